@@ -1,0 +1,1 @@
+"""csb: amortized conditional Schrödinger bridges."""

@@ -1,0 +1,26 @@
+"""The reference process: schedules, the grid of T steps, the laws of its steps, and draws from them."""
+
+from csb.process.grid import Grid
+from csb.process.reference import Linear, Pinned, Reference, expand, mix
+from csb.process.schedule import SCHEDULES, Cosine, LinearBeta, Power, Schedule
+from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, seeded, simulate
+
+__all__ = [
+    "SCHEDULES",
+    "Cosine",
+    "Grid",
+    "Linear",
+    "LinearBeta",
+    "Pinned",
+    "Power",
+    "Reference",
+    "Schedule",
+    "draw",
+    "draw_linear",
+    "draw_pinned",
+    "expand",
+    "mix",
+    "noise_like",
+    "seeded",
+    "simulate",
+]

@@ -1,0 +1,56 @@
+"""The grid of T steps on which every bridge, sampler and exact answer works."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.process.schedule import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0. Data stand at k = 0, N(0, I) at k = T.
+
+    Attributes:
+        alpha_bar: (T + 1,), float64, ᾱ_k.
+    """
+
+    alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        a = self.alpha_bar
+        if a.ndim != 1 or len(a) < 2:
+            raise CSBError(f"alpha_bar has shape {tuple(a.shape)}; expected (T + 1,) with T ≥ 1")
+        if a.dtype != torch.float64:
+            raise CSBError(f"alpha_bar has dtype {a.dtype}; expected torch.float64")
+        if a[0] != 1 or not bool((a[1:] < a[:-1]).all()) or not bool(a[-1] > 0):
+            raise CSBError("alpha_bar must fall strictly from 1 and stay above 0; use fewer steps or another schedule")
+
+    @classmethod
+    def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
+        """ᾱ at τ_k = k/T. Raises CSBError where T is not an integer ≥ 1."""
+        if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+            raise CSBError(f"T={T!r} is not a number of steps; T must be an integer of at least 1")
+        return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
+
+    @property
+    def T(self) -> int:
+        """The number of steps."""
+        return len(self.alpha_bar) - 1
+
+    @property
+    def beta(self) -> Tensor:
+        """(T + 1,), β_k = 1 − ᾱ_k/ᾱ_{k−1} at index k; index 0 belongs to no step and holds 0."""
+        beta = torch.zeros_like(self.alpha_bar)
+        beta[1:] = 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
+        return beta
+
+    def mirror(self) -> "Grid":
+        """The same steps in the opposite order: ᾱ'_j = ᾱ_T/ᾱ_{T−j}.
+
+        The reference process is reversible with respect to N(0, I), so that the forward kernel of step k is the
+        backward kernel of step T − k + 1 on the mirrored grid. Each formula is then written once.
+        """
+        return Grid(self.alpha_bar[-1] / self.alpha_bar.flip(0))

@@ -1,0 +1,101 @@
+r"""The reference process: its step, its marginal and its pinned laws. The transition kernel stands here, once.
+
+All laws are isotropic Gaussians whose mean is linear in the states that are given:
+
+- step           X_k | X_{k−1} ~ N(√(1−β_k) x_{k−1}, β_k I)
+- marginal       X_k | X_0 ~ N(√ᾱ_k x_0, (1−ᾱ_k) I)
+- pinned_start   X_{k−1} | X_k, X_0 ~ N([√ᾱ_{k−1} β_k x_0 + √(1−β_k)(1−ᾱ_{k−1}) x_k]/(1−ᾱ_k), β_k(1−ᾱ_{k−1})/(1−ᾱ_k) I)
+- pinned_end     X_k | X_{k−1}, X_T ~ N([√(1−β_k)(1−r_k) x_{k−1} + √r_k β_k x_T]/(1−r_{k−1}), β_k(1−r_k)/(1−r_{k−1}) I)
+- pinned_both    X_k | X_0, X_T ~ N([√ᾱ_k(1−r_k) x_0 + √r_k(1−ᾱ_k) x_T]/(1−ᾱ_T), (1−ᾱ_k)(1−r_k)/(1−ᾱ_T) I)
+
+with r_k = ᾱ_T/ᾱ_k. ``pinned_start`` is the DDPM posterior (Ho et al. 2020, eq. 7); ``pinned_end`` is the same law on
+the mirrored grid, because the process is reversible with respect to N(0, I).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from csb.process.grid import Grid
+
+Step = int | Tensor
+
+
+class Linear(NamedTuple):
+    """N(scale·x, var·I). Both are float64, of the shape of the step index."""
+
+    scale: Tensor
+    var: Tensor
+
+
+class Pinned(NamedTuple):
+    """N(near·x_near + far·x_far, var·I), all float64 and of the shape of the step index.
+
+    ``near`` weighs the neighbouring state (for ``pinned_both`` the data end x_0), ``far`` the pinned end.
+    """
+
+    near: Tensor
+    far: Tensor
+    var: Tensor
+
+
+def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient of shape () or (B,) in the dtype and on the device of ``like`` (B, …), ready to multiply it."""
+    coefficient = coefficient.to(device=like.device, dtype=like.dtype)
+    return (
+        coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+        if coefficient.ndim
+        else coefficient
+    )
+
+
+def mix(law: Pinned, near: Tensor, far: Tensor) -> Tensor:
+    """The mean of a pinned law at the two given states, (B, …)."""
+    return expand(law.near, near) * near + expand(law.far, far) * far
+
+
+class Reference:
+    """The laws of the reference process on a grid. ``k`` is a step in 1..T: an integer or a LongTensor (B,)."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._alpha_bar = grid.alpha_bar
+        self._beta = grid.beta
+        self._rest = 1 - grid.alpha_bar  # 1 − ᾱ_k
+        self._r = grid.alpha_bar[-1] / grid.alpha_bar  # r_k
+
+    def step(self, k: Step) -> Linear:
+        """X_k | X_{k−1}."""
+        beta = self._beta[k]
+        return Linear((1 - beta).sqrt(), beta)
+
+    def marginal(self, k: Step) -> Linear:
+        """X_k | X_0; k = 0 is allowed and gives scale 1, variance 0."""
+        return Linear(self._alpha_bar[k].sqrt(), self._rest[k])
+
+    def pinned_start(self, k: Step) -> Pinned:
+        """X_{k−1} | X_k (near), X_0 (far)."""
+        beta, rest, rest_prev = self._beta[k], self._rest[k], self._rest[k - 1]
+        return Pinned(
+            near=(1 - beta).sqrt() * rest_prev / rest,
+            far=self._alpha_bar[k - 1].sqrt() * beta / rest,
+            var=beta * rest_prev / rest,
+        )
+
+    def pinned_end(self, k: Step) -> Pinned:
+        """X_k | X_{k−1} (near), X_T (far)."""
+        beta, open_, open_prev = self._beta[k], 1 - self._r[k], 1 - self._r[k - 1]
+        return Pinned(
+            near=(1 - beta).sqrt() * open_ / open_prev,
+            far=self._r[k].sqrt() * beta / open_prev,
+            var=beta * open_ / open_prev,
+        )
+
+    def pinned_both(self, k: Step) -> Pinned:
+        """X_k | X_0 (near), X_T (far); k may be 0..T."""
+        rest, open_, whole = self._rest[k], 1 - self._r[k], self._rest[-1]
+        return Pinned(
+            near=self._alpha_bar[k].sqrt() * open_ / whole,
+            far=self._r[k].sqrt() * rest / whole,
+            var=rest * open_ / whole,
+        )

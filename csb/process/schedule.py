@@ -1,0 +1,127 @@
+r"""Variance-preserving noise schedules as frozen objects.
+
+A schedule is the function ᾱ(τ), τ ∈ [0, 1], with ᾱ(0) = 1 decreasing to the *horizon* ᾱ(1) = ``alpha_bar_end``.
+Every member of the family is set by its horizon, so the same shape can be given a longer or a shorter one
+(:meth:`Schedule.with_horizon`). In continuous time ᾱ(τ) = exp(−∫₀^τ β(s) ds) for dx = −½ β x dτ + √β dW.
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    if not (low < value < high):
+        raise CSBError(f"{name}={value!r} is outside ({low:g}, {high:g}); choose a value strictly between them")
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """ᾱ(τ) on [0, 1].
+
+    Args:
+        alpha_bar_end: the horizon ᾱ(1), in (0, 1). Small (≤ 1e-4): the end is N(0, I) whatever the data. Large
+            (.1–.3): a short horizon, which needs the bridge's iterations.
+    """
+
+    alpha_bar_end: float
+
+    def __post_init__(self) -> None:
+        _require_between("alpha_bar_end", self.alpha_bar_end, 0.0, 1.0)
+
+    @abstractmethod
+    def log_alpha_bar(self, tau: Tensor) -> Tensor:
+        """log ᾱ(τ) for τ in [0, 1], any shape, float64."""
+
+    def alpha_bar(self, tau: Tensor) -> Tensor:
+        """ᾱ(τ) for τ in [0, 1], any shape, float64."""
+        return self.log_alpha_bar(tau).exp()
+
+    def with_horizon(self, alpha_bar_end: float) -> Self:
+        """The same shape with another horizon."""
+        return dataclasses.replace(self, alpha_bar_end=alpha_bar_end)
+
+
+@dataclass(frozen=True)
+class LinearBeta(Schedule):
+    """β(τ) = β_min + (β_max − β_min) τ (Ho et al. 2020; Song et al. 2021, VP-SDE), β_max set by the horizon.
+
+    Args:
+        alpha_bar_end: the horizon. The DDPM values β_min = .1, β_max = 20 have ᾱ(1) = 4.3e-5.
+        beta_min: β(0) ≥ 0; at most −log(alpha_bar_end), so that β does not decrease.
+    """
+
+    beta_min: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limit = -math.log(self.alpha_bar_end)
+        if not (0 <= self.beta_min <= limit):
+            raise CSBError(
+                f"beta_min={self.beta_min!r} is outside [0, {limit:.3g}], the range that alpha_bar_end="
+                f"{self.alpha_bar_end!r} allows; lower beta_min or alpha_bar_end"
+            )
+
+    @property
+    def beta_max(self) -> float:
+        """β(1), from log ᾱ(1) = −(β_min + β_max)/2."""
+        return -2 * math.log(self.alpha_bar_end) - self.beta_min
+
+    def log_alpha_bar(self, tau: Tensor) -> Tensor:
+        return -(self.beta_min * tau + 0.5 * (self.beta_max - self.beta_min) * tau**2)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """ᾱ(τ) = cos²((cτ + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) (Nichol & Dhariwal 2021, eq. 17).
+
+    c ≤ 1 cuts the curve where it reaches the horizon, so that no step has β = 1.
+
+    Args:
+        alpha_bar_end: the horizon.
+        offset: s > −1 … in practice .008.
+    """
+
+    offset: float = 0.008
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_between("offset", self.offset, 0.0, 1.0)
+
+    def _angle(self, u: Tensor) -> Tensor:
+        return (u + self.offset) / (1 + self.offset) * (math.pi / 2)
+
+    def log_alpha_bar(self, tau: Tensor) -> Tensor:
+        start = math.cos(self.offset / (1 + self.offset) * math.pi / 2)
+        end_angle = math.acos(math.sqrt(self.alpha_bar_end) * start)
+        cut = end_angle * (2 / math.pi) * (1 + self.offset) - self.offset
+        return 2 * (torch.log(torch.cos(self._angle(cut * tau))) - math.log(start))
+
+
+@dataclass(frozen=True)
+class Power(Schedule):
+    """ᾱ(τ) = ᾱ_end^(τ^p): small first steps for p > 1, which few-step samplers need near the data.
+
+    Args:
+        alpha_bar_end: the horizon.
+        power: p in (0, 20).
+    """
+
+    power: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_between("power", self.power, 0.0, 20.0)
+
+    def log_alpha_bar(self, tau: Tensor) -> Tensor:
+        return math.log(self.alpha_bar_end) * tau**self.power
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"linear": LinearBeta, "cosine": Cosine, "power": Power}
