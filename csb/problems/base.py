@@ -1,0 +1,203 @@
+"""What a problem is: pairs (x, y) to learn from, a draw of y given x, and, where it is known, the exact p(x | y)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems.operators import Operator
+from csb.problems.specs import build, to_spec
+from csb.problems.transform import Transform
+from csb.process import noise_like, seeded
+
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+_BLOCK = 10_000  # draws of one seed; prefixes of a split do not depend on how much of it is asked for
+
+
+class Pairs(NamedTuple):
+    """N pairs: x (N, *x_shape) and y (N, *y_shape), float32; labels (N,), int64, or None where there are none."""
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor | None = None
+
+
+class Posterior(ABC):
+    """p(x | y) at one observation.
+
+    Args:
+        moments: exact moments, float64, for x flattened to d numbers: "mean" (d,), "cov" (d, d) and, where known,
+            "skew" (d,) and "kurtosis" (d,) (the fourth standardised moment: 3 for a Gaussian).
+    """
+
+    def __init__(self, moments: Mapping[str, Tensor] | None = None) -> None:
+        self.moments: dict[str, Tensor] = dict(moments or {})
+
+    @property
+    def mean(self) -> Tensor | None:
+        """(d,), float64, or None where it is not known exactly."""
+        return self.moments.get("mean")
+
+    @property
+    def cov(self) -> Tensor | None:
+        """(d, d), float64, or None where it is not known exactly."""
+        return self.moments.get("cov")
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n independent exact draws, (n, *x_shape), float32."""
+
+
+class Problem(ABC):
+    """An inverse problem: x ~ p(x), y ~ p(y | x). Concrete problems are frozen dataclasses of plain arguments."""
+
+    name: ClassVar[str]
+    is_image: ClassVar[bool] = False
+    has_exact_posterior: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one x."""
+
+    @property
+    @abstractmethod
+    def y_shape(self) -> tuple[int, ...]:
+        """The shape of one y."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Makes the data available, or raises CSBError, before any work starts. Simulated problems need nothing."""
+
+    @abstractmethod
+    def pairs(self, split: str, n: int | None = None) -> Pairs:
+        """The first n pairs of a split ("train", "val" or "test"); all of them for None. The same at every call."""
+
+    @abstractmethod
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
+
+    @abstractmethod
+    def make_transform(self, train: Pairs) -> Transform:
+        """The map between data and bridge states, fitted on training pairs."""
+
+    @abstractmethod
+    def posterior(self, y: Tensor) -> Posterior:
+        """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""
+
+    def spec(self) -> dict[str, Any]:
+        """{"name": …, **arguments} as plain data, from which :func:`build_problem` makes the problem again."""
+        return to_spec(self)
+
+    def check_observation(self, y: Tensor) -> Tensor:
+        """y in float64 on the CPU, checked to be one finite observation."""
+        if tuple(y.shape) != self.y_shape:
+            raise CSBError(
+                f"y has shape {tuple(y.shape)}; the posterior of {self.name} takes ONE observation of shape "
+                f"{self.y_shape}; index the batch first"
+            )
+        if not bool(torch.isfinite(y).all()):
+            raise CSBError(f"y of {self.name} holds values that are not finite; pass a finite observation")
+        return y.detach().to(device="cpu", dtype=torch.float64)
+
+
+class Simulated(Problem):
+    """A problem with a prior to draw from, so that pairs are made and not loaded.
+
+    Subclasses are dataclasses with the fields n_train, n_val, n_test (sizes of the splits, at least 1) and seed (≥ 0).
+    """
+
+    n_train: int
+    n_val: int
+    n_test: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for field in ("n_train", "n_val", "n_test"):
+            require_at_least(field, getattr(self, field), 1)
+        require_at_least("seed", self.seed, 0)
+
+    @abstractmethod
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws of x, (n, *x_shape), float32."""
+
+    def prepare(self) -> None:
+        return None
+
+    def pairs(self, split: str, n: int | None = None) -> Pairs:
+        """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
+        size = {"train": self.n_train, "val": self.n_val, "test": self.n_test}.get(split, 0)
+        n = check_request(split, n)
+
+        def block(start: int, stop: int, generator: torch.Generator) -> Pairs:
+            x = self.prior(_BLOCK, generator)
+            return Pairs(x[: stop - start], self.observe(x, generator)[: stop - start])
+
+        return in_blocks(self.seed, split, size if n is None else n, block)
+
+
+class LinearProblem(Problem):
+    """y = A x + noise_std·N(0, I)."""
+
+    @property
+    @abstractmethod
+    def operator(self) -> Operator:
+        """A."""
+
+    @property
+    @abstractmethod
+    def noise_std(self) -> float:
+        """The standard deviation of the noise, ≥ 0; 0 for exact observations."""
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        y = self.operator(x)
+        return y + self.noise_std * noise_like(y, generator) if self.noise_std > 0 else y
+
+
+def require_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
+    """CSBError unless value ≥ low (or > low). NaN fails."""
+    if not (value > low if strictly else value >= low):
+        raise CSBError(f"{name}={value!r} is too small; it must be {'above' if strictly else 'at least'} {low:g}")
+
+
+def check_request(split: str, n: int | None) -> int | None:
+    """n, checked with the name of the split."""
+    if split not in SPLITS:
+        raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
+    return n
+
+
+def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, int, torch.Generator], Pairs]) -> Pairs:
+    """The pairs 0..n−1 of a split, in blocks with one seed each.
+
+    ``draw(start, stop, generator)`` returns the pairs start..stop−1, and must consume the generator in the same way
+    whatever stop is, so that a shorter request is a prefix of a longer one.
+    """
+    blocks = [
+        draw(start, min(start + _BLOCK, n), seeded(seed, SPLITS.index(split), start // _BLOCK))
+        for start in range(0, n, _BLOCK)
+    ]
+    labels = [b.labels for b in blocks if b.labels is not None]
+    return Pairs(
+        torch.cat([b.x for b in blocks]), torch.cat([b.y for b in blocks]), torch.cat(labels) if labels else None
+    )
+
+
+P = TypeVar("P", bound=Problem)
+PROBLEMS: dict[str, type[Problem]] = {}
+
+
+def register(cls: type[P]) -> type[P]:
+    """Class decorator: enters a problem in :data:`PROBLEMS` under its name."""
+    PROBLEMS[cls.name] = cls
+    return cls
+
+
+def build_problem(spec: Mapping[str, Any]) -> Problem:
+    """The problem of a spec. CSBError for an unknown name or an unknown, missing or ill-typed argument."""
+    return build("problem", PROBLEMS, spec)

@@ -1,0 +1,111 @@
+r"""The linear-Gaussian problem, whose posterior is Gaussian with one covariance for every y.
+
+x ~ N(0, I), y = A x + σ N(0, I): p(x | y) = N(G y, C) with C = (I + AᵀA/σ²)⁻¹ and G = C Aᵀ/σ².
+
+A = U diag(s) Vᵀ with U, V random orthogonal and s in geometric progression from 1.5 to .3: V turns the eigenvectors of
+C, σ²/(σ² + s²), away from the coordinate axes, so that the coordinates of x | y are correlated.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from csb.problems.base import LinearProblem, Pairs, Posterior, Simulated, register, require_at_least
+from csb.problems.operators import Matrix
+from csb.problems.transform import Identity
+from csb.process import seeded
+
+_MATRIX = 1000  # seed key of A, apart from those of the splits
+
+
+def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
+    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R)."""
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+class GaussianPosterior(Posterior):
+    """N(mean, cov), float64: mean (d,), cov (d, d) positive definite."""
+
+    def __init__(self, mean: Tensor, cov: Tensor) -> None:
+        super().__init__({"mean": mean, "cov": cov})
+        self._mean, self._factor = mean, torch.linalg.cholesky(cov)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(n, len(self._mean), generator=generator, dtype=torch.float64)
+        return (self._mean + noise @ self._factor.T).float()
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class LinearGaussian(Simulated, LinearProblem):
+    """x in ℝ^dx, y in ℝ^dy.
+
+    Args:
+        dx, dy: dimensions, at least 1.
+        noise: σ > 0.
+        n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A.
+    """
+
+    dx: int = 5
+    dy: int = 5
+    noise: float = 0.5
+    n_train: int = 100_000
+    n_val: int = 10_000
+    n_test: int = 10_000
+    seed: int = 0
+
+    name = "linear_gaussian"
+    has_exact_posterior = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("dx", self.dx, 1)
+        require_at_least("dy", self.dy, 1)
+        require_at_least("noise", self.noise, 0, strictly=True)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (self.dx,)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.dy,)
+
+    @cached_property
+    def A(self) -> Tensor:
+        """(dy, dx), float64."""
+        generator = seeded(self.seed, _MATRIX)
+        U, V = random_orthogonal(self.dy, generator), random_orthogonal(self.dx, generator)
+        rank = min(self.dx, self.dy)
+        s = 1.5 * (0.3 / 1.5) ** torch.linspace(0, 1, rank, dtype=torch.float64)
+        return (U[:, :rank] * s) @ V[:, :rank].T
+
+    @cached_property
+    def C(self) -> Tensor:
+        """The posterior covariance, (dx, dx), float64."""
+        return torch.linalg.inv(torch.eye(self.dx, dtype=torch.float64) + self.A.T @ self.A / self.noise**2)
+
+    @cached_property
+    def G(self) -> Tensor:
+        """The gain, (dx, dy), float64: the posterior mean is G y."""
+        return self.C @ self.A.T / self.noise**2
+
+    @property
+    def operator(self) -> Matrix:
+        return Matrix(self.A)
+
+    @property
+    def noise_std(self) -> float:
+        return self.noise
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, self.dx, generator=generator)
+
+    def make_transform(self, train: Pairs) -> Identity:
+        return Identity(self.x_shape, self.y_shape)
+
+    def posterior(self, y: Tensor) -> GaussianPosterior:
+        return GaussianPosterior(self.G @ self.check_observation(y), self.C)

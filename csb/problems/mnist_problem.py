@@ -1,0 +1,61 @@
+"""What the problems on MNIST have in common: 28×28 digits in [0, 1], their splits, and a linear observation."""
+
+from functools import cached_property
+
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems.base import LinearProblem, Pairs, Posterior, check_request, in_blocks
+from csb.problems.mnist import load_mnist, prepare_mnist
+
+_VAL = 5_000
+
+
+class MnistProblem(LinearProblem):
+    """x (1, 28, 28) in [0, 1] (value/255), digits as labels.
+
+    Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
+    Subclasses are dataclasses with the field root, the folder that holds (or will hold) MNIST/raw.
+    """
+
+    root: str
+    is_image = True
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (1, 28, 28)
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of the frozen observation noise."""
+        return 0
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        data = load_mnist(self.root)
+        images, labels = data["train"]
+        return {
+            "train": (images[:-_VAL], labels[:-_VAL]),
+            "val": (images[-_VAL:], labels[-_VAL:]),
+            "test": data["test"],
+        }
+
+    def prepare(self) -> None:
+        prepare_mnist(self.root)
+
+    def pairs(self, split: str, n: int | None = None) -> Pairs:
+        """As in :class:`Problem`. CSBError where n exceeds the split."""
+        n = check_request(split, n)
+        images, labels = self._splits[split]
+        if n is not None and n > len(images):
+            raise CSBError(f"n={n} pairs are more than the {len(images)} of the split {split!r}; ask for fewer")
+
+        def block(start: int, stop: int, generator) -> Pairs:
+            x = images[start:stop, None].float() / 255
+            return Pairs(x, self.observe(x, generator), labels[start:stop])
+
+        return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
+
+    def posterior(self, y: Tensor) -> Posterior:
+        """CSBError: p(x | y) of images is not known."""
+        raise CSBError(f"the exact posterior of {self.name} is not known; use metrics that need none")

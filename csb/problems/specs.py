@@ -1,0 +1,72 @@
+"""Plain-data descriptions of objects: {"name": …, **arguments}, resolved in a registry and nowhere else."""
+
+import inspect
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from csb.errors import CSBError
+
+T = TypeVar("T")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, h) for h in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if get_origin(hint) is tuple:
+        items, args = value, get_args(hint)
+        if not isinstance(items, list | tuple) or (args[-1] is not Ellipsis and len(items) != len(args)):
+            return False
+        hints = [args[0]] * len(items) if args[-1] is Ellipsis else args
+        return all(_fits(v, h) for v, h in zip(items, hints))
+    return isinstance(value, hint)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _deep_tuple(value: Any) -> Any:
+    return tuple(_deep_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's parameters by name."""
+    return dict(inspect.signature(cls).parameters)
+
+
+def to_spec(obj: Any) -> dict[str, Any]:
+    """{"name": …, **arguments} of an object that keeps each constructor argument in the attribute of that name."""
+    return {"name": type(obj).name, **{p: _plain(getattr(obj, p)) for p in arguments(type(obj))}}
+
+
+def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
+    """The registered class of the spec's name, made with the spec's arguments.
+
+    Args:
+        kind: what the registry holds, for messages.
+        registry: the only place where names resolve.
+        spec: {"name": …, **arguments}; lists stand for tuples.
+
+    Raises:
+        CSBError: unknown or missing name; unknown, missing or ill-typed argument.
+    """
+    name = spec.get("name")
+    if not isinstance(name, str) or name not in registry:
+        raise CSBError(f"{kind} {name!r} is unknown; choose one of {', '.join(sorted(registry))}")
+    cls, given = registry[name], {k: v for k, v in spec.items() if k != "name"}
+    parameters, hints = arguments(cls), get_type_hints(cls.__init__)
+    for key, value in given.items():
+        if key not in parameters:
+            raise CSBError(f"{kind} {name} has no argument {key!r}; choose among {', '.join(parameters)}")
+        if not _fits(value, hints[key]):
+            expected = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
+            raise CSBError(f"{kind} {name}: {key}={value!r} is a {type(value).__name__}; expected {expected}")
+    missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in given]
+    if missing:
+        raise CSBError(f"{kind} {name} lacks the argument {', '.join(missing)}; add it to the spec")
+    return cls(**{k: _deep_tuple(v) for k, v in given.items()})

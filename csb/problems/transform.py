@@ -1,0 +1,195 @@
+"""The maps between data (x, y) and the bridge's state and condition (z, c). They stand at the bridge's edge only.
+
+A transform is plain data: :meth:`Transform.spec` holds its name, shapes and small constants, its state_dict the
+fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, restores it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from csb.errors import CSBError
+from csb.problems.operators import Box, check_batch, check_box
+from csb.problems.specs import build, to_spec
+
+
+class Transform(nn.Module, ABC):
+    """x ↔ z given y, and y → c.
+
+    Attributes:
+        x_shape, y_shape: shapes of one data point and one observation.
+        z_shape, c_shape: shapes of one bridge state and one condition.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        y_shape: tuple[int, ...],
+        z_shape: tuple[int, ...] | None = None,
+        c_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.x_shape, self.y_shape = tuple(x_shape), tuple(y_shape)
+        self.z_shape = self.x_shape if z_shape is None else z_shape
+        self.c_shape = self.y_shape if c_shape is None else c_shape
+
+    def encode_x(self, x: Tensor) -> Tensor:
+        """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape."""
+        check_batch("x", x, self.x_shape)
+        return self._encode_x(x)
+
+    def encode_y(self, y: Tensor) -> Tensor:
+        """y (B, *y_shape) → c (B, *c_shape). CSBError for another shape."""
+        check_batch("y", y, self.y_shape)
+        return self._encode_y(y)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """z (B, *z_shape) and its observations y (B, *y_shape) → x (B, *x_shape). CSBError for other shapes."""
+        check_batch("z", z, self.z_shape)
+        check_batch("y", y, self.y_shape)
+        if len(z) != len(y):
+            raise CSBError(f"z holds {len(z)} states and y {len(y)} observations; repeat y to one for each state")
+        return self._decode(z, y)
+
+    def spec(self) -> dict[str, Any]:
+        """{"name": …, **arguments}: names, numbers and lists only."""
+        return to_spec(self)
+
+    @abstractmethod
+    def _encode_x(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _encode_y(self, y: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor: ...
+
+
+class Identity(Transform):
+    """z = x and c = y."""
+
+    name = "identity"
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+        super().__init__(x_shape, y_shape)
+
+    def _encode_x(self, x: Tensor) -> Tensor:
+        return x
+
+    def _encode_y(self, y: Tensor) -> Tensor:
+        return y
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return z
+
+
+class Standardise(Transform):
+    """Vectors with each coordinate shifted and scaled to mean 0 and standard deviation 1 on the training pairs."""
+
+    name = "standardise"
+    x_mean: Tensor
+    x_std: Tensor
+    y_mean: Tensor
+    y_std: Tensor
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+        super().__init__(x_shape, y_shape)
+        for key, shape in (("x", self.x_shape), ("y", self.y_shape)):
+            if len(shape) != 1:
+                raise CSBError(f"{key}_shape={shape} is not that of a vector; standardise takes shapes (d,)")
+            self.register_buffer(f"{key}_mean", torch.zeros(shape))
+            self.register_buffer(f"{key}_std", torch.ones(shape))
+
+    @classmethod
+    def fit(cls, x: Tensor, y: Tensor) -> Self:
+        """From x (N, dx) and y (N, dy). CSBError for a column that is constant or holds values that are not finite."""
+        self = cls(tuple(x.shape[1:]), tuple(y.shape[1:]))
+        for key, values in (("x", x), ("y", y)):
+            std, mean = torch.std_mean(values.double(), dim=0, correction=0)
+            usable = torch.isfinite(std) & (std > 1e-6 * mean.abs()) & (std > 0)
+            if not bool(usable.all()):
+                column = int((~usable).nonzero()[0])
+                raise CSBError(
+                    f"column {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
+                    f"deviation {float(std[column]):g}); remove it or mend the data"
+                )
+            getattr(self, f"{key}_mean").copy_(mean)
+            getattr(self, f"{key}_std").copy_(std)
+        return self
+
+    def _encode_x(self, x: Tensor) -> Tensor:
+        return (x - self.x_mean) / self.x_std
+
+    def _encode_y(self, y: Tensor) -> Tensor:
+        return (y - self.y_mean) / self.y_std
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.x_mean + self.x_std * z
+
+
+class PixelRange(Transform):
+    """Images in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1; decode clamps to [0, 1]."""
+
+    name = "pixel_range"
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+        super().__init__(x_shape, y_shape)
+
+    def _encode_x(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+    def _encode_y(self, y: Tensor) -> Tensor:
+        return 2 * y - 1
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return ((z + 1) / 2).clamp(0, 1)
+
+
+class Hole(Transform):
+    """Noise-free inpainting: the bridge runs over the unknown pixels only, for p(x | y) leaves the others no freedom.
+
+    z = 2·crop(x) − 1; c = 2y − 1 at the known pixels and 0 in the hole; decode pastes clamp((z + 1)/2, 0, 1) into y.
+
+    Args:
+        x_shape: (C, H, W).
+        box: (top, left, height, width) of the hole, pixels.
+    """
+
+    name = "hole"
+    known: Tensor
+
+    def __init__(self, x_shape: tuple[int, ...], box: Box) -> None:
+        check_box(box, tuple(x_shape))
+        super().__init__(x_shape, x_shape, z_shape=(x_shape[0], box[2], box[3]))
+        self.box = tuple(box)
+        known = torch.ones(x_shape)
+        self._crop(known).zero_()
+        self.register_buffer("known", known)
+
+    def _crop(self, x: Tensor) -> Tensor:
+        top, left, height, width = self.box
+        return x[..., top : top + height, left : left + width]
+
+    def _encode_x(self, x: Tensor) -> Tensor:
+        return 2 * self._crop(x) - 1
+
+    def _encode_y(self, y: Tensor) -> Tensor:
+        return (2 * y - 1) * self.known
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        x = y.clone()
+        self._crop(x).copy_(((z + 1) / 2).clamp(0, 1))
+        return x
+
+
+TRANSFORMS: dict[str, type[Transform]] = {t.name: t for t in (Identity, Standardise, PixelRange, Hole)}
+
+
+def build_transform(spec: Mapping[str, Any]) -> Transform:
+    """The transform of a spec, its fitted tensors still to be loaded. CSBError for a bad name or argument."""
+    return build("transform", TRANSFORMS, spec)
