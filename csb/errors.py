@@ -1,5 +1,9 @@
-"""The one exception that users see: a message of one line that names the value, what was expected, and the remedy."""
+"""The one exception that users see."""
 
 
 class CSBError(ValueError):
-    """Bad input, configuration or file. The message is complete by itself: entry points print it without a traceback."""
+    """Bad input, configuration or file.
+
+    The message is one line, complete by itself: it names the value, what was expected, and the remedy. Entry points
+    print it without a traceback.
+    """

@@ -1,0 +1,23 @@
+"""The bridge: kernels of both directions, one-pass sampling, the objectives that fit them, and their files."""
+
+from csb.bridge.bridge import Bridge, autocast
+from csb.bridge.build import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.checkpoint import load_bridge, save_bridge
+from csb.bridge.kernel import Kernel, Law
+from csb.bridge.parametrisation import Direction
+from csb.bridge.samples import SampleInfo, Samples
+
+__all__ = [
+    "Bridge",
+    "BridgeSpec",
+    "Direction",
+    "Kernel",
+    "KernelSpec",
+    "Law",
+    "SampleInfo",
+    "Samples",
+    "autocast",
+    "build_bridge",
+    "load_bridge",
+    "save_bridge",
+]

@@ -1,0 +1,27 @@
+"""Drift networks by name. A checkpoint names its network here; nothing else can be built from one."""
+
+import inspect
+from typing import Any
+
+from csb.errors import CSBError
+from csb.networks.base import Network
+from csb.networks.mlp import MLP, Affine
+from csb.networks.unet import UNet
+
+NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "affine": Affine, "unet": UNet}
+
+
+def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> Network:
+    """A network from plain data: {"name": one of NETWORKS, **options}. Raises CSBError on unknown names or options."""
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    name = options.pop("name", None)
+    if name not in NETWORKS:
+        raise CSBError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    known = [key for key, p in inspect.signature(NETWORKS[name]).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            raise CSBError(f"network {name!r} has no option {key!r}; it takes {', '.join(known)}")
+    return NETWORKS[name](z_shape, c_shape, heads, **options)
+
+
+__all__ = ["MLP", "NETWORKS", "Affine", "Network", "UNet", "build_network"]

@@ -1,0 +1,169 @@
+"""The bridge: a backward and a forward family of kernels on one grid, and one-pass posterior sampling."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from csb.bridge.kernel import Kernel
+from csb.bridge.parametrisation import Direction
+from csb.bridge.samples import SampleInfo, Samples
+from csb.errors import CSBError
+from csb.problems.transform import Transform
+from csb.process import Grid
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context of a precision: bfloat16 matrix products and convolutions for "bf16-mixed"."""
+    if precision == "bf16-mixed":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    if precision == "32-true":
+        return nullcontext()
+    raise CSBError(f"precision={precision!r} is unknown; choose 32-true or bf16-mixed")
+
+
+class Bridge(nn.Module):
+    """Kernels B_k (towards the data) and F_k (towards N(0, I)), conditioned on y at every step.
+
+    The kernels work on states z and encoded observations c; ``transform`` maps the data (x, y) to them and back.
+
+    Args:
+        grid: the grid of T steps.
+        backward: the kernels B_k(x_k, y) → law of x_{k−1}.
+        forward_kernel: the kernels F_k(x_{k−1}, y) → law of x_k.
+        transform: the map between data and states.
+        precision: "32-true" or "bf16-mixed", of the network calls in :meth:`sample`.
+    """
+
+    def __init__(
+        self, grid: Grid, backward: Kernel, forward_kernel: Kernel, transform: Transform, precision: str = "32-true"
+    ) -> None:
+        super().__init__()
+        self.grid, self.precision = grid, precision
+        self.kernels = nn.ModuleDict({"backward": backward, "forward": forward_kernel})
+        self.transform = transform
+
+    def kernel(self, direction: Direction) -> Kernel:
+        """The kernels of one direction."""
+        kernel = self.kernels[direction]
+        assert isinstance(kernel, Kernel)
+        return kernel
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def sample(
+        self,
+        y: Tensor,
+        n: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+        batch_size: int = 1024,
+        mean_only: bool = False,
+        refine: int = 0,
+        trajectory: bool = False,
+    ) -> Samples:
+        """Posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps.
+
+        The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size.
+
+        Args:
+            y: one observation (*y_shape) or several (B, *y_shape).
+            n: samples of each observation.
+            generator: on the bridge's device; None draws from torch's global generator.
+            batch_size: states a network call, which bounds the memory of activations.
+            mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
+            refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
+            trajectory: also return the states of the last backward pass.
+
+        Raises:
+            CSBError: y of another shape or not finite; n, batch_size or refine out of range.
+        """
+        y, single = self._check(y, n, batch_size, refine)
+        start = time.perf_counter()
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), autocast(self.precision, self.device):
+                path = self._sample(y, n, generator, batch_size, mean_only, refine, trajectory)
+                x = self.transform.decode(path[-1], y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+                states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
+        finally:
+            self.train(training)
+        info = SampleInfo(self.grid.T * (1 + 2 * refine), 0, time.perf_counter() - start, states)
+        return Samples(x[0] if single else x, info)
+
+    def _check(self, y: Tensor, n: int, batch_size: int, refine: int) -> tuple[Tensor, bool]:
+        for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise CSBError(f"{name}={value!r} is not possible; pass an integer of at least {low}")
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            raise CSBError(f"y is {getattr(y, 'dtype', type(y).__name__)}; pass a floating-point torch tensor")
+        shape = self.transform.y_shape
+        single = tuple(y.shape) == shape
+        if not single and tuple(y.shape[1:]) != shape:
+            raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
+        y = (y[None] if single else y).to(self.device, torch.float32)
+        if len(y) == 0:
+            raise CSBError("y holds no observation; pass at least one")
+        if not bool(torch.isfinite(y).all()):
+            raise CSBError("y holds NaN or infinite values; pass finite observations")
+        return y, single
+
+    def _sample(
+        self, y: Tensor, n: int, generator: torch.Generator | None, batch: int, mean_only: bool, refine: int, keep: bool
+    ) -> list[Tensor]:
+        """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
+        c = self.transform.encode_y(y)
+        z = torch.randn((len(y) * n, *self.transform.z_shape), device=y.device, generator=generator)
+        passes: list[Direction] = ["backward", *("forward", "backward") * refine]
+        path = [z]
+        for direction in passes:
+            codes, path = self.codes(direction, c, batch), [z]
+            for z in self.walk(direction, z, codes, n, generator, batch, mean_only):
+                path = [*path, z] if keep else [z]
+        return path
+
+    def codes(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
+        """The codes of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
+        kernel = self.kernel(direction)
+        return torch.cat([kernel.encode(part) for part in c.split(batch)])
+
+    def walk(
+        self,
+        direction: Direction,
+        z: Tensor,
+        codes: Tensor,
+        n: int,
+        generator: torch.Generator | None,
+        batch: int,
+        mean_only: bool = False,
+    ) -> Iterator[Tensor]:
+        """The T states that follow z in one direction, one after the other.
+
+        Args:
+            direction: of the kernels.
+            z: start states (B·n, *z_shape), the n states of an observation side by side.
+            codes: (B, …), from :meth:`codes`.
+            n: states an observation.
+            generator, batch, mean_only: see :meth:`sample`.
+        """
+        kernel, T = self.kernel(direction), self.grid.T
+        owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
+        for k in range(T, 0, -1) if direction == "backward" else range(1, T + 1):
+            step, laws = torch.tensor([k], device=z.device), []
+            for states, mine in zip(z.split(batch), owner.split(batch)):
+                laws.append(kernel(states, step, codes[mine]))
+            mean = torch.cat([law.mean for law in laws])
+            if mean_only:
+                z = mean
+            else:
+                std = torch.cat([law.var.expand_as(law.mean) for law in laws]).sqrt()
+                z = mean + std * torch.randn(z.shape, device=z.device, generator=generator)
+            yield z

@@ -1,0 +1,83 @@
+"""A bridge from plain data: names and numbers, resolved in the registries and nowhere else."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from csb.bridge.bridge import Bridge
+from csb.bridge.kernel import Kernel
+from csb.bridge.parametrisation import PARAMETRISATIONS, Direction
+from csb.errors import CSBError
+from csb.networks import build_network
+from csb.problems.transform import build_transform
+from csb.process import Grid
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One direction's kernels.
+
+    Attributes:
+        network: {"name": one of csb.networks.NETWORKS, **options}.
+        parametrisation: one of csb.bridge.parametrisation.PARAMETRISATIONS.
+        learn_variance: a second head for the diagonal log-variance; otherwise the variance is β_k.
+        variance_floor: ≥ 0, see :class:`csb.bridge.kernel.Kernel`.
+    """
+
+    network: dict[str, Any]
+    parametrisation: str = "v"
+    learn_variance: bool = True
+    variance_floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.parametrisation not in PARAMETRISATIONS:
+            raise CSBError(
+                f"parametrisation {self.parametrisation!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}"
+            )
+        if not self.variance_floor >= 0:
+            raise CSBError(f"variance_floor={self.variance_floor!r} is negative; choose 0 or more")
+
+
+@dataclass(frozen=True)
+class BridgeSpec:
+    """All that is needed to make a bridge, but its weights. ``alpha_bar`` is the grid (T + 1 numbers)."""
+
+    alpha_bar: list[float]
+    transform: dict[str, Any]
+    backward: KernelSpec
+    forward: KernelSpec
+    precision: str = "32-true"
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries, lists, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> "BridgeSpec":
+        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
+        try:
+            kernels = {name: KernelSpec(**data[name]) for name in ("backward", "forward")}
+            return cls(**{**data, **kernels})
+        except (TypeError, KeyError) as error:
+            raise CSBError(
+                f"not the description of a bridge ({error}); the file is of another kind or version"
+            ) from error
+
+
+def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
+    """A bridge with initial weights that are a function of the seed; torch's global generator is left as it was."""
+    grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+    transform = build_transform(spec.transform)
+
+    def kernel(direction: Direction, part: KernelSpec) -> Kernel:
+        heads = 2 if part.learn_variance else 1
+        network = build_network(part.network, transform.z_shape, transform.c_shape, heads)
+        return Kernel(network, grid, direction, part.parametrisation, part.variance_floor)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Bridge(
+            grid, kernel("backward", spec.backward), kernel("forward", spec.forward), transform, spec.precision
+        )

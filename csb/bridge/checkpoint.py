@@ -1,0 +1,81 @@
+"""Files: written atomically, read with ``weights_only=True``, and holding plain data and tensors only."""
+
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from csb.bridge.bridge import Bridge
+from csb.bridge.build import BridgeSpec, build_bridge
+from csb.errors import CSBError
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Runs ``write`` on a temporary file beside ``path``, syncs it to disk and renames it into place.
+
+    A kill at any instant leaves the old file or the new one, never a part. CSBError where the disk is full or the
+    folder cannot be written.
+    """
+    name = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+            name = file.name
+            write(file)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        name = None
+    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
+        raise CSBError(f"cannot write {path}: {error}; free space or choose another folder, then resume") from error
+    finally:
+        if name is not None and os.path.exists(name):
+            os.unlink(name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes temporary files that a killed run left in the folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def save(path: Path, data: dict[str, Any]) -> None:
+    """Plain data and tensors to a file, atomically."""
+    write_atomically(path, lambda file: torch.save(data, file))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What :func:`save` wrote, onto the CPU. CSBError where the file is missing, broken or holds anything else."""
+    if not path.is_file():
+        raise CSBError(f"{path} does not exist; give the folder of a finished run or a file that csb wrote")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise CSBError(f"{path} is damaged or not a csb file ({reason}); restore it or train again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
+    return data
+
+
+def save_bridge(path: Path, bridge: Bridge, spec: BridgeSpec, about: dict[str, Any]) -> None:
+    """The bridge's description and weights. ``about`` is plain data to go with it (problem, step, versions …)."""
+    save(path, {"format": FORMAT, "bridge": spec.plain(), "weights": bridge.state_dict(), "about": about})
+
+
+def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge, dict[str, Any]]:
+    """The bridge of a file and what the file says about it."""
+    data = load(path)
+    try:
+        bridge = build_bridge(BridgeSpec.from_plain(data["bridge"]))
+        bridge.load_state_dict(data["weights"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CSBError(f"{path} does not hold a whole bridge ({str(error).splitlines()[0]}); train again") from error
+    return bridge.to(device).eval(), data["about"]

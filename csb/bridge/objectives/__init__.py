@@ -1,0 +1,18 @@
+"""Objectives by name: how the kernels of a half-step are fitted."""
+
+from csb.bridge.objectives.base import Objective, Target
+from csb.bridge.objectives.likelihood import Likelihood
+from csb.bridge.objectives.mean_matching import MeanMatching
+from csb.errors import CSBError
+
+OBJECTIVES: dict[str, type[Objective]] = {o.name: o for o in (Likelihood, MeanMatching)}
+
+
+def build_objective(name: str) -> Objective:
+    """The objective of a name. Raises CSBError for an unknown one."""
+    if name not in OBJECTIVES:
+        raise CSBError(f"objective {name!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]()
+
+
+__all__ = ["OBJECTIVES", "Likelihood", "MeanMatching", "Objective", "Target", "build_objective"]

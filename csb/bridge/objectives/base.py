@@ -1,0 +1,49 @@
+"""What an objective is: which target a kernel is fitted to, and by which loss."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from csb.bridge.kernel import Kernel, Law
+from csb.process import Reference, expand, mix
+
+
+class Target(NamedTuple):
+    """Where the kernel's law should lie: a mean (B, *z_shape), and the variance integrated out of it (broadcastable)."""
+
+    mean: Tensor
+    var: Tensor | float = 0.0
+
+
+class Objective(ABC):
+    """One way to fit the kernels of a half-step to trajectories.
+
+    ``needs_mean_targets``: the cache holds, besides the states, the targets that :meth:`cached_target` computes from
+    the frozen kernels of the other direction.
+    """
+
+    name: ClassVar[str]
+    needs_mean_targets: ClassVar[bool]
+
+    @abstractmethod
+    def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
+        """The target of the first backward half-step at x_k (B, *z_shape), k (B,), drawn directly from X_k | X_0."""
+
+    @abstractmethod
+    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, step: Law, code: Tensor) -> Tensor:
+        """The target at state ``end``, which the frozen kernel reached from ``start`` by ``step`` (its law there).
+
+        The kernel that is fitted goes from ``end`` back to ``start``; k is the step's number (1,), code the frozen
+        kernel's (B, …).
+        """
+
+    @abstractmethod
+    def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
+        """The loss of each element, (B, *z_shape); β_k (B,) sets the scale."""
+
+
+def pinned_target(reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
+    """X_{k−1} | X_k, X_0 of the reference, as a mean and a variance: the draw of x_{k−1} is integrated out."""
+    law = reference.pinned_start(k)
+    return Target(mix(law, x_k, x_0), expand(law.var, x_k))

@@ -1,0 +1,54 @@
+"""What every drift network looks like from outside."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
+
+    The observation is encoded once and the code is reused at every step and for every sample of that observation.
+
+    Args:
+        z_shape: shape of one state.
+        c_shape: shape of one encoded observation.
+        heads: 1 (mean) or 2 (mean and log-variance).
+    """
+
+    def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> None:
+        super().__init__()
+        self.z_shape, self.c_shape, self.heads = tuple(z_shape), tuple(c_shape), heads
+
+    @abstractmethod
+    def encode(self, c: Tensor) -> Tensor:
+        """c (B, *c_shape) to a code (B, …)."""
+
+    @abstractmethod
+    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+        """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), code (B, …) to (B, heads, *z_shape)."""
+
+
+def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """The layer with zero weights: the untrained network then outputs 0, which the v-parametrisation maps to the
+    reference process itself."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of 1000·k/T (Vaswani et al. 2017; Ho et al. 2020), then a two-layer MLP: (B,) to (B, dim)."""
+
+    def __init__(self, dim: int, features: int = 64) -> None:
+        super().__init__()
+        half = features // 2
+        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (torch.log(torch.tensor(1e4)) / half))
+        self.register_buffer("frequencies", (1000 * frequencies).float(), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, time: Tensor) -> Tensor:
+        phase = time[:, None] * self.frequencies
+        return self.mlp(torch.cat([phase.sin(), phase.cos()], dim=1))

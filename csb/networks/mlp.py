@@ -1,0 +1,75 @@
+"""Networks for vectors."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from csb.networks.base import Network, TimeEmbedding, zero_init
+
+
+class ResidualBlock(nn.Module):
+    """h + W₂ SiLU(W₁ norm(h)·(1 + a) + b), with (a, b) linear in the embedding (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner, self.outer = nn.Linear(width, width), zero_init(nn.Linear(width, width))
+        self.film = nn.Linear(embedding, 2 * width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding).chunk(2, dim=1)
+        inner = self.inner(self.norm(h)) * (1 + scale) + shift
+        return h + self.outer(nn.functional.silu(inner))
+
+
+class MLP(Network):
+    """A residual MLP on the concatenation of state and observation code.
+
+    Observations of any shape are flattened; the code is (B, width).
+    """
+
+    def __init__(
+        self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, width: int = 256, depth: int = 4
+    ) -> None:
+        super().__init__(z_shape, c_shape, heads)
+        z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
+        self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.entry = nn.Linear(z_dim, width)
+        self.time = TimeEmbedding(width)
+        self.blocks = nn.ModuleList([ResidualBlock(width, width) for _ in range(depth)])
+        self.exit = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, heads * z_dim)))
+
+    def encode(self, c: Tensor) -> Tensor:
+        return self.encoder(c.flatten(1))
+
+    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+        h = self.entry(z.flatten(1)) + code
+        embedding = nn.functional.silu(self.time(time))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
+
+
+class Affine(Network):
+    """One affine map of (z, c) a step: the exact function class of linear-Gaussian problems.
+
+    The log-variance head is a constant a step. The code is the flattened observation itself.
+    """
+
+    def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
+        super().__init__(z_shape, c_shape, heads)
+        z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
+        self.steps = steps
+        self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim))
+        self.bias = nn.Parameter(torch.zeros(steps + 1, z_dim))
+        self.spread = nn.Parameter(torch.zeros(steps + 1, heads - 1, z_dim))
+
+    def encode(self, c: Tensor) -> Tensor:
+        return c.flatten(1)
+
+    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+        k = (time * self.steps).round().long().expand(len(z))
+        both = torch.cat([z.flatten(1), code], dim=1)
+        mean = torch.einsum("bij,bj->bi", self.weight[k], both) + self.bias[k]
+        return torch.cat([mean[:, None], self.spread[k]], dim=1).unflatten(2, self.z_shape)
