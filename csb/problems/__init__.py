@@ -1,7 +1,19 @@
 """Problems: pairs (x, y), their observation model, and exact posteriors where they are known."""
 
-from csb.problems.base import PROBLEMS, LinearProblem, Pairs, Posterior, Problem, Simulated, build_problem
+from csb.problems.base import (
+    PROBLEMS,
+    AdditiveNoise,
+    LinearProblem,
+    Pairs,
+    Posterior,
+    Problem,
+    Simulated,
+    build_problem,
+)
+from csb.problems.bod import BOD
+from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
+from csb.problems.mixture_math import Mixture
 from csb.problems.mnist_inpaint import MnistInpaint
 from csb.problems.mnist_superres import MnistSuperres
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator
@@ -9,9 +21,12 @@ from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Stand
 from csb.problems.two_moons import TwoMoons
 
 __all__ = [
+    "BOD",
     "PROBLEMS",
     "TRANSFORMS",
+    "AdditiveNoise",
     "AveragePool",
+    "GaussianMixture",
     "GaussianPosterior",
     "Hole",
     "Identity",
@@ -19,6 +34,8 @@ __all__ = [
     "LinearGaussian",
     "LinearProblem",
     "Matrix",
+    "Mixture",
+    "MixturePosterior",
     "MnistInpaint",
     "MnistSuperres",
     "Operator",

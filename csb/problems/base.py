@@ -139,7 +139,24 @@ class Simulated(Problem):
         return in_blocks(self.seed, split, size if n is None else n, block)
 
 
-class LinearProblem(Problem):
+class AdditiveNoise(Problem):
+    """y = forward(x) + noise_std·N(0, I)."""
+
+    @property
+    @abstractmethod
+    def noise_std(self) -> float:
+        """The standard deviation of the noise, ≥ 0; 0 for exact observations."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The noise-free observation, (B, *x_shape) → (B, *y_shape); differentiable."""
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        y = self.forward(x)
+        return y + self.noise_std * noise_like(y, generator) if self.noise_std > 0 else y
+
+
+class LinearProblem(AdditiveNoise):
     """y = A x + noise_std·N(0, I)."""
 
     @property
@@ -147,14 +164,8 @@ class LinearProblem(Problem):
     def operator(self) -> Operator:
         """A."""
 
-    @property
-    @abstractmethod
-    def noise_std(self) -> float:
-        """The standard deviation of the noise, ≥ 0; 0 for exact observations."""
-
-    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        y = self.operator(x)
-        return y + self.noise_std * noise_like(y, generator) if self.noise_std > 0 else y
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator(x)
 
 
 def require_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:

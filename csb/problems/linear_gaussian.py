@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 
 from csb.problems.base import LinearProblem, Pairs, Posterior, Simulated, register, require_at_least
-from csb.problems.operators import Matrix
+from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
 from csb.process import seeded
 
 _MATRIX = 1000  # seed key of A, apart from those of the splits
-
-
-def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
-    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R)."""
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
 
 
 class GaussianPosterior(Posterior):

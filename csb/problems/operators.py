@@ -110,3 +110,9 @@ class AveragePool(Operator):
     def _adjoint(self, y: Tensor) -> Tensor:
         f = self.factor
         return y.repeat_interleave(f, dim=-2).repeat_interleave(f, dim=-1) / f**2
+
+
+def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
+    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R)."""
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()

@@ -1,0 +1,158 @@
+r"""The whole IPF recursion in closed form where p(x_0 | y) is Gaussian with a mean affine in y.
+
+Every kernel is N(M x + N y + c, S) and every marginal N(U y + u, P). For a path law made of a starting marginal and
+kernels along the path, the marginals follow by U' = M U + N, u' = M u + c, P' = M P Mᵀ + S, and the kernel that leads
+back by conditioning, with J = P Mᵀ P'⁻¹: N(J x' + (U − J U') y + (u − J u'), P − J P' Jᵀ).
+
+Half-step n reverses the path law π^n; π^{2n} starts from p(x_0 | y) and runs the forward kernels (n = 0: the reference
+process), π^{2n+1} from x_T ~ N(0, I) and runs the backward ones. What "reverses" means is the objective:
+
+- likelihood: the reversed kernel itself, the KL projection on Gaussian kernels; or with its covariance cut to the
+  diagonal, the KL projection on kernels with diagonal covariance.
+- mean matching (De Bortoli et al. 2021, eq. 12-13): the mean is the regression of x' + m(x) − m(x') on (x', y), where
+  m is the mean of the path's own kernel, which gives (I − M) x' + M E[x | x', y]; the covariance is fixed at β_k I.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.process import Grid, Reference
+
+
+class AffineLaw(NamedTuple):
+    """x | y ~ N(U y + u, P): U (d, m), u (d,), P (d, d), float64."""
+
+    U: Tensor
+    u: Tensor
+    P: Tensor
+
+
+class AffineKernel(NamedTuple):
+    """x' | x, y ~ N(M x + N y + c, S): M (d, d), N (d, m), c (d,), S (d, d), float64."""
+
+    M: Tensor
+    N: Tensor
+    c: Tensor
+    S: Tensor
+
+    def push(self, law: AffineLaw) -> AffineLaw:
+        """The law of x'."""
+        return AffineLaw(self.M @ law.U + self.N, self.M @ law.u + self.c, self.M @ law.P @ self.M.T + self.S)
+
+    def mean(self, x: Tensor, y: Tensor) -> Tensor:
+        """M x + N y + c for x (B, d) and y (B, m): (B, d), in x's dtype."""
+        return x @ self.M.T.to(x) + y @ self.N.T.to(x) + self.c.to(x)
+
+
+class HalfStep(NamedTuple):
+    """One half-step of IPF.
+
+    Attributes:
+        direction: "backward" (x_k → x_{k−1}) or "forward" (x_{k−1} → x_k).
+        kernels: (T), that of step k at index k − 1.
+        end: the law that the half-step produces: of x_0, from x_T ~ N(0, I) (backward); of x_T, from p(x_0 | y)
+            (forward).
+    """
+
+    direction: str
+    kernels: tuple[AffineKernel, ...]
+    end: AffineLaw
+
+
+def reverse(kernel: AffineKernel, law: AffineLaw) -> AffineKernel:
+    """The law of x given x' and y, where x ~ law and x' | x ~ kernel."""
+    after = kernel.push(law)
+    J = torch.linalg.solve(after.P, kernel.M @ law.P).T
+    S = law.P - J @ after.P @ J.T
+    return AffineKernel(J, law.U - J @ after.U, law.u - J @ after.u, (S + S.T) / 2)
+
+
+Projection = Callable[[AffineKernel, AffineLaw, float], AffineKernel]
+
+
+def _likelihood(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+    return reverse(kernel, law)
+
+
+def _likelihood_diagonal(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+    back = reverse(kernel, law)
+    return back._replace(S=torch.diag(back.S.diagonal()))
+
+
+def _mean_matching(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+    back, eye = reverse(kernel, law), torch.eye(len(law.u), dtype=torch.float64)
+    return AffineKernel(eye - kernel.M + kernel.M @ back.M, kernel.M @ back.N, kernel.M @ back.c, beta * eye)
+
+
+OBJECTIVES: dict[str, Projection] = {
+    "likelihood": _likelihood,
+    "likelihood_diagonal": _likelihood_diagonal,
+    "mean_matching": _mean_matching,
+}
+
+
+def _half_step(
+    start: AffineLaw, path: list[AffineKernel], betas: list[float], project: Projection
+) -> list[AffineKernel]:
+    """The kernels back along a path, in the order of the path's own steps."""
+    law, kernels = start, []
+    for kernel, beta in zip(path, betas):
+        kernels.append(project(kernel, law, beta))
+        law = kernel.push(law)
+    return kernels
+
+
+def _run(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
+    for kernel in path:
+        start = kernel.push(start)
+    return start
+
+
+def reference_kernels(grid: Grid, d: int, m: int) -> list[AffineKernel]:
+    """The forward kernels of π^0, k = 1..T: N(√(1−β_k) x, β_k I) in ℝ^d, without use of y in ℝ^m."""
+    eye, reference = torch.eye(d, dtype=torch.float64), Reference(grid)
+    laws = [reference.step(k) for k in range(1, grid.T + 1)]
+    zero_N, zero_c = torch.zeros(d, m, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    return [AffineKernel(law.scale * eye, zero_N, zero_c, law.var * eye) for law in laws]
+
+
+def exact_ipf(
+    grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, objective: str = "likelihood"
+) -> list[HalfStep]:
+    """The exact half-steps of IPF: backward, forward, backward, …, two an iteration.
+
+    Args:
+        grid: the steps.
+        G, g, C: p(x_0 | y) = N(G y + g, C): (d, m), (d,) and (d, d), C positive definite.
+        iterations: L ≥ 1.
+        objective: "likelihood" (full covariance), "likelihood_diagonal" or "mean_matching".
+
+    Returns:
+        2L half-steps.
+
+    Raises:
+        CSBError: unknown objective, L < 1, or shapes that do not fit.
+    """
+    if objective not in OBJECTIVES:
+        raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
+    d = len(g) if g.ndim == 1 else 0
+    if d == 0 or G.ndim != 2 or len(G) != d or C.shape != (d, d):
+        raise CSBError(
+            f"shapes G {tuple(G.shape)}, g {tuple(g.shape)}, C {tuple(C.shape)}; expected (d, m), (d,), (d, d)"
+        )
+    project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
+    data = AffineLaw(G.double(), g.double(), C.double())
+    noise = AffineLaw(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(d, dtype=torch.float64))
+    forward, steps = reference_kernels(grid, d, G.shape[1]), []
+    for _ in range(iterations):
+        backward = _half_step(data, forward, betas, project)
+        steps.append(HalfStep("backward", tuple(backward), _run(noise, backward[::-1])))
+        forward = _half_step(noise, backward[::-1], betas[::-1], project)[::-1]
+        steps.append(HalfStep("forward", tuple(forward), _run(data, forward)))
+    return steps

@@ -1,0 +1,144 @@
+r"""Gaussian mixtures in closed form: density, score, denoiser, conditioning on a linear observation, exact twist.
+
+For p(x) = Σ_k w_k N(m_k, S_k):
+
+- H x + N(0, R) is the mixture of N(H m_k, H S_k Hᵀ + R) with the same weights; with H = √ᾱ I and R = (1 − ᾱ) I it is
+  the marginal of the reference process.
+- ∇log p(x) = −Σ_k γ_k(x) S_k⁻¹(x − m_k), γ_k ∝ w_k N(x; m_k, S_k).
+- E[x_0 | x_k] = (x_k + (1 − ᾱ_k) ∇log p_k(x_k))/√ᾱ_k (Tweedie).
+- given y = A x + N(0, R): means m_k + G_k(y − A m_k), covariances S_k − G_k A S_k, weights ∝ w_k N(y; A m_k,
+  A S_k Aᵀ + R), with G_k = S_k Aᵀ(A S_k Aᵀ + R)⁻¹.
+- the twist p(y | x_k) = p(x_k, y)/p(x_k), both mixtures of the first kind.
+
+All is computed in float64; results come in the dtype of the argument x, and are differentiable in x.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Σ_k w_k N(m_k, S_k) in ℝ^d.
+
+    Args:
+        weights: (K,), float64, positive or zero, of sum 1.
+        means: (K, d), float64.
+        covs: (K, d, d), or (1, d, d) where the components share it, float64, positive definite.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covs: Tensor
+
+    def __post_init__(self) -> None:
+        K, d = self.means.shape
+        if self.weights.shape != (K,) or self.covs.shape not in ((K, d, d), (1, d, d)):
+            raise CSBError(
+                f"a mixture of {K} components in {d} dimensions has weights {tuple(self.weights.shape)} and covs "
+                f"{tuple(self.covs.shape)}; expected ({K},) and ({K} or 1, {d}, {d})"
+            )
+        if not bool((self.weights >= 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-9:
+            raise CSBError("the weights of a mixture must be at least 0 and sum to 1; normalise them")
+
+    @cached_property
+    def _factors(self) -> Tensor:
+        return torch.linalg.cholesky(self.covs)
+
+    @property
+    def mean(self) -> Tensor:
+        """(d,), float64."""
+        return self.weights @ self.means
+
+    @property
+    def cov(self) -> Tensor:
+        """(d, d), float64."""
+        centred = self.means - self.mean
+        within = torch.einsum("k,kij->ij", self.weights, self.covs.expand(len(self.weights), -1, -1))
+        return within + (centred * self.weights[:, None]).T @ centred
+
+    def _whitened(self, x: Tensor) -> Tensor:
+        """L_k⁻¹(x − m_k), (K, d, B)."""
+        return torch.linalg.solve_triangular(self._factors, (x - self.means[:, None]).mT, upper=False)
+
+    def _log_terms(self, x: Tensor) -> Tensor:
+        """log w_k + log N(x; m_k, S_k), (K, B)."""
+        log_det = self._factors.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        square = self._whitened(x).square().sum(dim=1)
+        constant = 0.5 * self.means.shape[1] * math.log(2 * math.pi)
+        return self.weights.log()[:, None] - 0.5 * square - log_det - constant
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x), (B, d) → (B,)."""
+        return self._log_terms(x.double()).logsumexp(dim=0).to(x.dtype)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """γ_k(x), (B, d) → (B, K)."""
+        return self._log_terms(x.double()).softmax(dim=0).T.to(x.dtype)
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇log p(x), (B, d) → (B, d)."""
+        pulls = torch.linalg.solve_triangular(self._factors.mT, self._whitened(x.double()), upper=True)
+        return -torch.einsum("kb,kdb->bd", self._log_terms(x.double()).softmax(dim=0), pulls).to(x.dtype)
+
+    def observed(self, H: Tensor, R: Tensor) -> "Mixture":
+        """The law of H x + N(0, R): H (n, d), R (n, n), float64."""
+        return Mixture(self.weights, self.means @ H.T, H @ self.covs @ H.T + R)
+
+    def affine(self, scale: Tensor, shift: Tensor) -> "Mixture":
+        """The law of scale·x + shift, coordinate by coordinate: (d,) each, float64; scale not 0."""
+        return Mixture(self.weights, scale * self.means + shift, scale[:, None] * self.covs * scale)
+
+    def diffused(self, alpha_bar: float) -> "Mixture":
+        """The law of √ᾱ x + N(0, (1 − ᾱ) I), ᾱ in (0, 1]."""
+        eye = torch.eye(self.means.shape[1], dtype=torch.float64)
+        return self.observed(math.sqrt(alpha_bar) * eye, (1 - alpha_bar) * eye)
+
+    def denoise(self, x_k: Tensor, alpha_bar: float) -> Tensor:
+        """E[x_0 | x_k] for x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I), (B, d) → (B, d)."""
+        x = x_k.double()
+        return ((x + (1 - alpha_bar) * self.diffused(alpha_bar).score(x)) / math.sqrt(alpha_bar)).to(x_k.dtype)
+
+    def conditioned(self, A: Tensor, R: Tensor, y: Tensor) -> "Mixture":
+        """p(x | y) for y = A x + N(0, R): A (n, d), R (n, n), y (n,), float64."""
+        joint = A @ self.covs @ A.T + R
+        gain = torch.linalg.solve(joint, A @ self.covs).mT
+        evidence = Mixture(self.weights, self.means @ A.T, joint)._log_terms(y[None])[:, 0]
+        means = self.means + (gain @ (y - self.means @ A.T)[..., None])[..., 0]
+        keep = torch.eye(A.shape[1], dtype=torch.float64) - gain @ A  # Joseph's form stays symmetric and positive
+        covs = keep @ self.covs @ keep.mT + gain @ R @ gain.mT
+        return Mixture(evidence.softmax(dim=0), means, covs)
+
+    def log_twist(self, x_k: Tensor, alpha_bar: float, A: Tensor, R: Tensor, y: Tensor) -> Tensor:
+        """The exact log p(y | x_k), y = A x_0 + N(0, R), x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I).
+
+        Args:
+            x_k: (B, d).
+            alpha_bar: ᾱ_k in (0, 1].
+            A, R, y: (n, d), (n, n) and (n,), float64.
+
+        Returns:
+            (B,).
+        """
+        x, d, n = x_k.double(), A.shape[1], A.shape[0]
+        eye = torch.eye(d, dtype=torch.float64)
+        H = torch.cat([math.sqrt(alpha_bar) * eye, A])
+        noise = torch.block_diag((1 - alpha_bar) * eye, R)
+        joint = self.observed(H, noise).log_prob(torch.cat([x, y.expand(len(x), n)], dim=1))
+        return (joint - self.diffused(alpha_bar).log_prob(x)).to(x_k.dtype)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws, (n, d), float64, and for the same generator state always the same."""
+        cumulative = self.weights.cumsum(0)
+        u = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
+        k = torch.searchsorted(cumulative, u, right=True).clamp_max(len(self.weights) - 1)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        if len(self._factors) == 1:
+            return self.means[k] + noise @ self._factors[0].T
+        return self.means[k] + (self._factors[k] @ noise[..., None])[..., 0]
