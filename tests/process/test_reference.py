@@ -1,0 +1,141 @@
+"""The laws of the reference process against one another, in float64, for every schedule and every step."""
+
+import pytest
+import torch
+
+from csb.process import SCHEDULES, Grid, Linear, Pinned, Reference, expand, mix
+
+CASES = [(name, T) for name in SCHEDULES for T in (1, 2, 10, 100)]
+TOLERANCE = {"rtol": 1e-6, "atol": 1e-9}  # the power schedule's first of 100 steps has β = 1e-8: 8 digits are lost
+
+
+@pytest.fixture(params=CASES, ids=lambda c: f"{c[0]}-{c[1]}")
+def reference(request):
+    name, T = request.param
+    return Reference(Grid.from_schedule(SCHEDULES[name](alpha_bar_end=0.1), T))
+
+
+def all_steps(reference):
+    return torch.arange(1, reference.grid.T + 1)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, **TOLERANCE)
+
+
+def bayes(prior_scale, prior_var, scale, var):
+    """x ~ N(prior_scale·p, prior_var), z | x ~ N(scale·x, var): the law of x given p and z, var and prior_var > 0."""
+    precision = 1 / prior_var + scale**2 / var
+    return Pinned(near=prior_scale / prior_var / precision, far=scale / var / precision, var=1 / precision)
+
+
+def test_steps_compose_to_the_marginal(reference):
+    scale, var = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for k in range(1, reference.grid.T + 1):
+        step = reference.step(k)
+        scale, var = step.scale * scale, step.scale**2 * var + step.var
+        close(scale, reference.marginal(k).scale)
+        close(var, reference.marginal(k).var)
+
+
+def test_marginal_at_zero_is_the_data(reference):
+    law = reference.marginal(0)
+    assert law == Linear(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
+
+
+def test_pinned_start_is_bayes_rule(reference):
+    k = all_steps(reference)[1:]
+    prior, step, law = reference.marginal(k - 1), reference.step(k), reference.pinned_start(k)
+    expected = bayes(prior.scale, prior.var, step.scale, step.var)
+    close(law.far, expected.near)  # the prior's argument is x_0, the pinned end
+    close(law.near, expected.far)
+    close(law.var, expected.var)
+    first = reference.pinned_start(1)  # X_0 itself
+    assert (float(first.near), float(first.far), float(first.var)) == pytest.approx((0, 1, 0))
+
+
+def test_pinned_end_is_bayes_rule(reference):
+    k = all_steps(reference)[:-1]
+    step, law = reference.step(k), reference.pinned_end(k)
+    r = reference.grid.alpha_bar[-1] / reference.grid.alpha_bar[k]
+    expected = bayes(step.scale, step.var, r.sqrt(), 1 - r)
+    for a, b in zip(law, expected):
+        close(a, b)
+    last = reference.pinned_end(reference.grid.T)  # X_T itself
+    assert (float(last.near), float(last.far), float(last.var)) == pytest.approx((0, 1, 0))
+
+
+def test_pinned_both_is_bayes_rule(reference):
+    k = all_steps(reference)[:-1]
+    prior, law = reference.marginal(k), reference.pinned_both(k)
+    r = reference.grid.alpha_bar[-1] / reference.grid.alpha_bar[k]
+    expected = bayes(prior.scale, prior.var, r.sqrt(), 1 - r)
+    for a, b in zip(law, expected):
+        close(a, b)
+    T = reference.grid.T
+    for k_end, weights in ((0, (1, 0, 0)), (T, (0, 1, 0))):
+        assert tuple(map(float, reference.pinned_both(k_end))) == pytest.approx(weights, abs=1e-12)
+
+
+def test_pinned_end_steps_compose_to_pinned_both(reference):
+    law = reference.pinned_both(0)
+    for k in range(1, reference.grid.T + 1):
+        step = reference.pinned_end(k)
+        law = Pinned(step.near * law.near, step.near * law.far + step.far, step.near**2 * law.var + step.var)
+        for a, b in zip(law, reference.pinned_both(k)):
+            close(a, b)
+
+
+def test_pinned_start_steps_compose_to_pinned_both(reference):
+    law = reference.pinned_both(reference.grid.T)
+    for k in range(reference.grid.T, 0, -1):
+        step = reference.pinned_start(k)
+        law = Pinned(step.near * law.near + step.far, step.near * law.far, step.near**2 * law.var + step.var)
+        for a, b in zip(law, reference.pinned_both(k - 1)):
+            close(a, b)
+
+
+def test_reversible_in_stationarity(reference):
+    # Under X_0 ~ N(0, 1), X_0 | X_k ~ N(√ᾱ_k x_k, 1 − ᾱ_k): X_{k−1} | X_k must be the forward step again.
+    k = all_steps(reference)
+    law, step, marginal = reference.pinned_start(k), reference.step(k), reference.marginal(k)
+    close(law.near + law.far * marginal.scale, step.scale)
+    close(law.var + law.far**2 * marginal.var, step.var)
+
+
+def test_pinned_end_is_pinned_start_of_the_mirror(reference):
+    k = all_steps(reference)
+    mirrored = Reference(reference.grid.mirror()).pinned_start(reference.grid.T - k + 1)
+    for a, b in zip(reference.pinned_end(k), mirrored):
+        close(a, b)
+
+
+def test_variances_are_never_negative(reference):
+    k = all_steps(reference)
+    for law in (reference.pinned_start(k), reference.pinned_end(k), reference.pinned_both(k)):
+        assert bool((law.var >= 0).all())
+
+
+def test_integer_and_tensor_steps_agree():
+    reference = Reference(Grid.from_schedule(SCHEDULES["power"](alpha_bar_end=0.3), 5))
+    k = torch.tensor([1, 3, 5])
+    for law in (
+        reference.step,
+        reference.marginal,
+        reference.pinned_start,
+        reference.pinned_end,
+        reference.pinned_both,
+    ):
+        many = law(k)
+        for i, one in enumerate(k.tolist()):
+            assert all(a[i] == b for a, b in zip(many, law(one)))
+
+
+def test_expand_and_mix_follow_the_states():
+    near, far = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    law = Pinned(*(torch.arange(3, dtype=torch.float64) + i for i in range(3)))
+    assert expand(law.near, near).shape == (3, 1, 1)
+    assert expand(law.near[0], near).shape == ()
+    mean = mix(law, near, far)
+    assert mean.dtype == torch.float32
+    assert torch.allclose(mean[2], 2 * near[2] + 3 * far[2])
