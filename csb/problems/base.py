@@ -14,7 +14,7 @@ from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
-_BLOCK = 10_000  # draws of one seed; prefixes of a split do not depend on how much of it is asked for
+BLOCK = 10_000  # pairs drawn with one seed
 
 
 class Pairs(NamedTuple):
@@ -132,9 +132,9 @@ class Simulated(Problem):
         size = {"train": self.n_train, "val": self.n_val, "test": self.n_test}.get(split, 0)
         n = check_request(split, n)
 
-        def block(start: int, stop: int, generator: torch.Generator) -> Pairs:
-            x = self.prior(_BLOCK, generator)
-            return Pairs(x[: stop - start], self.observe(x, generator)[: stop - start])
+        def block(start: int, generator: torch.Generator) -> Pairs:
+            x = self.prior(BLOCK, generator)
+            return Pairs(x, self.observe(x, generator))
 
         return in_blocks(self.seed, split, size if n is None else n, block)
 
@@ -183,19 +183,17 @@ def check_request(split: str, n: int | None) -> int | None:
     return n
 
 
-def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, int, torch.Generator], Pairs]) -> Pairs:
-    """The pairs 0..n−1 of a split, in blocks with one seed each.
+def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generator], Pairs]) -> Pairs:
+    """The pairs 0..n−1 of a split, from blocks with one seed each, so that a shorter request is a prefix of a longer.
 
-    ``draw(start, stop, generator)`` returns the pairs start..stop−1, and must consume the generator in the same way
-    whatever stop is, so that a shorter request is a prefix of a longer one.
+    ``draw(start, generator)`` returns the whole block start..start + BLOCK − 1, or what there is of it.
     """
-    blocks = [
-        draw(start, min(start + _BLOCK, n), seeded(seed, SPLITS.index(split), start // _BLOCK))
-        for start in range(0, n, _BLOCK)
-    ]
+    blocks = [draw(start, seeded(seed, SPLITS.index(split), start // BLOCK)) for start in range(0, n, BLOCK)]
     labels = [b.labels for b in blocks if b.labels is not None]
     return Pairs(
-        torch.cat([b.x for b in blocks]), torch.cat([b.y for b in blocks]), torch.cat(labels) if labels else None
+        torch.cat([b.x for b in blocks])[:n],
+        torch.cat([b.y for b in blocks])[:n],
+        torch.cat(labels)[:n] if labels else None,
     )
 
 

