@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.kernel import Kernel
+from csb.bridge.kernel import Kernel, Law
 from csb.bridge.parametrisation import Direction
 from csb.bridge.samples import SampleInfo, Samples
 from csb.errors import CSBError
@@ -45,14 +45,16 @@ class Bridge(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.precision = grid, precision
-        self.kernels = nn.ModuleDict({"backward": backward, "forward": forward_kernel})
+        self.backward_kernel, self.forward_kernel = backward, forward_kernel
         self.transform = transform
 
     def kernel(self, direction: Direction) -> Kernel:
         """The kernels of one direction."""
-        kernel = self.kernels[direction]
-        assert isinstance(kernel, Kernel)
-        return kernel
+        return self.backward_kernel if direction == "backward" else self.forward_kernel
+
+    def set_kernel(self, direction: Direction, kernel: Kernel) -> None:
+        """Puts other kernels in place of those of one direction."""
+        setattr(self, f"{direction}_kernel", kernel)
 
     @property
     def device(self) -> torch.device:
@@ -122,12 +124,14 @@ class Bridge(nn.Module):
         """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
         c = self.transform.encode_y(y)
         z = torch.randn((len(y) * n, *self.transform.z_shape), device=y.device, generator=generator)
-        passes: list[Direction] = ["backward", *("forward", "backward") * refine]
+        again: tuple[Direction, Direction] = ("forward", "backward")
+        passes: tuple[Direction, ...] = ("backward", *again * refine)
         path = [z]
         for direction in passes:
-            codes, path = self.codes(direction, c, batch), [z]
-            for z in self.walk(direction, z, codes, n, generator, batch, mean_only):
-                path = [*path, z] if keep else [z]
+            path = path[-1:]
+            codes = self.codes(direction, c, batch)
+            for state, _ in self.walk(direction, path[-1], codes, n, generator, batch, mean_only):
+                path = [*path, state] if keep else [state]
         return path
 
     def codes(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
@@ -144,8 +148,8 @@ class Bridge(nn.Module):
         generator: torch.Generator | None,
         batch: int,
         mean_only: bool = False,
-    ) -> Iterator[Tensor]:
-        """The T states that follow z in one direction, one after the other.
+    ) -> Iterator[tuple[Tensor, Law]]:
+        """The T states that follow z in one direction, one after the other, each with the law it was drawn from.
 
         Args:
             direction: of the kernels.
@@ -160,10 +164,6 @@ class Bridge(nn.Module):
             step, laws = torch.tensor([k], device=z.device), []
             for states, mine in zip(z.split(batch), owner.split(batch)):
                 laws.append(kernel(states, step, codes[mine]))
-            mean = torch.cat([law.mean for law in laws])
-            if mean_only:
-                z = mean
-            else:
-                std = torch.cat([law.var.expand_as(law.mean) for law in laws]).sqrt()
-                z = mean + std * torch.randn(z.shape, device=z.device, generator=generator)
-            yield z
+            law = Law(*(torch.cat(parts) for parts in zip(*laws))) if len(laws) > 1 else laws[0]
+            z = law.mean if mean_only else law.draw(generator)
+            yield z, law

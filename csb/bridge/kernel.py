@@ -8,16 +8,20 @@ from torch import Tensor, nn
 
 from csb.bridge.parametrisation import Direction, coefficients
 from csb.networks import Network
-from csb.process import Grid, expand
+from csb.process import Grid, expand, noise_like
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 
 
 class Law(NamedTuple):
-    """A diagonal Gaussian: mean and variance of shape (B, *z_shape) (the variance may be broadcast)."""
+    """A diagonal Gaussian: mean and variance, both (B, *z_shape)."""
 
     mean: Tensor
     var: Tensor
+
+    def draw(self, generator: torch.Generator | None) -> Tensor:
+        """One draw an element, from the generator on the mean's device."""
+        return self.mean + self.var.sqrt() * noise_like(self.mean, generator)
 
 
 class Kernel(nn.Module):
@@ -72,7 +76,7 @@ class Kernel(nn.Module):
         mean = expand(self.skip[k], x) * x + expand(self.gain[k], x) * out[:, 0]
         log_beta = expand(self.log_beta[k], x)
         if not self.learns_variance:
-            return Law(mean, log_beta.exp())
+            return Law(mean, log_beta.exp().expand_as(mean))
         log_var = log_beta + out[:, 1].clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
         return Law(mean, log_var.exp() + self.variance_floor)
 

@@ -42,6 +42,8 @@ def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of 1000·k/T (Vaswani et al. 2017; Ho et al. 2020), then a two-layer MLP: (B,) to (B, dim)."""
 
+    frequencies: Tensor
+
     def __init__(self, dim: int, features: int = 64) -> None:
         super().__init__()
         half = features // 2

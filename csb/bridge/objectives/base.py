@@ -10,7 +10,7 @@ from csb.process import Reference, expand, mix
 
 
 class Target(NamedTuple):
-    """Where the kernel's law should lie: a mean (B, *z_shape), and the variance integrated out of it (broadcastable)."""
+    """Where the kernel's law should lie: a mean (B, *z_shape) and the variance integrated out (broadcastable to it)."""
 
     mean: Tensor
     var: Tensor | float = 0.0

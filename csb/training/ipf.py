@@ -1,0 +1,190 @@
+"""The IPF loop: half-steps one after the other, each a sequence of cache rounds, each a fresh Lightning Trainer."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as pl
+from torch import Tensor
+
+from csb.bridge import Bridge, BridgeSpec, Kernel, save_bridge
+from csb.bridge.objectives import Objective
+from csb.training.batches import Batches
+from csb.training.cache import Cache, capacity, fill
+from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter
+from csb.training.module import HalfStepModule
+from csb.training.plan import HalfStep, plan
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.state import Progress, load_progress, save_progress, to_cpu
+
+_CACHE = 1  # the key of the cache's random stream
+
+
+class IPF:
+    """Trains a bridge.
+
+    Args:
+        bridge, spec: the bridge and its description, which goes into the files.
+        objective: how kernels are fitted.
+        pairs: encoded training pairs (z, c), on the CPU.
+        folder: where ``state.pt``, ``half_steps/*.pt`` and ``bridge.pt`` go.
+        settings, optimizer, device: see :mod:`csb.training.settings`.
+        seed: of all batches and caches.
+        fingerprint: plain data; a resumed run must have the same.
+        about: plain data that goes with each saved bridge.
+        observer: pictures and diagnostics.
+        log: called as log(metrics, step) on the axis of all optimiser steps.
+        bar: show the progress bar.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        spec: BridgeSpec,
+        objective: Objective,
+        pairs: tuple[Tensor, Tensor],
+        folder: Path,
+        settings: IPFSettings,
+        optimizer: OptimizerSettings,
+        device: DeviceSettings,
+        seed: int,
+        fingerprint: dict[str, Any],
+        about: dict[str, Any],
+        observer: Observer | None = None,
+        log: Callable[[Metrics, int], None] = lambda metrics, step: None,
+        bar: bool = True,
+    ) -> None:
+        self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, pairs
+        self.folder, self.settings, self.optimizer, self.device = folder, settings, optimizer, device
+        self.seed, self.fingerprint, self.about = seed, fingerprint, about
+        self.observer, self.log, self.show_bar = observer, log, bar
+        self.plan = plan(settings)
+        self.cache_size = capacity(
+            tuple(pairs[0].shape[1:]), bridge.grid.T, objective, settings.trajectories, settings.cache_bytes
+        )
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state.pt"
+
+    def run(self, resume: bool) -> Progress:
+        """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
+        self.progress = load_progress(self.state_file, self.fingerprint) if resume else Progress()
+        if resume:
+            self.bridge.load_state_dict(self.progress.weights)
+        self.started = time.perf_counter() - self.progress.seconds
+        done = sum(h.steps for h in self.plan[: self.progress.half_step]) + self.progress.step
+        self.bar = Bar(self.plan, done, self.show_bar)
+        with self.bar.progress:
+            for half_step in self.plan[self.progress.half_step :]:
+                self._half_step(half_step)
+        save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
+        return self.progress
+
+    def _half_step(self, half_step: HalfStep) -> None:
+        module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
+        if self.progress.average is not None:
+            module.average.load_state_dict(self.progress.average)
+            module.optimizer_state = self.progress.optimizer
+        timing, losses, cache_bytes = {"fill": 0.0, "fit": 0.0}, [], 0
+        while self.progress.step < half_step.steps:
+            round_ = self.progress.step // self.settings.refresh
+            stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
+            clock = time.perf_counter()
+            cache = self._fill(half_step, round_)
+            cache_bytes = 0 if cache is None else cache.nbytes
+            timing["fill"] += time.perf_counter() - clock
+            losses += self._fit(module, cache, (self.progress.step, stop))
+            timing["fit"] += time.perf_counter() - clock
+        self._finish(module, timing, losses, cache_bytes)
+
+    def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
+        if half_step.index == 0:
+            return None
+        self.bar.describe(half_step, "filling the cache")
+        seed = (self.seed, half_step.index, round_, 0, _CACHE)
+        return fill(self.bridge.eval(), half_step.source, self.objective, *self.pairs, self.cache_size, seed)
+
+    def _fit(self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int]) -> list[float]:
+        half_step, settings = module.half_step, self.settings
+        self.bar.describe(half_step, "fitting")
+        batches = Batches(
+            half_step, self.bridge.grid, self.objective, self.pairs, cache, settings.batch_size, self.seed, steps
+        )
+        offset = sum(h.steps for h in self.plan[: half_step.index])
+        reporter = Reporter(self.bar, self.log, offset)
+        callbacks: list[pl.Callback] = [
+            reporter,
+            Every(settings.checkpoint_every, lambda step: self._save(module, step)),
+        ]
+        if self.observer is not None:
+            callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
+        trainer = pl.Trainer(
+            accelerator=self.device.accelerator, devices=self.device.devices, precision=self.device.precision,  # type: ignore[arg-type]
+            max_epochs=1, gradient_clip_val=self.optimizer.clip, callbacks=callbacks, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        module.train()
+        trainer.fit(module, train_dataloaders=batches)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self._save(module, steps[1])
+        return reporter.losses
+
+    def _save(self, module: HalfStepModule, step: int) -> None:
+        """The state after ``step`` steps of the half-step."""
+        module.optimizer_state = to_cpu(module.optimizer_on_trainer().state_dict())
+        self.progress.step = step
+        self.progress.average = to_cpu(module.average.state_dict())
+        self.progress.optimizer = module.optimizer_state
+        self._write()
+
+    def _write(self) -> None:
+        self.progress.weights = to_cpu(self.bridge.state_dict())
+        self.progress.seconds = time.perf_counter() - self.started
+        save_progress(self.state_file, self.progress, self.fingerprint)
+
+    @contextmanager
+    def _averaged(self, module: HalfStepModule) -> Iterator[Bridge]:
+        """The bridge with the averaged weights in place of those under training."""
+        direction = module.half_step.direction
+        kernel = module.average.module
+        assert isinstance(kernel, Kernel)
+        self.bridge.set_kernel(direction, kernel)
+        try:
+            yield self.bridge
+        finally:
+            self.bridge.set_kernel(direction, module.kernel)
+
+    def _observe(self, module: HalfStepModule, step: int) -> None:
+        assert self.observer is not None
+        with self._averaged(module) as bridge:
+            self.observer.within(bridge, module.half_step, step)
+
+    def _finish(self, module: HalfStepModule, timing: dict[str, float], losses: list[float], cache_bytes: int) -> None:
+        half_step = module.half_step
+        module.adopt_average()
+        save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
+        tail = losses[-max(1, len(losses) // 10) :]
+        metrics: Metrics = {
+            "loss": sum(tail) / len(tail) if tail else float("nan"),
+            "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
+            "cache_mib": cache_bytes / 2**20,
+        }
+        if self.observer is not None:
+            metrics |= self.observer.after(self.bridge, half_step)
+        row = {
+            "half_step": half_step.name,
+            "iteration": half_step.iteration,
+            "direction": half_step.direction,
+            **metrics,
+        }
+        self.log({f"{half_step.direction}/{key}": value for key, value in metrics.items()}, self._done(half_step))
+        history = [*self.progress.history, row]
+        self.progress = Progress(half_step.index + 1, 0, history=history)
+        self._write()
+
+    def _done(self, half_step: HalfStep) -> int:
+        return sum(h.steps for h in self.plan[: half_step.index + 1])

@@ -1,0 +1,108 @@
+"""The Lightning module of one half-step."""
+
+import math
+from typing import Any
+
+import lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from csb.bridge import Bridge, Kernel
+from csb.bridge.objectives import Objective
+from csb.errors import CSBError
+from csb.training.batches import Batch
+from csb.training.plan import HalfStep
+from csb.training.settings import OptimizerSettings
+
+
+def averaged(kernel: nn.Module, decay: float) -> AveragedModel:
+    """A moving average of the weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n))."""
+
+    def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        n = float(count)
+        return torch.lerp(new, old, min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(kernel, avg_fn=average).requires_grad_(False)
+
+
+def balance(kernel: Kernel, exponent: float) -> Tensor:
+    """Weights of the steps, (T + 1,), mean 1 over k = 1..T: ∝ (β_k/gain_k²)^exponent.
+
+    The likelihood of step k weighs an error of the network's output by gain_k²/β_k, which falls a thousandfold from the
+    data to the noise end of an image's grid; unbalanced, the network spends itself on the last step's pixels. A weight
+    that depends on k alone leaves each step's optimum where it was (cf. Hang et al. 2023, min-SNR weighting).
+    """
+    weight = (kernel.log_beta[1:].exp() / kernel.gain[1:] ** 2) ** exponent
+    return torch.cat([torch.zeros(1), weight / weight.mean()])
+
+
+def learning_rate(step: int, half_step: HalfStep, settings: OptimizerSettings) -> float:
+    """Linear warm-up, then cosine decay to 1 % of the peak: a function of the step, so nothing has to be restored."""
+    peak = settings.lr if half_step.iteration == 1 else settings.later_lr
+    warmup = max(1, round(settings.warmup * half_step.steps))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, half_step.steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class HalfStepModule(pl.LightningModule):
+    """Fits the kernels of one direction; those of the other are frozen.
+
+    Holds both directions (the bridge), their moving average, and the optimiser state that passes from one cache round
+    to the next.
+    """
+
+    beta: Tensor
+    weight: Tensor
+
+    def __init__(self, bridge: Bridge, half_step: HalfStep, objective: Objective, settings: OptimizerSettings) -> None:
+        super().__init__()
+        self.bridge, self.half_step, self.objective, self.settings = bridge, half_step, objective, settings
+        self.kernel = bridge.kernel(half_step.direction)
+        self.average = averaged(self.kernel, settings.ema)
+        self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
+        self.register_buffer("weight", balance(self.kernel, settings.balance), persistent=False)
+        self.optimizer_state: dict[str, Any] | None = None
+        self.select()
+
+    def select(self) -> None:
+        """Freezes the other direction before a fit, so that DDP sees only parameters that receive gradients."""
+        self.bridge.requires_grad_(False)
+        self.kernel.requires_grad_(True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(
+            self.kernel.parameters(), lr=self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay
+        )
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        for group in self.optimizer_on_trainer().param_groups:
+            group["lr"] = learning_rate(batch.step, self.half_step, self.settings)
+
+    def optimizer_on_trainer(self) -> torch.optim.Optimizer:
+        """The optimiser of the running fit."""
+        return self.trainer.optimizers[0]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        law = self.kernel(batch.x, batch.k, self.kernel.encode(batch.c))
+        losses = self.objective.loss(law, batch.target, self.beta[batch.k])
+        self.last_loss = losses.detach().mean()
+        loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
+        if not bool(torch.isfinite(loss)):
+            raise CSBError(
+                f"the loss became {float(loss)} in half-step {self.half_step.name} at step {batch.step}; lower "
+                f"optimizer.lr or raise the variance floor, then resume from the last checkpoint"
+            )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.average.update_parameters(self.kernel)
+
+    def adopt_average(self) -> None:
+        """Ends the half-step: the kernels take the averaged weights, with which they are frozen and continued."""
+        self.kernel.load_state_dict(self.average.module.state_dict())

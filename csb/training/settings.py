@@ -1,0 +1,93 @@
+"""The numbers of a training, checked when they are set."""
+
+from dataclasses import dataclass
+
+from csb.errors import CSBError
+
+
+def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise CSBError(f"{name}={value!r} is not possible; it must be a number {limit}")
+
+
+@dataclass(frozen=True)
+class IPFSettings:
+    """The alternation of half-steps.
+
+    Attributes:
+        L: iterations; each is a backward and a forward half-step.
+        first_steps: optimiser steps of the first half-step, which needs no simulation.
+        steps: optimiser steps of every later half-step.
+        batch_size: states a step, spread evenly over k = 1..T.
+        refresh: optimiser steps between refills of the trajectory cache.
+        trajectories: wanted in the cache; fewer where the byte budget is smaller.
+        cache_bytes: byte budget of the cache.
+        last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
+        checkpoint_every: optimiser steps between checkpoints.
+        observe_every: optimiser steps between sample pictures within a half-step.
+    """
+
+    L: int
+    first_steps: int
+    steps: int
+    batch_size: int = 256
+    refresh: int = 500
+    trajectories: int = 4096
+    cache_bytes: int = 256 * 2**20
+    last_forward: bool = True
+    checkpoint_every: int = 200
+    observe_every: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in (
+            "L", "first_steps", "steps", "batch_size", "refresh", "trajectories", "cache_bytes", "checkpoint_every",
+            "observe_every",
+        ):  # fmt: skip
+            _check(f"ipf.{name}" if name != "L" else name, getattr(self, name), 1)
+            if not isinstance(getattr(self, name), int):
+                raise CSBError(f"{name}={getattr(self, name)!r} is not a whole number; give an integer")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay over each half-step.
+
+    Attributes:
+        lr: the peak learning rate of the first half-step of each direction.
+        later_lr: that of the half-steps that continue from the previous iteration's weights.
+        weight_decay: AdamW's.
+        warmup: share of a half-step's steps, 0..1.
+        ema: decay of the exponential moving average of the weights, which every half-step ends with.
+        clip: norm to which gradients are clipped.
+        balance: exponent in 0..1 that evens out the steps' weights (see csb.training.module.balance); 0 leaves them.
+    """
+
+    lr: float = 1e-3
+    later_lr: float = 5e-4
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    ema: float = 0.999
+    clip: float = 1.0
+    balance: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("lr", 1e-12, 10.0), ("later_lr", 1e-12, 10.0), ("weight_decay", 0.0, 10.0), ("warmup", 0.0, 1.0),
+            ("ema", 0.0, 1.0 - 1e-12), ("clip", 1e-9, float("inf")),
+            ("balance", 0.0, 1.0),
+        ):  # fmt: skip
+            _check(f"optimizer.{name}", getattr(self, name), low, high)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where and how Lightning runs the fit: the Trainer's accelerator, devices and precision."""
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
