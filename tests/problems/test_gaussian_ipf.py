@@ -1,0 +1,187 @@
+"""The exact IPF recursion: the design's table, its fixed point, and every kernel against simulation."""
+
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.problems import LinearGaussian
+from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels, reverse
+from csb.process import Grid, Power, Reference, seeded
+
+TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5
+    (0.1, "likelihood", [(-0.041, 1.015), (-0.002, 1.000), (0, 1), (0, 1)]),
+    (0.5, "likelihood", [(-0.176, 1.031), (-0.035, 1.001), (-0.007, 1.000), (0, 1)]),
+    (0.1, "mean_matching", [(-0.056, 1.357), (-0.025, 1.318), (-0.024, 1.309), (-0.023, 1.296)]),
+    (0.5, "mean_matching", [(-0.211, 1.154), (-0.097, 1.115), (-0.077, 1.110), (-0.070, 1.104)]),
+]
+
+
+def one_dimensional(C, T, objective, iterations=5):
+    """(mean error, variance ratio) after each backward half-step, for the posterior N(1, C)."""
+    grid = Grid.from_schedule(Power(0.3, 2.0), T)
+    eye = torch.eye(1, dtype=torch.float64)
+    steps = exact_ipf(grid, 0 * eye, eye[0], C * eye, iterations, objective)
+    return [(float(s.end.u) - 1, float(s.end.P) / C) for s in steps if s.direction == "backward"]
+
+
+@pytest.mark.parametrize(("C", "objective", "expected"), TABLE)
+def test_table_of_the_design(C, objective, expected):
+    found = one_dimensional(C, 10, objective)
+    for n, values in zip((1, 2, 3, 5), expected):
+        assert found[n - 1] == pytest.approx(values, abs=5.01e-4)
+
+
+def test_mean_matching_at_fifty_steps_is_left_with_6_and_2_percent():
+    assert one_dimensional(0.1, 50, "mean_matching")[-1][1] == pytest.approx(1.06, abs=0.005)
+    assert one_dimensional(0.5, 50, "mean_matching")[-1][1] == pytest.approx(1.02, abs=0.005)
+
+
+def test_likelihood_does_not_depend_on_the_number_of_steps():
+    # Without a projection the half-steps change the end laws only, and T does not matter.
+    for few, many in zip(one_dimensional(0.5, 2, "likelihood"), one_dimensional(0.5, 50, "likelihood")):
+        assert few == pytest.approx(many, abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return LinearGaussian(dx=2, dy=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return Grid.from_schedule(Power(0.3, 2.0), 4)
+
+
+def ipf(problem, grid, iterations, objective):
+    return exact_ipf(grid, problem.G, torch.zeros(problem.dx), problem.C, iterations, objective)
+
+
+def test_likelihood_converges_to_the_posterior_in_five_dimensions():
+    problem = LinearGaussian()
+    steps = ipf(problem, Grid.from_schedule(Power(0.3, 4.0), 5), 20, "likelihood")
+    end = steps[-2].end
+    torch.testing.assert_close(end.U, problem.G, atol=1e-6, rtol=0)
+    torch.testing.assert_close(end.u, torch.zeros(5).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(end.P, problem.C, atol=1e-6, rtol=0)
+    noise = steps[-1].end
+    torch.testing.assert_close(noise.P, torch.eye(5).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(noise.U, torch.zeros(5, 5).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "likelihood_diagonal", "mean_matching"])
+def test_each_iteration_comes_closer_in_mean(problem, grid, objective):
+    errors = [float((s.end.U - problem.G).norm()) for s in ipf(problem, grid, 4, objective)[::2]]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.75 * errors[0]
+
+
+def test_the_first_half_step_starts_from_the_reference(problem, grid):
+    reference = Reference(grid)
+    law = AffineLaw(problem.G, torch.zeros(2).double(), problem.C)
+    for k, kernel in enumerate(reference_kernels(grid, 2, 2), start=1):
+        law = kernel.push(law)
+        marginal = reference.marginal(k)
+        torch.testing.assert_close(law.U, marginal.scale * problem.G)
+        torch.testing.assert_close(law.P, marginal.scale**2 * problem.C + marginal.var * torch.eye(2).double())
+
+
+def test_reversal_inverts_itself(problem):
+    kernel = AffineKernel(problem.A, problem.G, torch.ones(2).double(), problem.C)
+    law = AffineLaw(problem.G, torch.ones(2).double(), torch.eye(2).double() + problem.C)
+    again = reverse(reverse(kernel, law), kernel.push(law))
+    for a, b in zip(again, kernel):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_kernels_of_a_half_step_lead_back_to_its_start(problem, grid):
+    # The backward kernels, run from the path's own end and not from N(0, I), give p(x_0 | y) again.
+    step = ipf(problem, grid, 1, "likelihood")[0]
+    start = law = AffineLaw(problem.G, torch.zeros(2).double(), problem.C)
+    for kernel in reference_kernels(grid, 2, 2):
+        law = kernel.push(law)
+    for kernel in step.kernels[::-1]:
+        law = kernel.push(law)
+    for a, b in zip(law, start):
+        torch.testing.assert_close(a, b)
+
+
+def simulate(start, kernels, y, generator):
+    """States along a path of affine kernels, (steps + 1) of (N, d)."""
+    path = [start]
+    for kernel in kernels:
+        noise = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+        path.append(kernel.mean(path[-1], y) + noise @ torch.linalg.cholesky(kernel.S).T)
+    return path
+
+
+def regress(target, x, y):
+    """(M, N, c, residual covariance) of target on (x, y), with the largest standard error of a coefficient."""
+    X = torch.cat([x, y, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    w = torch.linalg.lstsq(X, target).solution.T
+    residual = target - X @ w.T
+    cov = residual.T @ residual / len(x)
+    error = (cov.diagonal().max() * torch.linalg.inv(X.T @ X).diagonal().max()).sqrt()
+    return (w[:, :2], w[:, 2:4], w[:, 4], cov), float(error)
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "likelihood_diagonal", "mean_matching"])
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_one_half_step_against_simulation(problem, grid, objective, n):
+    """Half-step n as the design states it: trajectories of π^n, then a regression at every step."""
+    steps, T, N = ipf(problem, grid, 2, objective), grid.T, 200_000
+    generator, backward = seeded(5, n), n % 2 == 0
+    y = 1.3 * torch.randn(N, 2, generator=generator, dtype=torch.float64) + 0.2
+    start = torch.randn(N, 2, generator=generator, dtype=torch.float64)
+    if backward:
+        start = y @ problem.G.T + start @ torch.linalg.cholesky(problem.C).T
+    path_kernels = list(steps[n - 1].kernels) if n else reference_kernels(grid, 2, 2)  # in the order k = 1..T
+    path = simulate(start, path_kernels if backward else path_kernels[::-1], y, generator)
+    states = path if backward else path[::-1]  # states[k] = x_k
+    for k in range(1, T + 1):
+        x, target = (states[k], states[k - 1]) if backward else (states[k - 1], states[k])
+        kernel, fitted = path_kernels[k - 1], steps[n].kernels[k - 1]
+        if objective == "mean_matching":
+            target = x + kernel.mean(target, y) - kernel.mean(x, y)
+        (M, N_, c, cov), error = regress(target, x, y)
+        for found, expected in zip((M, N_, c), fitted):
+            torch.testing.assert_close(found, expected, atol=5 * error, rtol=0)
+        if objective == "mean_matching":
+            torch.testing.assert_close(fitted.S, grid.beta[k] * torch.eye(2).double())
+            continue
+        if objective == "likelihood_diagonal":
+            cov = torch.diag(cov.diagonal())
+        torch.testing.assert_close(cov, fitted.S, atol=5 * (2 / N) ** 0.5 * float(cov.diagonal().max()), rtol=0)
+
+
+def test_end_laws_against_simulation(problem, grid):
+    N, generator = 200_000, seeded(6)
+    steps = ipf(problem, grid, 1, "mean_matching")
+    y = torch.randn(N, 2, generator=generator, dtype=torch.float64)
+    start = torch.randn(N, 2, generator=generator, dtype=torch.float64)
+    x_0 = simulate(start, steps[0].kernels[::-1], y, generator)[-1]
+    (_, U, u, P), error = regress(x_0, torch.randn(N, 2, generator=generator, dtype=torch.float64), y)
+    torch.testing.assert_close(U, steps[0].end.U, atol=5 * error, rtol=0)
+    torch.testing.assert_close(u, steps[0].end.u, atol=5 * error, rtol=0)
+    torch.testing.assert_close(P, steps[0].end.P, atol=0.02 * float(P.max()), rtol=0)
+
+
+def test_the_diagonal_projection_only_matters_for_correlated_coordinates(problem, grid):
+    full, diagonal = (ipf(problem, grid, 2, o) for o in ("likelihood", "likelihood_diagonal"))
+    assert float((full[0].kernels[0].S - diagonal[0].kernels[0].S).abs().max()) > 1e-3
+    C = torch.diag(torch.tensor([0.2, 0.6], dtype=torch.float64))
+    args = (grid, torch.ones(2, 1).double(), torch.ones(2).double(), C, 3)
+    for a, b in zip(exact_ipf(*args, "likelihood"), exact_ipf(*args, "likelihood_diagonal")):
+        for x, z in zip(a.end, b.end):
+            torch.testing.assert_close(x, z)
+
+
+def test_errors(grid):
+    eye = torch.eye(2, dtype=torch.float64)
+    with pytest.raises(CSBError, match="objective 'kl' is unknown; choose one of likelihood"):
+        exact_ipf(grid, eye, eye[0], eye, 1, "kl")
+    for iterations in (0, True, 1.0):
+        with pytest.raises(CSBError, match="iterations="):
+            exact_ipf(grid, eye, eye[0], eye, iterations)
+    for G, g, C in ((eye, eye, eye), (eye[0], eye[0], eye), (eye, eye[0], eye[:1]), (eye[:1], eye[0], eye)):
+        with pytest.raises(CSBError, match="expected"):
+            exact_ipf(grid, G, g, C, 1)

@@ -1,0 +1,184 @@
+"""The mixture's closed forms against autograd, torch.distributions and quadrature."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from csb.errors import CSBError
+from csb.problems import GaussianMixture, Mixture
+from csb.process import seeded
+
+A = torch.tensor([[0.6, -0.9]], dtype=torch.float64)
+R = torch.tensor([[0.3]], dtype=torch.float64)
+Y = torch.tensor([0.4], dtype=torch.float64)
+
+
+def make(shared):
+    generator = seeded(1)
+    means = 2 * torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    L = torch.tril(torch.rand(3, 2, 2, generator=generator, dtype=torch.float64)) + 0.3 * torch.eye(2)
+    covs = L @ L.mT
+    return Mixture(torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), means, covs[:1] if shared else covs)
+
+
+@pytest.fixture(params=[True, False], ids=["shared", "own"])
+def mixture(request):
+    return make(request.param)
+
+
+@pytest.fixture
+def points():
+    return 2 * torch.randn(50, 2, generator=seeded(2), dtype=torch.float64)
+
+
+def grid(reach=12.0, cells=1200):
+    axis = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * reach - reach
+    return torch.cartesian_prod(axis, axis), (2 * reach / cells) ** 2
+
+
+def reference(mixture):
+    covs = mixture.covs.expand(3, 2, 2)
+    return MixtureSameFamily(Categorical(mixture.weights), MultivariateNormal(mixture.means, covs))
+
+
+def log_likelihood(x):
+    return torch.distributions.Normal(x @ A[0], R[0].sqrt()).log_prob(Y)
+
+
+def test_density_and_moments(mixture, points):
+    torch.testing.assert_close(mixture.log_prob(points), reference(mixture).log_prob(points))
+    x, area = grid()
+    p = reference(mixture).log_prob(x).exp() * area
+    torch.testing.assert_close(mixture.mean, p @ x, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(mixture.cov, (x * p[:, None]).T @ x - torch.outer(p @ x, p @ x), rtol=1e-6, atol=1e-8)
+    assert torch.allclose(mixture.responsibilities(points).sum(1), torch.ones(50).double())
+
+
+def test_score_is_the_gradient(mixture, points):
+    points.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(reference(mixture).log_prob(points).sum(), points)
+    torch.testing.assert_close(mixture.score(points), gradient)
+
+
+@pytest.mark.parametrize("alpha_bar", [0.9, 0.3, 1e-3])
+def test_denoiser_and_twist_by_quadrature(mixture, points, alpha_bar):
+    x, _ = grid(cells=500)
+    log_prior, log_y = reference(mixture).log_prob(x), log_likelihood(x)
+    x_k = points[:5]
+    denoised, twist = mixture.denoise(x_k, alpha_bar), mixture.log_twist(x_k, alpha_bar, A, R, Y)
+    for i in range(5):
+        misfit = (x_k[i] - alpha_bar**0.5 * x).square().sum(1)
+        w = (log_prior - 0.5 * misfit / (1 - alpha_bar)).softmax(0)
+        torch.testing.assert_close(denoised[i], w @ x, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(twist[i], (w.log() + log_y).logsumexp(0), rtol=1e-6, atol=1e-6)
+
+
+def test_twist_at_the_data_is_the_likelihood_and_at_the_end_the_evidence(mixture, points):
+    torch.testing.assert_close(mixture.log_twist(points, 1.0, A, R, Y), log_likelihood(points))
+    evidence = mixture.observed(A, R).log_prob(Y[None])
+    torch.testing.assert_close(mixture.log_twist(points, 1e-14, A, R, Y), evidence.expand(50), rtol=1e-5, atol=1e-5)
+
+
+def test_twist_is_differentiable(mixture, points):
+    points.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(mixture.log_twist(points, 0.5, A, R, Y).sum(), points)
+    shifted = points.detach() + torch.tensor([1e-5, 0.0])
+    back = points.detach() - torch.tensor([1e-5, 0.0])
+    numeric = (mixture.log_twist(shifted, 0.5, A, R, Y) - mixture.log_twist(back, 0.5, A, R, Y)) / 2e-5
+    torch.testing.assert_close(gradient[:, 0], numeric, rtol=1e-5, atol=1e-6)
+
+
+def test_conditioning_by_quadrature(mixture):
+    posterior = mixture.conditioned(A, R, Y)
+    x, area = grid()
+    p = (reference(mixture).log_prob(x) + log_likelihood(x)).softmax(0)
+    torch.testing.assert_close(posterior.mean, p @ x, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(posterior.cov, (x * p[:, None]).T @ x - torch.outer(p @ x, p @ x), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(posterior.log_prob(x).exp() * area, p, rtol=1e-5, atol=1e-12)
+
+
+def test_conditioning_is_bayes_rule_pointwise(mixture, points):
+    y = torch.tensor([0.7, -1.0], dtype=torch.float64)
+    H = torch.tensor([[1.0, 0.5], [-0.2, 2.0]], dtype=torch.float64)
+    S = torch.tensor([[0.5, 0.1], [0.1, 0.2]], dtype=torch.float64)
+    likelihood = MultivariateNormal(points @ H.T, S).log_prob(y)
+    evidence = mixture.observed(H, S).log_prob(y[None])
+    posterior = mixture.conditioned(H, S, y).log_prob(points)
+    torch.testing.assert_close(posterior, mixture.log_prob(points) + likelihood - evidence)
+
+
+def test_affine_and_diffused(mixture, points):
+    scale, shift = torch.tensor([2.0, -0.5]).double(), torch.tensor([1.0, 3.0]).double()
+    moved = mixture.affine(scale, shift)
+    expected = mixture.log_prob(points) - scale.abs().log().sum()
+    torch.testing.assert_close(moved.log_prob(scale * points + shift), expected)
+    torch.testing.assert_close(mixture.diffused(1.0).log_prob(points), mixture.log_prob(points))
+    torch.testing.assert_close(mixture.diffused(0.36).mean, 0.6 * mixture.mean)
+
+
+def test_samples_have_the_moments(mixture):
+    x = mixture.sample(200_000, seeded(3))
+    error = 5 * (mixture.cov.diagonal().max() / 200_000).sqrt()
+    torch.testing.assert_close(x.mean(0), mixture.mean, atol=float(error), rtol=0)
+    torch.testing.assert_close(x.T.cov(), mixture.cov, atol=0.1, rtol=0)
+    assert torch.equal(x, mixture.sample(200_000, seeded(3)))
+    shares = mixture.responsibilities(x).mean(0)
+    torch.testing.assert_close(shares, mixture.weights, atol=0.01, rtol=0)
+
+
+def test_results_come_in_the_dtype_of_the_argument(mixture, points):
+    x = points.float()
+    for value in (
+        mixture.log_prob(x),
+        mixture.score(x),
+        mixture.denoise(x, 0.5),
+        mixture.log_twist(x, 0.5, A, R, Y),
+        mixture.responsibilities(x),
+    ):
+        assert value.dtype == torch.float32
+
+
+def test_a_component_of_weight_zero_is_harmless(points):
+    base = make(shared=False)
+    mixture = Mixture(torch.tensor([0.5, 0.5, 0.0]).double(), base.means, base.covs)
+    assert bool(torch.isfinite(mixture.score(points)).all())
+    assert bool(torch.isfinite(mixture.conditioned(A, R, Y).mean).all())
+
+
+def test_errors():
+    eye = torch.eye(2, dtype=torch.float64)[None]
+    with pytest.raises(CSBError, match="expected"):
+        Mixture(torch.ones(3).double() / 3, torch.zeros(2, 2).double(), eye)
+    with pytest.raises(CSBError, match="expected"):
+        Mixture(torch.ones(2).double() / 2, torch.zeros(2, 2).double(), eye[0])
+    for weights in ([0.5, 0.6], [1.5, -0.5]):
+        with pytest.raises(CSBError, match="sum to 1"):
+            Mixture(torch.tensor(weights).double(), torch.zeros(2, 2).double(), eye)
+
+
+class TestProblem:
+    def test_modes(self):
+        mixture = GaussianMixture(dx=4, weights="equal").mixture
+        assert mixture.means.shape == (25, 4)
+        assert {tuple(m) for m in mixture.means[:, :2].tolist()} == {
+            (8.0 * i, 8.0 * j) for i in range(-2, 3) for j in range(-2, 3)
+        }
+        assert torch.equal(mixture.means[:, :2], mixture.means[:, 2:])
+        torch.testing.assert_close(mixture.weights, torch.full((25,), 0.04, dtype=torch.float64))
+
+    def test_the_seed_fixes_weights_and_operator(self):
+        a, b, c = GaussianMixture(), GaussianMixture(), GaussianMixture(seed=1)
+        assert torch.equal(a.A, b.A)
+        assert torch.equal(a.mixture.weights, b.mixture.weights)
+        assert not torch.equal(a.A, c.A)
+        assert not torch.equal(a.mixture.weights, c.mixture.weights)
+        torch.testing.assert_close(
+            GaussianMixture(dx=8, dy=3).A @ GaussianMixture(dx=8, dy=3).A.T, torch.eye(3).double()
+        )
+
+    def test_posterior_exposes_the_mixture(self):
+        problem = GaussianMixture()
+        posterior = problem.posterior(torch.tensor([3.0]))
+        assert posterior.mean is not None
+        torch.testing.assert_close(posterior.mean, posterior.mixture.mean)
+        assert float(posterior.mixture.weights.max()) < 0.95  # several modes explain the observation
