@@ -71,9 +71,10 @@ def prepare_mnist(root: str | Path, sources: Sequence[Source] | None = None, md5
         return
     reasons = [f"in place: {wrong[0]}"]
     for source in SOURCES if sources is None else sources:
+        log.info("MNIST is not in %s; trying %s", raw, source.__name__)
         reason = _try(source, raw, md5)
         if reason is None:
-            log.info("MNIST fetched into %s (%s)", raw, source.__name__)
+            log.info("MNIST fetched into %s", raw)
             return
         reasons.append(f"{source.__name__}: {reason}")
     raise CSBError(

@@ -29,7 +29,7 @@ def check_calibration(problem, n):
     assert bool((difference.mean(dim=0).abs() < 5 * standard_error).all())
 
 
-@pytest.mark.parametrize(("name", "n"), [("linear_gaussian", 3000), ("two_moons", 2000), ("gaussian_mixture", 1000)])
+@pytest.mark.parametrize(("name", "n"), [("linear_gaussian", 20_000), ("two_moons", 2000), ("gaussian_mixture", 1000)])
 def test_draws_over_observations_reproduce_the_prior(name, n):
     check_calibration(build_problem({"name": name}), n)
 
