@@ -31,6 +31,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             write(file)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # temporary files are private; results are as readable as any other file
         os.replace(name, path)
         name = None
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
@@ -38,6 +39,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def remove_leftovers(folder: Path) -> None:

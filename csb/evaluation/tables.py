@@ -94,7 +94,7 @@ def print_table(
     names = _columns(rows, columns)
     table = Table(title=Text(title), title_justify="left")
     for name in names:
-        table.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left")
+        table.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(format_value(row.get(name))) for name in names))
     (console or Console()).print(table)

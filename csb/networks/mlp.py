@@ -17,8 +17,9 @@ class ResidualBlock(nn.Module):
         self.inner, self.outer = nn.Linear(width, width), zero_init(nn.Linear(width, width))
         self.film = nn.Linear(embedding, 2 * width)
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.film(embedding).chunk(2, dim=1)
+    def forward(self, h: Tensor, embedding: Tensor, rows: Tensor) -> Tensor:
+        """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's."""
+        scale, shift = self.film(embedding)[rows].chunk(2, dim=1)
         inner = self.inner(self.norm(h)) * (1 + scale) + shift
         return h + self.outer(nn.functional.silu(inner))
 
@@ -45,9 +46,10 @@ class MLP(Network):
 
     def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
         h = self.entry(z.flatten(1)) + code
-        embedding = nn.functional.silu(self.time(time))
+        times, rows = torch.unique(time, return_inverse=True)  # a batch holds at most T different times
+        embedding = nn.functional.silu(self.time(times))
         for block in self.blocks:
-            h = block(h, embedding)
+            h = block(h, embedding, rows)
         return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
 
 

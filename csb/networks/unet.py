@@ -1,4 +1,4 @@
-"""A UNet on patches for images."""
+"""A UNet on patches for images, with an encoder of the observation beside it."""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,20 @@ from csb.networks.base import Network, TimeEmbedding, zero_init
 
 
 class ConvBlock(nn.Module):
-    """Two 3×3 convolutions with group norm, FiLM from the embedding, and a residual path."""
+    """Two 3×3 convolutions with group norm and a residual path; FiLM where there is an embedding (width > 0)."""
 
-    def __init__(self, channels_in: int, channels: int, embedding: int) -> None:
+    def __init__(self, channels_in: int, channels: int, embedding: int = 0) -> None:
         super().__init__()
         self.norm_1, self.conv_1 = nn.GroupNorm(8, channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
         self.norm_2, self.conv_2 = nn.GroupNorm(8, channels), zero_init(nn.Conv2d(channels, channels, 3, padding=1))
-        self.film = nn.Linear(embedding, 2 * channels)
+        self.film = nn.Linear(embedding, 2 * channels) if embedding else None
         self.skip = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
-        inner = self.conv_1(nnf.silu(self.norm_1(h)))
-        inner = self.norm_2(inner) * (1 + scale) + shift
+    def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
+        inner = self.norm_2(self.conv_1(nnf.silu(self.norm_1(h))))
+        if self.film is not None and embedding is not None:
+            scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+            inner = inner * (1 + scale) + shift
         return self.skip(h) + self.conv_2(nnf.silu(inner))
 
 
@@ -41,18 +42,38 @@ class Attention(nn.Module):
         return h + self.out(mixed.transpose(2, 3).reshape(b, c, height, width))
 
 
+class ImageEncoder(nn.Module):
+    """An observation on the patch grid to a map (B, channels, height, width) and a vector (B, width) of the whole."""
+
+    def __init__(self, channels_in: int, channels: int, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        half = (grid[0] + 1) // 2 * ((grid[1] + 1) // 2)
+        self.entry = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.near = ConvBlock(channels, channels)
+        self.shrink = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.far = ConvBlock(channels, channels)
+        self.whole = nn.Sequential(nn.SiLU(), nn.Flatten(), nn.Linear(channels * half, width))
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        near = self.near(self.entry(patches))
+        far = self.far(self.shrink(near))
+        return near + nnf.interpolate(far, size=near.shape[2:], mode="nearest"), self.whole(far)
+
+
 class UNet(Network):
     """Space-to-depth patches, then a UNet (Ronneberger et al. 2015; Ho et al. 2020) with FiLM for time and observation.
 
-    State and observation share a canvas, the larger of the two sizes: a smaller state (a hole) is padded into its
-    centre, a smaller observation (low resolution) is enlarged to it. The code of an observation is a map of
-    ``channels`` on the patch grid.
+    State and observation share a canvas, the larger of the two sizes. The encoder sees the observation on the whole
+    canvas (a smaller one, of low resolution, is enlarged to it); the UNet runs over the state's *window* alone: the
+    patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The code
+    of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …).
 
     Args:
         channels: width of the finest level, a multiple of 8.
-        multipliers: width of each level over ``channels``; one level halves the previous one's map (rounded up).
+        multipliers: width of each level over ``channels``; each level halves the previous one's map (rounded up).
         blocks: residual blocks a level on the way down (one more on the way up).
         patch: side of a patch in pixels; must divide the canvas.
+        margin: patches around a hole that the UNet also runs over.
         attention: self-attention at the coarsest level.
     """
 
@@ -64,23 +85,32 @@ class UNet(Network):
         *,
         channels: int = 48,
         multipliers: tuple[int, ...] = (1, 2),
-        blocks: int = 2,
+        blocks: int = 1,
         patch: int = 2,
+        margin: int = 0,
         attention: bool = True,
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        self.patch, self.canvas = patch, self._canvas(patch)
-        embedding, widths = 4 * channels, [channels * m for m in multipliers]
+        if channels < 8 or channels % 8:
+            raise CSBError(f"channels={channels} is not a multiple of 8; choose one, e.g. 48")
+        self.patch, self.channels = patch, channels
+        self.canvas = self._canvas(patch)
+        self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
+        embedding = 4 * channels
+        grid = (self.canvas[0] // patch, self.canvas[1] // patch)
+        self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
         self.time = TimeEmbedding(embedding)
-        self.encoder = nn.Sequential(
-            nn.Conv2d(c_shape[0] * patch**2, channels, 3, padding=1),
-            ConvCode(channels),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-        self.pooled = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.entry = nn.Conv2d(z_shape[0] * patch**2, channels, 3, padding=1)
-        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
-        stack, width = [channels], channels
+        width = self._levels([channels * m for m in multipliers], blocks, embedding)
+        self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
+        self.exit_norm = nn.GroupNorm(8, width)
+        self.exit = zero_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1))
+
+    def _levels(self, widths: list[int], blocks: int, embedding: int) -> int:
+        """The way down, the middle and the way up; returns the width at the end."""
+        self.blocks, self.levels = blocks, len(widths)
+        self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
+        stack, width = [widths[0]], widths[0]
         for level, target in enumerate(widths):
             for _ in range(blocks):
                 self.down.append(ConvBlock(width, target, embedding))
@@ -89,17 +119,13 @@ class UNet(Network):
                 self.shrink.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 stack.append(width)
         self.middle = nn.ModuleList([ConvBlock(width, width, embedding) for _ in range(2)])
-        self.attend = Attention(width) if attention else nn.Identity()
-        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, target in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
                 self.up.append(ConvBlock(width + stack.pop(), target, embedding))
                 width = target
             if level:
                 self.grow.append(nn.Conv2d(width, width, 3, padding=1))
-        self.blocks, self.levels = blocks, len(widths)
-        self.exit_norm = nn.GroupNorm(8, width)
-        self.exit = zero_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1))
+        return width
 
     def _canvas(self, patch: int) -> tuple[int, int]:
         if len(self.z_shape) != 3 or len(self.c_shape) != 3:
@@ -108,26 +134,41 @@ class UNet(Network):
                 f"{self.c_shape}; use network=mlp for vectors"
             )
         height, width = (max(a, b) for a, b in zip(self.z_shape[1:], self.c_shape[1:]))
-        if height % patch or width % patch:
+        if patch < 1 or height % patch or width % patch:
             raise CSBError(f"patch={patch} does not divide the {height}×{width} image; choose a divisor of both sides")
         return height, width
+
+    def _window(self, axis: int, margin: int) -> range:
+        """The patches along an axis that hold the centred state, and the margin."""
+        size, whole = self.z_shape[axis], self.canvas[axis - 1]
+        start = (whole - size) // 2
+        first, last = start // self.patch - margin, -(-(start + size) // self.patch) + margin
+        return range(max(0, first), min(whole // self.patch, last))
+
+    def _padding(self) -> tuple[int, int, int, int]:
+        """Pixels (left, right, top, bottom) from the state to its window."""
+        sides: list[int] = []
+        for axis, patches in ((2, self.columns), (1, self.rows)):
+            before = (self.canvas[axis - 1] - self.z_shape[axis]) // 2 - patches.start * self.patch
+            sides += [before, len(patches) * self.patch - self.z_shape[axis] - before]
+        left, right, top, bottom = sides
+        return left, right, top, bottom
 
     def encode(self, c: Tensor) -> Tensor:
         if c.shape[2:] != self.canvas:
             c = nnf.interpolate(c, size=self.canvas, mode="nearest")
-        return self.encoder(nnf.pixel_unshuffle(c, self.patch))
-
-    def _margins(self) -> tuple[int, int, int, int]:
-        height, width = self.canvas[0] - self.z_shape[1], self.canvas[1] - self.z_shape[2]
-        return width // 2, width - width // 2, height // 2, height - height // 2
+        near, whole = self.encoder(nnf.pixel_unshuffle(c, self.patch))
+        near = near[:, :, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
+        return torch.cat([near.flatten(1), whole], dim=1)
 
     def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
-        left, right, top, bottom = self._margins()
-        h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, (left, right, top, bottom)), self.patch)) + code
-        embedding = nnf.silu(self.time(time) + self.pooled(code.mean(dim=(2, 3))))
-        h = nnf.silu(self.exit_norm(self._body(h, embedding)))
-        out = nnf.pixel_shuffle(self.exit(h), self.patch)
-        out = out[:, :, top : top + self.z_shape[1], left : left + self.z_shape[2]]
+        left, right, top, bottom = padding = self._padding()
+        cells = self.channels * len(self.rows) * len(self.columns)
+        near = code[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
+        h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, padding), self.patch)) + near
+        embedding = nnf.silu(self.time(time) + code[:, cells:])
+        out = nnf.pixel_shuffle(self.exit(nnf.silu(self.exit_norm(self._body(h, embedding)))), self.patch)
+        out = out[:, :, top : out.shape[2] - bottom, left : out.shape[3] - right]
         return out.unflatten(1, (self.heads, self.z_shape[0]))
 
     def _body(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -144,16 +185,3 @@ class UNet(Network):
             if level < self.levels - 1:
                 h = self.grow[level](nnf.interpolate(h, size=stack[-1].shape[2:], mode="nearest"))
         return h
-
-
-class ConvCode(nn.Module):
-    """The middle of the observation encoder: a residual pair of convolutions at two dilations (a wider view)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.near = nn.Conv2d(channels, channels, 3, padding=1)
-        self.far = nn.Conv2d(channels, channels, 3, padding=2, dilation=2)
-
-    def forward(self, h: Tensor) -> Tensor:
-        h = h + self.near(nnf.silu(h))
-        return h + self.far(nnf.silu(h))

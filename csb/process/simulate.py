@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csb.errors import CSBError
 from csb.process.reference import Linear, Pinned, Reference, Step, expand, mix
 
 
@@ -12,7 +13,11 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
 
     Streams of different keys are independent (numpy's SeedSequence hashing), so a resumed run needs no saved RNG state.
     """
-    state = np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0]
+    if seed < 0 or any(key < 0 for key in keys):
+        raise CSBError(
+            f"seed={seed!r} with keys {keys} has a negative number; seeds and keys are integers of at least 0"
+        )
+    state = np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0]
     return torch.Generator(device=device).manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
 
 

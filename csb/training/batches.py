@@ -15,7 +15,10 @@ _BATCH = 2  # the key of the batches' random stream, apart from the cache's
 
 
 class Batch(NamedTuple):
-    """One optimiser step: states x at which the kernel of step k is evaluated, and what it should say there."""
+    """One optimiser step: states x (B, …) at which the kernel of step k is evaluated, and what it should say there.
+
+    The observations c are those of the B/r pairs of the batch; r states that follow each other share one.
+    """
 
     x: Tensor
     k: Tensor
@@ -38,13 +41,15 @@ class Batches:
         pairs: tuple[Tensor, Tensor],
         cache: Cache | None,
         batch_size: int,
+        states_per_pair: int,
         seed: int,
         steps: tuple[int, int],
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache
         self.z, self.c = pairs
         self.reference, self.T = Reference(grid), grid.T
-        self.batch_size, self.seed, self.steps = batch_size, seed, range(*steps)
+        self.batch_size, self.shared = batch_size, states_per_pair
+        self.seed, self.steps = seed, range(*steps)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -55,19 +60,23 @@ class Batches:
             yield self._first(step, generator) if self.cache is None else self._cached(step, generator, self.cache)
 
     def _numbers(self, generator: torch.Generator) -> Tensor:
-        """k for each row: every step as often as any other, the remainder at random."""
-        shift = int(torch.randint(self.T, (1,), generator=generator))
-        return (torch.arange(self.batch_size) + shift) % self.T + 1
+        """k for each state: every step as often as any other, up to a remainder, in random order."""
+        pool = torch.arange(self.batch_size) + int(torch.randint(self.T, (1,), generator=generator))
+        return pool[torch.randperm(self.batch_size, generator=generator)] % self.T + 1
+
+    def _pairs(self, available: int, generator: torch.Generator) -> Tensor:
+        """Random pairs or trajectories, one for every ``states_per_pair`` states."""
+        return torch.randint(available, (self.batch_size // self.shared,), generator=generator)
 
     def _first(self, step: int, generator: torch.Generator) -> Batch:
-        rows = torch.randint(len(self.z), (self.batch_size,), generator=generator)
-        x_0, k = self.z[rows], self._numbers(generator)
+        pairs, k = self._pairs(len(self.z), generator), self._numbers(generator)
+        x_0 = self.z[pairs].repeat_interleave(self.shared, 0)
         x_k = draw_linear(self.reference.marginal(k), x_0, generator)
-        return Batch(x_k, k, self.c[rows], self.objective.first_target(self.reference, k, x_k, x_0), step)
+        return Batch(x_k, k, self.c[pairs], self.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _cached(self, step: int, generator: torch.Generator, cache: Cache) -> Batch:
-        rows = torch.randint(len(cache.owner), (self.batch_size,), generator=generator)
-        k = self._numbers(generator)
+        paths, k = self._pairs(len(cache.owner), generator), self._numbers(generator)
+        rows = paths.repeat_interleave(self.shared)
         here, there = (k, k - 1) if self.half_step.direction == "backward" else (k - 1, k)
         mean = cache.states[there, rows] if cache.targets is None else cache.targets[k - 1, rows]
-        return Batch(cache.states[here, rows], k, self.c[cache.owner[rows]], Target(mean), step)
+        return Batch(cache.states[here, rows], k, self.c[cache.owner[paths]], Target(mean), step)

@@ -111,7 +111,15 @@ class IPF:
         half_step, settings = module.half_step, self.settings
         self.bar.describe(half_step, "fitting")
         batches = Batches(
-            half_step, self.bridge.grid, self.objective, self.pairs, cache, settings.batch_size, self.seed, steps
+            half_step,
+            self.bridge.grid,
+            self.objective,
+            self.pairs,
+            cache,
+            settings.batch_size,
+            settings.states_per_pair,
+            self.seed,
+            steps,
         )
         offset = sum(h.steps for h in self.plan[: half_step.index])
         reporter = Reporter(self.bar, self.log, offset)

@@ -89,7 +89,8 @@ class HalfStepModule(pl.LightningModule):
         return self.trainer.optimizers[0]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        law = self.kernel(batch.x, batch.k, self.kernel.encode(batch.c))
+        code = self.kernel.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
+        law = self.kernel(batch.x, batch.k, code)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()
         loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()

@@ -20,6 +20,7 @@ class IPFSettings:
         first_steps: optimiser steps of the first half-step, which needs no simulation.
         steps: optimiser steps of every later half-step.
         batch_size: states a step, spread evenly over k = 1..T.
+        states_per_pair: how many of them share one pair (one trajectory), whose observation is then encoded once.
         refresh: optimiser steps between refills of the trajectory cache.
         trajectories: wanted in the cache; fewer where the byte budget is smaller.
         cache_bytes: byte budget of the cache.
@@ -32,6 +33,7 @@ class IPFSettings:
     first_steps: int
     steps: int
     batch_size: int = 256
+    states_per_pair: int = 1
     refresh: int = 500
     trajectories: int = 4096
     cache_bytes: int = 256 * 2**20
@@ -41,12 +43,17 @@ class IPFSettings:
 
     def __post_init__(self) -> None:
         for name in (
-            "L", "first_steps", "steps", "batch_size", "refresh", "trajectories", "cache_bytes", "checkpoint_every",
+            "L", "first_steps", "steps", "batch_size", "states_per_pair", "refresh", "trajectories", "cache_bytes", "checkpoint_every",
             "observe_every",
         ):  # fmt: skip
             _check(f"ipf.{name}" if name != "L" else name, getattr(self, name), 1)
             if not isinstance(getattr(self, name), int):
                 raise CSBError(f"{name}={getattr(self, name)!r} is not a whole number; give an integer")
+        if self.batch_size % self.states_per_pair:
+            raise CSBError(
+                f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "
+                f"change one of them"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""The command line: everything that can be checked is checked before Hydra makes a folder; errors are one line."""
+
+import functools
+import itertools
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from csb.errors import CSBError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+logger = logging.getLogger(__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error from Hydra or OmegaConf in one line, with its choices."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    shown = itertools.takewhile(lambda line: not line.startswith("Config search path"), lines)
+    return " ".join(line for line in shown if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+
+
+def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """A job whose CSBError ends the program with one line; without it Hydra would print a traceback."""
+
+    @functools.wraps(main)
+    def wrapped(config: DictConfig) -> Any:
+        try:
+            return main(config)
+        except CSBError as error:
+            return fail(str(error))
+
+    return wrapped
+
+
+def fail(message: str) -> NoReturn:
+    """Prints the line and ends with exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], bool]:
+    """The overrides among the arguments, and whether a sweep was asked for."""
+    flags = [a for a in arguments if a.startswith("-")]
+    return [a for a in arguments if not a.startswith("-")], any(f in ("-m", "--multirun") for f in flags)
+
+
+def jobs(overrides: list[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper combines them."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else f"~{key}"])
+    yield from (list(job) for job in itertools.product(*choices))
+
+
+def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> None:
+    """Composes and validates the config of every job. Raises CSBError for the first one that is wrong."""
+    overrides, sweep = _split(arguments)
+    if not CONF.is_dir():
+        raise CSBError(f"{CONF} does not exist; run from a checkout that holds conf/, installed with pip install -e .")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            for job in jobs(overrides) if sweep else [overrides]:
+                validate(compose(name, job), sweep)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CSBError(one_line(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def run(main: Callable[[], Any], name: str, validate: Callable[[DictConfig, bool], Any]) -> None:
+    """Checks the command line (``validate(config, sweep)`` for each job), then runs a Hydra main function; a CSBError ends it with one line and exit code 2."""
+    arguments = sys.argv[1:]
+    try:
+        if not any(a in ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg") for a in arguments):
+            check(name, arguments, validate)
+        main()
+    except CSBError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command with resume=true continues from the last checkpoint")

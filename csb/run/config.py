@@ -1,0 +1,187 @@
+"""From a Hydra config to checked, typed settings. Nothing here does any work: a bad config fails before any starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.objectives import Objective, build_objective
+from csb.errors import CSBError
+from csb.problems import Problem, build_problem
+from csb.problems.transform import Transform
+from csb.process import SCHEDULES, Grid, Schedule
+from csb.run.logs import LoggerSettings
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How posterior samples are drawn: the options of :meth:`csb.bridge.Bridge.sample`."""
+
+    batch_size: int = 1024
+    mean_only: bool = False
+    refine: int = 0
+
+
+@dataclass(frozen=True)
+class MetricsSettings:
+    """How much is drawn for figures.
+
+    Attributes:
+        observations, samples: test observations of an image problem, and samples of each.
+        exact_observations, exact_samples: the same where the exact posterior is known.
+        picture_rows: observations in a sample picture, at most 12.
+    """
+
+    observations: int = 50
+    samples: int = 64
+    exact_samples: int = 2000
+    exact_observations: int = 10
+    picture_rows: int = 6
+
+    def __post_init__(self) -> None:
+        for name, low in (("observations", 1), ("samples", 2), ("exact_samples", 100), ("exact_observations", 1)):
+            require_int(f"metrics.{name}", getattr(self, name), low)
+        require_int("metrics.picture_rows", self.picture_rows, 1, 12)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked configuration. ``plain`` is the whole config as plain data."""
+
+    problem: Problem
+    schedule: Schedule
+    grid: Grid
+    objective: Objective
+    backward: KernelSpec
+    forward: KernelSpec
+    ipf: IPFSettings
+    optimizer: OptimizerSettings
+    device: DeviceSettings
+    sampler: SamplerSettings
+    metrics: MetricsSettings
+    logger: LoggerSettings
+    folder: Path
+    seed: int
+    resume: bool
+    overwrite: bool
+    progress: bool
+    plain: dict[str, Any]
+
+    def bridge_spec(self, transform: Transform) -> BridgeSpec:
+        """The description of the bridge, once the data have set the transform."""
+        return BridgeSpec(
+            self.grid.alpha_bar.tolist(), transform.spec(), self.backward, self.forward, self.device.precision
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues, as dotted names."""
+        free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
+        return flatten({key: value for key, value in self.plain.items() if key not in free})
+
+
+def require_int(name: str, value: Any, low: int, high: float = float("inf")) -> None:
+    """CSBError unless value is an integer in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        limit = f"of at least {low}" if high == float("inf") else f"in {low}..{high:g}"
+        raise CSBError(f"{name}={value!r} is not possible; give an integer {limit}")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
+    group = plain.get(name)
+    if not isinstance(group, dict):
+        raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
+    return dict(group)
+
+
+def _settings(kind: type, name: str, values: dict[str, Any]) -> Any:
+    """A settings dataclass from a config group. CSBError for a key that it does not have or lacks."""
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise CSBError(f"{name} does not fit: {str(error).replace('__init__()', name)}; see conf/{name}") from error
+
+
+def _schedule(group: dict[str, Any]) -> Schedule:
+    name = group.pop("schedule", None)
+    if name not in SCHEDULES:
+        raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+    for key, value in group.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CSBError(f"process.{key}={value!r} is not a number; give one")
+    return _settings(SCHEDULES[name], "process", group)
+
+
+def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
+    parametrisation = network.get("parametrisation")
+    if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
+        raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
+    spec = {"name": network.get("name"), **network.get("options", {})}
+    floor = objective["variance_floor"]
+    if isinstance(floor, bool) or not isinstance(floor, int | float):
+        raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
+    if not isinstance(objective["learn_variance"], bool):
+        raise CSBError(f"objective.learn_variance={objective['learn_variance']!r}; give true or false")
+    backward, forward = (
+        KernelSpec(spec, parametrisation[side], objective["learn_variance"], floor) for side in ("backward", "forward")
+    )
+    return backward, forward
+
+
+def read(config: DictConfig) -> RunConfig:
+    """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    plain = {str(key): value for key, value in plain.items()}
+    for name in ("resume", "overwrite", "progress"):
+        if not isinstance(plain[name], bool):
+            raise CSBError(f"{name}={plain[name]!r} is neither true nor false; give one of them")
+    if plain["resume"] and plain["overwrite"]:
+        raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
+    require_int("seed", plain["seed"], 0)
+    require_int("L", plain["L"], 1)
+    schedule, objective = _schedule(_group(plain, "process")), _group(plain, "objective")
+    backward, forward = _kernels(_group(plain, "network"), objective)
+    run = RunConfig(
+        problem=build_problem(_group(plain, "problem")),
+        schedule=schedule,
+        grid=Grid.from_schedule(schedule, plain["T"]),
+        objective=build_objective(objective["name"]),
+        backward=backward,
+        forward=forward,
+        ipf=_settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")}),
+        optimizer=_settings(OptimizerSettings, "optimizer", _group(plain, "optimizer")),
+        device=_settings(DeviceSettings, "trainer", _group(plain, "trainer")),
+        sampler=_settings(SamplerSettings, "sampler", _group(plain, "sampler")),
+        metrics=_settings(MetricsSettings, "metrics", _group(plain, "metrics")),
+        logger=_settings(LoggerSettings, "logger", _group(plain, "logger")),
+        folder=Path(plain["out"]) / str(plain["name"]),
+        seed=plain["seed"],
+        resume=plain["resume"],
+        overwrite=plain["overwrite"],
+        progress=plain["progress"],
+        plain=plain,
+    )
+    _check_network(run)
+    return run
+
+
+def _check_network(run: RunConfig) -> None:
+    """Builds the bridge once where the transform needs no data, so that wrong network options show at once."""
+    from csb.problems.transform import Identity
+
+    shapes = run.problem.x_shape, run.problem.y_shape
+    build_bridge(run.bridge_spec(Identity(*shapes)))
+
+
+__all__ = ["RunConfig", "SamplerSettings", "flatten", "read", "require_int"]

@@ -1,0 +1,75 @@
+"""The figures at the end of a training."""
+
+from torch import Tensor
+
+from csb.bridge import Bridge
+from csb.evaluation.metrics import EnsembleScores, sliced_wasserstein
+from csb.problems import Problem
+from csb.problems.transform import Hole
+from csb.process import seeded
+from csb.run.config import MetricsSettings, SamplerSettings
+
+_SCORES = 21  # key of the random streams
+
+
+def hole_mask(bridge: Bridge) -> Tensor | None:
+    """The unknown pixels (boolean, x_shape) of a noise-free inpainting problem; None elsewhere."""
+    transform = bridge.transform
+    return transform.known.cpu() == 0 if isinstance(transform, Hole) else None
+
+
+def final_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, float]:
+    """Scores on the frozen test observations: against the exact posterior where it is known, else of the ensemble."""
+    if problem.has_exact_posterior:
+        return exact_scores(problem, bridge, sampler, metrics, seed)
+    return ensemble_scores(problem, bridge, sampler, metrics, seed)
+
+
+def exact_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, float]:
+    """Means over observations: sliced Wasserstein distance to exact samples with its floor (two sets of exact samples),
+    and the relative errors of posterior mean (in units of the posterior's standard deviation) and covariance."""
+    n, rows = metrics.exact_samples, []
+    for i, y in enumerate(problem.pairs("test", metrics.exact_observations).y):
+        law = problem.posterior(y)
+        generator = seeded(seed, _SCORES, i, device=bridge.device)
+        samples = bridge.sample(y, n, generator=generator, **vars(sampler)).x.cpu().flatten(1)
+        exact = [law.sample(n, seeded(seed, _SCORES, i, j)).flatten(1) for j in (1, 2)]
+        directions = [seeded(seed, _SCORES, i, 3) for _ in range(2)]
+        row = {
+            "sliced_w": sliced_wasserstein(samples, exact[0], directions[0]),
+            "sliced_w_floor": sliced_wasserstein(exact[1], exact[0], directions[1]),
+        }
+        mean, cov = (law.mean, law.cov) if law.cov is not None else (exact[1].mean(0), exact[1].T.cov())
+        if mean is not None and cov is not None:
+            row |= _moment_errors(samples.double(), mean.double(), cov.double())
+        rows.append(row)
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+
+def _moment_errors(samples: Tensor, mean: Tensor, cov: Tensor) -> dict[str, float]:
+    return {
+        "mean_error": float((samples.mean(0) - mean).norm() / cov.trace().sqrt()),
+        "cov_error": float((samples.T.cov() - cov).norm() / cov.norm()),
+    }
+
+
+def ensemble_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, float]:
+    """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory."""
+    test = problem.pairs("test", metrics.observations)
+    scores = EnsembleScores(hole_mask(bridge))
+    chunk = max(1, 4096 // metrics.samples)
+    generator = seeded(seed, _SCORES, device=bridge.device)
+    for x, y in zip(test.x.split(chunk), test.y.split(chunk)):
+        scores.update(bridge.sample(y, metrics.samples, generator=generator, **vars(sampler)).x.cpu(), x)
+    found = scores.compute()
+    keys = ("psnr_mean", "psnr_sample", "spread", "skill", "ratio", "crps", "energy_score", "std_error_pearson")
+    return {key: found[key] for key in keys}
+
+
+__all__ = ["ensemble_scores", "exact_scores", "final_scores", "hole_mask"]

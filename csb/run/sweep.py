@@ -1,0 +1,37 @@
+"""The end of a sweep: one table over its jobs."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from csb.evaluation.tables import markdown_table, print_table
+
+logger = logging.getLogger(__name__)
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """One row a job found in the folder of a sweep, by name: its overrides, then its figures or its error."""
+    rows = []
+    for path in sorted(folder.glob("*/result.json")):
+        try:
+            row = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            row = {"error": "result.json is damaged"}
+        rows.append({"job": path.parent.name, **row})
+    return rows
+
+
+class SweepTable(Callback):
+    """Prints the table, and writes it to ``table.md`` in the folder of the sweep."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(str(config.hydra.sweep.dir))
+        rows = collect(folder)
+        if not rows:
+            return
+        print_table(rows, title=f"{len(rows)} jobs in {folder}")
+        (folder / "table.md").write_text(markdown_table(rows) + "\n")

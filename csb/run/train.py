@@ -1,0 +1,143 @@
+"""One training, from a checked configuration to a finished run."""
+
+import logging
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+import csb
+from csb.bridge import Bridge, build_bridge
+from csb.errors import CSBError
+from csb.evaluation.tables import write_json
+from csb.problems import Pairs
+from csb.problems.transform import Transform
+from csb.run.config import RunConfig
+from csb.run.logs import Logs
+from csb.run.observer import RunObserver
+from csb.run.score import final_scores
+from csb.training.ipf import IPF
+
+_SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
+logger = logging.getLogger(__name__)
+
+
+def check_folder(run: RunConfig) -> None:
+    """CSBError where the run's folder cannot be written, or holds another run that would be lost."""
+    folder, state = run.folder, run.folder / "state.pt"
+    if folder.exists() and not folder.is_dir():
+        raise CSBError(f"{folder} is a file; remove it or choose another name=…")
+    if run.resume and not state.exists() and (folder / "bridge.pt").exists():
+        raise CSBError(f"{folder} has a bridge but no state.pt to resume from; choose overwrite=true or another name=…")
+    if state.exists() and not run.resume and not run.overwrite:
+        raise CSBError(
+            f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CSBError(f"cannot write to {folder}: {error.strerror}; choose another folder with out=…") from error
+
+
+def _check_space(run: RunConfig, bridge: Bridge, half_steps: int) -> None:
+    """CSBError where the disk has no room for the files of a whole run."""
+    weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
+    needed = weights * (half_steps + 1) + 3 * weights * 2 + _SPARE_BYTES
+    free = shutil.disk_usage(run.folder).free
+    if free < needed:
+        raise CSBError(
+            f"{run.folder} has {free / 2**20:.0f} MiB free and the run needs about {needed / 2**20:.0f} MiB; free "
+            f"space or choose another folder with out=…"
+        )
+
+
+def _clean(folder: Path) -> None:
+    """Removes an earlier run's files (overwrite=true)."""
+    for name in ("half_steps", "pictures"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("state.pt", "bridge.pt", "result.json", "config.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def about(run: RunConfig) -> dict[str, Any]:
+    """What goes with a saved bridge: problem, configuration and versions, as plain data."""
+    versions = {"csb": csb.__version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
+    return {
+        "problem": run.problem.spec(),
+        "config": run.plain,
+        "versions": {**versions, "python": platform.python_version()},
+    }
+
+
+def _data(run: RunConfig) -> tuple[Pairs, Pairs, Transform]:
+    train, val = run.problem.pairs("train"), run.problem.pairs("val")
+    if len(train.x) < run.ipf.batch_size:
+        raise CSBError(f"{len(train.x)} training pairs are fewer than ipf.batch_size={run.ipf.batch_size}; lower it")
+    return train, val, run.problem.make_transform(train)
+
+
+def train(run: RunConfig) -> dict[str, Any]:
+    """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
+
+    Raises:
+        CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
+    """
+    check_folder(run)
+    if run.resume and (run.folder / "result.json").exists() and (run.folder / "bridge.pt").exists():
+        logger.info("%s is finished; nothing to resume", run.folder)
+    run.problem.prepare()
+    if run.overwrite:
+        _clean(run.folder)
+    pairs, val, transform = _data(run)
+    spec = run.bridge_spec(transform)
+    bridge = build_bridge(spec, run.seed)
+    bridge.transform.load_state_dict(transform.state_dict())
+    resume = run.resume and (run.folder / "state.pt").exists()
+    write_json(run.folder / "config.json", run.plain)
+    encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
+    logs = Logs(run.logger, run.folder, run.plain)
+    status = "failed"
+    try:
+        ipf = IPF(
+            bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
+            run.fingerprint(), about(run), RunObserver(run, val, logs), logs.metrics, run.progress,
+        )  # fmt: skip
+        _check_space(run, bridge, len(ipf.plan))
+        with quiet_lightning():
+            progress = ipf.run(resume)
+        scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
+        result = _result(run, progress.seconds, progress.history, scores)
+        logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))
+        write_json(run.folder / "result.json", result)
+        status = "success"
+    finally:
+        logs.close(status)
+    return result
+
+
+def _result(run: RunConfig, seconds: float, history: list[dict[str, Any]], scores: dict[str, float]) -> dict[str, Any]:
+    last = [row for row in history if row["direction"] == "backward"][-1]
+    keep = ("x0_distance", "x0_floor", "loss")
+    row = {"L": run.ipf.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **scores}
+    write_json(run.folder / "history.json", history)
+    return {**row, "seconds": seconds}
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's start-up notes off the screen while many short Trainers run; its warnings stay."""
+    notes = logging.getLogger("lightning.pytorch")
+    level = notes.level
+    notes.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        notes.setLevel(level)
