@@ -1,4 +1,6 @@
-"""The one exception that users see."""
+"""The one exception that users see, and the commonest check that raises it."""
+
+from typing import Any
 
 
 class CSBError(ValueError):
@@ -7,3 +9,10 @@ class CSBError(ValueError):
     The message is one line, complete by itself: it names the value, what was expected, and the remedy. Entry points
     print it without a traceback.
     """
+
+
+def require_int(name: str, value: Any, low: int, high: float = float("inf")) -> None:
+    """CSBError unless value is an integer in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        limit = f"of at least {low}" if high == float("inf") else f"in {low}..{high:g}"
+        raise CSBError(f"{name}={value!r} is not possible; give an integer {limit}")

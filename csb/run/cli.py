@@ -81,7 +81,10 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
 
 
 def run(main: Callable[[], Any], name: str, validate: Callable[[DictConfig, bool], Any]) -> None:
-    """Checks the command line (``validate(config, sweep)`` for each job), then runs a Hydra main function; a CSBError ends it with one line and exit code 2."""
+    """Checks the command line, then runs a Hydra main function; a CSBError ends it with one line and exit code 2.
+
+    ``validate(config, sweep)`` is called for the config of each job before any of them starts.
+    """
     arguments = sys.argv[1:]
     try:
         if not any(a in ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg") for a in arguments):

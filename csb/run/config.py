@@ -8,43 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem, build_problem
-from csb.problems.transform import Transform
+from csb.problems.transform import Identity, Transform
 from csb.process import SCHEDULES, Grid, Schedule
 from csb.run.logs import LoggerSettings
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How posterior samples are drawn: the options of :meth:`csb.bridge.Bridge.sample`."""
-
-    batch_size: int = 1024
-    mean_only: bool = False
-    refine: int = 0
-
-
-@dataclass(frozen=True)
-class MetricsSettings:
-    """How much is drawn for figures.
-
-    Attributes:
-        observations, samples: test observations of an image problem, and samples of each.
-        exact_observations, exact_samples: the same where the exact posterior is known.
-        picture_rows: observations in a sample picture, at most 12.
-    """
-
-    observations: int = 50
-    samples: int = 64
-    exact_samples: int = 2000
-    exact_observations: int = 10
-    picture_rows: int = 6
-
-    def __post_init__(self) -> None:
-        for name, low in (("observations", 1), ("samples", 2), ("exact_samples", 100), ("exact_observations", 1)):
-            require_int(f"metrics.{name}", getattr(self, name), low)
-        require_int("metrics.picture_rows", self.picture_rows, 1, 12)
 
 
 @dataclass(frozen=True)
@@ -80,13 +50,6 @@ class RunConfig:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
         return flatten({key: value for key, value in self.plain.items() if key not in free})
-
-
-def require_int(name: str, value: Any, low: int, high: float = float("inf")) -> None:
-    """CSBError unless value is an integer in low..high."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        limit = f"of at least {low}" if high == float("inf") else f"in {low}..{high:g}"
-        raise CSBError(f"{name}={value!r} is not possible; give an integer {limit}")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -178,10 +141,5 @@ def read(config: DictConfig) -> RunConfig:
 
 def _check_network(run: RunConfig) -> None:
     """Builds the bridge once where the transform needs no data, so that wrong network options show at once."""
-    from csb.problems.transform import Identity
-
     shapes = run.problem.x_shape, run.problem.y_shape
     build_bridge(run.bridge_spec(Identity(*shapes)))
-
-
-__all__ = ["RunConfig", "SamplerSettings", "flatten", "read", "require_int"]

@@ -15,13 +15,13 @@ import torch
 import csb
 from csb.bridge import Bridge, build_bridge
 from csb.errors import CSBError
+from csb.evaluation.scores import final_scores
 from csb.evaluation.tables import write_json
 from csb.problems import Pairs
 from csb.problems.transform import Transform
 from csb.run.config import RunConfig
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
-from csb.run.score import final_scores
 from csb.training.ipf import IPF
 
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files

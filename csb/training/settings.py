@@ -1,8 +1,9 @@
 """The numbers of a training, checked when they are set."""
 
+import dataclasses
 from dataclasses import dataclass
 
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -42,13 +43,11 @@ class IPFSettings:
     observe_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in (
-            "L", "first_steps", "steps", "batch_size", "states_per_pair", "refresh", "trajectories", "cache_bytes", "checkpoint_every",
-            "observe_every",
-        ):  # fmt: skip
-            _check(f"ipf.{name}" if name != "L" else name, getattr(self, name), 1)
-            if not isinstance(getattr(self, name), int):
-                raise CSBError(f"{name}={getattr(self, name)!r} is not a whole number; give an integer")
+        for field in dataclasses.fields(self):
+            if field.name != "last_forward":
+                require_int(field.name if field.name == "L" else f"ipf.{field.name}", getattr(self, field.name), 1)
+        if not isinstance(self.last_forward, bool):
+            raise CSBError(f"ipf.last_forward={self.last_forward!r} is neither true nor false; give one of them")
         if self.batch_size % self.states_per_pair:
             raise CSBError(
                 f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.evaluation.metrics import EnsembleScores, sliced_wasserstein
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 from csb.problems.transform import Hole
 from csb.process import seeded
-from csb.run.config import MetricsSettings, SamplerSettings
 
 _SCORES = 21  # key of the random streams
 

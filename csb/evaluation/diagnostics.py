@@ -1,0 +1,58 @@
+"""What a half-step has reached: the laws of both ends, and the size of the drift."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from csb.bridge import Bridge, Direction
+from csb.evaluation.metrics import sliced_wasserstein
+from csb.problems import Pairs
+from csb.process import seeded
+
+_DIAGNOSTICS = 12  # key of the random streams
+_STATES = 1000  # held-out pairs
+
+
+@torch.no_grad()
+def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
+    """Sliced Wasserstein distances of both ends on held-out pairs, in state space.
+
+    x0_distance: B run from N(0, I) for the pairs' observations, against the pairs' states. xT_distance: F run from the
+    pairs' states, against N(0, I). The floors are the same distances between two independent sets of the right law.
+    """
+    x, y = val.x[: 2 * _STATES].to(bridge.device), val.y[: 2 * _STATES].to(bridge.device)
+    half = len(x) // 2
+    z, c = bridge.transform.encode_x(x), bridge.transform.encode_y(y)
+    generator = seeded(seed, _DIAGNOSTICS, device=bridge.device)
+
+    def run(direction: Direction, start: Tensor) -> Tensor:
+        steps = bridge.walk(direction, start, bridge.codes(direction, c[:half], half), 1, generator, half)
+        return deque(steps, maxlen=1)[0][0]
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return sliced_wasserstein(a.flatten(1).cpu(), b.flatten(1).cpu(), seeded(seed, _DIAGNOSTICS, 1))
+
+    noise = [torch.randn(z[:half].shape, device=z.device, generator=generator) for _ in range(3)]
+    return {
+        "x0_distance": distance(run("backward", noise[0]), z[:half]),
+        "x0_floor": distance(z[half : 2 * half], z[:half]),
+        "xT_distance": distance(run("forward", z[:half]), noise[1]),
+        "xT_floor": distance(noise[2], noise[1]),
+    }
+
+
+@torch.no_grad()
+def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> dict[str, float]:
+    """The root mean square of a direction's drift (mean − x)/β_k along its own trajectories."""
+    x, y = val.x[:_STATES].to(bridge.device), val.y[:_STATES].to(bridge.device)
+    z, c = bridge.transform.encode_x(x), bridge.transform.encode_y(y)
+    generator = seeded(seed, _DIAGNOSTICS, 2, device=bridge.device)
+    T = bridge.grid.T
+    state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)
+    total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)
+    steps = bridge.walk(direction, state, bridge.codes(direction, c, len(c)), 1, generator, len(c))
+    for k, (after, law) in zip(order, steps):
+        total += float((((law.mean - state) / bridge.grid.beta[k].item()) ** 2).mean())
+        state = after
+    return {"drift_norm": (total / T) ** 0.5}

@@ -1,0 +1,36 @@
+"""How much is drawn for figures, and how."""
+
+from dataclasses import dataclass
+
+from csb.errors import require_int
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How posterior samples are drawn: the options of :meth:`csb.bridge.Bridge.sample`."""
+
+    batch_size: int = 1024
+    mean_only: bool = False
+    refine: int = 0
+
+
+@dataclass(frozen=True)
+class MetricsSettings:
+    """How much is drawn for figures.
+
+    Attributes:
+        observations, samples: test observations of an image problem, and samples of each.
+        exact_observations, exact_samples: the same where the exact posterior is known.
+        picture_rows: observations in a sample picture, at most 12.
+    """
+
+    observations: int = 50
+    samples: int = 64
+    exact_samples: int = 2000
+    exact_observations: int = 10
+    picture_rows: int = 6
+
+    def __post_init__(self) -> None:
+        for name, low in (("observations", 1), ("samples", 2), ("exact_samples", 100), ("exact_observations", 1)):
+            require_int(f"metrics.{name}", getattr(self, name), low)
+        require_int("metrics.picture_rows", self.picture_rows, 1, 12)
