@@ -17,10 +17,14 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     name = options.pop("name", None)
     if name not in NETWORKS:
         raise CSBError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
-    known = [key for key, p in inspect.signature(NETWORKS[name]).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    parameters = inspect.signature(NETWORKS[name]).parameters
+    known = [key for key, p in parameters.items() if p.kind == p.KEYWORD_ONLY]
     for key in options:
         if key not in known:
             raise CSBError(f"network {name!r} has no option {key!r}; it takes {', '.join(known)}")
+    for key in known:
+        if key not in options and parameters[key].default is inspect.Parameter.empty:
+            raise CSBError(f"network {name!r} lacks the option {key!r}; give it")
     return NETWORKS[name](z_shape, c_shape, heads, **options)
 
 

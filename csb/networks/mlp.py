@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from csb.errors import require_int
 from csb.networks.base import Network, TimeEmbedding, zero_init
 
 
@@ -34,6 +35,8 @@ class MLP(Network):
         self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, width: int = 256, depth: int = 4
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
+        require_int("width", width, 1)
+        require_int("depth", depth, 1)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.entry = nn.Linear(z_dim, width)
@@ -61,6 +64,7 @@ class Affine(Network):
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
         super().__init__(z_shape, c_shape, heads)
+        require_int("steps", steps, 1)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.steps = steps
         self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim))

@@ -4,8 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
 from csb.networks.base import Network, TimeEmbedding, zero_init
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Eight groups of at least two channels: a group of one number (on a 1×1 map) would always be normalised to 0."""
+    return nn.GroupNorm(min(8, channels // 2), channels)
 
 
 class ConvBlock(nn.Module):
@@ -13,8 +18,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, embedding: int = 0) -> None:
         super().__init__()
-        self.norm_1, self.conv_1 = nn.GroupNorm(8, channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.norm_2, self.conv_2 = nn.GroupNorm(8, channels), zero_init(nn.Conv2d(channels, channels, 3, padding=1))
+        self.norm_1, self.conv_1 = group_norm(channels_in), nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.norm_2, self.conv_2 = group_norm(channels), zero_init(nn.Conv2d(channels, channels, 3, padding=1))
         self.film = nn.Linear(embedding, 2 * channels) if embedding else None
         self.skip = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
 
@@ -32,7 +37,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.norm, self.qkv = nn.GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.norm, self.qkv = group_norm(channels), nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
@@ -91,8 +96,7 @@ class UNet(Network):
         attention: bool = True,
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        if channels < 8 or channels % 8:
-            raise CSBError(f"channels={channels} is not a multiple of 8; choose one, e.g. 48")
+        self._check(channels, multipliers, blocks, patch, margin, attention)
         self.patch, self.channels = patch, channels
         self.canvas = self._canvas(patch)
         self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
@@ -101,16 +105,32 @@ class UNet(Network):
         self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
         self.time = TimeEmbedding(embedding)
         self.entry = nn.Conv2d(z_shape[0] * patch**2, channels, 3, padding=1)
-        width = self._levels([channels * m for m in multipliers], blocks, embedding)
+        width = self._levels(channels, [channels * m for m in multipliers], blocks, embedding)
         self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
-        self.exit_norm = nn.GroupNorm(8, width)
+        self.exit_norm = group_norm(width)
         self.exit = zero_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1))
 
-    def _levels(self, widths: list[int], blocks: int, embedding: int) -> int:
-        """The way down, the middle and the way up; returns the width at the end."""
+    @staticmethod
+    def _check(
+        channels: int, multipliers: tuple[int, ...], blocks: int, patch: int, margin: int, attention: bool
+    ) -> None:
+        for name, value, low in (("channels", channels, 1), ("blocks", blocks, 1), ("patch", patch, 1)):
+            require_int(name, value, low)
+        require_int("margin", margin, 0)
+        if channels % 8:
+            raise CSBError(f"channels={channels} is not a multiple of 8; choose one, e.g. 48")
+        if not isinstance(multipliers, tuple) or not multipliers:
+            raise CSBError(f"multipliers={multipliers!r} is not a list of widths; give one for each level, e.g. [1, 2]")
+        for multiplier in multipliers:
+            require_int("each of multipliers", multiplier, 1)
+        if not isinstance(attention, bool):
+            raise CSBError(f"attention={attention!r} is neither true nor false; give one of them")
+
+    def _levels(self, width: int, widths: list[int], blocks: int, embedding: int) -> int:
+        """The way down from maps of a width, the middle and the way up; returns the width at the end."""
         self.blocks, self.levels = blocks, len(widths)
         self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
-        stack, width = [widths[0]], widths[0]
+        stack = [width]
         for level, target in enumerate(widths):
             for _ in range(blocks):
                 self.down.append(ConvBlock(width, target, embedding))
@@ -134,7 +154,7 @@ class UNet(Network):
                 f"{self.c_shape}; use network=mlp for vectors"
             )
         height, width = (max(a, b) for a, b in zip(self.z_shape[1:], self.c_shape[1:]))
-        if patch < 1 or height % patch or width % patch:
+        if height % patch or width % patch:
             raise CSBError(f"patch={patch} does not divide the {height}×{width} image; choose a divisor of both sides")
         return height, width
 
