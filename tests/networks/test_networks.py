@@ -1,0 +1,225 @@
+"""What every network promises: shapes, times, independence of the batch, zero at the start, trainable throughout."""
+
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.networks import NETWORKS, Affine, build_network
+from csb.process import seeded
+
+VECTORS = [
+    ({"name": "mlp", "width": 16, "depth": 2}, (3,), (5,)),
+    ({"name": "mlp", "width": 16, "depth": 1}, (2, 3), (1, 4, 4)),
+    ({"name": "affine", "steps": 4}, (3,), (5,)),
+]
+UNET = {"name": "unet", "channels": 8}
+IMAGES = [
+    pytest.param(UNET, (1, 14, 14), (1, 28, 28), id="hole"),
+    pytest.param(UNET, (1, 28, 28), (1, 7, 7), id="low-resolution"),
+    pytest.param({**UNET, "margin": 2, "multipliers": [1, 2, 3]}, (1, 14, 14), (1, 28, 28), id="margin"),
+    pytest.param({**UNET, "patch": 4, "blocks": 2}, (2, 8, 8), (3, 16, 16), id="patch-4"),
+    pytest.param({**UNET, "patch": 1}, (1, 5, 7), (1, 5, 7), id="odd-patch-1"),
+    pytest.param({**UNET, "patch": 4, "margin": 50}, (1, 6, 10), (1, 12, 20), id="hole-across-patches"),
+    pytest.param({**UNET, "attention": False, "multipliers": [2]}, (1, 8, 8), (1, 8, 8), id="one-level"),
+]
+ALL = VECTORS + IMAGES
+
+
+def build(spec, z_shape, c_shape, heads=2):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_network(spec, z_shape, c_shape, heads)
+
+
+def randomise(network):
+    """Random weights everywhere: a zero-initialised network hides what it depends on."""
+    generator = seeded(1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    return network.eval().requires_grad_(False)
+
+
+def inputs(z_shape, c_shape, batch=4):
+    generator = seeded(2)
+    return torch.randn(batch, *z_shape, generator=generator), torch.randn(batch, *c_shape, generator=generator)
+
+
+def test_every_network_is_tested():
+    assert {p.values[0]["name"] if hasattr(p, "values") else p[0]["name"] for p in ALL} == set(NETWORKS)
+
+
+@pytest.mark.parametrize(("spec", "z_shape", "c_shape"), ALL)
+class TestEveryNetwork:
+    @pytest.mark.parametrize("heads", [1, 2])
+    def test_shapes(self, spec, z_shape, c_shape, heads):
+        network, (z, c) = randomise(build(spec, z_shape, c_shape, heads)), inputs(z_shape, c_shape)
+        out = network(z, torch.full((4,), 0.5), network.encode(c))
+        assert out.shape == (4, heads, *z_shape)
+        assert out.dtype == torch.float32
+        assert bool(torch.isfinite(out).all())
+
+    def test_one_time_is_that_time_for_all(self, spec, z_shape, c_shape):
+        network, (z, c) = randomise(build(spec, z_shape, c_shape)), inputs(z_shape, c_shape)
+        code = network.encode(c)
+        one = network(z, torch.tensor([0.75]), code)
+        torch.testing.assert_close(one, network(z, torch.full((4,), 0.75), code))
+        assert not torch.allclose(one, network(z, torch.tensor([0.25]), code), atol=1e-3)
+
+    def test_a_batch_is_its_items(self, spec, z_shape, c_shape):
+        network, (z, c) = randomise(build(spec, z_shape, c_shape)), inputs(z_shape, c_shape)
+        time = torch.tensor([0.25, 1.0, 0.25, 0.5])
+        whole = network(z, time, network.encode(c))
+        for i in range(4):
+            alone = network(z[i : i + 1], time[i : i + 1], network.encode(c[i : i + 1]))
+            assert float((alone[0] - whole[i]).abs().max()) < 1e-5 * float(whole.abs().max())
+
+    def test_depends_on_state_and_observation(self, spec, z_shape, c_shape):
+        network, (z, c) = randomise(build(spec, z_shape, c_shape)), inputs(z_shape, c_shape)
+        time, code = torch.tensor([0.5]), network.encode(c)
+        out = network(z, time, code)
+        assert not torch.allclose(out, network(z + 1, time, code), atol=1e-3)
+        assert not torch.allclose(out, network(z, time, network.encode(c + 1)), atol=1e-3)
+
+    def test_gradients_reach_every_parameter(self, spec, z_shape, c_shape):
+        # Zero-initialised layers block the gradient of what lies behind them; three steps later none is blocked.
+        network, (z, c) = build(spec, z_shape, c_shape), inputs(z_shape, c_shape, 8)
+        time = torch.arange(1, 9) % 4 / 4 + 0.25
+        moved = {name: torch.zeros(()) for name, _ in network.named_parameters()}
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for step in range(5):
+            out = network(z, time, network.encode(c))
+            target = torch.randn(out.shape, generator=seeded(3, step))
+            optimizer.zero_grad()
+            ((out - target) ** 2).mean().backward()
+            optimizer.step()
+            for name, p in network.named_parameters():
+                assert p.grad is not None, name
+                moved[name] = moved[name] + p.grad.abs().sum()
+        assert [name for name, total in moved.items() if not total > 0] == []
+
+
+@pytest.mark.parametrize(("spec", "z_shape", "c_shape"), [p for p in ALL if p not in VECTORS[2:]])
+def test_the_untrained_network_says_zero(spec, z_shape, c_shape):
+    network, (z, c) = build(spec, z_shape, c_shape), inputs(z_shape, c_shape)
+    assert torch.equal(network(z, torch.rand(4), network.encode(c)), torch.zeros(4, 2, *z_shape))
+
+
+def test_affine_is_the_affine_map_of_its_step():
+    network, (z, c) = randomise(Affine((3,), (5,), 2, steps=4)), inputs((3,), (5,))
+    for k in range(1, 5):
+        out = network(z, torch.tensor([k / 4]), network.encode(c))
+        expected = torch.cat([z, c], 1) @ network.weight[k].T + network.bias[k]
+        torch.testing.assert_close(out[:, 0], expected)
+        torch.testing.assert_close(out[:, 1], network.spread[k].expand(4, 3))
+
+
+@pytest.mark.parametrize("T", [3, 7, 10, 49, 1000])
+def test_affine_finds_its_step_at_every_k(T):
+    network = Affine((1,), (1,), 1, steps=T)
+    with torch.no_grad():
+        network.bias[:, 0] = torch.arange(T + 1.0)
+    k = torch.arange(1, T + 1)
+    out = network(torch.zeros(T, 1), k.float() / T, torch.zeros(T, 1))
+    assert torch.equal(out[:, 0, 0], k.float())
+
+
+class TestUNetSees:
+    """Random weights, a hole of 14×14 in 28×28: which pixels of the observation matter?"""
+
+    @pytest.mark.parametrize("row", [0, 3, 14, 27])
+    def test_pixels_far_outside_the_window(self, row):
+        network, (z, c) = randomise(build(UNET, (1, 14, 14), (1, 28, 28))), inputs((1, 14, 14), (1, 28, 28), 1)
+        other = c.clone()
+        other[0, 0, row, 0] += 1
+        time = torch.tensor([0.5])
+        change = network(z, time, network.encode(other)) - network(z, time, network.encode(c))
+        assert float(change.abs().max()) > 1e-4
+
+    def test_far_corners_of_the_state(self):
+        # Attention carries one corner of the hole to the opposite one.
+        network, (z, c) = randomise(build(UNET, (1, 14, 14), (1, 28, 28))), inputs((1, 14, 14), (1, 28, 28), 1)
+        other, time = z.clone(), torch.tensor([0.5])
+        other[0, 0, 0, 0] += 1
+        change = (network(other, time, network.encode(c)) - network(z, time, network.encode(c))).abs()
+        assert float(change[0, :, 0, -1, -1].max()) > 1e-5
+
+    @pytest.mark.parametrize(("patch", "margin", "rows"), [(2, 0, 7), (2, 1, 9), (2, 99, 14), (4, 0, 5), (1, 0, 14)])
+    def test_window(self, patch, margin, rows):
+        # The hole spans pixels 7..20: patches of 2 from 3 to 10 (8 of them) and so on.
+        network = build({**UNET, "patch": patch, "margin": margin}, (1, 14, 14), (1, 28, 28))
+        first, last = 7 // patch - margin, 20 // patch + margin
+        assert network.rows == range(max(0, first), min(28 // patch, last + 1))
+        assert network.columns == network.rows
+        assert len(network.rows) >= rows
+
+    def test_the_state_lies_where_the_hole_is(self):
+        """Convolutions alone: an observed pixel beside the hole acts most on the state's nearest edge."""
+        spec = {**UNET, "attention": False, "multipliers": [1], "patch": 1, "margin": 3}
+        network, (z, c) = randomise(build(spec, (1, 6, 6), (1, 12, 12))), inputs((1, 6, 6), (1, 12, 12), 1)
+        code, cells = network.encode(c), network.channels * len(network.rows) * len(network.columns)
+        for row, nearest in ((2, 0), (9, 5)):  # just above and just below the hole of rows 3..8
+            other = c.clone()
+            other[0, 0, row, 6] += 3
+            mixed = torch.cat([network.encode(other)[:, :cells], code[:, cells:]], dim=1)
+            time = torch.tensor([0.5])
+            change = (network(z, time, mixed) - network(z, time, code)).abs().sum((0, 1, 2, 4))
+            assert int(change.argmax()) == nearest
+
+
+@pytest.mark.parametrize(
+    ("spec", "z_shape", "c_shape", "message"),
+    [
+        ({"name": "resnet"}, (2,), (2,), "network 'resnet' is unknown; choose one of mlp, affine, unet"),
+        ({}, (2,), (2,), "network None is unknown"),
+        ({"name": "mlp", "layers": 3}, (2,), (2,), "network 'mlp' has no option 'layers'; it takes width, depth"),
+        ({"name": "mlp", "heads": 3}, (2,), (2,), "network 'mlp' has no option 'heads'"),
+        ({"name": "unet"}, (2,), (2,), "network=unet needs images"),
+        ({"name": "unet"}, (1, 4, 4), (2,), "network=unet needs images"),
+        ({"name": "unet", "patch": 3}, (1, 28, 28), (1, 28, 28), "patch=3 does not divide the 28×28 image"),
+        (
+            {"name": "unet", "patch": 0},
+            (1, 28, 28),
+            (1, 28, 28),
+            "patch=0 is not possible; give an integer of at least 1",
+        ),
+        ({"name": "unet", "channels": 12}, (1, 8, 8), (1, 8, 8), "channels=12 is not a multiple of 8"),
+        (
+            {"name": "unet", "channels": 0},
+            (1, 8, 8),
+            (1, 8, 8),
+            "channels=0 is not possible; give an integer of at least 1",
+        ),
+    ],
+)
+def test_errors(spec, z_shape, c_shape, message):
+    with pytest.raises(CSBError) as error:
+        build_network(spec, z_shape, c_shape, 2)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+BAD_OPTIONS = [
+    {"name": "mlp", "width": 0},
+    {"name": "mlp", "width": -3},
+    {"name": "mlp", "width": "wide"},
+    {"name": "mlp", "depth": -1},
+    {"name": "mlp", "depth": 1.5},
+    {"name": "affine", "steps": "ten"},
+    {"name": "affine"},
+    {"name": "unet", "patch": "two"},
+    {"name": "unet", "blocks": 0},
+    {"name": "unet", "margin": -1},
+    {"name": "unet", "multipliers": []},
+    {"name": "unet", "multipliers": [1, 0]},
+    {"name": "unet", "multipliers": 2},
+    {"name": "unet", "attention": "maybe"},
+]
+
+
+@pytest.mark.parametrize("spec", BAD_OPTIONS, ids=str)
+def test_values_that_make_no_network(spec):
+    shape = (1, 8, 8) if spec["name"] == "unet" else (2,)
+    with pytest.raises(CSBError) as error:
+        build_network(spec, shape, shape, 2)
+    assert "\n" not in str(error.value)
