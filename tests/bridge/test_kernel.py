@@ -1,0 +1,198 @@
+"""The Gaussian kernel: its mean in each parametrisation, its variance and limits, and the likelihood of a target."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal
+
+from csb.bridge import Law
+from csb.bridge.kernel import LOG_VARIANCE_LIMIT, MAX_FULL, Kernel, heads
+from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
+from csb.errors import CSBError
+from csb.networks import MLP, Network
+from csb.process import Grid, Power, seeded
+
+GRID = Grid.from_schedule(Power(0.2, 2.0), 5)
+
+
+class Says(Network):
+    """A network that outputs given numbers: mean head and, with two heads, log-variance head."""
+
+    def __init__(self, *outputs):
+        super().__init__((2,), (1,), len(outputs))
+        self.outputs = torch.nn.ParameterList([torch.full((1,), float(o)) for o in outputs])
+
+    def encode(self, c):
+        return c
+
+    def forward(self, z, time, code):
+        self.seen = time
+        return torch.stack([o.expand_as(z) for o in self.outputs], dim=1)
+
+
+def at(kernel, k, x=None):
+    x = torch.ones(len(k) if len(k) > 1 else 3, 2) if x is None else x
+    return kernel(x, k, torch.zeros(len(x), 1))
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+@pytest.mark.parametrize("name", list(PARAMETRISATIONS))
+def test_mean_and_drift(direction, name):
+    kernel, found = Kernel(Says(0.7, 0.1), GRID, direction, name), coefficients(name, GRID, direction)
+    k = torch.tensor([1, 2, 5])
+    x = torch.randn(3, 2, generator=seeded(0))
+    expected = torch.stack([found.mean(x[i].double(), torch.tensor(0.7).double(), int(k[i])) for i in range(3)])
+    law = at(kernel, k, x)
+    torch.testing.assert_close(law.mean, expected.float(), rtol=1e-5, atol=1e-5)
+    drift = (expected - x) / GRID.beta[k][:, None]
+    torch.testing.assert_close(kernel.drift(x, k, torch.zeros(3, 1)), drift.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_drift_parametrisation_outputs_the_drift():
+    kernel = Kernel(Says(0.7), GRID, "backward", "drift", "fixed")
+    torch.testing.assert_close(
+        kernel.drift(torch.zeros(2, 2), torch.tensor([3]), torch.zeros(2, 1)), torch.full((2, 2), 0.7)
+    )
+
+
+def test_one_k_serves_the_whole_batch():
+    kernel = Kernel(Says(0.7, 0.1), GRID, "backward", "x0")
+    one, many = at(kernel, torch.tensor([4])), at(kernel, torch.tensor([4, 4, 4]))
+    assert torch.equal(one.mean, many.mean)
+    assert torch.equal(one.var, many.var)
+    torch.testing.assert_close(kernel.network.seen, torch.tensor([0.8] * 3))
+
+
+class TestVariance:
+    def test_fixed_at_beta_without_a_head(self):
+        kernel, k = Kernel(Says(0.7), GRID, "backward", "v", "fixed", variance_floor=0.5), torch.tensor([1, 3, 5])
+        assert not kernel.learns_variance
+        law = at(kernel, k)
+        torch.testing.assert_close(law.var, GRID.beta[k].float()[:, None].expand(3, 2))
+        assert law.var.shape == law.mean.shape
+
+    def test_head_zero_is_beta_and_the_floor_comes_on_top(self):
+        k = torch.tensor([1, 3, 5])
+        law = at(Kernel(Says(0, 0), GRID, "forward", "v", variance_floor=0.01), k)
+        torch.testing.assert_close(law.var, (GRID.beta[k] + 0.01).float()[:, None].expand(3, 2))
+
+    def test_head_is_the_log_of_the_ratio_to_beta(self):
+        law = at(Kernel(Says(0, math.log(3)), GRID, "backward", "v", "diagonal", 0.0), torch.tensor([2]))
+        torch.testing.assert_close(law.var, torch.full((3, 2), 3 * float(GRID.beta[2])))
+
+    @pytest.mark.parametrize("sign", [-1, 1])
+    def test_clamped(self, sign):
+        law = at(Kernel(Says(0, sign * 1e9), GRID, "backward", "v", "diagonal", 1e-3), torch.tensor([2]))
+        expected = float(GRID.beta[2]) * math.exp(sign * LOG_VARIANCE_LIMIT) + 1e-3
+        torch.testing.assert_close(law.var, torch.full((3, 2), expected))
+
+    def test_the_floor_bounds_the_likelihood(self):
+        law = at(Kernel(Says(0, -1e9), GRID, "backward", "v", "diagonal", 1e-4), torch.tensor([1]))
+        assert float(law.nll(law.mean).detach().min()) > 0.5 * math.log(2 * math.pi * 1e-4) - 0.1
+
+
+class TestFullCovariance:
+    def kernel(self, raw, floor=0.0):
+        """A kernel whose raw Cholesky rows are the given numbers, [[a, ignored], [b, c]]."""
+        network = Says(0.7, 0.0, 0.0)
+        network.forward = lambda z, time, code: torch.stack(
+            [torch.full_like(z, 0.7), *(torch.tensor(row).expand_as(z) for row in raw)], dim=1
+        )
+        return Kernel(network, GRID, "backward", "v", "full", floor)
+
+    def test_output_zero_is_beta(self):
+        law = at(self.kernel([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([3]))
+        torch.testing.assert_close(law.factor, (GRID.beta[3].sqrt() * torch.eye(2).double()).float().expand(3, 2, 2))
+        torch.testing.assert_close(law.var, torch.full((3, 2), float(GRID.beta[3])))
+
+    def test_a_lower_factor_in_units_of_the_step(self):
+        k = torch.tensor([1, 3, 5])
+        law = at(self.kernel([[math.log(4), 99.0], [0.5, math.log(9)]], floor=0.0), k)
+        factor = torch.tensor([[2.0, 0.0], [0.5, 3.0]]).double() * GRID.beta[k].sqrt()[:, None, None]
+        torch.testing.assert_close(law.factor, factor.float())
+        torch.testing.assert_close(law.var, (factor @ factor.mT).diagonal(dim1=1, dim2=2).float())
+
+    def test_the_floor_bounds_the_conditional_variance(self):
+        law = at(self.kernel([[-1e9, 0.0], [5.0, -1e9]], floor=1e-4), torch.tensor([2]))
+        assert float(law.factor.diagonal(dim1=1, dim2=2).min()) >= 0.99e-2
+
+    def test_heads(self):
+        assert [heads(name, (2, 3)) for name in ("fixed", "diagonal", "full")] == [1, 2, 7]
+        with pytest.raises(CSBError, match=f"covariance=full is meant for at most {MAX_FULL} coordinates, not 784"):
+            heads("full", (1, 28, 28))
+        with pytest.raises(CSBError, match="covariance 'banded' is unknown; choose one of fixed, diagonal, full"):
+            heads("banded", (2,))
+
+
+def test_laws_are_float32_under_autocast():
+    kernel = Kernel(MLP((2,), (1,), 2, width=8, depth=1), GRID, "backward", "x0")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        law = at(kernel, torch.tensor([2]))
+        assert law.mean.dtype == law.var.dtype == torch.float32
+
+
+def test_draw_has_the_law():
+    law = Law(torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2))
+    draws = law.draw(seeded(3))
+    torch.testing.assert_close(draws.mean(0), law.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(draws.var(0), law.var[0], rtol=0.02, atol=0)
+
+
+class TestLikelihoodOfATarget:
+    law = Law(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
+
+    def test_a_known_target(self):
+        target = torch.tensor([[0.0, 1.0, 2.1]])
+        expected = -Normal(self.law.mean, self.law.var.sqrt()).log_prob(target)
+        torch.testing.assert_close(self.law.nll(target), expected)
+
+    def test_a_target_with_variance_is_the_mean_over_its_draws(self):
+        mean, var = torch.tensor([[0.0, 1.0, 2.1]]), torch.tensor([[0.7, 0.1, 0.02]])
+        draws = mean + var.sqrt() * torch.randn(400_000, 3, generator=seeded(4))
+        each = -Normal(self.law.mean, self.law.var.sqrt()).log_prob(draws)
+        error = each.std(0) / len(draws) ** 0.5
+        difference = (self.law.nll(mean, var)[0] - each.mean(0)).abs()
+        assert bool((difference < 5 * error).all())
+
+
+class TestFullLaw:
+    """A batch of two laws with states of shape (1, 3), so that flattening matters."""
+
+    factor = torch.tensor([[[0.5, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[2.0, 0, 0], [0, 0.1, 0], [1, 0.05, 0.3]]])
+    mean = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])
+    law = Law(mean, (factor**2).sum(2)[:, None], factor)
+
+    def test_a_known_target(self):
+        target = self.mean + torch.tensor([[[0.2, -0.3, 0.5]], [[1.0, 0.1, 0.2]]])
+        expected = -MultivariateNormal(self.mean[:, 0], scale_tril=self.factor).log_prob(target[:, 0])
+        found = self.law.nll(target)
+        assert found.shape == target.shape
+        torch.testing.assert_close(found.sum((1, 2)), expected, rtol=1e-4, atol=1e-4)
+
+    def test_a_diagonal_factor_is_the_diagonal_law(self):
+        std = self.factor.diagonal(dim1=1, dim2=2)
+        full = Law(self.mean, std[:, None] ** 2, torch.diag_embed(std))
+        target, var = self.mean + 0.3, torch.tensor([0.2, 0.01]).reshape(2, 1, 1)
+        torch.testing.assert_close(full.nll(target, var), Law(self.mean, std[:, None] ** 2).nll(target, var))
+
+    def test_a_target_with_variance_is_the_mean_over_its_draws(self):
+        target, var = self.mean + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
+        draws = target + var.sqrt() * torch.randn(200_000, 2, 1, 3, generator=seeded(4))
+        each = -MultivariateNormal(self.mean[:, 0], scale_tril=self.factor).log_prob(draws[:, :, 0])
+        error = each.std(0) / len(each) ** 0.5
+        assert bool(((self.law.nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
+
+    def test_draw_has_the_law(self):
+        n = 200_000
+        many = Law(*(part[:1].expand(n, *part.shape[1:]) for part in self.law))
+        draws = many.draw(seeded(5))
+        assert draws.shape == (n, 1, 3)
+        torch.testing.assert_close(draws.mean(0), self.mean[0], atol=0.02, rtol=0)
+        torch.testing.assert_close(draws[:, 0].T.cov(), self.factor[0] @ self.factor[0].T, atol=0.02, rtol=0)
+
+    def test_cat(self):
+        parts = [Law(*(part[i : i + 1] for part in self.law)) for i in range(2)]
+        for found, expected in zip(Law.cat(parts), self.law):
+            assert torch.equal(found, expected)
+        assert Law.cat([Law(p.mean, p.var) for p in parts]).factor is None

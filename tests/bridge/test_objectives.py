@@ -1,0 +1,146 @@
+"""The objectives: what minimises them, and what they aim at."""
+
+import math
+
+import pytest
+import torch
+
+from csb.bridge import Law
+from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, build_objective
+from csb.errors import CSBError
+from csb.process import Grid, Power, Reference, draw_pinned, seeded
+
+GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
+REFERENCE = Reference(GRID)
+
+
+class TestLikelihoodsMinimum:
+    """x_{k−1} takes the values 0, 1, 4 with probabilities 1/2, 1/4, 1/4: mean 1.25, variance 2.6875."""
+
+    values = torch.tensor([0.0, 0.0, 1.0, 4.0])
+    mean, var = 1.25, 2.6875
+
+    def loss(self, mean, var, beta=0.3):
+        law = Law(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
+        return Likelihood().loss(law, Target(self.values), torch.tensor(beta)).mean()
+
+    def test_is_the_conditional_mean_and_variance(self):
+        mean, var = torch.tensor(self.mean, requires_grad=True), torch.tensor(self.var, requires_grad=True)
+        self.loss(mean, var).backward()
+        assert abs(float(mean.grad)) < 1e-6
+        assert abs(float(var.grad)) < 1e-6
+        best = float(self.loss(self.mean, self.var))
+        for other in ((1.3, 2.6875), (1.2, 2.6875), (1.25, 2.8), (1.25, 2.6), (0.0, 1.0)):
+            assert float(self.loss(*other)) > best + 1e-4
+
+    def test_is_found_by_descent(self):
+        mean, log_var = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
+        optimizer = torch.optim.Adam([mean, log_var], lr=0.05)
+        for _ in range(600):
+            optimizer.zero_grad()
+            self.loss(mean, log_var.exp()).backward()
+            optimizer.step()
+        assert float(mean) == pytest.approx(self.mean, abs=1e-3)
+        assert float(log_var.exp()) == pytest.approx(self.var, rel=1e-3)
+
+    @pytest.mark.parametrize("beta", [1e-4, 0.5])
+    def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
+        law = Law(torch.zeros(3, 2), torch.full((3, 2), beta))
+        loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
+        torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
+
+
+def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
+    states = torch.randn(40, 2, generator=seeded(7)) @ torch.tensor([[1.0, 0.7], [0.0, 0.5]])
+    mean, cov = states.mean(0), states.T.cov(correction=0)
+
+    def loss(mean, cov):
+        factor = torch.linalg.cholesky(cov)
+        law = Law(mean.expand(40, 2), cov.diagonal().expand(40, 2), factor.expand(40, 2, 2))
+        return Likelihood().loss(law, Target(states), torch.full((40,), 0.3)).sum(1).mean()
+
+    shift = torch.zeros(2, requires_grad=True)
+    change = torch.zeros(2, 2, requires_grad=True)
+    loss(mean + shift, cov + change + change.T).backward()
+    assert float(shift.grad.abs().max()) < 1e-5
+    assert float(change.grad.abs().max()) < 1e-4
+    assert float(loss(mean, torch.diag(cov.diagonal()))) > float(loss(mean, cov)) + 0.1
+
+
+def test_mean_matching_is_the_squared_error_over_beta():
+    law = Law(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), 9.9))
+    loss = MeanMatching().loss(law, Target(torch.tensor([[3.0, 1.0]])), torch.tensor([0.5]))
+    torch.testing.assert_close(loss, torch.tensor([[4.0, 1.0]]))
+
+
+class TestFirstTarget:
+    """The target integrates x_{k−1} | x_k, x_0 out: it is the mean over simulated x_{k−1}."""
+
+    N = 400_000
+
+    def draws(self, k):
+        x_k, x_0 = torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
+        step = torch.tensor([k])
+        law, n = REFERENCE.pinned_start(k), self.N
+        previous = draw_pinned(law, x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
+        return step, x_k, x_0, previous
+
+    @pytest.mark.parametrize("k", [1, 2, 4])
+    def test_likelihood(self, k):
+        step, x_k, x_0, previous = self.draws(k)
+        target = Likelihood().first_target(REFERENCE, step, x_k, x_0)
+        error = 5 * float(previous.std()) / self.N**0.5 + 1e-5
+        torch.testing.assert_close(target.mean[0], previous.mean(0), atol=error, rtol=0)
+        var = torch.as_tensor(target.var).expand(1, 2)[0]
+        torch.testing.assert_close(var, previous.var(0), rtol=0.02, atol=1e-6)
+        assert (float(var[0]) == 0) == (k == 1)
+
+    @pytest.mark.parametrize("k", [1, 2, 4])
+    def test_mean_matching(self, k):
+        step, x_k, x_0, previous = self.draws(k)
+        scale = (1 - GRID.beta[k]).sqrt().float()
+        each = x_k + scale * previous - scale * x_k  # x_k + m_F(x_{k−1}) − m_F(x_k)
+        target = MeanMatching().first_target(REFERENCE, step, x_k, x_0)
+        error = 5 * float(each.std()) / self.N**0.5 + 1e-5
+        torch.testing.assert_close(target.mean[0], each.mean(0), atol=error, rtol=0)
+        assert target.var == 0.0
+
+    @pytest.mark.parametrize("name", list(OBJECTIVES))
+    def test_batches_of_different_steps(self, name):
+        objective, k = build_objective(name), torch.tensor([1, 4, 2])
+        x_k, x_0 = torch.randn(3, 1, 2, 2, generator=seeded(2)), torch.randn(3, 1, 2, 2, generator=seeded(3))
+        whole = objective.first_target(REFERENCE, k, x_k, x_0)
+        for i in range(3):
+            alone = objective.first_target(REFERENCE, k[i : i + 1], x_k[i : i + 1], x_0[i : i + 1])
+            torch.testing.assert_close(whole.mean[i], alone.mean[0])
+
+
+class TestCachedTarget:
+    def case(self, exact_bridge, source):
+        exact = exact_bridge("fixed", iterations=2)
+        kernel = exact.bridge.kernel(source)
+        start, c = torch.randn(5, 2, generator=seeded(1)), torch.randn(5, 2, generator=seeded(2))
+        k = torch.tensor([3])
+        with torch.no_grad():
+            step = kernel(start, k, c)
+            end = step.draw(seeded(3))
+            target = {n: build_objective(n).cached_target(kernel, k, start, end, step, c) for n in OBJECTIVES}
+        kernels = exact.steps[-1 if source == "forward" else -2].kernels
+        return target, start, end, kernels[2], c
+
+    @pytest.mark.parametrize("source", ["forward", "backward"])
+    def test_mean_matching_is_the_designs_formula(self, exact_bridge, source):
+        # Backward fit: x_k + m_F(x_{k−1}) − m_F(x_k); forward fit: x_{k−1} + m_B(x_k) − m_B(x_{k−1}).
+        targets, start, end, kernel, c = self.case(exact_bridge, source)
+        expected = end + kernel.mean(start, c) - kernel.mean(end, c)
+        torch.testing.assert_close(targets["mean_matching"], expected, rtol=1e-4, atol=1e-5)
+
+    def test_likelihood_is_the_state_it_came_from(self, exact_bridge):
+        targets, start, _, _, _ = self.case(exact_bridge, "forward")
+        assert torch.equal(targets["likelihood"], start)
+
+
+def test_registry():
+    assert {name: build_objective(name).name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}
+    with pytest.raises(CSBError, match=r"^objective 'kl' is unknown; choose one of likelihood, mean_matching$"):
+        build_objective("kl")

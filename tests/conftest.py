@@ -1,0 +1,203 @@
+"""What several test folders share: an exact bridge in closed form, and the command line in a process of its own."""
+
+import builtins
+import contextlib
+import importlib
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
+from csb.problems import LinearGaussian
+from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
+from csb.process import Grid, Power
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class ExactBridge(NamedTuple):
+    """A bridge whose kernels are those of the closed-form recursion, and the recursion."""
+
+    bridge: Bridge
+    spec: BridgeSpec
+    grid: Grid
+    G: Tensor
+    g: Tensor
+    C: Tensor
+    steps: list[HalfStep]
+
+
+def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]) -> None:
+    """Writes affine kernels (k = 1..T) into a bridge of drift-parametrised Affine networks."""
+    kernel = bridge.kernel(direction)
+    with torch.no_grad():
+        for k, (M, N, c, S) in enumerate(kernels, start=1):
+            beta = bridge.grid.beta[k]
+            kernel.network.weight[k] = torch.cat([M - torch.eye(len(M)), N], dim=1) / beta
+            kernel.network.bias[k] = c / beta
+            if kernel.covariance == "full":
+                factor = torch.linalg.cholesky(S)
+                raw = factor / beta.sqrt()
+                kernel.network.spread[k] = raw.tril(-1) + torch.diag(2 * raw.diagonal().log())
+                continue
+            assert float((S - torch.diag(S.diagonal())).abs().max()) < 1e-12
+            if kernel.covariance == "diagonal":
+                kernel.network.spread[k, 0] = (S.diagonal() / beta).log()
+
+
+KINDS = {  # covariance of the kernels, the recursion's objective
+    "diagonal": ("diagonal", "likelihood_diagonal"),
+    "full": ("full", "likelihood"),
+    "fixed": ("fixed", "mean_matching"),
+}
+
+
+def make_exact_bridge(kind: str = "full", iterations: int = 6, T: int = 4, correlated: bool = True) -> ExactBridge:
+    """Two dimensions, at the end of the recursion of the given iterations.
+
+    Args:
+        kind: one of KINDS.
+        iterations, T: of the recursion.
+        correlated: whether the coordinates of x | y are; if not, diagonal kernels reach the posterior exactly.
+    """
+    covariance, objective = KINDS[kind]
+    grid = Grid.from_schedule(Power(0.3, 2.0), T)
+    G, C = torch.tensor([[0.8, -0.3], [0.2, 0.5]]).double(), torch.diag(torch.tensor([0.15, 0.5])).double()
+    if correlated:
+        problem = LinearGaussian(dx=2, dy=2, seed=1)
+        G, C = problem.G, problem.C
+    steps = exact_ipf(grid, G, torch.tensor([0.3, -0.2]), C, iterations, objective)
+    part = KernelSpec({"name": "affine", "steps": T}, "drift", covariance, 0.0)
+    transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
+    spec = BridgeSpec(grid.alpha_bar.tolist(), transform, part, part)
+    bridge = build_bridge(spec)
+    set_affine(bridge, "backward", steps[-2].kernels)
+    set_affine(bridge, "forward", steps[-1].kernels)
+    return ExactBridge(bridge, spec, grid, G, torch.tensor([0.3, -0.2]).double(), C, steps)
+
+
+@pytest.fixture
+def exact_bridge() -> Callable[..., ExactBridge]:
+    """Makes an :class:`ExactBridge`; see :func:`make_exact_bridge`."""
+    return make_exact_bridge
+
+
+TINY = [
+    "problem=two_moons", "problem.n_train=500", "+problem.n_val=100", "+problem.n_test=20",
+    "network.options={width: 16, depth: 1}", "L=2", "T=3", "progress=false", "logger=none",
+    "ipf.batch_size=32", "ipf.first_steps=12", "ipf.steps=10", "ipf.refresh=4", "ipf.trajectories=64",
+    "ipf.checkpoint_every=3", "ipf.observe_every=1000", "metrics.exact_samples=100", "metrics.exact_observations=1",
+    "metrics.picture_rows=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides of a training of a few dozen steps: half-steps of 12, 10, 10 and 10, rounds of 4."""
+    return TINY.copy()
+
+
+@dataclass
+class Hook:
+    """Kills the process with SIGKILL, or raises, at the n-th call of a function.
+
+    Attributes:
+        name: dotted name of what is replaced, e.g. "os.replace".
+        call: which call, from 1.
+        before: act before the function runs, otherwise after it.
+        raises: name of a builtin exception to raise in place of the kill.
+    """
+
+    name: str
+    call: int = 1
+    before: bool = True
+    raises: str = ""
+
+    def install(self) -> None:
+        module, _, attribute = self.name.rpartition(".")
+        owner: Any = None
+        parts = module.split(".")
+        for i in range(len(parts), 0, -1):
+            with contextlib.suppress(ImportError):
+                owner = importlib.import_module(".".join(parts[:i]))
+                for part in parts[i:]:
+                    owner = getattr(owner, part)
+                break
+        original, calls = getattr(owner, attribute), 0
+
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == self.call and self.before:
+                self._act()
+            result = original(*args, **kwargs)
+            if calls == self.call and not self.before:
+                self._act()
+            return result
+
+        setattr(owner, attribute, replaced)
+
+    def _act(self) -> None:
+        if self.raises:
+            raise getattr(builtins, self.raises)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _command(script: str, arguments: list[str], hooks: list[Hook], folder: str, cwd: str, env: dict[str, Any]) -> None:
+    """In the child: runs a script as from the command line, its output into files."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    os.chdir(cwd)
+    for key, value in env.items():
+        os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+    torch.set_num_threads(1)
+    for hook in hooks:
+        hook.install()
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+class Finished(NamedTuple):
+    """What a command left: its exit code (−9 where it was killed) and its output."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def _server():
+    """A server that has imported everything and forks a child a command: seconds less than a fresh interpreter."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["csb.run.jobs", "csb.run.cli", "conftest"])
+    return context
+
+
+@pytest.fixture
+def command(_server, tmp_path_factory):
+    """Runs ``train.py`` in a process of its own: command(*arguments, hooks=(), kill_after=None, cwd=…, env={})."""
+
+    def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=120):
+        folder = tmp_path_factory.mktemp("command")
+        args = (str(ROOT / script), list(arguments), list(hooks), str(folder), str(cwd), env or {})
+        process = _server.Process(target=_command, args=args)
+        process.start()
+        process.join(kill_after if kill_after is not None else timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            assert kill_after is not None, f"no end within {timeout} s: {(folder / 'stderr').read_text()}"
+        return Finished(process.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+    return run
