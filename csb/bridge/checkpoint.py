@@ -1,7 +1,6 @@
 """Files: written atomically, read with ``weights_only=True``, and holding plain data and tensors only."""
 
 import os
-import pickle
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -35,10 +34,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(name, path)
         name = None
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
-        raise CSBError(f"cannot write {path}: {error}; free space or choose another folder, then resume") from error
+        raise CSBError(
+            f"cannot write {path}: {_line(error)}; free space or choose another folder, then resume"
+        ) from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _umask() -> int:
@@ -63,10 +69,12 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CSBError(f"{path} does not exist; give the folder of a finished run or a file that csb wrote")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:  # torch itself does not compare the checksums
+                raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise CSBError(f"{path} is damaged or not a csb file ({reason}); restore it or train again") from error
+    except Exception as error:  # broken bytes make an unpickler raise anything
+        raise CSBError(f"{path} is damaged or not a csb file ({_line(error)}); restore it or train again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
     return data
@@ -81,8 +89,8 @@ def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge,
     """The bridge of a file and what the file says about it."""
     data = load(path)
     try:
-        bridge = build_bridge(BridgeSpec.from_plain(data["bridge"]))
+        bridge, about = build_bridge(BridgeSpec.from_plain(data["bridge"])), data["about"]
         bridge.load_state_dict(data["weights"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise CSBError(f"{path} does not hold a whole bridge ({str(error).splitlines()[0]}); train again") from error
-    return bridge.to(device).eval(), data["about"]
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise CSBError(f"{path} does not hold a whole bridge ({_line(error)}); train again") from error
+    return bridge.to(device).eval(), about
