@@ -96,7 +96,7 @@ class HalfStepModule(pl.LightningModule):
         loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
         if not bool(torch.isfinite(loss)):
             raise CSBError(
-                f"the loss became {float(loss)} in half-step {self.half_step.name} at step {batch.step}; lower "
+                f"the loss became {float(loss.detach())} in half-step {self.half_step.name} at step {batch.step}; lower "
                 f"optimizer.lr or raise the variance floor, then resume from the last checkpoint"
             )
         return loss
