@@ -1,0 +1,176 @@
+"""One half-step's module: step weights, moving average, and what is frozen."""
+
+import lightning as pl
+import pytest
+import torch
+
+from csb.bridge.objectives import Likelihood, MeanMatching, Target
+from csb.errors import CSBError
+from csb.process import seeded
+from csb.training.batches import Batch
+from csb.training.module import HalfStepModule, averaged, balance
+from csb.training.plan import HalfStep
+from csb.training.settings import OptimizerSettings
+from csb.training.state import to_cpu
+
+BACKWARD, FORWARD = HalfStep(2, 2, "backward", 10), HalfStep(3, 2, "forward", 10)
+
+
+@pytest.fixture
+def bridge(exact_bridge):
+    return exact_bridge("full", 1).bridge
+
+
+def batch(step=0, size=8, shared=1):
+    generator = seeded(step)
+    x, target = (torch.randn(size, 2, generator=generator) for _ in range(2))
+    k = torch.arange(size) % 4 + 1
+    return Batch(x, k, torch.randn(size // shared, 2, generator=generator), Target(target), step)
+
+
+class TestBalance:
+    @pytest.mark.parametrize("direction", ["backward", "forward"])
+    @pytest.mark.parametrize("exponent", [0.3, 0.5, 1.0])
+    def test_mean_one_and_the_formula(self, bridge, direction, exponent):
+        kernel = bridge.kernel(direction)
+        kernel.gain = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
+        weight = balance(kernel, exponent)
+        assert float(weight[1:].mean()) == pytest.approx(1, rel=1e-6)
+        expected = (bridge.grid.beta[1:].float() / torch.tensor([0.25, 1.0, 4.0, 16.0])) ** exponent
+        torch.testing.assert_close(weight[1:] / weight[1], expected / expected[0])
+
+    def test_exponent_zero_leaves_the_steps_alone(self, bridge):
+        torch.testing.assert_close(balance(bridge.kernel("backward"), 0.0)[1:], torch.ones(4))
+
+    def test_evens_out_what_an_error_of_the_output_costs(self, bridge):
+        """With exponent 1 a unit error of the network's output costs the same at every step."""
+        kernel = bridge.kernel("backward")
+        kernel.gain = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
+        cost = kernel.gain[1:] ** 2 / bridge.grid.beta[1:].float() * balance(kernel, 1.0)[1:]
+        torch.testing.assert_close(cost, cost[:1].expand(4))
+
+
+class TestMovingAverage:
+    def test_formula(self):
+        layer = torch.nn.Linear(1, 1, bias=False)
+        average, expected = averaged(layer, 0.5), None
+        for n, value in enumerate([1.0, 2.0, -3.0, 5.0, 0.5, 8.0, 1.0, 1.0, 4.0, 2.0, 7.0, 3.0]):
+            with torch.no_grad():
+                layer.weight.fill_(value)
+            average.update_parameters(layer)
+            # The first update copies; update n ≥ 1 has decay min(0.5, (1 + n)/(10 + n)).
+            decay = min(0.5, (1 + n) / (10 + n))
+            expected = value if expected is None else decay * expected + (1 - decay) * value
+            assert float(average.module.weight) == pytest.approx(expected, rel=1e-5)
+
+    def test_long_memory_in_the_end(self):
+        layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+        average = averaged(layer, 0.99)
+        layer.weight.fill_(1.0)
+        for _ in range(3000):
+            average.update_parameters(layer)
+        layer.weight.fill_(2.0)
+        average.update_parameters(layer)
+        assert float(average.module.weight) == pytest.approx(1.01, abs=1e-4)
+
+    def test_holds_no_gradients(self, bridge):
+        assert not any(p.requires_grad for p in averaged(bridge.kernel("backward"), 0.9).parameters())
+
+    def test_is_adopted_at_the_end(self, bridge):
+        module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        with torch.no_grad():
+            for p in module.average.module.parameters():
+                p.fill_(0.123)
+        module.adopt_average()
+        assert all(torch.equal(p, torch.full_like(p, 0.123)) for p in bridge.kernel("backward").parameters())
+        assert not any(bool((p == 0.123).all()) for p in bridge.kernel("forward").parameters())
+
+
+class Loader:
+    """An iterable that is no list, which Lightning would take for several loaders."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def fit(module, batches, **options):
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **options,
+    )  # fmt: skip
+    trainer.fit(module.train(), train_dataloaders=Loader(batches))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
+class TestFit:
+    @pytest.mark.parametrize(("half_step", "other"), [(BACKWARD, "forward"), (FORWARD, "backward")])
+    def test_only_one_direction_moves(self, bridge, half_step, other):
+        module = HalfStepModule(bridge, half_step, Likelihood(), OptimizerSettings())
+        assert {p.requires_grad for p in bridge.kernel(half_step.direction).parameters()} == {True}
+        assert {p.requires_grad for p in bridge.kernel(other).parameters()} == {False}
+        before = to_cpu(bridge.state_dict())
+        fit(module, [batch(i) for i in range(3)])
+        assert all(torch.equal(v, before[k]) for k, v in bridge.state_dict().items() if k.startswith(other))
+        moved = [k for k, v in bridge.state_dict().items() if not torch.equal(v, before[k])]
+        assert {key.split("_kernel")[0] for key in moved} == {half_step.direction}
+
+    def test_select_can_change_direction(self, bridge):
+        HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        HalfStepModule(bridge, FORWARD, Likelihood(), OptimizerSettings())
+        assert {p.requires_grad for p in bridge.kernel("backward").parameters()} == {False}
+        assert {p.requires_grad for p in bridge.kernel("forward").parameters()} == {True}
+
+    def test_loss_is_the_weighted_mean_of_the_objective(self, bridge):
+        for objective in (Likelihood(), MeanMatching()):
+            module = HalfStepModule(bridge, BACKWARD, objective, OptimizerSettings(balance=0.5))
+            module.weight.copy_(torch.tensor([0.0, 0.1, 0.5, 1.4, 2.0]))
+            b = batch()
+            law = module.kernel(b.x, b.k, b.c)
+            each = objective.loss(law, b.target, bridge.grid.beta.float()[b.k]).mean(1)
+            expected = (each * module.weight[b.k]).mean()
+            torch.testing.assert_close(module.training_step(b, 0), expected)
+            torch.testing.assert_close(module.last_loss, each.mean().detach())
+
+    def test_observations_are_shared_in_order(self, bridge):
+        """Four states for each of two observations: the same loss as with the observations repeated."""
+        module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        b = batch(shared=4)
+        assert len(b.c) == 2
+        repeated = b._replace(c=b.c[[0, 0, 0, 0, 1, 1, 1, 1]])
+        torch.testing.assert_close(module.training_step(b, 0), module.training_step(repeated, 0))
+
+    def test_learning_rate_is_that_of_the_batchs_step(self, bridge):
+        module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings(later_lr=1e-2, warmup=1.0))
+        seen = []
+        module.on_before_zero_grad = lambda optimizer: seen.append(optimizer.param_groups[0]["lr"])
+        fit(module, [batch(i) for i in (4, 5)])
+        assert seen[-1] == pytest.approx(1e-2 * 6 / 10)
+
+    def test_two_rounds_are_one(self, bridge, exact_bridge):
+        """A second Trainer with the optimiser's state goes on exactly where the first ended."""
+        batches = [batch(i) for i in range(6)]
+        module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        fit(module, batches)
+        parts = HalfStepModule(exact_bridge("full", 1).bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        fit(parts, batches[:3])
+        parts.optimizer_state = to_cpu(parts.optimizer_on_trainer().state_dict())
+        fit(parts, batches[3:])
+        for one, two in ((module.kernel, parts.kernel), (module.average, parts.average)):
+            for key, value in one.state_dict().items():
+                assert torch.equal(value, two.state_dict()[key]), key
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_loss_that_is_not_finite(self, bridge, value):
+        module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        b = batch(7)
+        b.target.mean[3, 1] = value
+        before = to_cpu(bridge.state_dict())
+        with pytest.raises(CSBError, match=r"^the loss became (nan|inf) in half-step 03_backward at step 7; lower"):
+            fit(module, [b])
+        assert all(torch.equal(v, before[k]) for k, v in bridge.state_dict().items())
