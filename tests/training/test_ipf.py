@@ -1,0 +1,232 @@
+"""The IPF loop: every trained half-step against the exact recursion, and what stops it."""
+
+import pytest
+import torch
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge
+from csb.bridge.objectives import build_objective
+from csb.errors import CSBError
+from csb.problems import LinearGaussian
+from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels
+from csb.process import Grid, Power, seeded
+from csb.training import ipf as ipf_module
+from csb.training.ipf import IPF
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.state import load_progress
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
+GRID = Grid.from_schedule(Power(0.3, 2.0), 4)
+FINGERPRINT = {"seed": 0}
+
+
+def make(
+    folder, problem, covariance="diagonal", objective="likelihood", pairs=None, observer=None, lr=5e-2, **settings
+):
+    d = problem.dx
+    part = KernelSpec({"name": "affine", "steps": GRID.T}, "drift", covariance, 0.0)
+    transform = {"name": "identity", "x_shape": [d], "y_shape": [problem.dy]}
+    spec = BridgeSpec(GRID.alpha_bar.tolist(), transform, part, part)
+    optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
+    train = problem.pairs("train")
+    return IPF(
+        build_bridge(spec), spec, build_objective(objective), pairs or (train.x, train.y), folder,
+        IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
+                       "trajectories": 16384, "checkpoint_every": 1000, **settings}),
+        optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, observer, bar=False,
+    )  # fmt: skip
+
+
+def fitted(path, direction):
+    """The affine kernel of each step, k = 1..T, of a saved bridge."""
+    bridge, _ = load_bridge(path)
+    kernel, d = bridge.kernel(direction), bridge.transform.z_shape[0]
+    m, found = bridge.transform.c_shape[0], []
+    with torch.no_grad():
+        for k in range(1, bridge.grid.T + 1):
+            x = torch.cat([torch.zeros(1, d), torch.eye(d), torch.zeros(m, d)])
+            c = torch.cat([torch.zeros(1 + d, m), torch.eye(m)])
+            law = kernel(x, torch.tensor([k]), kernel.encode(c))
+            cov = torch.diag(law.var[0]) if law.factor is None else law.factor[0] @ law.factor[0].T
+            slopes = (law.mean[1:] - law.mean[0]).T
+            parts = (slopes[:, :d], slopes[:, d:], law.mean[0], cov)
+            found.append(AffineKernel(*(part.double() for part in parts)))
+    return found
+
+
+def path_laws(problem, steps, i):
+    """The exact laws of x_0..x_T given y on the path that half-step i is fitted to."""
+    d = problem.dx
+    if steps[i].direction == "backward":
+        law = AffineLaw(problem.G, torch.zeros(d).double(), problem.C)
+        kernels = list(steps[i - 1].kernels) if i else reference_kernels(GRID, d, problem.dy)
+    else:
+        law = AffineLaw(torch.zeros(d, problem.dy).double(), torch.zeros(d).double(), torch.eye(d).double())
+        kernels = list(steps[i - 1].kernels[::-1])
+    laws = [law]
+    for kernel in kernels:
+        laws.append(law := kernel.push(law))
+    return laws if steps[i].direction == "backward" else laws[::-1]
+
+
+def errors(folder, problem, objective, iterations):
+    """(place, error of the mean map, error of the covariance) of each step of each half-step.
+
+    The first is the root mean square difference over the states of the path in units of the exact mean's; the second
+    is relative.
+    """
+    steps = exact_ipf(GRID, problem.G, torch.zeros(problem.dx), problem.C, iterations, objective)
+    y, noise = problem.pairs("test", 5000).y.double(), torch.randn(5000, problem.dx, generator=seeded(9)).double()
+    for i, step in enumerate(steps):
+        laws = path_laws(problem, steps, i)
+        found = fitted(folder / "half_steps" / f"{i + 1:02d}_{step.direction}.pt", step.direction)
+        for k, (kernel, exact) in enumerate(zip(found, step.kernels), start=1):
+            law = laws[k] if step.direction == "backward" else laws[k - 1]
+            x = y @ law.U.T + law.u + noise @ torch.linalg.cholesky(law.P).T
+            mean = exact.mean(x, y)
+            mean_error = ((kernel.mean(x, y) - mean) ** 2).mean().sqrt() / (mean**2).mean().sqrt()
+            variance_error = (kernel.S - exact.S).norm() / exact.S.norm()
+            yield f"half-step {i + 1} ({step.direction}), k = {k}", float(mean_error), float(variance_error)
+
+
+def assert_recursion(folder, problem, objective, iterations, tolerance):
+    found = list(errors(folder, problem, objective, iterations))
+    assert len(found) == 2 * iterations * GRID.T
+    wrong = [f"{place}: {mean:.1%}, {var:.1%}" for place, mean, var in found if max(mean, var) > tolerance]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "covariance", "recursion"),
+    [("likelihood", "diagonal", "likelihood"), ("mean_matching", "fixed", "mean_matching")],
+)
+def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion):
+    problem = LinearGaussian(dx=1, dy=1, n_train=50_000)
+    progress = make(tmp_path, problem, covariance, objective).run(resume=False)
+    assert_recursion(tmp_path, problem, recursion, 2, 0.04)
+    assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward", "04_forward"]
+    last, about = load_bridge(tmp_path / "bridge.pt")
+    assert about == {"note": 1}
+    for key, value in load_bridge(tmp_path / "half_steps" / "04_forward.pt")[0].state_dict().items():
+        assert torch.equal(value, last.state_dict()[key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "covariance", "recursion"),
+    [
+        ("likelihood", "full", "likelihood"),
+        ("likelihood", "diagonal", "likelihood_diagonal"),
+        ("mean_matching", "fixed", "mean_matching"),
+    ],
+)
+def test_every_half_step_is_the_exact_one_in_two_dimensions(tmp_path, objective, covariance, recursion):
+    problem = LinearGaussian(dx=2, dy=2, seed=1, n_train=100_000)
+    settings = {"L": 3, "first_steps": 1500, "steps": 1500, "batch_size": 4096, "trajectories": 32768}
+    make(tmp_path, problem, covariance, objective, **settings).run(resume=False)
+    assert_recursion(tmp_path, problem, recursion, 3, 0.04)
+
+
+SHORT = {"first_steps": 8, "steps": 6, "batch_size": 64, "refresh": 4, "trajectories": 64, "checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return LinearGaussian(dx=1, dy=1, n_train=200)
+
+
+class TestALossThatIsNotFinite:
+    def test_in_a_cached_half_step(self, tmp_path, small, monkeypatch):
+        make(tmp_path / "whole", small, **SHORT).run(resume=False)
+        run, fill = make(tmp_path / "run", small, **SHORT), ipf_module.fill
+
+        def poisoned(*args):
+            cache = fill(*args)
+            if args[6][1:3] == (2, 1):  # the third half-step's second round, steps 4 and 5
+                cache.states.fill_(float("nan"))
+            return cache
+
+        monkeypatch.setattr(ipf_module, "fill", poisoned)
+        with pytest.raises(CSBError, match="the loss became nan in half-step 03_backward at step 4") as error:
+            run.run(resume=False)
+        assert "\n" not in str(error.value)
+        progress = load_progress(run.state_file, FINGERPRINT)
+        assert (progress.half_step, progress.step) == (2, 4)
+        assert all(bool(torch.isfinite(value).all()) for value in progress.weights.values())
+        assert not (tmp_path / "run" / "bridge.pt").exists()
+        # With the cause removed the run goes on from there as if nothing had happened.
+        monkeypatch.setattr(ipf_module, "fill", fill)
+        make(tmp_path / "run", small, **SHORT).run(resume=True)
+        one, two = (load_bridge(tmp_path / name / "bridge.pt")[0].state_dict() for name in ("whole", "run"))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+    def test_in_the_first_half_step(self, tmp_path, small):
+        train = small.pairs("train")
+        z = train.x.clone()
+        z[17] = float("inf")
+        with pytest.raises(CSBError, match=r"the loss became (nan|inf) in half-step 01_backward at step \d"):
+            make(tmp_path, small, pairs=(z, train.y), **SHORT).run(resume=False)
+
+
+class Watching:
+    """Records what it is shown."""
+
+    def __init__(self):
+        self.calls, self.weights = [], []
+
+    def within(self, bridge, half_step, step):
+        self.calls.append((half_step.name, step))
+        self.weights.append(bridge.kernel(half_step.direction).network.weight.clone())
+
+    def after(self, bridge, half_step):
+        self.calls.append((half_step.name, "end"))
+        return {"seen": float(len(self.calls))}
+
+
+class TestTheLoop:
+    def test_observer_and_log(self, tmp_path, small):
+        watching, logged = Watching(), []
+        run = make(tmp_path, small, observer=watching, observe_every=4, **SHORT)
+        run.log = lambda metrics, step: logged.append((step, metrics))
+        progress = run.run(resume=False)
+        assert watching.calls == [
+            ("01_backward", 4), ("01_backward", 8), ("01_backward", "end"), ("02_forward", 4), ("02_forward", "end"),
+            ("03_backward", 4), ("03_backward", "end"), ("04_forward", 4), ("04_forward", "end"),
+        ]  # fmt: skip
+        assert [row["seen"] for row in progress.history] == [3.0, 5.0, 7.0, 9.0]
+        assert [(s, [k for k in m if k.endswith("seen")]) for s, m in logged if "lr" not in m] == [
+            (8, ["backward/seen"]), (14, ["forward/seen"]), (20, ["backward/seen"]), (26, ["forward/seen"]),
+        ]  # fmt: skip
+        assert progress.half_step == 4
+
+    def test_observing_changes_nothing(self, tmp_path, small):
+        make(tmp_path / "a", small, **SHORT).run(resume=False)
+        make(tmp_path / "b", small, observer=Watching(), observe_every=1, **SHORT).run(resume=False)
+        one, two = (load_bridge(tmp_path / name / "bridge.pt")[0].state_dict() for name in "ab")
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+    def test_without_the_last_forward(self, tmp_path, small):
+        progress = make(tmp_path, small, last_forward=False, **SHORT).run(resume=False)
+        assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward"]
+        whole, _ = load_bridge(tmp_path / "bridge.pt")
+        second, _ = load_bridge(tmp_path / "half_steps" / "02_forward.pt")
+        for key, value in second.forward_kernel.state_dict().items():
+            assert torch.equal(value, whole.forward_kernel.state_dict()[key])
+
+    def test_a_forward_half_step_leaves_the_backward_kernels(self, tmp_path, small):
+        make(tmp_path, small, **SHORT).run(resume=False)
+        one, two, three = (
+            load_bridge(tmp_path / "half_steps" / name)[0]
+            for name in ("01_backward.pt", "02_forward.pt", "03_backward.pt")
+        )
+        same = [torch.equal(a, b) for a, b in zip(one.backward_kernel.parameters(), two.backward_kernel.parameters())]
+        assert all(same)
+        same = [torch.equal(a, b) for a, b in zip(two.forward_kernel.parameters(), three.forward_kernel.parameters())]
+        assert all(same)
+        assert not torch.equal(two.backward_kernel.network.weight, three.backward_kernel.network.weight)
+
+    def test_the_cache_keeps_to_its_budget(self, tmp_path, small):
+        run = make(tmp_path, small, **SHORT, cache_bytes=1000)
+        assert run.cache_size == 1000 // (4 * 5 + 8)
+        history = run.run(resume=False).history
+        assert history[0]["cache_mib"] == 0
+        assert all(0 < row["cache_mib"] * 2**20 <= 1000 for row in history[1:])
