@@ -54,8 +54,8 @@ def _umask() -> int:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files that a killed run left in the folder."""
-    for path in folder.glob(".*.tmp"):
+    """Deletes temporary files that a killed run left in the folder or below."""
+    for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 

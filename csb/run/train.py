@@ -1,5 +1,6 @@
 """One training, from a checked configuration to a finished run."""
 
+import json
 import logging
 import platform
 import shutil
@@ -14,6 +15,7 @@ import torch
 
 import csb
 from csb.bridge import Bridge, build_bridge
+from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
 from csb.evaluation.scores import final_scores
 from csb.evaluation.tables import write_json
@@ -23,6 +25,7 @@ from csb.run.config import RunConfig
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.ipf import IPF
+from csb.training.state import load_progress
 
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ def check_folder(run: RunConfig) -> None:
         raise CSBError(f"{folder} is a file; remove it or choose another name=…")
     if run.resume and not state.exists() and (folder / "bridge.pt").exists():
         raise CSBError(f"{folder} has a bridge but no state.pt to resume from; choose overwrite=true or another name=…")
-    if state.exists() and not run.resume and not run.overwrite:
+    if (state.exists() or (folder / "bridge.pt").exists()) and not run.resume and not run.overwrite:
         raise CSBError(
             f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
         )
@@ -67,6 +70,15 @@ def _clean(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that has one, and a bridge; None otherwise."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and (folder / "bridge.pt").exists() else None
+
+
 def about(run: RunConfig) -> dict[str, Any]:
     """What goes with a saved bridge: problem, configuration and versions, as plain data."""
     versions = {"csb": csb.__version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
@@ -91,8 +103,13 @@ def train(run: RunConfig) -> dict[str, Any]:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
     """
     check_folder(run)
-    if run.resume and (run.folder / "result.json").exists() and (run.folder / "bridge.pt").exists():
-        logger.info("%s is finished; nothing to resume", run.folder)
+    remove_leftovers(run.folder)
+    resume = run.resume and (run.folder / "state.pt").exists()
+    if resume:  # before anything is touched: a damaged state and other settings are told here
+        load_progress(run.folder / "state.pt", run.fingerprint())
+        if (finished := _finished(run.folder)) is not None:
+            logger.info("%s is finished; nothing to resume", run.folder)
+            return finished
     run.problem.prepare()
     if run.overwrite:
         _clean(run.folder)
@@ -100,7 +117,6 @@ def train(run: RunConfig) -> dict[str, Any]:
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    resume = run.resume and (run.folder / "state.pt").exists()
     write_json(run.folder / "config.json", run.plain)
     encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
     logs = Logs(run.logger, run.folder, run.plain)

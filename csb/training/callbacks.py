@@ -52,11 +52,21 @@ class Bar:
 
 
 class Reporter(Callback):
-    """After each optimiser step: the bar, and every ``log_every`` steps the loss and learning rate to the loggers."""
+    """After each optimiser step: the bar, and every ``log_every`` steps the loss and learning rate to the loggers.
 
-    def __init__(self, bar: Bar, log: Callable[[Metrics, int], None], offset: int, log_every: int = 20) -> None:
+    ``losses`` are those of the half-step so far, to which each step's is added.
+    """
+
+    def __init__(
+        self,
+        bar: Bar,
+        log: Callable[[Metrics, int], None],
+        offset: int,
+        losses: list[float],
+        log_every: int = 20,
+    ) -> None:
         self.bar, self.write, self.offset, self.log_every = bar, log, offset, log_every  # Lightning owns self.log
-        self.losses: list[float] = []
+        self.losses = losses
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(module.last_loss)

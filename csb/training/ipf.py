@@ -12,7 +12,7 @@ from torch import Tensor
 from csb.bridge import Bridge, BridgeSpec, Kernel, save_bridge
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
-from csb.training.cache import Cache, capacity, fill
+from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter
 from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep, plan
@@ -88,17 +88,16 @@ class IPF:
         if self.progress.average is not None:
             module.average.load_state_dict(self.progress.average)
             module.optimizer_state = self.progress.optimizer
-        timing, losses, cache_bytes = {"fill": 0.0, "fit": 0.0}, [], 0
+        timing = {"fill": 0.0, "fit": 0.0}
         while self.progress.step < half_step.steps:
             round_ = self.progress.step // self.settings.refresh
             stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
             clock = time.perf_counter()
             cache = self._fill(half_step, round_)
-            cache_bytes = 0 if cache is None else cache.nbytes
             timing["fill"] += time.perf_counter() - clock
-            losses += self._fit(module, cache, (self.progress.step, stop))
+            self._fit(module, cache, (self.progress.step, stop))
             timing["fit"] += time.perf_counter() - clock
-        self._finish(module, timing, losses, cache_bytes)
+        self._finish(module, timing)
 
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
         if half_step.index == 0:
@@ -107,7 +106,7 @@ class IPF:
         seed = (self.seed, half_step.index, round_, 0, _CACHE)
         return fill(self.bridge.eval(), half_step.source, self.objective, *self.pairs, self.cache_size, seed)
 
-    def _fit(self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int]) -> list[float]:
+    def _fit(self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int]) -> None:
         half_step, settings = module.half_step, self.settings
         self.bar.describe(half_step, "fitting")
         batches = Batches(
@@ -122,7 +121,7 @@ class IPF:
             steps,
         )
         offset = sum(h.steps for h in self.plan[: half_step.index])
-        reporter = Reporter(self.bar, self.log, offset)
+        reporter = Reporter(self.bar, self.log, offset, self.progress.losses)
         callbacks: list[pl.Callback] = [
             reporter,
             Every(settings.checkpoint_every, lambda step: self._save(module, step)),
@@ -135,11 +134,13 @@ class IPF:
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         module.train()
-        trainer.fit(module, train_dataloaders=batches)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            trainer.fit(module, train_dataloaders=batches)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl+C into a silent exit
+                raise KeyboardInterrupt from None
+            raise
         self._save(module, steps[1])
-        return reporter.losses
 
     def _save(self, module: HalfStepModule, step: int) -> None:
         """The state after ``step`` steps of the half-step."""
@@ -171,15 +172,17 @@ class IPF:
         with self._averaged(module) as bridge:
             self.observer.within(bridge, module.half_step, step)
 
-    def _finish(self, module: HalfStepModule, timing: dict[str, float], losses: list[float], cache_bytes: int) -> None:
+    def _finish(self, module: HalfStepModule, timing: dict[str, float]) -> None:
         half_step = module.half_step
         module.adopt_average()
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
+        losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0
         tail = losses[-max(1, len(losses) // 10) :]
+        shape, T = tuple(self.pairs[0].shape[1:]), self.bridge.grid.T
         metrics: Metrics = {
-            "loss": sum(tail) / len(tail) if tail else float("nan"),
+            "loss": sum(tail) / len(tail),
             "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-            "cache_mib": cache_bytes / 2**20,
+            "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
         }
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step)

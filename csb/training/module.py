@@ -96,12 +96,14 @@ class HalfStepModule(pl.LightningModule):
         loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
         if not bool(torch.isfinite(loss)):
             raise CSBError(
-                f"the loss became {float(loss.detach())} in half-step {self.half_step.name} at step {batch.step}; lower "
-                f"optimizer.lr or raise the variance floor, then resume from the last checkpoint"
+                f"the loss became {float(loss.detach())} in half-step {self.half_step.name} at step {batch.step}; "
+                f"lower optimizer.lr or raise the variance floor, then resume from the last checkpoint"
             )
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.kernel)
 
     def adopt_average(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.bridge.checkpoint import FORMAT, load, remove_leftovers, save
+from csb.bridge.checkpoint import FORMAT, load, save
 from csb.errors import CSBError
 
 
@@ -20,6 +20,7 @@ class Progress:
         weights: the bridge's state_dict.
         average: the moving average's state_dict, None at the start of a half-step.
         optimizer: the optimiser's state_dict, None at the start of a half-step.
+        losses: the loss of each step done in it.
         seconds: wall time spent so far.
         history: one dictionary of diagnostics a finished half-step.
     """
@@ -29,6 +30,7 @@ class Progress:
     weights: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] | None = None
     optimizer: dict[str, Any] | None = None
+    losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -40,7 +42,6 @@ def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -
 
 def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     """Reads it again. CSBError where it is damaged, or belongs to other settings (named in the message)."""
-    remove_leftovers(path.parent)
     data = load(path)
     data.pop("format")
     stored = data.pop("fingerprint")
