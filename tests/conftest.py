@@ -184,7 +184,7 @@ def _server():
     return context
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(_server, tmp_path_factory):
     """Runs ``train.py`` in a process of its own: command(*arguments, hooks=(), kill_after=None, cwd=…, env={})."""
 

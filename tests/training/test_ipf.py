@@ -46,7 +46,7 @@ def fitted(path, direction):
             x = torch.cat([torch.zeros(1, d), torch.eye(d), torch.zeros(m, d)])
             c = torch.cat([torch.zeros(1 + d, m), torch.eye(m)])
             law = kernel(x, torch.tensor([k]), kernel.encode(c))
-            cov = torch.diag(law.var[0]) if law.factor is None else law.factor[0] @ law.factor[0].T
+            cov = law.covariance()[0]
             slopes = (law.mean[1:] - law.mean[0]).T
             parts = (slopes[:, :d], slopes[:, d:], law.mean[0], cov)
             found.append(AffineKernel(*(part.double() for part in parts)))

@@ -1,0 +1,249 @@
+"""A training killed at any instant and resumed ends with the weights, bit for bit, of one that was left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Hook
+
+STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10
+
+
+def weights(folder):
+    """Every saved bridge's weights, by file and name."""
+    files = [folder / "bridge.pt", *sorted((folder / "half_steps").iterdir())]
+    return {f"{f.name}:{k}": v for f in files for k, v in torch.load(f, weights_only=True)["weights"].items()}
+
+
+def result(folder):
+    values = json.loads((folder / "result.json").read_text())
+    return {key: value for key, value in values.items() if key != "seconds"}
+
+
+def history(folder):
+    rows = json.loads((folder / "history.json").read_text())
+    return [{key: value for key, value in row.items() if key != "fill_share"} for row in rows]
+
+
+def assert_same(folder, whole):
+    one, two = weights(folder), weights(whole)
+    assert one.keys() == two.keys()
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    assert result(folder) == result(whole)
+    assert history(folder) == history(whole)
+    assert list(folder.rglob("*.tmp")) == []
+
+
+@pytest.fixture(scope="module")
+def whole(command, tiny, tmp_path_factory):
+    """The uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = command(*tiny, f"out={folder}", "name=run")
+    assert done.code == 0, done.err
+    assert len(weights(folder / "run")) > 100
+    return folder / "run"
+
+
+STEP = "csb.training.module.HalfStepModule.training_step"
+KILLS = {
+    "before the first checkpoint": Hook(STEP, 2),
+    "between checkpoints": Hook(STEP, 5),
+    "between checkpoints of a cached half-step": Hook(STEP, 12 + 6),
+    "at the end of a half-step": Hook(STEP, 12, before=False),
+    "in the last step": Hook(STEP, STEPS),
+    "before the first cache": Hook("csb.training.ipf.fill", 1),
+    "after a cache is filled": Hook("csb.training.ipf.fill", 2, before=False),
+    "before a later half-step's cache": Hook("csb.training.ipf.fill", 4),
+    "while a cache is filled": Hook("csb.training.cache.Bridge.codes", 9),
+    "first state written, not renamed": Hook("csb.training.state.save", 1, before=False),
+    "before the optimiser's first state": Hook("csb.training.ipf.save_progress", 1),
+    "before a later state": Hook("csb.training.ipf.save_progress", 7),
+    "after a later state": Hook("csb.training.ipf.save_progress", 8, before=False),
+    "before a half-step's bridge": Hook("csb.training.ipf.save_bridge", 2),
+    "after a half-step's bridge": Hook("csb.training.ipf.save_bridge", 2, before=False),
+    "before the final bridge": Hook("csb.training.ipf.save_bridge", 5),
+    "before the scores": Hook("csb.run.train.final_scores", 1),
+    "after the scores": Hook("csb.run.train.final_scores", 1, before=False),
+}
+
+
+@pytest.mark.parametrize("hook", KILLS.values(), ids=KILLS)
+def test_killed_at_an_exact_instant(command, tiny, tmp_path, whole, hook):
+    killed = command(*tiny, f"out={tmp_path}", "name=run", hooks=[hook])
+    assert killed.code == -signal.SIGKILL
+    assert not (tmp_path / "run" / "result.json").exists()
+    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 5, 7, 11, 16, 24])
+def test_killed_between_writing_a_file_and_its_renaming(command, tiny, tmp_path, whole, call):
+    """os.replace puts each file in place: config.json, the states, the half-steps' bridges, the final one."""
+    killed = command(*tiny, f"out={tmp_path}", "name=run", hooks=[Hook("os.replace", call)])
+    assert killed.code == -signal.SIGKILL
+    assert len(list((tmp_path / "run").rglob(".*.tmp"))) == 1
+    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+def test_killed_again_and_again(command, tiny, tmp_path, whole):
+    """Each attempt lives for four steps, one more than a checkpoint's period, and is killed."""
+    attempts = 0
+    while attempts < 40:
+        attempts += 1
+        done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true", hooks=[Hook(STEP, 5)])
+        if done.code == 0:
+            break
+        assert done.code == -signal.SIGKILL, done.err
+    assert 8 <= attempts <= 20
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_random(command, tiny, tmp_path, whole, seed):
+    clock, line = random.Random(seed), [*tiny, f"out={tmp_path}", "name=run", "resume=true"]
+    for limit in (0.9, 1.8):
+        killed = command(*line, kill_after=clock.uniform(0.4, limit))
+        assert killed.code in (0, -signal.SIGKILL), killed.err
+    done = command(*line)
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_real_process(tiny, tmp_path, whole):
+    """The command line itself, killed from outside as soon as it has a state."""
+    line = [sys.executable, str(ROOT / "train.py"), *tiny, f"out={tmp_path}", "name=run", "resume=true"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=-3) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["trainer=bf16"], id="bf16"),
+        pytest.param(["objective=mean_matching", "ipf.last_forward=false"], id="mean-matching"),
+    ],
+)
+def test_other_settings_resume_as_well(command, tiny, tmp_path, options):
+    line = [*tiny, *options, f"out={tmp_path}"]
+    assert command(*line, "name=whole").code == 0
+    assert command(*line, "name=run", hooks=[Hook(STEP, 12 + 8)]).code == -signal.SIGKILL
+    done = command(*line, "name=run", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+class TestWithoutAKill:
+    @pytest.fixture
+    def finished(self, whole, tmp_path):
+        """A copy of the finished run."""
+        subprocess.run(["cp", "-a", str(whole), str(tmp_path / "run")], check=True)
+        return tmp_path / "run"
+
+    @staticmethod
+    def snapshot(folder: Path):
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+    def run(self, command, tiny, folder, *options):
+        return command(*tiny, f"out={folder.parent}", f"name={folder.name}", *options)
+
+    def refused(self, done, *parts):
+        assert done.code == 2
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1, done.err
+        for part in parts:
+            assert part in done.err
+
+    def test_resuming_a_finished_run_changes_nothing(self, command, tiny, finished):
+        before, start = self.snapshot(finished), time.monotonic()
+        done = self.run(command, tiny, finished, "resume=true")
+        assert done.code == 0, done.err
+        assert time.monotonic() - start < 20
+        assert self.snapshot(finished) == before
+        assert "is finished; nothing to resume" in done.out + done.err
+        assert "sliced_w" in done.out  # its table is shown all the same
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("ipf.steps=11", "was trained with ipf.steps=10, not 11"),
+            ("T=4", "was trained with T=3, not 4"),
+            ("optimizer.lr=0.02", "was trained with optimizer.lr=0.001, not 0.02"),
+            ("problem.seed=1", "was trained with problem.seed=0, not 1"),
+            ("seed=1", "was trained with seed=0, not 1"),
+            ("objective=mean_matching", "was trained with objective."),
+        ],
+    )
+    def test_other_settings_are_refused_by_name(self, command, tiny, finished, option, message):
+        before = self.snapshot(finished)
+        self.refused(self.run(command, tiny, finished, "resume=true", option), message, str(finished))
+        assert self.snapshot(finished) == before
+
+    @pytest.mark.parametrize("option", ["metrics.picture_rows=2", "logger=csv", "progress=true"])
+    def test_what_the_training_does_not_depend_on_may_change(self, command, tiny, finished, option):
+        assert self.run(command, tiny, finished, "resume=true", option).code == 0
+
+    def test_a_run_is_not_overwritten_unasked(self, command, tiny, finished):
+        before = self.snapshot(finished)
+        self.refused(self.run(command, tiny, finished), "already holds a run", "resume=true", "overwrite=true")
+        (finished / "state.pt").unlink()
+        self.refused(self.run(command, tiny, finished), "already holds a run")
+        before.pop("state.pt")
+        assert self.snapshot(finished) == before
+
+    def test_overwrite_replaces_it(self, command, tiny, finished, whole):
+        (finished / "half_steps" / "09_backward.pt").write_text("of a longer run")
+        done = self.run(command, tiny, finished, "overwrite=true")
+        assert done.code == 0, done.err
+        assert_same(finished, whole)
+        other = self.run(command, tiny, finished, "overwrite=true", "seed=5")
+        assert other.code == 0, other.err
+        assert not torch.equal(*(next(iter(weights(f).values())) for f in (finished, whole)))
+
+    @pytest.mark.parametrize("damage", ["truncate", "text", "flip", "empty"])
+    def test_a_damaged_state_is_one_line(self, command, tiny, finished, damage):
+        state = finished / "state.pt"
+        whole = state.read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 255
+        damaged = {"truncate": whole[: len(whole) // 2], "text": b"hello", "flip": bytes(flipped), "empty": b""}
+        state.write_bytes(damaged[damage])
+        before = self.snapshot(finished)
+        self.refused(self.run(command, tiny, finished, "resume=true"), "state.pt is damaged", "train again")
+        assert self.snapshot(finished) == before
+
+    def test_resume_and_overwrite_contradict(self, command, tiny, finished):
+        self.refused(self.run(command, tiny, finished, "resume=true", "overwrite=true"), "contradict each other")
+
+    def test_resume_of_nothing_starts(self, command, tiny, tmp_path, whole):
+        done = self.run(command, tiny, tmp_path / "new", "resume=true")
+        assert done.code == 0, done.err
+        assert_same(tmp_path / "new", whole)
+
+    def test_an_interrupt_is_one_line_and_resumes(self, command, tiny, tmp_path, whole):
+        hook = Hook(STEP, 17, raises="KeyboardInterrupt")
+        done = command(*tiny, f"out={tmp_path}", "name=run", hooks=[hook])
+        assert done.code == 2
+        assert done.err.strip().splitlines()[-1].startswith("error: interrupted; the same command with resume=true")
+        assert "Traceback" not in done.err
+        assert self.run(command, tiny, tmp_path / "run", "resume=true").code == 0
+        assert_same(tmp_path / "run", whole)
