@@ -3,7 +3,8 @@
 from csb.bridge.bridge import Bridge, autocast
 from csb.bridge.build import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import load_bridge, save_bridge
-from csb.bridge.kernel import Kernel, Law
+from csb.bridge.kernel import Kernel
+from csb.bridge.law import Law
 from csb.bridge.parametrisation import Direction
 from csb.bridge.samples import SampleInfo, Samples
 

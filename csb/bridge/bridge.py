@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.kernel import Kernel, Law
+from csb.bridge.kernel import Kernel
+from csb.bridge.law import Law
 from csb.bridge.parametrisation import Direction
 from csb.bridge.samples import SampleInfo, Samples
 from csb.errors import CSBError
@@ -164,6 +165,6 @@ class Bridge(nn.Module):
             step, laws = torch.tensor([k], device=z.device), []
             for states, mine in zip(z.split(batch), owner.split(batch)):
                 laws.append(kernel(states, step, codes[mine]))
-            law = Law(*(torch.cat(parts) for parts in zip(*laws))) if len(laws) > 1 else laws[0]
+            law = Law.cat(laws)
             z = law.mean if mean_only else law.draw(generator)
             yield z, law

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from csb.bridge.bridge import Bridge
-from csb.bridge.kernel import Kernel
+from csb.bridge.kernel import COVARIANCES, Kernel, heads
 from csb.bridge.parametrisation import PARAMETRISATIONS, Direction
 from csb.errors import CSBError
 from csb.networks import build_network
@@ -22,13 +22,15 @@ class KernelSpec:
     Attributes:
         network: {"name": one of csb.networks.NETWORKS, **options}.
         parametrisation: one of csb.bridge.parametrisation.PARAMETRISATIONS.
-        learn_variance: a second head for the diagonal log-variance; otherwise the variance is β_k.
+        covariance: one of csb.bridge.kernel.COVARIANCES.
+        rank: directions of covariance="low_rank"; unused otherwise.
         variance_floor: ≥ 0, see :class:`csb.bridge.kernel.Kernel`.
     """
 
     network: dict[str, Any]
     parametrisation: str = "v"
-    learn_variance: bool = True
+    covariance: str = "diagonal"
+    rank: int = 8
     variance_floor: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -36,6 +38,8 @@ class KernelSpec:
             raise CSBError(
                 f"parametrisation {self.parametrisation!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}"
             )
+        if self.covariance not in COVARIANCES:
+            raise CSBError(f"covariance {self.covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
         if not self.variance_floor >= 0:
             raise CSBError(f"variance_floor={self.variance_floor!r} is negative; choose 0 or more")
 
@@ -72,9 +76,9 @@ def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
     transform = build_transform(spec.transform)
 
     def kernel(direction: Direction, part: KernelSpec) -> Kernel:
-        heads = 2 if part.learn_variance else 1
-        network = build_network(part.network, transform.z_shape, transform.c_shape, heads)
-        return Kernel(network, grid, direction, part.parametrisation, part.variance_floor)
+        count = heads(part.covariance, transform.z_shape, part.rank)
+        network = build_network(part.network, transform.z_shape, transform.c_shape, count)
+        return Kernel(network, grid, direction, part.parametrisation, part.covariance, part.variance_floor)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

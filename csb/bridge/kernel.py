@@ -1,39 +1,45 @@
 """A y-conditioned family of Gaussian kernels: one network, T steps, one direction."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from csb.bridge.law import Diagonal, Full, Law, LowRank
 from csb.bridge.parametrisation import Direction, coefficients
+from csb.errors import CSBError
 from csb.networks import Network
-from csb.process import Grid, expand, noise_like
+from csb.process import Grid, expand
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
+COVARIANCES = ("fixed", "diagonal", "low_rank", "full")
+MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
 
 
-class Law(NamedTuple):
-    """A diagonal Gaussian: mean and variance, both (B, *z_shape)."""
-
-    mean: Tensor
-    var: Tensor
-
-    def draw(self, generator: torch.Generator | None) -> Tensor:
-        """One draw an element, from the generator on the mean's device."""
-        return self.mean + self.var.sqrt() * noise_like(self.mean, generator)
+def heads(covariance: str, z_shape: tuple[int, ...], rank: int) -> int:
+    """Output heads of the state's shape that a kernel needs: the mean, then what its covariance takes."""
+    if covariance not in COVARIANCES:
+        raise CSBError(f"covariance {covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
+    d = math.prod(z_shape)
+    if covariance == "full" and d > MAX_FULL:
+        raise CSBError(f"covariance=full is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
+    if covariance == "low_rank" and not 1 <= rank <= d:
+        raise CSBError(f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}")
+    return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d}[covariance]
 
 
 class Kernel(nn.Module):
     """backward: x_k ↦ law of x_{k−1}; forward: x_{k−1} ↦ law of x_k; both given the observation.
 
     Args:
-        network: one output head for the mean and, where the variance is learned, a second for its logarithm.
+        network: one output head for the mean, then those of the covariance (see :func:`heads`).
         grid: the grid of T steps.
         direction: "backward" or "forward".
         parametrisation: how the mean is read from the output (see :mod:`csb.bridge.parametrisation`).
-        variance_floor: added to a learned variance, in units of the state's variance; keeps the likelihood bounded
-            where a coordinate is (nearly) known. Without a variance head the variance is β_k.
+        covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
+            units of the mean's output; or "full", a learned root of the precision. With output 0 all are β_k I.
+        variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
+            likelihood bounded where a coordinate is (nearly) known.
     """
 
     skip: Tensor
@@ -46,11 +52,13 @@ class Kernel(nn.Module):
         grid: Grid,
         direction: Direction,
         parametrisation: str,
+        covariance: str = "diagonal",
         variance_floor: float = 1e-6,
     ) -> None:
         super().__init__()
         self.network, self.direction, self.T = network, direction, grid.T
-        self.parametrisation, self.variance_floor = parametrisation, variance_floor
+        self.parametrisation, self.covariance = parametrisation, covariance
+        self.variance_floor = variance_floor
         skip, gain = coefficients(parametrisation, grid, direction)
         log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), grid.beta[1:].log()])
         for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta)):
@@ -58,7 +66,7 @@ class Kernel(nn.Module):
 
     @property
     def learns_variance(self) -> bool:
-        return self.network.heads == 2
+        return self.covariance != "fixed"
 
     def encode(self, c: Tensor) -> Tensor:
         """The code of encoded observations c (B, *c_shape), to be reused at every step."""
@@ -74,17 +82,20 @@ class Kernel(nn.Module):
         """
         out = self.network(x, k.to(x.dtype) / self.T, code).to(x.dtype)
         mean = expand(self.skip[k], x) * x + expand(self.gain[k], x) * out[:, 0]
-        log_beta = expand(self.log_beta[k], x)
-        if not self.learns_variance:
-            return Law(mean, log_beta.exp().expand_as(mean))
-        log_var = log_beta + out[:, 1].clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
-        return Law(mean, log_var.exp() + self.variance_floor)
+        log_beta, rest = expand(self.log_beta[k], x), out[:, 1:]
+        if self.covariance == "fixed":
+            return Diagonal(mean, log_beta.exp().expand_as(mean))
+        if self.covariance == "diagonal":
+            return Diagonal(mean, self._variance(rest[:, 0], log_beta))
+        if self.covariance == "low_rank":
+            low = self.gain[k].to(x.dtype)[:, None, None] * rest[:, 1:].flatten(2).mT
+            return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
+        rows = rest.flatten(2)
+        return Full.of(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))
+
+    def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
+        return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
 
     def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:
         """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""
         return (self(x, k, code).mean - x) * torch.exp(-expand(self.log_beta[k], x))
-
-
-def gaussian_nll(law: Law, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-    """−log N(target; law) for a target known up to a variance that is integrated out; elementwise, (B, *z_shape)."""
-    return 0.5 * (((target - law.mean) ** 2 + target_var) / law.var + law.var.log() + math.log(2 * math.pi))

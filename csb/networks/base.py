@@ -1,6 +1,7 @@
 """What every drift network looks like from outside."""
 
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,28 @@ class Network(nn.Module, ABC):
         """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), code (B, …) to (B, heads, *z_shape)."""
 
 
-def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """The layer with zero weights: the untrained network then outputs 0, which the v-parametrisation maps to the
-    reference process itself."""
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def zero_init(layer: Layer) -> Layer:
+    """The layer with zero weights."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+    return layer
+
+
+def exit_init(layer: Layer, heads: int) -> Layer:
+    """The last layer of a network, its outputs ordered by head, so that it starts at the reference process.
+
+    Mean and log-variance heads start at 0. Further heads start small and random: they are factors of a covariance,
+    whose likelihood has a saddle point at 0.
+    """
+    first = 2 * layer.weight.shape[0] // heads if heads > 2 else layer.weight.shape[0]
+    with torch.no_grad():
+        layer.weight.mul_(0.1)[:first] = 0
+        if layer.bias is not None:
+            layer.bias.mul_(0.1)[:first] = 0
     return layer
 
 

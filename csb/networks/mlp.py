@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import require_int
-from csb.networks.base import Network, TimeEmbedding, zero_init
+from csb.networks.base import Network, TimeEmbedding, exit_init, zero_init
 
 
 class ResidualBlock(nn.Module):
@@ -42,7 +42,7 @@ class MLP(Network):
         self.entry = nn.Linear(z_dim, width)
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList([ResidualBlock(width, width) for _ in range(depth)])
-        self.exit = nn.Sequential(nn.LayerNorm(width), zero_init(nn.Linear(width, heads * z_dim)))
+        self.exit = nn.Sequential(nn.LayerNorm(width), exit_init(nn.Linear(width, heads * z_dim), heads))
 
     def encode(self, c: Tensor) -> Tensor:
         return self.encoder(c.flatten(1))

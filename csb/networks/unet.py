@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError, require_int
-from csb.networks.base import Network, TimeEmbedding, zero_init
+from csb.networks.base import Network, TimeEmbedding, exit_init, zero_init
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -108,7 +108,7 @@ class UNet(Network):
         width = self._levels(channels, [channels * m for m in multipliers], blocks, embedding)
         self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
         self.exit_norm = group_norm(width)
-        self.exit = zero_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1))
+        self.exit = exit_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1), heads)
 
     @staticmethod
     def _check(

@@ -67,7 +67,7 @@ def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(group)
 
 
-def _settings(kind: type, name: str, values: dict[str, Any]) -> Any:
+def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
     """A settings dataclass from a config group. CSBError for a key that it does not have or lacks."""
     try:
         return kind(**values)
@@ -75,14 +75,16 @@ def _settings(kind: type, name: str, values: dict[str, Any]) -> Any:
         raise CSBError(f"{name} does not fit: {str(error).replace('__init__()', name)}; see conf/{name}") from error
 
 
-def _schedule(group: dict[str, Any]) -> Schedule:
+def schedule_of(group: dict[str, Any]) -> Schedule:
+    """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit."""
+    group = dict(group)
     name = group.pop("schedule", None)
     if name not in SCHEDULES:
         raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
     for key, value in group.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CSBError(f"process.{key}={value!r} is not a number; give one")
-    return _settings(SCHEDULES[name], "process", group)
+    return settings(SCHEDULES[name], "process", group)
 
 
 def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
@@ -93,10 +95,12 @@ def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[Kernel
     floor = objective["variance_floor"]
     if isinstance(floor, bool) or not isinstance(floor, int | float):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
-    if not isinstance(objective["learn_variance"], bool):
-        raise CSBError(f"objective.learn_variance={objective['learn_variance']!r}; give true or false")
+    require_int("objective.rank", objective["rank"], 1)
+    if objective["name"] == "mean_matching" and objective["covariance"] != "fixed":
+        raise CSBError(f"objective.covariance={objective['covariance']!r} cannot be fitted by mean_matching; use fixed")
     backward, forward = (
-        KernelSpec(spec, parametrisation[side], objective["learn_variance"], floor) for side in ("backward", "forward")
+        KernelSpec(spec, parametrisation[side], objective["covariance"], objective["rank"], floor)
+        for side in ("backward", "forward")
     )
     return backward, forward
 
@@ -113,7 +117,7 @@ def read(config: DictConfig) -> RunConfig:
         raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1)
-    schedule, objective = _schedule(_group(plain, "process")), _group(plain, "objective")
+    schedule, objective = schedule_of(_group(plain, "process")), _group(plain, "objective")
     backward, forward = _kernels(_group(plain, "network"), objective)
     run = RunConfig(
         problem=build_problem(_group(plain, "problem")),
@@ -122,12 +126,12 @@ def read(config: DictConfig) -> RunConfig:
         objective=build_objective(objective["name"]),
         backward=backward,
         forward=forward,
-        ipf=_settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")}),
-        optimizer=_settings(OptimizerSettings, "optimizer", _group(plain, "optimizer")),
-        device=_settings(DeviceSettings, "trainer", _group(plain, "trainer")),
-        sampler=_settings(SamplerSettings, "sampler", _group(plain, "sampler")),
-        metrics=_settings(MetricsSettings, "metrics", _group(plain, "metrics")),
-        logger=_settings(LoggerSettings, "logger", _group(plain, "logger")),
+        ipf=settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")}),
+        optimizer=settings(OptimizerSettings, "optimizer", _group(plain, "optimizer")),
+        device=settings(DeviceSettings, "trainer", _group(plain, "trainer")),
+        sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
+        metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
+        logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
         folder=Path(plain["out"]) / str(plain["name"]),
         seed=plain["seed"],
         resume=plain["resume"],

@@ -5,7 +5,8 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from csb.bridge.kernel import Kernel, Law
+from csb.bridge.kernel import Kernel
+from csb.bridge.law import Law
 from csb.process import Reference, expand, mix
 
 

@@ -1,9 +1,9 @@
 r"""Likelihood: the KL projection of the half-step.
 
 The half-step asks for the path law of Markov kernels nearest to the trajectories' law π. Given x_k its kernel is
-π(x_{k−1} | x_k, y), and among Gaussians the one that maximises E_π log N(x_{k−1}; m(x_k, y), diag s(x_k, y)), which has
-π's conditional mean and conditional variances. With Gaussian kernels this recursion reaches the exact posterior at any
-T, where a variance fixed at β_k keeps it too wide.
+π(x_{k−1} | x_k, y), and among Gaussians the one that maximises E_π log N(x_{k−1}; m(x_k, y), S(x_k, y)), which has π's
+conditional mean and conditional covariance (its diagonal, where S is diagonal). With Gaussian kernels this recursion
+reaches the exact posterior at any T, where a variance fixed at β_k keeps it too wide.
 
 In the first half-step π is the reference pinned at data, x_{k−1} | x_k, x_0 is Gaussian, and its variance is integrated
 out of the loss: less noise in the gradient, the same minimum.
@@ -11,7 +11,8 @@ out of the loss: less noise in the gradient, the same minimum.
 
 from torch import Tensor
 
-from csb.bridge.kernel import Kernel, Law, gaussian_nll
+from csb.bridge.kernel import Kernel
+from csb.bridge.law import Law
 from csb.bridge.objectives.base import Objective, Target, pinned_target
 from csb.process import Reference, expand
 
@@ -29,4 +30,4 @@ class Likelihood(Objective):
         return start
 
     def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
-        return gaussian_nll(law, target.mean, target.var) - 0.5 * expand(beta, law.mean).log()
+        return law.nll(target.mean, target.var) - 0.5 * expand(beta, law.mean).log()

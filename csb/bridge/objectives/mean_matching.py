@@ -9,7 +9,8 @@ for Gaussians (:mod:`csb.problems.gaussian_ipf`); it vanishes as T grows.
 
 from torch import Tensor
 
-from csb.bridge.kernel import Kernel, Law
+from csb.bridge.kernel import Kernel
+from csb.bridge.law import Law
 from csb.bridge.objectives.base import Objective, Target, pinned_target
 from csb.process import Reference, expand
 

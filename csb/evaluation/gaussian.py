@@ -1,0 +1,97 @@
+"""Trained half-steps against the exact recursion of their objective, on linear-Gaussian problems."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.bridge import Bridge, Direction, Kernel
+from csb.problems.gaussian_ipf import AffineKernel, exact_ipf, reference_kernels
+from csb.problems.linear_gaussian import LinearGaussian
+from csb.process import Grid, seeded
+
+_STATES, _KEY = 20_000, 31
+
+
+def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: torch.Generator) -> list[Tensor]:
+    """States of a path through exact kernels, the start included; (N, d) each."""
+    states = [start]
+    for kernel in kernels:
+        noise = torch.randn(start.shape, dtype=start.dtype, generator=generator)
+        states.append(kernel.mean(states[-1], y) + noise @ torch.linalg.cholesky(kernel.S).T)
+    return states
+
+
+@torch.no_grad()
+def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor], y: Tensor) -> dict[str, float]:
+    """Relative errors over all steps; ``states`` are those at which step 1..T starts."""
+    code = kernel.encode(y.float())
+    wrong, size, move, spread = 0.0, 0.0, 0.0, []
+    for k, (law, x) in enumerate(zip(exact, states), start=1):
+        ours, right = kernel(x.float(), torch.tensor([k]), code), law.mean(x, y)
+        wrong += float(((ours.mean - right) ** 2).mean())
+        size += float((right**2).mean())
+        move += float(((right - x) ** 2).mean())
+        spread.append(float((ours.covariance().double().mean(0) - law.S).norm() / law.S.norm()))
+    errors = {"mean_map": (wrong / size) ** 0.5, "displacement": (wrong / move) ** 0.5}
+    return errors | ({"covariance": sum(spread) / len(spread)} if kernel.learns_variance else {})
+
+
+def half_step_table(
+    problem: LinearGaussian, half_steps: Sequence[tuple[str, Bridge]], recursion: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """One row a trained half-step, compared with the exact one over the states of the path that it was fitted to.
+
+    - mean_map: RMS error of the kernel means over all steps, relative to the RMS of the exact means.
+    - displacement: the same error relative to the RMS of exact mean − state, which is smaller: a harder measure.
+    - covariance: relative error of the kernels' covariances (Frobenius), mean over steps, where they are learned.
+
+    Args:
+        problem: gives the exact posterior.
+        half_steps: (name, bridge as it was at the end of the half-step), in order, from the first one.
+        recursion: what it is compared with, an objective of :func:`csb.problems.gaussian_ipf.exact_ipf`.
+        seed: of the states.
+    """
+    grid = half_steps[0][1].grid
+    d, m = problem.dx, problem.dy
+    zero = torch.zeros(d, dtype=torch.float64)
+    exact = exact_ipf(grid, problem.G, zero, problem.C, (len(half_steps) + 1) // 2, recursion)
+    y = problem.pairs("test", _STATES).y.double()
+    factor, path, rows = torch.linalg.cholesky(problem.C), reference_kernels(grid, d, m), []
+    for index, (name, bridge) in enumerate(half_steps):
+        generator = seeded(seed, _KEY, index)
+        noise = torch.randn(len(y), d, dtype=torch.float64, generator=generator)
+        backward = exact[index].direction == "backward"
+        start = y @ problem.G.T + noise @ factor.T if backward else noise
+        states = _path(start, y, path if backward else path[::-1], generator)
+        # Step k starts at x_k backward and at x_{k−1} forward; the backward path that F is fitted to runs from x_T.
+        at = states[1:] if backward else states[:0:-1]
+        direction: Direction = "backward" if backward else "forward"
+        rows.append({"half_step": name, **_errors(bridge.kernel(direction), exact[index].kernels, at, y)})
+        path = list(exact[index].kernels)
+    return rows
+
+
+def recursion_table(problem: LinearGaussian, schedule, iterations: int, Ts: Sequence[int]) -> list[dict[str, Any]]:
+    """Where the exact recursions end: relative errors of posterior mean map and covariance, by objective and T.
+
+    A property of the objectives, not of any training: mean matching with fixed variance keeps an error that falls as T
+    grows, the likelihood none.
+    """
+    zero, rows = torch.zeros(problem.dx, dtype=torch.float64), []
+    for objective in ("likelihood", "likelihood_diagonal", "mean_matching"):
+        for T in Ts:
+            grid = Grid.from_schedule(schedule, T)
+            steps = exact_ipf(grid, problem.G, zero, problem.C, iterations, objective)
+            end = [step for step in steps if step.direction == "backward"][-1].end
+            rows.append(
+                {
+                    "objective": objective,
+                    "T": T,
+                    "mean_error": float((end.U - problem.G).norm() / problem.G.norm()),
+                    "cov_error": float((end.P - problem.C).norm() / problem.C.norm()),
+                    "variance_ratio": float((end.P.diagonal() / problem.C.diagonal()).mean()),
+                }
+            )
+    return rows

@@ -1,0 +1,79 @@
+"""Scores of posterior samples of digits: accuracy, calibration, and whether they show the right digit."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from csb.bridge import Bridge
+from csb.evaluation.classifier import digit_probabilities, load_or_train
+from csb.evaluation.metrics import EnsembleScores, std_error_correlation
+from csb.evaluation.scores import hole_mask
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.problems import Pairs
+from csb.problems.mnist import load_mnist
+from csb.process import seeded
+
+_KEY = 41  # of the random streams
+_RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
+
+
+class ImageScores(NamedTuple):
+    """``row``: figures of one bridge; ``reliability``: rows of the table of pixel std against error."""
+
+    row: dict[str, float]
+    reliability: list[dict[str, float]]
+
+
+def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
+    """The repo's digit classifier, trained once and kept beside the data: the model and its test accuracy."""
+    data = load_mnist(root)
+    images = {split: data[split][0][:, None].float() / 255 for split in ("train", "test")}
+    path = Path(root) / "classifier.pt"
+    return load_or_train(path, images["train"], data["train"][1], images["test"], data["test"][1], seed)
+
+
+def score_images(
+    bridge: Bridge,
+    test: Pairs,
+    classifier: nn.Module,
+    sampler: SamplerSettings,
+    metrics: MetricsSettings,
+    seed: int,
+) -> ImageScores:
+    """Draws ``metrics.samples`` samples for each test pair, in bounded memory, and scores them.
+
+    Besides :class:`csb.evaluation.metrics.EnsembleScores` (spread, skill, CRPS and std against error inside the hole,
+    where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
+    ``known_error``, the largest change of a known pixel; ``calls``, network calls a sample; ``seconds``.
+    """
+    mask = hole_mask(bridge)
+    scores, generator = EnsembleScores(mask), seeded(seed, _KEY, device=bridge.device)
+    right, seconds, known, kept = 0, 0.0, 0.0, []
+    assert test.labels is not None
+    for x, y, labels in zip(*(part.split(64) for part in (test.x, test.y, test.labels))):
+        drawn = bridge.sample(y, metrics.samples, generator=generator, **vars(sampler))
+        samples, seconds = drawn.x.cpu(), seconds + drawn.info.seconds
+        scores.update(samples, x)
+        read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(x), -1)
+        right += int((read == labels[:, None]).sum())
+        if mask is not None:
+            known = max(known, float(((samples - y[:, None]) * ~mask).abs().max()))
+        if sum(len(part) for part in kept) < _RELIABILITY:
+            kept.append(samples)
+    row = scores.compute() | {
+        "digit_accuracy": right / (len(test.x) * metrics.samples),
+        "calls": drawn.info.forward_evaluations,
+        "seconds": seconds,
+    }
+    row |= {} if mask is None else {"known_error": known}
+    return ImageScores(row, _reliability(torch.cat(kept), test.x, mask))
+
+
+def _reliability(samples: Tensor, truth: Tensor, mask: Tensor | None) -> list[dict[str, Any]]:
+    found = std_error_correlation(samples, truth[: len(samples)], mask)
+    return [
+        {"bin": i + 1, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
+        for i, (std, rmse) in enumerate(zip(found.predicted_std, found.rmse))
+    ]

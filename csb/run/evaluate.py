@@ -1,0 +1,98 @@
+"""The evaluation of a finished run: tables on the screen and ``evaluation.json``, ``.md``, ``.png`` in its folder."""
+
+from typing import Any
+
+import torch
+
+from csb.bridge import Bridge
+from csb.bridge.checkpoint import write_atomically
+from csb.evaluation.gaussian import half_step_table, recursion_table
+from csb.evaluation.images import digit_classifier, score_images
+from csb.evaluation.pictures import posterior_grid, posterior_scatter
+from csb.evaluation.scores import exact_scores
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.tables import markdown_table, print_table, write_json
+from csb.problems.linear_gaussian import LinearGaussian
+from csb.process import seeded
+from csb.run.config import schedule_of
+from csb.run.load import Run
+
+_KEY = 51  # of the picture's random stream
+Tables = dict[str, list[dict[str, Any]]]
+IMAGE_COLUMNS = (
+    "iteration", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
+    "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
+)  # fmt: skip
+
+
+def iterations(run: Run) -> list[tuple[int, Bridge]]:
+    """(iteration, bridge) at the end of every backward half-step."""
+    backward = [bridge for name, bridge in run.half_steps if name.endswith("backward")]
+    return list(enumerate(backward, start=1))
+
+
+def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
+    problem = run.problem
+    problem.prepare()
+    tables = _images(run, sampler, metrics, seed) if problem.is_image else _exact(run, sampler, metrics, seed)
+    if run.history:
+        keys = ("half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "fill_share")
+        rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
+        tables["half-steps, as trained"] = rows
+    for title, rows in tables.items():
+        print_table(rows, title=title)
+    write_json(run.folder / "evaluation.json", tables)
+    text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
+    write_atomically(run.folder / "evaluation.md", lambda file: [file.write(text.encode()), None][1])
+    _picture(run, metrics, seed)
+    return tables
+
+
+def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    test = run.problem.pairs("test", metrics.observations)
+    classifier, accuracy = digit_classifier(run.config["problem"]["root"], seed)
+    rows, reliability = [], []
+    for iteration, bridge in iterations(run):
+        found = score_images(bridge, test, classifier, sampler, metrics, seed)
+        row = {"iteration": iteration, **found.row}
+        rows.append({key: row[key] for key in IMAGE_COLUMNS if key in row})
+        reliability = found.reliability
+    n, m = metrics.observations, metrics.samples
+    return {
+        f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": rows,
+        "pixel std of the last iteration against its error, in ten bins of pixels": reliability,
+    }
+
+
+def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    problem = run.problem
+    rows = [{"iteration": i, **exact_scores(problem, bridge, sampler, metrics, seed)} for i, bridge in iterations(run)]
+    n, m = metrics.exact_observations, metrics.exact_samples
+    tables: Tables = {f"against the exact posterior, {n} observations × {m} samples": rows}
+    if isinstance(problem, LinearGaussian):
+        objective, L = run.config["objective"], run.config["L"]
+        diagonal = objective["name"] == "likelihood" and objective["covariance"] == "diagonal"
+        recursion = objective["name"] + ("_diagonal" if diagonal else "")
+        title = f"trained half-steps against the exact recursion of {recursion}, relative errors"
+        tables[title] = half_step_table(problem, run.half_steps, recursion, seed)
+        T = run.bridge.grid.T
+        tables[f"where the exact recursions end after L = {L}, relative errors"] = recursion_table(
+            problem, schedule_of(run.config["process"]), L, sorted({T, 20, 50, 100, 200})
+        )
+    return tables
+
+
+def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
+    """Posterior samples of the first test observations."""
+    problem, rows = run.problem, metrics.picture_rows
+    test = problem.pairs("test", rows)
+    generator = seeded(seed, _KEY, device=run.bridge.device)
+    path = run.folder / "evaluation.png"
+    if problem.is_image:
+        samples = run.bridge.sample(test.y, 64, generator=generator).x.cpu()
+        posterior_grid(path, test.x, test.y, samples, f"{problem.name}: test digits, T = {run.bridge.grid.T}")
+        return
+    samples = run.bridge.sample(test.y, 1000, generator=generator).x.cpu()
+    exact = torch.stack([problem.posterior(y).sample(1000, seeded(seed, _KEY, i)) for i, y in enumerate(test.y)])
+    posterior_scatter(path, test.y, samples, exact, test.x, f"{problem.name}: test observations")

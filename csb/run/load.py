@@ -1,0 +1,50 @@
+"""Finished runs: their configuration, their bridge, and the bridge at the end of every half-step."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csb.bridge import Bridge, load_bridge
+from csb.errors import CSBError
+from csb.problems import Problem, build_problem
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. ``half_steps``: (name, bridge) in the order of training."""
+
+    folder: Path
+    bridge: Bridge
+    about: dict[str, Any]
+
+    @property
+    def problem(self) -> Problem:
+        return build_problem(self.about["problem"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the training, as plain data."""
+        return self.about["config"]
+
+    @property
+    def half_steps(self) -> list[tuple[str, Bridge]]:
+        return [(path.stem, load_bridge(path)[0]) for path in sorted((self.folder / "half_steps").glob("*.pt"))]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Diagnostics of each half-step."""
+        path = self.folder / "history.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+
+def load_run(folder: str | Path, device: str = "cpu") -> Run:
+    """The run in a folder. CSBError where there is none, or it is not finished."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
+    if not (folder / "bridge.pt").exists():
+        state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
+        raise CSBError(f"{folder} holds no bridge.pt{state}; give the folder of a finished run")
+    bridge, about = load_bridge(folder / "bridge.pt", device)
+    return Run(folder, bridge, about)
