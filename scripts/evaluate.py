@@ -5,21 +5,20 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, require_int
+from csb.errors import require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.run import cli
 from csb.run.config import settings
 from csb.run.evaluate import evaluate
-from csb.run.load import load_run
+from csb.run.load import load_run, run_folder
 
 
 def _read(config: DictConfig) -> tuple[str, int, SamplerSettings, MetricsSettings]:
-    if OmegaConf.is_missing(config, "run"):
-        raise CSBError("run= is missing; give the folder of a finished run, e.g. run=outputs/mnist_inpaint")
+    folder = run_folder(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     require_int("seed", plain["seed"], 0)
     sampler = settings(SamplerSettings, "sampler", plain["sampler"])
-    return str(plain["run"]), plain["seed"], sampler, settings(MetricsSettings, "metrics", plain["metrics"])
+    return folder, plain["seed"], sampler, settings(MetricsSettings, "metrics", plain["metrics"])
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")

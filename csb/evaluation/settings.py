@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from csb.errors import require_int
+from csb.errors import CSBError, require_int
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,12 @@ class SamplerSettings:
     batch_size: int = 1024
     mean_only: bool = False
     refine: int = 0
+
+    def __post_init__(self) -> None:
+        require_int("sampler.batch_size", self.batch_size, 1)
+        require_int("sampler.refine", self.refine, 0)
+        if not isinstance(self.mean_only, bool):
+            raise CSBError(f"sampler.mean_only={self.mean_only!r} is neither true nor false; give one of them")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
     yield from (list(job) for job in itertools.product(*choices))
 
 
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    try:
+        return compose(name, overrides)
+    except ValueError as error:  # e.g. for problem=null
+        raise CSBError(f"{one_line(error)}; see {' '.join(overrides)}") from error
+
+
 def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> None:
     """Composes and validates the config of every job. Raises CSBError for the first one that is wrong."""
     overrides, sweep = _split(arguments)
@@ -73,7 +80,7 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             for job in jobs(overrides) if sweep else [overrides]:
-                validate(compose(name, job), sweep)
+                validate(_compose(name, job), sweep)
     except (HydraException, OmegaConfBaseException) as error:
         raise CSBError(one_line(error)) from error
     finally:

@@ -10,10 +10,11 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import Problem, build_problem
+from csb.problems import Problem, Simulated, build_problem
 from csb.problems.transform import Identity, Transform
 from csb.process import SCHEDULES, Grid, Schedule
 from csb.run.logs import LoggerSettings
+from csb.training.cache import capacity
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
 
@@ -87,11 +88,22 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     return settings(SCHEDULES[name], "process", group)
 
 
+def _require(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """CSBError for a key that was deleted."""
+    for key in keys:
+        if key not in values:
+            raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
+
+
 def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
     parametrisation = network.get("parametrisation")
     if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
         raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
-    spec = {"name": network.get("name"), **network.get("options", {})}
+    options = network.get("options") or {}
+    if not isinstance(options, dict):
+        raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
+    _require("objective", objective, ("name", "covariance", "rank", "variance_floor"))
+    spec = {"name": network.get("name"), **options}
     floor = objective["variance_floor"]
     if isinstance(floor, bool) or not isinstance(floor, int | float):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
@@ -110,6 +122,10 @@ def read(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
+    _require("the configuration", plain, ("L", "T", "seed", "name", "out", "resume", "overwrite", "progress"))
+    for name in ("out", "name"):
+        if plain[name] is None or str(plain[name]) == "":
+            raise CSBError(f"{name}={plain[name]!r} names no folder; give one")
     for name in ("resume", "overwrite", "progress"):
         if not isinstance(plain[name], bool):
             raise CSBError(f"{name}={plain[name]!r} is neither true nor false; give one of them")
@@ -132,7 +148,7 @@ def read(config: DictConfig) -> RunConfig:
         sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
         metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
         logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
-        folder=Path(plain["out"]) / str(plain["name"]),
+        folder=Path(str(plain["out"])) / str(plain["name"]),
         seed=plain["seed"],
         resume=plain["resume"],
         overwrite=plain["overwrite"],
@@ -140,6 +156,7 @@ def read(config: DictConfig) -> RunConfig:
         plain=plain,
     )
     _check_network(run)
+    _check_data(run)
     return run
 
 
@@ -147,3 +164,16 @@ def _check_network(run: RunConfig) -> None:
     """Builds the bridge once where the transform needs no data, so that wrong network options show at once."""
     shapes = run.problem.x_shape, run.problem.y_shape
     build_bridge(run.bridge_spec(Identity(*shapes)))
+
+
+def _check_data(run: RunConfig) -> None:
+    """CSBError for a cache that holds no trajectory, or fewer simulated pairs than a batch."""
+    capacity(run.problem.x_shape, run.grid.T, run.objective, run.ipf.trajectories, run.ipf.cache_bytes)
+    if isinstance(run.problem, Simulated):
+        require_pairs(run.problem.n_train, run.ipf)
+
+
+def require_pairs(count: int, ipf: IPFSettings) -> None:
+    """CSBError where there are fewer training pairs than states in a batch."""
+    if count < ipf.batch_size:
+        raise CSBError(f"{count} training pairs are fewer than ipf.batch_size={ipf.batch_size}; lower it")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from csb.bridge import Bridge, load_bridge
 from csb.errors import CSBError
 from csb.problems import Problem, build_problem
@@ -36,6 +38,13 @@ class Run:
         """Diagnostics of each half-step."""
         path = self.folder / "history.json"
         return json.loads(path.read_text()) if path.exists() else []
+
+
+def run_folder(config: DictConfig) -> str:
+    """``run`` of a config. CSBError where it was not given."""
+    if OmegaConf.is_missing(config, "run") or config.run is None:
+        raise CSBError("run= is missing; give the folder of a finished run, e.g. run=outputs/mnist_inpaint")
+    return str(config.run)
 
 
 def load_run(folder: str | Path, device: str = "cpu") -> Run:

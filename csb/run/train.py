@@ -21,7 +21,7 @@ from csb.evaluation.scores import final_scores
 from csb.evaluation.tables import write_json
 from csb.problems import Pairs
 from csb.problems.transform import Transform
-from csb.run.config import RunConfig
+from csb.run.config import RunConfig, require_pairs
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.ipf import IPF
@@ -91,8 +91,7 @@ def about(run: RunConfig) -> dict[str, Any]:
 
 def _data(run: RunConfig) -> tuple[Pairs, Pairs, Transform]:
     train, val = run.problem.pairs("train"), run.problem.pairs("val")
-    if len(train.x) < run.ipf.batch_size:
-        raise CSBError(f"{len(train.x)} training pairs are fewer than ipf.batch_size={run.ipf.batch_size}; lower it")
+    require_pairs(len(train.x), run.ipf)
     return train, val, run.problem.make_transform(train)
 
 

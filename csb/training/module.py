@@ -19,11 +19,11 @@ from csb.training.settings import OptimizerSettings
 def averaged(kernel: nn.Module, decay: float) -> AveragedModel:
     """A moving average of the weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n))."""
 
-    def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+    def average(old: Any, new: Any, count: Tensor | int) -> None:
         n = float(count)
-        return torch.lerp(new, old, min(decay, (1 + n) / (10 + n)))
+        torch._foreach_lerp_(old, new, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return AveragedModel(kernel, avg_fn=average).requires_grad_(False)
+    return AveragedModel(kernel, multi_avg_fn=average).requires_grad_(False)
 
 
 def balance(kernel: Kernel, exponent: float) -> Tensor:
@@ -73,8 +73,9 @@ class HalfStepModule(pl.LightningModule):
         self.kernel.requires_grad_(True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.kernel.parameters(), lr=self.settings.lr, betas=(0.9, 0.99), weight_decay=self.settings.weight_decay
+            self.kernel.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
         )
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from csb.errors import CSBError, require_int
 
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
@@ -88,12 +91,24 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """Where and how Lightning runs the fit: the Trainer's accelerator, devices and precision."""
+    """Where and how Lightning runs the fit.
+
+    Attributes:
+        accelerator: one of ACCELERATORS.
+        devices: how many, or "auto".
+        precision: "32-true" or "bf16-mixed".
+    """
 
     accelerator: str = "auto"
     devices: int | str = 1
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            raise CSBError(
+                f"trainer.accelerator={self.accelerator!r} is unknown; choose one of {', '.join(ACCELERATORS)}"
+            )
+        if self.devices != "auto":
+            require_int("trainer.devices", self.devices, 1)
         if self.precision not in ("32-true", "bf16-mixed"):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
