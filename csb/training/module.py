@@ -21,7 +21,8 @@ def averaged(kernel: nn.Module, decay: float) -> AveragedModel:
 
     def average(old: Any, new: Any, count: Tensor | int) -> None:
         n = float(count)
-        torch._foreach_lerp_(old, new, 1 - min(decay, (1 + n) / (10 + n)))
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(old, new, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     return AveragedModel(kernel, multi_avg_fn=average).requires_grad_(False)
 

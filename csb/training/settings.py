@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from csb.errors import CSBError, require_int
 
-
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
