@@ -12,13 +12,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.errors import CSBError
+from csb.run.sweep import job_folder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 logger = logging.getLogger(__name__)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # for hydra.sweep.subdir of conf/train.yaml
 
 
 def one_line(error: BaseException) -> str:

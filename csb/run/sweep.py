@@ -1,5 +1,6 @@
-"""The end of a sweep: one table over its jobs."""
+"""A sweep: the folders of its jobs, and at its end one table over them."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,15 @@ from omegaconf import DictConfig
 from csb.evaluation.tables import markdown_table, print_table
 
 logger = logging.getLogger(__name__)
+_LONGEST = 150  # bytes; file systems allow 255
+
+
+def job_folder(overrides: str) -> str:
+    """A folder's name from a job's overrides: one folder deep, and shortened, with a hash, where it is too long."""
+    name = overrides.replace("/", "_")
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(overrides.encode()).hexdigest()[:10]}"
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
