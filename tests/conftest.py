@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
+from csb.errors import CSBError
 from csb.problems import LinearGaussian
 from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power
@@ -115,7 +116,7 @@ class Hook:
         name: dotted name of what is replaced, e.g. "os.replace".
         call: which call, from 1.
         before: act before the function runs, otherwise after it.
-        raises: name of a builtin exception to raise in place of the kill.
+        raises: name of a builtin exception, or CSBError, to raise in place of the kill.
     """
 
     name: str
@@ -149,6 +150,8 @@ class Hook:
 
     def _act(self) -> None:
         if self.raises:
+            if self.raises == "CSBError":
+                raise CSBError("planned failure; try again")
             raise getattr(builtins, self.raises)
         os.kill(os.getpid(), signal.SIGKILL)
 
