@@ -20,7 +20,7 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def swept(self, command, tiny, tmp_path_factory):
+def swept(command, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     arguments = [a for a in tiny if not a.startswith(("L=", "T="))]
     done = command("-m", *arguments, "L=1,2", "T=2,3", f"out={folder}", timeout=200)

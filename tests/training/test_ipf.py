@@ -6,7 +6,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError
-from csb.problems import LinearGaussian
+from csb.problems import Hole, LinearGaussian
 from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels
 from csb.process import Grid, Power, seeded
 from csb.training import ipf as ipf_module
@@ -230,3 +230,44 @@ class TestTheLoop:
         history = run.run(resume=False).history
         assert history[0]["cache_mib"] == 0
         assert all(0 < row["cache_mib"] * 2**20 <= 1000 for row in history[1:])
+
+
+def small_images(n=80):
+    """Smooth 8×8 images without their middle 4×4 pixels: the transform, and pairs in state space."""
+    x = torch.rand(n, 1, 2, 2, generator=seeded(1))
+    x = torch.nn.functional.interpolate(x, size=(8, 8), mode="bilinear")
+    hole = Hole((1, 8, 8), (2, 2, 4, 4))
+    return hole, (hole.encode_x(x), hole.encode_y(x))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("call", [2, 5, 9])
+def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
+    """The training dies at one of its checkpoints and goes on from there."""
+    hole, pairs = small_images()
+    part = KernelSpec({"name": "unet", "channels": 8, "margin": 1}, "x0")
+    spec = BridgeSpec(GRID.alpha_bar.tolist(), hole.spec(), part, part, precision)
+    settings = IPFSettings(L=1, first_steps=9, steps=9, batch_size=16, states_per_pair=4, refresh=5, trajectories=32,
+                           checkpoint_every=2)  # fmt: skip
+
+    def train(name, resume):
+        IPF(
+            build_bridge(spec), spec, build_objective("likelihood"), pairs, tmp_path / name, settings,
+            OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, FINGERPRINT, {}, bar=False,
+        ).run(resume)  # fmt: skip
+        return load_bridge(tmp_path / name / "bridge.pt")[0].state_dict()
+
+    whole, save, calls = train("whole", False), ipf_module.save_progress, []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == call:
+            raise OSError("power cut")
+        save(*args)
+
+    monkeypatch.setattr(ipf_module, "save_progress", dying)
+    with pytest.raises(OSError, match="power cut"):
+        train("run", False)
+    monkeypatch.setattr(ipf_module, "save_progress", save)
+    again = train("run", True)
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
