@@ -48,8 +48,8 @@ def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]
             kernel.network.bias[k] = c / beta
             if kernel.covariance == "full":
                 factor = torch.linalg.cholesky(S)
-                raw = factor / beta.sqrt()
-                kernel.network.spread[k] = raw.tril(-1) + torch.diag(2 * raw.diagonal().log())
+                rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
+                kernel.network.spread[k] = rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / beta).log())
                 continue
             assert float((S - torch.diag(S.diagonal())).abs().max()) < 1e-12
             if kernel.covariance == "diagonal":
@@ -78,7 +78,7 @@ def make_exact_bridge(kind: str = "full", iterations: int = 6, T: int = 4, corre
         problem = LinearGaussian(dx=2, dy=2, seed=1)
         G, C = problem.G, problem.C
     steps = exact_ipf(grid, G, torch.tensor([0.3, -0.2]), C, iterations, objective)
-    part = KernelSpec({"name": "affine", "steps": T}, "drift", covariance, 0.0)
+    part = KernelSpec({"name": "affine", "steps": T}, "drift", covariance, variance_floor=0.0)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
     spec = BridgeSpec(grid.alpha_bar.tolist(), transform, part, part)
     bridge = build_bridge(spec)

@@ -16,8 +16,8 @@ from csb.process import seeded
 SPEC = BridgeSpec(
     [1.0, 0.7, 0.1],
     {"name": "standardise", "x_shape": [3], "y_shape": [2]},
-    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "diagonal", 1e-4),
-    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "diagonal", 1e-4),
+    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "diagonal", variance_floor=1e-4),
+    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "diagonal", variance_floor=1e-4),
     "32-true",
 )
 ABOUT = {"problem": {"name": "bod", "n_train": 5}, "versions": {"torch": "2"}, "shape": [1, 2], "note": None}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from csb.bridge import Law
 from csb.bridge.kernel import LOG_VARIANCE_LIMIT, MAX_FULL, Kernel, heads
+from csb.bridge.law import Diagonal, Full, Law, LowRank
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
 from csb.errors import CSBError
 from csb.networks import MLP, Network
@@ -92,37 +92,65 @@ class TestVariance:
         assert float(law.nll(law.mean).detach().min()) > 0.5 * math.log(2 * math.pi * 1e-4) - 0.1
 
 
+class Rows(Says):
+    """A network that outputs .7 for the mean and then the given rows, one a head."""
+
+    def __init__(self, rows):
+        super().__init__(0.7, *(0.0 for _ in rows))
+        self.rows = torch.tensor(rows)
+
+    def forward(self, z, time, code):
+        return torch.stack([torch.full_like(z, 0.7), *(row.expand_as(z) for row in self.rows)], dim=1)
+
+
 class TestFullCovariance:
-    def kernel(self, raw, floor=0.0):
-        """A kernel whose raw Cholesky rows are the given numbers, [[a, ignored], [b, c]]."""
-        network = Says(0.7, 0.0, 0.0)
-        network.forward = lambda z, time, code: torch.stack(
-            [torch.full_like(z, 0.7), *(torch.tensor(row).expand_as(z) for row in raw)], dim=1
-        )
-        return Kernel(network, GRID, "backward", "v", "full", floor)
+    def kernel(self, rows, floor=0.0):
+        return Kernel(Rows(rows), GRID, "backward", "v", "full", floor)
 
     def test_output_zero_is_beta(self):
         law = at(self.kernel([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([3]))
-        torch.testing.assert_close(law.factor, (GRID.beta[3].sqrt() * torch.eye(2).double()).float().expand(3, 2, 2))
-        torch.testing.assert_close(law.var, torch.full((3, 2), float(GRID.beta[3])))
+        torch.testing.assert_close(law.covariance(), (GRID.beta[3] * torch.eye(2).double()).float().expand(3, 2, 2))
 
-    def test_a_lower_factor_in_units_of_the_step(self):
+    def test_innovations(self):
+        """x_1 has variance 4 β; x_2 given x_1 has mean −½ x_1 and variance 9 β (the numbers of the last row)."""
         k = torch.tensor([1, 3, 5])
-        law = at(self.kernel([[math.log(4), 99.0], [0.5, math.log(9)]], floor=0.0), k)
-        factor = torch.tensor([[2.0, 0.0], [0.5, 3.0]]).double() * GRID.beta[k].sqrt()[:, None, None]
-        torch.testing.assert_close(law.factor, factor.float())
-        torch.testing.assert_close(law.var, (factor @ factor.mT).diagonal(dim1=1, dim2=2).float())
+        law = at(self.kernel([[math.log(4), 99.0], [0.5, math.log(9)]]), k)
+        unit = torch.tensor([[4.0, -2.0], [-2.0, 10.0]])  # variance 9 + ¼·4, covariance −½·4
+        torch.testing.assert_close(law.covariance(), GRID.beta[k].float()[:, None, None] * unit)
 
     def test_the_floor_bounds_the_conditional_variance(self):
         law = at(self.kernel([[-1e9, 0.0], [5.0, -1e9]], floor=1e-4), torch.tensor([2]))
-        assert float(law.factor.diagonal(dim1=1, dim2=2).min()) >= 0.99e-2
+        assert float(1 / law.root.diagonal(dim1=1, dim2=2).max() ** 2) >= 0.99e-4
 
-    def test_heads(self):
-        assert [heads(name, (2, 3)) for name in ("fixed", "diagonal", "full")] == [1, 2, 7]
-        with pytest.raises(CSBError, match=f"covariance=full is meant for at most {MAX_FULL} coordinates, not 784"):
-            heads("full", (1, 28, 28))
-        with pytest.raises(CSBError, match="covariance 'banded' is unknown; choose one of fixed, diagonal, full"):
-            heads("banded", (2,))
+
+class TestLowRankCovariance:
+    @pytest.mark.parametrize("name", list(PARAMETRISATIONS))
+    def test_a_diagonal_and_directions_in_units_of_the_means_output(self, name):
+        k, gain = torch.tensor([1, 3, 5]), coefficients(name, GRID, "backward").gain
+        kernel = Kernel(Rows([[0.0, math.log(4)], [0.3, -1.0]]), GRID, "backward", name, "low_rank", 0.0)
+        low = gain[k][:, None] * torch.tensor([0.3, -1.0]).double()
+        beta = GRID.beta[k][:, None] * torch.tensor([1.0, 4.0]).double()
+        expected = torch.diag_embed(beta) + low[:, :, None] * low[:, None]
+        torch.testing.assert_close(at(kernel, k).covariance(), expected.float())
+
+    def test_output_zero_is_beta(self):
+        kernel = Kernel(Rows([[0.0, 0.0]] * 3), GRID, "forward", "x0", "low_rank", 0.0)
+        law = at(kernel, torch.tensor([3]))
+        assert law.low.shape == (3, 2, 2)
+        torch.testing.assert_close(law.covariance(), (GRID.beta[3] * torch.eye(2).double()).float().expand(3, 2, 2))
+
+
+def test_heads():
+    assert [heads(name, (2, 3), 4) for name in ("fixed", "diagonal", "low_rank", "full")] == [1, 2, 6, 7]
+    with pytest.raises(CSBError, match=f"covariance=full is meant for at most {MAX_FULL} coordinates, not 784"):
+        heads("full", (1, 28, 28), 1)
+    with pytest.raises(CSBError, match="covariance 'banded' is unknown; choose one of fixed, diagonal, low_rank, full"):
+        heads("banded", (2,), 1)
+    for rank in (0, 7):
+        with pytest.raises(
+            CSBError, match=f"rank={rank} is not possible for states of 6 coordinates; choose one in 1..6"
+        ):
+            heads("low_rank", (2, 3), rank)
 
 
 def test_laws_are_float32_under_autocast():
@@ -133,14 +161,14 @@ def test_laws_are_float32_under_autocast():
 
 
 def test_draw_has_the_law():
-    law = Law(torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2))
+    law = Diagonal(torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2))
     draws = law.draw(seeded(3))
     torch.testing.assert_close(draws.mean(0), law.mean[0], atol=0.02, rtol=0)
     torch.testing.assert_close(draws.var(0), law.var[0], rtol=0.02, atol=0)
 
 
 class TestLikelihoodOfATarget:
-    law = Law(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
+    law = Diagonal(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
 
     def test_a_known_target(self):
         target = torch.tensor([[0.0, 1.0, 2.1]])
@@ -156,43 +184,57 @@ class TestLikelihoodOfATarget:
         assert bool((difference < 5 * error).all())
 
 
-class TestFullLaw:
-    """A batch of two laws with states of shape (1, 3), so that flattening matters."""
+MEAN = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])  # two states of shape (1, 3): flattening matters
+ROOT = torch.tensor([[[2.0, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[0.5, 0, 0], [0, 3.0, 0], [1, 0.5, 1.3]]])
+VAR = torch.tensor([[[0.5, 0.1, 2.0]], [[1.0, 0.3, 0.2]]])
+LOW = torch.tensor([[[0.5, 0.1], [-1.0, 0.2], [0.3, 0.7]], [[0.0, 0.4], [2.0, 0.1], [0.5, -0.6]]])
+COVARIANCES = {
+    "diagonal": torch.diag_embed(VAR[:, 0]),
+    "full": torch.linalg.inv(ROOT.mT @ ROOT),
+    "low_rank": torch.diag_embed(VAR[:, 0]) + LOW @ LOW.mT,
+}
+LAWS = {"diagonal": Diagonal(MEAN, VAR), "full": Full(MEAN, ROOT), "low_rank": LowRank(MEAN, VAR, LOW)}
 
-    factor = torch.tensor([[[0.5, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[2.0, 0, 0], [0, 0.1, 0], [1, 0.05, 0.3]]])
-    mean = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])
-    law = Law(mean, (factor**2).sum(2)[:, None], factor)
 
-    def test_a_known_target(self):
-        target = self.mean + torch.tensor([[[0.2, -0.3, 0.5]], [[1.0, 0.1, 0.2]]])
-        expected = -MultivariateNormal(self.mean[:, 0], scale_tril=self.factor).log_prob(target[:, 0])
-        found = self.law.nll(target)
+@pytest.mark.parametrize("kind", list(LAWS))
+class TestEveryLaw:
+    def exact(self, kind):
+        return MultivariateNormal(MEAN[:, 0], COVARIANCES[kind])
+
+    def test_covariance(self, kind):
+        torch.testing.assert_close(LAWS[kind].covariance(), COVARIANCES[kind], rtol=1e-4, atol=1e-5)
+
+    def test_a_known_target(self, kind):
+        target = MEAN + torch.tensor([[[0.2, -0.3, 0.5]], [[1.0, 0.1, 0.2]]])
+        found = LAWS[kind].nll(target)
         assert found.shape == target.shape
-        torch.testing.assert_close(found.sum((1, 2)), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.sum((1, 2)), -self.exact(kind).log_prob(target[:, 0]), rtol=1e-4, atol=1e-4)
 
-    def test_a_diagonal_factor_is_the_diagonal_law(self):
-        std = self.factor.diagonal(dim1=1, dim2=2)
-        full = Law(self.mean, std[:, None] ** 2, torch.diag_embed(std))
-        target, var = self.mean + 0.3, torch.tensor([0.2, 0.01]).reshape(2, 1, 1)
-        torch.testing.assert_close(full.nll(target, var), Law(self.mean, std[:, None] ** 2).nll(target, var))
-
-    def test_a_target_with_variance_is_the_mean_over_its_draws(self):
-        target, var = self.mean + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
+    def test_a_target_with_variance_is_the_mean_over_its_draws(self, kind):
+        target, var = MEAN + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
         draws = target + var.sqrt() * torch.randn(200_000, 2, 1, 3, generator=seeded(4))
-        each = -MultivariateNormal(self.mean[:, 0], scale_tril=self.factor).log_prob(draws[:, :, 0])
+        each = -self.exact(kind).log_prob(draws[:, :, 0])
         error = each.std(0) / len(each) ** 0.5
-        assert bool(((self.law.nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
+        assert bool(((LAWS[kind].nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
 
-    def test_draw_has_the_law(self):
-        n = 200_000
-        many = Law(*(part[:1].expand(n, *part.shape[1:]) for part in self.law))
-        draws = many.draw(seeded(5))
+    def test_draw_has_the_law(self, kind):
+        n, law = 200_000, LAWS[kind]
+        parts = [value[1:].expand(n, *value.shape[1:]) for value in vars(law).values()]
+        draws = type(law)(*parts).draw(seeded(5))
         assert draws.shape == (n, 1, 3)
-        torch.testing.assert_close(draws.mean(0), self.mean[0], atol=0.02, rtol=0)
-        torch.testing.assert_close(draws[:, 0].T.cov(), self.factor[0] @ self.factor[0].T, atol=0.02, rtol=0)
+        cov = COVARIANCES[kind][1]
+        assert bool(((draws.mean(0)[0] - MEAN[1, 0]).abs() < 5 * (cov.diagonal() / n).sqrt()).all())
+        torch.testing.assert_close(draws[:, 0].T.cov(), cov, atol=5 * float(cov.max()) * (2 / n) ** 0.5, rtol=0)
 
-    def test_cat(self):
-        parts = [Law(*(part[i : i + 1] for part in self.law)) for i in range(2)]
-        for found, expected in zip(Law.cat(parts), self.law):
+    def test_cat(self, kind):
+        law = LAWS[kind]
+        parts = [type(law)(*(value[i : i + 1] for value in vars(law).values())) for i in range(2)]
+        for found, expected in zip(vars(Law.cat(parts)).values(), vars(law).values()):
             assert torch.equal(found, expected)
-        assert Law.cat([Law(p.mean, p.var) for p in parts]).factor is None
+        assert Law.cat(parts[:1]) is parts[0]
+
+
+def test_full_from_rows_and_conditional_variances():
+    rows = torch.tensor([[[9.0, 9.0], [-0.5, 9.0]]])  # only the part below the diagonal counts
+    law = Full.of(torch.zeros(1, 2), rows, torch.tensor([[4.0, 9.0]]))
+    torch.testing.assert_close(law.covariance(), torch.tensor([[[4.0, 2.0], [2.0, 10.0]]]))

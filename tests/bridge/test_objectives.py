@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from csb.bridge import Law
+from csb.bridge.law import Diagonal, Full
 from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, build_objective
 from csb.errors import CSBError
 from csb.process import Grid, Power, Reference, draw_pinned, seeded
@@ -21,7 +21,7 @@ class TestLikelihoodsMinimum:
     mean, var = 1.25, 2.6875
 
     def loss(self, mean, var, beta=0.3):
-        law = Law(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
+        law = Diagonal(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
         return Likelihood().loss(law, Target(self.values), torch.tensor(beta)).mean()
 
     def test_is_the_conditional_mean_and_variance(self):
@@ -45,7 +45,7 @@ class TestLikelihoodsMinimum:
 
     @pytest.mark.parametrize("beta", [1e-4, 0.5])
     def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
-        law = Law(torch.zeros(3, 2), torch.full((3, 2), beta))
+        law = Diagonal(torch.zeros(3, 2), torch.full((3, 2), beta))
         loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
         torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
 
@@ -55,8 +55,8 @@ def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
     mean, cov = states.mean(0), states.T.cov(correction=0)
 
     def loss(mean, cov):
-        factor = torch.linalg.cholesky(cov)
-        law = Law(mean.expand(40, 2), cov.diagonal().expand(40, 2), factor.expand(40, 2, 2))
+        root = torch.linalg.inv(torch.linalg.cholesky(cov))
+        law = Full(mean.expand(40, 2), root.expand(40, 2, 2))
         return Likelihood().loss(law, Target(states), torch.full((40,), 0.3)).sum(1).mean()
 
     shift = torch.zeros(2, requires_grad=True)
@@ -68,7 +68,7 @@ def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
 
 
 def test_mean_matching_is_the_squared_error_over_beta():
-    law = Law(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), 9.9))
+    law = Diagonal(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), 9.9))
     loss = MeanMatching().loss(law, Target(torch.tensor([[3.0, 1.0]])), torch.tensor([0.5]))
     torch.testing.assert_close(loss, torch.tensor([[4.0, 1.0]]))
 

@@ -105,6 +105,16 @@ def test_the_untrained_network_says_zero(spec, z_shape, c_shape):
     assert torch.equal(network(z, torch.rand(4), network.encode(c)), torch.zeros(4, 2, *z_shape))
 
 
+@pytest.mark.parametrize(("spec", "z_shape", "c_shape"), [p for p in ALL if p not in VECTORS[2:]])
+def test_heads_of_a_covariances_factors_start_small_and_not_at_zero(spec, z_shape, c_shape):
+    # At 0, a saddle point of the likelihood, they would stay there.
+    network, (z, c) = build(spec, z_shape, c_shape, heads=5), inputs(z_shape, c_shape)
+    out = network(z, torch.rand(4), network.encode(c)).detach()
+    assert torch.equal(out[:, :2], torch.zeros(4, 2, *z_shape))
+    for head in out[:, 2:].unbind(1):
+        assert 1e-4 < float(head.std()) < 0.5
+
+
 def test_affine_is_the_affine_map_of_its_step():
     network, (z, c) = randomise(Affine((3,), (5,), 2, steps=4)), inputs((3,), (5,))
     for k in range(1, 5):

@@ -23,7 +23,7 @@ def make(
     folder, problem, covariance="diagonal", objective="likelihood", pairs=None, observer=None, lr=5e-2, **settings
 ):
     d = problem.dx
-    part = KernelSpec({"name": "affine", "steps": GRID.T}, "drift", covariance, 0.0)
+    part = KernelSpec({"name": "affine", "steps": GRID.T}, "drift", covariance, variance_floor=0.0)
     transform = {"name": "identity", "x_shape": [d], "y_shape": [problem.dy]}
     spec = BridgeSpec(GRID.alpha_bar.tolist(), transform, part, part)
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
@@ -46,9 +46,8 @@ def fitted(path, direction):
             x = torch.cat([torch.zeros(1, d), torch.eye(d), torch.zeros(m, d)])
             c = torch.cat([torch.zeros(1 + d, m), torch.eye(m)])
             law = kernel(x, torch.tensor([k]), kernel.encode(c))
-            cov = law.covariance()[0]
             slopes = (law.mean[1:] - law.mean[0]).T
-            parts = (slopes[:, :d], slopes[:, d:], law.mean[0], cov)
+            parts = (slopes[:, :d], slopes[:, d:], law.mean[0], law.covariance()[0])
             found.append(AffineKernel(*(part.double() for part in parts)))
     return found
 
