@@ -1,18 +1,31 @@
 """The Gaussian laws of single steps, with diagonal, full or low-rank covariance."""
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from csb.process import noise_like
 
+Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
+
+
+def _exact(method: Method) -> Method:
+    """The method outside autocast: small matrix products are no place for bfloat16."""
+
+    @functools.wraps(method)
+    def wrapped(self: "Law", *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(self.mean.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -78,10 +91,12 @@ class Full(Law):
         unit = rows.tril(-1) + torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
         return cls(mean, unit / var.sqrt()[..., None])
 
+    @_exact
     def draw(self, generator: torch.Generator | None) -> Tensor:
         noise = noise_like(self.mean, generator).flatten(1)[..., None]
         return self.mean + torch.linalg.solve_triangular(self.root, noise, upper=False).view_as(self.mean)
 
+    @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         white = (self.root @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean)
         spread = target_var * (self.root**2).sum(2).view_as(self.mean)
@@ -106,6 +121,7 @@ class LowRank(Law):
     var: Tensor
     low: Tensor
 
+    @_exact
     def draw(self, generator: torch.Generator | None) -> Tensor:
         common = torch.randn(
             (*self.low.shape[::2], 1), dtype=self.low.dtype, device=self.low.device, generator=generator
@@ -113,11 +129,15 @@ class LowRank(Law):
         noise = self.var.sqrt() * noise_like(self.mean, generator)
         return self.mean + noise + (self.low @ common).view_as(self.mean)
 
+    @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         precision = 1 / self.var.flatten(1)
         scaled = self.low * precision[..., None]  # D⁻¹ V
-        inner = self.low.mT @ scaled + torch.eye(self.low.shape[2], dtype=self.low.dtype, device=self.low.device)
-        factor = torch.linalg.cholesky(inner)  # of I + Vᵀ D⁻¹ V
+        # I + Vᵀ D⁻¹ V spans many orders of magnitude where the variance is small: factored in double precision. A
+        # failure gives NaN, which the training reports with its place.
+        inner = self.low.double().mT @ scaled.double()
+        inner = inner + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
+        factor = torch.linalg.cholesky_ex(inner).L.to(self.low.dtype)
         error = (target - self.mean).flatten(1)
         solved = torch.linalg.solve_triangular(factor, scaled.mT, upper=False)  # its columns whiten D⁻¹ V
         square = error**2 * precision - error * (solved.mT @ (solved @ error[..., None]))[..., 0]
