@@ -1,0 +1,33 @@
+"""The likelihood and draws of a law are not rounded to bfloat16 where a training runs under autocast."""
+
+import pytest
+import torch
+
+from csb.bridge.law import Full, LowRank
+from csb.process import seeded
+
+GENERATOR = seeded(3)
+MEAN, TARGET = torch.randn(4, 1, 3, 4, generator=GENERATOR), torch.randn(4, 1, 3, 4, generator=GENERATOR)
+VAR = torch.rand(4, 1, 3, 4, generator=GENERATOR) * 1e-3 + 4e-4
+LAWS = {
+    "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
+    "full": Full.of(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_autocast_changes_nothing(name):
+    law = LAWS[name]
+    plain = law.nll(TARGET, 0.1), law.draw(seeded(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = law.nll(TARGET, 0.1), law.draw(seeded(1))
+    assert all(torch.equal(a, b) for a, b in zip(plain, inside))
+
+
+def test_a_factor_of_many_magnitudes_is_still_factored():
+    low = torch.randn(4, 12, 8, generator=GENERATOR) * torch.logspace(-3, 2, 8)
+    law = LowRank(MEAN, VAR, low)
+    exact = torch.distributions.LowRankMultivariateNormal(
+        MEAN.flatten(1).double(), low.double(), VAR.flatten(1).double()
+    ).log_prob(TARGET.flatten(1).double())
+    torch.testing.assert_close(law.nll(TARGET).flatten(1).sum(1).double(), -exact, rtol=1e-3, atol=1e-2)

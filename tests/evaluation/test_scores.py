@@ -1,0 +1,66 @@
+"""Scores of a bridge that is exact, and of one that is not."""
+
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.evaluation.scores import exact_scores, hole_mask
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.speed import sampling_overhead
+from csb.problems import LinearGaussian
+from tests.conftest import make_exact_bridge
+
+METRICS = MetricsSettings(exact_samples=8000, exact_observations=4)
+
+
+class Shifted(LinearGaussian):
+    """The problem that make_exact_bridge is exact for: its posterior mean has an offset."""
+
+    name = "shifted"
+
+    def posterior(self, y):
+        law = super().posterior(y)
+        offset = torch.tensor([0.3, -0.2]).double()
+        return type(law)(law.mean + offset, law.cov)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return make_exact_bridge("full", iterations=8)
+
+
+def test_an_exact_bridge_is_at_the_floor(exact):
+    found = exact_scores(Shifted(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["sliced_w"] < 1.6 * found["sliced_w_floor"]
+    assert found["mean_error"] < 0.03
+    assert found["cov_error"] < 0.05
+
+
+def test_a_wrong_bridge_is_not(exact):
+    found = exact_scores(LinearGaussian(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["sliced_w"] > 4 * found["sliced_w_floor"]
+    posterior = LinearGaussian(dx=2, dy=2, seed=1).C
+    expected = (0.3**2 + 0.2**2) ** 0.5 / float(posterior.trace()) ** 0.5
+    assert found["mean_error"] == pytest.approx(expected, rel=0.05)
+
+
+def test_without_noise_the_covariance_is_wrong(exact):
+    found = exact_scores(Shifted(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(mean_only=True), METRICS, seed=0)
+    assert found["cov_error"] > 0.2
+
+
+def test_there_is_no_hole_in_a_vector(exact):
+    assert hole_mask(exact.bridge) is None
+
+
+def test_the_overhead_is_a_ratio_of_two_times(exact):
+    row = sampling_overhead(exact.bridge, torch.zeros(4, 2), 8, repeats=1)
+    assert row["states"] == 32
+    assert row["T"] == 4
+    assert row["ratio"] == pytest.approx(row["sample_ms"] / row["calls_ms"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("samples", 1), ("observations", 0), ("picture_rows", 13)])
+def test_settings_are_checked(name, value):
+    with pytest.raises(CSBError, match=f"metrics.{name}={value}"):
+        MetricsSettings(**{name: value})
