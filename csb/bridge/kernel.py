@@ -37,7 +37,8 @@ class Kernel(nn.Module):
         direction: "backward" or "forward".
         parametrisation: how the mean is read from the output (see :mod:`csb.bridge.parametrisation`).
         covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
-            units of the mean's output; or "full", a learned root of the precision. With output 0 all are β_k I.
+            units of a v-output's effect on the mean; or "full", a learned root of the precision. With output 0 all of
+            them are β_k I.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
     """
@@ -45,6 +46,7 @@ class Kernel(nn.Module):
     skip: Tensor
     gain: Tensor
     log_beta: Tensor
+    reach: Tensor
 
     def __init__(
         self,
@@ -61,7 +63,8 @@ class Kernel(nn.Module):
         self.variance_floor = variance_floor
         skip, gain = coefficients(parametrisation, grid, direction)
         log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), grid.beta[1:].log()])
-        for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta)):
+        reach = coefficients("v", grid, direction).gain.abs()  # of the uncertainty that a step leaves, as k varies
+        for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta), ("reach", reach)):
             self.register_buffer(name, value.float(), persistent=False)
 
     @property
@@ -88,7 +91,7 @@ class Kernel(nn.Module):
         if self.covariance == "diagonal":
             return Diagonal(mean, self._variance(rest[:, 0], log_beta))
         if self.covariance == "low_rank":
-            low = self.gain[k].to(x.dtype)[:, None, None] * rest[:, 1:].flatten(2).mT
+            low = self.reach[k].to(x.dtype)[:, None, None] * rest[:, 1:].flatten(2).mT
             return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
         rows = rest.flatten(2)
         return Full.of(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))

@@ -94,12 +94,12 @@ class DeviceSettings:
 
     Attributes:
         accelerator: one of ACCELERATORS.
-        devices: how many, or "auto".
+        devices: 1.
         precision: "32-true" or "bf16-mixed".
     """
 
     accelerator: str = "auto"
-    devices: int | str = 1
+    devices: int = 1
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class DeviceSettings:
             raise CSBError(
                 f"trainer.accelerator={self.accelerator!r} is unknown; choose one of {', '.join(ACCELERATORS)}"
             )
-        if self.devices != "auto":
-            require_int("trainer.devices", self.devices, 1)
+        if self.devices != 1:
+            raise CSBError(f"trainer.devices={self.devices!r} is not possible yet; train on one device, devices=1")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")

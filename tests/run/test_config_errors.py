@@ -86,6 +86,7 @@ VALUES = [
     ("trainer.precision=16", "precision=16 is unknown"),
     ("trainer.accelerator=quantum", "trainer.accelerator='quantum'"),
     ("trainer.devices=0", "trainer.devices=0"),
+    ("trainer.devices=2", "trainer.devices=2 is not possible yet"),
     ("logger.mode=loud", "mode"),
     ("metrics.picture_rows=99", "metrics.picture_rows=99 is not possible"),
     ("metrics.exact_samples=x", "metrics.exact_samples='x' is not possible"),
