@@ -17,4 +17,4 @@ def main(config: DictConfig) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "train", validate)
+    cli.run(main, "train", validate, "resume=true (and no overwrite=true) continues from the last checkpoint")

@@ -1,4 +1,4 @@
-"""Times a finished run's sampling and training: python scripts/benchmark.py run=outputs/mnist_inpaint."""
+"""Times a run's sampling, and prints what its cache took: python scripts/benchmark.py run=outputs/mnist_inpaint."""
 
 from typing import Any
 
@@ -32,4 +32,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "benchmark", lambda config, sweep: _read(config))
+    cli.run(main, "benchmark", lambda config, sweep: _read(config), "nothing was changed")

@@ -30,4 +30,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "evaluate", lambda config, sweep: load_run(_read(config)[0]))
+    cli.run(main, "evaluate", lambda config, sweep: load_run(_read(config)[0]), "nothing was changed")

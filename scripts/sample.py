@@ -1,5 +1,6 @@
 """Draws posterior samples from a finished run: python scripts/sample.py run=outputs/two_moons n=1000 out=s.npz."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def _read(config: DictConfig) -> tuple[Run, SamplerSettings, dict[str, Any]]:
     plain: Any = OmegaConf.to_container(config)
     for name, low in (("observations", 1), ("n", 1), ("seed", 0)):
         require_int(name, plain[name], low)
+    out = Path(str(plain["out"]))
+    if plain["out"] is None or out.is_dir() or not out.parent.is_dir():
+        raise CSBError(f"out={plain['out']} is not a file that can be written; give one in a folder that exists")
     return load_run(run_folder(config)), settings(SamplerSettings, "sampler", plain["sampler"]), plain
 
 
@@ -29,9 +33,10 @@ def _observations(run: Run, plain: dict[str, Any]) -> Tensor:
     if plain["y"] is None:
         return run.problem.pairs("test", plain["observations"]).y
     try:
-        return torch.from_numpy(np.load(plain["y"], allow_pickle=False)).float()
-    except (OSError, ValueError, TypeError) as error:
+        y = torch.from_numpy(np.load(plain["y"], allow_pickle=False)).float()
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CSBError(f"cannot read y={plain['y']} ({error}); give a .npy file of numbers") from error
+    return y[None] if tuple(y.shape) == run.problem.y_shape else y
 
 
 @hydra.main(config_path="../conf", config_name="sample", version_base="1.3")
@@ -49,4 +54,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "sample", lambda config, sweep: _read(config))
+    cli.run(main, "sample", lambda config, sweep: _read(config), "nothing was changed")

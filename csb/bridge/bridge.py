@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import Law
 from csb.bridge.parametrisation import Direction
 from csb.bridge.samples import SampleInfo, Samples
 from csb.errors import CSBError
@@ -149,8 +148,8 @@ class Bridge(nn.Module):
         generator: torch.Generator | None,
         batch: int,
         mean_only: bool = False,
-    ) -> Iterator[tuple[Tensor, Law]]:
-        """The T states that follow z in one direction, one after the other, each with the law it was drawn from.
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The T states that follow z in one direction, one after the other, each with the kernel mean it was drawn at.
 
         Args:
             direction: of the kernels.
@@ -162,9 +161,12 @@ class Bridge(nn.Module):
         kernel, T = self.kernel(direction), self.grid.T
         owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
         for k in range(T, 0, -1) if direction == "backward" else range(1, T + 1):
-            step, laws = torch.tensor([k], device=z.device), []
-            for states, mine in zip(z.split(batch), owner.split(batch)):
-                laws.append(kernel(states, step, codes[mine]))
-            law = Law.cat(laws)
-            z = law.mean if mean_only else law.draw(generator)
-            yield z, law
+            step, states, means = torch.tensor([k], device=z.device), [], []
+            noise = None if mean_only else kernel.noise(z, generator)
+            for rows in torch.arange(len(z)).split(batch):
+                part = slice(int(rows[0]), int(rows[-1]) + 1)
+                law = kernel(z[part], step, codes[owner[part]])
+                means.append(law.mean)
+                states.append(law.mean if noise is None else law.draw(noise[part]))
+            z, mean = torch.cat(states), torch.cat(means)
+            yield z, mean

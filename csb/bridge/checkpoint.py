@@ -34,9 +34,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(name, path)
         name = None
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
-        raise CSBError(
-            f"cannot write {path}: {_line(error)}; free space or choose another folder, then resume"
-        ) from error
+        raise CSBError(f"cannot write {path}: {_line(error)}; free space or choose another folder") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)

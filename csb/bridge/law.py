@@ -1,17 +1,14 @@
 """The Gaussian laws of single steps, with diagonal, full or low-rank covariance."""
 
-import dataclasses
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
-
-from csb.process import noise_like
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
@@ -35,8 +32,8 @@ class Law(ABC):
     mean: Tensor
 
     @abstractmethod
-    def draw(self, generator: torch.Generator | None) -> Tensor:
-        """One draw of each, (B, *z_shape), from the generator on the mean's device."""
+    def draw(self, noise: Tensor) -> Tensor:
+        """One draw of each, (B, *z_shape), from standard normal noise (B, d) or, of low rank r, (B, d + r)."""
 
     @abstractmethod
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -49,14 +46,6 @@ class Law(ABC):
     def covariance(self) -> Tensor:
         """(B, d, d), for states flattened to d."""
 
-    @classmethod
-    def cat(cls, laws: Sequence["Law"]) -> "Law":
-        """The laws of consecutive batches, all of one kind, as one."""
-        if len(laws) == 1:
-            return laws[0]
-        names = [field.name for field in dataclasses.fields(laws[0])]
-        return type(laws[0])(*(torch.cat([getattr(law, name) for law in laws]) for name in names))
-
 
 @dataclass(frozen=True)
 class Diagonal(Law):
@@ -64,8 +53,8 @@ class Diagonal(Law):
 
     var: Tensor
 
-    def draw(self, generator: torch.Generator | None) -> Tensor:
-        return self.mean + self.var.sqrt() * noise_like(self.mean, generator)
+    def draw(self, noise: Tensor) -> Tensor:
+        return self.mean + self.var.sqrt() * noise.view_as(self.mean)
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         square = ((target - self.mean) ** 2 + target_var) / self.var
@@ -92,9 +81,8 @@ class Full(Law):
         return cls(mean, unit / var.sqrt()[..., None])
 
     @_exact
-    def draw(self, generator: torch.Generator | None) -> Tensor:
-        noise = noise_like(self.mean, generator).flatten(1)[..., None]
-        return self.mean + torch.linalg.solve_triangular(self.root, noise, upper=False).view_as(self.mean)
+    def draw(self, noise: Tensor) -> Tensor:
+        return self.mean + torch.linalg.solve_triangular(self.root, noise[..., None], upper=False).view_as(self.mean)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -122,30 +110,27 @@ class LowRank(Law):
     low: Tensor
 
     @_exact
-    def draw(self, generator: torch.Generator | None) -> Tensor:
-        common = torch.randn(
-            (*self.low.shape[::2], 1), dtype=self.low.dtype, device=self.low.device, generator=generator
-        )
-        noise = self.var.sqrt() * noise_like(self.mean, generator)
-        return self.mean + noise + (self.low @ common).view_as(self.mean)
+    def draw(self, noise: Tensor) -> Tensor:
+        own, common = noise.split([noise.shape[1] - self.low.shape[2], self.low.shape[2]], dim=1)
+        return self.mean + self.var.sqrt() * own.view_as(self.mean) + (self.low @ common[..., None]).view_as(self.mean)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        precision = 1 / self.var.flatten(1)
-        scaled = self.low * precision[..., None]  # D⁻¹ V
-        # I + Vᵀ D⁻¹ V spans many orders of magnitude where the variance is small: factored in double precision. A
-        # failure gives NaN, which the training reports with its place.
-        inner = self.low.double().mT @ scaled.double()
-        inner = inner + torch.eye(inner.shape[1], dtype=inner.dtype, device=inner.device)
-        factor = torch.linalg.cholesky_ex(inner).L.to(self.low.dtype)
-        error = (target - self.mean).flatten(1)
-        solved = torch.linalg.solve_triangular(factor, scaled.mT, upper=False)  # its columns whiten D⁻¹ V
-        square = error**2 * precision - error * (solved.mT @ (solved @ error[..., None]))[..., 0]
+        # I + Vᵀ D⁻¹ V spans many orders of magnitude where the variance is small, hence double precision. A failure
+        # gives NaN, which the training reports with its place.
+        low, precision = self.low.double(), 1 / self.var.flatten(1).double()
+        error = (target - self.mean).flatten(1).double()[..., None]
+        scaled = low * precision[..., None]  # D⁻¹ V
+        inner = low.mT @ scaled + torch.eye(low.shape[2], dtype=low.dtype, device=low.device)
+        factor = torch.linalg.cholesky_ex(inner).L
+        solved = torch.linalg.solve_triangular(factor, scaled.mT, upper=False)
+        common = torch.linalg.solve_triangular(factor.mT, solved @ error, upper=True)  # E[common factors | error]
+        square = ((error - low @ common) ** 2)[..., 0] * precision
         spread = precision - (solved**2).sum(1)  # the diagonal of the inverse covariance
-        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1) / error.shape[1]  # shared by the coordinates
-        terms = square.view_as(self.mean) + target_var * spread.view_as(self.mean)
-        log_det = log_det.reshape(-1, *(1,) * (self.mean.ndim - 1))
-        return 0.5 * (terms + self.var.log() + log_det + _LOG_2PI)
+        shared = (common**2).sum((1, 2)) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)  # by all coordinates
+        terms = (square + (shared / error.shape[1])[:, None]).to(self.mean.dtype).view_as(self.mean)
+        terms = terms + target_var * spread.to(self.mean.dtype).view_as(self.mean)
+        return 0.5 * (terms + self.var.log() + _LOG_2PI)
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.var.flatten(1)) + self.low @ self.low.mT

@@ -52,7 +52,7 @@ def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> d
     state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)
     total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)
     steps = bridge.walk(direction, state, bridge.codes(direction, c, len(c)), 1, generator, len(c))
-    for k, (after, law) in zip(order, steps):
-        total += float((((law.mean - state) / bridge.grid.beta[k].item()) ** 2).mean())
+    for k, (after, mean) in zip(order, steps):
+        total += float((((mean - state) / bridge.grid.beta[k].item()) ** 2).mean())
         state = after
     return {"drift_norm": (total / T) ** 0.5}

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from csb.bridge import Bridge
-from csb.evaluation.metrics import EnsembleScores, sliced_wasserstein
+from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 from csb.problems.transform import Hole
@@ -45,16 +45,10 @@ def exact_scores(
         }
         mean, cov = (law.mean, law.cov) if law.cov is not None else (exact[1].mean(0), exact[1].T.cov())
         if mean is not None and cov is not None:
-            row |= _moment_errors(samples.double(), mean.double(), cov.double())
+            errors = gaussian_moment_errors(samples, mean, cov)
+            row |= {"mean_error": errors.mean_scaled, "cov_error": errors.cov_relative}
         rows.append(row)
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-def _moment_errors(samples: Tensor, mean: Tensor, cov: Tensor) -> dict[str, float]:
-    return {
-        "mean_error": float((samples.mean(0) - mean).norm() / cov.trace().sqrt()),
-        "cov_error": float((samples.T.cov() - cov).norm() / cov.norm()),
-    }
 
 
 def ensemble_scores(
@@ -68,7 +62,17 @@ def ensemble_scores(
     for x, y in zip(test.x.split(chunk), test.y.split(chunk)):
         scores.update(bridge.sample(y, metrics.samples, generator=generator, **vars(sampler)).x.cpu(), x)
     found = scores.compute()
-    keys = ("psnr_mean", "psnr_sample", "spread", "skill", "ratio", "crps", "energy_score", "std_error_pearson")
+    keys = (
+        "psnr_mean_per_image",
+        "psnr_mean",
+        "psnr_sample",
+        "spread",
+        "skill",
+        "ratio",
+        "crps",
+        "energy_score",
+        "std_error_pearson",
+    )
     return {key: found[key] for key in keys}
 
 

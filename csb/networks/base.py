@@ -15,7 +15,7 @@ class Network(nn.Module, ABC):
     Args:
         z_shape: shape of one state.
         c_shape: shape of one encoded observation.
-        heads: 1 (mean) or 2 (mean and log-variance).
+        heads: outputs of the state's shape: the mean, then what the kernel's covariance takes.
     """
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> None:
@@ -43,16 +43,16 @@ def zero_init(layer: Layer) -> Layer:
 
 
 def exit_init(layer: Layer, heads: int) -> Layer:
-    """The last layer of a network, its outputs ordered by head, so that it starts at the reference process.
+    """The last layer of a network, its outputs ordered by head.
 
-    Mean and log-variance heads start at 0. Further heads start small and random: they are factors of a covariance,
-    whose likelihood has a saddle point at 0.
+    The first two heads (mean and log-variance) start at 0. Further heads start small, random and without a constant:
+    at 0 the likelihood of a low-rank covariance has a saddle point, and a constant would be a pattern over patches.
     """
     first = 2 * layer.weight.shape[0] // heads if heads > 2 else layer.weight.shape[0]
     with torch.no_grad():
         layer.weight.mul_(0.1)[:first] = 0
         if layer.bias is not None:
-            layer.bias.mul_(0.1)[:first] = 0
+            layer.bias.zero_()
     return layer
 
 

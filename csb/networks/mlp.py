@@ -59,7 +59,8 @@ class MLP(Network):
 class Affine(Network):
     """One affine map of (z, c) a step: the exact function class of linear-Gaussian problems.
 
-    The log-variance head is a constant a step. The code is the flattened observation itself.
+    The covariance's heads are constants a step, those of a low-rank factor small and random at the start (see
+    :func:`csb.networks.base.exit_init`). The code is the flattened observation itself.
     """
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
@@ -69,7 +70,9 @@ class Affine(Network):
         self.steps = steps
         self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim))
         self.bias = nn.Parameter(torch.zeros(steps + 1, z_dim))
-        self.spread = nn.Parameter(torch.zeros(steps + 1, heads - 1, z_dim))
+        spread = torch.zeros(steps + 1, heads - 1, z_dim)
+        nn.init.normal_(spread[:, 1:], std=0.01)
+        self.spread = nn.Parameter(spread)
 
     def encode(self, c: Tensor) -> Tensor:
         return c.flatten(1)

@@ -65,13 +65,28 @@ class ImageEncoder(nn.Module):
         return near + nnf.interpolate(far, size=near.shape[2:], mode="nearest"), self.whole(far)
 
 
+class VectorEncoder(nn.Module):
+    """A vector observation (B, d) to a map that is the same everywhere and a vector (B, width)."""
+
+    def __init__(self, dim: int, channels: int, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.entry = nn.Sequential(nn.Linear(dim, width), nn.SiLU())
+        self.near, self.whole = nn.Linear(width, channels), nn.Linear(width, width)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.entry(c)
+        return self.near(h)[:, :, None, None].expand(-1, -1, *self.grid), self.whole(h)
+
+
 class UNet(Network):
     """Space-to-depth patches, then a UNet (Ronneberger et al. 2015; Ho et al. 2020) with FiLM for time and observation.
 
     State and observation share a canvas, the larger of the two sizes. The encoder sees the observation on the whole
     canvas (a smaller one, of low resolution, is enlarged to it); the UNet runs over the state's *window* alone: the
     patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The code
-    of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …).
+    of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …). A vector
+    observation has a map that is the same everywhere.
 
     Args:
         channels: width of the finest level, a multiple of 8.
@@ -102,7 +117,10 @@ class UNet(Network):
         self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
         embedding = 4 * channels
         grid = (self.canvas[0] // patch, self.canvas[1] // patch)
-        self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
+        if len(c_shape) == 1:
+            self.encoder = VectorEncoder(c_shape[0], channels, embedding, grid)
+        else:
+            self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
         self.time = TimeEmbedding(embedding)
         self.entry = nn.Conv2d(z_shape[0] * patch**2, channels, 3, padding=1)
         width = self._levels(channels, [channels * m for m in multipliers], blocks, embedding)
@@ -148,12 +166,13 @@ class UNet(Network):
         return width
 
     def _canvas(self, patch: int) -> tuple[int, int]:
-        if len(self.z_shape) != 3 or len(self.c_shape) != 3:
+        if len(self.z_shape) != 3 or len(self.c_shape) not in (1, 3):
             raise CSBError(
                 f"network=unet needs images (channels, height, width), got states {self.z_shape} and observations "
                 f"{self.c_shape}; use network=mlp for vectors"
             )
-        height, width = (max(a, b) for a, b in zip(self.z_shape[1:], self.c_shape[1:]))
+        beside = self.c_shape[1:] if len(self.c_shape) == 3 else self.z_shape[1:]
+        height, width = (max(a, b) for a, b in zip(self.z_shape[1:], beside))
         if height % patch or width % patch:
             raise CSBError(f"patch={patch} does not divide the {height}×{width} image; choose a divisor of both sides")
         return height, width
@@ -175,9 +194,9 @@ class UNet(Network):
         return left, right, top, bottom
 
     def encode(self, c: Tensor) -> Tensor:
-        if c.shape[2:] != self.canvas:
+        if c.ndim == 4 and c.shape[2:] != self.canvas:
             c = nnf.interpolate(c, size=self.canvas, mode="nearest")
-        near, whole = self.encoder(nnf.pixel_unshuffle(c, self.patch))
+        near, whole = self.encoder(nnf.pixel_unshuffle(c, self.patch) if c.ndim == 4 else c)
         near = near[:, :, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
         return torch.cat([near.flatten(1), whole], dim=1)
 

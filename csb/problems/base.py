@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.operators import Operator
 from csb.problems.specs import build, to_spec
-from csb.problems.transform import Transform
+from csb.problems.transform import Standardise, Transform
 from csb.process import noise_like, seeded
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -81,8 +81,18 @@ class Problem(ABC):
         """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
 
     @abstractmethod
+    def new_transform(self) -> Transform:
+        """The map between data and bridge states, before it is fitted: its kind and shapes."""
+
     def make_transform(self, train: Pairs) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
+        transform = self.new_transform()
+        return type(transform).fit(train.x, train.y) if isinstance(transform, Standardise) else transform
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """The number of pairs of each split."""
 
     @abstractmethod
     def posterior(self, y: Tensor) -> Posterior:
@@ -120,6 +130,10 @@ class Simulated(Problem):
             require_at_least(field, getattr(self, field), 1)
         require_at_least("seed", self.seed, 0)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": self.n_train, "val": self.n_val, "test": self.n_test}
+
     @abstractmethod
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of x, (n, *x_shape), float32."""
@@ -129,7 +143,7 @@ class Simulated(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
-        size = {"train": self.n_train, "val": self.n_val, "test": self.n_test}.get(split, 0)
+        size = self.sizes.get(split, 0)
         n = check_request(split, n)
 
         def block(start: int, generator: torch.Generator) -> Pairs:

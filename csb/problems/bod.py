@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.problems.base import AdditiveNoise, Pairs, Posterior, Simulated, register
+from csb.problems.base import AdditiveNoise, Posterior, Simulated, register
 from csb.problems.transform import Standardise
 
 _VAR = 1e-3
@@ -112,8 +112,8 @@ class BOD(Simulated, AdditiveNoise):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, 2, generator=generator)
 
-    def make_transform(self, train: Pairs) -> Standardise:
-        return Standardise.fit(train.x, train.y)
+    def new_transform(self) -> Standardise:
+        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GridPosterior:
         return GridPosterior(self.check_observation(y))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import LinearProblem, Pairs, Posterior, Simulated, register, require_at_least
+from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least
 from csb.problems.mixture_math import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Standardise
@@ -104,8 +104,8 @@ class GaussianMixture(Simulated, LinearProblem):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.mixture.sample(n, generator).float()
 
-    def make_transform(self, train: Pairs) -> Standardise:
-        return Standardise.fit(train.x, train.y)
+    def new_transform(self) -> Standardise:
+        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> MixturePosterior:
         return MixturePosterior(self.mixture.conditioned(self.A, self.R, self.check_observation(y)))

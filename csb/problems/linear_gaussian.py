@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from csb.problems.base import LinearProblem, Pairs, Posterior, Simulated, register, require_at_least
+from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
 from csb.process import seeded
@@ -98,7 +98,7 @@ class LinearGaussian(Simulated, LinearProblem):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.dx, generator=generator)
 
-    def make_transform(self, train: Pairs) -> Identity:
+    def new_transform(self) -> Identity:
         return Identity(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GaussianPosterior:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from csb.errors import CSBError
-from csb.problems.base import Pairs, register
+from csb.problems.base import register
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import Box, InpaintBox
 from csb.problems.transform import Hole
@@ -46,5 +46,5 @@ class MnistInpaint(MnistProblem):
     def noise_std(self) -> float:
         return 0.0
 
-    def make_transform(self, train: Pairs) -> Hole:
+    def new_transform(self) -> Hole:
         return Hole(self.x_shape, self.box)

@@ -31,6 +31,10 @@ class MnistProblem(LinearProblem):
         """The seed of the frozen observation noise."""
         return 0
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": 60_000 - _VAL, "val": _VAL, "test": 10_000}
+
     @cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         data = load_mnist(self.root)

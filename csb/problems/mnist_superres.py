@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from csb.errors import CSBError
-from csb.problems.base import Pairs, register, require_at_least
+from csb.problems.base import register, require_at_least
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import AveragePool
 from csb.problems.transform import PixelRange
@@ -50,5 +50,5 @@ class MnistSuperres(MnistProblem):
     def noise_seed(self) -> int:
         return self.seed
 
-    def make_transform(self, train: Pairs) -> PixelRange:
+    def new_transform(self) -> PixelRange:
         return PixelRange(self.x_shape, self.y_shape)

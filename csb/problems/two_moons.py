@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import Pairs, Posterior, Simulated, register
+from csb.problems.base import Posterior, Simulated, register
 from csb.problems.transform import Standardise
 
 _ROUNDS = 2000
@@ -91,8 +91,8 @@ class TwoMoons(Simulated):
         shift = torch.stack([-(x[:, 0] + x[:, 1]).abs(), x[:, 1] - x[:, 0]], dim=1) / math.sqrt(2)
         return _crescent(len(x), generator, x.device).to(x.dtype) + shift
 
-    def make_transform(self, train: Pairs) -> Standardise:
-        return Standardise.fit(train.x, train.y)
+    def new_transform(self) -> Standardise:
+        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> TwoMoonsPosterior:
         return TwoMoonsPosterior(self.check_observation(y))

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from csb.errors import CSBError
 from csb.run.sweep import job_folder
 
+INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
+FLAGS = ("-m", "--multirun", *INFORMATION)
 CONF = Path(__file__).resolve().parents[2] / "conf"
 logger = logging.getLogger(__name__)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # for hydra.sweep.subdir of conf/train.yaml
@@ -39,6 +41,8 @@ def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             return main(config)
         except CSBError as error:
             return fail(str(error))
+        except OSError as error:
+            return fail(f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another folder")
 
     return wrapped
 
@@ -52,6 +56,9 @@ def fail(message: str) -> NoReturn:
 def _split(arguments: list[str]) -> tuple[list[str], bool]:
     """The overrides among the arguments, and whether a sweep was asked for."""
     flags = [a for a in arguments if a.startswith("-")]
+    for flag in flags:
+        if flag not in FLAGS:
+            raise CSBError(f"the flag {flag} is not supported; choose among {', '.join(FLAGS)}, or give key=value")
     return [a for a in arguments if not a.startswith("-")], any(f in ("-m", "--multirun") for f in flags)
 
 
@@ -60,10 +67,12 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.get_key_element()
+        if override.is_sweep_override() and not (override.is_choice_sweep() or override.is_range_sweep()):
+            raise CSBError(f"{override.input_line} is not a supported kind of sweep; list the values, {key}=a,b")
         if override.is_sweep_override():
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
-            choices.append([f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else f"~{key}"])
+            choices.append([key if override.is_delete() else f"{key}={override.get_value_element_as_str()}"])
     yield from (list(job) for job in itertools.product(*choices))
 
 
@@ -75,31 +84,37 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> None:
-    """Composes and validates the config of every job. Raises CSBError for the first one that is wrong."""
+    """Composes and validates the config of every job; then calls what ``validate`` returned, where it is a function.
+
+    Raises CSBError for the first job that is wrong.
+    """
     overrides, sweep = _split(arguments)
     if not CONF.is_dir():
         raise CSBError(f"{CONF} does not exist; run from a checkout that holds conf/, installed with pip install -e .")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            for job in jobs(overrides) if sweep else [overrides]:
-                validate(_compose(name, job), sweep)
+            later = [validate(_compose(name, job), sweep) for job in (jobs(overrides) if sweep else [overrides])]
     except (HydraException, OmegaConfBaseException) as error:
         raise CSBError(one_line(error)) from error
     finally:
         GlobalHydra.instance().clear()
+    for action in later:  # no folder is made before every job's config is known to be right
+        if callable(action):
+            action()
 
 
-def run(main: Callable[[], Any], name: str, validate: Callable[[DictConfig, bool], Any]) -> None:
+def run(main: Callable[[], Any], name: str, validate: Callable[[DictConfig, bool], Any], hint: str) -> None:
     """Checks the command line, then runs a Hydra main function; a CSBError ends it with one line and exit code 2.
 
-    ``validate(config, sweep)`` is called for the config of each job before any of them starts.
+    ``validate(config, sweep)`` is called for the config of each job before any of them starts. ``hint`` says what to do
+    after Ctrl+C.
     """
     arguments = sys.argv[1:]
     try:
-        if not any(a in ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg") for a in arguments):
+        if not any(a in INFORMATION for a in arguments):
             check(name, arguments, validate)
         main()
     except CSBError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted; the same command with resume=true continues from the last checkpoint")
+        fail(f"interrupted; {hint}")

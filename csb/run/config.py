@@ -10,8 +10,8 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import Problem, Simulated, build_problem
-from csb.problems.transform import Identity, Transform
+from csb.problems import Problem, build_problem
+from csb.problems.transform import Transform
 from csb.process import SCHEDULES, Grid, Schedule
 from csb.run.logs import LoggerSettings
 from csb.training.cache import capacity
@@ -161,16 +161,23 @@ def read(config: DictConfig) -> RunConfig:
 
 
 def _check_network(run: RunConfig) -> None:
-    """Builds the bridge once where the transform needs no data, so that wrong network options show at once."""
-    shapes = run.problem.x_shape, run.problem.y_shape
-    build_bridge(run.bridge_spec(Identity(*shapes)))
+    """Builds the bridge once, so that wrong network options show at once."""
+    build_bridge(run.bridge_spec(run.problem.new_transform()))
 
 
 def _check_data(run: RunConfig) -> None:
-    """CSBError for a cache that holds no trajectory, or fewer simulated pairs than a batch."""
-    capacity(run.problem.x_shape, run.grid.T, run.objective, run.ipf.trajectories, run.ipf.cache_bytes)
-    if isinstance(run.problem, Simulated):
-        require_pairs(run.problem.n_train, run.ipf)
+    """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
+    z_shape, sizes = run.problem.new_transform().z_shape, run.problem.sizes
+    capacity(z_shape, run.grid.T, run.objective, run.ipf.trajectories, run.ipf.cache_bytes)
+    require_pairs(sizes["train"], run.ipf)
+    exact = run.problem.has_exact_posterior
+    name = "exact_observations" if exact else "observations"
+    for key, split, wanted in (
+        (f"metrics.{name}", "test", getattr(run.metrics, name)),
+        ("metrics.picture_rows", "val", max(2, run.metrics.picture_rows)),
+    ):
+        if sizes[split] < wanted:
+            raise CSBError(f"{key} needs {wanted} pairs and the split {split!r} holds {sizes[split]}; lower it")
 
 
 def require_pairs(count: int, ipf: IPFSettings) -> None:

@@ -19,8 +19,13 @@ from csb.run.load import Run
 
 _KEY = 51  # of the picture's random stream
 Tables = dict[str, list[dict[str, Any]]]
-IMAGE_COLUMNS = (
-    "iteration", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
+RECURSIONS = {  # objective and covariance whose recursion is known in closed form
+    ("likelihood", "full"): "likelihood",
+    ("likelihood", "diagonal"): "likelihood_diagonal",
+    ("mean_matching", "fixed"): "mean_matching",
+}
+IMAGE_FIGURES = (
+    "psnr_mean_per_image", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
     "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
 )  # fmt: skip
 
@@ -56,11 +61,15 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
     for iteration, bridge in iterations(run):
         found = score_images(bridge, test, classifier, sampler, metrics, seed)
         row = {"iteration": iteration, **found.row}
-        rows.append({key: row[key] for key in IMAGE_COLUMNS if key in row})
+        rows.append(row)
         reliability = found.reliability
     n, m = metrics.observations, metrics.samples
     return {
-        f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": rows,
+        f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": [
+            {"figure": key, **{f"iteration {row['iteration']}": row[key] for row in rows}}
+            for key in IMAGE_FIGURES
+            if key in rows[0]
+        ],
         "pixel std of the last iteration against its error, in ten bins of pixels": reliability,
     }
 
@@ -72,10 +81,10 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
     tables: Tables = {f"against the exact posterior, {n} observations × {m} samples": rows}
     if isinstance(problem, LinearGaussian):
         objective, L = run.config["objective"], run.config["L"]
-        diagonal = objective["name"] == "likelihood" and objective["covariance"] == "diagonal"
-        recursion = objective["name"] + ("_diagonal" if diagonal else "")
-        title = f"trained half-steps against the exact recursion of {recursion}, relative errors"
-        tables[title] = half_step_table(problem, run.half_steps, recursion, seed)
+        recursion = RECURSIONS.get((objective["name"], objective["covariance"]))
+        if recursion is not None:
+            title = f"trained half-steps against the exact recursion of {recursion}, relative errors"
+            tables[title] = half_step_table(problem, run.half_steps, recursion, seed)
         T = run.bridge.grid.T
         tables[f"where the exact recursions end after L = {L}, relative errors"] = recursion_table(
             problem, schedule_of(run.config["process"]), L, sorted({T, 20, 50, 100, 200})
@@ -86,6 +95,8 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
 def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
     """Posterior samples of the first test observations."""
     problem, rows = run.problem, metrics.picture_rows
+    if problem.x_shape == (1,):
+        return  # a point on a line makes no scatter plot
     test = problem.pairs("test", rows)
     generator = seeded(seed, _KEY, device=run.bridge.device)
     path = run.folder / "evaluation.png"

@@ -1,6 +1,8 @@
 """What a job of train.py does, alone or in a sweep."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,16 +12,17 @@ from omegaconf import DictConfig, open_dict
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
 from csb.run.config import read
-from csb.run.train import check_folder, train
+from csb.run.train import check_folder, check_writable, finished, train
 
 logger = logging.getLogger(__name__)
 
 
-def validate(config: DictConfig, sweep: bool = False) -> None:
-    """The whole check of one job's config; of its folder too, unless Hydra has yet to name it (in a sweep)."""
+def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
+    """Checks one job's config. Returns the check of its folder (of the sweep's, whose jobs Hydra has yet to name)."""
     run = read(config)
-    if not sweep:
-        check_folder(run)
+    if sweep:
+        return lambda: check_writable(Path(str(config.out)) / "sweeps" / str(config.name))
+    return lambda: check_folder(run)
 
 
 def job(config: DictConfig) -> dict[str, Any] | None:
@@ -38,6 +41,6 @@ def job(config: DictConfig) -> dict[str, Any] | None:
         return train(run)
     except CSBError as error:
         logger.error("%s: %s", run.folder, error)
-        if not (run.folder / "state.pt").exists():
+        if finished(run.folder) is None:
             write_json(run.folder / "result.json", {"L": run.ipf.L, "T": run.grid.T, "error": str(error)})
         return None

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import Bridge, load_bridge
@@ -20,7 +22,7 @@ class Run:
     bridge: Bridge
     about: dict[str, Any]
 
-    @property
+    @cached_property
     def problem(self) -> Problem:
         return build_problem(self.about["problem"])
 
@@ -29,9 +31,10 @@ class Run:
         """The configuration of the training, as plain data."""
         return self.about["config"]
 
-    @property
+    @cached_property
     def half_steps(self) -> list[tuple[str, Bridge]]:
-        return [(path.stem, load_bridge(path)[0]) for path in sorted((self.folder / "half_steps").glob("*.pt"))]
+        files = sorted((self.folder / "half_steps").glob("*.pt"), key=lambda path: int(path.stem.split("_")[0]))
+        return [(path.stem, load_bridge(path, self.bridge.device)[0]) for path in files]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -47,13 +50,16 @@ def run_folder(config: DictConfig) -> str:
     return str(config.run)
 
 
-def load_run(folder: str | Path, device: str = "cpu") -> Run:
-    """The run in a folder. CSBError where there is none, or it is not finished."""
+def load_run(folder: str | Path, device: str | None = None) -> Run:
+    """The run in a folder, its bridge on a device: by default a GPU where there is one, else the CPU.
+
+    Raises CSBError where there is no run, or it is not finished.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
     if not (folder / "bridge.pt").exists():
         state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
         raise CSBError(f"{folder} holds no bridge.pt{state}; give the folder of a finished run")
-    bridge, about = load_bridge(folder / "bridge.pt", device)
+    bridge, about = load_bridge(folder / "bridge.pt", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Run(folder, bridge, about)

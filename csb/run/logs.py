@@ -32,7 +32,7 @@ class LoggerSettings:
                 import tensorboard  # noqa: F401
             except ImportError as error:
                 raise CSBError(
-                    "logger=tensorboard needs the package tensorboard; pip install 'csb[tensorboard]'"
+                    "logger=tensorboard needs the package tensorboard; pip install -e '.[tensorboard]'"
                 ) from error
 
 
@@ -61,19 +61,24 @@ class Logs:
     @staticmethod
     def _wandb(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> WandbLogger:
         import wandb
+        from wandb.errors import Error
 
         mode = settings.mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         os.environ.setdefault("WANDB_SILENT", "true")
-        run = wandb.init(
-            project=settings.project,
-            entity=settings.entity,
-            name=folder.name,
-            dir=str(folder),
-            mode=mode,  # type: ignore[arg-type]
-            reinit="finish_previous",
-        )
+        try:
+            run = wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                name=folder.name,
+                dir=str(folder),
+                mode=mode,  # type: ignore[arg-type]
+                reinit="finish_previous",
+            )
+        except (Error, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CSBError(f"logger=wandb cannot start ({reason}); mend it or choose logger.mode=offline") from error
         return WandbLogger(experiment=run, save_dir=str(folder), log_model=False)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
@@ -105,7 +110,7 @@ def _has_key() -> bool:
         return True
     import wandb
 
-    return wandb.Api is not None and bool(wandb.setup().settings.api_key or _netrc_key())
+    return bool(wandb.setup().settings.api_key or _netrc_key())
 
 
 def _netrc_key() -> str | None:

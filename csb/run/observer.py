@@ -5,7 +5,7 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.evaluation.diagnostics import drift_norm, end_distances
-from csb.evaluation.pictures import posterior_grid, posterior_scatter
+from csb.evaluation.pictures import loss_curve, posterior_grid, posterior_scatter
 from csb.problems import Pairs
 from csb.process import seeded
 from csb.run.config import RunConfig
@@ -36,14 +36,18 @@ class RunObserver:
         if half_step.direction == "backward" and step < half_step.steps:
             self._picture(bridge, half_step, step)
 
-    def after(self, bridge: Bridge, half_step: HalfStep) -> dict[str, float]:
-        """A picture, and how far both ends are from what they must be."""
+    def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> dict[str, float]:
+        """A sample picture, the loss curve, and how far both ends are from what they must be."""
         self._picture(bridge, half_step, half_step.steps)
+        path = self.run.folder / "pictures" / f"{half_step.name}_loss.png"
+        loss_curve(path, list(range(1, len(losses) + 1)), losses, [])
         return end_distances(bridge, self.val, self.run.seed) | drift_norm(
             bridge, half_step.direction, self.val, self.run.seed
         )
 
     def _picture(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
+        if self.run.problem.x_shape == (1,):
+            return  # a point on a line makes no scatter plot
         rows = self.run.metrics.picture_rows
         x, y = self.val.x[:rows], self.val.y[:rows]
         generator = seeded(self.run.seed, _PICTURE, device=bridge.device)

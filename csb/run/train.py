@@ -42,6 +42,11 @@ def check_folder(run: RunConfig) -> None:
         raise CSBError(
             f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
         )
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder. CSBError where it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -66,17 +71,19 @@ def _clean(folder: Path) -> None:
     """Removes an earlier run's files (overwrite=true)."""
     for name in ("half_steps", "pictures"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("state.pt", "bridge.pt", "result.json", "config.json"):
+    files = ("state.pt", "bridge.pt", "result.json", "config.json", "history.json")
+    for name in (*files, "evaluation.json", "evaluation.md", "evaluation.png"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a run that has one, and a bridge; None otherwise."""
     try:
         result = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) and (folder / "bridge.pt").exists() else None
+    done = isinstance(result, dict) and "error" not in result and (folder / "bridge.pt").exists()
+    return result if done else None
 
 
 def about(run: RunConfig) -> dict[str, Any]:
@@ -106,17 +113,14 @@ def train(run: RunConfig) -> dict[str, Any]:
     resume = run.resume and (run.folder / "state.pt").exists()
     if resume:  # before anything is touched: a damaged state and other settings are told here
         load_progress(run.folder / "state.pt", run.fingerprint())
-        if (finished := _finished(run.folder)) is not None:
+        if (result := finished(run.folder)) is not None:
             logger.info("%s is finished; nothing to resume", run.folder)
-            return finished
+            return result
     run.problem.prepare()
-    if run.overwrite:
-        _clean(run.folder)
     pairs, val, transform = _data(run)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    write_json(run.folder / "config.json", run.plain)
     encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
     logs = Logs(run.logger, run.folder, run.plain)
     status = "failed"
@@ -126,6 +130,9 @@ def train(run: RunConfig) -> dict[str, Any]:
             run.fingerprint(), about(run), RunObserver(run, val, logs), logs.metrics, run.progress,
         )  # fmt: skip
         _check_space(run, bridge, len(ipf.plan))
+        if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
+            _clean(run.folder)
+        write_json(run.folder / "config.json", run.plain)
         with quiet_lightning():
             progress = ipf.run(resume)
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)

@@ -82,11 +82,11 @@ def fill(
             code = bridge.codes(source, c[owner[where]].to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[k, where] = start.cpu()
-            for end, law in bridge.walk(source, start, code, 1, generator, chunk):
+            for end, mean in bridge.walk(source, start, code, 1, generator, chunk):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 states[k, where] = end.cpu()
                 if targets is not None:
                     number = torch.tensor([step], device=end.device)
-                    targets[step - 1, where] = objective.cached_target(kernel, number, start, end, law, code).cpu()
+                    targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, code).cpu()
                 start = end
     return Cache(states, targets, owner)

@@ -21,8 +21,8 @@ class Observer(Protocol):
         """Called every ``observe_every`` steps, with the averaged weights."""
         ...
 
-    def after(self, bridge: Bridge, half_step: HalfStep) -> Metrics:
-        """Called at the end of a half-step; returns diagnostics by name."""
+    def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> Metrics:
+        """Called at the end of a half-step, with the loss of each of its steps; returns diagnostics by name."""
         ...
 
 

@@ -93,10 +93,12 @@ class IPF:
             round_ = self.progress.step // self.settings.refresh
             stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
             clock = time.perf_counter()
+            self.bridge.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
             cache = self._fill(half_step, round_)
             timing["fill"] += time.perf_counter() - clock
             self._fit(module, cache, (self.progress.step, stop))
             timing["fit"] += time.perf_counter() - clock
+            del cache  # before the next one is filled
         self._finish(module, timing)
 
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
@@ -129,7 +131,7 @@ class IPF:
         if self.observer is not None:
             callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
         trainer = pl.Trainer(
-            accelerator=self.device.accelerator, devices=self.device.devices, precision=self.device.precision,  # type: ignore[arg-type]
+            accelerator=self.device.where.type, devices=self.device.devices, precision=self.device.precision,  # type: ignore[arg-type]
             max_epochs=1, gradient_clip_val=self.optimizer.clip, callbacks=callbacks, logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
@@ -175,6 +177,7 @@ class IPF:
     def _finish(self, module: HalfStepModule, timing: dict[str, float]) -> None:
         half_step = module.half_step
         module.adopt_average()
+        self.bridge.to(self.device.where)
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
         losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0
         tail = losses[-max(1, len(losses) // 10) :]
@@ -185,7 +188,7 @@ class IPF:
             "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
         }
         if self.observer is not None:
-            metrics |= self.observer.after(self.bridge, half_step)
+            metrics |= self.observer.after(self.bridge, half_step, losses)
         row = {
             "half_step": half_step.name,
             "iteration": half_step.iteration,

@@ -99,7 +99,7 @@ class HalfStepModule(pl.LightningModule):
         if not bool(torch.isfinite(loss)):
             raise CSBError(
                 f"the loss became {float(loss.detach())} in half-step {self.half_step.name} at step {batch.step}; "
-                f"lower optimizer.lr or raise the variance floor, then resume from the last checkpoint"
+                f"the state before is kept; train again with a lower optimizer.lr or a higher variance floor"
             )
         return loss
 

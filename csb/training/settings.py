@@ -3,9 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 
+import torch
+
 from csb.errors import CSBError, require_int
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -107,7 +109,14 @@ class DeviceSettings:
             raise CSBError(
                 f"trainer.accelerator={self.accelerator!r} is unknown; choose one of {', '.join(ACCELERATORS)}"
             )
+        if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise CSBError(f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto")
         if self.devices != 1:
             raise CSBError(f"trainer.devices={self.devices!r} is not possible yet; train on one device, devices=1")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
+
+    @property
+    def where(self) -> torch.device:
+        """The device: a GPU where one is there and was not declined, else the CPU."""
+        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")

@@ -13,14 +13,15 @@ LAWS = {
     "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
     "full": Full.of(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
 }
+NOISE = {"low_rank": torch.randn(4, 20, generator=GENERATOR), "full": torch.randn(4, 12, generator=GENERATOR)}
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_autocast_changes_nothing(name):
     law = LAWS[name]
-    plain = law.nll(TARGET, 0.1), law.draw(seeded(1))
+    plain = law.nll(TARGET, 0.1), law.draw(NOISE[name])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = law.nll(TARGET, 0.1), law.draw(seeded(1))
+        inside = law.nll(TARGET, 0.1), law.draw(NOISE[name])
     assert all(torch.equal(a, b) for a, b in zip(plain, inside))
 
 
@@ -30,4 +31,4 @@ def test_a_factor_of_many_magnitudes_is_still_factored():
     exact = torch.distributions.LowRankMultivariateNormal(
         MEAN.flatten(1).double(), low.double(), VAR.flatten(1).double()
     ).log_prob(TARGET.flatten(1).double())
-    torch.testing.assert_close(law.nll(TARGET).flatten(1).sum(1).double(), -exact, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(law.nll(TARGET).flatten(1).sum(1).double(), -exact, rtol=1e-4, atol=1e-3)

@@ -185,7 +185,7 @@ class TestUNetSees:
         ({"name": "mlp", "layers": 3}, (2,), (2,), "network 'mlp' has no option 'layers'; it takes width, depth"),
         ({"name": "mlp", "heads": 3}, (2,), (2,), "network 'mlp' has no option 'heads'"),
         ({"name": "unet"}, (2,), (2,), "network=unet needs images"),
-        ({"name": "unet"}, (1, 4, 4), (2,), "network=unet needs images"),
+        ({"name": "unet"}, (1, 4, 4), (2, 2), "network=unet needs images"),
         ({"name": "unet", "patch": 3}, (1, 28, 28), (1, 28, 28), "patch=3 does not divide the 28×28 image"),
         (
             {"name": "unet", "patch": 0},
@@ -233,3 +233,13 @@ def test_values_that_make_no_network(spec):
     with pytest.raises(CSBError) as error:
         build_network(spec, shape, shape, 2)
     assert "\n" not in str(error.value)
+
+
+def test_unet_takes_a_vector_observation():
+    network = build({"name": "unet", "channels": 8}, (1, 8, 8), (3,))
+    torch.nn.init.normal_(network.exit.weight, std=0.1)
+    z, c = torch.randn(4, 1, 8, 8), torch.randn(4, 3)
+    out = network(z, torch.full((4,), 0.5), network.encode(c))
+    assert out.shape == (4, 2, 1, 8, 8)
+    other = network(z, torch.full((4,), 0.5), network.encode(c + 1))
+    assert float((out - other).abs().max().detach()) > 1e-4

@@ -176,7 +176,7 @@ class Watching:
         self.calls.append((half_step.name, step))
         self.weights.append(bridge.kernel(half_step.direction).network.weight.clone())
 
-    def after(self, bridge, half_step):
+    def after(self, bridge, half_step, losses):
         self.calls.append((half_step.name, "end"))
         return {"seen": float(len(self.calls))}
 

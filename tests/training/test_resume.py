@@ -243,7 +243,7 @@ class TestWithoutAKill:
         hook = Hook(STEP, 17, raises="KeyboardInterrupt")
         done = command(*tiny, f"out={tmp_path}", "name=run", hooks=[hook])
         assert done.code == 2
-        assert done.err.strip().splitlines()[-1].startswith("error: interrupted; the same command with resume=true")
+        assert done.err.strip().splitlines()[-1].startswith("error: interrupted; resume=true")
         assert "Traceback" not in done.err
         assert self.run(command, tiny, tmp_path / "run", "resume=true").code == 0
         assert_same(tmp_path / "run", whole)

@@ -32,8 +32,8 @@ class Objective(ABC):
         """The target of the first backward half-step at x_k (B, *z_shape), k (B,), drawn directly from X_k | X_0."""
 
     @abstractmethod
-    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, step: Law, code: Tensor) -> Tensor:
-        """The target at state ``end``, which the frozen kernel reached from ``start`` by ``step`` (its law there).
+    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, code: Tensor) -> Tensor:
+        """The target at state ``end``, which the frozen kernel reached from ``start``, where its mean is ``mean``.
 
         The kernel that is fitted goes from ``end`` back to ``start``; k is the step's number (1,), code the frozen
         kernel's (B, …).

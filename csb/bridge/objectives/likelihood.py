@@ -26,7 +26,7 @@ class Likelihood(Objective):
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
         return pinned_target(reference, k, x_k, x_0)
 
-    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, step: Law, code: Tensor) -> Tensor:
+    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, code: Tensor) -> Tensor:
         return start
 
     def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:

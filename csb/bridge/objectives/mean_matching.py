@@ -26,8 +26,8 @@ class MeanMatching(Objective):
         scale = expand(reference.step(k).scale, x_k)
         return Target(x_k + scale * (pinned_target(reference, k, x_k, x_0).mean - x_k))
 
-    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, step: Law, code: Tensor) -> Tensor:
-        return end + step.mean - other(end, k, code).mean
+    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, code: Tensor) -> Tensor:
+        return end + mean - other(end, k, code).mean
 
     def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
         return 0.5 * (target.mean - law.mean) ** 2 / expand(beta, law.mean)
