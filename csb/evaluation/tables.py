@@ -119,6 +119,16 @@ def _plain(obj: Any) -> Any:
     return str(obj) if isinstance(obj, os.PathLike) else obj
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` in UTF-8, atomically, and return the path. CSBError for a folder that cannot be written."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(Path(path), write)
+    return Path(path)
+
+
 def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
     """Write ``obj`` as indented JSON, atomically, and return the path.
 
@@ -132,9 +142,4 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
         text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise CSBError(f"cannot write {path} as JSON: {error}; convert the value to numbers, text or lists") from error
-
-    def write(file: BinaryIO) -> None:
-        file.write(f"{text}\n".encode())
-
-    write_atomically(Path(path), write)
-    return Path(path)
+    return write_text(path, f"{text}\n")

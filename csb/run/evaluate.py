@@ -5,13 +5,12 @@ from typing import Any
 import torch
 
 from csb.bridge import Bridge
-from csb.bridge.checkpoint import write_atomically
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.images import digit_classifier, score_images
 from csb.evaluation.pictures import posterior_grid, posterior_scatter
 from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.tables import markdown_table, print_table, write_json
+from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.problems.linear_gaussian import LinearGaussian
 from csb.process import seeded
 from csb.run.config import schedule_of
@@ -49,7 +48,7 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
         print_table(rows, title=title)
     write_json(run.folder / "evaluation.json", tables)
     text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
-    write_atomically(run.folder / "evaluation.md", lambda file: [file.write(text.encode()), None][1])
+    write_text(run.folder / "evaluation.md", text)
     _picture(run, metrics, seed)
     return tables
 

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from csb.evaluation.tables import markdown_table, print_table
+from csb.evaluation.tables import markdown_table, print_table, write_text
 
 logger = logging.getLogger(__name__)
 _LONGEST = 150  # bytes; file systems allow 255
@@ -44,4 +44,4 @@ class SweepTable(Callback):
         if not rows:
             return
         print_table(rows, title=f"{len(rows)} jobs in {folder}")
-        (folder / "table.md").write_text(markdown_table(rows) + "\n")
+        write_text(folder / "table.md", markdown_table(rows) + "\n")
