@@ -41,12 +41,17 @@ class Kernel(nn.Module):
             them are β_k I.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
+
+    Attributes:
+        inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
+            :mod:`csb.evaluation.inflation`); saved with the weights.
     """
 
     skip: Tensor
     gain: Tensor
     log_beta: Tensor
     reach: Tensor
+    inflation: Tensor
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Kernel(nn.Module):
         reach = coefficients("v", grid, direction).gain.abs()  # of the uncertainty that a step leaves, as k varies
         for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta), ("reach", reach)):
             self.register_buffer(name, value.float(), persistent=False)
+        self.register_buffer("inflation", torch.ones(()))
 
     @property
     def learns_variance(self) -> bool:
@@ -91,7 +97,8 @@ class Kernel(nn.Module):
         if self.covariance == "diagonal":
             return Diagonal(mean, self._variance(rest[:, 0], log_beta))
         if self.covariance == "low_rank":
-            low = self.reach[k].to(x.dtype)[:, None, None] * rest[:, 1:].flatten(2).mT
+            scale = (self.inflation.sqrt() * self.reach[k]).to(x.dtype)
+            low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
             return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
         rows = rest.flatten(2)
         return Full.of(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))

@@ -41,7 +41,10 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
     problem.prepare()
     tables = _images(run, sampler, metrics, seed) if problem.is_image else _exact(run, sampler, metrics, seed)
     if run.history:
-        keys = ("half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "fill_share")
+        keys = (
+            "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
+            "ratio_before", "fill_share",
+        )  # fmt: skip
         rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
         tables["half-steps, as trained"] = rows
     for title, rows in tables.items():

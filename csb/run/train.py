@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import csb
 from csb.bridge import Bridge, build_bridge
 from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
+from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
 from csb.evaluation.tables import write_json
 from csb.problems import Pairs
@@ -127,7 +129,8 @@ def train(run: RunConfig) -> dict[str, Any]:
     try:
         ipf = IPF(
             bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
-            run.fingerprint(), about(run), RunObserver(run, val, logs), logs.metrics, run.progress,
+            run.fingerprint(), about(run), RunObserver(run, val, logs), partial(inflate, val=val, seed=run.seed),
+            logs.metrics, run.progress,
         )  # fmt: skip
         _check_space(run, bridge, len(ipf.plan))
         if run.overwrite:  # nothing of the old run is touched before all that can be checked has been

@@ -35,6 +35,8 @@ class IPF:
         fingerprint: plain data; a resumed run must have the same.
         about: plain data that goes with each saved bridge.
         observer: pictures and diagnostics.
+        calibrate: called with the bridge after each backward half-step, where ``settings.inflate`` asks for it; changes
+            the kernels' inflation and returns figures.
         log: called as log(metrics, step) on the axis of all optimiser steps.
         bar: show the progress bar.
     """
@@ -53,13 +55,14 @@ class IPF:
         fingerprint: dict[str, Any],
         about: dict[str, Any],
         observer: Observer | None = None,
+        calibrate: Callable[[Bridge], Metrics] | None = None,
         log: Callable[[Metrics, int], None] = lambda metrics, step: None,
         bar: bool = True,
     ) -> None:
         self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, pairs
         self.folder, self.settings, self.optimizer, self.device = folder, settings, optimizer, device
         self.seed, self.fingerprint, self.about = seed, fingerprint, about
-        self.observer, self.log, self.show_bar = observer, log, bar
+        self.observer, self.calibrate, self.log, self.show_bar = observer, calibrate, log, bar
         self.plan = plan(settings)
         self.cache_size = capacity(
             tuple(pairs[0].shape[1:]), bridge.grid.T, objective, settings.trajectories, settings.cache_bytes
@@ -178,6 +181,10 @@ class IPF:
         half_step = module.half_step
         module.adopt_average()
         self.bridge.to(self.device.where)
+        calibration: Metrics = {}
+        if self.settings.inflate and self.calibrate is not None and half_step.direction == "backward":
+            self.bar.describe(half_step, "calibrating")
+            calibration = self.calibrate(self.bridge)
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
         losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0
         tail = losses[-max(1, len(losses) // 10) :]
@@ -186,6 +193,7 @@ class IPF:
             "loss": sum(tail) / len(tail),
             "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
             "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
+            **calibration,
         }
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, losses)

@@ -62,6 +62,7 @@ class HalfStepModule(pl.LightningModule):
         super().__init__()
         self.bridge, self.half_step, self.objective, self.settings = bridge, half_step, objective, settings
         self.kernel = bridge.kernel(half_step.direction)
+        self.kernel.inflation.fill_(1.0)  # the likelihood is fitted without
         self.average = averaged(self.kernel, settings.ema)
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
         self.register_buffer("weight", balance(self.kernel, settings.balance), persistent=False)

@@ -30,6 +30,8 @@ class IPFSettings:
         trajectories: wanted in the cache; fewer where the byte budget is smaller.
         cache_bytes: byte budget of the cache.
         last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
+        inflate: after each backward half-step, set the spread of the samples to the error of their mean on validation
+            pairs (see csb.evaluation.inflation).
         checkpoint_every: optimiser steps between checkpoints.
         observe_every: optimiser steps between sample pictures within a half-step.
     """
@@ -43,15 +45,17 @@ class IPFSettings:
     trajectories: int = 4096
     cache_bytes: int = 256 * 2**20
     last_forward: bool = True
+    inflate: bool = False
     checkpoint_every: int = 200
     observe_every: int = 1000
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.name != "last_forward":
+            if field.name not in ("last_forward", "inflate"):
                 require_int(field.name if field.name == "L" else f"ipf.{field.name}", getattr(self, field.name), 1)
-        if not isinstance(self.last_forward, bool):
-            raise CSBError(f"ipf.last_forward={self.last_forward!r} is neither true nor false; give one of them")
+        for name in ("last_forward", "inflate"):
+            if not isinstance(getattr(self, name), bool):
+                raise CSBError(f"ipf.{name}={getattr(self, name)!r} is neither true nor false; give one of them")
         if self.batch_size % self.states_per_pair:
             raise CSBError(
                 f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "

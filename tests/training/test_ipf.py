@@ -270,3 +270,20 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
     monkeypatch.setattr(ipf_module, "save_progress", save)
     again = train("run", True)
     assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_backward_half_steps_are_calibrated_before_they_are_saved(tmp_path):
+    problem, seen = LinearGaussian(dx=2, dy=2, n_train=2048), []
+
+    def calibrate(bridge):
+        seen.append(len(list((tmp_path / "half_steps").glob("*.pt"))))
+        bridge.backward_kernel.inflation.fill_(1.5)
+        return {"inflation": 1.5}
+
+    ipf = make(tmp_path, problem, first_steps=2, steps=2, inflate=True)
+    ipf.calibrate = calibrate
+    history = ipf.run(resume=False).history
+    assert seen == [0, 2]
+    assert [row.get("inflation") for row in history] == [1.5, None, 1.5, None]
+    for name in ("half_steps/01_backward.pt", "half_steps/03_backward.pt", "bridge.pt"):
+        assert float(load_bridge(tmp_path / name)[0].backward_kernel.inflation) == 1.5

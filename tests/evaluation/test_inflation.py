@@ -1,0 +1,78 @@
+"""Inflation on a chain of exact low-rank kernels whose common variance is too small by a known factor."""
+
+import pytest
+import torch
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge, save_bridge
+from csb.evaluation import inflation
+from csb.evaluation.inflation import inflate
+from csb.evaluation.metrics import spread_skill
+from csb.problems import Pairs
+from csb.process import seeded
+from csb.training.module import HalfStepModule
+from csb.training.plan import HalfStep
+from csb.training.settings import OptimizerSettings
+from tests.conftest import make_exact_bridge
+
+
+def shrunk(share):
+    """The exact bridge with its common variance times ``share`` at every step, its spec, and pairs of the problem."""
+    exact = make_exact_bridge("full", iterations=8)
+    part = KernelSpec({"name": "affine", "steps": exact.grid.T}, "drift", "low_rank", rank=2, variance_floor=0.0)
+    spec = BridgeSpec(exact.grid.alpha_bar.tolist(), exact.spec.transform, part, part)
+    bridge = build_bridge(spec)
+    kernel, source = bridge.backward_kernel, exact.bridge.backward_kernel.network
+    with torch.no_grad():
+        kernel.network.weight.copy_(source.weight)
+        kernel.network.bias.copy_(source.bias)
+        for k, (_, _, _, S) in enumerate(exact.steps[-2].kernels, start=1):
+            small = 0.05 * torch.linalg.eigvalsh(S)[0]
+            kernel.network.spread[k, 0] = (small / exact.grid.beta[k]).log()
+            low = torch.linalg.cholesky(share * (S - small * torch.eye(2).double()))
+            kernel.network.spread[k, 1:] = low.T / kernel.reach[k]
+    y = torch.randn(4000, 2, generator=seeded(1))
+    root = torch.linalg.cholesky(exact.C)
+    x = y.double() @ exact.G.T + exact.g + torch.randn(4000, 2, generator=seeded(2)).double() @ root.T
+    return bridge, spec, Pairs(x.float(), y)
+
+
+def ratio(bridge, pairs):
+    return spread_skill(bridge.sample(pairs.y, 16, generator=seeded(9)).x, pairs.x).ratio_fair
+
+
+@pytest.fixture(autouse=True)
+def many_observations(monkeypatch):
+    monkeypatch.setattr(inflation, "OBSERVATIONS", 4000)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_the_missing_variance_is_restored(share):
+    bridge, _, pairs = shrunk(share)
+    before = ratio(bridge, pairs)
+    found = inflate(bridge, pairs, 0)
+    assert before < 0.9
+    assert found["ratio_before"] == pytest.approx(before, rel=0.02)
+    assert found["inflation"] == pytest.approx(1 / share, rel=0.08)
+    assert ratio(bridge, pairs) == pytest.approx(1, abs=0.04)
+
+
+def test_samples_too_wide_are_left_alone_and_the_factor_is_bounded():
+    wide, _, pairs = shrunk(1.5)
+    assert inflate(wide, pairs, 0)["inflation"] == 1
+    narrow, _, pairs = shrunk(0.2)
+    assert inflate(narrow, pairs, 0)["inflation"] == inflation.LIMIT
+
+
+def test_the_factor_is_saved_and_the_next_fit_starts_without(tmp_path):
+    bridge, spec, pairs = shrunk(0.8)
+    factor = inflate(bridge, pairs, 0)["inflation"]
+    save_bridge(tmp_path / "bridge.pt", bridge, spec, {})
+    again, _ = load_bridge(tmp_path / "bridge.pt")
+    assert float(again.backward_kernel.inflation) == pytest.approx(factor)
+    HalfStepModule(again, HalfStep(2, 2, "backward", 1), objective=None, settings=OptimizerSettings())
+    assert float(again.backward_kernel.inflation) == 1
+
+
+def test_kernels_without_a_low_rank_covariance_are_not_touched():
+    exact = make_exact_bridge("full")
+    assert inflate(exact.bridge, Pairs(torch.zeros(4, 2), torch.zeros(4, 2)), 0) == {}
