@@ -1,6 +1,5 @@
 """The bridge: a backward and a forward family of kernels on one grid, and one-pass posterior sampling."""
 
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -10,10 +9,10 @@ from torch import Tensor, nn
 
 from csb.bridge.kernel import Kernel
 from csb.bridge.parametrisation import Direction
-from csb.bridge.samples import SampleInfo, Samples
+from csb.bridge.samples import SampleInfo, Samples, check_observations, measured
 from csb.errors import CSBError
 from csb.problems.transform import Transform
-from csb.process import Grid
+from csb.process import Generators, Grid, Noise
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -65,7 +64,7 @@ class Bridge(nn.Module):
         y: Tensor,
         n: int = 1,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         batch_size: int = 1024,
         mean_only: bool = False,
         refine: int = 0,
@@ -78,7 +77,8 @@ class Bridge(nn.Module):
         Args:
             y: one observation (*y_shape) or several (B, *y_shape).
             n: samples of each observation.
-            generator: on the bridge's device; None draws from torch's global generator.
+            generator: on the bridge's device; a list of B gives each observation its own numbers; None draws from
+                torch's global generator.
             batch_size: states a network call, which bounds the memory of activations.
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
@@ -88,49 +88,39 @@ class Bridge(nn.Module):
             CSBError: y of another shape or not finite; n, batch_size or refine out of range.
         """
         y, single = self._check(y, n, batch_size, refine)
-        start = time.perf_counter()
+        noise = Noise(generator, len(y), self.device)
         training = self.training
         self.eval()
         try:
-            with torch.no_grad(), autocast(self.precision, self.device):
-                path = self._sample(y, n, generator, batch_size, mean_only, refine, trajectory)
+            with measured(self.device) as cost, torch.no_grad(), autocast(self.precision, self.device):
+                path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory)
                 x = self.transform.decode(path[-1], y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
                 states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
         finally:
             self.train(training)
-        info = SampleInfo(self.grid.T * (1 + 2 * refine), 0, time.perf_counter() - start, states)
+        calls = self.grid.T * (1 + 2 * refine)
+        info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
         return Samples(x[0] if single else x, info)
 
     def _check(self, y: Tensor, n: int, batch_size: int, refine: int) -> tuple[Tensor, bool]:
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise CSBError(f"{name}={value!r} is not possible; pass an integer of at least {low}")
-        if not isinstance(y, Tensor) or not y.is_floating_point():
-            raise CSBError(f"y is {getattr(y, 'dtype', type(y).__name__)}; pass a floating-point torch tensor")
-        shape = self.transform.y_shape
-        single = tuple(y.shape) == shape
-        if not single and tuple(y.shape[1:]) != shape:
-            raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
-        y = (y[None] if single else y).to(self.device, torch.float32)
-        if len(y) == 0:
-            raise CSBError("y holds no observation; pass at least one")
-        if not bool(torch.isfinite(y).all()):
-            raise CSBError("y holds NaN or infinite values; pass finite observations")
-        return y, single
+        return check_observations(y, self.transform.y_shape, self.device)
 
     def _sample(
-        self, y: Tensor, n: int, generator: torch.Generator | None, batch: int, mean_only: bool, refine: int, keep: bool
+        self, y: Tensor, n: int, noise: Noise, batch: int, mean_only: bool, refine: int, keep: bool
     ) -> list[Tensor]:
         """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
         c = self.transform.encode_y(y)
-        z = torch.randn((len(y) * n, *self.transform.z_shape), device=y.device, generator=generator)
+        z = noise.normal(n, *self.transform.z_shape)
         again: tuple[Direction, Direction] = ("forward", "backward")
         passes: tuple[Direction, ...] = ("backward", *again * refine)
         path = [z]
         for direction in passes:
             path = path[-1:]
             codes = self.codes(direction, c, batch)
-            for state, _ in self.walk(direction, path[-1], codes, n, generator, batch, mean_only):
+            for state, _ in self.walk(direction, path[-1], codes, n, noise, batch, mean_only):
                 path = [*path, state] if keep else [state]
         return path
 
@@ -145,7 +135,7 @@ class Bridge(nn.Module):
         z: Tensor,
         codes: Tensor,
         n: int,
-        generator: torch.Generator | None,
+        noise: Noise,
         batch: int,
         mean_only: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,17 +146,18 @@ class Bridge(nn.Module):
             z: start states (B·n, *z_shape), the n states of an observation side by side.
             codes: (B, …), from :meth:`codes`.
             n: states an observation.
-            generator, batch, mean_only: see :meth:`sample`.
+            noise: of the observations behind ``codes``.
+            batch, mean_only: see :meth:`sample`.
         """
         kernel, T = self.kernel(direction), self.grid.T
         owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
         for k in range(T, 0, -1) if direction == "backward" else range(1, T + 1):
             step, states, means = torch.tensor([k], device=z.device), [], []
-            noise = None if mean_only else kernel.noise(z, generator)
+            numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
             for rows in torch.arange(len(z)).split(batch):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 law = kernel(z[part], step, codes[owner[part]])
                 means.append(law.mean)
-                states.append(law.mean if noise is None else law.draw(noise[part]))
+                states.append(law.mean if numbers is None else law.draw(numbers[part]))
             z, mean = torch.cat(states), torch.cat(means)
             yield z, mean

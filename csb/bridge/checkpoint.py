@@ -12,6 +12,7 @@ import torch
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
 from csb.errors import CSBError
+from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
 
 FORMAT = 1
 
@@ -92,3 +93,20 @@ def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge,
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise CSBError(f"{path} does not hold a whole bridge ({_line(error)}); train again") from error
     return bridge.to(device).eval(), about
+
+
+def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) -> None:
+    """A trained denoiser's description and weights, with plain data about it."""
+    data = {"format": FORMAT, "denoiser": denoiser.spec.plain(), "weights": denoiser.state_dict(), "about": about}
+    save(path, data)
+
+
+def load_denoiser(path: Path, device: str | torch.device = "cpu") -> tuple[NetworkDenoiser, dict[str, Any]]:
+    """The denoiser of a file and what the file says about it."""
+    data = load(path)
+    try:
+        denoiser, about = build_denoiser(DenoiserSpec.from_plain(data["denoiser"])), data["about"]
+        denoiser.load_state_dict(data["weights"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise CSBError(f"{path} does not hold a denoiser ({_line(error)}); train it again") from error
+    return denoiser.to(device).eval(), about

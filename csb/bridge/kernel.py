@@ -106,11 +106,11 @@ class Kernel(nn.Module):
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
 
-    def noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The standard normal noise that a draw for x (B, *z_shape) takes (see :meth:`csb.bridge.law.Law.draw`)."""
+    @property
+    def noise_size(self) -> int:
+        """How many standard normal numbers one draw takes (see :meth:`csb.bridge.law.Law.draw`)."""
         extra = self.network.heads - 2 if self.covariance == "low_rank" else 0
-        size = (len(x), math.prod(x.shape[1:]) + extra)
-        return torch.randn(size, dtype=x.dtype, device=x.device, generator=generator)
+        return math.prod(self.network.z_shape) + extra
 
     def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:
         """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""

@@ -1,8 +1,15 @@
-"""What every posterior sampler returns."""
+"""What every posterior sampler takes and returns."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from csb.errors import CSBError
 
 
 @dataclass(frozen=True)
@@ -13,12 +20,20 @@ class SampleInfo:
         forward_evaluations: network evaluations (forward passes), counted for one sample.
         backward_evaluations: passes back through the network (guidance), counted for one sample.
         seconds: wall time of the whole call.
-        trajectory: (T + 1, B, n, *z_shape), bridge states from k = 0 to k = T, on the CPU; None unless asked for.
+        peak_memory: bytes by which the call raised the memory of the process (CPU) or of the device's allocator at
+            most; None where the system does not tell.
+        ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
+        unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
+            samplers without resampling.
+        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; None unless asked for.
     """
 
     forward_evaluations: int
     backward_evaluations: int
     seconds: float
+    peak_memory: int | None = None
+    ess: Tensor | None = None
+    unique_ancestors: Tensor | None = None
     trajectory: Tensor | None = None
 
 
@@ -29,9 +44,81 @@ class Samples:
     Attributes:
         x: (B, n, *x_shape).
         info: see :class:`SampleInfo`.
-        log_weights: (B, n) normalised log-weights, or None where all samples weigh the same.
+        log_weights: (B, n) log-weights of sum 1 an observation, or None where all samples weigh the same.
     """
 
     x: Tensor
     info: SampleInfo
     log_weights: Tensor | None = field(default=None)
+
+
+def check_observations(y: Tensor, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, bool]:
+    """y as a batch (B, *shape), float32, on the device, and whether it was a single observation.
+
+    Raises CSBError where y is no floating-point tensor, of another shape, empty or not finite.
+    """
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        raise CSBError(f"y is {getattr(y, 'dtype', type(y).__name__)}; pass a floating-point torch tensor")
+    single = tuple(y.shape) == shape
+    if not single and (y.ndim == 0 or tuple(y.shape[1:]) != shape):
+        raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
+    y = (y[None] if single else y).to(device, torch.float32)
+    if len(y) == 0:
+        raise CSBError("y holds no observation; pass at least one")
+    if not bool(torch.isfinite(y).all()):
+        raise CSBError("y holds NaN or infinite values; pass finite observations")
+    return y, single
+
+
+class Cost:
+    """Filled in by :func:`measured`: seconds, and bytes of memory at most above those at the start (or None)."""
+
+    seconds: float = 0.0
+    peak_memory: int | None = None
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Cost]:
+    """Measures wall time and peak memory of a block of work on a device."""
+    cost = Cost()
+    memory = _Memory(device)
+    start = time.perf_counter()
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    cost.peak_memory = memory.peak()
+
+
+class _Memory:
+    """Peak memory above that at construction: of CUDA's allocator, else of the process, as Linux keeps it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.start = device, None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start = torch.cuda.memory_allocated(device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size (man 5 proc)
+            self.start = self._status("VmRSS")
+        except OSError:  # another system, or a sandbox that forbids it
+            self.start = None
+
+    @staticmethod
+    def _status(key: str) -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+        raise OSError(f"/proc/self/status has no {key}")
+
+    def peak(self) -> int | None:
+        """Bytes, or None where they cannot be known."""
+        if self.start is None:
+            return None
+        try:
+            most = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else self._status("VmHWM")
+        except OSError:
+            return None
+        return max(0, most - self.start)

@@ -8,7 +8,7 @@ from torch import Tensor
 from csb.bridge import Bridge, Direction
 from csb.evaluation.metrics import sliced_wasserstein
 from csb.problems import Pairs
-from csb.process import seeded
+from csb.process import Noise, seeded
 
 _DIAGNOSTICS = 12  # key of the random streams
 _STATES = 1000  # held-out pairs
@@ -27,7 +27,8 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     generator = seeded(seed, _DIAGNOSTICS, device=bridge.device)
 
     def run(direction: Direction, start: Tensor) -> Tensor:
-        steps = bridge.walk(direction, start, bridge.codes(direction, c[:half], half), 1, generator, half)
+        draws = Noise(generator, half, start.device)
+        steps = bridge.walk(direction, start, bridge.codes(direction, c[:half], half), 1, draws, half)
         return deque(steps, maxlen=1)[0][0]
 
     def distance(a: Tensor, b: Tensor) -> float:
@@ -51,7 +52,8 @@ def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> d
     T = bridge.grid.T
     state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)
     total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)
-    steps = bridge.walk(direction, state, bridge.codes(direction, c, len(c)), 1, generator, len(c))
+    draws = Noise(generator, len(c), state.device)
+    steps = bridge.walk(direction, state, bridge.codes(direction, c, len(c)), 1, draws, len(c))
     for k, (after, mean) in zip(order, steps):
         total += float((((mean - state) / bridge.grid.beta[k].item()) ** 2).mean())
         state = after

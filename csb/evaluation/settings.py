@@ -27,6 +27,8 @@ class MetricsSettings:
     Attributes:
         observations, samples: test observations of an image problem, and samples of each.
         exact_observations, exact_samples: the same where the exact posterior is known.
+        compare_observations, compare_samples: test observations and samples of each in the comparison of samplers.
+        c2st_samples: samples of each law for C2ST, on one observation; 0 leaves it out.
         picture_rows: observations in a sample picture, at most 12.
     """
 
@@ -35,8 +37,19 @@ class MetricsSettings:
     exact_samples: int = 2000
     exact_observations: int = 10
     picture_rows: int = 6
+    compare_observations: int = 100
+    compare_samples: int = 16
+    c2st_samples: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("observations", 1), ("samples", 2), ("exact_samples", 100), ("exact_observations", 1)):
+        for name, low in (
+            ("observations", 1),
+            ("samples", 2),
+            ("exact_samples", 100),
+            ("exact_observations", 1),
+            ("compare_observations", 2),
+            ("compare_samples", 2),
+            ("c2st_samples", 0),
+        ):
             require_int(f"metrics.{name}", getattr(self, name), low)
         require_int("metrics.picture_rows", self.picture_rows, 1, 12)

@@ -98,6 +98,13 @@ class Problem(ABC):
     def posterior(self, y: Tensor) -> Posterior:
         """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""
 
+    def impose(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (B, *x_shape) with what its observation y (B, *y_shape) and the prior's range leave no doubt about.
+
+        E.g. the known pixels of an inpainting problem. By default x itself.
+        """
+        return x
+
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments} as plain data, from which :func:`build_problem` makes the problem again."""
         return to_spec(self)

@@ -100,10 +100,25 @@ class Mixture:
         eye = torch.eye(self.means.shape[1], dtype=torch.float64)
         return self.observed(math.sqrt(alpha_bar) * eye, (1 - alpha_bar) * eye)
 
+    @cached_property
+    def _axes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Eigenvalues of the covariances (K or 1, d), eigenvectors (K or 1, d, d), the means along them (K, 1, d)."""
+        values, vectors = torch.linalg.eigh(self.covs)
+        return values, vectors, self.means[:, None] @ vectors
+
     def denoise(self, x_k: Tensor, alpha_bar: float) -> Tensor:
-        """E[x_0 | x_k] for x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I), (B, d) → (B, d)."""
-        x = x_k.double()
-        return ((x + (1 - alpha_bar) * self.diffused(alpha_bar).score(x)) / math.sqrt(alpha_bar)).to(x_k.dtype)
+        """E[x_0 | x_k] for x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I), ᾱ in (0, 1], (B, d) → (B, d).
+
+        The average of the components' own answers, each along the axes of its covariance: nothing is factorised anew
+        for another ᾱ, nor on the way back to x_k.
+        """
+        values, vectors, means = self._axes
+        root, values = math.sqrt(alpha_bar), values[:, None]
+        var = alpha_bar * values + (1 - alpha_bar)
+        centred = x_k.double() @ vectors - root * means
+        log_terms = self.weights.log()[:, None] - 0.5 * (centred.square() / var + var.log()).sum(-1)
+        each = (means + root * values / var * centred) @ vectors.mT
+        return (log_terms.softmax(dim=0)[..., None] * each).sum(dim=0).to(x_k.dtype)
 
     def conditioned(self, A: Tensor, R: Tensor, y: Tensor) -> "Mixture":
         """p(x | y) for y = A x + N(0, R): A (n, d), R (n, n), y (n,), float64."""

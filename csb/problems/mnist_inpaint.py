@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from csb.errors import CSBError
 from csb.problems.base import register
 from csb.problems.mnist_problem import MnistProblem
@@ -45,6 +47,11 @@ class MnistInpaint(MnistProblem):
     @property
     def noise_std(self) -> float:
         return 0.0
+
+    def impose(self, x: Tensor, y: Tensor) -> Tensor:
+        """The known pixels are y's, the others clamped to [0, 1]."""
+        mask = self.operator.mask.to(x)
+        return mask * y + (1 - mask) * x.clamp(0, 1)
 
     def new_transform(self) -> Hole:
         return Hole(self.x_shape, self.box)

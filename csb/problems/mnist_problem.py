@@ -62,6 +62,10 @@ class MnistProblem(LinearProblem):
 
         return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
 
+    def impose(self, x: Tensor, y: Tensor) -> Tensor:
+        """Pixels clamped to [0, 1]."""
+        return x.clamp(0, 1)
+
     def posterior(self, y: Tensor) -> Posterior:
         """CSBError: p(x | y) of images is not known."""
         raise CSBError(f"the exact posterior of {self.name} is not known; use metrics that need none")

@@ -1,6 +1,7 @@
 """The reference process: schedules, the grid of T steps, the laws of its steps, and draws from them."""
 
 from csb.process.grid import Grid
+from csb.process.noise import Generators, Noise
 from csb.process.reference import Linear, Pinned, Reference, expand, mix
 from csb.process.schedule import SCHEDULES, Cosine, LinearBeta, Power, Schedule
 from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, seeded, simulate
@@ -8,9 +9,11 @@ from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, see
 __all__ = [
     "SCHEDULES",
     "Cosine",
+    "Generators",
     "Grid",
     "Linear",
     "LinearBeta",
+    "Noise",
     "Pinned",
     "Power",
     "Reference",

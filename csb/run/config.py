@@ -14,8 +14,13 @@ from csb.problems import Problem, build_problem
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, Grid, Schedule
 from csb.run.logs import LoggerSettings
+from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
+from csb.training.denoiser import DenoiserSettings
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+
+STAGES = ("bridge", "denoiser")
+_FLAGS = ("resume", "overwrite", "progress", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class RunConfig:
     sampler: SamplerSettings
     metrics: MetricsSettings
     logger: LoggerSettings
+    denoiser: DenoiserSettings
+    baselines: BaselineSettings
+    stage: str
+    evaluate: bool
     folder: Path
     seed: int
     resume: bool
@@ -50,6 +59,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
+        free |= {"denoiser", "baselines", "stage", "evaluate"}
         return flatten({key: value for key, value in self.plain.items() if key not in free})
 
 
@@ -122,11 +132,17 @@ def read(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
-    _require("the configuration", plain, ("L", "T", "seed", "name", "out", "resume", "overwrite", "progress"))
+    _require(
+        "the configuration",
+        plain,
+        ("L", "T", "seed", "name", "out", "resume", "overwrite", "progress", "stage", "evaluate"),
+    )
     for name in ("out", "name"):
         if plain[name] is None or str(plain[name]) == "":
             raise CSBError(f"{name}={plain[name]!r} names no folder; give one")
-    for name in ("resume", "overwrite", "progress"):
+    if plain["stage"] not in STAGES:
+        raise CSBError(f"stage={plain['stage']!r} is unknown; choose one of {', '.join(STAGES)}")
+    for name in _FLAGS:
         if not isinstance(plain[name], bool):
             raise CSBError(f"{name}={plain[name]!r} is neither true nor false; give one of them")
     if plain["resume"] and plain["overwrite"]:
@@ -148,6 +164,10 @@ def read(config: DictConfig) -> RunConfig:
         sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
         metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
         logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
+        denoiser=settings(DenoiserSettings, "denoiser", _group(plain, "denoiser")),
+        baselines=settings(BaselineSettings, "baselines", _group(plain, "baselines")),
+        stage=plain["stage"],
+        evaluate=plain["evaluate"],
         folder=Path(str(plain["out"])) / str(plain["name"]),
         seed=plain["seed"],
         resume=plain["resume"],

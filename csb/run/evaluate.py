@@ -1,21 +1,31 @@
 """The evaluation of a finished run: tables on the screen and ``evaluation.json``, ``.md``, ``.png`` in its folder."""
 
+import logging
 from typing import Any
 
 import torch
 
 from csb.bridge import Bridge
+from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.images import digit_classifier, score_images
 from csb.evaluation.pictures import posterior_grid, posterior_scatter
+from csb.evaluation.report import Report
 from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
-from csb.problems.linear_gaussian import LinearGaussian
+from csb.networks.denoiser import Denoiser
+from csb.problems import AdditiveNoise, LinearGaussian
 from csb.process import seeded
+from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
+from csb.run.denoiser import stored_denoiser, train_stage
 from csb.run.load import Run
+from csb.samplers.build import BaselineSettings
+from csb.training.denoiser import DenoiserSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings
 
+logger = logging.getLogger(__name__)
 _KEY = 51  # of the picture's random stream
 Tables = dict[str, list[dict[str, Any]]]
 RECURSIONS = {  # objective and covariance whose recursion is known in closed form
@@ -54,6 +64,46 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
     write_text(run.folder / "evaluation.md", text)
     _picture(run, metrics, seed)
     return tables
+
+
+def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = True) -> Denoiser | None:
+    """The denoiser for a comparison: exact, stored, or trained now and stored. None where none is needed."""
+    if not baselines.methods or not isinstance(run.problem, AdditiveNoise):
+        return None
+    found = stored_denoiser(run.problem, run.folder, run.bridge.device)
+    if found is not None:
+        return found
+    config = run.config
+    if "denoiser" not in config:
+        raise CSBError(
+            f"{run.folder} was trained without settings for a denoiser; choose baselines=none or train again"
+        )
+    logger.info("no denoiser is stored in %s: it is trained now, once", run.folder)
+    network = {"name": config["network"]["name"], **(config["network"].get("options") or {})}
+    return train_stage(
+        run.problem, network, schedule_of(config["process"]), run.folder, DenoiserSettings(**config["denoiser"]),
+        OptimizerSettings(**config["optimizer"]), DeviceSettings(**config["trainer"]), seed, config, True, bar,
+    )  # fmt: skip
+
+
+def compare_run(
+    run: Run,
+    others: list[Run],
+    baselines: BaselineSettings,
+    sampler: SamplerSettings,
+    metrics: MetricsSettings,
+    seed: int,
+    command: str,
+) -> Report:
+    """The comparison with other samplers on the frozen test observations: ``report.html`` and its companions."""
+    run.problem.prepare()
+    denoiser = denoiser_of(run, baselines, seed)
+    found = build_methods(run, others, denoiser, baselines, sampler, seed)
+    report = compare(run, found, metrics, seed, command, run.about["versions"])
+    rows = [{"method": m.label, "passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods]
+    print_table(rows, title=report.title)
+    logger.info("report: %s", run.folder / "report.html")
+    return report
 
 
 def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:

@@ -11,8 +11,11 @@ from omegaconf import DictConfig, open_dict
 
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
-from csb.run.config import read
-from csb.run.train import check_folder, check_writable, finished, train
+from csb.run.config import RunConfig, read
+from csb.run.denoiser import train_stage
+from csb.run.evaluate import compare_run
+from csb.run.load import load_run
+from csb.run.train import check_folder, check_writable, finished, quiet_lightning, train
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +23,38 @@ logger = logging.getLogger(__name__)
 def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
     """Checks one job's config. Returns the check of its folder (of the sweep's, whose jobs Hydra has yet to name)."""
     run = read(config)
+    if run.stage == "denoiser":
+        return lambda: check_writable(run.folder)
     if sweep:
         return lambda: check_writable(Path(str(config.out)) / "sweeps" / str(config.name))
     return lambda: check_folder(run)
+
+
+def denoiser_job(run: RunConfig) -> None:
+    """stage=denoiser: trains the denoiser into the run's folder, which may hold a bridge or not."""
+    path = run.folder / "denoiser.pt"
+    if path.exists() and not run.overwrite:
+        raise CSBError(f"{path} is there already; choose overwrite=true or another name=…")
+    plain = run.plain["network"]
+    network = {"name": plain["name"], **(plain.get("options") or {})}
+    with quiet_lightning():
+        train_stage(
+            run.problem, network, run.schedule, run.folder, run.denoiser, run.optimizer, run.device, run.seed,
+            run.plain, run.resume, run.progress,
+        )  # fmt: skip
 
 
 def job(config: DictConfig) -> dict[str, Any] | None:
     """Trains one run. In a sweep the folder is the job's own, and an error is told in its row of the table."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
+        if config.stage == "denoiser":
+            return denoiser_job(read(config))
         result = train(read(config))
+        if config.evaluate:
+            run, settings = load_run(f"{config.out}/{config.name}"), read(config)
+            command = f"python scripts/evaluate.py run={config.out}/{config.name}"
+            compare_run(run, [], settings.baselines, settings.sampler, settings.metrics, settings.seed, command)
         rows = [{"figure": key, "value": value} for key, value in result.items()]
         print_table(rows, title=f"{config.out}/{config.name}")
         return result

@@ -9,7 +9,7 @@ from torch import Tensor
 from csb.bridge import Bridge, Direction, autocast
 from csb.bridge.objectives import Objective
 from csb.errors import CSBError
-from csb.process import seeded
+from csb.process import Noise, seeded
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def fill(
             code = bridge.codes(source, c[owner[where]].to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[k, where] = start.cpu()
-            for end, mean in bridge.walk(source, start, code, 1, generator, chunk):
+            noise = Noise(generator, len(start), bridge.device)
+            for end, mean in bridge.walk(source, start, code, 1, noise, chunk):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 states[k, where] = end.cpu()
                 if targets is not None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from csb.bridge import Bridge
 from csb.training.plan import HalfStep
+from csb.training.settings import DeviceSettings
 
 Metrics = dict[str, float]
 
@@ -27,22 +28,19 @@ class Observer(Protocol):
 
 
 class Bar:
-    """The progress bar: optimiser steps over all half-steps, what is being done, the loss and the time left."""
+    """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
 
-    def __init__(self, plan: list[HalfStep], done: int, enabled: bool = True) -> None:
-        self.plan, self.loss = plan, float("nan")
+    def __init__(self, total: int, done: int, enabled: bool = True) -> None:
+        self.loss = float("nan")
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
             console=Console(stderr=True), disable=not enabled,
         )  # fmt: skip
-        total = sum(h.steps for h in plan)
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
 
-    def describe(self, half_step: HalfStep, doing: str) -> None:
-        """Says what is being done in which half-step."""
-        iterations = self.plan[-1].iteration
-        text = f"{half_step.direction} {half_step.iteration}/{iterations} · {doing}"
+    def describe(self, text: str) -> None:
+        """Says what is being done."""
         self.progress.update(self.task, description=text)
 
     def advance(self, loss: float) -> None:
@@ -54,7 +52,8 @@ class Bar:
 class Reporter(Callback):
     """After each optimiser step: the bar, and every ``log_every`` steps the loss and learning rate to the loggers.
 
-    ``losses`` are those of the half-step so far, to which each step's is added.
+    ``losses`` are those of the fit so far, to which each step's is added; ``name`` is the loss's in the logs, ``about``
+    goes with it.
     """
 
     def __init__(
@@ -63,10 +62,12 @@ class Reporter(Callback):
         log: Callable[[Metrics, int], None],
         offset: int,
         losses: list[float],
+        name: str,
+        about: Metrics | None = None,
         log_every: int = 20,
     ) -> None:
         self.bar, self.write, self.offset, self.log_every = bar, log, offset, log_every  # Lightning owns self.log
-        self.losses = losses
+        self.losses, self.name, self.about = losses, name, about or {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(module.last_loss)
@@ -74,13 +75,13 @@ class Reporter(Callback):
         self.bar.advance(loss)
         if (batch.step + 1) % self.log_every == 0:
             recent = self.losses[-self.log_every :]
-            name, lr = module.half_step.direction, trainer.optimizers[0].param_groups[0]["lr"]
-            metrics = {f"loss/{name}": sum(recent) / len(recent), "lr": lr, "iteration": module.half_step.iteration}
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            metrics = {f"loss/{self.name}": sum(recent) / len(recent), "lr": lr, **self.about}
             self.write(metrics, self.offset + batch.step + 1)
 
 
 class Every(Callback):
-    """Calls ``action(step)`` after every ``period`` optimiser steps of the half-step, when ``step`` are done."""
+    """Calls ``action(step)`` after every ``period`` optimiser steps of the fit, when ``step`` are done."""
 
     def __init__(self, period: int, action: Callable[[int], None]) -> None:
         self.period, self.action = period, action
@@ -88,3 +89,24 @@ class Every(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch.step + 1) % self.period == 0:
             self.action(batch.step + 1)
+
+
+def fit(
+    module: pl.LightningModule, batches: Any, device: DeviceSettings, clip: float, callbacks: list[Callback]
+) -> None:
+    """One Trainer's fit over the batches, with nothing on the screen or disk but what the callbacks put there.
+
+    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit.
+    """
+    trainer = pl.Trainer(
+        accelerator=device.where.type, devices=device.devices, precision=device.precision,  # type: ignore[arg-type]
+        max_epochs=1, gradient_clip_val=clip, callbacks=callbacks, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    module.train()
+    try:
+        trainer.fit(module, train_dataloaders=batches)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise

@@ -13,7 +13,7 @@ from csb.bridge import Bridge, BridgeSpec, Kernel, save_bridge
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
-from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter
+from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
 from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep, plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
@@ -79,7 +79,7 @@ class IPF:
             self.bridge.load_state_dict(self.progress.weights)
         self.started = time.perf_counter() - self.progress.seconds
         done = sum(h.steps for h in self.plan[: self.progress.half_step]) + self.progress.step
-        self.bar = Bar(self.plan, done, self.show_bar)
+        self.bar = Bar(sum(h.steps for h in self.plan), done, self.show_bar)
         with self.bar.progress:
             for half_step in self.plan[self.progress.half_step :]:
                 self._half_step(half_step)
@@ -107,13 +107,16 @@ class IPF:
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
         if half_step.index == 0:
             return None
-        self.bar.describe(half_step, "filling the cache")
+        self._describe(half_step, "filling the cache")
         seed = (self.seed, half_step.index, round_, 0, _CACHE)
         return fill(self.bridge.eval(), half_step.source, self.objective, *self.pairs, self.cache_size, seed)
 
+    def _describe(self, half_step: HalfStep, doing: str) -> None:
+        self.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
+
     def _fit(self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int]) -> None:
         half_step, settings = module.half_step, self.settings
-        self.bar.describe(half_step, "fitting")
+        self._describe(half_step, "fitting")
         batches = Batches(
             half_step,
             self.bridge.grid,
@@ -126,25 +129,15 @@ class IPF:
             steps,
         )
         offset = sum(h.steps for h in self.plan[: half_step.index])
-        reporter = Reporter(self.bar, self.log, offset, self.progress.losses)
+        about: Metrics = {"iteration": half_step.iteration}
+        reporter = Reporter(self.bar, self.log, offset, self.progress.losses, half_step.direction, about)
         callbacks: list[pl.Callback] = [
             reporter,
             Every(settings.checkpoint_every, lambda step: self._save(module, step)),
         ]
         if self.observer is not None:
             callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
-        trainer = pl.Trainer(
-            accelerator=self.device.where.type, devices=self.device.devices, precision=self.device.precision,  # type: ignore[arg-type]
-            max_epochs=1, gradient_clip_val=self.optimizer.clip, callbacks=callbacks, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        module.train()
-        try:
-            trainer.fit(module, train_dataloaders=batches)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl+C into a silent exit
-                raise KeyboardInterrupt from None
-            raise
+        fit(module, batches, self.device, self.optimizer.clip, callbacks)
         self._save(module, steps[1])
 
     def _save(self, module: HalfStepModule, step: int) -> None:
@@ -183,7 +176,7 @@ class IPF:
         self.bridge.to(self.device.where)
         calibration: Metrics = {}
         if self.settings.inflate and self.calibrate is not None and half_step.direction == "backward":
-            self.bar.describe(half_step, "calibrating")
+            self._describe(half_step, "calibrating")
             calibration = self.calibrate(self.bridge)
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
         losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0

@@ -38,35 +38,85 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
     return torch.cat([torch.zeros(1), weight / weight.mean()])
 
 
-def learning_rate(step: int, half_step: HalfStep, settings: OptimizerSettings) -> float:
-    """Linear warm-up, then cosine decay to 1 % of the peak: a function of the step, so nothing has to be restored."""
-    peak = settings.lr if half_step.iteration == 1 else settings.later_lr
-    warmup = max(1, round(settings.warmup * half_step.steps))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, half_step.steps - warmup)
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then cosine decay to 1 % of the peak: a function of the step alone."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return peak * (step + 1) / rising
+    progress = (step - rising) / max(1, steps - rising)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-class HalfStepModule(pl.LightningModule):
-    """Fits the kernels of one direction; those of the other are frozen.
+class FitModule(pl.LightningModule):
+    """Fits one network and keeps the moving average of its weights.
 
-    Holds both directions (the bridge), their moving average, and the optimiser state that passes from one cache round
-    to the next.
+    Holds the optimiser state that passes from one Trainer to the next. Batches have a field ``step``.
+
+    Args:
+        model: what is fitted.
+        steps: optimiser steps in all.
+        peak: the learning rate after warm-up.
+        settings: the optimiser's.
     """
+
+    last_loss: Tensor
+
+    def __init__(self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings) -> None:
+        super().__init__()
+        self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
+        self.average = averaged(model, settings.ema)
+        self.optimizer_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
+        )
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        for group in self.optimizer_on_trainer().param_groups:
+            group["lr"] = learning_rate(batch.step, self.steps, self.peak, self.settings.warmup)
+
+    def optimizer_on_trainer(self) -> torch.optim.Optimizer:
+        """The optimiser of the running fit."""
+        return self.trainer.optimizers[0]
+
+    def require_finite(self, loss: Tensor, where: str) -> Tensor:
+        """The loss. CSBError where it is not finite."""
+        if not bool(torch.isfinite(loss)):
+            raise CSBError(
+                f"the loss became {float(loss.detach())} in {where}; the state before is kept; train again with a "
+                f"lower optimizer.lr or a higher variance floor"
+            )
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update_parameters(self.model)
+
+    def adopt_average(self) -> None:
+        """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
+        self.model.load_state_dict(self.average.module.state_dict())
+
+
+class HalfStepModule(FitModule):
+    """Fits the kernels of one direction; those of the other are frozen."""
 
     beta: Tensor
     weight: Tensor
 
     def __init__(self, bridge: Bridge, half_step: HalfStep, objective: Objective, settings: OptimizerSettings) -> None:
-        super().__init__()
-        self.bridge, self.half_step, self.objective, self.settings = bridge, half_step, objective, settings
-        self.kernel = bridge.kernel(half_step.direction)
-        self.kernel.inflation.fill_(1.0)  # the likelihood is fitted without
-        self.average = averaged(self.kernel, settings.ema)
+        peak = settings.lr if half_step.iteration == 1 else settings.later_lr
+        kernel = bridge.kernel(half_step.direction)
+        kernel.inflation.fill_(1.0)  # the likelihood is fitted without
+        super().__init__(kernel, half_step.steps, peak, settings)
+        self.bridge, self.half_step, self.objective, self.kernel = bridge, half_step, objective, kernel
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
-        self.register_buffer("weight", balance(self.kernel, settings.balance), persistent=False)
-        self.optimizer_state: dict[str, Any] | None = None
+        self.register_buffer("weight", balance(kernel, settings.balance), persistent=False)
         self.select()
 
     def select(self) -> None:
@@ -74,41 +124,10 @@ class HalfStepModule(pl.LightningModule):
         self.bridge.requires_grad_(False)
         self.kernel.requires_grad_(True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.kernel.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
-        )
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        return optimizer
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        for group in self.optimizer_on_trainer().param_groups:
-            group["lr"] = learning_rate(batch.step, self.half_step, self.settings)
-
-    def optimizer_on_trainer(self) -> torch.optim.Optimizer:
-        """The optimiser of the running fit."""
-        return self.trainer.optimizers[0]
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         code = self.kernel.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
         law = self.kernel(batch.x, batch.k, code)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()
         loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
-        if not bool(torch.isfinite(loss)):
-            raise CSBError(
-                f"the loss became {float(loss.detach())} in half-step {self.half_step.name} at step {batch.step}; "
-                f"the state before is kept; train again with a lower optimizer.lr or a higher variance floor"
-            )
-        return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
-        super().optimizer_step(*args, **kwargs)
-        self.average.update_parameters(self.kernel)
-
-    def adopt_average(self) -> None:
-        """Ends the half-step: the kernels take the averaged weights, with which they are frozen and continued."""
-        self.kernel.load_state_dict(self.average.module.state_dict())
+        return self.require_finite(loss, f"half-step {self.half_step.name} at step {batch.step}")

@@ -6,7 +6,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineLaw
-from csb.process import seeded
+from csb.process import Noise, seeded
 
 Y = torch.tensor([[0.0, 0.0], [1.5, -0.7], [-2.0, 1.0]])
 N = 40_000
@@ -48,7 +48,9 @@ class TestAgainstClosedForms:
         noise = torch.randn(N, 2, generator=seeded(4)).double()
         start = (exact.G @ y.double() + exact.g + noise @ torch.linalg.cholesky(exact.C).T).float()
         with torch.no_grad():
-            states = list(bridge.walk("forward", start, bridge.codes("forward", y[None], 10), N, seeded(5), 1024))
+            states = list(
+                bridge.walk("forward", start, bridge.codes("forward", y[None], 10), N, Noise(seeded(5), 1), 1024)
+            )
         assert len(states) == exact.grid.T
         assert_law(states[-1][0], exact.steps[-1].end, y)
 

@@ -123,7 +123,7 @@ class TestCachedTarget:
         k = torch.tensor([3])
         with torch.no_grad():
             step = kernel(start, k, c)
-            end = step.draw(kernel.noise(start, seeded(3)))
+            end = step.draw(torch.randn(len(start), kernel.noise_size, generator=seeded(3)))
             target = {n: build_objective(n).cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
         kernels = exact.steps[-1 if source == "forward" else -2].kernels
         return target, start, end, kernels[2], c

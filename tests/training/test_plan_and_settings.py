@@ -6,7 +6,7 @@ import pytest
 
 from csb.errors import CSBError
 from csb.training.module import learning_rate
-from csb.training.plan import HalfStep, plan
+from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
 
@@ -88,9 +88,9 @@ class TestLearningRate:
     settings = OptimizerSettings(lr=1e-2, later_lr=2e-3, warmup=0.1)
 
     def rates(self, iteration=1, steps=200, **changes):
-        half_step = HalfStep(2 * iteration - 2, iteration, "backward", steps)
         settings = OptimizerSettings(**{**vars(self.settings), **changes})
-        return [learning_rate(step, half_step, settings) for step in range(steps)]
+        peak = settings.lr if iteration == 1 else settings.later_lr
+        return [learning_rate(step, steps, peak, settings.warmup) for step in range(steps)]
 
     def test_warm_up_is_linear_from_the_first_step(self):
         rates = self.rates()

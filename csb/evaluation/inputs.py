@@ -1,0 +1,117 @@
+r"""What the scores take: checked posterior samples, truths, masks, and the weights of weighted samples.
+
+Log-weights are natural logarithms of weights of sum 1, as in :class:`csb.bridge.samples.Samples`; −∞ is a sample that
+does not count, None gives all samples the same weight. The effective number of samples is n_eff = 1/Σw², n for equal
+weights and 1 where one sample has all the weight.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from csb.errors import CSBError
+
+ALONE = 1e-8  # 1 − Σw² below this: one sample has all the weight, and nothing is known about the spread
+_SUM = 1e-4  # how far float32 log-weights may be from the sum 1
+
+
+def finite(name: str, x: Tensor) -> Tensor:
+    """x, detached. Raises CSBError where it is empty, complex or not finite."""
+    if x.numel() == 0 or x.is_complex():
+        raise CSBError(f"{name} has shape {tuple(x.shape)} and dtype {x.dtype}; expected a non-empty real tensor")
+    if bad := x.numel() - int(torch.isfinite(x).sum()):
+        raise CSBError(
+            f"{name} has {bad} NaN or infinite values of {x.numel()}; expected finite ones; check its source"
+        )
+    return x.detach()
+
+
+def selection(mask: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The mask as a flat boolean tensor (P,); all True for None."""
+    if mask is None:
+        return torch.ones(math.prod(shape), dtype=torch.bool, device=device)
+    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise CSBError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape {shape}")
+    if not bool(mask.any()):
+        raise CSBError(f"mask of shape {shape} selects no coordinate; set at least one to True")
+    return mask.to(device).flatten()
+
+
+def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Checked (samples (B, n, P), truth (B, P), mask (P,)); the first two in their own dtype, on one device."""
+    if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
+        shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
+        raise CSBError(f"{shapes}; expected (B, n, *shape) and (B, *shape), the same B and shape")
+    if samples.shape[1] < 2:
+        raise CSBError(f"samples hold n={samples.shape[1]} draws an observation; the scores need at least 2")
+    samples, truth = finite("samples", samples), finite("truth", truth).to(samples.device)
+    return samples.flatten(2), truth.flatten(1), selection(mask, tuple(truth.shape[1:]), samples.device)
+
+
+def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:
+    """Weights (B, n), float64, of sum 1, for samples (B, n, …). ``log_weights``: (B, n), (n,) for all B, or None."""
+    B, n = samples.shape[:2]
+    if log_weights is None:
+        return torch.full((B, n), 1 / n, dtype=torch.float64, device=samples.device)
+    if tuple(log_weights.shape) not in ((B, n), (n,)):
+        raise CSBError(f"log_weights has shape {tuple(log_weights.shape)}; expected ({B}, {n}) or ({n},), as samples")
+    return _normalised("log_weights", log_weights).to(samples.device).expand(B, n)
+
+
+def cloud_weights(name: str, log_weights: Tensor | None, cloud: Tensor) -> Tensor:
+    """Weights (n,), float64, of sum 1, for a point cloud (n, …); ``name`` is that of the argument, for errors."""
+    n = len(cloud)
+    if log_weights is None:
+        return torch.full((n,), 1 / n, dtype=torch.float64, device=cloud.device)
+    if tuple(log_weights.shape) != (n,):
+        raise CSBError(f"{name} has shape {tuple(log_weights.shape)}; expected ({n},), one for each sample")
+    return _normalised(name, log_weights).to(cloud.device)
+
+
+def _normalised(name: str, log_weights: Tensor) -> Tensor:
+    """exp of log-weights along the last dimension, float64, made to sum to 1 exactly."""
+    if not log_weights.is_floating_point() or bool((log_weights.isnan() | (log_weights == math.inf)).any()):
+        raise CSBError(f"{name} is {log_weights.dtype} or holds NaN or +∞; expected floats that are finite or −∞")
+    w = log_weights.detach().double().exp()
+    total = w.sum(-1, keepdim=True)
+    if float((total - 1).abs().max()) > _SUM:
+        worst = float(total.flatten()[(total - 1).abs().argmax()])
+        raise CSBError(f"{name} has weights of sum {worst:.6g}; expected 1; subtract logsumexp over the samples")
+    return w / total
+
+
+def concentration(w: Tensor) -> float:
+    """Σw² = 1/n_eff of weights (n,); exactly 1 where one sample has (nearly) all the weight."""
+    square = float(w.square().sum())
+    return 1.0 if 1 - square < ALONE else square
+
+
+def systematic(w: Tensor, n: int, offset: float) -> Tensor:
+    """Systematic resampling: the n indices (int64, ascending) at the levels (i + offset)/n of the weights' cumulation.
+
+    Sample i comes ⌊n·w_i⌋ or ⌈n·w_i⌉ times, for equal weights and n = len(w) exactly once.
+    """
+    levels = (torch.arange(n, dtype=w.dtype, device=w.device) + offset) / n
+    cumulative = w.cumsum(0)
+    return torch.searchsorted(cumulative, levels * cumulative[-1], right=True).clamp_max(int(w.nonzero().max()))
+
+
+def uniform(generator: Generator, *shape: int, device: torch.device) -> Tensor:
+    """Uniform numbers in [0, 1), float64, drawn where the generator lives and moved to ``device``."""
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+
+
+def posterior_mean(samples: Tensor, log_weights: Tensor | None = None) -> Tensor:
+    """The (weighted) mean of each observation's samples: (B, n, *shape) → (B, *shape), float64.
+
+    Raises CSBError for samples that are not finite, and for log-weights of another shape, NaN or not of sum 1.
+
+    Args:
+        samples: (B, n, *shape).
+        log_weights: (B, n) or (n,), or None for equal weights.
+    """
+    if samples.ndim < 3:
+        raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (B, n, *shape)")
+    w, x = ensemble_weights(log_weights, samples), finite("samples", samples).flatten(2)
+    return torch.stack([v @ s.double() for v, s in zip(w, x)]).view(len(x), *samples.shape[2:])

@@ -1,0 +1,235 @@
+"""Distances between two (weighted) point clouds: sliced Wasserstein, C2ST, MMD, and weights of modes.
+
+Clouds are (N, d) and (M, d); log-weights are natural logarithms of weights of sum 1, (N,) and (M,), or None for equal
+weights.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from csb.errors import CSBError
+from csb.evaluation.inputs import cloud_weights, concentration, finite, systematic, uniform
+from csb.problems.mixture_math import Mixture
+
+_FOLDS = 5
+_PIVOTS = 1000  # points of each cloud that the median distance is taken of
+_BLOCK = 4_000_000  # distances held at once
+
+
+def _clouds(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds, checked, float64, on one device."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise CSBError(f"a and b have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (N, d) and (M, d)")
+    return finite("a", a).double(), finite("b", b.to(a.device)).double()
+
+
+def sliced_wasserstein(
+    a: Tensor,
+    b: Tensor,
+    generator: Generator,
+    n_projections: int = 128,
+    p: float = 2.0,
+    *,
+    log_weights_a: Tensor | None = None,
+    log_weights_b: Tensor | None = None,
+) -> float:
+    """Sliced p-Wasserstein distance (∫ W_p^p(θ·a, θ·b) dθ)^{1/p} of two point clouds (Bonneel et al. 2015).
+
+    θ is uniform on the sphere, drawn ``n_projections`` times; each 1-D distance is exact, for unequal sizes and weights
+    too. N(m, C) against N(m + δ, C): SW_2² = |δ|²/d. Raises CSBError for other shapes, non-finite values,
+    n_projections < 1, p < 1 or log-weights that are NaN or not of sum 1.
+
+    Args:
+        a, b: (N, d), (M, d).
+        generator: draws the projections; the same seed gives two comparisons the same ones.
+        p: order, ≥ 1.
+        log_weights_a, log_weights_b: (N,), (M,), or None for equal weights.
+    """
+    if n_projections < 1 or p < 1:
+        raise CSBError(f"n_projections={n_projections}, p={p}; both must be at least 1")
+    a, b = _clouds(a, b)
+    w, v = cloud_weights("log_weights_a", log_weights_a, a), cloud_weights("log_weights_b", log_weights_b, b)
+    equal = log_weights_a is None and log_weights_b is None
+    plan = _coupling(_levels(len(a), a.device), _levels(len(b), a.device)) if equal else None
+    theta = torch.randn(n_projections, a.shape[1], generator=generator, device=generator.device, dtype=torch.float64)
+    theta = torch.nn.functional.normalize(theta, dim=1).to(a.device)
+    costs = []
+    for t in theta:
+        x, y = (a @ t).sort(), (b @ t).sort()
+        i, j, mass = plan or _coupling(w[x.indices].cumsum(0), v[y.indices].cumsum(0))
+        costs.append(mass @ (x.values[i] - y.values[j]).abs() ** p)
+    return float(torch.stack(costs).mean() ** (1 / p))
+
+
+def _levels(n: int, device: torch.device) -> Tensor:
+    """Cumulated equal weights; i/n rounds as every equal fraction does, so that levels of two clouds coincide."""
+    return torch.arange(1, n + 1, dtype=torch.float64, device=device) / n
+
+
+def _coupling(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The optimal plan between sorted points from their cumulated weights: pairs i, j and the mass that each moves."""
+    A, B = A / A[-1], B / B[-1]
+    cuts = torch.cat([A, B]).sort().values
+    mass = cuts.diff(prepend=cuts.new_zeros(1))
+    inside = cuts - mass / 2
+    i, j = (torch.searchsorted(C, inside).clamp_max(len(C) - 1) for C in (A, B))
+    return i[mass > 0], j[mass > 0], mass[mass > 0]
+
+
+def c2st(
+    a: Tensor,
+    b: Tensor,
+    seed: int = 1,
+    *,
+    log_weights_a: Tensor | None = None,
+    log_weights_b: Tensor | None = None,
+    generator: Generator | None = None,
+) -> float:
+    """Accuracy of a classifier that tells a from b: ½ for one law, 1 for laws apart (Lopez-Paz & Oquab 2017).
+
+    As in sbibm (Lueckmann et al. 2021): z-scores with the mean and standard deviation of ``a`` (a constant coordinate
+    is only centred), a network of two hidden layers of 10·d, 5-fold cross-validation. N = M, as guessing would
+    otherwise be right more often than ½. N(0, I) against N(δ, I): at best Φ(|δ|/2); the network is not regularised, and
+    falls short of it in many dimensions (|δ| = 1, d = 10, N = 5,000: 0.61, not 0.69).
+
+    Weighted clouds are resampled first (systematic, to as many points). Copies of one point then stand in training and
+    test folds, which raises the accuracy for few effective samples even where the weighted law is exact.
+
+    Raises CSBError for other shapes, fewer than 5 points, non-finite values, bad log-weights, or weights without a
+    generator.
+
+    Args:
+        a: (N, d), the reference.
+        b: (N, d).
+        seed: of the classifier and the folds.
+        log_weights_a, log_weights_b: (N,), or None for equal weights.
+        generator: draws the resampling; needed with weights.
+    """
+    from sklearn.model_selection import KFold, cross_val_score  # a second to import, for this function only
+    from sklearn.neural_network import MLPClassifier
+
+    a, b = _clouds(a, b)
+    if len(a) != len(b) or len(a) < _FOLDS:
+        raise CSBError(f"a and b have {len(a)} and {len(b)} points; expected as many, at least {_FOLDS}; subsample")
+    a = _equally_weighted("log_weights_a", a, log_weights_a, generator)
+    b = _equally_weighted("log_weights_b", b, log_weights_b, generator)
+    a, b = a.float().cpu(), b.float().cpu()  # float32 from here on, to give sbibm's figures to the last digit
+    centre, scale = a.mean(0), a.std(0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    data = torch.cat([(x - centre) / scale for x in (a, b)]).numpy()
+    width = 10 * data.shape[1]
+    network = MLPClassifier((width, width), activation="relu", solver="adam", max_iter=10_000, random_state=seed)
+    folds = KFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
+    label = np.repeat([0.0, 1.0], len(a))
+    return float(cross_val_score(network, data, label, cv=folds, scoring="accuracy").mean())
+
+
+def _equally_weighted(name: str, x: Tensor, log_weights: Tensor | None, generator: Generator | None) -> Tensor:
+    """x itself, or as many points drawn by systematic resampling."""
+    if log_weights is None:
+        return x
+    if generator is None:
+        raise CSBError(f"{name} is given but no generator; pass generator=, which draws the resampling")
+    offset = float(uniform(generator, 1, device=torch.device("cpu")))
+    return x[systematic(cloud_weights(name, log_weights, x), len(x), offset)]
+
+
+def mmd(
+    a: Tensor,
+    b: Tensor,
+    bandwidth: float | None = None,
+    *,
+    log_weights_a: Tensor | None = None,
+    log_weights_b: Tensor | None = None,
+) -> float:
+    """Unbiased estimate of the SQUARED maximum mean discrepancy; may fall below 0 for near laws.
+
+    Gretton et al. 2012, eq. 3 (Lemma 6), with weights:
+    Σ_{i≠j} w_i w_j k(a_i, a_j)/(1 − Σw²) + Σ_{i≠j} v_i v_j k(b_i, b_j)/(1 − Σv²) − 2 Σ_ij w_i v_j k(a_i, b_j),
+    k(x, y) = exp(−‖x − y‖²/(2h²)). A cloud whose weight is all on one point is a point mass: its term is k(x, x) = 1.
+    O((N + M)²) time, bounded memory. Raises CSBError for other shapes, fewer than 2 points, non-finite values,
+    bandwidth ≤ 0 or bad log-weights.
+
+    Args:
+        a, b: (N, d), (M, d).
+        bandwidth: h; None: the median distance between distinct points of the pooled cloud (their §8), the same number
+            of points from either, at most 1,000, by weight. It depends on the data: give it to compare several clouds.
+        log_weights_a, log_weights_b: (N,), (M,), or None for equal weights.
+    """
+    a, b = _clouds(a, b)
+    if min(len(a), len(b)) < 2:
+        raise CSBError(f"a and b have {len(a)} and {len(b)} points; expected at least 2 of each")
+    w, v = cloud_weights("log_weights_a", log_weights_a, a), cloud_weights("log_weights_b", log_weights_b, b)
+    h = _median_distance(a, b, w, v) if bandwidth is None else bandwidth
+    if not h > 0 or not math.isfinite(h):
+        raise CSBError(f"bandwidth={bandwidth!r} is not positive and finite; give a distance, or None for the median")
+    within = []
+    for x, u in ((a, w), (b, v)):
+        alone = concentration(u)
+        within.append(1.0 if alone == 1 else (_kernel_mean(x, x, u, u, h) - alone) / (1 - alone))
+    return sum(within) - 2 * _kernel_mean(a, b, w, v, h)
+
+
+def _kernel_mean(a: Tensor, b: Tensor, w: Tensor, v: Tensor, h: float) -> float:
+    """Σ_ij w_i v_j k(a_i, b_j), a block of rows at a time."""
+    rows = max(1, _BLOCK // len(b))
+    return sum(
+        float(u @ (_distances(x, b).square() / (-2 * h * h)).exp() @ v) for x, u in zip(a.split(rows), w.split(rows))
+    )
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # exactly 0 for equal points
+
+
+def _median_distance(a: Tensor, b: Tensor, w: Tensor, v: Tensor) -> float:
+    """The median distance in the pooled cloud; 1 where all points are one, and any bandwidth gives MMD = 0."""
+    n = min(len(a), len(b), _PIVOTS)
+    pooled = torch.cat([x[systematic(u, n, 0.5)] for x, u in ((a, w), (b, v))])
+    distance = torch.nn.functional.pdist(pooled)
+    distance = distance[distance > 0]
+    return float(distance.median()) if len(distance) else 1.0
+
+
+def mode_weight_tv(
+    samples: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    covs: Tensor | None = None,
+    log_weights: Tensor | None = None,
+) -> float:
+    """Total variation ½ Σ_k |ŵ_k − w_k| of the weights of a mixture's modes, in [0, 1]; 0 where all modes are found.
+
+    With ``covs``, ŵ_k is the mean responsibility of component k, whose expectation under the mixture is w_k, overlap or
+    not. Without, samples count for the nearest mean, right for modes apart and round. n samples of the mixture give
+    about Σ_k √(w_k(1 − w_k)/(2πn)) from sampling alone.
+    Raises CSBError for other shapes, non-finite values, mixture weights or log-weights not of sum 1.
+
+    Args:
+        samples: (n, d).
+        weights, means, covs: of the mixture's K components: (K,), (K, d), (K or 1, d, d).
+        log_weights: (n,), or None for equal weights.
+    """
+    if samples.ndim != 2 or means.ndim != 2 or means.shape[1] != samples.shape[1]:
+        shapes = f"samples and means have shapes {tuple(samples.shape)} and {tuple(means.shape)}"
+        raise CSBError(f"{shapes}; expected (n, d) and (K, d)")
+    x, m = finite("samples", samples).double().cpu(), finite("means", means).double().cpu()
+    exact = finite("weights", weights).double().cpu()
+    if exact.shape != m.shape[:1] or bool((exact < 0).any()) or abs(float(exact.sum()) - 1) > 1e-4:
+        found = f"shape {tuple(exact.shape)}, least {float(exact.min()):.4g} and sum {float(exact.sum()):.6g}"
+        raise CSBError(f"weights have {found}; expected ({len(m)},), at least 0, of sum 1; divide them by their sum")
+    exact = exact / exact.sum()
+    if covs is None:
+        belongs = torch.nn.functional.one_hot(_distances(x, m).argmin(1), len(m)).double()
+    else:
+        spread = finite("covs", covs).double().cpu()
+        if spread.ndim != 3 or bool(torch.linalg.cholesky_ex(spread).info.any()):
+            raise CSBError(
+                f"covs of shape {tuple(spread.shape)} are not positive definite matrices; check their source"
+            )
+        belongs = Mixture(exact, m, spread).responsibilities(x)
+    w = cloud_weights("log_weights", log_weights, x)
+    return 0.5 * float((w @ belongs - exact).abs().sum())

@@ -1,0 +1,127 @@
+r"""Denoisers: E[z_0 | z_k] of the *unconditional* law, from which the diffusion samplers build everything.
+
+z = (x − shift)/scale, with one scale for all coordinates, so that an operator's A A* stays what it is; z_k = √ᾱ_k z_0 +
+√(1−ᾱ_k) ε. A denoiser takes ᾱ itself and not a step's number: one denoiser serves every grid and horizon.
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csb.errors import CSBError
+from csb.networks import build_network
+from csb.problems.mixture_math import Mixture
+from csb.process import expand
+
+
+class Denoiser(nn.Module, ABC):
+    """E[z_0 | z_k].
+
+    Args:
+        shift: (*x_shape), of the map z = (x − shift)/scale.
+        scale: > 0.
+    """
+
+    shift: Tensor
+
+    def __init__(self, shift: Tensor, scale: float) -> None:
+        super().__init__()
+        if not scale > 0 or not math.isfinite(scale):
+            raise CSBError(f"scale={scale!r} of a denoiser is not positive; give the standard deviation of the data")
+        self.register_buffer("shift", shift.detach().clone().float())
+        self.scale = float(scale)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one x, and of one z."""
+        return tuple(self.shift.shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, *x_shape) → z."""
+        return (x - self.shift) / self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, *x_shape) → x."""
+        return self.shift + self.scale * z
+
+    @abstractmethod
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        """E[z_0 | z_k = z], (B, *x_shape), differentiable in z; ᾱ_k of shape () or (B,), in (0, 1)."""
+
+
+class MixtureDenoiser(Denoiser):
+    """The exact denoiser of a Gaussian mixture (:meth:`csb.problems.mixture_math.Mixture.denoise`) at scale 1.
+
+    It computes in float64 on the CPU.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        super().__init__(torch.zeros(mixture.means.shape[1]), 1.0)
+        self.mixture = mixture
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        if alpha_bar.ndim:
+            raise CSBError(f"alpha_bar has shape {tuple(alpha_bar.shape)}; the exact denoiser takes one noise level")
+        return self.mixture.denoise(z, float(alpha_bar))
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """All that makes a trained denoiser but its weights.
+
+    Attributes:
+        network: {"name": one of csb.networks.NETWORKS, **options}.
+        x_shape: of one x.
+        scale: see :class:`Denoiser`; its shift is a buffer and comes with the weights.
+    """
+
+    network: dict[str, Any]
+    x_shape: tuple[int, ...]
+    scale: float
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries, lists, strings and numbers."""
+        return dataclasses.asdict(self) | {"x_shape": list(self.x_shape)}
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> "DenoiserSpec":
+        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
+        try:
+            return cls(**{**data, "x_shape": tuple(data["x_shape"])})
+        except (TypeError, KeyError) as error:
+            raise CSBError(f"not the description of a denoiser ({error}); train it again") from error
+
+
+class NetworkDenoiser(Denoiser):
+    """A trained denoiser: z_0 = √ᾱ z − √(1−ᾱ)·output (v-prediction, Salimans & Ho 2022).
+
+    The network is of the same kind as a drift network, with a constant in place of the observation. Its time is the
+    angle arccos(√ᾱ)·2/π in [0, 1].
+    """
+
+    def __init__(self, spec: DenoiserSpec) -> None:
+        super().__init__(torch.zeros(spec.x_shape), spec.scale)
+        self.spec = spec
+        self.network = build_network(spec.network, spec.x_shape, (1,), 1)
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        v = self.velocity(z, alpha_bar)
+        return expand(alpha_bar.sqrt(), z) * z - expand((1 - alpha_bar).sqrt(), z) * v
+
+    def velocity(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        """The network's output v ≈ E[√ᾱ ε − √(1−ᾱ) z_0 | z_k], (B, *x_shape)."""
+        time = (alpha_bar.sqrt().acos() * (2 / math.pi)).to(z).reshape(-1)
+        code = self.network.encode(torch.zeros((1, 1), device=z.device)).expand(len(z), -1)
+        return self.network(z, time, code).to(z.dtype)[:, 0]
+
+
+def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
+    """A denoiser with initial weights that are a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NetworkDenoiser(spec)

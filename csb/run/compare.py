@@ -1,0 +1,225 @@
+"""The comparison of a run's bridge with guided samplers and the exact posterior, from methods to the report."""
+
+import datetime
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.evaluation.comparison import Drawn, Method, against_exact, draw, score_images, score_points
+from csb.evaluation.images import digit_classifier
+from csb.evaluation.metrics import EnsembleScores
+from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, Sweep, write_report
+from csb.evaluation.scores import hole_mask
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.networks.denoiser import Denoiser
+from csb.problems import Pairs
+from csb.process import Grid
+from csb.run.config import schedule_of
+from csb.run.load import Run
+from csb.samplers import BridgeSampler, ExactSampler, Likelihood, horizon_bias
+from csb.samplers.build import BaselineSettings, Guide
+
+_BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
+_LIKELIHOOD = 5_000  # training pairs behind the likelihood's scales
+LABELS = {"tds": "TDS", "smc": "bootstrap SMC", "dps": "DPS", "replacement": "replacement", "exact": "exact posterior"}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: methods, what is left out and why, and warnings for the reader."""
+
+    methods: list[Method]
+    warnings: list[str]
+
+
+def schedule_text(config: dict[str, Any], grid: Grid) -> str:
+    """E.g. "power, T = 10, ᾱ_T = 0.005"."""
+    return f"{config['schedule']}, T = {grid.T}, ᾱ_T = {float(grid.alpha_bar[-1]):.2g}"
+
+
+def build_methods(
+    run: Run,
+    others: list[Run],
+    denoiser: Denoiser | None,
+    baselines: BaselineSettings,
+    sampler: SamplerSettings,
+    seed: int,
+) -> Comparison:
+    """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
+
+    Prints the sweep of DPS. CSBError where another run is of another problem, or the denoiser is missing.
+    """
+    methods, warnings = [], []
+    for one in (run, *others):
+        if one.problem.spec() | {"warps": 0} != run.problem.spec() | {"warps": 0}:
+            raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
+        T = one.bridge.grid.T
+        name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)
+        made = BridgeSampler(one.bridge, **vars(sampler))
+        methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
+    if baselines.methods:
+        guide, skipped = _guide(run, denoiser, baselines)
+        warnings += skipped
+        if guide is not None:
+            warnings += _horizon(guide)
+            found, left_out = _guided(guide, run, baselines, seed)
+            methods, warnings = methods + found, warnings + left_out
+    if run.problem.has_exact_posterior:
+        methods.append(Method("exact", LABELS["exact"], ExactSampler(run.problem), reference=True))
+    return Comparison(methods, warnings)
+
+
+def _guide(run: Run, denoiser: Denoiser | None, settings: BaselineSettings) -> tuple[Guide | None, list[str]]:
+    problem = run.problem
+    if denoiser is None:
+        return None, [f"No guided sampler is compared: {problem.name} has no likelihood y = H(x) + noise for guidance."]
+    schedule = schedule_of(run.config["process"]).with_horizon(settings.alpha_bar_end)
+    try:
+        likelihood = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD), settings.min_std)
+    except CSBError as error:
+        return None, [f"No guided sampler is compared: {error}."]
+    grid = Grid.from_schedule(schedule, settings.T)
+    return Guide(problem, denoiser, likelihood, grid, settings, run.bridge.precision), []
+
+
+def _horizon(guide: Guide) -> list[str]:
+    """A warning where what is left of the data at the horizon biases samplers that start from N(0, I)."""
+    bias = horizon_bias(guide.grid, guide.likelihood.z_variance**0.5)
+    if bias < _BIAS:
+        return []
+    text = (
+        f"At ᾱ_T = {float(guide.grid.alpha_bar[-1]):.2g} a signal of {bias:.2g} standard deviations of the noise is "
+        f"left, and the guided samplers start from N(0, I): their samples are biased. Lower baselines.alpha_bar_end."
+    )
+    logger.warning("%s", text)
+    return [text]
+
+
+def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
+    text = f"{run.config['process']['schedule']}, T = {guide.grid.T}, ᾱ_T = {float(guide.grid.alpha_bar[-1]):.2g}"
+    methods: list[Method] = []
+    left_out: list[str] = []
+    particles = settings.particles or ([1, 4, 16] if guide.problem.is_image else [None])
+    for name in settings.methods:
+        try:
+            if name == "tds":
+                methods += [_particles(guide, name, K, text) for K in particles]
+            elif name == "smc":
+                methods.append(_particles(guide, name, particles[-1], text))
+            elif name == "dps":
+                methods.append(_dps(guide, run, settings, text, seed))
+            else:
+                methods.append(Method(name, LABELS[name], guide.make(name), text, family=name))
+        except CSBError as error:
+            left_out.append(f"{LABELS[name]} is left out: {error}.")
+    return methods, left_out
+
+
+def _particles(guide: Guide, name: str, K: int | None, text: str) -> Method:
+    """TDS or the bootstrap filter in runs of K particles; None: all samples of an observation are one run."""
+    label, suffix = (LABELS[name], "") if K is None else (f"{LABELS[name]}, K = {K}", f"_{K}")
+    return Method(f"{name}{suffix}", label, guide.make(name, particles=K), text, family=name)
+
+
+def _dps(guide: Guide, run: Run, settings: BaselineSettings, text: str, seed: int) -> Method:
+    """DPS at the ζ of the best energy score on validation observations; the sweep goes into the report."""
+    val, rows = guide.problem.pairs("val", settings.sweep_observations), []
+    mask = hole_mask(run.bridge)
+    for size in settings.step_sizes:
+        method = Method("dps", LABELS["dps"], guide.make("dps", step_size=size), text)
+        try:
+            drawn = draw(method, val.y, settings.sweep_samples, seed, len(val.y))
+        except CSBError as error:  # a step size that is too large diverges
+            rows.append({"ζ": size, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
+            continue
+        scores = EnsembleScores(mask)
+        scores.update(drawn.x, val.x)
+        found = scores.compute()
+        row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}
+        rows.append({"ζ": size, **row, "note": ""})
+        logger.info("DPS, ζ = %g: energy score %.4g, CRPS %.4g", size, found["energy_score"], found["crps"])
+    usable = [i for i, row in enumerate(rows) if row["energy_score"] is not None]
+    if not usable:
+        raise CSBError(f"every step size of {settings.step_sizes} diverges; give smaller ones")
+    chosen = min(usable, key=lambda i: rows[i]["energy_score"])
+    title = f"step size ζ on {settings.sweep_observations} validation observations × {settings.sweep_samples}"
+    sweep = Sweep(title, tuple(rows), chosen, "Chosen: the best energy score.")
+    best = settings.step_sizes[chosen]
+    made = guide.make("dps", step_size=best)
+    return Method("dps", f"DPS, ζ = {best:g}", made, text, family="dps", sweeps=(sweep,))
+
+
+def compare(
+    run: Run, comparison: Comparison, metrics: MetricsSettings, seed: int, command: str, versions: dict[str, str]
+) -> Report:
+    """Draws and scores every method on the frozen test observations and writes the report into the run's folder."""
+    problem = run.problem
+    test = problem.pairs("test", metrics.compare_observations)
+    n = metrics.compare_samples
+    results, grids = [], {}
+    for method in comparison.methods:
+        logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)
+        drawn = draw(method, test.y, n, seed, max(1, 4096 // n))
+        results.append(_score(run, method, drawn, test, metrics, seed))
+        grids[method.name] = _shown(drawn, metrics.picture_rows)
+    report = Report(
+        title=f"Posterior samplers on {problem.name}",
+        problem=problem.name,
+        description=(type(problem).__doc__ or "").strip().splitlines()[0],
+        kind="images" if problem.is_image else "points",
+        observations=len(test.y),
+        samples=n,
+        seed=seed,
+        methods=tuple(results),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        warnings=tuple(comparison.warnings),
+        settings={"precision": run.bridge.precision, "device": str(run.bridge.device)},
+        versions=versions,
+        command=command,
+    )
+    write_report(report, _grid(run, test, grids, metrics, seed), run.folder)
+    return report
+
+
+def _score(run: Run, method: Method, drawn: Drawn, test: Pairs, metrics: MetricsSettings, seed: int) -> MethodResult:
+    problem = run.problem
+    if problem.is_image:
+        classifier, _ = digit_classifier(run.config["problem"]["root"], seed)
+        return score_images(drawn, test, classifier, hole_mask(run.bridge), seed)
+    result = score_points(drawn, test, seed)
+    if not problem.has_exact_posterior:
+        return result
+    y = test.y[: metrics.exact_observations]
+    whole = draw(method, y, metrics.exact_samples, seed + 1, 1)
+    return replace(result, metrics=result.metrics | against_exact(problem, whole, y, seed, metrics.c2st_samples))
+
+
+def _shown(drawn: Drawn, rows: int) -> Tensor:
+    """Samples of the first observations for the pictures, resampled where they are weighted."""
+    x = drawn.x[:rows]
+    if drawn.log_weights is None:
+        return x
+    w = drawn.log_weights[:rows].exp()
+    chosen = torch.multinomial(w, x.shape[1], replacement=True, generator=torch.Generator().manual_seed(0))
+    return torch.stack([one[index] for one, index in zip(x, chosen)])
+
+
+def _grid(
+    run: Run, test: Pairs, shown: dict[str, Tensor], metrics: MetricsSettings, seed: int
+) -> ImageGrid | PointGrid | None:
+    rows = metrics.picture_rows
+    samples = {name: x.numpy() for name, x in shown.items()}
+    if run.problem.is_image:
+        return ImageGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples)
+    if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
+        return None
+    exact = samples.pop("exact", None)
+    return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
+
+
+__all__ = ["Comparison", "build_methods", "compare"]

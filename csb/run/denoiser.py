@@ -1,0 +1,82 @@
+"""The denoiser that goes with a run: exact where it is known, else trained and kept beside the bridge."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.bridge.checkpoint import load_denoiser
+from csb.errors import CSBError
+from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
+from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem
+from csb.process import Schedule
+from csb.training.denoiser import DenoiserSettings, train_denoiser
+from csb.training.settings import DeviceSettings, OptimizerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def exact_denoiser(problem: Problem) -> Denoiser | None:
+    """The denoiser in closed form, or None where there is none."""
+    if isinstance(problem, GaussianMixture):
+        return MixtureDenoiser(problem.mixture)
+    if isinstance(problem, LinearGaussian):
+        eye = torch.eye(problem.dx, dtype=torch.float64)
+        return MixtureDenoiser(Mixture(torch.ones(1, dtype=torch.float64), torch.zeros_like(eye[:1]), eye[None]))
+    return None
+
+
+def new_denoiser(problem: Problem, network: dict[str, Any], x: Tensor, seed: int) -> NetworkDenoiser:
+    """An untrained denoiser for data x (N, *x_shape): images from [0, 1] to [−1, 1], vectors standardised."""
+    if problem.is_image:
+        shift, scale = torch.full(problem.x_shape, 0.5), 0.5
+    else:
+        shift, scale = x.mean(0), float(x.std(0).square().mean().sqrt())
+    denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale), seed)
+    denoiser.shift.copy_(shift)
+    return denoiser
+
+
+def train_stage(
+    problem: Problem,
+    network: dict[str, Any],
+    schedule: Schedule,
+    folder: Path,
+    settings: DenoiserSettings,
+    optimizer: OptimizerSettings,
+    device: DeviceSettings,
+    seed: int,
+    config: dict[str, Any],
+    resume: bool,
+    bar: bool,
+) -> Denoiser:
+    """Trains the denoiser of a problem into ``folder/denoiser.pt``, or continues; nothing where it is exact."""
+    if (exact := exact_denoiser(problem)) is not None:
+        logger.info("the denoiser of %s is known in closed form; there is nothing to train", problem.name)
+        return exact
+    problem.prepare()
+    x = problem.pairs("train").x
+    denoiser = new_denoiser(problem, network, x, seed)
+    fingerprint = {"problem": problem.spec(), "network": network, "schedule": repr(schedule), "seed": seed}
+    fingerprint |= {key: value for key, value in vars(settings).items() if key != "checkpoint_every"}
+    fingerprint |= {f"optimizer.{key}": value for key, value in vars(optimizer).items()}
+    about = {"problem": problem.spec(), "config": config}
+    return train_denoiser(
+        denoiser, denoiser.encode(x), schedule, folder, settings, optimizer, device, seed, fingerprint, about, resume,
+        bar=bar,
+    )  # fmt: skip
+
+
+def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) -> Denoiser | None:
+    """The exact denoiser, or the one trained into the folder, or None. CSBError where it is of another problem."""
+    if (exact := exact_denoiser(problem)) is not None:
+        return exact
+    path = folder / "denoiser.pt"
+    if not path.exists():
+        return None
+    denoiser, about = load_denoiser(path, device)
+    if about["problem"]["name"] != problem.name or denoiser.x_shape != problem.x_shape:
+        raise CSBError(f"{path} is a denoiser of {about['problem']['name']}, not {problem.name}; remove it")
+    return denoiser

@@ -1,0 +1,73 @@
+"""The protocol of every posterior sampler."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.bridge import SampleInfo, Samples
+from csb.bridge.samples import check_observations, measured
+from csb.errors import require_int
+from csb.process import Generators, Noise
+
+
+class Draws(NamedTuple):
+    """What a method gives back for B observations, n samples each: see :class:`csb.bridge.Samples`."""
+
+    x: Tensor
+    forward_evaluations: int
+    backward_evaluations: int
+    log_weights: Tensor | None = None
+    ess: Tensor | None = None
+    unique_ancestors: Tensor | None = None
+
+
+class Sampler(ABC):
+    """Draws from p(x | y), exactly or not. Concrete samplers are made for one problem.
+
+    Attributes:
+        name: the method's name, as in the configuration.
+        x_shape, y_shape: of one sample and one observation.
+        device: where it computes and where its generators live.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+        self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
+
+    def sample(self, y: Tensor, n: int = 1, generator: Generators = None) -> Samples:
+        """n samples for each observation.
+
+        Args:
+            y: one observation (*y_shape) or several (B, *y_shape).
+            n: samples of each.
+            generator: one, or a list of B: then the samples of an observation do not depend on those beside it.
+
+        Returns:
+            Samples of shape (B, n, *x_shape), or (n, *x_shape) for one observation, with their weights and cost.
+
+        Raises:
+            CSBError: y of another shape or not finite, or an n that the method cannot give.
+        """
+        require_int("n", n, 1)
+        y, single = check_observations(y, self.y_shape, self.device)
+        self._check(n)
+        noise = Noise(generator, len(y), self.device)
+        with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
+            found = self._sample(y, n, noise)
+        parts = (found.x, found.log_weights, found.ess, found.unique_ancestors)
+        x, weights, ess, ancestors = (part if part is None or not single else part[0] for part in parts)
+        assert x is not None
+        info = SampleInfo(
+            found.forward_evaluations, found.backward_evaluations, cost.seconds, cost.peak_memory, ess, ancestors
+        )
+        return Samples(x, info, weights)
+
+    def _check(self, n: int) -> None:  # noqa: B027 - most methods give any n
+        """CSBError where the method cannot give n samples."""
+
+    @abstractmethod
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+        """x (B, n, *x_shape) for checked y (B, *y_shape); all random numbers from ``noise``."""

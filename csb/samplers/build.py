@@ -1,0 +1,98 @@
+"""The guided samplers of one problem by name, from checked settings."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from csb.errors import CSBError, require_int
+from csb.networks.denoiser import Denoiser
+from csb.problems import Problem
+from csb.process import Grid
+from csb.samplers.diffusion import DiffusionSampler
+from csb.samplers.dps import DPS
+from csb.samplers.likelihood import Likelihood
+from csb.samplers.replacement import Replacement
+from csb.samplers.resampling import RESAMPLING
+from csb.samplers.smc import TDS, BootstrapSMC
+
+GUIDED: dict[str, type[DiffusionSampler]] = {s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement)}
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """The guided samplers of a comparison.
+
+    Attributes:
+        methods: names in :data:`GUIDED`.
+        T, alpha_bar_end: their grid, on the bridge's schedule family.
+        batch_size: states a network call.
+        particles: of TDS, one method each; the bootstrap filter takes the last. None: 1, 4 and 16 for images, and for
+            vectors one run of all samples.
+        resampling, ess_threshold: see :class:`csb.samplers.smc.ParticleSampler`.
+        min_std: see :class:`csb.samplers.likelihood.Likelihood`.
+        step_sizes: of DPS, swept over ``sweep_observations`` validation observations, ``sweep_samples`` samples each.
+    """
+
+    methods: list[str]
+    T: int
+    alpha_bar_end: float
+    batch_size: int
+    particles: list[int] | None
+    resampling: str
+    ess_threshold: float
+    min_std: float
+    step_sizes: list[float]
+    sweep_observations: int
+    sweep_samples: int
+
+    def __post_init__(self) -> None:
+        self._check_lists()
+        for name, low in (("T", 1), ("batch_size", 1), ("sweep_observations", 1), ("sweep_samples", 2)):
+            require_int(f"baselines.{name}", getattr(self, name), low)
+        if self.resampling not in RESAMPLING:
+            choices = ", ".join(RESAMPLING)
+            raise CSBError(f"baselines.resampling={self.resampling!r} is unknown; choose one of {choices}")
+        for name, value, high in (
+            *(("step_sizes", size, math.inf) for size in self.step_sizes),
+            ("alpha_bar_end", self.alpha_bar_end, 1.0),
+            ("ess_threshold", self.ess_threshold, 1.0),
+            ("min_std", self.min_std, math.inf),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+                raise CSBError(f"baselines.{name} has {value!r}; give a number between 0 and {high:g}")
+
+    def _check_lists(self) -> None:
+        """CSBError unless methods, particles and step_sizes are lists of what they must hold."""
+        for name in ("methods", "particles", "step_sizes"):
+            value = getattr(self, name)
+            if not isinstance(value, list) and not (name == "particles" and value is None):
+                raise CSBError(f"baselines.{name}={value!r} is not a list; give [value, …]")
+        for method in self.methods:
+            if method not in GUIDED:
+                raise CSBError(f"baselines.methods has {method!r}; choose among {', '.join(GUIDED)}")
+        if self.particles == [] or not self.step_sizes:
+            raise CSBError("baselines.particles and baselines.step_sizes need at least one value each")
+        for count in self.particles or []:
+            require_int("each of baselines.particles", count, 1)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the guided samplers of one problem share."""
+
+    problem: Problem
+    denoiser: Denoiser
+    likelihood: Likelihood
+    grid: Grid
+    settings: BaselineSettings
+    precision: str = "32-true"
+
+    def make(self, name: str, **options: Any) -> DiffusionSampler:
+        """A sampler by name. CSBError where the problem does not admit it."""
+        s = self.settings
+        shared: dict[str, Any] = {"batch_size": s.batch_size, "precision": self.precision}
+        if name in ("tds", "smc"):
+            shared |= {"resampling": s.resampling, "ess_threshold": s.ess_threshold}
+        make: Callable[..., DiffusionSampler] = GUIDED[name]
+        return make(self.problem, self.denoiser, self.likelihood, self.grid, **shared, **options)

@@ -1,0 +1,112 @@
+r"""What the samplers that start from an unconditional denoiser share: the DDPM step, and gradients through x̂_0.
+
+The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2020, eq. 7): z_{k−1} ~ N(μ_k, β̃_k I),
+μ_k = [√ᾱ_{k−1} β_k x̂_0 + √(1−β_k)(1−ᾱ_{k−1}) z_k]/(1−ᾱ_k). At k = 1 β̃_1 = 0: the last step is noiseless and μ_1 = x̂_0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.bridge.bridge import autocast
+from csb.errors import CSBError, require_int
+from csb.networks.denoiser import Denoiser
+from csb.problems import Problem
+from csb.process import Grid, Reference, mix
+from csb.samplers.base import Sampler
+from csb.samplers.likelihood import Likelihood
+
+Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data units (N, …), ᾱ_k) → (N,)
+
+
+class Guidance(NamedTuple):
+    """At states z: x̂_0 (in z's units), the value of the guiding function (N,), float64, and its gradient in z."""
+
+    z_0: Tensor
+    value: Tensor
+    gradient: Tensor
+
+
+class Step(NamedTuple):
+    """The unconditional step: a mean (N, *x_shape), a variance and β_k/√(1−β_k), both numbers."""
+
+    mean: Tensor
+    var: float
+    pull: float
+
+
+class DiffusionSampler(Sampler):
+    """A sampler that guides the unconditional reverse process of a denoiser on a grid.
+
+    Args:
+        problem: gives the shapes, and what is known of x for sure (:meth:`csb.problems.Problem.impose`).
+        denoiser: of the prior p(x).
+        likelihood: see :class:`csb.samplers.likelihood.Likelihood`.
+        grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
+        batch_size: states a network call; bounds the memory of activations.
+        precision: "32-true" or "bf16-mixed", of the network calls.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        denoiser: Denoiser,
+        likelihood: Likelihood,
+        grid: Grid,
+        batch_size: int = 256,
+        precision: str = "32-true",
+    ) -> None:
+        super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device)
+        require_int("batch_size", batch_size, 1)
+        autocast(precision, self.device)  # raises for an unknown one
+        self.problem, self.denoiser, self.likelihood = problem, denoiser.eval().requires_grad_(False), likelihood
+        self.grid, self.reference = grid, Reference(grid)
+        self.batch_size, self.precision = batch_size, precision
+
+    def denoise(self, z: Tensor, k: int) -> Tensor:
+        """x̂_0 (in z's units) at step k, ``batch_size`` states a network call."""
+        alpha_bar = self.grid.alpha_bar[k].to(self.device)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            return torch.cat([self.denoiser(part, alpha_bar) for part in z.split(self.batch_size)])
+
+    def guide(self, z: Tensor, k: int, y: Tensor, score: Score) -> Guidance:
+        """x̂_0, a function of (y, x̂_0) and its gradient in z, through the denoiser; y (N, *y_shape), one for each z."""
+        alpha_bar = self.grid.alpha_bar[k].to(self.device)
+        parts = []
+        for z_part, y_part in zip(z.split(self.batch_size), y.split(self.batch_size)):
+            at = z_part.detach().requires_grad_()
+            with torch.enable_grad():
+                with autocast(self.precision, self.device):
+                    z_0 = self.denoiser(at, alpha_bar)
+                value = score(y_part, self.denoiser.decode(z_0), float(alpha_bar))
+                (gradient,) = torch.autograd.grad(value.sum(), at)
+            parts.append(Guidance(z_0.detach(), value.detach().double(), gradient))
+        return Guidance(*(torch.cat(part) for part in zip(*parts)))
+
+    def step(self, z: Tensor, z_0: Tensor, k: int) -> Step:
+        """The unconditional step from z at k, given x̂_0."""
+        law, beta = self.reference.pinned_start(k), float(self.grid.beta[k])
+        return Step(mix(law, z, z_0), float(law.var), beta / (1 - beta) ** 0.5)
+
+    def finish(self, z: Tensor, y: Tensor, n: int) -> Tensor:
+        """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
+        if not bool(torch.isfinite(z).all()):
+            raise CSBError(f"{self.name} diverged: its states are not finite; use more steps or weaker guidance")
+        return self.problem.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+
+
+def horizon_bias(grid: Grid, z_std: float) -> float:
+    """√ᾱ_T·z_std, the deviation of √ᾱ_T z_0 against the unit noise that the sampler starts with; 0 is unbiased."""
+    return float(grid.alpha_bar[-1].sqrt()) * z_std
+
+
+def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
+    """log N(x; a, var I) − log N(x; b, var I), (N,), float64."""
+    x, a, b = x.double(), a.double(), b.double()
+    difference = ((x - b) ** 2 - (x - a) ** 2).flatten(1).sum(1)
+    return difference / (2 * var)
+
+
+__all__ = ["DiffusionSampler", "Guidance", "Score", "Step", "gaussian_log_ratio", "horizon_bias"]

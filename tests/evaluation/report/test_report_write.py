@@ -1,0 +1,232 @@
+"""The files of a report: self-contained, escaped, described in words, and written whole or not at all."""
+
+import itertools
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from report_examples import image_grid, image_report, point_grid, point_report
+
+import csb.evaluation.report.write as writing
+from csb.errors import CSBError
+from csb.evaluation.report import (
+    Curves,
+    ImageGrid,
+    LevelCurve,
+    MethodResult,
+    RankHistogram,
+    Report,
+    StdError,
+    Sweep,
+    write_report,
+)
+from csb.evaluation.report.style import MARKERS, SERIES, styles
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about: start tags with attributes, heading levels, text outside style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def image_page(tmp_path_factory) -> Path:
+    report = image_report()
+    return write_report(report, image_grid(report), tmp_path_factory.mktemp("images"))["html"]
+
+
+@pytest.fixture(scope="module")
+def point_page(tmp_path_factory) -> Path:
+    report = point_report()
+    return write_report(report, point_grid(report), tmp_path_factory.mktemp("points"))["html"]
+
+
+@pytest.fixture(params=["image_page", "point_page"])
+def path(request) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_four_files_and_nothing_else(path: Path):
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.json", "report.md", "report.png"]
+    assert path.stat().st_size < 3e6
+    picture = imread(path.with_suffix(".png"))
+    assert picture.shape[1] > 1500
+    assert picture[..., :3].std() > 0.05
+    assert Report.from_plain(json.loads(path.with_suffix(".json").read_text())).methods
+
+
+def test_the_page_needs_nothing_from_outside(path: Path):
+    text = path.read_text()
+    bare = re.sub(r"data:[a-z/+]+;base64,[A-Za-z0-9+/=]+", "data:", text)
+    assert "//" not in bare
+    assert "@import" not in bare
+    assert "<script" not in bare
+    for name, attributes in Page(text).tags:
+        for key in ("src", "href", "srcset", "xlink:href"):
+            if key in attributes:
+                assert attributes[key].startswith(("data:", "#")), (name, attributes[key][:50])
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", bare))
+
+
+def test_the_page_is_well_formed_and_described_in_words(path: Path):
+    page = Page(path.read_text())
+    assert not page.open
+    ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+    assert max(ids.values()) == 1
+    links = {a["href"][1:] for _, a in page.tags if a.get("href", "").startswith("#")}
+    assert links <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
+    for tag, attributes in page.tags:
+        if tag == "img":
+            assert len(attributes["alt"]) > 10
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert len(attributes["aria-label"]) > 20
+    assert any(tag == "html" and a["lang"] == "en" for tag, a in page.tags)
+    assert any(a.get("name") == "viewport" for _, a in page.tags)
+
+
+def test_charts_take_their_colours_from_the_page(image_page: Path):
+    charts = re.findall(r"<svg.*?</svg>", image_page.read_text(), flags=re.S)
+    assert len(charts) == 4 + 3 + 7
+    for chart in charts:
+        assert "var(--ink)" in chart
+        assert not set(re.findall("#[0-9a-f]{6}", chart)) - {"#ffffff"}
+
+
+def test_missing_values_are_dashes_and_null(image_page: Path):
+    text = image_page.read_text()
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", " ".join(Page(text).words), flags=re.I)
+    plain = image_page.with_suffix(".json").read_text()
+    assert "NaN" not in plain
+    assert json.loads(plain)["methods"][5]["metrics"]["std_error_pearson"] is None
+    assert ">–</td>" in text
+    assert "nan" not in image_page.with_suffix(".md").read_text().lower().replace("nanos", "")
+
+
+def test_the_best_value_is_bold_in_page_and_markdown(image_page: Path):
+    assert '<strong class="best">18.61</strong>' in image_page.read_text()
+    assert '<strong class="best">16.31</strong>' not in image_page.read_text()  # single samples
+    assert "**18.61 ± 0.08**" in image_page.with_suffix(".md").read_text()
+
+
+EVIL = '<script>alert("x")</script>&<b>$1$'
+
+
+def test_everything_is_escaped(tmp_path: Path):
+    curves = Curves(LevelCurve((0.5,), (0.5,)), None, RankHistogram((1, 2)), StdError((0.1,), (0.1,)))
+    sweep = Sweep(EVIL, ({EVIL: EVIL},), 0, EVIL)
+    methods = tuple(
+        MethodResult(EVIL + name, EVIL + name, EVIL, 1, 0, 1.0, metrics={"crps": 1.0 + i, EVIL: 1.0}, curves=curves,
+                     sweeps=(sweep,))
+        for i, name in enumerate("ab")
+    )  # fmt: skip
+    report = image_report(
+        methods=methods, title=EVIL, problem=EVIL, description=EVIL, date=EVIL, warnings=(EVIL,), settings={EVIL: EVIL},
+        versions={EVIL: EVIL}, command=EVIL,
+    )  # fmt: skip
+    paths = write_report(report, image_grid(report, B=1), tmp_path)
+    text = paths["html"].read_text()
+    page = Page(text)
+    assert not page.open
+    assert "<script" not in text
+    assert not any(tag in ("script", "b") for tag, _ in page.tags)
+    assert text.count("alert(") > 20
+    outside = "\n".join(line for line in paths["md"].read_text().splitlines() if not line.startswith("    "))
+    assert "<script" not in outside
+
+
+def one(**changes) -> MethodResult:
+    return MethodResult("a", "A", "", 1, 0, 1.0, **({"metrics": {"crps": 1.0}} | changes))
+
+
+ODD = {
+    "one method, one number": (one(),),
+    "unknown metrics only": (one(metrics={"mine": 1.0}),),
+    "no costs": (MethodResult("a", "A", metrics={"crps": 1.0}),),
+    "a reference only": (one(reference=True),),
+    "equal costs": (one(), MethodResult("b", "B", "", 1, 0, 1.0, metrics={"crps": 1.0})),
+    "no calls beside some": (one(), MethodResult("b", "B", metrics={"crps": 2.0})),
+    "curves of one point": (one(curves=Curves(LevelCurve((0.5,), (0.5,), 1), None, RankHistogram((3, 0)))),),
+    "no spread at all": (one(curves=Curves(std_error=StdError((0.0,), (0.0,)))),),
+    "thirty methods": tuple(MethodResult(f"{i}", f"method {i}", "", i + 1, metrics={"crps": i}) for i in range(30)),
+    "a very long label": (
+        MethodResult("a", "x" * 200, "", 1, metrics={"crps": 1.0}, curves=Curves(sbc=RankHistogram((1, 1)))),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_reports_are_written_too(tmp_path: Path, case: str):
+    paths = write_report(image_report(methods=ODD[case]), None, tmp_path)
+    assert all(p.stat().st_size > 500 for p in paths.values())
+    assert 'id="samples"' not in paths["html"].read_text()
+
+
+def test_images_without_spread_and_of_another_size(tmp_path: Path):
+    report = image_report(methods=(one(),))
+    flat = np.zeros((1, 2, 8, 12))
+    paths = write_report(report, ImageGrid(flat[:, 0], np.ones((1, 2, 3)), {"a": flat}), tmp_path)
+    assert "2 samples" in paths["html"].read_text()
+
+
+def test_families_share_a_colour_and_no_two_methods_a_look():
+    look = styles(image_report())
+    assert look["csb10"].color == look["csb20"].color
+    assert look["csb10"].marker != look["csb20"].marker
+    assert len(set(look.values())) == len(look)
+    assert styles(point_report())["exact"].color not in SERIES
+    assert len(set(MARKERS)) == len(MARKERS)
+
+
+def test_the_same_report_gives_the_same_files(tmp_path: Path):
+    report = image_report()
+    a, b = (write_report(report, image_grid(report, B=1), tmp_path / name) for name in "ab")
+    assert all(a[k].read_bytes() == b[k].read_bytes() for k in a)
+
+
+def test_an_old_report_survives_a_failure(tmp_path: Path, monkeypatch):
+    for ending in ("html", "json", "md", "png"):
+        (tmp_path / f"report.{ending}").write_text("old")
+
+    def fail(report):
+        raise CSBError("planned")
+
+    monkeypatch.setattr(writing, "overview", fail)
+    with pytest.raises(CSBError, match="planned"):
+        write_report(image_report(), None, tmp_path)
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
+    monkeypatch.undo()
+    blocked = tmp_path / "report.md"
+    with pytest.raises(CSBError, match="cannot write") as caught:
+        write_report(image_report(), None, blocked)
+    assert "\n" not in str(caught.value)
+    assert blocked.read_text() == "old"
