@@ -33,7 +33,7 @@ def winners(key: str, *values: float | None, reference: int | None = None) -> se
         ("psnr_mean", (math.inf, 18.0, 17.0), {1}),
         ("psnr_sample", (15.0, 16.0), set()),
         ("ssim_sample", (0.5, 0.6), set()),
-        ("digit_accuracy", (0.5, 0.6), set()),
+        ("digit_accuracy", (0.5, 0.6), {1}),
         ("sliced_w_floor", (0.1, 0.2), set()),
         ("sbc_p", (0.1, 0.2), set()),
         ("never heard of", (1.0, 2.0), set()),

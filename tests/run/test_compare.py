@@ -1,0 +1,60 @@
+"""The comparison of a run with other samplers, through the scripts a user calls."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "ipf.first_steps=40",
+    "ipf.steps=20",
+    "L=1",
+    "T=4",
+    "metrics.exact_samples=200",
+    "progress=false",
+    "logger=none",
+)
+
+
+def call(tmp_path, *arguments):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior(tmp_path):
+    call(tmp_path, "train.py", "experiment=linear_gaussian", f"out={tmp_path}", "name=run", *SMALL)
+    out = call(
+        tmp_path, "scripts/evaluate.py", f"run={tmp_path / 'run'}", "tables=false", "metrics.exact_samples=400",
+        "metrics.exact_observations=3", "metrics.c2st_samples=100", "metrics.compare_samples=50", "baselines.T=40",
+    )  # fmt: skip
+    assert "report" in out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = {m["name"]: m for m in report["methods"]}
+    assert list(found) == ["bridge_run", "tds", "smc", "dps", "exact"]  # A A* is no multiple of I: no replacement
+    assert any("replacement is left out" in warning for warning in report["warnings"])
+    assert (found["tds"]["forward_evaluations"], found["tds"]["backward_evaluations"]) == (40, 40)
+    assert found["tds"]["metrics"]["mean_error"] < 0.25 < found["dps"]["metrics"]["cov_error"]
+    assert found["exact"]["metrics"]["sliced_w"] < 2 * found["exact"]["metrics"]["sliced_w_floor"]
+    assert len(found["dps"]["sweeps"][0]["rows"]) == 5
+
+
+@pytest.mark.parametrize("problem", ["bod"])
+def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(tmp_path, problem):
+    stage = ("train.py", f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")
+    call(tmp_path, *stage, "denoiser.steps=30", "denoiser.batch_size=64")
+    assert (tmp_path / "run" / "denoiser.pt").exists()
+    assert not (tmp_path / "run" / "denoiser_state.pt").exists()
+    again = subprocess.run([sys.executable, *stage], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "denoiser.pt is there already" in again.stderr
