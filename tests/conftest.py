@@ -19,9 +19,10 @@ from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
+from csb.networks.denoiser import Denoiser
 from csb.problems import LinearGaussian
 from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
-from csb.process import Grid, Power
+from csb.process import Grid, Power, seeded
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,3 +205,26 @@ def command(_server, tmp_path_factory):
         return Finished(process.exitcode, (folder / "stdout").read_text(), (folder / "stderr").read_text())
 
     return run
+
+
+class Moved(Denoiser):
+    """The exact denoiser of a mixture of z = (x − shift)/scale."""
+
+    def __init__(self, mixture, shift, scale):
+        super().__init__(torch.full((mixture.means.shape[1],), shift), scale)
+        self.mixture = mixture
+
+    def forward(self, z, alpha_bar):
+        return self.mixture.denoise(z, float(alpha_bar))
+
+
+def make_untrained_bridge(dx, dy):
+    """A bridge on vectors whose weights are moved away from zero, so that every part of it has an effect."""
+    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal")
+    transform = {"name": "standardise", "x_shape": [dx], "y_shape": [dy]}
+    bridge = build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3)
+    generator = seeded(0)
+    with torch.no_grad():
+        for p in bridge.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return bridge

@@ -5,9 +5,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
+from torch import nn
 
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
@@ -15,6 +16,7 @@ from csb.errors import CSBError
 from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
 
 FORMAT = 1
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -84,15 +86,22 @@ def save_bridge(path: Path, bridge: Bridge, spec: BridgeSpec, about: dict[str, A
     save(path, {"format": FORMAT, "bridge": spec.plain(), "weights": bridge.state_dict(), "about": about})
 
 
-def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge, dict[str, Any]]:
-    """The bridge of a file and what the file says about it."""
+def _restore(
+    path: Path, device: str | torch.device, kind: str, build: Callable[[dict[str, Any]], Model]
+) -> tuple[Model, dict[str, Any]]:
+    """The model that ``build`` makes of a file's content, with the file's weights, and what the file says about it."""
     data = load(path)
     try:
-        bridge, about = build_bridge(BridgeSpec.from_plain(data["bridge"])), data["about"]
-        bridge.load_state_dict(data["weights"])
+        model, about = build(data), data["about"]
+        model.load_state_dict(data["weights"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CSBError(f"{path} does not hold a whole bridge ({_line(error)}); train again") from error
-    return bridge.to(device).eval(), about
+        raise CSBError(f"{path} does not hold a whole {kind} ({_line(error)}); train again") from error
+    return model.to(device).eval(), about
+
+
+def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge, dict[str, Any]]:
+    """The bridge of a file and what the file says about it."""
+    return _restore(path, device, "bridge", lambda data: build_bridge(BridgeSpec.from_plain(data["bridge"])))
 
 
 def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) -> None:
@@ -103,10 +112,4 @@ def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) 
 
 def load_denoiser(path: Path, device: str | torch.device = "cpu") -> tuple[NetworkDenoiser, dict[str, Any]]:
     """The denoiser of a file and what the file says about it."""
-    data = load(path)
-    try:
-        denoiser, about = build_denoiser(DenoiserSpec.from_plain(data["denoiser"])), data["about"]
-        denoiser.load_state_dict(data["weights"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CSBError(f"{path} does not hold a denoiser ({_line(error)}); train it again") from error
-    return denoiser.to(device).eval(), about
+    return _restore(path, device, "denoiser", lambda data: build_denoiser(DenoiserSpec.from_plain(data["denoiser"])))

@@ -145,6 +145,11 @@ def score_points(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
     return replace(drawn.result, metrics=metrics | figures, curves=curves)
 
 
+def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:
+    """x (n, d) itself, or as many points of equal weight."""
+    return x if log_weights is None else x[systematic(log_weights.exp(), len(x), 0.5)]
+
+
 def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, c2st_samples: int) -> dict[str, float]:
     """Distances between samples and as many exact ones, averaged over observations.
 
@@ -155,7 +160,7 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, c2st_sam
     for i, one in enumerate(y):
         law = problem.posterior(one)
         x, w = drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i]
-        even = x if w is None else x[systematic(w.exp(), len(x), 0.5)]
+        even = _evenly(x, w)
         first, second = (law.sample(len(x), seeded(seed, _EXACT, i, j)).flatten(1) for j in (1, 2))
         row = {
             "sliced_w": sliced_wasserstein(x, first, seeded(seed, _SLICES), p=1, log_weights_a=w),
@@ -172,8 +177,7 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, c2st_sam
     metrics = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     if c2st_samples:
         exact = problem.posterior(y[0]).sample(c2st_samples, seeded(seed, _EXACT, 0, 3)).flatten(1)
-        x, w = drawn.x[0].flatten(1), None if drawn.log_weights is None else drawn.log_weights[0]
-        x = x if w is None else x[systematic(w.exp(), len(x), 0.5)]
+        x = _evenly(drawn.x[0].flatten(1), None if drawn.log_weights is None else drawn.log_weights[0])
         count = min(c2st_samples, len(x))
         metrics["c2st"] = c2st(exact[:count], x[torch.randperm(len(x), generator=seeded(seed, _EXACT, 0, 4))[:count]])
     return metrics

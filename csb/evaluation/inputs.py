@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from csb.errors import CSBError
+from csb.samplers.resampling import invert
 
 ALONE = 1e-8  # 1 − Σw² below this: one sample has all the weight, and nothing is known about the spread
 _SUM = 1e-4  # how far float32 log-weights may be from the sum 1
@@ -93,8 +94,7 @@ def systematic(w: Tensor, n: int, offset: float) -> Tensor:
     Sample i comes ⌊n·w_i⌋ or ⌈n·w_i⌉ times, for equal weights and n = len(w) exactly once.
     """
     levels = (torch.arange(n, dtype=w.dtype, device=w.device) + offset) / n
-    cumulative = w.cumsum(0)
-    return torch.searchsorted(cumulative, levels * cumulative[-1], right=True).clamp_max(int(w.nonzero().max()))
+    return invert(w[None], levels[None])[0]
 
 
 def uniform(generator: Generator, *shape: int, device: torch.device) -> Tensor:

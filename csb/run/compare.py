@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.evaluation.comparison import Drawn, Method, against_exact, draw, score_images, score_points
@@ -52,11 +52,12 @@ def build_methods(
 ) -> Comparison:
     """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
 
-    Prints the sweep of DPS. CSBError where another run is of another problem, or the denoiser is missing.
+    Prints the sweep of DPS. ``denoiser`` is None for a problem that has no likelihood to guide with. CSBError where
+    another run is of another problem.
     """
     methods, warnings = [], []
     for one in (run, *others):
-        if one.problem.spec() | {"warps": 0} != run.problem.spec() | {"warps": 0}:
+        if one.problem.spec() != run.problem.spec():
             raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
         T = one.bridge.grid.T
         name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)
@@ -101,7 +102,7 @@ def _horizon(guide: Guide) -> list[str]:
 
 
 def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
-    text = f"{run.config['process']['schedule']}, T = {guide.grid.T}, ᾱ_T = {float(guide.grid.alpha_bar[-1]):.2g}"
+    text = schedule_text(run.config["process"], guide.grid)
     methods: list[Method] = []
     left_out: list[str] = []
     particles = settings.particles or ([1, 4, 16] if guide.problem.is_image else [None])
@@ -161,11 +162,12 @@ def compare(
     problem = run.problem
     test = problem.pairs("test", metrics.compare_observations)
     n = metrics.compare_samples
+    classifier = digit_classifier(run.config["problem"]["root"], seed)[0] if problem.is_image else None
     results, grids = [], {}
     for method in comparison.methods:
         logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)
         drawn = draw(method, test.y, n, seed, max(1, 4096 // n))
-        results.append(_score(run, method, drawn, test, metrics, seed))
+        results.append(_score(run, method, drawn, test, classifier, metrics, seed))
         grids[method.name] = _shown(drawn, metrics.picture_rows)
     report = Report(
         title=f"Posterior samplers on {problem.name}",
@@ -182,14 +184,21 @@ def compare(
         versions=versions,
         command=command,
     )
-    write_report(report, _grid(run, test, grids, metrics, seed), run.folder)
+    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder)
     return report
 
 
-def _score(run: Run, method: Method, drawn: Drawn, test: Pairs, metrics: MetricsSettings, seed: int) -> MethodResult:
+def _score(
+    run: Run,
+    method: Method,
+    drawn: Drawn,
+    test: Pairs,
+    classifier: nn.Module | None,
+    metrics: MetricsSettings,
+    seed: int,
+) -> MethodResult:
     problem = run.problem
     if problem.is_image:
-        classifier, _ = digit_classifier(run.config["problem"]["root"], seed)
         return score_images(drawn, test, classifier, hole_mask(run.bridge), seed)
     result = score_points(drawn, test, seed)
     if not problem.has_exact_posterior:
@@ -209,10 +218,7 @@ def _shown(drawn: Drawn, rows: int) -> Tensor:
     return torch.stack([one[index] for one, index in zip(x, chosen)])
 
 
-def _grid(
-    run: Run, test: Pairs, shown: dict[str, Tensor], metrics: MetricsSettings, seed: int
-) -> ImageGrid | PointGrid | None:
-    rows = metrics.picture_rows
+def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGrid | PointGrid | None:
     samples = {name: x.numpy() for name, x in shown.items()}
     if run.problem.is_image:
         return ImageGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples)

@@ -132,11 +132,7 @@ def read(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
-    _require(
-        "the configuration",
-        plain,
-        ("L", "T", "seed", "name", "out", "resume", "overwrite", "progress", "stage", "evaluate"),
-    )
+    _require("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", *_FLAGS))
     for name in ("out", "name"):
         if plain[name] is None or str(plain[name]) == "":
             raise CSBError(f"{name}={plain[name]!r} names no folder; give one")

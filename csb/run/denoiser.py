@@ -11,7 +11,8 @@ from csb.bridge.checkpoint import load_denoiser
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem
-from csb.process import Schedule
+from csb.run.config import schedule_of, settings
+from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
@@ -39,34 +40,30 @@ def new_denoiser(problem: Problem, network: dict[str, Any], x: Tensor, seed: int
     return denoiser
 
 
-def train_stage(
-    problem: Problem,
-    network: dict[str, Any],
-    schedule: Schedule,
-    folder: Path,
-    settings: DenoiserSettings,
-    optimizer: OptimizerSettings,
-    device: DeviceSettings,
-    seed: int,
-    config: dict[str, Any],
-    resume: bool,
-    bar: bool,
-) -> Denoiser:
-    """Trains the denoiser of a problem into ``folder/denoiser.pt``, or continues; nothing where it is exact."""
+def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: int, resume: bool, bar: bool) -> Denoiser:
+    """Trains the denoiser of a problem into ``folder/denoiser.pt``, or continues; nothing where it is exact.
+
+    ``config`` is the whole configuration of a training, checked, as plain data.
+    """
     if (exact := exact_denoiser(problem)) is not None:
         logger.info("the denoiser of %s is known in closed form; there is nothing to train", problem.name)
         return exact
+    network = {"name": config["network"]["name"], **(config["network"].get("options") or {})}
+    own = settings(DenoiserSettings, "denoiser", config["denoiser"])
+    optimizer = settings(OptimizerSettings, "optimizer", config["optimizer"])
+    device, schedule = settings(DeviceSettings, "trainer", config["trainer"]), schedule_of(config["process"])
     problem.prepare()
     x = problem.pairs("train").x
     denoiser = new_denoiser(problem, network, x, seed)
     fingerprint = {"problem": problem.spec(), "network": network, "schedule": repr(schedule), "seed": seed}
-    fingerprint |= {key: value for key, value in vars(settings).items() if key != "checkpoint_every"}
+    fingerprint |= {key: value for key, value in vars(own).items() if key != "checkpoint_every"}
     fingerprint |= {f"optimizer.{key}": value for key, value in vars(optimizer).items()}
     about = {"problem": problem.spec(), "config": config}
-    return train_denoiser(
-        denoiser, denoiser.encode(x), schedule, folder, settings, optimizer, device, seed, fingerprint, about, resume,
-        bar=bar,
-    )  # fmt: skip
+    with quiet_lightning():
+        return train_denoiser(
+            denoiser, denoiser.encode(x), schedule, folder, own, optimizer, device, seed, fingerprint, about, resume,
+            bar=bar,
+        )  # fmt: skip
 
 
 def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) -> Denoiser | None:

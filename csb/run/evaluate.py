@@ -22,8 +22,6 @@ from csb.run.config import schedule_of
 from csb.run.denoiser import stored_denoiser, train_stage
 from csb.run.load import Run
 from csb.samplers.build import BaselineSettings
-from csb.training.denoiser import DenoiserSettings
-from csb.training.settings import DeviceSettings, OptimizerSettings
 
 logger = logging.getLogger(__name__)
 _KEY = 51  # of the picture's random stream
@@ -73,17 +71,12 @@ def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = Tr
     found = stored_denoiser(run.problem, run.folder, run.bridge.device)
     if found is not None:
         return found
-    config = run.config
-    if "denoiser" not in config:
+    if "denoiser" not in run.config:
         raise CSBError(
             f"{run.folder} was trained without settings for a denoiser; choose baselines=none or train again"
         )
     logger.info("no denoiser is stored in %s: it is trained now, once", run.folder)
-    network = {"name": config["network"]["name"], **(config["network"].get("options") or {})}
-    return train_stage(
-        run.problem, network, schedule_of(config["process"]), run.folder, DenoiserSettings(**config["denoiser"]),
-        OptimizerSettings(**config["optimizer"]), DeviceSettings(**config["trainer"]), seed, config, True, bar,
-    )  # fmt: skip
+    return train_stage(run.problem, run.config, run.folder, seed, resume=True, bar=bar)
 
 
 def compare_run(

@@ -15,7 +15,7 @@ from csb.run.config import RunConfig, read
 from csb.run.denoiser import train_stage
 from csb.run.evaluate import compare_run
 from csb.run.load import load_run
-from csb.run.train import check_folder, check_writable, finished, quiet_lightning, train
+from csb.run.train import check_folder, check_writable, finished, train
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +35,20 @@ def denoiser_job(run: RunConfig) -> None:
     path = run.folder / "denoiser.pt"
     if path.exists() and not run.overwrite:
         raise CSBError(f"{path} is there already; choose overwrite=true or another name=…")
-    plain = run.plain["network"]
-    network = {"name": plain["name"], **(plain.get("options") or {})}
-    with quiet_lightning():
-        train_stage(
-            run.problem, network, run.schedule, run.folder, run.denoiser, run.optimizer, run.device, run.seed,
-            run.plain, run.resume, run.progress,
-        )  # fmt: skip
+    train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
 
 
 def job(config: DictConfig) -> dict[str, Any] | None:
     """Trains one run. In a sweep the folder is the job's own, and an error is told in its row of the table."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
-        if config.stage == "denoiser":
-            return denoiser_job(read(config))
-        result = train(read(config))
-        if config.evaluate:
-            run, settings = load_run(f"{config.out}/{config.name}"), read(config)
-            command = f"python scripts/evaluate.py run={config.out}/{config.name}"
-            compare_run(run, [], settings.baselines, settings.sampler, settings.metrics, settings.seed, command)
+        run = read(config)
+        if run.stage == "denoiser":
+            return denoiser_job(run)
+        result = train(run)
+        if run.evaluate:
+            command = f"python scripts/evaluate.py run={run.folder}"
+            compare_run(load_run(run.folder), [], run.baselines, run.sampler, run.metrics, run.seed, command)
         rows = [{"figure": key, "value": value} for key, value in result.items()]
         print_table(rows, title=f"{config.out}/{config.name}")
         return result

@@ -30,8 +30,8 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     return 1 / normalised(log_weights).square().sum(1)
 
 
-def _invert(weights: Tensor, points: Tensor) -> Tensor:
-    """The particle whose share of the cumulative weights holds each point; points (G, K) in [0, 1), sorted or not."""
+def invert(weights: Tensor, points: Tensor) -> Tensor:
+    """The particle whose share of the cumulative weights (G, K) holds each point (G, n) in [0, 1), in any order."""
     cumulative = weights.cumsum(1)
     inside = points.clamp_max(1 - 2**-53)  # (K − 1 + u)/K may round to 1, beyond the last particle that has a weight
     return torch.searchsorted(cumulative, inside * cumulative[:, -1:], right=True)
@@ -39,13 +39,13 @@ def _invert(weights: Tensor, points: Tensor) -> Tensor:
 
 def multinomial(log_weights: Tensor, u: Tensor) -> Tensor:
     """K independent draws; u (G, K)."""
-    return _invert(normalised(log_weights), u)
+    return invert(normalised(log_weights), u)
 
 
 def stratified(log_weights: Tensor, u: Tensor) -> Tensor:
     """One point in each of K equal strata; u (G, K)."""
     K = log_weights.shape[1]
-    return _invert(normalised(log_weights), (torch.arange(K, device=u.device) + u) / K)
+    return invert(normalised(log_weights), (torch.arange(K, device=u.device) + u) / K)
 
 
 def systematic(log_weights: Tensor, u: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def residual(log_weights: Tensor, u: Tensor) -> Tensor:
     for weight, count, points in zip(W, copies, u):
         kept = order.repeat_interleave(count)[:K]
         left = (K * weight - count).clamp_min(0)
-        rest = _invert(left[None], points[None, : K - len(kept)])[0] if len(kept) < K else kept[:0]
+        rest = invert(left[None], points[None, : K - len(kept)])[0] if len(kept) < K else kept[:0]
         result.append(torch.cat([kept, rest]))
     return torch.stack(result)
 

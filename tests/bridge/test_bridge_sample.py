@@ -7,6 +7,7 @@ from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineLaw
 from csb.process import Noise, seeded
+from tests.conftest import make_untrained_bridge
 
 Y = torch.tensor([[0.0, 0.0], [1.5, -0.7], [-2.0, 1.0]])
 N = 40_000
@@ -93,13 +94,8 @@ class TestAgainstClosedForms:
 @pytest.fixture(scope="module")
 def bridge():
     """Untrained weights moved away from zero, states and observations of different sizes and a fitted transform."""
-    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal")
-    transform = {"name": "standardise", "x_shape": [3], "y_shape": [2]}
-    bridge = build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3)
-    generator = seeded(0)
+    bridge = make_untrained_bridge(3, 2)
     with torch.no_grad():
-        for p in bridge.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
         bridge.transform.x_mean += 5
         bridge.transform.x_std *= 2
     return bridge.eval()

@@ -15,6 +15,7 @@ from csb.networks.denoiser import Denoiser, MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, Noise, Power, Reference, seeded
 from csb.samplers import DPS, RESAMPLING, TDS, BootstrapSMC, Likelihood, Replacement
+from tests.conftest import Moved
 
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3)
 Y = torch.tensor([[0.8, -1.2], [-0.5, 0.3]])
@@ -44,17 +45,6 @@ class Gaussian(Denoiser):
             mean = near * mean + far * (self.mean + gain * (mean - alpha_bar**0.5 * self.mean))
             var = (near + far * gain) ** 2 * var + float(law.var)
         return float(self.shift[0]) + self.scale * mean, self.scale**2 * var
-
-
-class Moved(Denoiser):
-    """The exact denoiser of a mixture of z = (x − shift)/scale."""
-
-    def __init__(self, mixture, shift, scale):
-        super().__init__(torch.full((mixture.means.shape[1],), shift), scale)
-        self.mixture = mixture
-
-    def forward(self, z, alpha_bar):
-        return self.mixture.denoise(z, float(alpha_bar))
 
 
 class Target(NamedTuple):

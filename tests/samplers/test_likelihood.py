@@ -7,11 +7,12 @@ import torch
 from torch.distributions import Independent, Normal
 
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser, MixtureDenoiser
+from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DPS, Likelihood
 from csb.samplers.likelihood import residual_norm
+from tests.conftest import Moved
 
 NORMAL = Mixture(torch.ones(1).double(), torch.zeros(1, 4).double(), torch.eye(4).double()[None])
 GRID = Grid.from_schedule(LinearBeta(1e-4), 10)
@@ -93,17 +94,6 @@ def test_the_residual_is_that_of_each_sample():
     x, y = torch.randn(6, 4, generator=seeded(1)), torch.randn(6, 2, generator=seeded(2))
     found = residual_norm(likelihood(problem, torch.ones(2)), y, x)
     torch.testing.assert_close(found, torch.stack([(y[i] - problem.forward(x)[i]).norm() for i in range(6)]))
-
-
-class Moved(Denoiser):
-    """The exact denoiser of a mixture of z, in other units."""
-
-    def __init__(self, mixture, shift, scale):
-        super().__init__(torch.full((mixture.means.shape[1],), shift), scale)
-        self.mixture = mixture
-
-    def forward(self, z, alpha_bar):
-        return self.mixture.denoise(z, float(alpha_bar))
 
 
 class TestGuidance:

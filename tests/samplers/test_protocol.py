@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
@@ -18,6 +17,7 @@ from csb.samplers import (
     Replacement,
     horizon_bias,
 )
+from tests.conftest import make_untrained_bridge
 
 GUIDED = {"tds": TDS, "smc": BootstrapSMC, "dps": DPS, "replacement": Replacement}
 ALL = ["bridge", "exact", *GUIDED]
@@ -28,18 +28,7 @@ TRAIN = PROBLEM.pairs("train", 500)
 Y = PROBLEM.pairs("test", 3).y
 
 
-def a_bridge():
-    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal")
-    transform = {"name": "standardise", "x_shape": [4], "y_shape": [2]}
-    bridge = build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3)
-    generator = seeded(0)
-    with torch.no_grad():
-        for p in bridge.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return bridge
-
-
-BRIDGE, DENOISER = a_bridge(), MixtureDenoiser(PROBLEM.mixture)
+BRIDGE, DENOISER = make_untrained_bridge(4, 2), MixtureDenoiser(PROBLEM.mixture)
 
 
 def make(name, **options):
