@@ -93,8 +93,10 @@ def compare_run(
     denoiser = denoiser_of(run, baselines, seed)
     found = build_methods(run, others, denoiser, baselines, sampler, seed)
     report = compare(run, found, metrics, seed, command, run.about["versions"])
-    rows = [{"method": m.label, "passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods]
-    print_table(rows, title=report.title)
+    figures = {m.label: {"passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods}
+    names = dict.fromkeys(name for of_one in figures.values() for name in of_one)
+    rows = [{"figure": name, **{label: of_one.get(name) for label, of_one in figures.items()}} for name in names]
+    print_table(rows, title=report.title)  # a row a figure: these are more than fit beside each other
     logger.info("report: %s", run.folder / "report.html")
     return report
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
     """Checks one job's config. Returns the check of its folder (of the sweep's, whose jobs Hydra has yet to name)."""
     run = read(config)
+    if sweep and (run.stage != "bridge" or run.evaluate):
+        raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
     if run.stage == "denoiser":
         return lambda: check_writable(run.folder)
     if sweep:

@@ -58,3 +58,15 @@ def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(tmp
     again = subprocess.run([sys.executable, *stage], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2
     assert "denoiser.pt is there already" in again.stderr
+
+
+@pytest.mark.parametrize("option", ["stage=denoiser", "evaluate=true"])
+def test_what_a_sweep_would_leave_out_is_refused(tmp_path, option):
+    done = subprocess.run(
+        [sys.executable, "train.py", "-m", "experiment=linear_gaussian", "L=1,2", option, f"out={tmp_path}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert option.split("=")[1].lower() in done.stderr.lower()
+    assert "cannot be swept over" in done.stderr
+    assert not list(tmp_path.iterdir())
