@@ -24,6 +24,7 @@ class KernelSpec:
         parametrisation: one of csb.bridge.parametrisation.PARAMETRISATIONS.
         covariance: one of csb.bridge.kernel.COVARIANCES.
         rank: directions of covariance="low_rank"; unused otherwise.
+        components: Gaussians of covariance="mixture"; unused otherwise.
         variance_floor: ≥ 0, see :class:`csb.bridge.kernel.Kernel`.
     """
 
@@ -32,6 +33,7 @@ class KernelSpec:
     covariance: str = "diagonal"
     rank: int = 8
     variance_floor: float = 1e-6
+    components: int = 8
 
     def __post_init__(self) -> None:
         if self.parametrisation not in PARAMETRISATIONS:
@@ -76,9 +78,11 @@ def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
     transform = build_transform(spec.transform)
 
     def kernel(direction: Direction, part: KernelSpec) -> Kernel:
-        count = heads(part.covariance, transform.z_shape, part.rank)
+        count = heads(part.covariance, transform.z_shape, part.rank, part.components)
         network = build_network(part.network, transform.z_shape, transform.c_shape, count)
-        return Kernel(network, grid, direction, part.parametrisation, part.covariance, part.variance_floor)
+        return Kernel(
+            network, grid, direction, part.parametrisation, part.covariance, part.variance_floor, part.components
+        )
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

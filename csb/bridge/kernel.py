@@ -1,31 +1,32 @@
-"""A y-conditioned family of Gaussian kernels: one network, T steps, one direction."""
+"""A y-conditioned family of kernels: one network, T steps, one direction."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.law import Diagonal, Full, Law, LowRank
+from csb.bridge.law import Diagonal, Full, Law, LowRank, Mixture
 from csb.bridge.parametrisation import Direction, coefficients
 from csb.errors import CSBError
 from csb.networks import Network
 from csb.process import Grid, expand
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
-COVARIANCES = ("fixed", "diagonal", "low_rank", "full")
+COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
 MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
 
 
-def heads(covariance: str, z_shape: tuple[int, ...], rank: int) -> int:
-    """Output heads of the state's shape that a kernel needs: the mean, then what its covariance takes."""
+def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
+    """Output heads of the state's shape that a kernel needs: the means, then what its covariance and weights take."""
     if covariance not in COVARIANCES:
         raise CSBError(f"covariance {covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
     d = math.prod(z_shape)
-    if covariance == "full" and d > MAX_FULL:
-        raise CSBError(f"covariance=full is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
+    if covariance in ("full", "mixture") and d > MAX_FULL:
+        raise CSBError(f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
     if covariance == "low_rank" and not 1 <= rank <= d:
         raise CSBError(f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}")
-    return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d}[covariance]
+    mixture = components * (1 + d) + math.ceil(components / d)
+    return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d, "mixture": mixture}[covariance]
 
 
 class Kernel(nn.Module):
@@ -37,8 +38,9 @@ class Kernel(nn.Module):
         direction: "backward" or "forward".
         parametrisation: how the mean is read from the output (see :mod:`csb.bridge.parametrisation`).
         covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
-            units of a v-output's effect on the mean; or "full", a learned root of the precision. With output 0 all of
-            them are β_k I.
+            units of a v-output's effect on the mean; "full", a learned root of the precision; or "mixture", several
+            Gaussians with a mean and a full covariance each. With output 0 all of them are β_k I.
+        components: Gaussians of a mixture.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
 
@@ -61,11 +63,12 @@ class Kernel(nn.Module):
         parametrisation: str,
         covariance: str = "diagonal",
         variance_floor: float = 1e-6,
+        components: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.direction, self.T = network, direction, grid.T
         self.parametrisation, self.covariance = parametrisation, covariance
-        self.variance_floor = variance_floor
+        self.variance_floor, self.components = variance_floor, components
         skip, gain = coefficients(parametrisation, grid, direction)
         log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), grid.beta[1:].log()])
         reach = coefficients("v", grid, direction).gain.abs()  # of the uncertainty that a step leaves, as k varies
@@ -90,6 +93,8 @@ class Kernel(nn.Module):
             code: from :meth:`encode`, (B, …).
         """
         out = self.network(x, k.to(x.dtype) / self.T, code).to(x.dtype)
+        if self.covariance == "mixture":
+            return self._mixture(x, k, out)
         mean = expand(self.skip[k], x) * x + expand(self.gain[k], x) * out[:, 0]
         log_beta, rest = expand(self.log_beta[k], x), out[:, 1:]
         if self.covariance == "fixed":
@@ -103,13 +108,26 @@ class Kernel(nn.Module):
         rows = rest.flatten(2)
         return Full.of(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))
 
+    def _mixture(self, x: Tensor, k: Tensor, out: Tensor) -> Mixture:
+        M, d = self.components, math.prod(self.network.z_shape)
+        log_beta = expand(self.log_beta[k], x).flatten(1)[:, None]
+        means = (expand(self.skip[k], x) * x)[:, None] + expand(self.gain[k], out) * out[:, :M]
+        rows = out[:, M : M + M * d].flatten(2).unflatten(1, (M, d))
+        logits = out[:, M + M * d :].flatten(1)[:, :M]
+        return Mixture.of(logits, means, rows, self._variance(rows.diagonal(dim1=2, dim2=3), log_beta))
+
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
 
     @property
+    def integrates_targets(self) -> bool:
+        """Whether the likelihood can integrate a target's variance out; of a mixture it has no closed form."""
+        return self.covariance != "mixture"
+
+    @property
     def noise_size(self) -> int:
         """How many standard normal numbers one draw takes (see :meth:`csb.bridge.law.Law.draw`)."""
-        extra = self.network.heads - 2 if self.covariance == "low_rank" else 0
+        extra = {"low_rank": self.network.heads - 2, "mixture": 1}.get(self.covariance, 0)
         return math.prod(self.network.z_shape) + extra
 
     def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Gaussian laws of single steps, with diagonal, full or low-rank covariance."""
+"""The laws of single steps: Gaussians with diagonal, full or low-rank covariance, and mixtures of Gaussians."""
 
 import functools
 import math
@@ -27,13 +27,16 @@ def _exact(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class Law(ABC):
-    """A batch of Gaussians over states. ``mean`` is (B, *z_shape)."""
+    """A batch of laws over states. ``mean`` is (B, *z_shape)."""
 
     mean: Tensor
 
     @abstractmethod
     def draw(self, noise: Tensor) -> Tensor:
-        """One draw of each, (B, *z_shape), from standard normal noise (B, d) or, of low rank r, (B, d + r)."""
+        """One draw of each, (B, *z_shape), from standard normal noise (B, d).
+
+        (B, d + r) for a covariance of low rank r, (B, d + 1) for a mixture.
+        """
 
     @abstractmethod
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -134,3 +137,47 @@ class LowRank(Law):
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.var.flatten(1)) + self.low @ self.low.mT
+
+
+@dataclass(frozen=True)
+class Mixture(Law):
+    """A mixture of M Gaussians: log-weights (B, M), means (B, M, *z_shape), roots (B, M, d, d) as of :class:`Full`.
+
+    A few large steps leave laws of several modes, which no Gaussian draws. ``mean`` is the mixture's.
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    roots: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, means: Tensor, rows: Tensor, var: Tensor) -> Self:
+        """From logits (B, M), means (B, M, *z_shape), and rows (B, M, d, d) and variances (B, M, d) of the roots."""
+        parts = Full.of(means.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
+        log_weights = logits.log_softmax(1)
+        weights = log_weights.exp().reshape(log_weights.shape + (1,) * (means.ndim - 2))
+        return cls((weights * means).sum(1), log_weights, means, parts.root.unflatten(0, logits.shape))
+
+    def _parts(self) -> Full:
+        return Full(self.means.flatten(0, 1), self.roots.flatten(0, 1))
+
+    @_exact
+    def draw(self, noise: Tensor) -> Tensor:
+        level = torch.special.ndtr(noise[:, :1])
+        chosen = (self.log_weights.exp().cumsum(1) < level).sum(1).clamp(max=self.log_weights.shape[1] - 1)
+        rows = torch.arange(len(noise), device=noise.device)
+        return Full(self.means[rows, chosen], self.roots[rows, chosen]).draw(noise[:, 1:])
+
+    def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
+        if isinstance(target_var, Tensor) or target_var:
+            raise ValueError("a mixture's likelihood has no closed form at an uncertain target; draw it first")
+        M = self.log_weights.shape[1]
+        each = self._parts().nll(target.repeat_interleave(M, 0)).flatten(1).sum(1).view(-1, M)
+        total = -(self.log_weights - each).logsumexp(1)
+        return (total / target[0].numel()).reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
+
+    def covariance(self) -> Tensor:
+        M, weights = self.log_weights.shape[1], self.log_weights.exp()[..., None, None]
+        within = self._parts().covariance().unflatten(0, (-1, M))
+        apart = (self.means - self.mean[:, None]).flatten(2)
+        return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)

@@ -106,7 +106,8 @@ def _half_step(
     return kernels
 
 
-def _run(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
+def run_kernels(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
+    """The law at the end of a path."""
     for kernel in path:
         start = kernel.push(start)
     return start
@@ -139,6 +140,19 @@ def exact_ipf(
     """
     if objective not in OBJECTIVES:
         raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    data, noise = posterior_law(G, g, C, iterations)
+    project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
+    forward, steps = reference_kernels(grid, len(g), G.shape[1]), []
+    for _ in range(iterations):
+        backward = _half_step(data, forward, betas, project)
+        steps.append(HalfStep("backward", tuple(backward), run_kernels(noise, backward[::-1])))
+        forward = _half_step(noise, backward[::-1], betas[::-1], project)[::-1]
+        steps.append(HalfStep("forward", tuple(forward), run_kernels(data, forward)))
+    return steps
+
+
+def posterior_law(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, AffineLaw]:
+    """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments of :func:`exact_ipf` checked."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
     d = len(g) if g.ndim == 1 else 0
@@ -146,13 +160,6 @@ def exact_ipf(
         raise CSBError(
             f"shapes G {tuple(G.shape)}, g {tuple(g.shape)}, C {tuple(C.shape)}; expected (d, m), (d,), (d, d)"
         )
-    project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
     data = AffineLaw(G.double(), g.double(), C.double())
     noise = AffineLaw(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(d, dtype=torch.float64))
-    forward, steps = reference_kernels(grid, d, G.shape[1]), []
-    for _ in range(iterations):
-        backward = _half_step(data, forward, betas, project)
-        steps.append(HalfStep("backward", tuple(backward), _run(noise, backward[::-1])))
-        forward = _half_step(noise, backward[::-1], betas[::-1], project)[::-1]
-        steps.append(HalfStep("forward", tuple(forward), _run(data, forward)))
-    return steps
+    return data, noise

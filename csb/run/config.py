@@ -112,16 +112,19 @@ def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[Kernel
     options = network.get("options") or {}
     if not isinstance(options, dict):
         raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
-    _require("objective", objective, ("name", "covariance", "rank", "variance_floor"))
+    _require("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
     spec = {"name": network.get("name"), **options}
     floor = objective["variance_floor"]
     if isinstance(floor, bool) or not isinstance(floor, int | float):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
     require_int("objective.rank", objective["rank"], 1)
+    require_int("objective.components", objective["components"], 1)
     if objective["name"] == "mean_matching" and objective["covariance"] != "fixed":
         raise CSBError(f"objective.covariance={objective['covariance']!r} cannot be fitted by mean_matching; use fixed")
     backward, forward = (
-        KernelSpec(spec, parametrisation[side], objective["covariance"], objective["rank"], floor)
+        KernelSpec(
+            spec, parametrisation[side], objective["covariance"], objective["rank"], floor, objective["components"]
+        )
         for side in ("backward", "forward")
     )
     return backward, forward

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.bridge.objectives import Objective, Target
+from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, draw_linear, seeded
 from csb.training.cache import Cache
 from csb.training.plan import HalfStep
@@ -31,6 +31,7 @@ class Batches:
     """An iterable over steps start..stop − 1 of a half-step.
 
     Without a cache, states come from the reference process (the first half-step); with one, from its trajectories.
+    ``draw_targets``: targets are single draws, for laws that cannot integrate a target's variance out.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class Batches:
         states_per_pair: int,
         seed: int,
         steps: tuple[int, int],
+        draw_targets: bool = False,
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache
         self.z, self.c = pairs
         self.reference, self.T = Reference(grid), grid.T
         self.batch_size, self.shared = batch_size, states_per_pair
-        self.seed, self.steps = seed, range(*steps)
+        self.seed, self.steps, self.draw_targets = seed, range(*steps), draw_targets
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -57,7 +59,8 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
             generator = seeded(self.seed, self.half_step.index, step, _BATCH)
-            yield self._first(step, generator) if self.cache is None else self._cached(step, generator, self.cache)
+            batch = self._first(step, generator) if self.cache is None else self._cached(step, generator, self.cache)
+            yield batch._replace(target=batch.target.drawn(generator)) if self.draw_targets else batch
 
     def _numbers(self, generator: torch.Generator) -> Tensor:
         """k for each state: every step as often as any other, up to a remainder, in random order."""
@@ -77,6 +80,10 @@ class Batches:
     def _cached(self, step: int, generator: torch.Generator, cache: Cache) -> Batch:
         paths, k = self._pairs(len(cache.owner), generator), self._numbers(generator)
         rows = paths.repeat_interleave(self.shared)
+        if self.objective.caches == "ends":
+            ends = cache.states[0, rows], cache.states[1, rows]
+            x, target = bridged(self.reference, self.half_step.direction, k, *ends, generator)
+            return Batch(x, k, self.c[cache.owner[paths]], target, step)
         here, there = (k, k - 1) if self.half_step.direction == "backward" else (k - 1, k)
         mean = cache.states[there, rows] if cache.targets is None else cache.targets[k - 1, rows]
         return Batch(cache.states[here, rows], k, self.c[cache.owner[paths]], Target(mean), step)

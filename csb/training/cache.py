@@ -17,7 +17,7 @@ class Cache:
     """N trajectories.
 
     Attributes:
-        states: (T + 1, N, *z_shape), states by k.
+        states: (T + 1, N, *z_shape), states by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept.
         targets: (T, N, *z_shape), the target of step k at k − 1; None where the state itself is the target.
         owner: (N,), the pair whose observation goes with the trajectory: y is stored once, in the data.
     """
@@ -34,7 +34,8 @@ class Cache:
 
 def bytes_per_trajectory(z_shape: tuple[int, ...], T: int, objective: Objective) -> int:
     """float32 states, the targets where the objective needs them, and the index of the observation."""
-    return 4 * math.prod(z_shape) * (T + 1 + (T if objective.needs_mean_targets else 0)) + 8
+    kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
+    return 4 * math.prod(z_shape) * kept + 8
 
 
 def capacity(z_shape: tuple[int, ...], T: int, objective: Objective, wanted: int, budget: int) -> int:
@@ -71,8 +72,9 @@ def fill(
     generator = seeded(*seed, device=bridge.device)
     owner = torch.randint(len(z), (size,), generator=seeded(*seed, 1))
     T, kernel = bridge.grid.T, bridge.kernel(source)
-    states = torch.empty((T + 1, size, *z.shape[1:]))
-    targets = torch.empty((T, size, *z.shape[1:])) if objective.needs_mean_targets else None
+    rows_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
+    states = torch.empty((len(rows_of), size, *z.shape[1:]))
+    targets = torch.empty((T, size, *z.shape[1:])) if objective.caches == "targets" else None
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         for rows in torch.arange(size).split(chunk):
             where = slice(int(rows[0]), int(rows[-1]) + 1)
@@ -81,11 +83,12 @@ def fill(
                 start = torch.randn(start.shape, device=start.device, generator=generator)
             code = bridge.codes(source, c[owner[where]].to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
-            states[k, where] = start.cpu()
+            states[rows_of[k], where] = start.cpu()
             noise = Noise(generator, len(start), bridge.device)
             for end, mean in bridge.walk(source, start, code, 1, noise, chunk):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
-                states[k, where] = end.cpu()
+                if k in rows_of:
+                    states[rows_of[k], where] = end.cpu()
                 if targets is not None:
                     number = torch.tensor([step], device=end.device)
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, code).cpu()

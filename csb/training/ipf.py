@@ -127,6 +127,7 @@ class IPF:
             settings.states_per_pair,
             self.seed,
             steps,
+            draw_targets=not module.kernel.integrates_targets,
         )
         offset = sum(h.steps for h in self.plan[: half_step.index])
         about: Metrics = {"iteration": half_step.iteration}

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from csb.bridge.kernel import LOG_VARIANCE_LIMIT, MAX_FULL, Kernel, heads
-from csb.bridge.law import Diagonal, Full, LowRank
+from csb.bridge.law import Diagonal, Full, LowRank, Mixture
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
 from csb.errors import CSBError
 from csb.networks import MLP, Network
@@ -140,17 +140,59 @@ class TestLowRankCovariance:
         torch.testing.assert_close(law.covariance(), (GRID.beta[3] * torch.eye(2).double()).float().expand(3, 2, 2))
 
 
+class TestMixtureOfGaussians:
+    """Two components in ℝ²: heads are two means, two rows each of the roots, and the logits."""
+
+    rows = [
+        [0.0, 0.0],
+        [1.0, -1.0],
+        [math.log(4), 99.0],
+        [0.5, math.log(9)],
+        [0.0, 0.0],
+        [0.0, 0.0],
+        [0.0, math.log(3)],
+    ]
+
+    def law(self, k, floor=0.0):
+        kernel = Kernel(Rows(self.rows), GRID, "backward", "v", "mixture", floor, components=2)
+        return at(kernel, k)
+
+    def test_each_component_reads_its_own_heads(self):
+        k = torch.tensor([1, 3, 5])
+        law = self.law(k)
+        torch.testing.assert_close(law.log_weights.exp(), torch.tensor([[0.25, 0.75]]).expand(3, 2))
+        gain = coefficients("v", GRID, "backward").gain[k].float()[:, None]
+        apart = law.means[:, 1] - law.means[:, 0]
+        torch.testing.assert_close(apart, gain * (torch.tensor([1.0, -1.0]) - 0.7))
+        unit = torch.tensor([[4.0, -2.0], [-2.0, 10.0]])  # as in the test of innovations above
+        first = Full(law.means[:, 0], law.roots[:, 0]).covariance()
+        torch.testing.assert_close(first, GRID.beta[k].float()[:, None, None] * unit)
+        second = Full(law.means[:, 1], law.roots[:, 1]).covariance()
+        torch.testing.assert_close(second, GRID.beta[k].float()[:, None, None] * torch.eye(2))
+
+    def test_the_mean_is_the_mixtures(self):
+        law = self.law(torch.tensor([4]))
+        torch.testing.assert_close(law.mean, 0.25 * law.means[:, 0] + 0.75 * law.means[:, 1])
+
+    def test_an_uncertain_target_is_refused(self):
+        with pytest.raises(ValueError, match="no closed form"):
+            self.law(torch.tensor([4])).nll(torch.zeros(1, 2), torch.tensor(0.1))
+
+
 def test_heads():
-    assert [heads(name, (2, 3), 4) for name in ("fixed", "diagonal", "low_rank", "full")] == [1, 2, 6, 7]
+    kinds = ("fixed", "diagonal", "low_rank", "full", "mixture")
+    assert [heads(name, (2, 3), 4, 7) for name in kinds] == [1, 2, 6, 7, 7 * 7 + 2]
     with pytest.raises(CSBError, match=f"covariance=full is meant for at most {MAX_FULL} coordinates, not 784"):
-        heads("full", (1, 28, 28), 1)
-    with pytest.raises(CSBError, match="covariance 'banded' is unknown; choose one of fixed, diagonal, low_rank, full"):
-        heads("banded", (2,), 1)
+        heads("full", (1, 28, 28), 1, 1)
+    with pytest.raises(
+        CSBError, match="covariance 'banded' is unknown; choose one of fixed, diagonal, low_rank, full, mixture"
+    ):
+        heads("banded", (2,), 1, 1)
     for rank in (0, 7):
         with pytest.raises(
             CSBError, match=f"rank={rank} is not possible for states of 6 coordinates; choose one in 1..6"
         ):
-            heads("low_rank", (2, 3), rank)
+            heads("low_rank", (2, 3), rank, 1)
 
 
 def test_laws_are_float32_under_autocast():
@@ -194,6 +236,44 @@ COVARIANCES = {
     "low_rank": torch.diag_embed(VAR[:, 0]) + LOW @ LOW.mT,
 }
 LAWS = {"diagonal": Diagonal(MEAN, VAR), "full": Full(MEAN, ROOT), "low_rank": LowRank(MEAN, VAR, LOW)}
+
+
+class TestMixtureLaw:
+    """Two states of shape (1, 3), components of weights (.2, .8) and (.6, .4) with the roots above, in two orders."""
+
+    weights = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+    means = torch.stack([MEAN, 0.5 - MEAN], dim=1)
+    roots = torch.stack([ROOT, ROOT.flip(0)], dim=1)
+    law = Mixture((weights[..., None, None] * means).sum(1), weights.log(), means, roots)
+
+    def exact(self):
+        parts = MultivariateNormal(self.means[:, :, 0], torch.linalg.inv(self.roots.mT @ self.roots))
+        return MixtureSameFamily(Categorical(self.weights), parts)
+
+    def test_likelihood(self):
+        target = MEAN + torch.tensor([[[0.2, -0.3, 0.5]], [[1.0, 0.1, 0.2]]])
+        found = self.law.nll(target)
+        assert found.shape == target.shape
+        torch.testing.assert_close(found.sum((1, 2)), -self.exact().log_prob(target[:, 0]), rtol=1e-4, atol=1e-4)
+
+    def test_draws_have_the_mean_and_the_covariance(self):
+        n = 400_000
+        parts = [value[1:].expand(n, *value.shape[1:]) for value in vars(self.law).values()]
+        draws = Mixture(*parts).draw(torch.randn(n, 4, generator=seeded(5)))[:, 0]
+        exact = self.law.covariance()[1]
+        torch.testing.assert_close(self.law.mean[:, 0], self.exact().mean)
+        torch.testing.assert_close(self.law.covariance().diagonal(dim1=1, dim2=2), self.exact().variance)
+        assert bool(((draws.mean(0) - self.law.mean[1, 0]).abs() < 5 * (exact.diagonal() / n).sqrt()).all())
+        torch.testing.assert_close(draws.T.cov(), exact, atol=8 * float(exact.max()) * (2 / n) ** 0.5, rtol=0)
+
+    def test_draws_have_the_weights(self):
+        n = 100_000
+        means = torch.tensor([[-100.0, 0.0, 100.0]]).expand(n, 3)[..., None]
+        log_weights = torch.tensor([[0.1, 0.3, 0.6]]).log().expand(n, 3)
+        law = Mixture(means.mean(1), log_weights, means, torch.ones(n, 3, 1, 1))
+        draws = law.draw(torch.randn(n, 2, generator=seeded(6)))[:, 0]
+        shares = torch.stack([(draws < -50).float().mean(), (draws.abs() < 50).float().mean()])
+        torch.testing.assert_close(shares, torch.tensor([0.1, 0.3]), atol=0.007, rtol=0)
 
 
 @pytest.mark.parametrize("kind", list(LAWS))

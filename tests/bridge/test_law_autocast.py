@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.bridge.law import Full, LowRank
+from csb.bridge.law import Full, LowRank, Mixture
 from csb.process import seeded
 
 GENERATOR = seeded(3)
@@ -12,16 +12,25 @@ VAR = torch.rand(4, 1, 3, 4, generator=GENERATOR) * 1e-3 + 4e-4
 LAWS = {
     "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
     "full": Full.of(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
+    "mixture": Mixture.of(
+        torch.randn(4, 2, generator=GENERATOR),
+        torch.stack([MEAN, -MEAN], 1),
+        torch.randn(4, 2, 12, 12, generator=GENERATOR),
+        VAR.flatten(1)[:, None].repeat(1, 2, 1),
+    ),
 }
-NOISE = {"low_rank": torch.randn(4, 20, generator=GENERATOR), "full": torch.randn(4, 12, generator=GENERATOR)}
+NOISE = {
+    name: torch.randn(4, size, generator=GENERATOR) for name, size in (("low_rank", 20), ("full", 12), ("mixture", 13))
+}
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_autocast_changes_nothing(name):
     law = LAWS[name]
-    plain = law.nll(TARGET, 0.1), law.draw(NOISE[name])
+    var = 0.0 if name == "mixture" else 0.1
+    plain = law.nll(TARGET, var), law.draw(NOISE[name])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = law.nll(TARGET, 0.1), law.draw(NOISE[name])
+        inside = law.nll(TARGET, var), law.draw(NOISE[name])
     assert all(torch.equal(a, b) for a, b in zip(plain, inside))
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from csb.bridge.law import Diagonal, Full
-from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, build_objective
+from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged, build_objective
 from csb.errors import CSBError
-from csb.process import Grid, Power, Reference, draw_pinned, seeded
+from csb.process import Grid, Power, Reference, draw_linear, draw_pinned, seeded
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
 REFERENCE = Reference(GRID)
@@ -140,7 +140,59 @@ class TestCachedTarget:
         assert torch.equal(targets["likelihood"], start)
 
 
+class TestBridged:
+    """Between end points of the reference process itself, states and targets are those of the reference process."""
+
+    N = 200_000
+
+    def ends(self):
+        x_0 = torch.tensor([[1.2, 0.3]]).expand(self.N, 2)
+        return x_0, draw_linear(REFERENCE.marginal(GRID.T), x_0, seeded(11))
+
+    @pytest.mark.parametrize("direction", ["backward", "forward"])
+    @pytest.mark.parametrize("k", [1, 2, 4])
+    def test_laws_of_the_state_and_of_the_step(self, direction, k):
+        x_0, x_T = self.ends()
+        x, target = bridged(REFERENCE, direction, torch.full((self.N,), k), x_0, x_T, seeded(12, k))
+        other = target.drawn(seeded(13, k)).mean
+        low, high = (other, x) if direction == "backward" else (x, other)  # x_{k−1}, x_k
+        for state, at in ((low, k - 1), (high, k)):
+            law = REFERENCE.marginal(at)
+            error = 5 * float(law.var / self.N) ** 0.5 + 1e-5
+            torch.testing.assert_close(state.mean(0), float(law.scale) * x_0[0], atol=error, rtol=0)
+            torch.testing.assert_close(state.var(0), torch.full((2,), float(law.var)), atol=1e-9, rtol=0.02)
+        step = REFERENCE.step(k)
+        rest = high - float(step.scale) * low  # of X_k | X_{k−1}: independent of x_{k−1}, variance β_k
+        torch.testing.assert_close(rest.var(0), torch.full((2,), float(step.var)), atol=0, rtol=0.02)
+        if k > 1:
+            correlation = torch.corrcoef(torch.stack([rest[:, 0], low[:, 0]]))[0, 1]
+            assert abs(float(correlation)) < 5 / self.N**0.5
+
+    def test_the_ends_themselves(self):
+        x_0, x_T = (part[:3] for part in self.ends())
+        k = torch.tensor([1, 2, 4])
+        x, target = bridged(REFERENCE, "backward", k, x_0, x_T, seeded(1))
+        torch.testing.assert_close(x[2], x_T[2])
+        torch.testing.assert_close(target.mean[0], x_0[0])
+        assert float(target.var[0]) == 0
+        x, target = bridged(REFERENCE, "forward", k, x_0, x_T, seeded(1))
+        torch.testing.assert_close(x[0], x_0[0])
+        torch.testing.assert_close(target.mean[2], x_T[2])
+        assert float(target.var[2]) == 0
+
+
+def test_a_drawn_target_has_the_targets_law():
+    target = Target(torch.full((100_000, 1), 2.0), torch.full((100_000, 1), 0.25))
+    drawn = target.drawn(seeded(3))
+    assert float(drawn.mean.mean()) == pytest.approx(2, abs=0.01)
+    assert float(drawn.mean.var()) == pytest.approx(0.25, rel=0.02)
+    assert drawn.var == 0.0
+    assert Target(drawn.mean).drawn(seeded(3)).mean is drawn.mean
+
+
 def test_registry():
     assert {name: build_objective(name).name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}
-    with pytest.raises(CSBError, match=r"^objective 'kl' is unknown; choose one of likelihood, mean_matching$"):
+    with pytest.raises(
+        CSBError, match=r"^objective 'kl' is unknown; choose one of likelihood, mean_matching, bridge_matching$"
+    ):
         build_objective("kl")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.bridge.objectives import Likelihood, MeanMatching, Target
+from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching, Target
 from csb.process import Grid, Power, Reference, seeded
 from csb.training.batches import Batches
 from csb.training.cache import Cache
@@ -135,3 +135,26 @@ class TestCached:
     def test_all_trajectories_are_used(self):
         seen = {float(n) for batch in batches(BACKWARD, numbered_cache(), steps=(0, 40)) for n in batch.x[:, 1]}
         assert seen == set(range(30))
+
+
+class TestBetweenEnds:
+    """Cached end points (0, n) and (3, n): states lie between them, of the same trajectory."""
+
+    @pytest.mark.parametrize("half_step", [BACKWARD, FORWARD])
+    def test_states_belong_to_their_ends_and_pairs(self, half_step):
+        whole = numbered_cache()
+        cache = Cache(whole.states[[0, 3]] * torch.tensor([1.0, 1e4]), None, whole.owner)
+        for batch in batches(half_step, cache, BridgeMatching(), steps=(0, 3)):
+            reference = Reference(GRID)
+            at = batch.k if half_step is BACKWARD else batch.k - 1
+            law = reference.pinned_both(at)
+            n = 1e4 * (39 - batch.c[:, 0])
+            torch.testing.assert_close(batch.x[:, 1], ((law.near + law.far) * n.double()).float(), atol=5.0, rtol=1e-5)
+
+    def test_targets_are_drawn_where_they_must_be(self):
+        args = (FIRST, GRID, Likelihood(), numbered(), None, 12, 1, 0, (0, 3))
+        for one, two in zip(Batches(*args), Batches(*args, draw_targets=True), strict=True):
+            assert torch.equal(one.x, two.x)
+            assert two.target.var == 0.0
+            wide = one.target.var[:, 0] > 0
+            assert torch.equal(wide, ~(one.target.mean == two.target.mean).all(1))

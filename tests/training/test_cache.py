@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from csb.bridge.objectives import Likelihood, MeanMatching
+from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineLaw
 from csb.process import seeded
@@ -93,6 +93,16 @@ class TestMeanTargets:
         assert torch.equal(one.states, two.states)
 
 
+class TestEnds:
+    @pytest.mark.parametrize("source", ["forward", "backward"])
+    def test_are_those_of_the_whole_trajectory(self, exact_bridge, source):
+        exact = exact_bridge("full", 1)
+        whole, ends = filled(exact, source), filled(exact, source, BridgeMatching())
+        assert ends.targets is None
+        assert torch.equal(ends.states, whole.states[[0, -1]])
+        assert torch.equal(ends.owner, whole.owner)
+
+
 class TestIsAFunctionOfItsSeed:
     @pytest.mark.parametrize("source", ["forward", "backward"])
     def test_twice_the_same(self, exact_bridge, source):
@@ -130,12 +140,12 @@ class TestIsAFunctionOfItsSeed:
 
 
 class TestBudget:
-    @pytest.mark.parametrize("objective", [Likelihood(), MeanMatching()])
+    @pytest.mark.parametrize("objective", [Likelihood(), MeanMatching(), BridgeMatching()])
     def test_bytes_are_what_is_said(self, exact_bridge, objective):
         cache = filled(exact_bridge("fixed", 1), objective=objective, size=37)
         assert cache.nbytes == 37 * bytes_per_trajectory((2,), 4, objective)
-        states = 4 * 2 * 5 + (4 * 2 * 4 if objective.needs_mean_targets else 0)
-        assert bytes_per_trajectory((2,), 4, objective) == states + 8
+        states = {"states": 5, "targets": 9, "ends": 2}[objective.caches]
+        assert bytes_per_trajectory((2,), 4, objective) == 4 * 2 * states + 8
 
     def test_y_is_stored_once_and_not_here(self):
         assert [f.name for f in dataclasses.fields(Cache)] == ["states", "targets", "owner"]

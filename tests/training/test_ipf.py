@@ -7,8 +7,9 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
+from csb.problems.gaussian_imf import compose, coupling, exact_imf
 from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels
-from csb.process import Grid, Power, seeded
+from csb.process import Grid, Power, Reference, seeded
 from csb.training import ipf as ipf_module
 from csb.training.ipf import IPF
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
@@ -52,8 +53,26 @@ def fitted(path, direction):
     return found
 
 
-def path_laws(problem, steps, i):
-    """The exact laws of x_0..x_T given y on the path that half-step i is fitted to."""
+def exact_steps(problem, objective, iterations):
+    zero = torch.zeros(problem.dx)
+    if objective == "bridge_matching":
+        return exact_imf(GRID, problem.G, zero, problem.C, iterations)
+    return exact_ipf(GRID, problem.G, zero, problem.C, iterations, objective)
+
+
+def pinned_laws(ends):
+    """The laws of x_0..x_T given y between the end points of a coupling."""
+    d, reference, laws = len(ends.u) // 2, Reference(GRID), []
+    eye = torch.eye(d).double()
+    for k in range(GRID.T + 1):
+        law = reference.pinned_both(k)
+        H = torch.cat([law.near * eye, law.far * eye], 1)
+        laws.append(AffineLaw(H @ ends.U, H @ ends.u, H @ ends.P @ H.T + law.var * eye))
+    return laws
+
+
+def path_laws(problem, steps, i, objective):
+    """The exact laws of x_0..x_T given y at which half-step i is fitted."""
     d = problem.dx
     if steps[i].direction == "backward":
         law = AffineLaw(problem.G, torch.zeros(d).double(), problem.C)
@@ -61,6 +80,8 @@ def path_laws(problem, steps, i):
     else:
         law = AffineLaw(torch.zeros(d, problem.dy).double(), torch.zeros(d).double(), torch.eye(d).double())
         kernels = list(steps[i - 1].kernels[::-1])
+    if objective == "bridge_matching":
+        return pinned_laws(coupling(law, compose(kernels), steps[i].direction == "backward"))
     laws = [law]
     for kernel in kernels:
         laws.append(law := kernel.push(law))
@@ -73,10 +94,10 @@ def errors(folder, problem, objective, iterations):
     The first is the root mean square difference over the states of the path in units of the exact mean's; the second
     is relative.
     """
-    steps = exact_ipf(GRID, problem.G, torch.zeros(problem.dx), problem.C, iterations, objective)
+    steps = exact_steps(problem, objective, iterations)
     y, noise = problem.pairs("test", 5000).y.double(), torch.randn(5000, problem.dx, generator=seeded(9)).double()
     for i, step in enumerate(steps):
-        laws = path_laws(problem, steps, i)
+        laws = path_laws(problem, steps, i, objective)
         found = fitted(folder / "half_steps" / f"{i + 1:02d}_{step.direction}.pt", step.direction)
         for k, (kernel, exact) in enumerate(zip(found, step.kernels), start=1):
             law = laws[k] if step.direction == "backward" else laws[k - 1]
@@ -96,7 +117,11 @@ def assert_recursion(folder, problem, objective, iterations, tolerance):
 
 @pytest.mark.parametrize(
     ("objective", "covariance", "recursion"),
-    [("likelihood", "diagonal", "likelihood"), ("mean_matching", "fixed", "mean_matching")],
+    [
+        ("likelihood", "diagonal", "likelihood"),
+        ("mean_matching", "fixed", "mean_matching"),
+        ("bridge_matching", "diagonal", "bridge_matching"),
+    ],
 )
 def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion):
     problem = LinearGaussian(dx=1, dy=1, n_train=50_000)
@@ -116,6 +141,7 @@ def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, 
         ("likelihood", "full", "likelihood"),
         ("likelihood", "diagonal", "likelihood_diagonal"),
         ("mean_matching", "fixed", "mean_matching"),
+        ("bridge_matching", "full", "bridge_matching"),
     ],
 )
 def test_every_half_step_is_the_exact_one_in_two_dimensions(tmp_path, objective, covariance, recursion):

@@ -1,11 +1,12 @@
 """Objectives by name: how the kernels of a half-step are fitted."""
 
 from csb.bridge.objectives.base import Objective, Target
+from csb.bridge.objectives.bridge_matching import BridgeMatching, bridged
 from csb.bridge.objectives.likelihood import Likelihood
 from csb.bridge.objectives.mean_matching import MeanMatching
 from csb.errors import CSBError
 
-OBJECTIVES: dict[str, type[Objective]] = {o.name: o for o in (Likelihood, MeanMatching)}
+OBJECTIVES: dict[str, type[Objective]] = {o.name: o for o in (Likelihood, MeanMatching, BridgeMatching)}
 
 
 def build_objective(name: str) -> Objective:
@@ -15,4 +16,13 @@ def build_objective(name: str) -> Objective:
     return OBJECTIVES[name]()
 
 
-__all__ = ["OBJECTIVES", "Likelihood", "MeanMatching", "Objective", "Target", "build_objective"]
+__all__ = [
+    "OBJECTIVES",
+    "BridgeMatching",
+    "Likelihood",
+    "MeanMatching",
+    "Objective",
+    "Target",
+    "bridged",
+    "build_objective",
+]

@@ -1,13 +1,14 @@
 """What an objective is: which target a kernel is fitted to, and by which loss."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from csb.bridge.kernel import Kernel
 from csb.bridge.law import Law
-from csb.process import Reference, expand, mix
+from csb.process import Reference, expand, mix, noise_like
 
 
 class Target(NamedTuple):
@@ -16,16 +17,23 @@ class Target(NamedTuple):
     mean: Tensor
     var: Tensor | float = 0.0
 
+    def drawn(self, generator: torch.Generator) -> "Target":
+        """One draw of the previous state in place of its law, for losses that cannot integrate the variance out."""
+        if not isinstance(self.var, Tensor):
+            return self
+        return Target(self.mean + self.var.sqrt() * noise_like(self.mean, generator))
+
 
 class Objective(ABC):
     """One way to fit the kernels of a half-step to trajectories.
 
-    ``needs_mean_targets``: the cache holds, besides the states, the targets that :meth:`cached_target` computes from
-    the frozen kernels of the other direction.
+    ``caches``: what is kept of each trajectory: "states", all of them; "targets", besides the states the targets that
+    :meth:`cached_target` computes from the frozen kernels of the other direction; or "ends", x_0 and x_T alone, between
+    which the states are drawn from the reference process pinned at both.
     """
 
     name: ClassVar[str]
-    needs_mean_targets: ClassVar[bool]
+    caches: ClassVar[Literal["states", "targets", "ends"]]
 
     @abstractmethod
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:

@@ -21,7 +21,7 @@ class Likelihood(Objective):
     """Gaussian negative log-likelihood of the previous state, relative to log β_k so that steps are comparable."""
 
     name = "likelihood"
-    needs_mean_targets = False
+    caches = "states"
 
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
         return pinned_target(reference, k, x_k, x_0)

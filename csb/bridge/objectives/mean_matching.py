@@ -19,7 +19,7 @@ class MeanMatching(Objective):
     """Squared error of the mean in units of β_k: ½ (target − mean)²/β_k."""
 
     name = "mean_matching"
-    needs_mean_targets = True
+    caches = "targets"
 
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
         # m_F is the reference step √(1−β_k) x, and x_{k−1} enters linearly: its pinned mean takes its place.
