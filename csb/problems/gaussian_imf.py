@@ -8,7 +8,7 @@ projection is the regression of t on (x, y): with X = Cov(x) = H P Hᵀ + v I an
 t | x, y ~ N(Y X⁻¹ x + …, Cov(t) − Y X⁻¹ Yᵀ).
 
 The fixed point is the static Schrödinger bridge between p(x_0 | y) and N(0, I) with the reference's law of
-x_T | x_0 ~ N(√ᾱ_T x_0, (1−ᾱ_T) I): entropic transport of √ᾱ_T x_0 with σ² = 1 − ᾱ_T. For covariances A = ᾱ_T C and I its
+x_T | x_0 ~ N(√ᾱ_T x_0, (1−ᾱ_T) I): entropic transport of √ᾱ_T x_0, σ² = 1 − ᾱ_T. For covariances A = ᾱ_T C and I its
 coupling has Cov(√ᾱ_T x_0, x_T) = ½[(4A + σ⁴ I)^½ − σ² I] (Bunne, Hsieh, Cuturi & Krause 2023, eq. 5, with B = I).
 """
 

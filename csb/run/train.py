@@ -18,6 +18,7 @@ import csb
 from csb.bridge import Bridge, build_bridge
 from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
+from csb.evaluation.holdout import holdout
 from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
 from csb.evaluation.tables import write_json
@@ -129,8 +130,8 @@ def train(run: RunConfig) -> dict[str, Any]:
     try:
         ipf = IPF(
             bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
-            run.fingerprint(), about(run), RunObserver(run, val, logs), partial(inflate, val=val, seed=run.seed),
-            logs.metrics, run.progress,
+            run.fingerprint(), about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
+            logs.metrics, run.progress, (transform.encode_x(val.x), transform.encode_y(val.y)),
         )  # fmt: skip
         _check_space(run, bridge, len(ipf.plan))
         if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
@@ -146,6 +147,12 @@ def train(run: RunConfig) -> dict[str, Any]:
     finally:
         logs.close(status)
     return result
+
+
+def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, float]:
+    """What is done and measured on validation pairs after a backward half-step."""
+    figures = inflate(bridge, val, run.seed) if run.ipf.inflate else {}
+    return figures | (holdout(bridge, val, run.seed) if run.ipf.select == "best" else {})
 
 
 def _result(run: RunConfig, seconds: float, history: list[dict[str, Any]], scores: dict[str, float]) -> dict[str, Any]:

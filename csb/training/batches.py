@@ -11,7 +11,7 @@ from csb.process import Grid, Reference, draw_linear, seeded
 from csb.training.cache import Cache
 from csb.training.plan import HalfStep
 
-_BATCH = 2  # the key of the batches' random stream, apart from the cache's
+_BATCH = 2  # the key of the training batches' random stream, apart from the cache's
 
 
 class Batch(NamedTuple):
@@ -25,6 +25,12 @@ class Batch(NamedTuple):
     c: Tensor
     target: Target
     step: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        var = self.target.var
+        target = Target(self.target.mean.to(device), var.to(device) if isinstance(var, Tensor) else var)
+        return Batch(self.x.to(device), self.k.to(device), self.c.to(device), target, self.step)
 
 
 class Batches:
@@ -46,19 +52,21 @@ class Batches:
         seed: int,
         steps: tuple[int, int],
         draw_targets: bool = False,
+        key: int = _BATCH,
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache
         self.z, self.c = pairs
         self.reference, self.T = Reference(grid), grid.T
         self.batch_size, self.shared = batch_size, states_per_pair
         self.seed, self.steps, self.draw_targets = seed, range(*steps), draw_targets
+        self.key = key
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
-            generator = seeded(self.seed, self.half_step.index, step, _BATCH)
+            generator = seeded(self.seed, self.half_step.index, step, self.key)
             batch = self._first(step, generator) if self.cache is None else self._cached(step, generator, self.cache)
             yield batch._replace(target=batch.target.drawn(generator)) if self.draw_targets else batch
 

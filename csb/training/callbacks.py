@@ -43,6 +43,10 @@ class Bar:
         """Says what is being done."""
         self.progress.update(self.task, description=text)
 
+    def skip(self, steps: int) -> None:
+        """Steps that are not needed."""
+        self.progress.update(self.task, advance=steps)
+
     def advance(self, loss: float) -> None:
         """One optimiser step."""
         self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as pl
 from torch import Tensor
 
-from csb.bridge import Bridge, BridgeSpec, Kernel, save_bridge
+from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
@@ -18,8 +18,11 @@ from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep, plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
+from csb.training.validation import Validation, keep_best, restore_best
 
+_VALIDATION = 4096  # trajectories of validation pairs
 _CACHE = 1  # the key of the cache's random stream
+SCORE = "val_energy_score"  # the figure of ``calibrate`` by which the best iteration is chosen
 
 
 class IPF:
@@ -35,8 +38,9 @@ class IPF:
         fingerprint: plain data; a resumed run must have the same.
         about: plain data that goes with each saved bridge.
         observer: pictures and diagnostics.
-        calibrate: called with the bridge after each backward half-step, where ``settings.inflate`` asks for it; changes
-            the kernels' inflation and returns figures.
+        calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
+            figures, among them :data:`SCORE` if the best iteration is to be chosen.
+        val: encoded validation pairs, for early stopping; None switches it off.
         log: called as log(metrics, step) on the axis of all optimiser steps.
         bar: show the progress bar.
     """
@@ -58,11 +62,13 @@ class IPF:
         calibrate: Callable[[Bridge], Metrics] | None = None,
         log: Callable[[Metrics, int], None] = lambda metrics, step: None,
         bar: bool = True,
+        val: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, pairs
         self.folder, self.settings, self.optimizer, self.device = folder, settings, optimizer, device
         self.seed, self.fingerprint, self.about = seed, fingerprint, about
         self.observer, self.calibrate, self.log, self.show_bar = observer, calibrate, log, bar
+        self.val = val if settings.patience else None
         self.plan = plan(settings)
         self.cache_size = capacity(
             tuple(pairs[0].shape[1:]), bridge.grid.T, objective, settings.trajectories, settings.cache_bytes
@@ -83,8 +89,18 @@ class IPF:
         with self.bar.progress:
             for half_step in self.plan[self.progress.half_step :]:
                 self._half_step(half_step)
-        save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
+        self._select()
         return self.progress
+
+    def _select(self) -> None:
+        """Writes ``bridge.pt``, with the kernels of the best iteration; they are in ``self.bridge`` afterwards."""
+        history = self.progress.history
+        scored = [row for row in history if SCORE in row]
+        if self.settings.select == "best" and scored:
+            best = min(scored, key=lambda row: row[SCORE])["iteration"]
+            name = [row["half_step"] for row in history if row["iteration"] == best][-1]
+            self.bridge.load_state_dict(load_bridge(self.folder / "half_steps" / f"{name}.pt")[0].state_dict())
+        save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
@@ -92,17 +108,29 @@ class IPF:
             module.average.load_state_dict(self.progress.average)
             module.optimizer_state = self.progress.optimizer
         timing = {"fill": 0.0, "fit": 0.0}
-        while self.progress.step < half_step.steps:
+        validation = self._validation(module)
+        while self.progress.step < half_step.steps and not self.progress.stopped:
             round_ = self.progress.step // self.settings.refresh
             stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
             clock = time.perf_counter()
             self.bridge.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
             cache = self._fill(half_step, round_)
             timing["fill"] += time.perf_counter() - clock
-            self._fit(module, cache, (self.progress.step, stop))
+            self._fit(module, cache, (self.progress.step, stop), validation)
             timing["fit"] += time.perf_counter() - clock
             del cache  # before the next one is filled
+        self.bar.skip(half_step.steps - self.progress.step)
         self._finish(module, timing)
+
+    def _validation(self, module: HalfStepModule) -> Validation | None:
+        if self.val is None:
+            return None
+        self.bridge.to(self.device.where)
+        size = min(self.cache_size, _VALIDATION)
+        self._describe(module.half_step, "filling the cache")
+        return Validation(
+            self.bridge.eval(), module, self.objective, self.val, self.settings.batch_size, size, self.seed
+        )
 
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
         if half_step.index == 0:
@@ -114,7 +142,9 @@ class IPF:
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
 
-    def _fit(self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int]) -> None:
+    def _fit(
+        self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int], validation: Validation | None
+    ) -> None:
         half_step, settings = module.half_step, self.settings
         self._describe(half_step, "fitting")
         batches = Batches(
@@ -138,8 +168,20 @@ class IPF:
         ]
         if self.observer is not None:
             callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
+        if validation is not None:
+            callbacks.insert(0, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
         fit(module, batches, self.device, self.optimizer.clip, callbacks)
-        self._save(module, steps[1])
+        self._save(module, len(self.progress.losses))
+
+    def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
+        """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
+        settings, offset = self.settings, sum(h.steps for h in self.plan[: module.half_step.index])
+        loss = validation.loss()
+        self.log({f"val_loss/{module.half_step.direction}": loss}, offset + step)
+        keep_best(self.progress, loss, module.average.module, step)
+        assert self.progress.best is not None
+        if step - self.progress.best["step"] >= settings.patience * settings.validate_every:
+            self.progress.stopped = module.trainer.should_stop = True
 
     def _save(self, module: HalfStepModule, step: int) -> None:
         """The state after ``step`` steps of the half-step."""
@@ -173,10 +215,11 @@ class IPF:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float]) -> None:
         half_step = module.half_step
+        restore_best(self.progress, module)
         module.adopt_average()
         self.bridge.to(self.device.where)
         calibration: Metrics = {}
-        if self.settings.inflate and self.calibrate is not None and half_step.direction == "backward":
+        if self.calibrate is not None and half_step.direction == "backward":
             self._describe(half_step, "calibrating")
             calibration = self.calibrate(self.bridge)
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
@@ -189,6 +232,8 @@ class IPF:
             "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
             **calibration,
         }
+        if (best := self.progress.best) is not None:
+            metrics |= {"val_loss": best["loss"], "best_step": best["step"], "steps": self.progress.step}
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, losses)
         row = {

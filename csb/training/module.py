@@ -125,9 +125,13 @@ class HalfStepModule(FitModule):
         self.kernel.requires_grad_(True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        code = self.kernel.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
-        law = self.kernel(batch.x, batch.k, code)
+        loss = self.weighted_loss(self.kernel, batch)
+        return self.require_finite(loss, f"half-step {self.half_step.name} at step {batch.step}")
+
+    def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
+        """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
+        code = kernel.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
+        law = kernel(batch.x, batch.k, code)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()
-        loss = (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
-        return self.require_finite(loss, f"half-step {self.half_step.name} at step {batch.step}")
+        return (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()

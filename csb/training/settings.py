@@ -8,6 +8,7 @@ import torch
 from csb.errors import CSBError, require_int
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+SELECT = ("best", "last")
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -32,6 +33,11 @@ class IPFSettings:
         last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
         inflate: after each backward half-step, set the spread of the samples to the error of their mean on validation
             pairs (see csb.evaluation.inflation).
+        select: which iteration's kernels ``bridge.pt`` holds: "best", that of the lowest energy score on validation
+            pairs, or "last".
+        validate_every: optimiser steps between evaluations of the loss on validation pairs.
+        patience: a half-step ends with the averaged weights of the lowest validation loss, and stops after this many
+            evaluations without a lower one; 0 switches both off.
         checkpoint_every: optimiser steps between checkpoints.
         observe_every: optimiser steps between sample pictures within a half-step.
     """
@@ -46,13 +52,19 @@ class IPFSettings:
     cache_bytes: int = 256 * 2**20
     last_forward: bool = True
     inflate: bool = False
+    select: str = "best"
+    validate_every: int = 250
+    patience: int = 0
     checkpoint_every: int = 200
     observe_every: int = 1000
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.name not in ("last_forward", "inflate"):
-                require_int(field.name if field.name == "L" else f"ipf.{field.name}", getattr(self, field.name), 1)
+            if field.name not in ("last_forward", "inflate", "select"):
+                name = field.name if field.name == "L" else f"ipf.{field.name}"
+                require_int(name, getattr(self, field.name), 0 if field.name == "patience" else 1)
+        if self.select not in SELECT:
+            raise CSBError(f"ipf.select={self.select!r} is unknown; choose one of {', '.join(SELECT)}")
         for name in ("last_forward", "inflate"):
             if not isinstance(getattr(self, name), bool):
                 raise CSBError(f"ipf.{name}={getattr(self, name)!r} is neither true nor false; give one of them")

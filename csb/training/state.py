@@ -23,6 +23,8 @@ class Progress:
         losses: the loss of each step done in it.
         seconds: wall time spent so far.
         history: one dictionary of diagnostics a finished half-step.
+        best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
+        stopped: whether the half-step has ended before its last step.
     """
 
     half_step: int = 0
@@ -33,6 +35,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    stopped: bool = False
 
 
 def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""The loss on validation pairs: a half-step ends with the averaged weights at which it was lowest."""
+
+import torch
+from torch import Tensor, nn
+
+from csb.bridge import Bridge, Kernel
+from csb.bridge.objectives import Objective
+from csb.training.batches import Batches
+from csb.training.cache import fill
+from csb.training.module import FitModule, HalfStepModule
+from csb.training.state import Progress, to_cpu
+
+_STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
+
+
+class Validation:
+    """The validation loss of one half-step, always on the same states: a function of (seed, half-step).
+
+    Args:
+        bridge: with the frozen kernels of the other direction.
+        module: of the half-step.
+        objective: of the training.
+        pairs: encoded validation pairs (z, c), on the CPU.
+        batch_size: states a network call.
+        size: validation trajectories, for half-steps that need any.
+        seed: of the training.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        module: HalfStepModule,
+        objective: Objective,
+        pairs: tuple[Tensor, Tensor],
+        batch_size: int,
+        size: int,
+        seed: int,
+    ) -> None:
+        half_step, cache = module.half_step, None
+        if half_step.index:
+            cache = fill(bridge, half_step.source, objective, *pairs, size, (seed, half_step.index, 0, 0, _KEY))
+        count = -(-_STATES // batch_size)
+        self.batches = list(
+            Batches(
+                half_step, bridge.grid, objective, pairs, cache, batch_size, 1, seed, (0, count),
+                not module.kernel.integrates_targets, key=_KEY,
+            )
+        )  # fmt: skip
+        self.module = module
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The mean loss of the averaged weights, steps weighted as in training."""
+        average = self.module.average.module
+        assert isinstance(average, Kernel)
+        device, training = self.module.beta.device, average.training
+        average.eval()
+        try:
+            losses = [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
+        finally:
+            average.train(training)
+        return sum(losses) / len(losses)
+
+
+def keep_best(progress: Progress, loss: float, average: nn.Module, step: int) -> None:
+    """Keeps the averaged weights in the progress if the validation loss is the lowest so far."""
+    if progress.best is None or loss < progress.best["loss"]:
+        progress.best = {"loss": loss, "step": step, "weights": to_cpu(average.state_dict())}
+
+
+def restore_best(progress: Progress, module: FitModule) -> None:
+    """Gives the moving average the weights of the lowest validation loss, where there was one."""
+    if progress.best is not None:
+        module.average.module.load_state_dict(progress.best["weights"])
