@@ -120,6 +120,24 @@ class Power(Schedule):
         super().__post_init__()
         _require_between("power", self.power, 0.0, 20.0)
 
+    @classmethod
+    def resolving(cls, alpha_bar_end: float, T: int, scale: float) -> "Power":
+        """The power with which the first of T steps has the noise √(1−ᾱ_1) = scale, within 1 ≤ p ≤ 19.
+
+        From −log ᾱ_1 = −log(ᾱ_end)·T^(−p).
+
+        Args:
+            alpha_bar_end: the horizon.
+            T: steps; at T = 1 the power plays no part.
+            scale: in (0, 1), in units of the state: about half the finest structure of the data.
+        """
+        _require_between("scale", scale, 0.0, 1.0)
+        schedule = cls(alpha_bar_end)
+        if T == 1:
+            return schedule
+        power = math.log(math.log(alpha_bar_end) / math.log1p(-(scale**2))) / math.log(T)
+        return dataclasses.replace(schedule, power=min(max(power, 1.0), 19.0))
+
     def log_alpha_bar(self, tau: Tensor) -> Tensor:
         return math.log(self.alpha_bar_end) * tau**self.power
 

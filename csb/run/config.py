@@ -1,26 +1,32 @@
 """From a Hydra config to checked, typed settings. Nothing here does any work: a bad config fails before any starts."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem, build_problem
+from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
-from csb.process import SCHEDULES, Grid, Schedule
+from csb.process import SCHEDULES, Grid, Power, Schedule, seeded
 from csb.run.logs import LoggerSettings
 from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
 from csb.training.denoiser import DenoiserSettings
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
+AUTO = "auto"  # the schedule that is chosen from the data
+_SCALE = 71  # key of the random stream
 STAGES = ("bridge", "denoiser")
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class RunConfig:
 
     problem: Problem
     schedule: Schedule
-    grid: Grid
+    grid: Grid  # a placeholder until :meth:`resolved`, where the schedule is "auto"
     objective: Objective
     backward: KernelSpec
     forward: KernelSpec
@@ -55,6 +61,20 @@ class RunConfig:
         return BridgeSpec(
             self.grid.alpha_bar.tolist(), transform.spec(), self.backward, self.forward, self.device.precision
         )
+
+    def resolved(self, z: Tensor, c: Tensor) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs z (N, …), c (N, …).
+
+        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`). Other schedules stay.
+        """
+        process = self.plain["process"]
+        if process["schedule"] != AUTO:
+            return self
+        scale = process["scale"] or min(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), 0.5)
+        schedule = Power.resolving(process["alpha_bar_end"], self.grid.T, scale)
+        plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
+        logger.info("the first step resolves %.3g: power %.3g", scale, schedule.power)
+        return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
@@ -87,11 +107,23 @@ def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
 
 
 def schedule_of(group: dict[str, Any]) -> Schedule:
-    """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit."""
+    """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit.
+
+    "auto" is the power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
+    """
     group = dict(group)
     name = group.pop("schedule", None)
+    if name == AUTO:
+        scale = group.pop("scale", None)
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1):
+            raise CSBError(f"process.scale={scale!r} is not possible; give a number between 0 and 1, or null")
+        name = "power"
+        if "power" in group:
+            raise CSBError(
+                "process.power cannot be given with process.schedule=auto, which chooses it; use process=power"
+            )
     if name not in SCHEDULES:
-        raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
     for key, value in group.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CSBError(f"process.{key}={value!r} is not a number; give one")

@@ -121,16 +121,17 @@ def train(run: RunConfig) -> dict[str, Any]:
             return result
     run.problem.prepare()
     pairs, val, transform = _data(run)
+    encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
+    fingerprint, run = run.fingerprint(), run.resolved(*encoded)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
     logs = Logs(run.logger, run.folder, run.plain)
     status = "failed"
     try:
         ipf = IPF(
             bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
-            run.fingerprint(), about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
+            fingerprint, about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
             logs.metrics, run.progress, (transform.encode_x(val.x), transform.encode_y(val.y)),
         )  # fmt: skip
         _check_space(run, bridge, len(ipf.plan))

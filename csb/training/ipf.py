@@ -11,6 +11,7 @@ from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
+from csb.errors import CSBError
 from csb.training.batches import Batches
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
@@ -171,7 +172,12 @@ class IPF:
         if validation is not None:
             callbacks.insert(0, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
         fit(module, batches, self.device, self.optimizer.clip, callbacks)
-        self._save(module, len(self.progress.losses))
+        reached = len(self.progress.losses)
+        if reached < steps[1] and not self.progress.stopped:
+            raise CSBError(
+                f"the fit of half-step {half_step.name} ended at step {reached} of {steps[1]}; resume the training"
+            )
+        self._save(module, reached)
 
     def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""

@@ -1,0 +1,135 @@
+"""Early stopping on validation pairs, and the choice of the best iteration."""
+
+import json
+
+import pytest
+import torch
+from conftest import Hook
+from test_ipf import make
+
+from csb.bridge import load_bridge
+from csb.bridge.objectives import build_objective
+from csb.problems import LinearGaussian
+from csb.training import ipf as ipf_module
+from csb.training.ipf import IPF, SCORE
+from csb.training.settings import IPFSettings
+from csb.training.validation import Validation
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
+SHORT = {"first_steps": 20, "steps": 12, "batch_size": 64, "refresh": 5, "trajectories": 64, "checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return LinearGaussian(dx=1, dy=1, n_train=200)
+
+
+def with_validation(run: IPF, problem, patience: int) -> IPF:
+    val = problem.pairs("val", 100)
+    run.val = (val.x, val.y) if patience else None
+    run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
+    return run
+
+
+class TestEarlyStopping:
+    def losses(self, monkeypatch, values):
+        """Scripted validation losses; returns the averaged weights at each evaluation."""
+        script, seen = iter(values), []
+
+        def loss(self):
+            seen.append(self.module.average.module.network.weight.clone())
+            return next(script)
+
+        monkeypatch.setattr(Validation, "loss", loss)
+        return seen
+
+    def test_stops_and_ends_with_the_best_weights(self, tmp_path, small, monkeypatch):
+        seen = self.losses(monkeypatch, [3, 1, 2, 2, 5, 4, 3, 2])  # backward 1: stops at step 8, best at step 4
+        progress = with_validation(make(tmp_path, small, L=1, last_forward=False, **SHORT), small, 2).run(resume=False)
+        row = progress.history[0]
+        assert (row["steps"], row["best_step"], row["val_loss"]) == (8, 4, 1)
+        weight = load_bridge(tmp_path / "bridge.pt")[0].backward_kernel.network.weight
+        assert torch.equal(weight, seen[1])
+
+    def test_every_half_step_starts_afresh(self, tmp_path, small, monkeypatch):
+        self.losses(monkeypatch, [*range(10, 0, -1), 9, 8, 7, 6, 5, 4])  # a half-step is not stopped by another's loss
+        progress = with_validation(make(tmp_path, small, L=1, **SHORT), small, 3).run(resume=False)
+        assert [row["steps"] for row in progress.history] == [20, 12]
+        assert [row["best_step"] for row in progress.history] == [20, 12]
+
+    def test_no_patience_no_validation(self, tmp_path, small, monkeypatch):
+        seen = self.losses(monkeypatch, [])
+        progress = with_validation(make(tmp_path, small, L=1, **SHORT), small, 0).run(resume=False)
+        assert seen == []
+        assert "val_loss" not in progress.history[0]
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "bridge_matching"])
+def test_the_loss_is_that_of_training(small, tmp_path, objective):
+    """At the exact fixed point of the first half-step no weights have a lower validation loss."""
+    run = with_validation(make(tmp_path, small, objective=objective, L=1, **{**SHORT, "first_steps": 400}), small, 1)
+    run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000})
+    half_step = run.plan[0]
+    module = ipf_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.optimizer)
+    validation = Validation(run.bridge, module, run.objective, run.val, 64, 64, 0)
+    before = validation.loss()
+    assert validation.loss() == before
+    progress = run.run(resume=False)
+    assert progress.history[0]["val_loss"] < before - 0.02
+
+
+class TestSelection:
+    def run(self, folder, problem, scores, select="best", **settings):
+        script = iter(scores)
+        run = make(folder, problem, **{**SHORT, "L": 3, "select": select, **settings})
+        run.calibrate = lambda bridge: {SCORE: next(script)}
+        run.run(resume=False)
+        return run
+
+    def same(self, folder, name):
+        one, two = (load_bridge(folder / file)[0].state_dict() for file in ("bridge.pt", f"half_steps/{name}.pt"))
+        return all(torch.equal(one[key], two[key]) for key in one)
+
+    @pytest.mark.parametrize(
+        ("scores", "select", "name"),
+        [
+            ((3, 1, 2), "best", "04_forward"),
+            ((1, 2, 3), "best", "02_forward"),
+            ((3, 2, 1), "best", "06_forward"),
+            ((1, 2, 3), "last", "06_forward"),
+        ],
+    )
+    def test_the_best_iteration_goes_into_the_bridge(self, tmp_path, small, scores, select, name):
+        run = self.run(tmp_path, small, scores, select)
+        assert self.same(tmp_path, name)
+        assert not self.same(tmp_path, "03_backward")
+        stored = load_bridge(tmp_path / "bridge.pt")[0].state_dict()
+        assert all(torch.equal(value, stored[key]) for key, value in run.bridge.state_dict().items())
+
+    def test_without_the_last_forward_half_step(self, tmp_path, small):
+        self.run(tmp_path, small, (3, 2, 1), last_forward=False)
+        assert self.same(tmp_path, "05_backward")
+
+
+RECIPE = [
+    "process=auto", "objective=bridge_matching", "objective.covariance=mixture", "objective.components=3",
+    "ipf.validate_every=2", "ipf.patience=2",
+]  # fmt: skip
+
+
+def test_a_killed_run_that_stops_early_ends_as_the_whole_one(command, tiny, tmp_path):
+    """The recipe's grid from the data, end points, mixtures and early stopping, killed twice."""
+    arguments = [*tiny, *RECIPE, f"out={tmp_path}"]
+    assert command(*arguments, "name=whole").code == 0
+    step = "csb.training.module.HalfStepModule.training_step"
+    assert command(*arguments, "name=run", hooks=[Hook(step, 8)]).code == -9
+    assert command(*arguments, "name=run", "resume=true", hooks=[Hook(step, 9)]).code == -9
+    done = command(*arguments, "name=run", "resume=true")
+    assert done.code == 0, done.err
+    for file in ("bridge.pt", "half_steps/03_backward.pt"):
+        one, two = (torch.load(tmp_path / name / file, weights_only=True) for name in ("whole", "run"))
+        assert all(torch.equal(value, two["weights"][key]) for key, value in one["weights"].items())
+        assert one["bridge"]["alpha_bar"] == two["bridge"]["alpha_bar"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["process"]["schedule"] == "power"
+    assert config["process"]["alpha_bar_end"] == 0.1
