@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, Direction, Kernel
-from csb.problems.gaussian_ipf import AffineKernel, exact_ipf, reference_kernels
+from csb.problems.gaussian_imf import exact_imf
+from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
 from csb.problems.linear_gaussian import LinearGaussian
 from csb.process import Grid, seeded
 
@@ -21,6 +22,14 @@ def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: 
         noise = torch.randn(start.shape, dtype=start.dtype, generator=generator)
         states.append(kernel.mean(states[-1], y) + noise @ torch.linalg.cholesky(kernel.S).T)
     return states
+
+
+def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str) -> list[HalfStep]:
+    """The exact half-steps of IPF by its objective's name, or of "bridge_matching"."""
+    zero = torch.zeros(problem.dx, dtype=torch.float64)
+    if recursion == "bridge_matching":
+        return exact_imf(grid, problem.G, zero, problem.C, iterations)
+    return exact_ipf(grid, problem.G, zero, problem.C, iterations, recursion)
 
 
 @torch.no_grad()
@@ -41,7 +50,7 @@ def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor],
 def half_step_table(
     problem: LinearGaussian, half_steps: Sequence[tuple[str, Bridge]], recursion: str, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One row a trained half-step, compared with the exact one over the states of the path that it was fitted to.
+    """One row a trained half-step, compared with the exact one over the states of the exact path that comes before it.
 
     - mean_map: RMS error of the kernel means over all steps, relative to the RMS of the exact means.
     - displacement: the same error relative to the RMS of exact mean − state, which is smaller: a harder measure.
@@ -50,13 +59,12 @@ def half_step_table(
     Args:
         problem: gives the exact posterior.
         half_steps: (name, bridge as it was at the end of the half-step), in order, from the first one.
-        recursion: what it is compared with, an objective of :func:`csb.problems.gaussian_ipf.exact_ipf`.
+        recursion: what it is compared with, see :func:`exact_half_steps`.
         seed: of the states.
     """
     grid = half_steps[0][1].grid
     d, m = problem.dx, problem.dy
-    zero = torch.zeros(d, dtype=torch.float64)
-    exact = exact_ipf(grid, problem.G, zero, problem.C, (len(half_steps) + 1) // 2, recursion)
+    exact = exact_half_steps(problem, grid, (len(half_steps) + 1) // 2, recursion)
     y = problem.pairs("test", _STATES).y.double()
     factor, path, rows = torch.linalg.cholesky(problem.C), reference_kernels(grid, d, m), []
     for index, (name, bridge) in enumerate(half_steps):
@@ -79,11 +87,11 @@ def recursion_table(problem: LinearGaussian, schedule, iterations: int, Ts: Sequ
     A property of the objectives, not of any training: mean matching with fixed variance keeps an error that falls as T
     grows, the likelihood none.
     """
-    zero, rows = torch.zeros(problem.dx, dtype=torch.float64), []
-    for objective in ("likelihood", "likelihood_diagonal", "mean_matching"):
+    rows = []
+    for objective in ("likelihood", "likelihood_diagonal", "mean_matching", "bridge_matching"):
         for T in Ts:
             grid = Grid.from_schedule(schedule, T)
-            steps = exact_ipf(grid, problem.G, zero, problem.C, iterations, objective)
+            steps = exact_half_steps(problem, grid, iterations, objective)
             end = [step for step in steps if step.direction == "backward"][-1].end
             rows.append(
                 {

@@ -26,9 +26,10 @@ class ResidualBlock(nn.Module):
 
 
 class MLP(Network):
-    """A residual MLP on the concatenation of state and observation code.
+    """A residual MLP on the sum of embedded state and observation code.
 
-    Observations of any shape are flattened; the code is (B, width).
+    Observations of any shape are flattened; the code is (B, width). The first and last layers stay in float32 under
+    autocast: near the data a step is finer than bfloat16 resolves a state.
     """
 
     def __init__(
@@ -45,15 +46,18 @@ class MLP(Network):
         self.exit = nn.Sequential(nn.LayerNorm(width), exit_init(nn.Linear(width, heads * z_dim), heads))
 
     def encode(self, c: Tensor) -> Tensor:
-        return self.encoder(c.flatten(1))
+        with torch.autocast(c.device.type, enabled=False):
+            return self.encoder(c.flatten(1))
 
     def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
-        h = self.entry(z.flatten(1)) + code
+        with torch.autocast(z.device.type, enabled=False):
+            h = self.entry(z.flatten(1)) + code
         times, rows = torch.unique(time, return_inverse=True)  # a batch holds at most T different times
         embedding = nn.functional.silu(self.time(times))
         for block in self.blocks:
             h = block(h, embedding, rows)
-        return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
+        with torch.autocast(z.device.type, enabled=False):
+            return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
 
 
 class Affine(Network):

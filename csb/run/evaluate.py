@@ -30,6 +30,7 @@ RECURSIONS = {  # objective and covariance whose recursion is known in closed fo
     ("likelihood", "full"): "likelihood",
     ("likelihood", "diagonal"): "likelihood_diagonal",
     ("mean_matching", "fixed"): "mean_matching",
+    ("bridge_matching", "full"): "bridge_matching",
 }
 IMAGE_FIGURES = (
     "psnr_mean_per_image", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
