@@ -144,7 +144,6 @@ class TestMixtureOfGaussians:
     """Two components in ℝ²: heads are two means, two rows each of the roots, and the logits."""
 
     rows = [
-        [0.0, 0.0],
         [1.0, -1.0],
         [math.log(4), 99.0],
         [0.5, math.log(9)],

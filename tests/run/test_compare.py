@@ -46,7 +46,7 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert (found["tds"]["forward_evaluations"], found["tds"]["backward_evaluations"]) == (40, 40)
     assert found["tds"]["metrics"]["mean_error"] < 0.25 < found["dps"]["metrics"]["cov_error"]
     assert found["exact"]["metrics"]["sliced_w"] < 2 * found["exact"]["metrics"]["sliced_w_floor"]
-    assert len(found["dps"]["sweeps"][0]["rows"]) == 5
+    assert len(found["dps"]["sweeps"][0]["rows"]) == 6
 
 
 @pytest.mark.parametrize("problem", ["bod"])
