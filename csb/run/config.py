@@ -119,9 +119,7 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
             raise CSBError(f"process.scale={scale!r} is not possible; give a number between 0 and 1, or null")
         name = "power"
         if "power" in group:
-            raise CSBError(
-                "process.power cannot be given with process.schedule=auto, which chooses it; use process=power"
-            )
+            raise CSBError(f"process.power={group['power']!r} is chosen by process.schedule=auto; use process=power")
     if name not in SCHEDULES:
         raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
     for key, value in group.items():
