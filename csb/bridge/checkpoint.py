@@ -13,6 +13,7 @@ from torch import nn
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
 from csb.errors import CSBError
+from csb.networks.conditional import ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
 
 FORMAT = 1
@@ -113,3 +114,18 @@ def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) 
 def load_denoiser(path: Path, device: str | torch.device = "cpu") -> tuple[NetworkDenoiser, dict[str, Any]]:
     """The denoiser of a file and what the file says about it."""
     return _restore(path, device, "denoiser", lambda data: build_denoiser(DenoiserSpec.from_plain(data["denoiser"])))
+
+
+def save_conditional(path: Path, model: ScoreNetwork | FlowNetwork, about: dict[str, Any]) -> None:
+    """A trained score's or flow's description and weights, with plain data about it."""
+    data = {"format": FORMAT, "conditional": model.spec.plain(), "weights": model.state_dict(), "about": about}
+    save(path, data)
+
+
+def load_conditional(
+    path: Path, device: str | torch.device = "cpu"
+) -> tuple[ScoreNetwork | FlowNetwork, dict[str, Any]]:
+    """The score or flow of a file and what the file says about it."""
+    return _restore(
+        path, device, "score or flow", lambda data: build_conditional(ConditionalSpec.from_plain(data["conditional"]))
+    )

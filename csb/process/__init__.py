@@ -3,6 +3,7 @@
 from csb.process.grid import Grid
 from csb.process.noise import Generators, Noise
 from csb.process.reference import Linear, Pinned, Reference, expand, mix
+from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, Cosine, LinearBeta, Power, Schedule
 from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, seeded, simulate
 
@@ -18,12 +19,17 @@ __all__ = [
     "Power",
     "Reference",
     "Schedule",
+    "ancestral",
+    "clock",
+    "ddim",
     "draw",
     "draw_linear",
     "draw_pinned",
+    "euler_maruyama",
     "expand",
     "mix",
     "noise_like",
+    "noise_ratio",
     "seeded",
     "simulate",
 ]

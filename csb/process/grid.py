@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
 from csb.process.schedule import Schedule
 
 
@@ -34,6 +34,21 @@ class Grid:
         if isinstance(T, bool) or not isinstance(T, int) or T < 1:
             raise CSBError(f"T={T!r} is not a number of steps; T must be an integer of at least 1")
         return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
+
+    @classmethod
+    def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":
+        """Steps whose σ = √((1−ᾱ)/ᾱ) has evenly spaced ρ-th roots, from σ_1 = sigma_min (Karras et al. 2022, eq. 5).
+
+        Raises CSBError where T is not an integer ≥ 1, or sigma_min is not below the horizon's σ.
+        """
+        require_int("T", T, 1)
+        sigma_max = ((1 - alpha_bar_end) / alpha_bar_end) ** 0.5
+        if not 0 < sigma_min < sigma_max:
+            raise CSBError(f"sigma_min={sigma_min!r} is outside (0, {sigma_max:.3g}); choose one below the horizon's σ")
+        low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        share = torch.linspace(0, 1, T, dtype=torch.float64) if T > 1 else torch.ones(1, dtype=torch.float64)
+        sigma = (low + share * (high - low)) ** rho
+        return cls(torch.cat([torch.ones(1, dtype=torch.float64), 1 / (1 + sigma**2)]))
 
     @property
     def T(self) -> int:

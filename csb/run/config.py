@@ -12,6 +12,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import Problem, build_problem
 from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
@@ -19,12 +20,14 @@ from csb.process import SCHEDULES, Grid, Power, Schedule, seeded
 from csb.run.logs import LoggerSettings
 from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
+from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
+from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
 AUTO = "auto"  # the schedule that is chosen from the data
 _SCALE = 71  # key of the random stream
-STAGES = ("bridge", "denoiser")
+STAGES = ("bridge", "denoiser", *CONDITIONAL)
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class RunConfig:
     metrics: MetricsSettings
     logger: LoggerSettings
     denoiser: DenoiserSettings
+    amortized: ConditionalSettings
     baselines: BaselineSettings
     stage: str
     evaluate: bool
@@ -76,10 +80,21 @@ class RunConfig:
         logger.info("the first step resolves %.3g: power %.3g", scale, schedule.power)
         return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
 
+    def conditional_spec(self, kind: str, transform: Transform) -> ConditionalSpec:
+        """The description of the amortized score or flow of the bridge's network, once the data have set the transform.
+
+        The score's schedule is the bridge's with the horizon of the group ``amortized``.
+        """
+        schedule: dict[str, Any] | None = None
+        if kind == "score":
+            long = self.schedule.with_horizon(self.amortized.alpha_bar_end)  # of "auto": of the default power
+            schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
+        return ConditionalSpec(kind, self.backward.network, transform.spec(), schedule, self.device.precision)
+
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
-        free |= {"denoiser", "baselines", "stage", "evaluate"}
+        free |= {"denoiser", "amortized", "baselines", "stage", "evaluate"}
         return flatten({key: value for key, value in self.plain.items() if key not in free})
 
 
@@ -160,6 +175,13 @@ def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[Kernel
     return backward, forward
 
 
+def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
+    """The settings of a score or flow, which takes the bridge's optimiser steps in all where none are given."""
+    if group.get("steps", 0) is None:
+        group["steps"] = sum(half_step.steps for half_step in plan(ipf))
+    return settings(ConditionalSettings, "amortized", group)
+
+
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
     plain = OmegaConf.to_container(config, resolve=True)
@@ -180,6 +202,7 @@ def read(config: DictConfig) -> RunConfig:
     require_int("L", plain["L"], 1)
     schedule, objective = schedule_of(_group(plain, "process")), _group(plain, "objective")
     backward, forward = _kernels(_group(plain, "network"), objective)
+    ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
     run = RunConfig(
         problem=build_problem(_group(plain, "problem")),
         schedule=schedule,
@@ -187,13 +210,14 @@ def read(config: DictConfig) -> RunConfig:
         objective=build_objective(objective["name"]),
         backward=backward,
         forward=forward,
-        ipf=settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")}),
+        ipf=ipf,
         optimizer=settings(OptimizerSettings, "optimizer", _group(plain, "optimizer")),
         device=settings(DeviceSettings, "trainer", _group(plain, "trainer")),
         sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
         metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
         logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
         denoiser=settings(DenoiserSettings, "denoiser", _group(plain, "denoiser")),
+        amortized=_amortized(_group(plain, "amortized"), ipf),
         baselines=settings(BaselineSettings, "baselines", _group(plain, "baselines")),
         stage=plain["stage"],
         evaluate=plain["evaluate"],
@@ -210,8 +234,10 @@ def read(config: DictConfig) -> RunConfig:
 
 
 def _check_network(run: RunConfig) -> None:
-    """Builds the bridge once, so that wrong network options show at once."""
+    """Builds the bridge once, and the model of the stage, so that wrong network options show at once."""
     build_bridge(run.bridge_spec(run.problem.new_transform()))
+    if run.stage in CONDITIONAL:
+        build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))
 
 
 def _check_data(run: RunConfig) -> None:

@@ -11,11 +11,13 @@ from omegaconf import DictConfig, open_dict
 
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
+from csb.run.amortized import train_stage as train_amortized
 from csb.run.config import RunConfig, read
 from csb.run.denoiser import train_stage
 from csb.run.evaluate import compare_run
 from csb.run.load import load_run
 from csb.run.train import check_folder, check_writable, finished, train
+from csb.training.regression import state_file
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +27,33 @@ def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
     run = read(config)
     if sweep and (run.stage != "bridge" or run.evaluate):
         raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
-    if run.stage == "denoiser":
-        return lambda: check_writable(run.folder)
+    if run.stage != "bridge":
+        return lambda: check_stage(run)
     if sweep:
         return lambda: check_writable(Path(str(config.out)) / "sweeps" / str(config.name))
     return lambda: check_folder(run)
 
 
-def denoiser_job(run: RunConfig) -> None:
-    """stage=denoiser: trains the denoiser into the run's folder, which may hold a bridge or not."""
-    path = run.folder / "denoiser.pt"
+def check_stage(run: RunConfig) -> None:
+    """CSBError where the stage's file is there already, was begun, or cannot be written. Else the folder is made.
+
+    The folder may hold a bridge or not.
+    """
+    path, state = run.folder / f"{run.stage}.pt", state_file(run.folder, run.stage)
     if path.exists() and not run.overwrite:
         raise CSBError(f"{path} is there already; choose overwrite=true or another name=…")
-    train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
+    if state.exists() and not run.resume and not run.overwrite:
+        raise CSBError(f"{path} was begun; continue with resume=true, or choose overwrite=true or another name=…")
+    check_writable(run.folder)
+
+
+def stage_job(run: RunConfig) -> None:
+    """A stage that is not the bridge: trains its model into the run's folder."""
+    check_stage(run)
+    if run.stage == "denoiser":
+        train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
+    else:
+        train_amortized(run)
 
 
 def job(config: DictConfig) -> dict[str, Any] | None:
@@ -45,8 +61,8 @@ def job(config: DictConfig) -> dict[str, Any] | None:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         run = read(config)
-        if run.stage == "denoiser":
-            return denoiser_job(run)
+        if run.stage != "bridge":
+            return stage_job(run)
         result = train(run)
         if run.evaluate:
             command = f"python scripts/evaluate.py run={run.folder}"

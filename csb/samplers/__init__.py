@@ -1,27 +1,37 @@
-"""Posterior samplers behind one protocol: the bridge, exact posteriors, and methods that guide a denoiser."""
+"""Posterior samplers behind one protocol: the bridge, exact posteriors, scores and flows, guided denoisers."""
 
 from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
+from csb.samplers.conditional import ConditionalSampler
 from csb.samplers.diffusion import DiffusionSampler, horizon_bias
 from csb.samplers.dps import DPS
+from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
+from csb.samplers.score import SCORE, ScoreSampler, score_sampler
 from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 
 __all__ = [
     "DPS",
+    "FLOW",
     "RESAMPLING",
+    "SCORE",
     "TDS",
     "BootstrapSMC",
     "BridgeSampler",
+    "ConditionalSampler",
     "DiffusionSampler",
     "Draws",
     "ExactSampler",
+    "FlowSampler",
     "Likelihood",
     "ParticleSampler",
     "Replacement",
     "Sampler",
+    "ScoreSampler",
     "effective_sample_size",
+    "flow_sampler",
     "horizon_bias",
+    "score_sampler",
 ]

@@ -1,0 +1,97 @@
+"""The amortized baselines that go with a run: a conditional score and a flow, trained and kept beside the bridge.
+
+``python train.py experiment=… stage=score`` (or ``flow``) writes ``score.pt`` into the run's folder, which may hold a
+bridge or not. They are made of the bridge's network and pairs and take as many optimiser steps. To use one:
+
+    base = load_baseline("outputs/mnist_inpaint", "score")
+    samples = score_sampler(base.model, "dpmpp", T=10).sample(y, 64, generator)
+
+and likewise with "flow" and :func:`csb.samplers.flow_sampler`.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from csb.bridge.checkpoint import load_conditional, remove_leftovers
+from csb.errors import CSBError
+from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
+from csb.problems import Problem, Transform, build_problem
+from csb.run.config import RunConfig, flatten
+from csb.run.logs import Logs
+from csb.run.train import about, quiet_lightning
+from csb.samplers import flow_sampler, score_sampler
+from csb.training.conditional import train_conditional
+
+
+def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
+    """What a resumed training must have in common with the one it continues, as dotted names."""
+    own = {k: v for k, v in vars(run.amortized).items() if k not in ("checkpoint_every", "alpha_bar_end")}
+    shared = {"problem": run.problem.spec(), "seed": run.seed, "optimizer": vars(run.optimizer), "amortized": own}
+    return flatten({**spec.plain(), **shared})
+
+
+def train_stage(run: RunConfig) -> None:
+    """stage=score or stage=flow: trains the model into the run's folder, or continues.
+
+    CSBError for a state of other settings, missing data, a full disk, a diverging loss.
+    """
+    remove_leftovers(run.folder)
+    run.problem.prepare()
+    train = run.problem.pairs("train")
+    transform = run.problem.make_transform(train)
+    spec = run.conditional_spec(run.stage, transform)
+    model = build_conditional(spec, run.seed)
+    model.transform.load_state_dict(transform.state_dict())
+    pairs = (transform.encode_x(train.x), transform.encode_y(train.y))
+    logs, status = Logs(run.logger, run.folder, run.plain), "failed"
+    try:
+        with quiet_lightning():
+            train_conditional(
+                model, pairs, run.folder, run.amortized, run.optimizer, run.device, run.seed,
+                _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
+            )  # fmt: skip
+        status = "success"
+    finally:
+        logs.close(status)
+
+
+class Baseline(NamedTuple):
+    """A trained score or flow.
+
+    Attributes:
+        model: for :func:`csb.samplers.score_sampler` or :func:`csb.samplers.flow_sampler`.
+        transform: the model's, between (x, y) and (z, c).
+        problem: on which it was trained.
+        about: plain data: "problem", "config", "versions", the training's "seconds" and optimiser "steps".
+    """
+
+    model: ScoreNetwork | FlowNetwork
+    transform: Transform
+    problem: Problem
+    about: dict[str, Any]
+
+
+def load_baseline(folder: str | Path, kind: str, device: str | torch.device | None = None) -> Baseline:
+    """The score or flow in a run's folder, on a device: by default a GPU where there is one, else the CPU.
+
+    Args:
+        folder: that ``stage=score`` or ``stage=flow`` wrote into.
+        kind: "score" or "flow".
+
+    Raises:
+        CSBError: an unknown kind, no such file, a damaged file or one of another kind.
+    """
+    if kind not in CONDITIONAL:
+        raise CSBError(f"baseline {kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
+    path = Path(folder) / f"{kind}.pt"
+    if not path.is_file():
+        raise CSBError(f"{folder} holds no {kind}.pt; train it with python train.py … stage={kind}")
+    model, told = load_conditional(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if model.kind != kind:
+        raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")
+    return Baseline(model, model.transform, build_problem(told["problem"]), told)
+
+
+__all__ = ["Baseline", "flow_sampler", "load_baseline", "score_sampler", "train_stage"]

@@ -1,0 +1,207 @@
+r"""Training of one network by squared error, without a bridge: the prior's denoiser, and the amortized baselines.
+
+A *path* joins a datum z_0 to noise ε and says what the network is to predict at a point of it. All are linear
+interpolations whose regression target has the conditional mean that a sampler needs:
+
+- diffusion: τ uniform in [0, 1] on a schedule; z = √ᾱ z_0 + √(1−ᾱ) ε, target v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho
+  2022), which weighs an error of x̂_0 by 1/(1−ᾱ);
+- flow: t uniform in [0, 1]; z = (1−t) ε + t z_0, target z_0 − ε (Lipman et al. 2023, eq. 23 with σ_min = 0).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn, rand, randint, randn
+
+from csb.errors import CSBError, require_int
+from csb.process import Schedule, expand, seeded
+from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
+from csb.training.module import FitModule
+from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.state import Progress, load_progress, save_progress, to_cpu
+
+_BATCH = 3  # the key of the batches' random stream
+
+
+@dataclass(frozen=True)
+class RegressionSettings:
+    """How a network is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: states a step.
+        alpha_bar_end: the horizon of the schedule that a diffusion is trained on, in (0, 1): small.
+        lr: the peak learning rate; the optimiser's other settings are the bridge's.
+        checkpoint_every: optimiser steps between checkpoints.
+    """
+
+    group: ClassVar[str]  # of the configuration
+
+    steps: int
+    batch_size: int
+    alpha_bar_end: float
+    lr: float
+    checkpoint_every: int
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every"):
+            require_int(f"{self.group}.{name}", getattr(self, name), 1)
+        for name, high in (("alpha_bar_end", 1.0), ("lr", 10.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < high:
+                raise CSBError(f"{self.group}.{name}={value!r} is not possible; give a number between 0 and {high:g}")
+
+
+class Point(NamedTuple):
+    """States z (B, *z_shape) at levels (B,) (ᾱ, or t of a flow), and what the network is to predict, (B, *z_shape)."""
+
+    z: Tensor
+    level: Tensor
+    target: Tensor
+
+
+Interpolation = Callable[[Tensor, torch.Generator], Point]
+
+
+def diffusion_path(schedule: Schedule) -> Interpolation:
+    """Points of a diffusion on a schedule from data z_0 (B, *z_shape); see the module's docstring."""
+
+    def draw(z_0: Tensor, generator: torch.Generator) -> Point:
+        noise = randn(z_0.shape, generator=generator)
+        alpha_bar = schedule.alpha_bar(rand(len(z_0), generator=generator).double()).float()
+        signal, rest = expand(alpha_bar.sqrt(), z_0), expand((1 - alpha_bar).sqrt(), z_0)
+        return Point(signal * z_0 + rest * noise, alpha_bar, signal * noise - rest * z_0)
+
+    return draw
+
+
+def flow_path(z_0: Tensor, generator: torch.Generator) -> Point:
+    """Points of the straight paths from noise to data z_0 (B, *z_shape); see the module's docstring."""
+    noise, t = randn(z_0.shape, generator=generator), rand(len(z_0), generator=generator)
+    share = expand(t, z_0)
+    return Point((1 - share) * noise + share * z_0, t, z_0 - noise)
+
+
+class Examples(NamedTuple):
+    """One optimiser step: a :class:`Point`, with the encoded observations c (B, *c_shape) or None."""
+
+    z: Tensor
+    level: Tensor
+    target: Tensor
+    c: Tensor | None
+    step: int
+
+
+class ExampleBatches:
+    """An iterable over steps start..stop − 1; batch s, of ``size`` examples, is a function of (seed, s) alone."""
+
+    def __init__(
+        self, data: tuple[Tensor, Tensor | None], path: Interpolation, size: int, seed: int, steps: tuple[int, int]
+    ) -> None:
+        self.data, self.path, self.size, self.seed, self.steps = data, path, size, seed, range(*steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Examples]:
+        z, c = self.data
+        for step in self.steps:
+            generator = seeded(self.seed, step, _BATCH)
+            rows = randint(len(z), (self.size,), generator=generator)
+            yield Examples(*self.path(z[rows], generator), None if c is None else c[rows], step)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What is fitted to what.
+
+    Attributes:
+        name: of the stage; ``<name>_state.pt`` holds the way to the result.
+        model: with initial weights; changed in place.
+        predict: the model's output for a batch.
+        data: encoded training data on the CPU: z (N, *z_shape), and c (N, *c_shape) or None.
+        path: where the states come from.
+        save: writes the trained model's file, given the progress.
+    """
+
+    name: str
+    model: nn.Module
+    predict: Callable[[Examples], Tensor]
+    data: tuple[Tensor, Tensor | None]
+    path: Interpolation
+    save: Callable[[Progress], None]
+
+
+class RegressionModule(FitModule):
+    """Fits a network by squared error."""
+
+    def __init__(self, task: Regression, steps: int, peak: float, settings: OptimizerSettings) -> None:
+        super().__init__(task.model, steps, peak, settings)
+        self.task = task
+
+    def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
+        loss = (self.task.predict(batch) - batch.target).square().mean()
+        self.last_loss = loss.detach()
+        return self.require_finite(loss, f"the {self.task.name} at step {batch.step}")
+
+
+def train_regression(
+    task: Regression,
+    folder: Path,
+    settings: RegressionSettings,
+    optimizer: OptimizerSettings,
+    device: DeviceSettings,
+    seed: int,
+    fingerprint: dict[str, Any],
+    resume: bool = False,
+    log: Callable[[Metrics, int], None] = lambda metrics, step: None,
+    bar: bool = True,
+) -> None:
+    """Fits the model and saves it with the moving average of its weights.
+
+    Args:
+        task: what is fitted.
+        folder: of the state file, from which a killed training goes on bit for bit.
+        seed: of the batches.
+        fingerprint: plain data; a resumed training must have the same.
+        log: called as log(metrics, step).
+
+    Raises:
+        CSBError: a state of other settings, a full disk, a diverging loss.
+    """
+    state = state_file(folder, task.name)
+    progress = load_progress(state, fingerprint) if resume and state.exists() else Progress()
+    model, module = task.model, RegressionModule(task, settings.steps, settings.lr, optimizer)
+    if progress.average is not None:
+        model.load_state_dict(progress.weights)
+        module.average.load_state_dict(progress.average)
+        module.optimizer_state = progress.optimizer
+    started = time.perf_counter() - progress.seconds
+
+    def checkpoint(step: int) -> None:
+        progress.step, progress.seconds = step, time.perf_counter() - started
+        progress.weights, progress.average = to_cpu(model.state_dict()), to_cpu(module.average.state_dict())
+        progress.optimizer = to_cpu(module.optimizer_on_trainer().state_dict())
+        save_progress(state, progress, fingerprint)
+
+    shown = Bar(settings.steps, progress.step, bar)
+    shown.describe(task.name)
+    with shown.progress:
+        if progress.step < settings.steps:
+            batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (progress.step, settings.steps))
+            reporter = Reporter(shown, log, 0, progress.losses, task.name)
+            fit(module, batches, device, optimizer.clip, [reporter, Every(settings.checkpoint_every, checkpoint)])
+            checkpoint(settings.steps)
+    module.adopt_average()
+    model.to(device.where)
+    task.save(progress)
+    state.unlink(missing_ok=True)
+
+
+def state_file(folder: Path, name: str) -> Path:
+    """Where the progress of a stage is kept while it runs."""
+    return folder / f"{name}_state.pt"

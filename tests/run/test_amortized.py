@@ -1,0 +1,145 @@
+"""The stages score and flow, through the command line: files, what they hold, resuming, refusals."""
+
+import signal
+
+import pytest
+import torch
+from conftest import Hook
+
+from csb.bridge.checkpoint import load
+from csb.errors import CSBError
+from csb.networks.conditional import FlowNetwork, ScoreNetwork
+from csb.process import Power, seeded
+from csb.run import cli
+from csb.run.amortized import flow_sampler, load_baseline, score_sampler
+from csb.run.config import read
+from csb.run.jobs import validate
+
+OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
+
+
+def weights(path):
+    return load(path)["weights"]
+
+
+@pytest.fixture(scope="module")
+def folder(command, tiny, tmp_path_factory):
+    """A run's folder with a score and a flow, and no bridge."""
+    folder = tmp_path_factory.mktemp("amortized")
+    for stage in ("score", "flow"):
+        done = command(*tiny, *OVERRIDES, f"stage={stage}", f"out={folder}", "name=run")
+        assert done.code == 0, done.err
+    return folder / "run"
+
+
+def test_the_files(folder):
+    assert sorted(p.name for p in folder.iterdir()) == ["flow.pt", "score.pt"]
+
+
+@pytest.mark.parametrize(("kind", "cls"), [("score", ScoreNetwork), ("flow", FlowNetwork)])
+def test_what_is_loaded(folder, kind, cls):
+    model, transform, problem, about = load_baseline(folder, kind, "cpu")
+    assert type(model) is cls
+    assert model.transform is transform
+    assert (problem.name, transform.name) == ("two_moons", "standardise")
+    torch.testing.assert_close(transform.x_mean, problem.pairs("train").x.mean(0), rtol=1e-3, atol=1e-4)
+    assert about["steps"] == 12 + 3 * 10  # of all the bridge's half-steps
+    assert about["config"]["stage"] == kind
+    assert set(about["versions"]) == {"csb", "torch", "lightning", "python"}
+    assert model.spec.network == {"name": "mlp", "width": 16, "depth": 1}
+    if kind == "score":
+        assert model.schedule == Power(1e-4, 4.0)
+
+
+def test_samplers_of_what_is_loaded(folder):
+    score, flow = (load_baseline(folder, kind, "cpu").model for kind in ("score", "flow"))
+    y = torch.tensor([[0.1, 0.2], [0.0, -0.3]])
+    for sampler, calls in ((score_sampler(score, "dpmpp", 4), 4), (flow_sampler(flow, "heun", 2), 4)):
+        found = sampler.sample(y, 3, seeded(1))
+        assert found.x.shape == (2, 3, 2)
+        assert found.info.forward_evaluations == calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook"),
+    [
+        ("score", Hook("csb.training.regression.RegressionModule.training_step", 17)),
+        ("flow", Hook("csb.training.regression.save_progress", 3)),
+        ("score", Hook("csb.training.conditional.save_conditional", 1)),
+    ],
+    ids=["in a step", "before a state", "before the file"],
+)
+def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, kind, hook):
+    arguments = (*tiny, *OVERRIDES, f"stage={kind}", f"out={tmp_path}", "name=run")
+    assert command(*arguments, hooks=[hook]).code == -signal.SIGKILL
+    assert f"{kind}.pt was begun; continue with resume=true, or choose overwrite=true" in refuse(*arguments)
+    if kind == "flow":
+        other = command(*arguments, "resume=true", "optimizer.lr=0.5")
+        assert other.code == 2
+        assert "was trained with amortized.lr=0.001, not 0.5" in other.err
+    done = command(*arguments, "resume=true")
+    assert done.code == 0, done.err
+    whole, again = weights(folder / f"{kind}.pt"), weights(tmp_path / "run" / f"{kind}.pt")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [f"{kind}.pt"]
+
+
+def refuse(*arguments):
+    with pytest.raises(CSBError) as error:
+        cli.check("train", list(arguments), validate)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stage=nope"], "stage='nope' is unknown; choose one of bridge, denoiser, score, flow"),
+        (["amortized.steps=0"], "amortized.steps=0 is not possible"),
+        (["amortized.lr=-1"], "amortized.lr=-1 is not possible"),
+        (["amortized.alpha_bar_end=1"], "amortized.alpha_bar_end=1 is not possible"),
+        (["+amortized.foo=1"], "foo"),
+        (["~amortized.steps"], "steps"),
+        (["experiment=linear_gaussian", "stage=score"], "network=affine has maps for 10 steps and stage=score"),
+        (["-m", "T=3,4", "stage=flow"], "stage=flow, evaluate=False cannot be swept over"),
+    ],
+    ids=" ".join,
+)
+def test_settings_are_checked_before_any_work(tmp_path, arguments, message):
+    assert message in refuse(*arguments, f"out={tmp_path}/new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there(folder):
+    arguments = [f"out={folder.parent}", "name=run", "stage=score"]
+    assert "score.pt is there already; choose overwrite=true" in refuse(*arguments)
+    cli.check("train", [*arguments, "overwrite=true"], validate)
+
+
+def test_the_score_follows_the_schedule_of_the_run():
+    seen = []
+    arguments = ["process=linear", "stage=score", "amortized.alpha_bar_end=1e-3", "amortized.steps=5"]
+    cli.check("train", arguments, lambda config, sweep: seen.append(read(config)))
+    (run,) = seen
+    spec = run.conditional_spec("score", run.problem.new_transform())
+    assert spec.schedule == {"name": "linear", "alpha_bar_end": 1e-3, "beta_min": 0.1}
+    assert run.conditional_spec("flow", run.problem.new_transform()).schedule is None
+    assert (run.amortized.steps, run.amortized.batch_size) == (5, run.ipf.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("nope", "baseline 'nope' is unknown; choose one of score, flow"), ("flow", "holds no flow.pt; train it with")],
+)
+def test_what_cannot_be_loaded(tmp_path, kind, message):
+    with pytest.raises(CSBError, match=message):
+        load_baseline(tmp_path, kind)
+
+
+def test_a_file_of_another_kind(folder, tmp_path):
+    (tmp_path / "flow.pt").write_bytes((folder / "score.pt").read_bytes())
+    with pytest.raises(CSBError, match=r"flow.pt holds a score, not a flow; remove it and train with stage=flow"):
+        load_baseline(tmp_path, "flow")
+    (tmp_path / "flow.pt").write_bytes((folder / "score.pt").read_bytes()[:-100])
+    with pytest.raises(CSBError, match=r"flow.pt is damaged or not a csb file"):
+        load_baseline(tmp_path, "flow")

@@ -1,0 +1,172 @@
+"""Networks fitted by squared error: batches, targets, resuming bit for bit, errors, and a training that gets there."""
+
+import pytest
+import torch
+
+from csb.bridge.checkpoint import load, load_conditional
+from csb.errors import CSBError
+from csb.networks.conditional import ConditionalSpec, build_conditional
+from csb.networks.denoiser import DenoiserSpec, build_denoiser
+from csb.problems import LinearGaussian
+from csb.process import LinearBeta, seeded
+from csb.samplers import flow_sampler, score_sampler
+from csb.training import regression
+from csb.training.conditional import ConditionalSettings, train_conditional
+from csb.training.denoiser import DenoiserSettings, train_denoiser
+from csb.training.regression import ExampleBatches, diffusion_path, flow_path
+from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.state import to_cpu
+from tests.samplers.conditional_models import SCHEDULE, ExactDenoiser, ExactVelocity
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
+PROBLEM = LinearGaussian(dx=2, dy=2, seed=3, n_train=20_000)
+MLP = {"name": "mlp", "width": 16, "depth": 1}
+PAIRS = (torch.randn(300, 2, generator=seeded(1)), torch.randn(300, 2, generator=seeded(2)))
+PATHS = {"score": diffusion_path(LinearBeta(1e-4)), "flow": flow_path}
+
+
+def model(kind, network=MLP):
+    transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
+    return build_conditional(ConditionalSpec(kind, network, transform, SCHEDULE if kind == "score" else None), 1)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("kind", PATHS)
+    def test_a_batch_is_a_function_of_seed_and_step(self, kind):
+        def batches(steps, seed=5):
+            return list(ExampleBatches(PAIRS, PATHS[kind], 16, seed, steps))
+
+        whole, tail, other = batches((0, 6)), batches((3, 6)), batches((0, 6), 6)
+        assert [b.step for b in whole] == list(range(6))
+        for one, two in zip(whole[3:], tail):
+            assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4]))
+        assert not torch.equal(whole[0].z, whole[1].z)
+        assert not torch.equal(whole[0].z, other[0].z)
+        assert len(ExampleBatches(PAIRS, PATHS[kind], 16, 5, (3, 6))) == 3
+
+    def test_observations_stay_with_their_data(self):
+        z = torch.arange(300.0)[:, None]
+        batch = next(iter(ExampleBatches((z, -2 * z), flow_path, 64, 1, (0, 1))))
+        z_0 = batch.z + (1 - batch.level[:, None]) * batch.target  # z_t + (1 − t)(z_0 − ε)
+        torch.testing.assert_close(batch.c, -2 * z_0, rtol=1e-4, atol=1e-2)
+
+    def test_a_prior_has_no_observations(self):
+        assert next(iter(ExampleBatches((PAIRS[0], None), flow_path, 8, 1, (0, 1)))).c is None
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_the_best_prediction_is_the_exact_model(kind):
+    """The target less the exact conditional mean has mean 0 and no correlation with state, observation and level."""
+    pairs = PROBLEM.pairs("train")
+    batch = next(iter(ExampleBatches((pairs.x.double(), pairs.y.double()), PATHS[kind], 40_000, 1, (0, 1))))
+    z, y, residual = batch.z.double(), batch.c, []
+    exact = ExactDenoiser(PROBLEM) if kind == "score" else ExactVelocity(PROBLEM)
+    for i in range(4000):
+        level = batch.level[i].double()
+        mean = exact(z[i : i + 1], level, exact.encode(y[i : i + 1]))
+        if kind == "score":  # v = (√ᾱ z − z_0)/√(1−ᾱ)
+            mean = (level.sqrt() * z[i] - mean) / (1 - level).sqrt()
+        residual.append(batch.target[i] - mean[0])
+    r, levels = torch.stack(residual), batch.level[:4000, None].double()
+    for weight in (torch.ones_like(levels), levels, z[:4000], y[:4000], levels * z[:4000]):
+        products = r[:, :, None] * weight[:, None]
+        error = products.std(0) / 4000**0.5
+        assert bool((products.mean(0).abs() < 5 * error).all())
+
+
+SETTINGS = {"steps": 12, "batch_size": 16, "alpha_bar_end": 1e-4, "lr": 1e-2, "checkpoint_every": 3}
+
+
+def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
+    """A training of 12 steps; the weights that it ends with."""
+    optimizer, device = OptimizerSettings(), DeviceSettings("cpu")
+    rest = (optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, resume)
+    if kind == "denoiser":
+        made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0), 1), DenoiserSettings(**SETTINGS)
+        train_denoiser(made, pairs[0], LinearBeta(0.1), folder, settings, *rest, bar=False)
+    else:
+        made = model(kind)
+        train_conditional(made, pairs, folder, ConditionalSettings(**SETTINGS), *rest, bar=False)
+    return to_cpu(made.state_dict())
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "score", "flow"])
+class TestResume:
+    @pytest.mark.parametrize("saves", [1, 3, 5])
+    def test_bit_for_bit(self, kind, tmp_path, monkeypatch, saves):
+        """Cut off at the n-th checkpoint (of steps 3, 6, 9, 12 and the end), and continued."""
+        whole = train(kind, tmp_path / "whole")
+        calls, save = [], regression.save_progress
+
+        def stopping(*arguments):
+            save(*arguments)
+            calls.append(1)
+            if len(calls) == saves:
+                raise Stop
+
+        monkeypatch.setattr(regression, "save_progress", stopping)
+        with pytest.raises(Stop):
+            train(kind, tmp_path / "cut")
+        assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}_state.pt"]
+        monkeypatch.setattr(regression, "save_progress", save)
+        again = train(kind, tmp_path / "cut", resume=True)
+        assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}.pt"]
+        assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+    def test_other_settings_are_refused_by_name(self, kind, tmp_path, monkeypatch):
+        monkeypatch.setattr(regression.Path, "unlink", lambda *arguments, **options: None)  # the state stays
+        train(kind, tmp_path)
+        with pytest.raises(CSBError, match="was trained with a=1, not 2"):
+            train(kind, tmp_path, resume=True, fingerprint={"a": 2})
+
+    def test_a_loss_that_is_not_finite_is_one_line(self, kind, tmp_path):
+        with pytest.raises(CSBError, match=f"the loss became nan in the {kind} at step 0") as error:
+            train(kind, tmp_path, pairs=(PAIRS[0] * torch.nan, PAIRS[1]))
+        assert "\n" not in str(error.value)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["score", "flow"])
+def test_the_file_holds_what_was_trained(kind, tmp_path):
+    weights = train(kind, tmp_path)
+    again, about = load_conditional(tmp_path / f"{kind}.pt")
+    assert again.kind == kind
+    assert not again.training
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in weights.items())
+    assert (about["note"], about["steps"]) == ("hi", 12)
+    assert about["seconds"] > 0
+    data = load(tmp_path / f"{kind}.pt")
+    data.pop("weights")
+    torch.save(data, tmp_path / "part.pt")
+    with pytest.raises(CSBError, match=r"part\.pt does not hold a whole score or flow"):
+        load_conditional(tmp_path / "part.pt")
+
+
+@pytest.mark.parametrize("group", [DenoiserSettings, ConditionalSettings])
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", 0), ("batch_size", 1.5), ("alpha_bar_end", 1.0), ("lr", 0), ("lr", True), ("lr", "x")]
+)
+def test_settings(group, name, value):
+    with pytest.raises(CSBError, match=f"{group.group}.{name}={value!r} is not possible"):
+        group(**SETTINGS | {name: value})
+
+
+@pytest.mark.parametrize("kind", ["score", "flow"])
+def test_a_short_training_reaches_the_posterior(kind, tmp_path):
+    """Mean and covariance of the samples within a few per cent, over 100 observations."""
+    trained, pairs = model(kind, {"name": "mlp", "width": 32, "depth": 2}), PROBLEM.pairs("train")
+    settings = ConditionalSettings(steps=600, batch_size=256, alpha_bar_end=1e-4, lr=6e-3, checkpoint_every=5000)
+    rest = (settings, OptimizerSettings(ema=0.99), DeviceSettings("cpu"), 1, {}, {})
+    train_conditional(trained, (pairs.x, pairs.y), tmp_path, *rest, bar=False)
+    sampler = score_sampler(trained, "dpmpp", 30) if kind == "score" else flow_sampler(trained, "heun", 15)
+    y, n = PROBLEM.pairs("test", 100).y, 1500
+    x = sampler.sample(y, n, seeded(1)).x.double()
+    exact, mean = y.double() @ PROBLEM.G.T, x.mean(1)
+    centred = (x - mean[:, None]).flatten(0, 1)
+    cov = centred.T @ centred / (len(y) * (n - 1))
+    assert float((mean - exact).norm() / exact.norm()) < 0.05
+    assert float((cov - PROBLEM.C).norm() / PROBLEM.C.norm()) < 0.05
