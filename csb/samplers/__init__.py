@@ -2,7 +2,7 @@
 
 from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
-from csb.samplers.diffusion import DiffusionSampler, horizon_bias
+from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
 from csb.samplers.dps import DPS
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.replacement import Replacement
@@ -23,5 +23,6 @@ __all__ = [
     "Replacement",
     "Sampler",
     "effective_sample_size",
+    "horizon",
     "horizon_bias",
 ]

@@ -107,9 +107,9 @@ def train_denoiser(
     """Fits the denoiser to z_0 (N, *x_shape) and writes ``denoiser.pt``; ``denoiser_state.pt`` holds the way there.
 
     Args:
-        denoiser: with initial weights; changed in place.
+        denoiser: with initial weights, and the horizon that it is trained on; changed in place.
         z_0: encoded training data, on the CPU.
-        schedule: of the bridge; its horizon is replaced by that of the settings.
+        schedule: of the bridge; its horizon is replaced by the denoiser's.
         fingerprint: plain data; a resumed training must have the same.
         about: plain data that goes with the file.
 
@@ -132,7 +132,7 @@ def train_denoiser(
         save_progress(state, progress, fingerprint)
 
     steps = (progress.step, settings.steps)
-    batches = DenoiserBatches(z_0, schedule.with_horizon(settings.alpha_bar_end), settings.batch_size, seed, steps)
+    batches = DenoiserBatches(z_0, schedule.with_horizon(denoiser.alpha_bar_end), settings.batch_size, seed, steps)
     shown = Bar(settings.steps, progress.step, bar)
     shown.describe("denoiser")
     with shown.progress:
