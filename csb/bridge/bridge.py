@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from csb.bridge.kernel import Kernel
 from csb.bridge.parametrisation import Direction
 from csb.bridge.samples import SampleInfo, Samples, check_observations, measured
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise
 
@@ -104,8 +104,7 @@ class Bridge(nn.Module):
 
     def _check(self, y: Tensor, n: int, batch_size: int, refine: int) -> tuple[Tensor, bool]:
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise CSBError(f"{name}={value!r} is not possible; pass an integer of at least {low}")
+            require_int(name, value, low)
         return check_observations(y, self.transform.y_shape, self.device)
 
     def _sample(

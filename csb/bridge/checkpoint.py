@@ -55,9 +55,9 @@ def _umask() -> int:
     return mask
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files that a killed run left in the folder or below."""
-    for path in folder.rglob(".*.tmp"):
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Deletes temporary files of files called ``of…`` that a killed run left in the folder or below."""
+    for path in folder.rglob(f".{of}*.tmp"):
         path.unlink(missing_ok=True)
 
 

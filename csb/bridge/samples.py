@@ -1,10 +1,11 @@
 """What every posterior sampler takes and returns."""
 
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ class SampleInfo:
         backward_evaluations: passes back through the network (guidance), counted for one sample.
         seconds: wall time of the whole call.
         peak_memory: bytes by which the call raised the memory of the process (CPU) or of the device's allocator at
-            most; None where the system does not tell.
+            most. None where it is not known: the system keeps one highest mark, which tells nothing of a call that
+            stays below an earlier one. A call leaves the mark alone; :func:`reset_peak` before it makes it known.
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
         unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
             samplers without resampling.
@@ -71,54 +73,51 @@ def check_observations(y: Tensor, shape: tuple[int, ...], device: torch.device) 
 
 
 class Cost:
-    """Filled in by :func:`measured`: seconds, and bytes of memory at most above those at the start (or None)."""
+    """Filled in by :func:`measured`: seconds, and :attr:`SampleInfo.peak_memory`."""
 
     seconds: float = 0.0
     peak_memory: int | None = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """Measures wall time and peak memory of a block of work on a device."""
+    """Measures wall time and peak memory of a block of work on a device. Nobody else's statistics are reset."""
     cost = Cost()
-    memory = _Memory(device)
-    start = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    before, start = memory(device), time.perf_counter()
     yield cost
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
-    cost.peak_memory = memory.peak()
+    after = memory(device)
+    if before is not None and after is not None and after.peak > before.peak:
+        cost.peak_memory = after.peak - before.now
 
 
-class _Memory:
-    """Peak memory above that at construction: of CUDA's allocator, else of the process, as Linux keeps it."""
+class Memory(NamedTuple):
+    """Bytes in use, and the highest mark so far."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.start = device, None
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            self.start = torch.cuda.memory_allocated(device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size (man 5 proc)
-            self.start = self._status("VmRSS")
-        except OSError:  # another system, or a sandbox that forbids it
-            self.start = None
+    now: int
+    peak: int
 
-    @staticmethod
-    def _status(key: str) -> int:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
-        raise OSError(f"/proc/self/status has no {key}")
 
-    def peak(self) -> int | None:
-        """Bytes, or None where they cannot be known."""
-        if self.start is None:
-            return None
-        try:
-            most = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else self._status("VmHWM")
-        except OSError:
-            return None
-        return max(0, most - self.start)
+def memory(device: torch.device) -> Memory | None:
+    """That of CUDA's allocator, else of the process, as Linux keeps it; None on other systems."""
+    if device.type == "cuda":
+        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+    try:
+        lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    except OSError:
+        return None
+    found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+    return Memory(found["VmRSS:"], found["VmHWM:"]) if len(found) == 2 else None
+
+
+def reset_peak(device: torch.device) -> None:
+    """Sets the highest mark back to what is in use, where the system allows it: for whoever owns the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csb.bridge.samples import reset_peak
 from csb.evaluation.calibration import Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.evaluation.classifier import digit_probabilities
 from csb.evaluation.inputs import ensemble_weights, systematic
@@ -20,6 +21,7 @@ from csb.evaluation.metrics import (
     std_error_correlation,
 )
 from csb.evaluation.report import Curves, LevelCurve, MethodResult, RankHistogram, StdError, Sweep
+from csb.evaluation.settings import MetricsSettings
 from csb.problems import MixturePosterior, Pairs, Problem
 from csb.process import seeded
 from csb.samplers import Sampler
@@ -51,12 +53,16 @@ class Drawn:
 
 
 def draw(method: Method, y: Tensor, n: int, seed: int, chunk: int) -> Drawn:
-    """n samples for each of y (B, *y_shape), ``chunk`` observations a call; one stream of numbers an observation."""
+    """n samples for each of y (B, *y_shape), ``chunk`` observations a call; one stream of numbers an observation.
+
+    Each call's peak memory is measured by itself, for which the process's or device's highest mark is set back.
+    """
     sampler, xs, ws, ess, ancestors = method.sampler, [], [], [], []
     seconds, peak, info = 0.0, 0, None
     for start in range(0, len(y), chunk):
         part = y[start : start + chunk]
         generators = [seeded(seed, _DRAW, start + i, device=sampler.device) for i in range(len(part))]
+        reset_peak(sampler.device)
         found = sampler.sample(part, n, generators)
         info = found.info
         xs.append(found.x.cpu())
@@ -113,7 +119,7 @@ def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> dict[str, flo
     return {"digit_accuracy": float(right.mean()), "digit_entropy": float(entropy.mean())}
 
 
-def score_images(
+def image_result(
     drawn: Drawn, test: Pairs, classifier: nn.Module | None, mask: Tensor | None, seed: int
 ) -> MethodResult:
     """The result with the scores of images: accuracy, calibration, digits."""
@@ -135,7 +141,7 @@ def score_images(
     return replace(drawn.result, metrics=metrics | figures, curves=replace(curves, std_error=std_error))
 
 
-def score_points(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
+def point_result(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
     """The result with the scores of vectors that need no exact posterior: proper scores and calibration."""
     scores = EnsembleScores()
     scores.update(drawn.x, test.x, drawn.log_weights)
@@ -150,11 +156,11 @@ def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:
     return x if log_weights is None else x[systematic(log_weights.exp(), len(x), 0.5)]
 
 
-def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, c2st_samples: int) -> dict[str, float]:
+def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings: MetricsSettings) -> dict[str, float]:
     """Distances between samples and as many exact ones, averaged over observations.
 
-    sliced_w: sliced W_1, and its floor, exact against exact; c2st on ``c2st_samples`` of the first observation alone
-    (it trains five networks), left out for 0; mmd, mean_error, cov_error, and mode_tv for mixtures.
+    sliced_w: sliced W_1, and its floor, exact against exact; c2st over the first ``c2st_observations`` only (it trains
+    five networks for each), left out for no ``c2st_samples``; mmd, mean_error, cov_error, and mode_tv for mixtures.
     """
     rows: list[dict[str, float]] = []
     for i, one in enumerate(y):
@@ -175,9 +181,16 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, c2st_sam
             row["mode_tv"] = mode_weight_tv(x, m.weights, m.means, m.covs, log_weights=w)
         rows.append(row)
     metrics = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    if c2st_samples:
-        exact = problem.posterior(y[0]).sample(c2st_samples, seeded(seed, _EXACT, 0, 3)).flatten(1)
-        x = _evenly(drawn.x[0].flatten(1), None if drawn.log_weights is None else drawn.log_weights[0])
-        count = min(c2st_samples, len(x))
-        metrics["c2st"] = c2st(exact[:count], x[torch.randperm(len(x), generator=seeded(seed, _EXACT, 0, 4))[:count]])
+    if settings.c2st_samples:
+        count = min(settings.c2st_observations, len(y))
+        found = [_c2st(problem, drawn, y, i, seed, settings.c2st_samples) for i in range(count)]
+        metrics["c2st"] = sum(found) / count
     return metrics
+
+
+def _c2st(problem: Problem, drawn: Drawn, y: Tensor, i: int, seed: int, n: int) -> float:
+    """C2ST of at most n samples of observation i."""
+    exact = problem.posterior(y[i]).sample(n, seeded(seed, _EXACT, i, 3)).flatten(1)
+    x = _evenly(drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i])
+    n = min(n, len(x))
+    return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, _EXACT, i, 4))[:n]])

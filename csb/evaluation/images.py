@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from csb.bridge import Bridge
 from csb.evaluation.classifier import digit_probabilities, load_or_train
 from csb.evaluation.metrics import EnsembleScores, std_error_correlation
-from csb.evaluation.scores import hole_mask
+from csb.evaluation.scores import draw_chunks, hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs
 from csb.problems.mnist import load_mnist
 from csb.process import seeded
 
 _KEY = 41  # of the random streams
+_CHUNK = 64  # observations drawn at once
 _RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
 
 
@@ -34,7 +35,7 @@ def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
     return load_or_train(path, images["train"], data["train"][1], images["test"], data["test"][1], seed)
 
 
-def score_images(
+def score_digits(
     bridge: Bridge,
     test: Pairs,
     classifier: nn.Module,
@@ -50,21 +51,20 @@ def score_images(
     """
     mask = hole_mask(bridge)
     scores, generator = EnsembleScores(mask), seeded(seed, _KEY, device=bridge.device)
-    right, seconds, known, kept = 0, 0.0, 0.0, []
-    assert test.labels is not None
-    for x, y, labels in zip(*(part.split(64) for part in (test.x, test.y, test.labels))):
-        drawn = bridge.sample(y, metrics.samples, generator=generator, **vars(sampler))
-        samples, seconds = drawn.x.cpu(), seconds + drawn.info.seconds
-        scores.update(samples, x)
-        read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(x), -1)
-        right += int((read == labels[:, None]).sum())
+    right, calls, seconds, known, kept = 0, 0, 0.0, 0.0, []
+    for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _CHUNK):
+        calls, seconds = info.forward_evaluations, seconds + info.seconds
+        scores.update(samples, pairs.x)
+        assert pairs.labels is not None
+        read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(pairs.x), -1)
+        right += int((read == pairs.labels[:, None]).sum())
         if mask is not None:
-            known = max(known, float(((samples - y[:, None]) * ~mask).abs().max()))
+            known = max(known, float(((samples - pairs.y[:, None]) * ~mask).abs().max()))
         if sum(len(part) for part in kept) < _RELIABILITY:
             kept.append(samples)
     row = scores.compute() | {
         "digit_accuracy": right / (len(test.x) * metrics.samples),
-        "calls": drawn.info.forward_evaluations,
+        "calls": calls,
         "seconds": seconds,
     }
     row |= {} if mask is None else {"known_error": known}

@@ -28,7 +28,8 @@ class MetricsSettings:
         observations, samples: test observations of an image problem, and samples of each.
         exact_observations, exact_samples: the same where the exact posterior is known.
         compare_observations, compare_samples: test observations and samples of each in the comparison of samplers.
-        c2st_samples: samples of each law for C2ST, on one observation; 0 leaves it out.
+        c2st_samples: samples of each law for C2ST; 0 leaves it out.
+        c2st_observations: how many of the ``exact_observations`` C2ST is averaged over, at most all of them.
         picture_rows: observations in a sample picture, at most 12.
     """
 
@@ -40,6 +41,7 @@ class MetricsSettings:
     compare_observations: int = 100
     compare_samples: int = 16
     c2st_samples: int = 0
+    c2st_observations: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -50,6 +52,7 @@ class MetricsSettings:
             ("compare_observations", 2),
             ("compare_samples", 2),
             ("c2st_samples", 0),
+            ("c2st_observations", 1),
         ):
             require_int(f"metrics.{name}", getattr(self, name), low)
         require_int("metrics.picture_rows", self.picture_rows, 1, 12)

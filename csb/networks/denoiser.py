@@ -25,16 +25,17 @@ class Denoiser(nn.Module, ABC):
     Args:
         shift: (*x_shape), of the map z = (x − shift)/scale.
         scale: > 0.
+        alpha_bar_end: the least ᾱ that it was trained at; 0 for one that knows them all.
     """
 
     shift: Tensor
 
-    def __init__(self, shift: Tensor, scale: float) -> None:
+    def __init__(self, shift: Tensor, scale: float, alpha_bar_end: float = 0.0) -> None:
         super().__init__()
         if not scale > 0 or not math.isfinite(scale):
             raise CSBError(f"scale={scale!r} of a denoiser is not positive; give the standard deviation of the data")
         self.register_buffer("shift", shift.detach().clone().float())
-        self.scale = float(scale)
+        self.scale, self.alpha_bar_end = float(scale), float(alpha_bar_end)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -78,11 +79,13 @@ class DenoiserSpec:
         network: {"name": one of csb.networks.NETWORKS, **options}.
         x_shape: of one x.
         scale: see :class:`Denoiser`; its shift is a buffer and comes with the weights.
+        alpha_bar_end: the horizon of the schedule it is trained on; 0 where it is not known.
     """
 
     network: dict[str, Any]
     x_shape: tuple[int, ...]
     scale: float
+    alpha_bar_end: float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """As dictionaries, lists, strings and numbers."""
@@ -105,7 +108,7 @@ class NetworkDenoiser(Denoiser):
     """
 
     def __init__(self, spec: DenoiserSpec) -> None:
-        super().__init__(torch.zeros(spec.x_shape), spec.scale)
+        super().__init__(torch.zeros(spec.x_shape), spec.scale, spec.alpha_bar_end)
         self.spec = spec
         self.network = build_network(spec.network, spec.x_shape, (1,), 1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import CSBError
-from csb.evaluation.comparison import Drawn, Method, against_exact, draw, score_images, score_points
+from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
 from csb.evaluation.images import digit_classifier
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, Sweep, write_report
@@ -20,10 +20,11 @@ from csb.problems import Pairs
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.load import Run
-from csb.samplers import BridgeSampler, ExactSampler, Likelihood, horizon_bias
+from csb.samplers import BridgeSampler, ExactSampler, Likelihood, horizon, horizon_bias
 from csb.samplers.build import BaselineSettings, Guide
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
+_MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
 _LIKELIHOOD = 5_000  # training pairs behind the likelihood's scales
 LABELS = {"tds": "TDS", "smc": "bootstrap SMC", "dps": "DPS", "replacement": "replacement", "exact": "exact posterior"}
 logger = logging.getLogger(__name__)
@@ -52,8 +53,8 @@ def build_methods(
 ) -> Comparison:
     """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
 
-    Prints the sweep of DPS. ``denoiser`` is None for a problem that has no likelihood to guide with. CSBError where
-    another run is of another problem.
+    Prints the sweep of DPS. ``denoiser`` is None where no guided sampler is asked for, or the problem has no likelihood
+    to guide with. CSBError where another run is of another problem.
     """
     methods, warnings = [], []
     for one in (run, *others):
@@ -63,42 +64,48 @@ def build_methods(
         name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)
         made = BridgeSampler(one.bridge, **vars(sampler))
         methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
-    if baselines.methods:
-        guide, skipped = _guide(run, denoiser, baselines)
-        warnings += skipped
-        if guide is not None:
-            warnings += _horizon(guide)
-            found, left_out = _guided(guide, run, baselines, seed)
-            methods, warnings = methods + found, warnings + left_out
+    if denoiser is not None:
+        guide = _guide(run, denoiser, baselines)
+        warnings += horizon_warnings(guide)
+        found, left_out = _guided(guide, run, baselines, seed)
+        methods, warnings = methods + found, warnings + left_out
+    elif baselines.methods:
+        name = run.problem.name
+        warnings.append(f"No guided sampler is compared: {name} has no likelihood y = H(x) + noise for guidance.")
     if run.problem.has_exact_posterior:
         methods.append(Method("exact", LABELS["exact"], ExactSampler(run.problem), reference=True))
     return Comparison(methods, warnings)
 
 
-def _guide(run: Run, denoiser: Denoiser | None, settings: BaselineSettings) -> tuple[Guide | None, list[str]]:
+def _guide(run: Run, denoiser: Denoiser, settings: BaselineSettings) -> Guide:
+    """What the guided samplers share, on the run's schedule with a horizon that is given or suits the data."""
     problem = run.problem
-    if denoiser is None:
-        return None, [f"No guided sampler is compared: {problem.name} has no likelihood y = H(x) + noise for guidance."]
-    schedule = schedule_of(run.config["process"]).with_horizon(settings.alpha_bar_end)
-    try:
-        likelihood = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD), settings.min_std)
-    except CSBError as error:
-        return None, [f"No guided sampler is compared: {error}."]
-    grid = Grid.from_schedule(schedule, settings.T)
-    return Guide(problem, denoiser, likelihood, grid, settings, run.bridge.precision), []
+    likelihood = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD), settings.min_std)
+    end = settings.alpha_bar_end
+    if end is None:
+        end = horizon(likelihood.z_variance**0.5, denoiser.alpha_bar_end)
+    grid = Grid.from_schedule(schedule_of(run.config["process"]).with_horizon(end), settings.T)
+    return Guide(problem, denoiser, likelihood, grid, settings, run.bridge.precision)
 
 
-def _horizon(guide: Guide) -> list[str]:
-    """A warning where what is left of the data at the horizon biases samplers that start from N(0, I)."""
-    bias = horizon_bias(guide.grid, guide.likelihood.z_variance**0.5)
-    if bias < _BIAS:
-        return []
-    text = (
-        f"At ᾱ_T = {float(guide.grid.alpha_bar[-1]):.2g} a signal of {bias:.2g} standard deviations of the noise is "
-        f"left, and the guided samplers start from N(0, I): their samples are biased. Lower baselines.alpha_bar_end."
-    )
-    logger.warning("%s", text)
-    return [text]
+def horizon_warnings(guide: Guide) -> list[str]:
+    """Warnings where the horizon is too short for samplers that start from N(0, I), or too long for the denoiser."""
+    end, trained = float(guide.grid.alpha_bar[-1]), guide.denoiser.alpha_bar_end
+    bias, texts = horizon_bias(guide.grid, guide.likelihood.z_variance**0.5), []
+    if bias >= _BIAS:
+        lower = "baselines.alpha_bar_end" if end > _MORE * trained else "denoiser.alpha_bar_end and train it again"
+        texts.append(
+            f"At ᾱ_T = {end:.2g} a signal of {bias:.2g} standard deviations of the noise is left, and the guided "
+            f"samplers start from N(0, I): their samples are biased. Lower {lower}."
+        )
+    if _MORE * end < trained:
+        texts.append(
+            f"The guided samplers start at ᾱ_T = {end:.2g}, and the denoiser was trained down to {trained:.2g} only: "
+            f"their first steps rely on what it has not learnt. Raise baselines.alpha_bar_end."
+        )
+    for text in texts:
+        logger.warning("%s", text)
+    return texts
 
 
 def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
@@ -199,13 +206,13 @@ def _score(
 ) -> MethodResult:
     problem = run.problem
     if problem.is_image:
-        return score_images(drawn, test, classifier, hole_mask(run.bridge), seed)
-    result = score_points(drawn, test, seed)
+        return image_result(drawn, test, classifier, hole_mask(run.bridge), seed)
+    result = point_result(drawn, test, seed)
     if not problem.has_exact_posterior:
         return result
     y = test.y[: metrics.exact_observations]
     whole = draw(method, y, metrics.exact_samples, seed + 1, 1)
-    return replace(result, metrics=result.metrics | against_exact(problem, whole, y, seed, metrics.c2st_samples))
+    return replace(result, metrics=result.metrics | against_exact(problem, whole, y, seed, metrics))
 
 
 def _shown(drawn: Drawn, rows: int) -> Tensor:
@@ -228,4 +235,4 @@ def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGr
     return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
 
 
-__all__ = ["Comparison", "build_methods", "compare"]
+__all__ = ["Comparison", "build_methods", "compare", "horizon_warnings"]

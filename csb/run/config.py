@@ -230,6 +230,7 @@ def read(config: DictConfig) -> RunConfig:
     )
     _check_network(run)
     _check_data(run)
+    _check_horizons(run)
     return run
 
 
@@ -253,6 +254,14 @@ def _check_data(run: RunConfig) -> None:
     ):
         if sizes[split] < wanted:
             raise CSBError(f"{key} needs {wanted} pairs and the split {split!r} holds {sizes[split]}; lower it")
+
+
+def _check_horizons(run: RunConfig) -> None:
+    """CSBError for a horizon that the schedule cannot have, where a denoiser is trained or guided samplers run."""
+    if run.stage == "denoiser" or run.evaluate:
+        run.schedule.with_horizon(run.denoiser.alpha_bar_end)
+    if run.evaluate and run.baselines.alpha_bar_end is not None:
+        Grid.from_schedule(run.schedule.with_horizon(run.baselines.alpha_bar_end), run.baselines.T)
 
 
 def require_pairs(count: int, ipf: IPFSettings) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.bridge.checkpoint import load_denoiser
+from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem
-from csb.run.config import schedule_of, settings
+from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.settings import DeviceSettings, OptimizerSettings
@@ -29,13 +29,15 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
     return None
 
 
-def new_denoiser(problem: Problem, network: dict[str, Any], x: Tensor, seed: int) -> NetworkDenoiser:
+def new_denoiser(
+    problem: Problem, network: dict[str, Any], x: Tensor, alpha_bar_end: float, seed: int
+) -> NetworkDenoiser:
     """An untrained denoiser for data x (N, *x_shape): images from [0, 1] to [−1, 1], vectors standardised."""
     if problem.is_image:
         shift, scale = torch.full(problem.x_shape, 0.5), 0.5
     else:
         shift, scale = x.mean(0), float(x.std(0).square().mean().sqrt())
-    denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale), seed)
+    denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale, alpha_bar_end), seed)
     denoiser.shift.copy_(shift)
     return denoiser
 
@@ -53,11 +55,12 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     optimizer = settings(OptimizerSettings, "optimizer", config["optimizer"])
     device, schedule = settings(DeviceSettings, "trainer", config["trainer"]), schedule_of(config["process"])
     problem.prepare()
+    remove_leftovers(folder, "denoiser")
     x = problem.pairs("train").x
-    denoiser = new_denoiser(problem, network, x, seed)
-    fingerprint = {"problem": problem.spec(), "network": network, "schedule": repr(schedule), "seed": seed}
-    fingerprint |= {key: value for key, value in vars(own).items() if key != "checkpoint_every"}
-    fingerprint |= {f"optimizer.{key}": value for key, value in vars(optimizer).items()}
+    denoiser = new_denoiser(problem, network, x, own.alpha_bar_end, seed)
+    groups = {name: config[name] for name in ("process", "optimizer", "trainer", "denoiser")}
+    fingerprint = flatten({"problem": problem.spec(), "network": network, "seed": seed, **groups})
+    del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it
     about = {"problem": problem.spec(), "config": config}
     with quiet_lightning():
         return train_denoiser(

@@ -8,7 +8,7 @@ import torch
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
-from csb.evaluation.images import digit_classifier, score_images
+from csb.evaluation.images import digit_classifier, score_digits
 from csb.evaluation.pictures import posterior_grid, posterior_scatter
 from csb.evaluation.report import Report
 from csb.evaluation.scores import exact_scores
@@ -88,10 +88,11 @@ def compare_run(
     metrics: MetricsSettings,
     seed: int,
     command: str,
+    bar: bool = True,
 ) -> Report:
     """The comparison with other samplers on the frozen test observations: ``report.html`` and its companions."""
     run.problem.prepare()
-    denoiser = denoiser_of(run, baselines, seed)
+    denoiser = denoiser_of(run, baselines, seed, bar)
     found = build_methods(run, others, denoiser, baselines, sampler, seed)
     report = compare(run, found, metrics, seed, command, run.about["versions"])
     figures = {m.label: {"passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods}
@@ -107,7 +108,7 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
     classifier, accuracy = digit_classifier(run.config["problem"]["root"], seed)
     rows, reliability = [], []
     for iteration, bridge in iterations(run):
-        found = score_images(bridge, test, classifier, sampler, metrics, seed)
+        found = score_digits(bridge, test, classifier, sampler, metrics, seed)
         row = {"iteration": iteration, **found.row}
         rows.append(row)
         reliability = found.reliability

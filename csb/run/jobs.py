@@ -66,7 +66,9 @@ def job(config: DictConfig) -> dict[str, Any] | None:
         result = train(run)
         if run.evaluate:
             command = f"python scripts/evaluate.py run={run.folder}"
-            compare_run(load_run(run.folder), [], run.baselines, run.sampler, run.metrics, run.seed, command)
+            compare_run(
+                load_run(run.folder), [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress
+            )
         rows = [{"figure": key, "value": value} for key, value in result.items()]
         print_table(rows, title=f"{config.out}/{config.name}")
         return result

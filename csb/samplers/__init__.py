@@ -3,7 +3,7 @@
 from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
 from csb.samplers.conditional import ConditionalSampler
-from csb.samplers.diffusion import DiffusionSampler, horizon_bias
+from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
 from csb.samplers.dps import DPS
 from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
 from csb.samplers.likelihood import Likelihood
@@ -32,6 +32,7 @@ __all__ = [
     "ScoreSampler",
     "effective_sample_size",
     "flow_sampler",
+    "horizon",
     "horizon_bias",
     "score_sampler",
 ]

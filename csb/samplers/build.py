@@ -19,13 +19,19 @@ from csb.samplers.smc import TDS, BootstrapSMC
 GUIDED: dict[str, type[DiffusionSampler]] = {s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement)}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class BaselineSettings:
     """The guided samplers of a comparison.
 
     Attributes:
         methods: names in :data:`GUIDED`.
-        T, alpha_bar_end: their grid, on the bridge's schedule family.
+        T: steps of their grid, on the bridge's schedule family.
+        alpha_bar_end: its horizon, in (0, 1). None: one that suits the data, see
+            :func:`csb.samplers.diffusion.horizon`.
         batch_size: states a network call.
         particles: of TDS, one method each; the bootstrap filter takes the last. None: 1, 4 and 16 for images, and for
             vectors one run of all samples.
@@ -36,7 +42,7 @@ class BaselineSettings:
 
     methods: list[str]
     T: int
-    alpha_bar_end: float
+    alpha_bar_end: float | None
     batch_size: int
     particles: list[int] | None
     resampling: str
@@ -53,14 +59,15 @@ class BaselineSettings:
         if self.resampling not in RESAMPLING:
             choices = ", ".join(RESAMPLING)
             raise CSBError(f"baselines.resampling={self.resampling!r} is unknown; choose one of {choices}")
-        for name, value, high in (
-            *(("step_sizes", size, math.inf) for size in self.step_sizes),
-            ("alpha_bar_end", self.alpha_bar_end, 1.0),
-            ("ess_threshold", self.ess_threshold, 1.0),
-            ("min_std", self.min_std, math.inf),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-                raise CSBError(f"baselines.{name} has {value!r}; give a number between 0 and {high:g}")
+        if not _is_number(self.ess_threshold) or not 0 <= self.ess_threshold <= 1:
+            raise CSBError(f"baselines.ess_threshold={self.ess_threshold!r} is not possible; give a number in [0, 1]")
+        if self.alpha_bar_end is not None and (not _is_number(self.alpha_bar_end) or not 0 < self.alpha_bar_end < 1):
+            raise CSBError(
+                f"baselines.alpha_bar_end={self.alpha_bar_end!r} is no horizon; give a number in (0, 1), or null"
+            )
+        for name, value in (*(("step_sizes", size) for size in self.step_sizes), ("min_std", self.min_std)):
+            if not _is_number(value) or not 0 < value < math.inf:
+                raise CSBError(f"baselines.{name} has {value!r}; give a finite number above 0")
 
     def _check_lists(self) -> None:
         """CSBError unless methods, particles and step_sizes are lists of what they must hold."""

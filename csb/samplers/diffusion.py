@@ -4,6 +4,7 @@ The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2
 μ_k = [√ᾱ_{k−1} β_k x̂_0 + √(1−β_k)(1−ᾱ_{k−1}) z_k]/(1−ᾱ_k). At k = 1 β̃_1 = 0: the last step is noiseless and μ_1 = x̂_0.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from csb.process import Grid, Reference, mix
 from csb.samplers.base import Sampler
 from csb.samplers.likelihood import Likelihood
 
+LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
+LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
 Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data units (N, …), ᾱ_k) → (N,)
 
 
@@ -102,6 +105,15 @@ def horizon_bias(grid: Grid, z_std: float) -> float:
     return float(grid.alpha_bar[-1].sqrt()) * z_std
 
 
+def horizon(z_std: float, trained: float = 0.0) -> float:
+    """ᾱ_T for a sampler that starts from N(0, I): 1e-4, or lower where data of a large scale leave more than LEFT.
+
+    Never below ``trained``, the horizon that the denoiser was trained on: it has not learnt what lies beyond.
+    """
+    end = LONG if math.sqrt(LONG) * z_std <= LEFT else (LEFT / z_std) ** 2
+    return max(end, trained)
+
+
 def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
     """log N(x; a, var I) − log N(x; b, var I), (N,), float64."""
     x, a, b = x.double(), a.double(), b.double()
@@ -109,4 +121,4 @@ def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
     return difference / (2 * var)
 
 
-__all__ = ["DiffusionSampler", "Guidance", "Score", "Step", "gaussian_log_ratio", "horizon_bias"]
+__all__ = ["DiffusionSampler", "Guidance", "Score", "Step", "gaussian_log_ratio", "horizon", "horizon_bias"]

@@ -26,11 +26,6 @@ class Cache:
     targets: Tensor | None
     owner: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(t.numel() * t.element_size() for t in (self.states, self.targets, self.owner) if t is not None)
-
 
 def bytes_per_trajectory(z_shape: tuple[int, ...], T: int, objective: Objective) -> int:
     """float32 states, the targets where the objective needs them, and the index of the observation."""

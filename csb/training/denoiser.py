@@ -43,9 +43,9 @@ def train_denoiser(
     """Fits the denoiser to z_0 (N, *x_shape) and writes ``denoiser.pt``; ``denoiser_state.pt`` holds the way there.
 
     Args:
-        denoiser: with initial weights; changed in place.
+        denoiser: with initial weights, and the horizon that it is trained on; changed in place.
         z_0: encoded training data, on the CPU.
-        schedule: of the bridge; its horizon is replaced by that of the settings.
+        schedule: of the bridge; its horizon is replaced by the denoiser's.
         fingerprint: plain data; a resumed training must have the same.
         about: plain data that goes with the file.
 
@@ -57,7 +57,7 @@ def train_denoiser(
         denoiser,
         lambda batch: denoiser.velocity(batch.z, batch.level),
         (z_0, None),
-        diffusion_path(schedule.with_horizon(settings.alpha_bar_end)),
+        diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end)),
         lambda progress: save_denoiser(folder / "denoiser.pt", denoiser, about),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)

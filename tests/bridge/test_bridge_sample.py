@@ -239,11 +239,11 @@ class TestShapes:
         (torch.tensor([1e300, 0.0], dtype=torch.float64), {}, "y holds NaN or infinite values"),
         (torch.zeros(2, dtype=torch.int64), {}, "y is torch.int64; pass a floating-point torch tensor"),
         ([0.0, 1.0], {}, "y is list; pass a floating-point torch tensor"),
-        (torch.zeros(2), {"n": 0}, "n=0 is not possible; pass an integer of at least 1"),
+        (torch.zeros(2), {"n": 0}, "n=0 is not possible; give an integer of at least 1"),
         (torch.zeros(2), {"n": 2.0}, "n=2.0 is not possible"),
         (torch.zeros(2), {"n": True}, "n=True is not possible"),
         (torch.zeros(2), {"batch_size": 0}, "batch_size=0 is not possible"),
-        (torch.zeros(2), {"refine": -1}, "refine=-1 is not possible; pass an integer of at least 0"),
+        (torch.zeros(2), {"refine": -1}, "refine=-1 is not possible; give an integer of at least 0"),
     ],
     ids=str,
 )

@@ -233,6 +233,12 @@ class TestWriteAtomically:
         remove_leftovers(tmp_path)
         assert sorted(os.listdir(tmp_path)) == ["other.tmp", "state.pt"]
 
+    def test_only_those_of_some_files_are_removed(self, tmp_path):
+        for name in (".state.pt.abc.tmp", ".denoiser_state.pt.abc.tmp", ".denoiser.pt.abc.tmp"):
+            (tmp_path / name).write_text("")
+        remove_leftovers(tmp_path, "denoiser")
+        assert os.listdir(tmp_path) == [".state.pt.abc.tmp"]
+
 
 @pytest.fixture
 def small_disk(tmp_path):

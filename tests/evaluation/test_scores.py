@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.evaluation.scores import exact_scores, hole_mask
+from csb.evaluation.scores import draw_chunks, exact_scores, hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.speed import sampling_overhead
-from csb.problems import LinearGaussian
+from csb.problems import LinearGaussian, Pairs
+from csb.process import seeded
 from tests.conftest import make_exact_bridge
 
 METRICS = MetricsSettings(exact_samples=8000, exact_observations=4)
@@ -53,6 +54,19 @@ def test_there_is_no_hole_in_a_vector(exact):
     assert hole_mask(exact.bridge) is None
 
 
+@pytest.mark.parametrize("labels", [None, torch.arange(7)], ids=["no labels", "labels"])
+def test_chunks_are_calls_of_the_bridge_one_after_the_other(exact, labels):
+    test = Pairs(*LinearGaussian(dx=2, dy=2, seed=1).pairs("test", 7)[:2], labels)
+    chunks = list(draw_chunks(exact.bridge, test, 5, SamplerSettings(batch_size=4), seeded(3), 3))
+    assert [chunk.samples.shape for chunk in chunks] == [(3, 5, 2), (3, 5, 2), (1, 5, 2)]
+    generator = seeded(3)
+    for chunk, rows in zip(chunks, torch.arange(7).split(3)):
+        assert torch.equal(chunk.samples, exact.bridge.sample(test.y[rows], 5, generator=generator, batch_size=4).x)
+        assert torch.equal(chunk.pairs.x, test.x[rows])
+        assert chunk.pairs.labels is None if labels is None else torch.equal(chunk.pairs.labels, labels[rows])
+        assert chunk.info.forward_evaluations == exact.grid.T
+
+
 def test_the_overhead_is_a_ratio_of_two_times(exact):
     row = sampling_overhead(exact.bridge, torch.zeros(4, 2), 8, repeats=1)
     assert row["states"] == 32
@@ -60,7 +74,9 @@ def test_the_overhead_is_a_ratio_of_two_times(exact):
     assert row["ratio"] == pytest.approx(row["sample_ms"] / row["calls_ms"])
 
 
-@pytest.mark.parametrize(("name", "value"), [("samples", 1), ("observations", 0), ("picture_rows", 13)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("samples", 1), ("observations", 0), ("picture_rows", 13), ("c2st_observations", 0)]
+)
 def test_settings_are_checked(name, value):
     with pytest.raises(CSBError, match=f"metrics.{name}={value}"):
         MetricsSettings(**{name: value})

@@ -133,9 +133,14 @@ class TestNetwork:
 
 class TestSpec:
     def test_there_and_back(self):
-        spec = DenoiserSpec(UNET, (1, 8, 8), 0.31)
-        assert spec.plain() == {"network": UNET, "x_shape": [1, 8, 8], "scale": 0.31}
+        spec = DenoiserSpec(UNET, (1, 8, 8), 0.31, 1e-4)
+        assert spec.plain() == {"network": UNET, "x_shape": [1, 8, 8], "scale": 0.31, "alpha_bar_end": 1e-4}
         assert DenoiserSpec.from_plain(spec.plain()) == spec
+        assert build_denoiser(spec).alpha_bar_end == 1e-4
+
+    def test_the_horizon_need_not_be_known(self):
+        spec = DenoiserSpec.from_plain({"network": MLP, "x_shape": [3], "scale": 1.0})
+        assert build_denoiser(spec).alpha_bar_end == 0
 
     @pytest.mark.parametrize(
         "data",

@@ -49,6 +49,24 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert len(found["dps"]["sweeps"][0]["rows"]) == 6
 
 
+def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
+    out = call(
+        tmp_path, "train.py", "experiment=linear_gaussian", "evaluate=true", f"out={tmp_path}", "name=run", *SMALL,
+        "metrics.exact_observations=2", "metrics.compare_observations=4", "metrics.compare_samples=8", "baselines.T=10",
+        "baselines.step_sizes=[0.3]", "baselines.sweep_observations=3", "metrics.c2st_samples=50",
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert "report: " in out
+    assert json.loads((folder / "result.json").read_text())["sliced_w"] > 0
+    report = json.loads((folder / "report.json").read_text())
+    found = {m["name"]: m for m in report["methods"]}
+    assert list(found) == ["bridge_run", "tds", "smc", "dps", "exact"]
+    assert found["tds"]["schedule"] == "power, T = 10, ᾱ_T = 0.0001"
+    assert all("c2st" in m["metrics"] for m in found.values())
+    assert (report["observations"], report["samples"]) == (4, 8)
+
+
 @pytest.mark.parametrize("problem", ["bod"])
 def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(tmp_path, problem):
     stage = ("train.py", f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")

@@ -1,7 +1,9 @@
 """What each metric means, which way is better, and who is best.
 
-A metric is ranked only where no sampler can win by giving up the spread of the posterior: single-sample PSNR and SSIM
-and the share of right digits grow when samples collapse onto the mode, so they are shown without a winner.
+PSNR and SSIM of single samples are shown without a winner: they are greatest where samples collapse onto the posterior
+mean, and a sampler that gives up the spread of the posterior must not win. The share of right digits is ranked: samples
+that show the digit are wanted, and a blur of several digits does not count as one. It too can be raised by collapse,
+onto the likeliest digit, which spread/skill and the digits' entropy beside it tell.
 """
 
 import math
@@ -124,8 +126,9 @@ _ALL = (
     Metric("ssim_sample", "SSIM of samples", "Single samples",
            _collapse("Structural similarity of single samples and the truth."), "", "higher"),
     Metric("digit_accuracy", "Right digit", "Single samples",
-           "Share of samples that a classifier reads as the true digit; it also grows when samples collapse onto the "
-           "likeliest digit, so read it beside spread/skill.", "", "higher", ranked=True),
+           "Share of samples that a classifier reads as the true digit. Ranked: samples are to show it. Collapse onto "
+           "the likeliest digit raises it too, so read it beside spread/skill and the digits' entropy.",
+           "", "higher", ranked=True),
     Metric("digit_entropy", "Digit entropy", "Single samples",
            "Entropy of the digits that a classifier reads in the samples of one observation; to compare with the exact "
            "posterior's, where it is known.", "nat"),

@@ -43,6 +43,14 @@ def test_best(key: str, values: tuple, expected: set[int]):
     assert winners(key, *values) == expected
 
 
+def test_what_single_samples_show_is_explained():
+    for key in ("psnr_sample", "ssim_sample"):
+        assert not METRICS[key].ranked
+        assert METRICS[key].explanation.endswith("Not ranked: samples that collapse onto one guess score higher.")
+    assert METRICS["digit_accuracy"].ranked
+    assert "Ranked: samples are to show it." in METRICS["digit_accuracy"].explanation
+
+
 def test_the_exact_posterior_does_not_compete():
     assert winners("crps", 0.1, 0.2, 0.3, reference=0) == {1}
     assert winners("crps", 0.1, 0.2, reference=0) == set()

@@ -1,0 +1,83 @@
+"""What every sampler of a comparison is put through: draws with their cost, and distances to the exact posterior."""
+
+import pytest
+import torch
+
+from csb.bridge.samples import memory, reset_peak
+from csb.evaluation import comparison
+from csb.evaluation.comparison import Method, against_exact, draw
+from csb.evaluation.settings import MetricsSettings
+from csb.problems import LinearGaussian
+from csb.samplers import ExactSampler
+from csb.samplers.base import Draws, Sampler
+
+PROBLEM = LinearGaussian(dx=2, dy=2, n_train=100)
+Y = PROBLEM.pairs("test", 4).y
+MIB = 2**20
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The clouds that C2ST is asked about; the answers are .5, .6, .7 and so on."""
+    asked = []
+
+    def answer(a, b):
+        asked.append((a, b))
+        return 0.4 + 0.1 * len(asked)
+
+    monkeypatch.setattr(comparison, "c2st", answer)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw(Method("exact", "exact", ExactSampler(PROBLEM)), Y, 200, 0, 1)
+
+
+class TestC2ST:
+    @pytest.mark.parametrize(("observations", "mean"), [(1, 0.5), (3, 0.6), (9, 0.65)])
+    def test_it_is_the_mean_over_observations(self, drawn, calls, observations, mean):
+        settings = MetricsSettings(c2st_samples=150, c2st_observations=observations)
+        found = against_exact(PROBLEM, drawn, Y, 0, settings)
+        assert found["c2st"] == pytest.approx(mean)
+        assert [(a.shape, b.shape) for a, b in calls] == [((150, 2), (150, 2))] * min(observations, 4)
+
+    def test_each_observation_has_its_own_samples(self, drawn, calls):
+        against_exact(PROBLEM, drawn, Y, 0, MetricsSettings(c2st_samples=200, c2st_observations=4))
+        for (exact, samples), x, y in zip(calls, drawn.x, Y):
+            assert torch.equal(samples.sort(0).values, x.sort(0).values)
+            error = (exact.double().mean(0) - PROBLEM.posterior(y).mean).norm()
+            assert float(error) < 5 * float(PROBLEM.C.trace() / 200) ** 0.5
+
+    def test_more_observations_leave_the_first_alone(self, drawn, calls):
+        for observations in (1, 2):
+            against_exact(PROBLEM, drawn, Y, 0, MetricsSettings(c2st_samples=150, c2st_observations=observations))
+        (first, again, _) = calls
+        assert torch.equal(first[0], again[0])
+        assert torch.equal(first[1], again[1])
+
+    def test_it_can_be_left_out(self, drawn, calls):
+        assert "c2st" not in against_exact(PROBLEM, drawn, Y, 0, MetricsSettings())
+        assert calls == []
+
+
+class Hungry(Sampler):
+    """Takes 64 MiB for a while."""
+
+    name = "hungry"
+
+    def _sample(self, y, n, noise):
+        torch.ones(64 * MIB // 4).sum()
+        return Draws(noise.normal(n, 2).view(len(y), n, 2), 1, 0)
+
+
+def test_the_peak_memory_of_each_call_is_measured():
+    """However much was taken before."""
+    torch.ones(256 * MIB // 4).sum()
+    reset_peak(torch.device("cpu"))
+    found = memory(torch.device("cpu"))
+    if found is None or found.peak > found.now + 16 * MIB:
+        pytest.skip("the highest mark of memory cannot be read or set back here")
+    torch.ones(256 * MIB // 4).sum()
+    peak = draw(Method("hungry", "hungry", Hungry((2,), (2,))), Y, 3, 0, 2).result.peak_memory
+    assert 60 * MIB < peak < 80 * MIB

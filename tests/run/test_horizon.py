@@ -1,0 +1,111 @@
+"""The horizon of the guided samplers: what suits the data, what is given, and what the denoiser was trained on."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from csb.evaluation.settings import SamplerSettings
+from csb.problems import BOD, GaussianMixture, LinearGaussian, TwoMoons
+from csb.run.compare import build_methods
+from csb.run.denoiser import exact_denoiser, new_denoiser
+from csb.run.load import Run
+from csb.samplers import horizon, horizon_bias
+from csb.samplers.build import BaselineSettings
+from tests.conftest import make_untrained_bridge
+
+PROCESS = {"schedule": "power", "alpha_bar_end": 0.1, "power": 3.0}
+MLP = {"name": "mlp", "width": 8, "depth": 1}
+
+
+def compared(problem, denoiser, alpha_bar_end):
+    """TDS in a comparison of an untrained bridge, and the warnings."""
+    bridge = make_untrained_bridge(*problem.x_shape, *problem.y_shape)
+    run = Run(Path("run"), bridge, {"problem": problem.spec(), "config": {"process": PROCESS}})
+    settings = BaselineSettings(["tds"], 20, alpha_bar_end, 64, None, "systematic", 0.5, 0.1, [1.0], 2, 2)
+    found = build_methods(run, [], denoiser, settings, SamplerSettings(), 0)
+    return {method.name: method for method in found.methods}, found.warnings
+
+
+def trained(problem, alpha_bar_end):
+    return new_denoiser(problem, MLP, problem.pairs("train", 2000).x, alpha_bar_end, 0)
+
+
+@pytest.mark.parametrize(
+    ("z_std", "least", "expected"),
+    [(0.0, 0, 1e-4), (1.0, 0, 1e-4), (3.0, 0, 1e-4), (1.0, 1e-3, 1e-3), (1.0, 1e-6, 1e-4), (12.0, 1e-4, 1e-4)],
+)
+def test_horizons(z_std, least, expected):
+    assert math.isclose(horizon(z_std, least), expected)
+
+
+@pytest.mark.parametrize("z_std", [3.1, 10.0, 300.0])
+def test_a_large_scale_asks_for_a_long_one(z_std):
+    assert math.isclose(math.sqrt(horizon(z_std)) * z_std, 0.03)
+
+
+def test_the_raw_mixture_gets_one_that_leaves_no_bias():
+    problem = GaussianMixture(n_train=5000)
+    methods, warnings = compared(problem, exact_denoiser(problem), None)
+    assert warnings == []
+    grid, z_std = methods["tds"].sampler.grid, methods["tds"].sampler.likelihood.z_variance ** 0.5
+    assert z_std > 3
+    assert math.isclose(horizon_bias(grid, z_std), 0.03, rel_tol=1e-6)
+    assert methods["tds"].schedule == f"power, T = 20, ᾱ_T = {(0.03 / z_std) ** 2:.2g}"
+    assert methods["bridge_run"].schedule == "power, T = 3, ᾱ_T = 0.1"  # its own, whatever the others need
+
+
+def test_a_number_is_taken_as_it_is_and_warned_of():
+    problem = GaussianMixture(n_train=5000)
+    methods, warnings = compared(problem, exact_denoiser(problem), 1e-4)
+    assert methods["tds"].schedule == "power, T = 20, ᾱ_T = 0.0001"
+    (warning,) = warnings
+    assert warning.startswith("At ᾱ_T = 0.0001 a signal of 0.1")
+    assert warning.endswith("their samples are biased. Lower baselines.alpha_bar_end.")
+
+
+def test_data_of_unit_scale_get_the_usual_one():
+    problem = LinearGaussian(n_train=5000)
+    methods, warnings = compared(problem, exact_denoiser(problem), None)
+    assert methods["tds"].schedule == "power, T = 20, ᾱ_T = 0.0001"
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("learnt", "given", "used", "warning"),
+    [
+        (1e-4, None, 1e-4, ""),
+        (1e-5, None, 1e-4, ""),
+        (1e-3, None, 1e-3, ""),
+        (0.01, None, 0.01, "Lower denoiser.alpha_bar_end and train it again."),
+        (1e-4, 1e-4, 1e-4, ""),
+        (1e-4, 0.02, 0.02, "Lower baselines.alpha_bar_end."),
+        (1e-4, 1e-6, 1e-6, "the denoiser was trained down to 0.0001 only"),
+        (0.0, None, 1e-4, ""),  # not known
+    ],
+)
+def test_a_trained_denoiser_is_not_asked_beyond_its_own(learnt, given, used, warning):
+    problem = BOD(n_train=5000)
+    methods, warnings = compared(problem, trained(problem, learnt), given)
+    assert math.isclose(float(methods["tds"].sampler.grid.alpha_bar[-1]), used, rel_tol=1e-9)
+    assert len(warnings) == bool(warning)
+    assert all(warning in one for one in warnings)
+
+
+def test_the_scale_of_the_data_is_encoded_away():
+    """The trained denoiser of the same mixture works on data of about unit scale."""
+    problem = GaussianMixture(n_train=5000)
+    denoiser = trained(problem, 1e-4)
+    assert abs(float(denoiser.encode(problem.pairs("train", 5000).x).std()) - 1) < 0.1
+    methods, warnings = compared(problem, denoiser, None)
+    assert math.isclose(float(methods["tds"].sampler.grid.alpha_bar[-1]), 1e-4, rel_tol=1e-9)
+    assert warnings == []
+
+
+def test_a_problem_without_a_likelihood_is_told():
+    problem = TwoMoons(n_train=2000)
+    methods, warnings = compared(problem, None, None)
+    assert list(methods) == ["bridge_run", "exact"]
+    assert warnings == ["No guided sampler is compared: two_moons has no likelihood y = H(x) + noise for guidance."]
+    assert torch.equal(methods["bridge_run"].sampler.sample(torch.zeros(2), 1).x.isfinite(), torch.ones(1, 2).bool())

@@ -1,0 +1,120 @@
+"""A denoiser's training killed at any instant and resumed ends with the weights of one that was left alone."""
+
+import os
+import signal
+
+import pytest
+import torch
+from conftest import Hook
+
+STEP = "csb.training.denoiser.DenoiserModule.training_step"
+KILLS = {
+    "before the first checkpoint": Hook(STEP, 2),
+    "between checkpoints": Hook(STEP, 8),
+    "in the last step": Hook(STEP, 12),
+    "a state written, not renamed": Hook("os.replace", 3),
+    "after a state": Hook("os.replace", 2, before=False),
+    "before the denoiser is saved": Hook("csb.training.denoiser.save_denoiser", 1),
+    "the denoiser written, not renamed": Hook("os.replace", 6),
+}
+
+
+@pytest.fixture(scope="module")
+def stage(tiny):
+    """Overrides of a denoiser's training of 12 steps with states at 3, 6, 9 and 12."""
+    own = ("stage=denoiser", "denoiser.steps=12", "denoiser.batch_size=32", "denoiser.checkpoint_every=3", "name=run")
+    return [*tiny, *own]
+
+
+@pytest.fixture(scope="module")
+def whole(command, stage, tmp_path_factory):
+    """The weights of the uninterrupted training."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = command(*stage, f"out={folder}")
+    assert done.code == 0, done.err
+    return weights(folder / "run")
+
+
+def weights(folder):
+    assert sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".tmp")) == ["denoiser.pt"]
+    return torch.load(folder / "denoiser.pt", weights_only=True)["weights"]
+
+
+def assert_same(folder, whole):
+    found = weights(folder)
+    assert found.keys() == whole.keys()
+    assert [key for key in found if not torch.equal(found[key], whole[key])] == []
+
+
+@pytest.mark.parametrize("hook", KILLS.values(), ids=KILLS)
+def test_killed_at_an_exact_instant(command, stage, tmp_path, whole, hook):
+    killed = command(*stage, f"out={tmp_path}", hooks=[hook])
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert not (tmp_path / "run" / "denoiser.pt").exists()
+    done = command(*stage, f"out={tmp_path}", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+def test_killed_again_and_again(command, stage, tmp_path, whole):
+    """Each attempt lives for four steps, one more than a checkpoint's period."""
+    codes = []
+    while len(codes) < 8 and 0 not in codes:
+        codes.append(command(*stage, f"out={tmp_path}", "resume=true", hooks=[Hook(STEP, 5)]).code)
+    assert codes == [*[-signal.SIGKILL] * (len(codes) - 1), 0]
+    assert 3 <= len(codes) <= 5
+    assert_same(tmp_path / "run", whole)
+
+
+def test_the_weights_are_not_those_of_the_start(command, stage, tmp_path, whole):
+    assert command(*stage, f"out={tmp_path}", "denoiser.steps=3").code == 0
+    found = weights(tmp_path / "run")
+    assert any(not torch.equal(found[key], whole[key]) for key in found if key.startswith("network"))
+
+
+def refused(done, *parts):
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+    for part in parts:
+        assert part in done.err
+
+
+class TestInterrupted:
+    @pytest.fixture
+    def folder(self, command, stage, tmp_path):
+        """With the state of six steps."""
+        killed = command(*stage, f"out={tmp_path}", hooks=[Hook(STEP, 8)])
+        assert killed.code == -signal.SIGKILL, killed.err
+        return tmp_path / "run"
+
+    def test_other_settings_are_refused_by_name(self, command, stage, folder):
+        before = (folder / "denoiser_state.pt").read_bytes()
+        for option, message in (
+            ("denoiser.lr=0.02", "was trained with denoiser.lr=0.001, not 0.02"),
+            ("denoiser.alpha_bar_end=0.001", "was trained with denoiser.alpha_bar_end=0.0001, not 0.001"),
+            ("network.options.width=8", "was trained with network.width=16, not 8"),
+            ("problem.seed=1", "was trained with problem.seed=0, not 1"),
+            ("trainer=bf16", "was trained with trainer.precision='32-true', not 'bf16-mixed'"),
+        ):
+            refused(command(*stage, f"out={folder.parent}", "resume=true", option), message, str(folder))
+        assert (folder / "denoiser_state.pt").read_bytes() == before
+
+    def test_what_the_training_does_not_depend_on_may_change(self, command, stage, folder, whole):
+        done = command(*stage, f"out={folder.parent}", "resume=true", "denoiser.checkpoint_every=5", "ipf.steps=11")
+        assert done.code == 0, done.err
+        assert_same(folder, whole)
+
+    def test_a_damaged_state_is_one_line(self, command, stage, folder):
+        state = folder / "denoiser_state.pt"
+        state.write_bytes(state.read_bytes()[:1000])
+        refused(command(*stage, f"out={folder.parent}", "resume=true"), "denoiser_state.pt is damaged", "train again")
+
+
+def test_a_full_disk_is_one_line_and_resumes(command, stage, tmp_path, whole):
+    full = command(*stage, f"out={tmp_path}", hooks=[Hook("os.fsync", 3, raises="OSError")])
+    refused(full, "cannot write", "denoiser_state.pt", "free space or choose another folder")
+    assert sorted(os.listdir(tmp_path / "run")) == ["denoiser_state.pt"]
+    done = command(*stage, f"out={tmp_path}", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
