@@ -36,7 +36,7 @@ def _observations(run: Run, plain: dict[str, Any]) -> Tensor:
         y = torch.from_numpy(np.load(plain["y"], allow_pickle=False)).float()
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CSBError(f"cannot read y={plain['y']} ({error}); give a .npy file of numbers") from error
-    return y[None] if tuple(y.shape) == run.problem.y_shape else y
+    return y[None] if tuple(y.shape) == run.bridge.transform.y_shape else y
 
 
 @hydra.main(config_path="../conf", config_name="sample", version_base="1.3")

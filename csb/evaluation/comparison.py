@@ -99,7 +99,8 @@ def _level_curve(found: Coverage) -> LevelCurve:
 def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = None) -> tuple[dict[str, float], Curves]:
     """SBC, coverage of central intervals and TARP over the observations (at least 2)."""
     ranks = sbc_ranks(drawn.x, truth, seeded(seed, _RANKS), mask, drawn.log_weights)
-    uniformity, central = rank_uniformity(ranks), central_coverage(ranks)
+    bins = max(2, min(20, len(ranks) // 5))  # held-out pairs may be few
+    uniformity, central = rank_uniformity(ranks, bins), central_coverage(ranks)
     joint = tarp(drawn.x, truth, seeded(seed, _TARP), mask=mask, log_weights=drawn.log_weights)
     figures = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
     if ranks.shape[1] <= 16:  # pixels are not independent: a p-value over hundreds of them says nothing

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, SampleInfo
+from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs, Problem
@@ -26,10 +27,14 @@ def hole_mask(bridge: Bridge) -> Tensor | None:
 def final_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
-    """Scores on the frozen test observations: against the exact posterior where it is known, else of the ensemble."""
+    """Scores on the frozen test observations: against the exact posterior where it is known, else of the ensemble.
+
+    Digits have pictures' scores (PSNR), other pairs those of :func:`csb.evaluation.held_out.held_out_scores`.
+    """
     if problem.has_exact_posterior:
         return exact_scores(problem, bridge, sampler, metrics, seed)
-    return ensemble_scores(problem, bridge, sampler, metrics, seed)
+    of_ensemble = ensemble_scores if problem.is_digit else held_out_scores
+    return of_ensemble(problem, bridge, sampler, metrics, seed)
 
 
 def exact_scores(

@@ -25,7 +25,8 @@ class MetricsSettings:
     """How much is drawn for figures.
 
     Attributes:
-        observations, samples: test observations of an image problem, and samples of each.
+        observations, samples: test observations where no exact posterior is known, and samples of each; all held-out
+            pairs of a file that holds fewer.
         exact_observations, exact_samples: the same where the exact posterior is known.
         compare_observations, compare_samples: test observations and samples of each in the comparison of samplers.
         c2st_samples: samples of each law for C2ST; 0 leaves it out.

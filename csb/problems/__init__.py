@@ -11,12 +11,18 @@ from csb.problems.base import (
     build_problem,
 )
 from csb.problems.bod import BOD
+from csb.problems.bounded import Probit, Reflect
 from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.mixture_math import Mixture
 from csb.problems.mnist_inpaint import MnistInpaint
 from csb.problems.mnist_superres import MnistSuperres
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator
+from csb.problems.pairs import FilePairs
+from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
+from csb.problems.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
+from csb.problems.sbi_gaussian_mixture import SbiGaussianMixture
+from csb.problems.support import Support
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Standardise, Transform, build_transform
 from csb.problems.two_moons import TwoMoons
 
@@ -26,6 +32,7 @@ __all__ = [
     "TRANSFORMS",
     "AdditiveNoise",
     "AveragePool",
+    "FilePairs",
     "GaussianMixture",
     "GaussianPosterior",
     "Hole",
@@ -42,9 +49,15 @@ __all__ = [
     "Pairs",
     "PixelRange",
     "Posterior",
+    "Probit",
     "Problem",
+    "Reflect",
+    "SbiGaussianLinear",
+    "SbiGaussianLinearUniform",
+    "SbiGaussianMixture",
     "Simulated",
     "Standardise",
+    "Support",
     "Transform",
     "TwoMoons",
     "build_problem",

@@ -10,7 +10,8 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.operators import Operator
 from csb.problems.specs import build, to_spec
-from csb.problems.transform import Standardise, Transform
+from csb.problems.support import Support, fold
+from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
@@ -55,7 +56,7 @@ class Problem(ABC):
     """An inverse problem: x ~ p(x), y ~ p(y | x). Concrete problems are frozen dataclasses of plain arguments."""
 
     name: ClassVar[str]
-    is_image: ClassVar[bool] = False
+    is_digit: ClassVar[bool] = False  # x is a labelled digit of MNIST, which a classifier can read
     has_exact_posterior: ClassVar[bool] = False
 
     @property
@@ -67,6 +68,16 @@ class Problem(ABC):
     @abstractmethod
     def y_shape(self) -> tuple[int, ...]:
         """The shape of one y."""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether x is an image (C, H, W)."""
+        return len(self.x_shape) == 3
+
+    @property
+    def support(self) -> Support | None:
+        """The box outside which the prior of vectors x has no mass, or None where it has no bounds."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:
@@ -86,8 +97,7 @@ class Problem(ABC):
 
     def make_transform(self, train: Pairs) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        transform = self.new_transform()
-        return type(transform).fit(train.x, train.y) if isinstance(transform, Standardise) else transform
+        return self.new_transform().fit(train.x, train.y)
 
     @property
     @abstractmethod
@@ -101,9 +111,9 @@ class Problem(ABC):
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, *x_shape) with what its observation y (B, *y_shape) and the prior's range leave no doubt about.
 
-        E.g. the known pixels of an inpainting problem. By default x itself.
+        E.g. the known pixels of an inpainting problem. By default x, folded at the walls of the prior's support.
         """
-        return x
+        return x if self.support is None else fold(x, *self.support.tensors(x))
 
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments} as plain data, from which :func:`build_problem` makes the problem again."""

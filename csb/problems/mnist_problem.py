@@ -20,7 +20,7 @@ class MnistProblem(LinearProblem):
     """
 
     root: str
-    is_image = True
+    is_digit = True
 
     @property
     def x_shape(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ class Transform(nn.Module, ABC):
             raise CSBError(f"z holds {len(z)} states and y {len(y)} observations; repeat y to one for each state")
         return self._decode(z, y)
 
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
+        return self
+
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments}: names, numbers and lists only."""
         return to_spec(self)
@@ -70,6 +74,17 @@ class Transform(nn.Module, ABC):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor: ...
 
 
+T = TypeVar("T", bound=Transform)
+TRANSFORMS: dict[str, type[Transform]] = {}
+
+
+def register_transform(cls: type[T]) -> type[T]:
+    """Class decorator: enters a transform in :data:`TRANSFORMS` under its name."""
+    TRANSFORMS[cls.name] = cls
+    return cls
+
+
+@register_transform
 class Identity(Transform):
     """z = x and c = y."""
 
@@ -88,10 +103,13 @@ class Identity(Transform):
         return z
 
 
-class Standardise(Transform):
-    """Vectors with each coordinate shifted and scaled to mean 0 and standard deviation 1 on the training pairs."""
+class Scaled(Transform):
+    """Shifted and scaled to mean 0 and standard deviation 1 on the training pairs.
 
-    name = "standardise"
+    Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel, with one shift and scale for
+    all pixels of a channel. x may be mapped to unbounded coordinates first.
+    """
+
     x_mean: Tensor
     x_std: Tensor
     y_mean: Tensor
@@ -100,38 +118,78 @@ class Standardise(Transform):
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)
         for key, shape in (("x", self.x_shape), ("y", self.y_shape)):
-            if len(shape) != 1:
-                raise CSBError(f"{key}_shape={shape} is not that of a vector; standardise takes shapes (d,)")
-            self.register_buffer(f"{key}_mean", torch.zeros(shape))
-            self.register_buffer(f"{key}_std", torch.ones(shape))
+            if len(shape) not in (1, 3):
+                raise CSBError(
+                    f"{key}_shape={shape} is neither that of a vector (d,) nor of an image (channels, height, width)"
+                )
+            size = (shape[0], 1, 1) if len(shape) == 3 else shape
+            self.register_buffer(f"{key}_mean", torch.zeros(size))
+            self.register_buffer(f"{key}_std", torch.ones(size))
 
-    @classmethod
-    def fit(cls, x: Tensor, y: Tensor) -> Self:
-        """From x (N, dx) and y (N, dy). CSBError for a column that is constant or holds values that are not finite."""
-        self = cls(tuple(x.shape[1:]), tuple(y.shape[1:]))
-        for key, values in (("x", x), ("y", y)):
-            std, mean = torch.std_mean(values.double(), dim=0, correction=0)
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        """From x (N, *x_shape) and y (N, *y_shape).
+
+        CSBError for a coordinate or channel that is constant or holds values that are not finite.
+        """
+        check_batch("x", x, self.x_shape)
+        check_batch("y", y, self.y_shape)
+        for key, values in (("x", self._free(x)), ("y", y)):
+            mean, std = _mean_and_std(values)
             usable = torch.isfinite(std) & (std > 1e-6 * mean.abs()) & (std > 0)
             if not bool(usable.all()):
                 column = int((~usable).nonzero()[0])
+                part = "column" if values.ndim == 2 else "channel"
                 raise CSBError(
-                    f"column {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
+                    f"{part} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
                     f"deviation {float(std[column]):g}); remove it or mend the data"
                 )
-            getattr(self, f"{key}_mean").copy_(mean)
-            getattr(self, f"{key}_std").copy_(std)
+            for kind, found in (("mean", mean), ("std", std)):
+                buffer = getattr(self, f"{key}_{kind}")
+                buffer.copy_(found.view_as(buffer))
         return self
 
+    @abstractmethod
+    def _free(self, x: Tensor) -> Tensor:
+        """x to unbounded coordinates of the same shape."""
+
+    @abstractmethod
+    def _back(self, v: Tensor) -> Tensor:
+        """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
+
     def _encode_x(self, x: Tensor) -> Tensor:
-        return (x - self.x_mean) / self.x_std
+        return (self._free(x) - self.x_mean) / self.x_std
 
     def _encode_y(self, y: Tensor) -> Tensor:
         return (y - self.y_mean) / self.y_std
 
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.x_mean + self.x_std * z
+        return self._back(self.x_mean + self.x_std * z)
 
 
+def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each coordinate (or channel) of values (N, d) or (N, C, H, W), in float64, a thousand rows at a time."""
+    axes, count = [0, *range(2, values.ndim)], values.numel() // values.shape[1]
+    rows = values.split(1000)
+    mean = sum((part.double().sum(axes) for part in rows), torch.zeros((), dtype=torch.float64)) / count
+    at = mean.view(-1, *[1] * (values.ndim - 2))
+    square = sum(((part.double() - at).square().sum(axes) for part in rows), torch.zeros((), dtype=torch.float64))
+    return mean, (square / count).sqrt()
+
+
+@register_transform
+class Standardise(Scaled):
+    """z = (x − mean)/std, c = (y − mean)/std. Samples may be anywhere, whatever the support of the prior."""
+
+    name = "standardise"
+
+    def _free(self, x: Tensor) -> Tensor:
+        return x
+
+    def _back(self, v: Tensor) -> Tensor:
+        return v
+
+
+@register_transform
 class PixelRange(Transform):
     """Images in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1; decode clamps to [0, 1]."""
 
@@ -150,6 +208,7 @@ class PixelRange(Transform):
         return ((z + 1) / 2).clamp(0, 1)
 
 
+@register_transform
 class Hole(Transform):
     """Noise-free inpainting: the bridge runs over the unknown pixels only, for p(x | y) leaves the others no freedom.
 
@@ -185,9 +244,6 @@ class Hole(Transform):
         x = y.clone()
         self._crop(x).copy_(((z + 1) / 2).clamp(0, 1))
         return x
-
-
-TRANSFORMS: dict[str, type[Transform]] = {t.name: t for t in (Identity, Standardise, PixelRange, Hole)}
 
 
 def build_transform(spec: Mapping[str, Any]) -> Transform:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import Posterior, Simulated, register
-from csb.problems.transform import Standardise
+from csb.problems.bounded import check_kind, make_bounded
+from csb.problems.support import Support
+from csb.problems.transform import Transform
 
 _ROUNDS = 2000
 _BATCH = 4096
@@ -66,15 +68,25 @@ class TwoMoonsPosterior(Posterior):
 @register
 @dataclass(frozen=True, eq=False)
 class TwoMoons(Simulated):
-    """x and y in ℝ²."""
+    """x and y in ℝ².
+
+    Args:
+        transform: "standardise" (samples may leave [−1, 1]²), "reflect" or "probit"; see :mod:`csb.problems.bounded`.
+        n_train, n_val, n_test, seed: as in :class:`Simulated`.
+    """
 
     n_train: int = 100_000
     n_val: int = 10_000
     n_test: int = 10_000
     seed: int = 0
+    transform: str = "standardise"
 
     name = "two_moons"
     has_exact_posterior = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kind(self.transform)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -84,6 +96,10 @@ class TwoMoons(Simulated):
     def y_shape(self) -> tuple[int, ...]:
         return (2,)
 
+    @property
+    def support(self) -> Support:
+        return Support((-1.0, -1.0), (1.0, 1.0))
+
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return 2 * torch.rand(n, 2, generator=generator) - 1
 
@@ -91,8 +107,8 @@ class TwoMoons(Simulated):
         shift = torch.stack([-(x[:, 0] + x[:, 1]).abs(), x[:, 1] - x[:, 0]], dim=1) / math.sqrt(2)
         return _crescent(len(x), generator, x.device).to(x.dtype) + shift
 
-    def new_transform(self) -> Standardise:
-        return Standardise(self.x_shape, self.y_shape)
+    def new_transform(self) -> Transform:
+        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)
 
     def posterior(self, y: Tensor) -> TwoMoonsPosterior:
         return TwoMoonsPosterior(self.check_observation(y))

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
+from csb.evaluation.held_out import held_out
 from csb.evaluation.images import digit_classifier
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, Sweep, write_report
 from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
 from csb.problems import Pairs
 from csb.process import Grid
@@ -167,9 +169,9 @@ def compare(
 ) -> Report:
     """Draws and scores every method on the frozen test observations and writes the report into the run's folder."""
     problem = run.problem
-    test = problem.pairs("test", metrics.compare_observations)
+    test = held_out(problem, metrics.compare_observations)
     n = metrics.compare_samples
-    classifier = digit_classifier(run.config["problem"]["root"], seed)[0] if problem.is_image else None
+    classifier = digit_classifier(run.config["problem"]["root"], seed)[0] if problem.is_digit else None
     results, grids = [], {}
     for method in comparison.methods:
         logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)
@@ -205,7 +207,7 @@ def _score(
     seed: int,
 ) -> MethodResult:
     problem = run.problem
-    if problem.is_image:
+    if problem.is_digit:
         return image_result(drawn, test, classifier, hole_mask(run.bridge), seed)
     result = point_result(drawn, test, seed)
     if not problem.has_exact_posterior:
@@ -228,7 +230,9 @@ def _shown(drawn: Drawn, rows: int) -> Tensor:
 def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGrid | PointGrid | None:
     samples = {name: x.numpy() for name, x in shown.items()}
     if run.problem.is_image:
-        return ImageGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples)
+        truth, seen, value_range = as_images(run.problem, test.x[:rows], test.y[:rows])
+        first = {name: x[:, :, :1] for name, x in samples.items()}
+        return ImageGrid(truth.numpy(), seen.numpy(), first, value_range)
     if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
         return None
     exact = samples.pop("exact", None)

@@ -13,7 +13,7 @@ from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
-from csb.problems import Problem, build_problem
+from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, Grid, Power, Schedule, seeded
@@ -150,6 +150,15 @@ def _require(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
             raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
 
 
+def _require_given(config: DictConfig) -> None:
+    """CSBError for a value that has to be given and was not (??? in conf/)."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    for key, value in flatten({str(name): part for name, part in plain.items()}).items():
+        if value == "???":
+            raise CSBError(f"{key} is missing; give {key}=…")
+
+
 def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
     parametrisation = network.get("parametrisation")
     if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
@@ -184,6 +193,7 @@ def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
 
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
+    _require_given(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
@@ -228,10 +238,29 @@ def read(config: DictConfig) -> RunConfig:
         progress=plain["progress"],
         plain=plain,
     )
+    _check_pairs(run)
     _check_network(run)
     _check_data(run)
     _check_horizons(run)
     return run
+
+
+def _check_pairs(run: RunConfig) -> None:
+    """CSBError where a file of pairs holds x that the network is not for, or too few pairs are held out to score."""
+    problem, network = run.problem, run.backward.network["name"]
+    if not isinstance(problem, FilePairs):
+        return
+    if (held := problem.sizes["test"]) < 2:
+        raise CSBError(
+            f"test={problem.test} holds out {held} pair; calibration needs 2 or more, better hundreds; raise it"
+        )
+    if problem.is_image == (network == "unet"):
+        return
+    kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
+    raise CSBError(
+        f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use experiment={experiment}, "
+        f"which is for {kind}"
+    )
 
 
 def _check_network(run: RunConfig) -> None:
@@ -248,8 +277,9 @@ def _check_data(run: RunConfig) -> None:
     require_pairs(sizes["train"], run.ipf)
     exact = run.problem.has_exact_posterior
     name = "exact_observations" if exact else "observations"
+    scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is
     for key, split, wanted in (
-        (f"metrics.{name}", "test", getattr(run.metrics, name)),
+        (f"metrics.{name}", "test", scored),
         ("metrics.picture_rows", "val", max(2, run.metrics.picture_rows)),
     ):
         if sizes[split] < wanted:

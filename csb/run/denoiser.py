@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
-from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem
+from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem, SbiGaussianLinear
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def exact_denoiser(problem: Problem) -> Denoiser | None:
     """The denoiser in closed form, or None where there is none."""
-    if isinstance(problem, GaussianMixture):
+    if isinstance(problem, GaussianMixture | SbiGaussianLinear):
         return MixtureDenoiser(problem.mixture)
     if isinstance(problem, LinearGaussian):
         eye = torch.eye(problem.dx, dtype=torch.float64)
@@ -32,8 +32,8 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
 def new_denoiser(
     problem: Problem, network: dict[str, Any], x: Tensor, alpha_bar_end: float, seed: int
 ) -> NetworkDenoiser:
-    """An untrained denoiser for data x (N, *x_shape): images from [0, 1] to [−1, 1], vectors standardised."""
-    if problem.is_image:
+    """An untrained denoiser for data x (N, *x_shape): digits from [0, 1] to [−1, 1], all else standardised."""
+    if problem.is_digit:
         shift, scale = torch.full(problem.x_shape, 0.5), 0.5
     else:
         shift, scale = x.mean(0), float(x.std(0).square().mean().sqrt())

@@ -8,11 +8,12 @@ import torch
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
+from csb.evaluation.held_out import held_out, held_out_scores
 from csb.evaluation.images import digit_classifier, score_digits
-from csb.evaluation.pictures import posterior_grid, posterior_scatter
 from csb.evaluation.report import Report
 from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.shown import draw_samples
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.networks.denoiser import Denoiser
 from csb.problems import AdditiveNoise, LinearGaussian
@@ -48,7 +49,8 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
     """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
     problem = run.problem
     problem.prepare()
-    tables = _images(run, sampler, metrics, seed) if problem.is_image else _exact(run, sampler, metrics, seed)
+    table = _images if problem.is_digit else _exact if problem.has_exact_posterior else _held_out
+    tables = table(run, sampler, metrics, seed)
     if run.history:
         keys = (
             "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
@@ -141,18 +143,24 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
     return tables
 
 
+def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    count = len(held_out(run.problem, metrics.observations).x)
+    rows = [
+        {"iteration": i, **held_out_scores(run.problem, bridge, sampler, metrics, seed)}
+        for i, bridge in iterations(run)
+    ]
+    return {f"on {count} held-out pairs × {metrics.samples} samples": rows}
+
+
 def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
     """Posterior samples of the first test observations."""
     problem, rows = run.problem, metrics.picture_rows
-    if problem.x_shape == (1,):
-        return  # a point on a line makes no scatter plot
-    test = problem.pairs("test", rows)
+    test = held_out(problem, rows)
     generator = seeded(seed, _KEY, device=run.bridge.device)
     path = run.folder / "evaluation.png"
-    if problem.is_image:
-        samples = run.bridge.sample(test.y, 64, generator=generator).x.cpu()
-        posterior_grid(path, test.x, test.y, samples, f"{problem.name}: test digits, T = {run.bridge.grid.T}")
-        return
-    samples = run.bridge.sample(test.y, 1000, generator=generator).x.cpu()
-    exact = torch.stack([problem.posterior(y).sample(1000, seeded(seed, _KEY, i)) for i, y in enumerate(test.y)])
-    posterior_scatter(path, test.y, samples, exact, test.x, f"{problem.name}: test observations")
+    samples = run.bridge.sample(test.y, 64 if problem.is_image else 1000, generator=generator).x.cpu()
+    exact = None
+    if problem.has_exact_posterior:
+        exact = torch.stack([problem.posterior(y).sample(1000, seeded(seed, _KEY, i)) for i, y in enumerate(test.y)])
+    title = f"{problem.name}: test {'digits' if problem.is_digit else 'observations'}, T = {run.bridge.grid.T}"
+    draw_samples(path, problem, test.x, test.y, samples, exact, title)

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.evaluation.diagnostics import drift_norm, end_distances
-from csb.evaluation.pictures import loss_curve, posterior_grid, posterior_scatter
+from csb.evaluation.pictures import loss_curve
+from csb.evaluation.shown import draw_samples
 from csb.problems import Pairs
 from csb.process import seeded
 from csb.run.config import RunConfig
@@ -46,22 +47,17 @@ class RunObserver:
         )
 
     def _picture(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
-        if self.run.problem.x_shape == (1,):
-            return  # a point on a line makes no scatter plot
         rows = self.run.metrics.picture_rows
         x, y = self.val.x[:rows], self.val.y[:rows]
         generator = seeded(self.run.seed, _PICTURE, device=bridge.device)
-        image = self.run.problem.is_image
-        samples = bridge.sample(y, 32 if image else 1000, generator=generator).x.cpu()
+        count = 32 if self.run.problem.is_image else 1000
+        samples = bridge.sample(y, count, generator=generator).x.cpu()
         path = self.run.folder / "pictures" / f"{half_step.name}_{step:06d}.png"
         title = (
             f"{self.run.problem.name}: {half_step.direction} half-step of iteration {half_step.iteration}, step {step}"
         )
-        if image:
-            posterior_grid(path, x, y, samples, title)
-        else:
-            posterior_scatter(path, y, samples, self._exact(y), x, title)
-        self.logs.picture("samples", path, self._step(half_step, step))
+        if draw_samples(path, self.run.problem, x, y, samples, self._exact(y), title) is not None:
+            self.logs.picture("samples", path, self._step(half_step, step))
 
     def _exact(self, y: Tensor) -> Tensor | None:
         if not self.run.problem.has_exact_posterior:

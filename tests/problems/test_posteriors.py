@@ -29,7 +29,17 @@ def check_calibration(problem, n):
     assert bool((difference.mean(dim=0).abs() < 5 * standard_error).all())
 
 
-@pytest.mark.parametrize(("name", "n"), [("linear_gaussian", 20_000), ("two_moons", 2000), ("gaussian_mixture", 1000)])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        ("linear_gaussian", 20_000),
+        ("two_moons", 2000),
+        ("gaussian_mixture", 1000),
+        ("sbi_gaussian_linear", 2000),
+        ("sbi_gaussian_linear_uniform", 1500),
+        ("sbi_gaussian_mixture", 1000),
+    ],
+)
 def test_draws_over_observations_reproduce_the_prior(name, n):
     check_calibration(build_problem({"name": name}), n)
 
@@ -40,7 +50,13 @@ def test_draws_over_observations_reproduce_the_prior_bod():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["linear_gaussian", "two_moons", "gaussian_mixture"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linear_gaussian", "two_moons", "gaussian_mixture", "sbi_gaussian_linear", "sbi_gaussian_linear_uniform",
+        "sbi_gaussian_mixture",
+    ],
+)  # fmt: skip
 def test_ranks_are_uniform(name):
     problem, n, draws = build_problem({"name": name, "seed": 2}), 2000, 99
     x, y, _ = problem.pairs("test", n)

@@ -9,7 +9,10 @@ from csb.errors import CSBError
 from csb.problems import BOD, PROBLEMS, TRANSFORMS, LinearGaussian, build_problem, build_transform
 from csb.process import seeded
 
-SIMULATED = ["bod", "gaussian_mixture", "linear_gaussian", "two_moons"]
+SIMULATED = [
+    "bod", "gaussian_mixture", "linear_gaussian", "sbi_gaussian_linear", "sbi_gaussian_linear_uniform",
+    "sbi_gaussian_mixture", "two_moons",
+]  # fmt: skip
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
 
 
@@ -18,7 +21,7 @@ def one_line(error):
 
 
 def test_registry_holds_every_problem():
-    assert set(PROBLEMS) == {*SIMULATED, "mnist_inpaint", "mnist_superres"}
+    assert set(PROBLEMS) == {*SIMULATED, "mnist_inpaint", "mnist_superres", "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
 
 
@@ -170,5 +173,5 @@ def test_an_integer_stands_for_a_float():
 
 
 def test_registries_hold_the_classes_named():
-    assert set(TRANSFORMS) == {"hole", "identity", "pixel_range", "standardise"}
+    assert set(TRANSFORMS) == {"hole", "identity", "pixel_range", "probit", "reflect", "standardise"}
     assert isinstance(build_problem({"name": "bod"}), BOD)

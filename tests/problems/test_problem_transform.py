@@ -78,7 +78,7 @@ def test_bad_arguments(make, match):
 
 def test_standardise():
     x, y = 3 + 2 * normal(500, 2).float(), normal(500, 3, seed=1).float() - 100
-    t = Standardise.fit(x, y)
+    t = Standardise((2,), (3,)).fit(x, y)
     for z in (t.encode_x(x), t.encode_y(y)):
         torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-4, rtol=0)
         torch.testing.assert_close(z.std(0, correction=0), torch.ones(z.shape[1]), atol=1e-4, rtol=0)
@@ -90,10 +90,10 @@ def test_standardise_names_the_useless_column():
     x, y = normal(50, 2).float(), normal(50, 3, seed=1).float()
     y[:, 1] = 0.1
     with pytest.raises(CSBError, match="column 1 of y is constant"):
-        Standardise.fit(x, y)
+        Standardise((2,), (3,)).fit(x, y)
     x[3, 0] = float("nan")
     with pytest.raises(CSBError, match="column 0 of x"):
-        Standardise.fit(x, y)
+        Standardise((2,), (3,)).fit(x, y)
 
 
 def test_pixel_range():
@@ -142,5 +142,5 @@ def test_transforms_reject_other_shapes():
 
 
 def test_transforms_move_with_their_module():
-    t = Standardise.fit(normal(50, 2).float(), normal(50, 3, seed=1).float()).double()
+    t = Standardise((2,), (3,)).fit(normal(50, 2).float(), normal(50, 3, seed=1).float()).double()
     assert t.encode_x(normal(4, 2)).dtype == torch.float64

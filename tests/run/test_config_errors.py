@@ -85,6 +85,7 @@ VALUES = [
     ("objective.components=0", "objective.components=0"),
     ("problem.n_train=0", "n_train=0 is too small"),
     ("problem.n_train=lots", "n_train='lots' is a str; expected int"),
+    ("problem.transform=clamp", "transform='clamp' is unknown; choose one of standardise, reflect, probit"),
     ("objective.variance_floor=-1", "variance_floor=-1 is negative"),
     ("objective.variance_floor=x", "objective.variance_floor='x' is not a number"),
     ("trainer.precision=16", "precision=16 is unknown"),

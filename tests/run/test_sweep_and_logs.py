@@ -181,7 +181,13 @@ def test_an_objective_is_one_word(command, tiny, tmp_path, objective, covariance
     assert result["sliced_w"] > 0
 
 
-@pytest.mark.parametrize("problem", ["bod", "gaussian_mixture", "linear_gaussian"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "bod", "gaussian_mixture", "linear_gaussian", "sbi_gaussian_linear", "sbi_gaussian_linear_uniform",
+        "sbi_gaussian_mixture",
+    ],
+)  # fmt: skip
 def test_each_simulated_problem_trains(command, tiny, tmp_path, problem):
     line = [a for a in tiny if not a.startswith(("problem=", "L="))]
     done = command(f"problem={problem}", *line, "L=1", f"out={tmp_path}", "name=run")

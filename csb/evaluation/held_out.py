@@ -1,0 +1,46 @@
+"""Scores on held-out pairs where nothing but the pairs is known: proper scores and calibration."""
+
+import torch
+
+from csb.bridge import Bridge
+from csb.evaluation.calibration import central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.metrics import EnsembleScores
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.problems import Pairs, Problem, Simulated
+from csb.process import seeded
+
+_DRAW, _RANKS, _TARP = 71, 72, 73  # keys of the random streams
+_UNIFORM = 100  # observations that a test of ranks needs
+_FEW = 16  # coordinates: a p-value over hundreds of dependent ones says nothing
+
+
+def held_out(problem: Problem, n: int) -> Pairs:
+    """The first n test pairs; all of them where the data end before."""
+    return problem.pairs("test", n if isinstance(problem, Simulated) else min(n, problem.sizes["test"]))
+
+
+def held_out_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, float]:
+    """Of ``metrics.samples`` samples for each of at most ``metrics.observations`` test pairs (at least 2).
+
+    crps, energy_score, spread, skill, ratio and ratio_fair as in :class:`csb.evaluation.metrics.EnsembleScores`, in the
+    units of the data; coverage_deviation and tarp_deviation, mean |coverage − level| of central intervals and of joint
+    regions (:mod:`csb.evaluation.calibration`), and deviation_floor, what is expected of an exact posterior with as
+    many observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
+    All samples are held in memory.
+    """
+    test = held_out(problem, metrics.observations)
+    scores, generator = EnsembleScores(), seeded(seed, _DRAW, device=bridge.device)
+    parts = []
+    for x, y in zip(*(part.split(max(1, 4096 // metrics.samples)) for part in (test.x, test.y))):
+        parts.append(bridge.sample(y, metrics.samples, generator=generator, **vars(sampler)).x.cpu())
+        scores.update(parts[-1], x)
+    samples, found = torch.cat(parts), scores.compute()
+    ranks = sbc_ranks(samples, test.x, seeded(seed, _RANKS))
+    central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, _TARP))
+    row = {key: found[key] for key in ("crps", "energy_score", "spread", "skill", "ratio", "ratio_fair")}
+    row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
+    if len(ranks) >= _UNIFORM and ranks.shape[1] <= _FEW:
+        row["sbc_p"] = rank_uniformity(ranks).p_value
+    return row

@@ -1,0 +1,112 @@
+r"""Transforms for x in a box, the support of its prior: samples must not leave it, and must not pile up at its walls.
+
+- ``standardise`` knows nothing of the box: samples may lie outside.
+- ``reflect`` standardises, and on the way back folds what lies outside at the walls
+  (:func:`csb.problems.support.fold`). Nothing is stretched near a wall; the mass that the bridge smears over a wall
+  comes back to the side where it belongs.
+- ``probit`` runs the bridge over v = Φ⁻¹((x − low)/(high − low)), standardised. A uniform prior becomes N(0, 1), the
+  law of the other end of the bridge, and every state decodes to a point of the box. A posterior that does not vanish at
+  a wall has a Gaussian tail in v; what is narrow near a wall is stretched. (A logit would give a uniform prior the
+  heavier tails of a logistic law.)
+
+Coordinates without bounds are standardised by all three.
+"""
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems.support import Support, fold
+from csb.problems.transform import Scaled, Standardise, Transform, register_transform
+
+KINDS = ("standardise", "reflect", "probit")
+EDGE = 1e-7  # share of the box's width by which probit keeps clear of its walls: |Φ⁻¹(EDGE)| = 5.2
+Bounds = tuple[float | None, ...]
+
+
+class Boxed(Scaled):
+    """x in a box.
+
+    Args:
+        x_shape, y_shape: (d,), and as in :class:`csb.problems.transform.Scaled`.
+        low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+        super().__init__(x_shape, y_shape)
+        if len(self.x_shape) != 1 or not len(low) == len(high) == self.x_shape[0]:
+            raise CSBError(
+                f"{len(low)} lower and {len(high)} upper bounds do not fit x_shape={x_shape}; give both for each "
+                f"coordinate of a vector"
+            )
+        self.low, self.high = tuple(low), tuple(high)
+        lower = torch.tensor([-torch.inf if v is None else v for v in low])
+        upper = torch.tensor([torch.inf if v is None else v for v in high])
+        if not bool((lower < upper).all()):
+            raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
+        self.register_buffer("lower", lower, persistent=False)
+        self.register_buffer("upper", upper, persistent=False)
+
+
+@register_transform
+class Reflect(Boxed):
+    """Standardised; decode folds x at the walls of the box. A bound on one side only will do."""
+
+    name = "reflect"
+
+    def _free(self, x: Tensor) -> Tensor:
+        return x
+
+    def _back(self, v: Tensor) -> Tensor:
+        return fold(v, self.lower, self.upper)
+
+
+@register_transform
+class Probit(Boxed):
+    """v = Φ⁻¹(u), u = (x − low)/(high − low) kept in [EDGE, 1 − EDGE], then standardised; float64 within.
+
+    Each coordinate has both bounds or none. Encoding raises CSBError for x outside the box.
+    """
+
+    name = "probit"
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+        super().__init__(x_shape, y_shape, low, high)
+        if half := [i for i, (a, b) in enumerate(zip(low, high)) if (a is None) != (b is None)]:
+            raise CSBError(f"coordinate {half[0]} of x has one bound; probit needs both or none; use transform=reflect")
+
+    def _box(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower bounds and widths in float64, 0 and 1 where there are none; and where there are."""
+        bounded = self.lower.isfinite()
+        low = torch.where(bounded, self.lower, 0.0).double()
+        return low, torch.where(bounded, self.upper.double() - low, 1.0), bounded
+
+    def _free(self, x: Tensor) -> Tensor:
+        if outside := int(((x < self.lower) | (x > self.upper)).any(dim=1).sum()):
+            raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
+        low, width, bounded = self._box()
+        share = ((x.double() - low) / width).clamp(EDGE, 1 - EDGE)
+        return torch.where(bounded, torch.special.ndtri(share).to(x.dtype), x)
+
+    def _back(self, v: Tensor) -> Tensor:
+        low, width, bounded = self._box()
+        inside = (low + width * torch.special.ndtr(v.double())).to(v.dtype)
+        return torch.where(bounded, inside, v).clamp(self.lower, self.upper)
+
+
+def check_kind(kind: str) -> None:
+    """CSBError unless the name is one of KINDS."""
+    if kind not in KINDS:
+        raise CSBError(f"transform={kind!r} is unknown; choose one of {', '.join(KINDS)}")
+
+
+def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support) -> Transform:
+    """The transform of a name in KINDS for a support, still to be fitted. CSBError for another name."""
+    check_kind(kind)
+    if kind == "standardise":
+        return Standardise(x_shape, y_shape)
+    low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
+    return (Reflect if kind == "reflect" else Probit)(x_shape, y_shape, low, high)

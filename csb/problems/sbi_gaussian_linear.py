@@ -1,0 +1,64 @@
+r"""The benchmark task "Gaussian linear" (Lueckmann et al. 2021, appendix T.1).
+
+x ~ N(0, .1 I) in ℝ¹⁰, y | x ~ N(x, .1 I); .1 is the variance of both. p(x | y) = N(y/2, .05 I).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csb.problems.base import LinearProblem, Simulated, register
+from csb.problems.linear_gaussian import GaussianPosterior
+from csb.problems.mixture_math import Mixture
+from csb.problems.operators import Matrix
+from csb.problems.transform import Standardise
+
+_D = 10
+_VAR = 0.1
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SbiGaussianLinear(Simulated, LinearProblem):
+    """x and y in ℝ¹⁰. n_train, n_val, n_test and seed as in :class:`Simulated`."""
+
+    n_train: int = 100_000
+    n_val: int = 10_000
+    n_test: int = 10_000
+    seed: int = 0
+
+    name = "sbi_gaussian_linear"
+    has_exact_posterior = True
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (_D,)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (_D,)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The prior, a mixture of one."""
+        eye = torch.eye(_D, dtype=torch.float64)
+        return Mixture(torch.ones(1, dtype=torch.float64), torch.zeros_like(eye[:1]), _VAR * eye[None])
+
+    @property
+    def operator(self) -> Matrix:
+        return Matrix(torch.eye(_D))
+
+    @property
+    def noise_std(self) -> float:
+        return math.sqrt(_VAR)
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        return math.sqrt(_VAR) * torch.randn(n, _D, generator=generator)
+
+    def new_transform(self) -> Standardise:
+        return Standardise(self.x_shape, self.y_shape)
+
+    def posterior(self, y: Tensor) -> GaussianPosterior:
+        return GaussianPosterior(self.check_observation(y) / 2, _VAR / 2 * torch.eye(_D, dtype=torch.float64))

@@ -1,0 +1,110 @@
+"""Scores on held-out pairs of a bridge that is exact, and of others; and what pictures show of pairs."""
+
+import pytest
+import torch
+
+from csb.evaluation.held_out import held_out, held_out_scores
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.shown import as_images, draw_samples
+from csb.problems import FilePairs, LinearGaussian, MnistSuperres, Pairs
+from tests.conftest import make_exact_bridge
+
+METRICS = MetricsSettings(observations=400, samples=50)
+
+
+class Shifted(LinearGaussian):
+    """Pairs whose posterior is that of make_exact_bridge, with its offset of the mean."""
+
+    def pairs(self, split, n=None):
+        x, y, _ = super().pairs(split, n)
+        return Pairs(x + torch.tensor([0.3, -0.2]), y)
+
+
+class Scaled(Shifted):
+    """Pairs that are spread 1.5 times as far from the mean as the bridge says."""
+
+    def pairs(self, split, n=None):
+        x, y, _ = super().pairs(split, n)
+        mean = y @ self.G.T.float() + torch.tensor([0.3, -0.2])
+        return Pairs(mean + 1.5 * (x - mean), y)
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    return make_exact_bridge("full", iterations=8).bridge
+
+
+@pytest.fixture(scope="module")
+def exact(bridge):
+    return held_out_scores(Shifted(dx=2, dy=2, seed=1), bridge, SamplerSettings(), METRICS, seed=0)
+
+
+def test_an_exact_bridge_is_calibrated(exact):
+    found = exact
+    assert found["ratio_fair"] == pytest.approx(1, abs=0.1)
+    assert found["coverage_deviation"] < 2.5 * found["deviation_floor"]
+    assert found["tarp_deviation"] < 2.5 * found["deviation_floor"]
+    assert found["sbc_p"] > 1e-3
+    assert found["deviation_floor"] == pytest.approx(0.016, abs=0.003)
+
+
+def test_a_bridge_that_is_too_sure_is_not(bridge, exact):
+    found = held_out_scores(Scaled(dx=2, dy=2, seed=1), bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["ratio_fair"] == pytest.approx(1 / 1.5**2, abs=0.07)
+    assert found["coverage_deviation"] > 0.08
+    assert found["sbc_p"] < 1e-3
+    assert found["crps"] > 1.3 * exact["crps"]
+
+
+def test_a_bridge_that_is_biased_is_not(bridge):
+    found = held_out_scores(LinearGaussian(dx=2, dy=2, seed=1), bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["coverage_deviation"] > 0.03
+    assert found["sbc_p"] < 1e-5
+
+
+def test_few_observations_have_no_p_value_and_data_may_end(bridge, tmp_path):
+    few = MetricsSettings(observations=20, samples=10)
+    found = held_out_scores(Shifted(dx=2, dy=2, seed=1), bridge, SamplerSettings(), few, seed=0)
+    assert "sbc_p" not in found
+    assert found["deviation_floor"] > 0.05
+    assert len(held_out(LinearGaussian(n_test=5), 7).x) == 7  # more of the same stream
+
+    class Ten(FilePairs):
+        sizes = {"test": 10}
+
+        def pairs(self, split, n=None):
+            return Pairs(torch.zeros(n, 1), torch.zeros(n, 1))
+
+    assert len(held_out(Ten("p.npz"), 7).x) == 7
+    assert len(held_out(Ten("p.npz"), 70).x) == 10
+
+
+class Images(FilePairs):
+    x_shape = (3, 4, 5)
+
+
+def test_images_are_drawn_by_their_first_channel_on_their_own_scale(tmp_path):
+    problem, x = Images("p.npz"), 100 + 20 * torch.rand(2, 3, 4, 5)
+    for y in (torch.randn(2, 7), torch.randn(2, 2, 8, 8)):
+        truth, seen, (low, high) = as_images(problem, x, y)
+        assert torch.equal(truth, x[:, :1])
+        assert seen.shape == ((2, 1, 1, 7) if y.ndim == 2 else (2, 1, 8, 8))
+        assert (low, high) == (float(x[:, 0].min()), float(x[:, 0].max()))
+        assert float(seen.min()) == pytest.approx(low)
+        assert float(seen.max()) == pytest.approx(high, rel=1e-5)
+        path = draw_samples(tmp_path / "s.png", problem, x, y, x[:, None].expand(2, 3, 3, 4, 5), None, "title")
+        assert path is not None
+        assert path.stat().st_size > 5000
+    assert as_images(problem, torch.ones(1, 3, 4, 5), torch.ones(1, 2)).value_range == (1.0, 2.0)
+    digits = torch.rand(2, 1, 28, 28), torch.rand(2, 1, 7, 7)
+    assert as_images(MnistSuperres(), *digits) == (*digits, (0.0, 1.0))
+
+
+def test_a_number_makes_no_picture(tmp_path):
+    class Number(FilePairs):
+        x_shape = (1,)
+
+    assert (
+        draw_samples(tmp_path / "s.png", Number("p"), *(torch.zeros(1, 1),) * 2, torch.zeros(1, 9, 1), None, "") is None
+    )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,196 @@
+"""Transforms for a box: samples stay inside, nothing is lost on the way, and the fold has no atoms."""
+
+import json
+
+import pytest
+import torch
+from scipy import stats
+
+from csb.errors import CSBError
+from csb.problems import (
+    Probit,
+    Reflect,
+    SbiGaussianLinearUniform,
+    SbiGaussianMixture,
+    Standardise,
+    Support,
+    TwoMoons,
+    build_problem,
+    build_transform,
+)
+from csb.problems.bounded import EDGE, make_bounded
+from csb.problems.support import fold
+from csb.process import seeded
+
+KINDS = {"reflect": Reflect, "probit": Probit}
+SUPPORT = Support((-1.0, 0.1, -float("inf")), (1.0, 0.3, float("inf")))
+
+
+def uniform(n, key=0):
+    """x uniform in the box of SUPPORT, normal where it has no bounds; and y."""
+    generator = seeded(3, key)
+    u = torch.rand(n, 3, generator=generator)
+    x = torch.stack([2 * u[:, 0] - 1, 0.1 + 0.2 * u[:, 1], 5 + 2 * torch.randn(n, generator=generator)], 1)
+    low, high = SUPPORT.tensors(x)
+    return x.clamp(low, high), torch.randn(n, 2, generator=generator)
+
+
+@pytest.fixture(params=KINDS)
+def fitted(request):
+    x, y = uniform(20_000)
+    return make_bounded(request.param, (3,), (2,), SUPPORT).fit(x, y)
+
+
+def test_round_trip_in_float32(fitted):
+    x, y = uniform(5000, 1)
+    z = fitted.encode_x(x)
+    assert z.dtype == torch.float32
+    back = fitted.decode(z, y)
+    assert back.dtype == torch.float32
+    torch.testing.assert_close(back, x, atol=2e-6, rtol=1e-6)
+    torch.testing.assert_close(z.std(0), torch.ones(3), atol=0.05, rtol=0)
+
+
+def test_decode_lies_in_the_closed_box_for_any_state(fitted):
+    generator = seeded(4)
+    size = 10.0 ** (60 * torch.rand(20_000, 1, generator=generator) - 30)
+    z = size * torch.randn(20_000, 3, generator=generator)
+    z = torch.cat([z, torch.zeros(1, 3), torch.full((1, 3), 1e30), torch.full((1, 3), -1e30)])
+    x = fitted.decode(z, torch.zeros(len(z), 2))
+    assert bool(torch.isfinite(x).all())
+    assert bool(SUPPORT.contains(x).all())
+
+
+def test_values_at_the_bounds_stay_finite(fitted):
+    x = torch.tensor([[-1.0, 0.1, 5.0], [1.0, 0.3, 5.0]])
+    z = fitted.encode_x(x)
+    assert bool(torch.isfinite(z).all())
+    assert float(z.abs().max()) < 5.5
+    torch.testing.assert_close(fitted.decode(z, torch.zeros(2, 2)), x, atol=3 * EDGE, rtol=1e-6)
+
+
+def test_spec_is_strict_json_and_restores(fitted):
+    x, y = uniform(100, 2)
+    text = json.dumps(fitted.spec(), allow_nan=False)
+    assert json.loads(text)["low"] == [-1.0, 0.1, None]
+    again = build_transform(json.loads(text))
+    again.load_state_dict(fitted.state_dict())
+    assert torch.equal(again.encode_x(x), fitted.encode_x(x))
+    assert torch.equal(again.decode(x, y), fitted.decode(x, y))
+    assert set(fitted.state_dict()) == {"x_mean", "x_std", "y_mean", "y_std"}
+
+
+def test_a_uniform_prior_becomes_standard_normal_under_probit():
+    problem = SbiGaussianLinearUniform(n_train=20_000)
+    pairs = problem.pairs("train")
+    z = problem.make_transform(pairs).encode_x(pairs.x)
+    for column in z.T:
+        assert stats.kstest(column.numpy(), "norm").pvalue > 1e-4
+    assert float((z.T.corrcoef() - torch.eye(10)).abs().max()) < 0.04
+
+
+def test_the_fold_is_a_mirror_at_each_wall_and_moves_nothing_inside():
+    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+    x = torch.tensor([[-1.25], [1.25], [3.5], [-3.5], [5.0], [0.3], [1.0], [-1.0]])
+    expected = torch.tensor([[-0.75], [0.75], [-0.5], [0.5], [1.0], [0.3], [1.0], [-1.0]])
+    torch.testing.assert_close(fold(x, low, high), expected)
+    inside = 2 * torch.rand(1000, 1, generator=seeded(1)) - 1
+    assert torch.equal(fold(inside, low, high), inside)
+    infinite = torch.tensor([float("inf")])
+    torch.testing.assert_close(fold(x, low, infinite), torch.where(x < -1, -2 - x, x))
+    torch.testing.assert_close(fold(x, -infinite, high), torch.where(x > 1, 2 - x, x))
+    assert torch.equal(fold(x, -infinite, infinite), x)
+
+
+def test_reflection_leaves_no_atoms():
+    t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(*uniform(1000))
+    x = t.decode(3 * torch.randn(20_000, 3, generator=seeded(6)), torch.zeros(20_000, 2))
+    low, high = SUPPORT.tensors(x)
+    assert float(((x == low) | (x == high)).double().mean()) < 1e-3
+    assert len(x[:, 0].unique()) > 19_000
+
+
+def test_reflect_takes_a_bound_on_one_side_and_probit_does_not():
+    half = Support((0.0,), (float("inf"),))
+    t = make_bounded("reflect", (1,), (1,), half).fit(torch.rand(50, 1), torch.rand(50, 1))
+    assert bool((t.decode(torch.randn(100, 1), torch.zeros(100, 1)) >= 0).all())
+    with pytest.raises(CSBError, match="coordinate 0 of x has one bound; probit needs both or none"):
+        make_bounded("probit", (1,), (1,), half)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: make_bounded("logit", (3,), (2,), SUPPORT), "transform='logit' is unknown; choose one of standardise"),
+        (lambda: Reflect((2,), (2,), (0.0,), (1.0,)), "1 lower and 1 upper bounds do not fit"),
+        (lambda: Reflect((1, 2, 2), (2,), (0.0,), (1.0,)), "do not fit x_shape"),
+        (lambda: Probit((1,), (2,), (1.0,), (1.0,)), "is not below"),
+        (lambda: Probit((1,), (2,), (float("nan"),), (1.0,)), "is not below"),
+        (
+            lambda: build_transform({"name": "probit", "x_shape": [1], "y_shape": [1], "low": ["0"], "high": [1]}),
+            "low=",
+        ),
+        (lambda: build_problem({"name": "two_moons", "transform": "logit"}), "transform='logit' is unknown"),
+        (lambda: SbiGaussianMixture(transform="clamp"), "transform='clamp' is unknown"),
+        (lambda: SbiGaussianLinearUniform(transform=""), "transform='' is unknown"),
+    ],
+)
+def test_bad_arguments(make, match):
+    with pytest.raises(CSBError, match=match) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_probit_refuses_points_outside():
+    x, y = uniform(50)
+    t = make_bounded("probit", (3,), (2,), SUPPORT)
+    x[7, 0] = 1.5
+    with pytest.raises(CSBError, match="1 of 50 x lie outside the box"):
+        t.fit(x, y)
+    with pytest.raises(CSBError, match="outside the box"):
+        t.encode_x(x)
+
+
+@pytest.mark.parametrize("kind", ["standardise", "reflect", "probit"])
+@pytest.mark.parametrize("cls", [TwoMoons, SbiGaussianLinearUniform, SbiGaussianMixture])
+def test_the_problems_take_each_kind(cls, kind):
+    problem = cls(n_train=300, transform=kind)
+    pairs = problem.pairs("train")
+    assert problem.support is not None
+    assert bool(problem.support.contains(pairs.x).all())
+    t = problem.make_transform(pairs)
+    assert t.name == kind
+    x = t.decode(3 * torch.randn(500, *t.z_shape, generator=seeded(1)), pairs.y[:1].expand(500, -1))
+    assert bool(problem.support.contains(x).all()) == (kind != "standardise")
+    assert problem.spec()["transform"] == kind
+
+
+def test_defaults_and_what_is_known_for_sure():
+    assert isinstance(TwoMoons().new_transform(), Standardise)
+    assert isinstance(SbiGaussianMixture().new_transform(), Probit)
+    problem = SbiGaussianLinearUniform()
+    x = 3 * torch.randn(100, 10, generator=seeded(2))
+    assert bool(problem.support.contains(problem.impose(x, x)).all())
+    assert build_problem({"name": "bod"}).support is None
+
+
+def test_images_are_standardised_channel_by_channel():
+    generator = seeded(8)
+    x = 3 + 2 * torch.randn(2500, 2, 4, 6, generator=generator)
+    x[:, 1] = 100 + 10 * x[:, 1]
+    x[:, 0, 0, 0] = 3.0  # a constant pixel is fine
+    y = 7 * torch.randn(2500, 5, generator=generator)
+    t = Standardise((2, 4, 6), (5,)).fit(x, y)
+    z = t.encode_x(x)
+    assert t.z_shape == (2, 4, 6)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(t.decode(z, y), x, rtol=1e-5, atol=1e-4)
+    again = build_transform(json.loads(json.dumps(t.spec())))
+    again.load_state_dict(t.state_dict())
+    assert torch.equal(again.encode_x(x), z)
+    x[:, 1] = 4.0
+    with pytest.raises(CSBError, match="channel 1 of x is constant"):
+        t.fit(x, y)
+    with pytest.raises(CSBError, match="x has shape"):
+        t.fit(y, y)
