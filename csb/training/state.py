@@ -22,7 +22,7 @@ class Progress:
         optimizer: the optimiser's state_dict, None at the start of a half-step.
         losses: the loss of each step done in it.
         seconds: wall time spent so far.
-        history: one dictionary of diagnostics a finished half-step.
+        history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
     """
 
     half_step: int = 0
