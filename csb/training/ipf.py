@@ -247,6 +247,7 @@ class IPF:
             "iteration": half_step.iteration,
             "direction": half_step.direction,
             **metrics,
+            "seconds": time.perf_counter() - self.started,
         }
         self.log({f"{half_step.direction}/{key}": value for key, value in metrics.items()}, self._done(half_step))
         history = [*self.progress.history, row]

@@ -22,7 +22,7 @@ class Progress:
         optimizer: the optimiser's state_dict, None at the start of a half-step.
         losses: the loss of each step done in it.
         seconds: wall time spent so far.
-        history: one dictionary of diagnostics a finished half-step.
+        history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
         best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
         stopped: whether the half-step has ended before its last step.
     """

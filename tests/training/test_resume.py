@@ -29,7 +29,7 @@ def result(folder):
 
 def history(folder):
     rows = json.loads((folder / "history.json").read_text())
-    return [{key: value for key, value in row.items() if key != "fill_share"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("fill_share", "seconds")} for row in rows]
 
 
 def assert_same(folder, whole):

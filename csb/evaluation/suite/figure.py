@@ -1,0 +1,172 @@
+"""C2ST against network calls, a panel a problem, with what others published as horizontal lines."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from csb.bridge.checkpoint import write_atomically
+from csb.evaluation.report.style import (
+    DASHES,
+    EXACT,
+    INK,
+    MARKERS,
+    MUTED,
+    SERIES,
+    TEXT,
+    Entry,
+    add_legend,
+    caption_axes,
+    drawing,
+    legend_height,
+    new_figure,
+    place,
+)
+from csb.evaluation.suite.published import Published
+from csb.evaluation.suite.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
+
+_PANEL, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 240, 52, 112, 48, 44  # units
+_GAP = 14 / _HEIGHT  # between two labels of published lines, of the axes' height
+_TICKS = (0.5, 0.505, 0.52, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def _spread(v: np.ndarray) -> np.ndarray:
+    """The root of the distance to ½, with its sign: shows .505 and .8 in one chart."""
+    return np.sign(v - 0.5) * np.sqrt(np.abs(v - 0.5))
+
+
+def _unspread(u: np.ndarray) -> np.ndarray:
+    return 0.5 + np.sign(u) * np.square(u)
+
+
+def _curves(rows: Sequence[Row], problem: str) -> dict[tuple[str, int | None, int], list[tuple[int, float, float]]]:
+    """(calls, C2ST, standard error) by label, L and training pairs."""
+    curves: dict[tuple[str, int | None, int], list[tuple[int, float, float]]] = {}
+    for group in groups_of(rows, problem):
+        for n in pairs_of(group.rows):
+            found = pooled(group.at(n), "c2st")
+            if found is not None:
+                point = (group.rows[0]["calls"], found[0], found[1] or 0.0)
+                curves.setdefault((group.label, group.L, n), []).append(point)
+    return curves
+
+
+def _name(label: str, L: int | None) -> str:
+    return label if L is None else f"{label}, L = {L}"
+
+
+def _looks(rows: Sequence[Row], published: Sequence[Published]) -> dict[Any, Entry]:
+    """One look a line: the colour tells the method, dash and marker the training pairs; published lines by source."""
+    pairs = pairs_of(rows)
+    looks: dict[Any, Entry] = {}
+    lines = dict.fromkeys(key for problem in problems_of(rows) for key in _curves(rows, problem))
+    methods = list(dict.fromkeys((label, L) for label, L, _ in lines))
+    for label, L, n in lines:
+        color, i = SERIES[methods.index((label, L)) % len(SERIES)], pairs.index(n)
+        text = f"{_name(label, L)}, {count_text(n)} pairs"
+        looks[label, L, n] = Entry(text, color, MARKERS[i % len(MARKERS)], DASHES[-i % len(DASHES)])
+    for i, source in enumerate(dict.fromkeys(one.source for one in published)):
+        looks[source] = Entry(f"published: {source}", EXACT if i % 2 else MUTED, "", (0, (1 + 4 * i, 2)))
+    return looks
+
+
+def _panel(
+    axes: Axes, rows: Sequence[Row], problem: str, published: Sequence[Published], looks: dict[Any, Entry]
+) -> None:
+    """The lines of one problem over logarithmic network calls; ``rows`` and ``published`` are its own."""
+    axes.set_xscale("log")
+    axes.set_yscale("function", functions=(_spread, _unspread))
+    curves = _curves(rows, problem)
+    ticks = sorted({x for points in curves.values() for x, _, _ in points})
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    for key, points in curves.items():
+        look, (calls, values, errors) = looks[key], zip(*sorted(points))
+        axes.errorbar(calls, values, errors, color=look.color, marker=look.marker, markersize=5, linewidth=1.4,
+                      linestyle=look.dash, capsize=2, elinewidth=1)  # pyright: ignore  # fmt: skip
+    floor = pooled([row for row in rows if row["pairs"] is None], "c2st")
+    if floor is not None:
+        axes.axhspan(*sorted((0.5, floor[0])), color=MUTED, alpha=0.3, linewidth=0)
+    axes.set_xticks(ticks, [str(x) for x in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    bars = [(v - e, v + e) for points in curves.values() for _, v, e in points]
+    low, high = min(0.499, *(v for v, _ in bars)), max(0.52, *(v for _, v in bars), *(one.c2st for one in published))
+    axes.set_ylim(low, high + 0.01)
+    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    caption_axes(axes, "network calls a sample", "C2ST (lower is better, ½ at best)")
+    axes.annotate(problem, (0, 1), (-44, 26), "axes fraction", "offset points", fontsize=TEXT, color=INK, weight="bold")
+    _published_lines(axes, published, looks)
+
+
+def _published_lines(axes: Axes, published: Sequence[Published], looks: dict[Any, Entry]) -> None:
+    """Horizontal lines, each with its name right of the axes; names that would overlap are moved apart."""
+    low, high = axes.get_ylim()
+    ordered = sorted(published, key=lambda one: one.c2st)
+    levels = _spread(np.array([low, high, *(one.c2st for one in ordered)]))
+    at = (levels[2:] - levels[0]) / (levels[1] - levels[0])
+    for one, y, level in zip(ordered, at, apart(at, _GAP)):
+        look = looks[one.source]
+        axes.axhline(one.c2st, color=look.color, linestyle=look.dash, linewidth=1, zorder=1)  # pyright: ignore
+        axes.annotate(f"{one.short}, {count_text(one.pairs)}", (1, y), (1.05, level), "axes fraction", "axes fraction",
+                      fontsize=TEXT - 2, color=look.color, va="center",
+                      arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "relpos": (0, 0.5),
+                                  "shrinkA": 1, "shrinkB": 0})  # fmt: skip
+
+
+def apart(at: Sequence[float] | np.ndarray, gap: float) -> list[float]:
+    """Ascending places moved up, and back below 1 where there is room, until neighbours are ``gap`` apart."""
+    places: list[float] = []
+    for y in at:
+        places.append(max(float(y), places[-1] + gap) if places else float(y))
+    top = 1.0
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], top)
+        top = places[i] - gap
+    return places
+
+
+def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure | None:
+    """The figure, or None where no C2ST was computed. Arguments as in :func:`csb.evaluation.suite.suite_tables`.
+
+    The vertical axis shows √(C2ST − ½); the grey band reaches from ½ to the C2ST of exact samples.
+    """
+    shown = [problem for problem in problems_of(rows) if _curves(rows, problem)]
+    if not shown:
+        return None
+    pairs = pairs_of(rows)
+    published = [one for one in published if one.problem in shown and one.pairs in pairs]
+    looks = _looks(rows, published)
+    across = min(2, len(shown))
+    down, width = -(-len(shown) // across), across * _PANEL
+    low, cell = legend_height(list(looks.values()), width) + 8, _TOP + _HEIGHT + _BOTTOM
+    figure = new_figure(down * cell + low, width)
+    for i, problem in enumerate(shown):
+        x, y = i % across * _PANEL, low + (down - 1 - i // across) * cell
+        axes = place(figure, x + _LEFT, y + _BOTTOM, _PANEL - _LEFT - _RIGHT, _HEIGHT)
+        own = [row for row in rows if row["problem"] == problem]
+        _panel(axes, own, problem, [one for one in published if one.problem == problem], looks)
+    add_legend(figure, list(looks.values()))
+    return figure
+
+
+def draw_suite(path: Path, rows: Sequence[Row], published: Sequence[Published]) -> bool:
+    """Writes the figure as PNG, atomically; False, and no file, where there is nothing to show."""
+    with drawing():
+        figure = suite_figure(rows, published)
+        if figure is None:
+            path.unlink(missing_ok=True)
+            return False
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=144, facecolor="white")
+
+    def write(file: BinaryIO) -> None:
+        file.write(data.getvalue())
+
+    write_atomically(path, write)
+    return True

@@ -1,0 +1,186 @@
+"""Scores of one sampler against the exact posterior on the frozen test observations of one problem.
+
+Every observation is scored by itself and kept in a store, so that a scoring that was stopped goes on where it was, and
+one that asks for more observations scores the new ones only.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError, require_int
+from csb.evaluation.inputs import systematic
+from csb.evaluation.moments import moment_errors, sample_moments
+from csb.evaluation.suite.published import REFERENCE_Y
+from csb.evaluation.suite.store import ScoreStore
+from csb.evaluation.two_sample import c2st, sliced_wasserstein
+from csb.problems import Posterior, Problem
+from csb.process import seeded
+from csb.samplers import Sampler
+
+_DRAW, _EXACT, _SLICES, _REFERENCE = 81, 82, 83, 84  # keys of random streams
+PER = 10_000  # samples that sampling times are given for
+MEANS = ("c2st", "sliced_w", "mean_error", "cov_error", "skew_error", "kurtosis_error")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How much a score takes.
+
+    Attributes:
+        observations, samples: test observations, and samples of each, with as many exact ones.
+        c2st_observations, c2st_samples: the first of them that C2ST is computed on; 0 observations leave it out.
+        projections: of the sliced Wasserstein distance.
+        moment_samples: at the observation whose moments are published, where the problem has one.
+        seed: of everything that is drawn.
+    """
+
+    observations: int = 10
+    samples: int = 10_000
+    c2st_observations: int = 10
+    c2st_samples: int = 10_000
+    projections: int = 128
+    moment_samples: int = 100_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("observations", 1), ("samples", 100), ("c2st_observations", 0), ("c2st_samples", 10), ("projections", 1),
+            ("moment_samples", 100), ("seed", 0),
+        ):  # fmt: skip
+            require_int(f"suite.score.{name}", getattr(self, name), low)
+        for part, whole in (("c2st_observations", "observations"), ("c2st_samples", "samples")):
+            if getattr(self, part) > getattr(self, whole):
+                found = f"suite.score.{part}={getattr(self, part)} exceeds {whole}={getattr(self, whole)}"
+                raise CSBError(f"{found}; lower it, or raise suite.score.{whole}")
+
+    def of_observation(self, i: int) -> dict[str, Any]:
+        """What the scores of observation i depend on."""
+        count = self.c2st_samples if i < self.c2st_observations else 0
+        numbers = {"samples": self.samples, "projections": self.projections, "seed": self.seed}
+        return {"observation": i, **numbers, "c2st_samples": count}
+
+
+def score_sampler(
+    sampler: Sampler, problem: Problem, settings: ScoreSettings, store: ScoreStore, processes: int = 1
+) -> dict[str, Any]:
+    """All scores of a sampler as plain data.
+
+    For each of c2st, sliced_w (sliced W_1), mean_error, cov_error, skew_error and kurtosis_error (see
+    :func:`csb.evaluation.moments.moment_errors`): the mean over observations, ``…_each`` with the value of each, and
+    ``…_se``, its standard error, for two or more. calls, backward_calls: network passes a sample; seconds: for 10,000
+    samples, the median over observations; moments: found and exact ones at the published observation, if any.
+
+    Args:
+        sampler: of the problem, which must have an exact posterior.
+        store: where scores are kept and looked for.
+        processes: how many C2ST runs side by side.
+    """
+    y = problem.pairs("test", settings.observations).y
+    found = {i: unit for i in range(len(y)) if (unit := store.load(settings.of_observation(i))) is not None}
+    for i, unit in _score(sampler, problem, y, [i for i in range(len(y)) if i not in found], settings, processes):
+        store.save(settings.of_observation(i), unit)
+        found[i] = unit
+    return _summary([found[i] for i in range(len(y))]) | _reference(sampler, problem, settings, store)
+
+
+def _score(
+    sampler: Sampler, problem: Problem, y: Tensor, which: list[int], settings: ScoreSettings, processes: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(i, scores) of the observations ``which``: everything but C2ST at once, then C2ST, the slow one, in turn."""
+    with _workers(min(processes, len(which))) as later:
+        waiting = []
+        for i in which:
+            unit, exact, x = _compare(sampler, problem.posterior(y[i]), y[i], i, settings)
+            n = settings.of_observation(i)["c2st_samples"]
+            waiting.append((i, unit, later(_c2st, exact[:n].numpy(), x[:n].numpy()) if n else None))
+        for i, unit, accuracy in waiting:
+            yield i, unit if accuracy is None else {**unit, "c2st": accuracy()}
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Callable[..., Callable[[], float]]]:
+    """``later(function, *arguments)`` gives a function that returns the result: computed here, or by a process."""
+    if processes < 2:
+        yield partial
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result
+
+
+def _c2st(exact: np.ndarray, x: np.ndarray) -> float:
+    return c2st(torch.from_numpy(exact), torch.from_numpy(x))
+
+
+def _compare(
+    sampler: Sampler, law: Posterior, y: Tensor, i: int, settings: ScoreSettings
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """The scores of observation i but C2ST; exact samples (n, d) and those of the sampler (n, d), equally weighted."""
+    n, seed = settings.samples, settings.seed
+    found = sampler.sample(y, n, seeded(seed, _DRAW, i, device=sampler.device))
+    x, w = found.x.cpu().flatten(1), None if found.log_weights is None else found.log_weights.cpu()
+    exact = law.sample(n, seeded(seed, _EXACT, i)).flatten(1)
+    known = law.mean is not None and law.cov is not None
+    errors = moment_errors(x, law.moments if known else sample_moments(exact), w)
+    unit = {
+        "sliced_w": sliced_wasserstein(
+            x, exact, seeded(seed, _SLICES, i), settings.projections, p=1, log_weights_a=w
+        ),
+        "mean_error": errors.mean_scaled,
+        "cov_error": errors.cov_relative,
+        "skew_error": errors.skew,
+        "kurtosis_error": errors.kurtosis,
+        "calls": found.info.forward_evaluations,
+        "backward_calls": found.info.backward_evaluations,
+        "seconds": found.info.seconds * PER / n,
+    }  # fmt: skip
+    return unit, exact, x if w is None else _evenly(x, w, seed, i)
+
+
+def _evenly(x: Tensor, log_weights: Tensor, seed: int, i: int) -> Tensor:
+    """As many points of equal weight, in random order, so that any first few stand for the law."""
+    order = torch.randperm(len(x), generator=seeded(seed, _DRAW, i, 1))
+    return x[systematic(log_weights.double().exp(), len(x), 0.5)][order]
+
+
+def _summary(units: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over observations; see :func:`score_sampler`."""
+    row: dict[str, Any] = {key: units[0][key] for key in ("calls", "backward_calls")}
+    row["seconds"] = statistics.median(unit["seconds"] for unit in units)
+    for key in MEANS:
+        values = [unit[key] for unit in units if unit.get(key) is not None]
+        if values:
+            row |= {key: statistics.mean(values), f"{key}_each": values}
+        if len(values) > 1:
+            row[f"{key}_se"] = statistics.stdev(values) / len(values) ** 0.5
+    return row
+
+
+def _reference(sampler: Sampler, problem: Problem, settings: ScoreSettings, store: ScoreStore) -> dict[str, Any]:
+    """{"moments": …} at the observation of REFERENCE_Y: mean, var, skew and kurtosis of each coordinate; or {}."""
+    if problem.name not in REFERENCE_Y:
+        return {}
+    y = torch.tensor(REFERENCE_Y[problem.name])
+    key = {"y": list(REFERENCE_Y[problem.name]), "samples": settings.moment_samples, "seed": settings.seed}
+    moments = store.load(key)
+    if moments is None:
+        drawn = sampler.sample(y, settings.moment_samples, seeded(settings.seed, _REFERENCE, device=sampler.device))
+        weights = None if drawn.log_weights is None else drawn.log_weights.cpu()
+        found = sample_moments(drawn.x.cpu().flatten(1), weights)
+        moments = {"found": _by_coordinate(found), "exact": _by_coordinate(problem.posterior(y).moments)}
+        store.save(key, moments)
+    return {"moments": moments}
+
+
+def _by_coordinate(moments: dict[str, Tensor]) -> dict[str, list[float]]:
+    values = {"mean": moments["mean"], "var": moments["cov"].diagonal()}
+    return {key: v.tolist() for key, v in (values | {k: moments[k] for k in ("skew", "kurtosis")}).items()}

@@ -1,0 +1,33 @@
+"""The benchmarks by the name of their suite: what checks their config before any work, and what does the work."""
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig
+
+from csb.errors import CSBError
+from csb.run import overheads, suite
+
+SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]] = {
+    "overheads": (overheads.check, overheads.overheads),
+    "sbi": (suite.check, suite.suite),
+}
+
+
+def _of(config: DictConfig) -> tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]:
+    name = config.suite.get("name") if isinstance(config.suite, DictConfig) else None
+    if name not in SUITES:
+        raise CSBError(f"suite={name!r} is unknown; choose one of {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def validate(config: DictConfig, sweep: bool = False) -> Any:
+    """CSBError for a config that is wrong, or a sweep; else what is to be checked later, or None."""
+    if sweep:
+        raise CSBError("a benchmark cannot be swept over; leave out -m, and give lists, e.g. suite.T=[5,10]")
+    return _of(config)[0](config)
+
+
+def benchmark(config: DictConfig) -> None:
+    """Runs the chosen one."""
+    _of(config)[1](config)

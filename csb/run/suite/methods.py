@@ -1,0 +1,74 @@
+"""The methods of a suite: what is trained, and which samplers a training gives.
+
+A new method is a function of (folder, T, problem) and an entry in :data:`METHODS`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from csb.problems import Problem
+from csb.run.evaluate import iterations
+from csb.run.load import load_run
+from csb.samplers import BridgeSampler, ExactSampler, Sampler
+
+
+class Candidate(NamedTuple):
+    """One sampler to score.
+
+    Attributes:
+        label: of the method in tables, without T and L.
+        sampler: made for the problem.
+        source: the file whose content its samples depend on; None for none.
+        train_seconds: what its training took; None where that is not known.
+        L: iterations of IPF behind it; None where that has no meaning.
+    """
+
+    label: str
+    sampler: Sampler
+    source: Path | None = None
+    train_seconds: float | None = None
+    L: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is trained and sampled.
+
+    Attributes:
+        candidates: (folder of the training, T, problem) → samplers of T steps; T is 0 for what is not trained.
+        trains: "each T": a training for every T; "once": one for all of them; "never".
+        done: the file of the folder that a finished training leaves last.
+        overrides: of train.py, e.g. ("stage=score",).
+        groups: of conf/, beside those that every training depends on, whose settings belong to its training.
+    """
+
+    candidates: Callable[[Path, int, Problem], list[Candidate]]
+    trains: Literal["each T", "once", "never"]
+    done: str = ""
+    overrides: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+def _exact(folder: Path, T: int, problem: Problem) -> list[Candidate]:
+    """The exact posterior against itself: the floor of every distance."""
+    return [Candidate("exact", ExactSampler(problem))]
+
+
+def _bridge(folder: Path, T: int, problem: Problem) -> list[Candidate]:
+    """The bridge after each iteration of one training, whose time is that until the end of the iteration."""
+    run = load_run(folder)
+    seconds = {row["half_step"]: row.get("seconds") for row in run.history}
+    names = [name for name, _ in run.half_steps if re.fullmatch(r"\d+_backward", name)]
+    return [
+        Candidate("bridge", BridgeSampler(bridge), folder / "half_steps" / f"{name}.pt", seconds.get(name), L)
+        for name, (L, bridge) in zip(names, iterations(run))
+    ]
+
+
+METHODS: dict[str, Method] = {
+    "exact": Method(_exact, "never"),
+    "bridge": Method(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
+}

@@ -1,0 +1,254 @@
+"""Suites through scripts/benchmark.py: jobs in processes of their own, stopped, resumed, skipped and collected."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from csb.bridge.checkpoint import load
+from csb.errors import CSBError
+from csb.run import cli
+from csb.run.benchmark import validate
+from csb.run.suite.command import collect
+from csb.run.suite.plan import plan
+from csb.run.suite.processes import Runner, _last_line, _quoted
+from csb.run.suite.settings import read
+
+TRAIN = [
+    "+problem.n_val=50", "ipf.last_forward=false", "ipf.first_steps=20", "ipf.steps=20", "ipf.batch_size=32",
+    "ipf.trajectories=64", "ipf.checkpoint_every=2", "network.options={width: 16, depth: 1}", "logger=none",
+    "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.picture_rows=1",
+]  # fmt: skip
+SCORE = ["observations=3", "samples=200", "c2st_observations=2", "c2st_samples=200"]
+
+
+def line(folder, *more, train=TRAIN):
+    """A command line of a suite of two jobs and the floor."""
+    texts = ",".join(f"'{one}'" for one in train)
+    return [
+        "suite=sbi", f"suite.out={folder}", "suite.problems=[two_moons]", "suite.pairs=[500]", "suite.T=[2,3]",
+        "suite.L=2", "suite.threads=1", f"suite.train=[{texts}]", *(f"suite.score.{one}" for one in SCORE), *more,
+    ]  # fmt: skip
+
+
+def settings_of(arguments):
+    """The settings of a command line."""
+    found = []
+    cli.check("benchmark", arguments, lambda config, sweep: found.append(read(config)))
+    return found[0]
+
+
+def refuse(*arguments):
+    """The one line with which the command line refuses."""
+    with pytest.raises(CSBError) as error:
+        cli.check("benchmark", list(arguments), validate)
+    message = str(error.value)
+    assert "\n" not in message
+    assert 10 < len(message) < 600
+    return message
+
+
+def half_steps_done(folder):
+    """How many half-steps of a training are behind its last checkpoint."""
+    with contextlib.suppress(CSBError):  # no checkpoint yet
+        return load(folder / "state.pt")["half_step"]
+    return 0
+
+
+def kill_after_the_first_half_step(arguments, folder):
+    """Starts a suite and kills it, with its training, once the training's first half-step is done."""
+    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + 900
+        while half_steps_done(folder) < 1 and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def story(command, tmp_path_factory):
+    """A suite whose second training cannot start at first, is then killed half-way, and at last finished."""
+    out = tmp_path_factory.mktemp("suite")
+    arguments, found = line(out), {}
+    exact, two, three = plan(settings_of(arguments))
+    three.folder.mkdir(parents=True)
+    with (three.folder / ".lock").open("w") as file:  # as if another process trained there
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found["failed"] = command(*arguments, script="scripts/benchmark.py", timeout=900)
+    found["after failure"] = json.loads((out / "suite.json").read_text())
+    kept = [folder / "job.json" for folder in (exact.folder, two.folder)]
+    found["kept"] = {path: path.stat().st_mtime_ns for path in kept}
+    kill_after_the_first_half_step(arguments, three.folder)
+    found["half"] = three.folder / "half_steps" / "01_backward.pt"
+    found["half at"], found["half trained"] = found["half"].stat().st_mtime_ns, three.is_trained
+    found["finished"] = command(*arguments, script="scripts/benchmark.py", timeout=900)
+    return found | {"out": out, "jobs": (exact, two, three), "arguments": arguments}
+
+
+class TestStory:
+    def test_a_failed_job_is_told_and_the_others_finish(self, story):
+        failed = story["failed"]
+        assert failed.code == 1
+        assert "error: 1 of 3 jobs failed" in failed.err
+        assert "T = 3, seed = 0: " in failed.err
+        assert "is in use by another process" in failed.err
+        assert "Traceback" not in failed.err + failed.out
+        after = story["after failure"]
+        assert {(row["label"], row["T"]) for row in after["rows"]} == {("exact", None), ("bridge", 2)}
+        assert list(after["failures"]) == after["missing"] == [story["jobs"][2].name]
+
+    def test_a_killed_job_goes_on_where_it_was(self, story):
+        assert not story["half trained"]
+        assert story["finished"].code == 0, story["finished"].err
+        assert story["half"].stat().st_mtime_ns == story["half at"]
+        assert story["jobs"][2].is_trained
+
+    def test_finished_jobs_are_skipped(self, story):
+        assert "3 jobs in" in story["finished"].out
+        assert "2 of them finished" in story["finished"].out
+        assert {path: path.stat().st_mtime_ns for path in story["kept"]} == story["kept"]
+
+    def test_what_is_collected(self, story):
+        suite = json.loads((story["out"] / "suite.json").read_text())
+        assert suite["missing"] == []
+        assert suite["failures"] == {}
+        rows = suite["rows"]
+        assert [(row["label"], row["T"], row["L"], row["calls"]) for row in rows] == [
+            ("exact", None, None, 0),
+            ("bridge", 2, 1, 2), ("bridge", 2, 2, 2), ("bridge", 3, 1, 3), ("bridge", 3, 2, 3),
+        ]  # fmt: skip
+        assert all(0.3 < row["c2st"] <= 1 and len(row["c2st_each"]) == 2 for row in rows)
+        assert all(row["pairs"] == 500 and row["seed"] == 0 for row in rows[1:])
+        assert 0 < rows[1]["train_seconds"] < rows[2]["train_seconds"]
+        assert suite["published"][0]["problem"] == "two_moons"
+        text = (story["out"] / "suite.md").read_text()
+        assert "## two_moons\n" in text
+        assert "| bridge |   3 |   2 |     3 |" in text
+        assert "C2ST, 500" in text
+        assert (story["out"] / "suite.png").read_bytes().startswith(b"\x89PNG")
+        assert "two_moons: errors of the moments" in story["finished"].out
+
+    def test_output_goes_to_logs(self, story):
+        for job in story["jobs"][1:]:
+            assert "sliced_w" in (job.folder / "train.log").read_text()
+            assert "bridge, T = " in (job.folder / "score.log").read_text()
+
+    def test_other_scores_train_nothing_and_are_not_mixed_in(self, story):
+        settings = settings_of([*story["arguments"], "suite.score.seed=1"])
+        jobs = plan(settings)
+        assert [job.folder for job in jobs] == [job.folder for job in story["jobs"]]
+        assert all(job.is_trained for job in jobs)
+        assert [job.rows() for job in jobs] == [None, None, None]
+
+    def test_other_trainings_have_other_folders(self, story, tmp_path):
+        settings = settings_of(line(story["out"], train=[*TRAIN, "optimizer.lr=0.1"]))
+        jobs = plan(settings)
+        assert jobs[0].folder == story["jobs"][0].folder
+        assert not any(job.folder.exists() for job in jobs[1:])
+        settings = settings_of(line(tmp_path, "suite.methods=[bridge]"))
+        assert collect(plan(settings), settings, {}) == {}
+        assert (
+            "Not finished: bridge, two_moons, pairs = 500, T = 2, seed = 0; bridge"
+            in (tmp_path / "suite.md").read_text()
+        )
+
+    def test_what_was_trained_is_scored_without_the_suite(self, story):
+        """The files of a job are those of a run of train.py."""
+        folder = story["jobs"][1].folder
+        names = {path.name for path in folder.iterdir()}
+        assert {"bridge.pt", "half_steps", "config.json", "history.json", "job.json", "train.log"} <= names
+
+
+class TestProcesses:
+    def test_a_process_that_fails_is_told_by_its_last_line(self, tmp_path):
+        runner, log = Runner(1, 2, 1), tmp_path / "log"
+        log.write_text("of an earlier try\n")
+        with (tmp_path / "lock").open("w") as lock:
+            program = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit('error: no good')"
+            with pytest.raises(CSBError, match=r"^error: no good \(exit code 1; see .*log\)$"):
+                runner._process(("-c", program), log, lock.fileno())
+            with pytest.raises(CSBError, match=r"no output \(ended by signal 9; see"):
+                runner._process(("-c", "import os; os.kill(os.getpid(), 9)"), log, lock.fileno())
+        assert log.read_text().splitlines()[:2] == ["of an earlier try", "2"]
+
+    def test_last_line(self, tmp_path):
+        (tmp_path / "log").write_bytes(b"one\ntwo\xff\n\n  \n")
+        assert _last_line(tmp_path / "log", 0) == "two�"
+        assert _last_line(tmp_path / "log", 9) == "no output"
+
+    def test_any_folder_reaches_the_training(self):
+        for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):
+            (override,) = cli.OverridesParser.create().parse_overrides([f"out={_quoted(text)}"])
+            assert override.value() == text
+
+
+BAD = [
+    ("suite=nope", "nope"),
+    ("suite.name=nope", "suite='nope' is unknown; choose one of overheads, sbi"),
+    ("suite.problems=[]", "suite.problems=[] is not possible; give a list"),
+    ("suite.problems=two_moons", "suite.problems='two_moons' is not possible"),
+    ("suite.problems=[nope]", "nope"),
+    ("suite.problems=[mnist_inpaint]", "mnist_inpaint has no exact posterior to score against"),
+    ("suite.pairs=[100]", "100 training pairs are fewer than ipf.batch_size=512"),
+    ("suite.pairs=[0]", "pairs=0 is not possible"),
+    ("suite.T=[1,1]", "suite.T=[1, 1] repeats an entry"),
+    ("suite.T=[0]", "T=0 is not possible"),
+    ("suite.T=[a]", "suite.T=['a'] is not possible; give a list of integers"),
+    ("suite.L=0", "suite.L=0 is not possible"),
+    ("suite.seeds=[-1]", "seeds=-1 is not possible"),
+    ("suite.methods=[nope]", "method 'nope' of suite.methods is unknown; choose among exact, bridge"),
+    ("suite.train=['T=3']", "'T=3' of suite.train is set by the suite itself"),
+    ("suite.train=['ipf.steps=0']", "ipf.steps=0 is not possible"),
+    ("suite.train=['ipf.steps=1,2']", "ipf.steps"),
+    ("suite.train=[3]", "suite.train=[3] is not possible"),
+    ("suite.jobs=0", "suite.jobs=0 is not possible"),
+    ("suite.threads=0", "suite.threads=0 is not possible"),
+    ("suite.c2st_processes=x", "suite.c2st_processes='x' is not possible"),
+    ("suite.score.samples=1", "suite.score.samples=1 is not possible"),
+    ("suite.score=3", "suite.score=3"),
+    ("+suite.foo=1", "foo"),
+    ("+suite.score.foo=1", "foo"),
+    ("suite.out=null", "suite.out=None names no folder"),
+    ("run=outputs/x", "run"),
+    ("-m", "cannot be swept over"),
+]
+
+
+@pytest.mark.parametrize(("argument", "message"), BAD, ids=[one[0] for one in BAD])
+def test_bad_config(tmp_path, argument, message):
+    arguments = ["suite=sbi", "suite.problems=[two_moons]", "suite.T=[2]", "suite.pairs=[600]"]
+    if argument.startswith("suite="):
+        arguments = []
+    arguments += [] if argument.startswith(("suite.out", "suite=")) else [f"suite.out={tmp_path}/new"]
+    assert message in refuse(*arguments, argument)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written():
+    assert "cannot write to /proc/x" in refuse(
+        "suite=sbi", "suite.problems=[two_moons]", "suite.T=[2]", "suite.out=/proc/x"
+    )
+
+
+class TestOverheads:
+    def test_the_default_is_still_the_overheads_of_a_run(self):
+        assert "run= is missing" in refuse()
+        assert "nowhere is not a folder" in refuse("run=nowhere")
+        assert "repeats=0 is not possible" in refuse("run=nowhere", "repeats=0")
+
+    def test_of_a_run(self, story, command):
+        done = command(f"run={story['jobs'][1].folder}", "samples=4", "repeats=1", script="scripts/benchmark.py")
+        assert done.code == 0, done.err
+        assert "Bridge.sample against" in done.out
+        assert "01_backward" in done.out
