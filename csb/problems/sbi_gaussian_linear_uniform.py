@@ -34,7 +34,7 @@ class SbiGaussianLinearUniform(Simulated, LinearProblem):
     n_val: int = 10_000
     n_test: int = 10_000
     seed: int = 0
-    transform: str = "probit"
+    transform: str = "reflect"
 
     name = "sbi_gaussian_linear_uniform"
     has_exact_posterior = True

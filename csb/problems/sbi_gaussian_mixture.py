@@ -34,7 +34,7 @@ class SbiGaussianMixture(Simulated):
     n_val: int = 10_000
     n_test: int = 10_000
     seed: int = 0
-    transform: str = "probit"
+    transform: str = "reflect"
 
     name = "sbi_gaussian_mixture"
     has_exact_posterior = True

@@ -82,7 +82,7 @@ def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
     optimizer, device = OptimizerSettings(), DeviceSettings("cpu")
     rest = (optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, resume)
     if kind == "denoiser":
-        made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0), 1), DenoiserSettings(**SETTINGS)
+        made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0, 1e-4), 1), DenoiserSettings(**SETTINGS)
         train_denoiser(made, pairs[0], LinearBeta(0.1), folder, settings, *rest, bar=False)
     else:
         made = model(kind)

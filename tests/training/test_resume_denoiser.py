@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Hook
 
-STEP = "csb.training.denoiser.DenoiserModule.training_step"
+STEP = "csb.training.regression.RegressionModule.training_step"
 KILLS = {
     "before the first checkpoint": Hook(STEP, 2),
     "between checkpoints": Hook(STEP, 8),
