@@ -99,14 +99,16 @@ def _level_curve(found: Coverage) -> LevelCurve:
 def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = None) -> tuple[dict[str, float], Curves]:
     """SBC, coverage of central intervals and TARP over the observations (at least 2)."""
     ranks = sbc_ranks(drawn.x, truth, seeded(seed, _RANKS), mask, drawn.log_weights)
-    bins = max(2, min(20, len(ranks) // 5))  # held-out pairs may be few
-    uniformity, central = rank_uniformity(ranks, bins), central_coverage(ranks)
+    central = central_coverage(ranks)
     joint = tarp(drawn.x, truth, seeded(seed, _TARP), mask=mask, log_weights=drawn.log_weights)
     figures = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
-    if ranks.shape[1] <= 16:  # pixels are not independent: a p-value over hundreds of them says nothing
-        figures["sbc_p"] = uniformity.p_value
-    counts = tuple(uniformity.counts.double().sum(1).tolist())
-    return figures, Curves(_level_curve(central), _level_curve(joint), RankHistogram(counts, len(ranks)))
+    histogram = None
+    if (bins := min(20, len(ranks) // 5)) >= 2:  # fewer than ten observations tell nothing of uniformity
+        uniformity = rank_uniformity(ranks, bins)
+        if ranks.shape[1] <= 16:  # pixels are not independent: a p-value over hundreds of them says nothing
+            figures["sbc_p"] = uniformity.p_value
+        histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
+    return figures, Curves(_level_curve(central), _level_curve(joint), histogram)
 
 
 def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> dict[str, float]:

@@ -7,13 +7,13 @@ from csb.errors import CSBError
 
 _PROBES, _POOL = 256, 100_000
 _SHARE = 0.1  # of probes whose structure is at least this fine
-_FEWEST = 200
+_FEWEST = 50
 
 
 def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     """The standard deviation of z given c in its narrowest direction, at the finest tenth of places.
 
-    Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c; the narrowest principal
+    Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c (where they suffice); the narrowest principal
     direction of what is left has the standard deviation that the last steps of a bridge must resolve: the width of a
     crescent, of the narrow part of a mixture, or of observation noise. Where the data are sparse the neighbours lie far
     apart and the number says how finely the data themselves are known.
@@ -24,7 +24,7 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
         generator: draws the probes.
 
     Raises:
-        CSBError: fewer than 200 pairs.
+        CSBError: fewer than 50 pairs.
     """
     z, c = z[:_POOL].flatten(1).double(), c[:_POOL].flatten(1).double()
     if len(z) < _FEWEST:
@@ -34,7 +34,10 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     both = torch.cat([z, c], 1).float()
     probes = both[torch.randint(len(both), (_PROBES,), generator=generator)]
     near = torch.cat([torch.cdist(part, both).topk(count, largest=False).indices for part in probes.split(32)])
-    inputs = torch.cat([torch.ones(*near.shape, 1, dtype=torch.float64), c[near]], 2)
+    constant = torch.ones(*near.shape, 1, dtype=torch.float64)
+    inputs = torch.cat([constant, c[near]], 2)
+    if count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
+        inputs, m = constant, 0
     left = z[near] - inputs @ torch.linalg.lstsq(inputs, z[near]).solution
     widths = torch.linalg.svdvals(left)[:, -1] / (count - m - 1) ** 0.5
     return float(widths.quantile(_SHARE))

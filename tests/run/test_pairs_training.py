@@ -143,7 +143,7 @@ class TestRefused:
         assert message.startswith("network=unet is not for x of shape (4,)")
         assert message.endswith("use experiment=pairs, which is for vectors")
         long = np.random.default_rng(0).normal(size=(1000, 65))
-        assert "covariance=full is meant for at most 64 coordinates" in self.line(tmp_path, long, images)
+        assert "covariance=mixture is meant for at most 64 coordinates" in self.line(tmp_path, long, images)
         message = self.line(tmp_path, images, images, experiment="pairs_images")
         assert "patch=2 does not divide the 9×9 image" in message
 
@@ -154,7 +154,7 @@ class TestRefused:
         message = self.line(tmp_path, x, x, "ipf.batch_size=32", "data.val=5")
         assert "metrics.picture_rows needs 6 pairs and the split 'val' holds 5" in message
         message = self.line(tmp_path, x, x, "data.test=60")
-        assert "120 training pairs are fewer than ipf.batch_size=512" in message
+        assert "120 training pairs are fewer than ipf.batch_size=1024" in message
         assert "hold out 260 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
         assert not (tmp_path / "new").exists()
 

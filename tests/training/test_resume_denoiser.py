@@ -74,8 +74,9 @@ def test_the_weights_are_not_those_of_the_start(command, stage, tmp_path, whole)
 
 def refused(done, *parts):
     assert done.code == 2
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1, done.err
+    last = done.err.splitlines()[-1]  # Lightning may have warned before
+    assert last.startswith("error: "), done.err
+    assert "Traceback" not in done.err
     for part in parts:
         assert part in done.err
 
@@ -95,7 +96,7 @@ class TestInterrupted:
             ("denoiser.alpha_bar_end=0.001", "was trained with denoiser.alpha_bar_end=0.0001, not 0.001"),
             ("network.options.width=8", "was trained with network.width=16, not 8"),
             ("problem.seed=1", "was trained with problem.seed=0, not 1"),
-            ("trainer=bf16", "was trained with trainer.precision='32-true', not 'bf16-mixed'"),
+            ("trainer=default", "was trained with trainer.precision='bf16-mixed', not '32-true'"),
         ):
             refused(command(*stage, f"out={folder.parent}", "resume=true", option), message, str(folder))
         assert (folder / "denoiser_state.pt").read_bytes() == before
