@@ -15,8 +15,8 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
 
     Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c, where they suffice; the
     narrowest principal direction of what is left has the standard deviation that the last steps of a bridge must
-    resolve: the width of a crescent, of the narrow part of a mixture, or of observation noise. Where the data are sparse
-    the neighbours lie far apart and the number says how finely the data themselves are known.
+    resolve: the width of a crescent, of the narrow part of a mixture, or of observation noise. Where the data are
+    sparse the neighbours lie far apart and the number says how finely the data themselves are known.
 
     Args:
         z: (N, d), of about unit scale.
