@@ -41,7 +41,7 @@ def test_what_is_loaded(folder, kind, cls):
     model, transform, problem, about = load_baseline(folder, kind, "cpu")
     assert type(model) is cls
     assert model.transform is transform
-    assert (problem.name, transform.name) == ("two_moons", "standardise")
+    assert (problem.name, transform.name) == ("two_moons", "reflect")
     torch.testing.assert_close(transform.x_mean, problem.pairs("train").x.mean(0), rtol=1e-3, atol=1e-4)
     assert about["steps"] == 12 + 3 * 10  # of all the bridge's half-steps
     assert about["config"]["stage"] == kind
