@@ -12,10 +12,13 @@ r"""Transforms for x in a box, the support of its prior: samples must not leave 
 Coordinates without bounds are standardised by all three.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.base import Simulated
 from csb.problems.support import Support, fold
 from csb.problems.transform import Scaled, Standardise, Transform, register_transform
 
@@ -110,3 +113,23 @@ def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], 
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
     return (Reflect if kind == "reflect" else Probit)(x_shape, y_shape, low, high)
+
+
+class Bounded(Simulated):
+    """A simulated problem whose prior has bounds.
+
+    Subclasses are dataclasses with the field transform, a name in :data:`KINDS`, besides those of :class:`Simulated`.
+    """
+
+    transform: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_kind(self.transform)
+
+    @property
+    @abstractmethod
+    def support(self) -> Support: ...
+
+    def new_transform(self) -> Transform:
+        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)

@@ -47,6 +47,12 @@ class Mixture:
         if not bool((self.weights >= 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-9:
             raise CSBError("the weights of a mixture must be at least 0 and sum to 1; normalise them")
 
+    @classmethod
+    def isotropic(cls, d: int, var: float) -> "Mixture":
+        """The mixture of one, N(0, var I) in ℝ^d."""
+        eye = torch.eye(d, dtype=torch.float64)
+        return cls(torch.ones(1, dtype=torch.float64), torch.zeros_like(eye[:1]), var * eye[None])
+
     @cached_property
     def _factors(self) -> Tensor:
         return torch.linalg.cholesky(self.covs)

@@ -15,13 +15,33 @@ from csb.problems.mixture_math import Mixture
 from csb.problems.operators import Matrix
 from csb.problems.transform import Standardise
 
-_D = 10
-_VAR = 0.1
+DIMENSIONS = 10
+VARIANCE = 0.1
+
+
+class NoisyCopy(LinearProblem):
+    """y | x ~ N(x, .1 I) in ℝ¹⁰."""
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (DIMENSIONS,)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (DIMENSIONS,)
+
+    @property
+    def operator(self) -> Matrix:
+        return Matrix(torch.eye(DIMENSIONS))
+
+    @property
+    def noise_std(self) -> float:
+        return math.sqrt(VARIANCE)
 
 
 @register
 @dataclass(frozen=True, eq=False)
-class SbiGaussianLinear(Simulated, LinearProblem):
+class SbiGaussianLinear(Simulated, NoisyCopy):
     """x and y in ℝ¹⁰. n_train, n_val, n_test and seed as in :class:`Simulated`."""
 
     n_train: int = 100_000
@@ -33,32 +53,17 @@ class SbiGaussianLinear(Simulated, LinearProblem):
     has_exact_posterior = True
 
     @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (_D,)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (_D,)
-
-    @property
     def mixture(self) -> Mixture:
         """The prior, a mixture of one."""
-        eye = torch.eye(_D, dtype=torch.float64)
-        return Mixture(torch.ones(1, dtype=torch.float64), torch.zeros_like(eye[:1]), _VAR * eye[None])
-
-    @property
-    def operator(self) -> Matrix:
-        return Matrix(torch.eye(_D))
-
-    @property
-    def noise_std(self) -> float:
-        return math.sqrt(_VAR)
+        return Mixture.isotropic(DIMENSIONS, VARIANCE)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return math.sqrt(_VAR) * torch.randn(n, _D, generator=generator)
+        return math.sqrt(VARIANCE) * torch.randn(n, DIMENSIONS, generator=generator)
 
     def new_transform(self) -> Standardise:
         return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GaussianPosterior:
-        return GaussianPosterior(self.check_observation(y) / 2, _VAR / 2 * torch.eye(_D, dtype=torch.float64))
+        return GaussianPosterior(
+            self.check_observation(y) / 2, VARIANCE / 2 * torch.eye(DIMENSIONS, dtype=torch.float64)
+        )

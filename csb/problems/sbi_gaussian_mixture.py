@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.problems.base import Simulated, register
-from csb.problems.bounded import check_kind, make_bounded
+from csb.problems.base import register
+from csb.problems.bounded import Bounded
 from csb.problems.support import Support
-from csb.problems.transform import Transform
 from csb.problems.truncated import TruncatedMixture
 from csb.process import noise_like
 
@@ -22,12 +21,12 @@ _SCALES = (1.0, 0.1)  # standard deviations
 
 @register
 @dataclass(frozen=True, eq=False)
-class SbiGaussianMixture(Simulated):
+class SbiGaussianMixture(Bounded):
     """x in [−10, 10]², y in ℝ².
 
     Args:
         transform: "probit", "reflect" or "standardise"; see :mod:`csb.problems.bounded`.
-        n_train, n_val, n_test, seed: as in :class:`Simulated`.
+        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
     n_train: int = 100_000
@@ -38,10 +37,6 @@ class SbiGaussianMixture(Simulated):
 
     name = "sbi_gaussian_mixture"
     has_exact_posterior = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kind(self.transform)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -61,9 +56,6 @@ class SbiGaussianMixture(Simulated):
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         broad = torch.rand(len(x), 1, generator=generator, device=x.device) < 0.5  # one draw for both coordinates
         return x + torch.where(broad, _SCALES[0], _SCALES[1]).to(x) * noise_like(x, generator)
-
-    def new_transform(self) -> Transform:
-        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)
 
     def posterior(self, y: Tensor) -> TruncatedMixture:
         return TruncatedMixture(self.check_observation(y), _SCALES, self.support)

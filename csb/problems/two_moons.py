@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import Posterior, Simulated, register
-from csb.problems.bounded import check_kind, make_bounded
+from csb.problems.base import Posterior, register
+from csb.problems.bounded import Bounded
 from csb.problems.support import Support
-from csb.problems.transform import Transform
 
 _ROUNDS = 2000
 _BATCH = 4096
@@ -67,12 +66,12 @@ class TwoMoonsPosterior(Posterior):
 
 @register
 @dataclass(frozen=True, eq=False)
-class TwoMoons(Simulated):
+class TwoMoons(Bounded):
     """x and y in ℝ².
 
     Args:
         transform: "standardise" (samples may leave [−1, 1]²), "reflect" or "probit"; see :mod:`csb.problems.bounded`.
-        n_train, n_val, n_test, seed: as in :class:`Simulated`.
+        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
     n_train: int = 100_000
@@ -83,10 +82,6 @@ class TwoMoons(Simulated):
 
     name = "two_moons"
     has_exact_posterior = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kind(self.transform)
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -106,9 +101,6 @@ class TwoMoons(Simulated):
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         shift = torch.stack([-(x[:, 0] + x[:, 1]).abs(), x[:, 1] - x[:, 0]], dim=1) / math.sqrt(2)
         return _crescent(len(x), generator, x.device).to(x.dtype) + shift
-
-    def new_transform(self) -> Transform:
-        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)
 
     def posterior(self, y: Tensor) -> TwoMoonsPosterior:
         return TwoMoonsPosterior(self.check_observation(y))

@@ -24,8 +24,7 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
     if isinstance(problem, GaussianMixture | SbiGaussianLinear):
         return MixtureDenoiser(problem.mixture)
     if isinstance(problem, LinearGaussian):
-        eye = torch.eye(problem.dx, dtype=torch.float64)
-        return MixtureDenoiser(Mixture(torch.ones(1, dtype=torch.float64), torch.zeros_like(eye[:1]), eye[None]))
+        return MixtureDenoiser(Mixture.isotropic(problem.dx, 1.0))
     return None
 
 
