@@ -4,6 +4,7 @@ import torch
 
 from csb.bridge import Bridge
 from csb.evaluation.calibration import central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.chunks import draw_chunks, pairs_at_once
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs, Problem, Simulated
@@ -32,10 +33,10 @@ def held_out_scores(
     """
     test = held_out(problem, metrics.observations)
     scores, generator = EnsembleScores(), seeded(seed, _DRAW, device=bridge.device)
-    parts = []
-    for x, y in zip(*(part.split(max(1, 4096 // metrics.samples)) for part in (test.x, test.y))):
-        parts.append(bridge.sample(y, metrics.samples, generator=generator, **vars(sampler)).x.cpu())
-        scores.update(parts[-1], x)
+    parts, size = [], pairs_at_once(metrics.samples)
+    for pairs, drawn, _ in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
+        parts.append(drawn)
+        scores.update(drawn, pairs.x)
     samples, found = torch.cat(parts), scores.compute()
     ranks = sbc_ranks(samples, test.x, seeded(seed, _RANKS))
     central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, _TARP))

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from csb.bridge import Bridge
+from csb.evaluation.chunks import draw_chunks
 from csb.evaluation.classifier import digit_probabilities, load_or_train
 from csb.evaluation.metrics import EnsembleScores, std_error_correlation
-from csb.evaluation.scores import draw_chunks, hole_mask
+from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs
 from csb.problems.mnist import load_mnist

@@ -1,16 +1,13 @@
 """The figures at the end of a training."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
-from csb.bridge import Bridge, SampleInfo
+from csb.bridge import Bridge
+from csb.evaluation.chunks import draw_chunks, pairs_at_once
 from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import Pairs, Problem
+from csb.problems import Problem
 from csb.problems.transform import Hole
 from csb.process import seeded
 
@@ -61,35 +58,13 @@ def exact_scores(
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
-class Chunk(NamedTuple):
-    """Some test pairs, their samples (B, n, *x_shape) on the CPU, and what these cost."""
-
-    pairs: Pairs
-    samples: Tensor
-    info: SampleInfo
-
-
-def draw_chunks(
-    bridge: Bridge, test: Pairs, n: int, sampler: SamplerSettings, generator: torch.Generator, size: int
-) -> Iterator[Chunk]:
-    """n samples for each test pair, ``size`` pairs at a time, so that memory stays bounded.
-
-    All random numbers come from one generator: another size gives other samples.
-    """
-    for start in range(0, len(test.x), size):
-        part = slice(start, start + size)
-        pairs = Pairs(test.x[part], test.y[part], None if test.labels is None else test.labels[part])
-        drawn = bridge.sample(pairs.y, n, generator=generator, **vars(sampler))
-        yield Chunk(pairs, drawn.x.cpu(), drawn.info)
-
-
 def ensemble_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
     """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory."""
     test = problem.pairs("test", metrics.observations)
     scores = EnsembleScores(hole_mask(bridge))
-    size, generator = max(1, 4096 // metrics.samples), seeded(seed, _SCORES, device=bridge.device)
+    size, generator = pairs_at_once(metrics.samples), seeded(seed, _SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         scores.update(chunk.samples, chunk.pairs.x)
     found = scores.compute()
@@ -107,4 +82,4 @@ def ensemble_scores(
     return {key: found[key] for key in keys}
 
 
-__all__ = ["Chunk", "draw_chunks", "ensemble_scores", "exact_scores", "final_scores", "hole_mask"]
+__all__ = ["ensemble_scores", "exact_scores", "final_scores", "hole_mask"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import CSBError
+from csb.evaluation.chunks import pairs_at_once
 from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
 from csb.evaluation.held_out import held_out
 from csb.evaluation.images import digit_classifier
@@ -175,7 +176,7 @@ def compare(
     results, grids = [], {}
     for method in comparison.methods:
         logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)
-        drawn = draw(method, test.y, n, seed, max(1, 4096 // n))
+        drawn = draw(method, test.y, n, seed, pairs_at_once(n))
         results.append(_score(run, method, drawn, test, classifier, metrics, seed))
         grids[method.name] = _shown(drawn, metrics.picture_rows)
     report = Report(

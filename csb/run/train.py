@@ -18,9 +18,9 @@ import csb
 from csb.bridge import Bridge, build_bridge
 from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
-from csb.evaluation.holdout import holdout
 from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
+from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
 from csb.problems import Pairs
 from csb.problems.transform import Transform
@@ -153,7 +153,7 @@ def train(run: RunConfig) -> dict[str, Any]:
 def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, float]:
     """What is done and measured on validation pairs after a backward half-step."""
     figures = inflate(bridge, val, run.seed) if run.ipf.inflate else {}
-    return figures | (holdout(bridge, val, run.seed) if run.ipf.select == "best" else {})
+    return figures | (validation_score(bridge, val, run.seed) if run.ipf.select == "best" else {})
 
 
 def _result(run: RunConfig, seconds: float, history: list[dict[str, Any]], scores: dict[str, float]) -> dict[str, Any]:

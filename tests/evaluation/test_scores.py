@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.evaluation.scores import draw_chunks, exact_scores, hole_mask
+from csb.evaluation.chunks import draw_chunks
+from csb.evaluation.scores import exact_scores, hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.speed import sampling_overhead
 from csb.problems import LinearGaussian, Pairs

@@ -8,10 +8,10 @@ from csb.process import seeded
 
 OBSERVATIONS, SAMPLES = 1000, 32
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
-_HOLDOUT = 42  # key of the random stream
+_SELECTION = 42  # key of the random stream
 
 
-def holdout(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
+def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     """The mean energy score of samples at validation observations, and their fair spread/skill.
 
     The energy score is strictly proper (Gneiting & Raftery 2007): the posterior has the lowest. Each iteration is
@@ -25,7 +25,7 @@ def holdout(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     image = len(bridge.transform.x_shape) == 3
     count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
     x, y = val.x[:count], val.y[:count]
-    samples = bridge.sample(y, n, generator=seeded(seed, _HOLDOUT, device=bridge.device)).x.cpu()
+    samples = bridge.sample(y, n, generator=seeded(seed, _SELECTION, device=bridge.device)).x.cpu()
     scores = EnsembleScores(hole_mask(bridge))
     scores.update(samples, x)
     found = scores.compute()
