@@ -15,7 +15,7 @@ coupling has Cov(√ᾱ_T x_0, x_T) = ½[(4A + σ⁴ I)^½ − σ² I] (Bunne, H
 import torch
 from torch import Tensor
 
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, HalfStep, posterior_law, reference_kernels, run_kernels
+from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, HalfStep, alternate
 from csb.process import Grid, Reference
 
 
@@ -59,17 +59,14 @@ def _projected(ends: AffineLaw, reference: Reference, k: int, backward: bool) ->
 
 def exact_imf(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int) -> list[HalfStep]:
     """The exact half-steps of bridge matching: backward, forward, …; arguments and errors as those of ``exact_ipf``."""
-    data, noise = posterior_law(G, g, C, iterations)
-    reference, steps = Reference(grid), []
-    forward = reference_kernels(grid, len(g), G.shape[1])
-    for _ in range(iterations):
-        ends = coupling(data, compose(forward), True)
-        backward = [_projected(ends, reference, k, True) for k in range(1, grid.T + 1)]
-        steps.append(HalfStep("backward", tuple(backward), run_kernels(noise, backward[::-1])))
-        ends = coupling(noise, compose(backward[::-1]), False)
-        forward = [_projected(ends, reference, k, False) for k in range(1, grid.T + 1)]
-        steps.append(HalfStep("forward", tuple(forward), run_kernels(data, forward)))
-    return steps
+    reference = Reference(grid)
+
+    def fit(start: AffineLaw, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
+        ends = coupling(start, compose(path), backward)
+        numbers = range(1, grid.T + 1) if backward else range(grid.T, 0, -1)
+        return [_projected(ends, reference, k, backward) for k in numbers]
+
+    return alternate(grid, G, g, C, iterations, fit)
 
 
 def static_bridge(alpha_bar_end: float, G: Tensor, g: Tensor, C: Tensor) -> AffineLaw:

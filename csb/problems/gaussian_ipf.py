@@ -106,7 +106,7 @@ def _half_step(
     return kernels
 
 
-def run_kernels(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
+def _run(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
     """The law at the end of a path."""
     for kernel in path:
         start = kernel.push(start)
@@ -140,19 +140,36 @@ def exact_ipf(
     """
     if objective not in OBJECTIVES:
         raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
-    data, noise = posterior_law(G, g, C, iterations)
     project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
+
+    def fit(start: AffineLaw, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
+        along = betas if backward else betas[::-1]
+        return _half_step(start, path, along, project)
+
+    return alternate(grid, G, g, C, iterations, fit)
+
+
+Fit = Callable[[AffineLaw, list[AffineKernel], bool], list[AffineKernel]]
+
+
+def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit: Fit) -> list[HalfStep]:
+    """Half-steps from the reference process on: backward, forward, …; arguments and errors as of :func:`exact_ipf`.
+
+    ``fit(start, path, backward)`` gives the kernels back along a path of kernels that starts at a law, in the path's
+    order: a backward half-step's path starts at the data, a forward one's at N(0, I).
+    """
+    data, noise = _ends(G, g, C, iterations)
     forward, steps = reference_kernels(grid, len(g), G.shape[1]), []
     for _ in range(iterations):
-        backward = _half_step(data, forward, betas, project)
-        steps.append(HalfStep("backward", tuple(backward), run_kernels(noise, backward[::-1])))
-        forward = _half_step(noise, backward[::-1], betas[::-1], project)[::-1]
-        steps.append(HalfStep("forward", tuple(forward), run_kernels(data, forward)))
+        backward = fit(data, forward, True)
+        steps.append(HalfStep("backward", tuple(backward), _run(noise, backward[::-1])))
+        forward = fit(noise, backward[::-1], False)[::-1]
+        steps.append(HalfStep("forward", tuple(forward), _run(data, forward)))
     return steps
 
 
-def posterior_law(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, AffineLaw]:
-    """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments of :func:`exact_ipf` checked."""
+def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, AffineLaw]:
+    """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments checked."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
     d = len(g) if g.ndim == 1 else 0
