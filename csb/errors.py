@@ -1,4 +1,4 @@
-"""The one exception that users see, and the commonest check that raises it."""
+"""The one exception that users see, and the commonest checks behind it."""
 
 from typing import Any
 
@@ -9,6 +9,11 @@ class CSBError(ValueError):
     The message is one line, complete by itself: it names the value, what was expected, and the remedy. Entry points
     print it without a traceback.
     """
+
+
+def is_number(value: Any) -> bool:
+    """Whether value is an integer or a float; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def require_int(name: str, value: Any, low: int, high: float = float("inf")) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number
 
 T = TypeVar("T")
 
@@ -14,7 +14,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, h) for h in get_args(hint))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if get_origin(hint) is tuple:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
@@ -130,7 +130,7 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     name = group.pop("schedule", None)
     if name == AUTO:
         scale = group.pop("scale", None)
-        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < 1):
+        if scale is not None and (not is_number(scale) or not 0 < scale < 1):
             raise CSBError(f"process.scale={scale!r} is not possible; give a number between 0 and 1, or null")
         name = "power"
         if "power" in group:
@@ -138,7 +138,7 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     if name not in SCHEDULES:
         raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
     for key, value in group.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise CSBError(f"process.{key}={value!r} is not a number; give one")
     return settings(SCHEDULES[name], "process", group)
 
@@ -169,7 +169,7 @@ def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[Kernel
     _require("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
     spec = {"name": network.get("name"), **options}
     floor = objective["variance_floor"]
-    if isinstance(floor, bool) or not isinstance(floor, int | float):
+    if not is_number(floor):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
     require_int("objective.rank", objective["rank"], 1)
     require_int("objective.components", objective["components"], 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
@@ -17,10 +17,6 @@ from csb.samplers.resampling import RESAMPLING
 from csb.samplers.smc import TDS, BootstrapSMC
 
 GUIDED: dict[str, type[DiffusionSampler]] = {s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -59,14 +55,14 @@ class BaselineSettings:
         if self.resampling not in RESAMPLING:
             choices = ", ".join(RESAMPLING)
             raise CSBError(f"baselines.resampling={self.resampling!r} is unknown; choose one of {choices}")
-        if not _is_number(self.ess_threshold) or not 0 <= self.ess_threshold <= 1:
+        if not is_number(self.ess_threshold) or not 0 <= self.ess_threshold <= 1:
             raise CSBError(f"baselines.ess_threshold={self.ess_threshold!r} is not possible; give a number in [0, 1]")
-        if self.alpha_bar_end is not None and (not _is_number(self.alpha_bar_end) or not 0 < self.alpha_bar_end < 1):
+        if self.alpha_bar_end is not None and (not is_number(self.alpha_bar_end) or not 0 < self.alpha_bar_end < 1):
             raise CSBError(
                 f"baselines.alpha_bar_end={self.alpha_bar_end!r} is no horizon; give a number in (0, 1), or null"
             )
         for name, value in (*(("step_sizes", size) for size in self.step_sizes), ("min_std", self.min_std)):
-            if not _is_number(value) or not 0 < value < math.inf:
+            if not is_number(value) or not 0 < value < math.inf:
                 raise CSBError(f"baselines.{name} has {value!r}; give a finite number above 0")
 
     def _check_lists(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn, rand, randint, randn
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.process import Schedule, expand, seeded
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.module import FitModule
@@ -52,7 +52,7 @@ class RegressionSettings:
             require_int(f"{self.group}.{name}", getattr(self, name), 1)
         for name, high in (("alpha_bar_end", 1.0), ("lr", 10.0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < high:
+            if not is_number(value) or not 0 < value < high:
                 raise CSBError(f"{self.group}.{name}={value!r} is not possible; give a number between 0 and {high:g}")
 
 

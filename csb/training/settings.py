@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise CSBError(f"{name}={value!r} is not possible; it must be a number {limit}")
 
