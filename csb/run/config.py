@@ -74,7 +74,7 @@ class RunConfig:
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale = process["scale"] or min(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), 0.5)
+        scale = process.get("scale") or min(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), 0.5)
         schedule = Power.resolving(process["alpha_bar_end"], self.grid.T, scale)
         plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
         logger.info("the first step resolves %.3g: power %.3g", scale, schedule.power)

@@ -1,0 +1,38 @@
+"""process=auto: the grid that the data ask for."""
+
+import pytest
+import torch
+
+from csb.process import Power, seeded
+from csb.run import cli
+from csb.run.config import RunConfig, read
+
+
+def config(*overrides: str) -> RunConfig:
+    found: list[RunConfig] = []
+    cli.check("train", list(overrides), lambda config, sweep: found.append(read(config)))
+    return found[0]
+
+
+def pairs(width):
+    """z | c ~ N(c, diag(1, width²)), c ~ N(0, I)."""
+    c = torch.randn(5000, 2, generator=seeded(1))
+    return c + torch.randn(5000, 2, generator=seeded(2)) * torch.tensor([1.0, width]), c
+
+
+def test_finer_data_have_finer_first_steps():
+    first = [1 - float(config().resolved(*pairs(w)).grid.alpha_bar[1]) for w in (0.02, 0.1)]
+    assert 0 < first[0] < 0.5 * first[1] < 0.01
+
+
+def test_a_given_scale_and_what_is_kept_of_it():
+    run = config("process.scale=0.05", "process.alpha_bar_end=0.2").resolved(*pairs(0.1))
+    assert 1 - float(run.grid.alpha_bar[1]) == pytest.approx(0.05**2, rel=1e-6)
+    assert isinstance(run.schedule, Power)
+    assert run.plain["process"] == {"schedule": "power", "alpha_bar_end": 0.2, "power": run.schedule.power}
+    assert run.resolved(*pairs(0.5)) is run
+
+
+def test_other_schedules_stay():
+    run = config("process=power", "process.power=3")
+    assert run.resolved(*pairs(0.1)) is run
