@@ -111,15 +111,20 @@ def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = No
     return figures, Curves(_level_curve(central), _level_curve(joint), histogram)
 
 
-def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> dict[str, float]:
-    """digit_accuracy: weighted share of samples read as the true digit; digit_entropy: of the digits read, in nats."""
+def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+    """digit_accuracy: weighted share of samples read as the true digit; digit_entropy: of the digits read, in nats.
+
+    Averages over observations, and their standard errors (empty for one observation).
+    """
     B, n = drawn.x.shape[:2]
     w = ensemble_weights(drawn.log_weights, drawn.x).cpu()
     read = digit_probabilities(classifier, drawn.x.flatten(0, 1)).argmax(1).view(B, n)
     right = (w * (read == labels[:, None])).sum(1)
     shares = torch.zeros((B, 10), dtype=w.dtype).scatter_add_(1, read, w)
     entropy = torch.special.entr(shares).sum(1)
-    return {"digit_accuracy": float(right.mean()), "digit_entropy": float(entropy.mean())}
+    each = {"digit_accuracy": right, "digit_entropy": entropy}
+    means = {key: float(values.mean()) for key, values in each.items()}
+    return means, {key: float(values.std() / B**0.5) for key, values in each.items() if B > 1}
 
 
 def image_result(
@@ -136,12 +141,19 @@ def image_result(
     metrics: dict[str, Any] = {key: found[key] for key in keep}
     similarity = ssim_scores(drawn.x, test.x, drawn.log_weights)
     metrics |= similarity._asdict()
+    errors = scores.standard_errors()
     if classifier is not None and test.labels is not None:
-        metrics |= digits(drawn, test.labels, classifier)
+        read, of_read = digits(drawn, test.labels, classifier)
+        metrics, errors = metrics | read, errors | of_read
     figures, curves = calibration(drawn, test.x, seed, mask)
     bins = std_error_correlation(drawn.x, test.x, mask, log_weights=drawn.log_weights)
     std_error = StdError(tuple(bins.predicted_std.tolist()), tuple(bins.rmse.tolist()))
-    return replace(drawn.result, metrics=metrics | figures, curves=replace(curves, std_error=std_error))
+    return replace(
+        drawn.result,
+        metrics=metrics | figures,
+        standard_errors=errors,
+        curves=replace(curves, std_error=std_error),
+    )
 
 
 def point_result(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
@@ -150,8 +162,9 @@ def point_result(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
     scores.update(drawn.x, test.x, drawn.log_weights)
     found = scores.compute()
     metrics: dict[str, Any] = {key: found[key] for key in ("crps", "energy_score", "ratio_fair")}
+    errors = {key: value for key, value in scores.standard_errors().items() if key in metrics}
     figures, curves = calibration(drawn, test.x, seed)
-    return replace(drawn.result, metrics=metrics | figures, curves=curves)
+    return replace(drawn.result, metrics=metrics | figures, standard_errors=errors, curves=curves)
 
 
 def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:

@@ -88,6 +88,29 @@ class EnsembleScores:
             "std_error_pearson": correlation(*sums),
         }
 
+    def standard_errors(self) -> dict[str, float]:
+        """Of the means over observations: crps, energy_score, psnr_mean_per_image, ratio, ratio_fair. Empty for one.
+
+        The ratios a/b of two means by the delta method: (a/b)·std(a_i/a − b_i/b)/√B.
+        """
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0)
+        if len(rows) < 2:
+            return {}
+
+        def error(values: Tensor) -> float:
+            return float(values.std() / len(values) ** 0.5)
+
+        spread, skill, of_mean = rows[:, :3].T
+        found = {
+            "crps": error(rows[:, 3]),
+            "energy_score": error(rows[:, 4]),
+            "psnr_mean_per_image": error(decibel(rows[:, 11], self._data_range)),
+        }
+        for key, above in (("ratio", spread), ("ratio_fair", spread + of_mean)):
+            a, b = above.mean(), skill.mean()
+            found[key] = float(a / b) * error(above / a - skill / b) if a * b > 0 else math.nan
+        return {key: value for key, value in found.items() if math.isfinite(value)}
+
 
 __all__ = [
     "EnsembleScores",

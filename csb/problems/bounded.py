@@ -2,8 +2,9 @@ r"""Transforms for x in a box, the support of its prior: samples must not leave 
 
 - ``standardise`` knows nothing of the box: samples may lie outside.
 - ``reflect`` standardises, and on the way back folds what lies outside at the walls
-  (:func:`csb.problems.support.fold`). Nothing is stretched near a wall; the mass that the bridge smears over a wall
-  comes back to the side where it belongs.
+  (:func:`csb.problems.support.fold`). Nothing is stretched near a wall. A density that does not vanish at a wall would
+  end there in a jump, which few smooth steps cannot follow. As the fold forgets on which side of the wall a state was,
+  training states are put on either side at random (:meth:`Reflect.preimage`): the jump becomes a slope.
 - ``probit`` runs the bridge over v = Φ⁻¹((x − low)/(high − low)), standardised. A uniform prior becomes N(0, 1), the
   law of the other end of the bridge, and every state decodes to a point of the box. A posterior that does not vanish at
   a wall has a Gaussian tail in v; what is narrow near a wall is stretched. (A logit would give a uniform prior the
@@ -13,17 +14,21 @@ Coordinates without bounds are standardised by all three.
 """
 
 from abc import abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import Simulated
+from csb.problems.scale import FEWEST, finest_scale
 from csb.problems.support import Support, fold
 from csb.problems.transform import Scaled, Standardise, Transform, register_transform
+from csb.process import seeded
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its walls: |Φ⁻¹(EDGE)| = 5.2
+_PROBES = 72  # key of the random stream
 Bounds = tuple[float | None, ...]
 
 
@@ -56,9 +61,36 @@ class Boxed(Scaled):
 
 @register_transform
 class Reflect(Boxed):
-    """Standardised; decode folds x at the walls of the box. A bound on one side only will do."""
+    r"""Standardised; decode folds x at the walls of the box. A bound on one side only will do.
+
+    :meth:`preimage` mirrors a state at its nearest wall, at distance δ, with probability Φ(−δ/s). With p(δ) the law of
+    the distance, states inside have the density p(δ)·Φ(δ/s) and mirrored ones p(δ)·Φ(−δ/s): one function of the signed
+    distance, continuous at the wall, that falls from p to 0 over a width s. Folded, it is p again, exactly. The width
+    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a wall needs no finer
+    steps than the rest, and no more than an eighth of the box, so that one wall does not feel the other.
+    """
 
     name = "reflect"
+    softness: Tensor
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+        super().__init__(x_shape, y_shape, low, high)
+        self.register_buffer("softness", torch.zeros(self.x_shape))
+
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        super().fit(x, y)
+        if len(x) < FEWEST:
+            return self  # states stay where they are
+        finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(_PROBES))
+        self.softness.copy_(((self.upper - self.lower) / self.x_std / 8).clamp(max=finest))
+        return self
+
+    def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        low, high = (self.lower - self.x_mean) / self.x_std, (self.upper - self.x_mean) / self.x_std
+        wall = torch.where(z - low < high - z, low, high)
+        chance = torch.special.ndtr(-(z - wall).abs() / self.softness)  # of no softness: 0, and ½ at the wall itself
+        mirrored = torch.rand(z.shape, generator=generator, device=z.device) < chance.nan_to_num(0.5)
+        return torch.where(mirrored, 2 * wall - z, z)
 
     def _free(self, x: Tensor) -> Tensor:
         return x

@@ -7,7 +7,7 @@ from csb.errors import CSBError
 
 _PROBES, _POOL = 256, 100_000
 _SHARE = 0.1  # of probes whose structure is at least this fine
-_FEWEST = 50
+FEWEST = 50  # pairs
 
 
 def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
@@ -27,7 +27,7 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
         CSBError: fewer than 50 pairs.
     """
     z, c = z[:_POOL].flatten(1).double(), c[:_POOL].flatten(1).double()
-    if len(z) < _FEWEST:
+    if len(z) < FEWEST:
         raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give process.power or more pairs")
     d, m = z.shape[1], c.shape[1]
     count = min(len(z), max(8 * d, 2 * (d + m)) + m + 1)

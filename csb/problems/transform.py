@@ -60,6 +60,13 @@ class Transform(nn.Module, ABC):
         """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
         return self
 
+    def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
+
+        A transform that maps several states to one x may so give the bridge a smoother law to learn.
+        """
+        return z
+
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments}: names, numbers and lists only."""
         return to_spec(self)

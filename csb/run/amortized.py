@@ -20,7 +20,7 @@ from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, 
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.logs import Logs
-from csb.run.train import about, quiet_lightning
+from csb.run.train import about, encode, quiet_lightning
 from csb.samplers import flow_sampler, score_sampler
 from csb.training.conditional import train_conditional
 
@@ -44,7 +44,7 @@ def train_stage(run: RunConfig) -> None:
     spec = run.conditional_spec(run.stage, transform)
     model = build_conditional(spec, run.seed)
     model.transform.load_state_dict(transform.state_dict())
-    pairs = (transform.encode_x(train.x), transform.encode_y(train.y))
+    pairs = encode(transform, train, run.seed)
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
         with quiet_lightning():

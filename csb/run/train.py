@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 
 import csb
 from csb.bridge import Bridge, build_bridge
@@ -24,12 +25,14 @@ from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
 from csb.problems import Pairs
 from csb.problems.transform import Transform
+from csb.process import seeded
 from csb.run.config import RunConfig, require_pairs
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.ipf import IPF
 from csb.training.state import load_progress
 
+_PREIMAGE = 73  # key of the random stream
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,15 @@ def _data(run: RunConfig) -> tuple[Pairs, Pairs, Transform]:
     return train, val, run.problem.make_transform(train)
 
 
+def encode(transform: Transform, pairs: Pairs, seed: int, key: int = 0) -> tuple[Tensor, Tensor]:
+    """The states z and conditions c of pairs, to train on or to validate with: each z one of those that decode to x.
+
+    ``key`` tells the random numbers of one set of pairs from those of another.
+    """
+    z, c = transform.encode_x(pairs.x), transform.encode_y(pairs.y)
+    return transform.preimage(z, seeded(seed, _PREIMAGE, key)), c
+
+
 def train(run: RunConfig) -> dict[str, Any]:
     """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
 
@@ -121,8 +133,8 @@ def train(run: RunConfig) -> dict[str, Any]:
             return result
     run.problem.prepare()
     pairs, val, transform = _data(run)
-    encoded = (transform.encode_x(pairs.x), transform.encode_y(pairs.y))
-    fingerprint, run = run.fingerprint(), run.resolved(*encoded)
+    fingerprint, run = run.fingerprint(), run.resolved(transform.encode_x(pairs.x), transform.encode_y(pairs.y))
+    encoded = encode(transform, pairs, run.seed)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
@@ -132,7 +144,7 @@ def train(run: RunConfig) -> dict[str, Any]:
         ipf = IPF(
             bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
             fingerprint, about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
-            logs.metrics, run.progress, (transform.encode_x(val.x), transform.encode_y(val.y)),
+            logs.metrics, run.progress, encode(transform, val, run.seed, key=1),
         )  # fmt: skip
         _check_space(run, bridge, len(ipf.plan))
         if run.overwrite:  # nothing of the old run is touched before all that can be checked has been

@@ -261,3 +261,31 @@ def test_other_bad_input_is_refused():
         gaussian_moment_errors(normal(1, 2), normal(2), normal(2, 2))
     with pytest.raises(CSBError, match="cov has"):
         gaussian_moment_errors(normal(5, 2), normal(2), _with_nan(normal(2, 2)))
+
+
+def test_standard_errors_against_repetition():
+    """The standard deviation over 400 repetitions of 60 observations, whose sizes differ so that the scores vary."""
+
+    def once(key: int) -> tuple[dict[str, float], dict[str, float]]:
+        generator = seeded(11, key)
+        size = torch.rand(60, 1, 1, generator=generator, dtype=torch.float64) + 0.2
+        drawn = size * torch.randn((60, 6, 5), generator=generator, dtype=torch.float64)
+        scores = EnsembleScores()
+        scores.update(drawn[:, :5], drawn[:, 5])
+        return scores.compute(), scores.standard_errors()
+
+    found = [once(key) for key in range(400)]
+    assert set(found[0][1]) == {"crps", "energy_score", "psnr_mean_per_image", "ratio", "ratio_fair"}
+    for key in found[0][1]:
+        actual = torch.tensor([value[key] for value, _ in found]).std()
+        told = torch.tensor([error[key] for _, error in found]).mean()
+        assert float(told / actual) == pytest.approx(1, abs=0.15), key
+
+
+def test_no_standard_error_of_one_observation():
+    scores = EnsembleScores()
+    assert scores.standard_errors() == {}
+    scores.update(*ensemble(B=1))
+    assert scores.standard_errors() == {}
+    scores.update(*ensemble(B=1))  # the same once more
+    assert scores.standard_errors()["crps"] == 0

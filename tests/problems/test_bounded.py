@@ -77,7 +77,46 @@ def test_spec_is_strict_json_and_restores(fitted):
     again.load_state_dict(fitted.state_dict())
     assert torch.equal(again.encode_x(x), fitted.encode_x(x))
     assert torch.equal(again.decode(x, y), fitted.decode(x, y))
-    assert set(fitted.state_dict()) == {"x_mean", "x_std", "y_mean", "y_std"}
+    own = {"softness"} if fitted.name == "reflect" else set()
+    assert set(fitted.state_dict()) == {"x_mean", "x_std", "y_mean", "y_std"} | own
+
+
+class TestPreimage:
+    """Reflect.preimage: the fold undone at random."""
+
+    def test_decodes_to_the_same_x(self, fitted):
+        x, y = uniform(20_000, 1)
+        z = fitted.encode_x(x)
+        moved = fitted.preimage(z, seeded(1))
+        torch.testing.assert_close(fitted.decode(moved, y), x, atol=3e-6, rtol=1e-6)
+        assert bool((moved != z).any()) == (fitted.name == "reflect")
+        assert torch.equal(moved[:, 2], z[:, 2])  # without bounds
+        assert torch.equal(fitted.preimage(z, seeded(1)), moved)
+
+    def test_density_crosses_the_wall_as_the_formula_says(self):
+        """x uniform: the density of states is Φ(signed distance/s)."""
+        x, y = uniform(400_000)
+        t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
+        s = float(t.softness[0])
+        width = float(2 / t.x_std[0])
+        assert 0.01 < s <= width / 8
+        z = t.preimage(t.encode_x(x), seeded(2))[:, 0]
+        wall = float((1 - t.x_mean[0]) / t.x_std[0])
+        edges = torch.linspace(-4 * s, 4 * s, 33)
+        counts = torch.histc(wall - z, 32, -4 * s, 4 * s).double()  # positive: inside
+        inside = torch.special.ndtr(edges / s).double()
+        middle = torch.special.ndtr((edges[1:] + edges[:-1]) / 2 / s).double()
+        simpson = (inside[1:] + inside[:-1] + 4 * middle) / 6
+        expected = len(x) / width * (8 * s / 32) * simpson
+        chi2 = ((counts - expected).square() / expected)[expected > 5]
+        assert stats.chi2.sf(float(chi2.sum()), len(chi2)) > 1e-3
+        assert float(chi2.sum()) > 0
+
+    def test_a_point_on_the_wall_and_no_softness(self):
+        t = make_bounded("reflect", (3,), (2,), SUPPORT)
+        z = torch.tensor([[1.0, 0.2, 0.0]]).repeat(1000, 1)
+        assert torch.equal(t.preimage(z, seeded(0)), z)
+        assert not bool(t.fit(*uniform(20)).softness.any())  # too few pairs to see a scale
 
 
 def test_a_uniform_prior_becomes_standard_normal_under_probit():

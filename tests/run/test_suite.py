@@ -14,12 +14,14 @@ from conftest import ROOT
 
 from csb.bridge.checkpoint import load
 from csb.errors import CSBError
+from csb.evaluation.tables import write_json
 from csb.run import cli
 from csb.run.benchmark import validate
 from csb.run.suite.command import collect
 from csb.run.suite.plan import plan
 from csb.run.suite.processes import Runner, _last_line, _quoted
 from csb.run.suite.settings import read
+from csb.run.suite.work import work
 
 TRAIN = [
     "+problem.n_val=50", "ipf.last_forward=false", "ipf.first_steps=20", "ipf.steps=20", "ipf.batch_size=32",
@@ -34,7 +36,7 @@ def line(folder, *more, train=TRAIN):
     texts = ",".join(f"'{one}'" for one in train)
     return [
         "suite=sbi", f"suite.out={folder}", "suite.problems=[two_moons]", "suite.pairs=[500]", "suite.T=[2,3]",
-        "suite.L=2", "suite.threads=1", f"suite.train=[{texts}]", *(f"suite.score.{one}" for one in SCORE), *more,
+        "suite.methods=[exact,bridge]", "suite.L=2", "suite.threads=1", f"suite.train=[{texts}]", *(f"suite.score.{one}" for one in SCORE), *more,
     ]  # fmt: skip
 
 
@@ -151,6 +153,20 @@ class TestStory:
         assert all(job.is_trained for job in jobs)
         assert [job.rows() for job in jobs] == [None, None, None]
 
+    def test_chosen_iterations_only(self, story):
+        settings = settings_of([*story["arguments"], "suite.iterations=[2]"])
+        exact, two, _ = plan(settings)
+        assert (exact.folder, two.folder) == tuple(job.folder for job in story["jobs"][:2])
+        assert exact.rows() is not None
+        assert two.rows() is None
+        before = (two.folder / "job.json").read_bytes()
+        write_json(two.folder / "task.json", two.task)
+        work(two.folder, 1)
+        rows = two.rows()
+        (two.folder / "job.json").write_bytes(before)
+        assert rows is not None
+        assert [row["L"] for row in rows] == [2]
+
     def test_other_trainings_have_other_folders(self, story, tmp_path):
         settings = settings_of(line(story["out"], train=[*TRAIN, "optimizer.lr=0.1"]))
         jobs = plan(settings)
@@ -168,6 +184,21 @@ class TestStory:
         folder = story["jobs"][1].folder
         names = {path.name for path in folder.iterdir()}
         assert {"bridge.pt", "half_steps", "config.json", "history.json", "job.json", "train.log"} <= names
+
+
+def test_amortized_baselines_are_trained_once_and_sampled_at_as_many_calls(command, tmp_path):
+    arguments = line(tmp_path, "suite.methods=[score,flow]", "suite.score.c2st_observations=0")
+    done = command(*arguments, script="scripts/benchmark.py", timeout=900)
+    assert done.code == 0, done.err
+    rows = json.loads((tmp_path / "suite.json").read_text())["rows"]
+    assert [(row["method"], row["label"], row["T"], row["calls"]) for row in rows] == [
+        ("score", "score, DDPM", 2, 2), ("score", "score, DPM-Solver++", 2, 2),
+        ("score", "score, DDPM", 3, 3), ("score", "score, DPM-Solver++", 3, 3),
+        ("flow", "flow, Euler", 2, 2), ("flow", "flow, Heun", 2, 2), ("flow", "flow, Euler", 3, 3),
+    ]  # fmt: skip
+    assert all(row["L"] is None and row["train_seconds"] > 0 and row["sliced_w"] > 0 for row in rows)
+    steps = [load(job.folder / f"{job.method}.pt")["about"]["steps"] for job in plan(settings_of(arguments))]
+    assert steps == [60, 60]  # of a bridge's three half-steps of 20
 
 
 class TestProcesses:
@@ -206,6 +237,8 @@ BAD = [
     ("suite.T=[0]", "T=0 is not possible"),
     ("suite.T=[a]", "suite.T=['a'] is not possible; give a list of integers"),
     ("suite.L=0", "suite.L=0 is not possible"),
+    ("suite.iterations=[4]", "iteration 4 of suite.iterations is not among 1..3 (suite.L)"),
+    ("suite.iterations=[]", "suite.iterations=[] is not possible"),
     ("suite.seeds=[-1]", "seeds=-1 is not possible"),
     ("suite.methods=[nope]", "method 'nope' of suite.methods is unknown; choose among exact, bridge"),
     ("suite.train=['T=3']", "'T=3' of suite.train is set by the suite itself"),

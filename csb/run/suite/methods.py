@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
+from csb.networks.conditional import FlowNetwork, ScoreNetwork
 from csb.problems import Problem
+from csb.run.amortized import flow_sampler, load_baseline, score_sampler
 from csb.run.evaluate import iterations
 from csb.run.load import load_run
 from csb.samplers import BridgeSampler, ExactSampler, Sampler
@@ -68,7 +70,27 @@ def _bridge(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     ]
 
 
+def _score(folder: Path, T: int, problem: Problem) -> list[Candidate]:
+    """The conditional score on T steps of a network call each: DDPM's, and DPM-Solver++ on the grid of Karras et al."""
+    base = load_baseline(folder, "score")
+    model, about = cast(ScoreNetwork, base.model), (folder / "score.pt", base.about["seconds"])
+    return [
+        Candidate("score, DDPM", score_sampler(model, "ddpm", T), *about),
+        Candidate("score, DPM-Solver++", score_sampler(model, "dpmpp", T, spacing="karras"), *about),
+    ]
+
+
+def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
+    """The flow at T network calls: Euler's rule on T steps, and Heun's on half as many where T is even."""
+    base = load_baseline(folder, "flow")
+    model, about = cast(FlowNetwork, base.model), (folder / "flow.pt", base.about["seconds"])
+    found = [Candidate("flow, Euler", flow_sampler(model, "euler", T), *about)]
+    return found if T % 2 else [*found, Candidate("flow, Heun", flow_sampler(model, "heun", T // 2), *about)]
+
+
 METHODS: dict[str, Method] = {
     "exact": Method(_exact, "never"),
     "bridge": Method(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
+    "score": Method(_score, "once", done="score.pt", overrides=("stage=score",), groups=("amortized",)),
+    "flow": Method(_flow, "once", done="flow.pt", overrides=("stage=flow",), groups=("amortized",)),
 }

@@ -66,7 +66,7 @@ def _identity(run: RunConfig, method: Method) -> dict[str, Any]:
 def _job(settings: SuiteSettings, name: str, problem: str, pairs: int | None, T: int | None, seed: int | None) -> Job:
     """The job of a method on a problem; None for what has no meaning for it."""
     method = METHODS[name]
-    own = {"problem.n_train": pairs, "T": T, "L": None if T is None else settings.L, "seed": seed}
+    own = {"problem.n_train": pairs, "T": T, "L": None if method.trains == "never" else settings.L, "seed": seed}
     given = [f"{key}={value}" for key, value in own.items() if value is not None]
     overrides = (f"experiment={problem}", *settings.train, *given, *method.overrides)
     run = _training(overrides)
@@ -76,6 +76,7 @@ def _job(settings: SuiteSettings, name: str, problem: str, pairs: int | None, T:
     training = _identity(run, method) if method.done else run.problem.spec()
     task = {
         "method": name, "problem": problem, "spec": run.problem.spec(), "pairs": pairs, "T": steps, "seed": seed,
+        "iterations": settings.iterations if method.trains == "each T" else None,
         "training": digest(training), "score": vars(settings.score), "csb": csb.__version__,
     }  # fmt: skip
     parts = {"n": pairs, "T": T, "s": seed}

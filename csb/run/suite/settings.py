@@ -23,7 +23,8 @@ class SuiteSettings:
         problems: experiments of conf/experiment whose problems have an exact posterior.
         pairs: numbers of training pairs.
         T: numbers of steps.
-        L: iterations of each training; every iteration is scored.
+        L: iterations of each training.
+        iterations: which of them are scored, from 1 to L; None for all.
         seeds: of the trainings; data and test observations stay the same.
         methods: of METHODS.
         train: more overrides of every training, as on the command line of train.py.
@@ -39,6 +40,7 @@ class SuiteSettings:
     pairs: list[int]
     T: list[int]
     L: int
+    iterations: list[int] | None
     seeds: list[int]
     methods: list[str]
     train: list[str]
@@ -57,6 +59,10 @@ class SuiteSettings:
             require_int(f"the smallest of suite.{name}, {name}", min(getattr(self, name)), low)
         for name in ("L", "jobs", "c2st_processes"):
             require_int(f"suite.{name}", getattr(self, name), 1)
+        if self.iterations is not None:
+            _require_list("suite.iterations", self.iterations, int, "integers")
+            if bad := [i for i in self.iterations if not 1 <= i <= self.L]:
+                raise CSBError(f"iteration {bad[0]} of suite.iterations is not among 1..{self.L} (suite.L); leave it out")
         if self.threads is not None:
             require_int("suite.threads", self.threads, 1)
         self._check_names()

@@ -25,6 +25,8 @@ def work(folder: Path, processes: int) -> None:
     rows: list[dict[str, Any]] = []
     for T in task["T"]:
         for one in METHODS[task["method"]].candidates(folder, T, problem):
+            if one.L is not None and task["iterations"] is not None and one.L not in task["iterations"]:
+                continue
             source = None if one.source is None else checksum(one.source)
             about = {"label": one.label, "T": T, "L": one.L}
             sampler = {**about, "source": source, "problem": task["spec"], "csb": task["csb"]}
