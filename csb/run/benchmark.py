@@ -6,10 +6,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from csb.errors import CSBError
-from csb.run import overheads, suite
+from csb.run import mixture, overheads, suite
 
 SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]] = {
     "overheads": (overheads.check, overheads.overheads),
+    "mixture": (mixture.read, mixture.mixture),
     "sbi": (suite.check, suite.suite),
 }
 

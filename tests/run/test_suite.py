@@ -226,7 +226,7 @@ class TestProcesses:
 
 BAD = [
     ("suite=nope", "nope"),
-    ("suite.name=nope", "suite='nope' is unknown; choose one of overheads, sbi"),
+    ("suite.name=nope", "suite='nope' is unknown; choose one of overheads, mixture, sbi"),
     ("suite.problems=[]", "suite.problems=[] is not possible; give a list"),
     ("suite.problems=two_moons", "suite.problems='two_moons' is not possible"),
     ("suite.problems=[nope]", "nope"),
@@ -285,3 +285,34 @@ class TestOverheads:
         assert done.code == 0, done.err
         assert "Bridge.sample against" in done.out
         assert "01_backward" in done.out
+
+
+class TestMixture:
+    SMALL = ("suite=mixture", "problems=2", "samples=60", "steps=8", "particles=[8,60]", "step_sizes=[0.1]")
+
+    def test_table(self, command):
+        done = command(*self.SMALL, script="scripts/benchmark.py")
+        assert done.code == 0, done.err
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
+        values = {label: [float(cell) for cell in others] for label, *others in cells}
+        assert list(values) == [
+            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement"
+        ]  # fmt: skip
+        assert [of[0] for of in values.values()] == [8, 60, 60, 60, 60]
+        assert all(0 < floor < distance for _, distance, _, floor in values.values())
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("problems=0", "problems=0 is not possible"),
+            ("particles=[0]", "particles=[0] is not a list of positive numbers"),
+            ("particles=[1.5]", "particles=[1.5] is not a list of positive numbers"),
+            ("step_sizes=3", "step_sizes=3 is not a list of positive numbers"),
+            ("schedule=null", "schedule=None is not a group of settings"),
+            ("schedule.schedule=nope", "process.schedule='nope' is unknown"),
+            ("dy=9", "dy"),
+            ("+foo=1", "foo"),
+        ],
+    )
+    def test_bad_config(self, argument, message):
+        assert message in refuse(*self.SMALL, argument)

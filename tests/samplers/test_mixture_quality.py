@@ -1,40 +1,33 @@
 """How near the samplers come to the posterior of the 25-component mixture (dx = 8, dy = 1), over ten problems."""
 
+import statistics
+
 import pytest
 
-from csb.evaluation.metrics import sliced_wasserstein
-from csb.networks.denoiser import MixtureDenoiser
-from csb.problems import GaussianMixture
-from csb.process import Cosine, Grid, LinearBeta, Power, seeded
-from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement
+from csb.run.mixture import MixtureSettings, distances, floors
+from csb.samplers import DPS, TDS, BootstrapSMC, Replacement
 
 pytestmark = pytest.mark.slow
 
-SCHEDULES = {"linear": LinearBeta(1e-5), "cosine": Cosine(1e-5), "power": Power(1e-5, 2.0)}
-PROBLEMS = [GaussianMixture(dx=8, dy=1, seed=seed, n_train=2000) for seed in range(10)]
+SCHEDULES = {
+    "linear": {"schedule": "linear", "alpha_bar_end": 1e-5, "beta_min": 0.1},
+    "cosine": {"schedule": "cosine", "alpha_bar_end": 1e-5, "offset": 0.008},
+    "power": {"schedule": "power", "alpha_bar_end": 1e-5, "power": 2.0},
+}
+
+
+def setup(schedule="linear"):
+    return MixtureSettings(10, 8, 1, 1000, 100, SCHEDULES[schedule], [1000], [0.1])
 
 
 def distance(method, n, schedule="linear", **options):
     """Sliced W_1 of n samples to n exact draws, averaged over the problems, at one observation each; 100 steps."""
-    found = []
-    for problem in PROBLEMS:
-        denoiser, y = MixtureDenoiser(problem.mixture), problem.pairs("test", 1).y[0]
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", 2000))
-        grid = Grid.from_schedule(SCHEDULES[schedule], 100)
-        drawn = method(problem, denoiser, model, grid, batch_size=1024, **options).sample(y, n, seeded(5, problem.seed))
-        exact = problem.posterior(y).sample(n, seeded(6, problem.seed))
-        found.append(sliced_wasserstein(drawn.x, exact, seeded(7), p=1.0, log_weights_a=drawn.log_weights))
-    return sum(found) / len(found)
+    return statistics.mean(distances(method, setup(schedule), n, **options))
 
 
 def floor(n):
     """The distance between two sets of exact draws."""
-    found = []
-    for problem in PROBLEMS:
-        posterior = problem.posterior(problem.pairs("test", 1).y[0])
-        one, two = (posterior.sample(n, seeded(key, problem.seed)) for key in (8, 6))
-        found.append(sliced_wasserstein(one, two, seeded(7), p=1.0))
-    return sum(found) / len(found)
+    return statistics.mean(floors(setup(), n))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -1,0 +1,112 @@
+"""Guided samplers on Gaussian mixtures, where denoiser and posterior are exact: benchmark.py suite=mixture.
+
+The prior has 25 modes at (8i, 8j), tiled to dx coordinates, and unit covariances; y is one noisy random projection of x.
+What a method misses is its own doing: no network is trained.
+"""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from csb.errors import CSBError, is_number, require_int
+from csb.evaluation.metrics import sliced_wasserstein
+from csb.evaluation.tables import print_table
+from csb.networks.denoiser import MixtureDenoiser
+from csb.problems import GaussianMixture
+from csb.process import Grid, seeded
+from csb.run.config import schedule_of, settings
+from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement, Sampler
+
+_DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
+_LIKELIHOOD = 2000  # training pairs that set the twist's variance
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """See conf/suite/mixture.yaml."""
+
+    problems: int
+    dx: int
+    dy: int
+    samples: int
+    steps: int
+    schedule: dict[str, Any]
+    particles: list[int]
+    step_sizes: list[float]
+
+    def __post_init__(self) -> None:
+        for name in ("problems", "dx", "dy", "steps"):
+            require_int(name, getattr(self, name), 1)
+        require_int("samples", self.samples, 2)
+        for name, kind in (("particles", int), ("step_sizes", (int, float))):
+            values = getattr(self, name)
+            if not isinstance(values, list) or not all(is_number(v) and isinstance(v, kind) and v > 0 for v in values):
+                raise CSBError(f"{name}={values!r} is not a list of positive numbers; give {name}=[…]")
+        if not isinstance(self.schedule, dict):
+            raise CSBError(f"schedule={self.schedule!r} is not a group of settings; see conf/process")
+        self.grid  # noqa: B018 - a schedule that does not fit is told now
+        self.of(0)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all methods."""
+        return Grid.from_schedule(schedule_of(self.schedule), self.steps)
+
+    def of(self, seed: int) -> GaussianMixture:
+        """The problem of a seed."""
+        return GaussianMixture(dx=self.dx, dy=self.dy, seed=seed, n_train=_LIKELIHOOD)
+
+
+def distances(method: type[Sampler], setup: MixtureSettings, n: int, **options: Any) -> list[float]:
+    """Sliced W_1 between n samples and n exact draws, weights respected, for each problem."""
+    found = []
+    for problem in map(setup.of, range(setup.problems)):
+        denoiser, y = MixtureDenoiser(problem.mixture), problem.pairs("test", 1).y[0]
+        model = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD))
+        sampler = method(problem, denoiser, model, setup.grid, batch_size=1024, **options)
+        drawn = sampler.sample(y, n, seeded(_DRAW, problem.seed))
+        exact = problem.posterior(y).sample(n, seeded(_EXACT, problem.seed))
+        found.append(sliced_wasserstein(drawn.x, exact, seeded(_SLICES), p=1.0, log_weights_a=drawn.log_weights))
+    return found
+
+
+def floors(setup: MixtureSettings, n: int) -> list[float]:
+    """The same between two sets of n exact draws: what a perfect sampler would score."""
+    found = []
+    for problem in map(setup.of, range(setup.problems)):
+        posterior = problem.posterior(problem.pairs("test", 1).y[0])
+        one, two = (posterior.sample(n, seeded(key, problem.seed)) for key in (_FLOOR, _EXACT))
+        found.append(sliced_wasserstein(one, two, seeded(_SLICES), p=1.0))
+    return found
+
+
+def read(config: DictConfig) -> MixtureSettings:
+    """The checked settings. CSBError with one line for the first thing that is wrong."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain.pop("suite")
+    return settings(MixtureSettings, "suite=mixture", plain)
+
+
+def mixture(config: DictConfig) -> None:
+    """Prints the table."""
+    setup = read(config)
+    n = setup.samples
+    jobs: list[tuple[str, type[Sampler], int, dict[str, Any]]] = []
+    jobs += [(f"TDS, K = {K}", TDS, K, {}) for K in setup.particles]
+    jobs += [(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {})]
+    jobs += [(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in setup.step_sizes]
+    jobs += [("replacement", Replacement, n, {})]
+    floor = {count: statistics.mean(floors(setup, count)) for count in {count for _, _, count, _ in jobs}}
+    rows = []
+    for label, method, count, options in jobs:
+        values = distances(method, setup, count, **options)
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        rows.append(
+            {
+                "method": label, "samples": count, "sliced_w": statistics.mean(values), "standard_error": error,
+                "floor": floor[count],
+            }
+        )  # fmt: skip
+    print_table(rows, title=f"Sliced W_1 to the exact posterior, mean over {setup.problems} problems")
