@@ -13,7 +13,14 @@ from csb.process import Grid, expand
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
+FEW = 4  # coordinates, up to which mixtures pay: in more dimensions they overfit before they help
 MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
+
+
+def automatic_covariance(z_shape: tuple[int, ...]) -> str:
+    """The covariance that suits states of this shape: "mixture" to 4 coordinates, "full" to 64, "low_rank" beyond."""
+    d = math.prod(z_shape)
+    return "mixture" if d <= FEW else "full" if d <= MAX_FULL else "low_rank"
 
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:

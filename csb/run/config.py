@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.kernel import automatic_covariance
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -25,7 +26,7 @@ from csb.training.denoiser import DenoiserSettings
 from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
-AUTO = "auto"  # the schedule that is chosen from the data
+AUTO = "auto"  # the schedule that is chosen from the data, the covariance from their shape
 _SCALE = 71  # key of the random stream
 STAGES = ("bridge", "denoiser", *CONDITIONAL)
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
@@ -159,7 +160,9 @@ def _require_given(config: DictConfig) -> None:
             raise CSBError(f"{key} is missing; give {key}=…")
 
 
-def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
+def _kernels(
+    network: dict[str, Any], objective: dict[str, Any], z_shape: tuple[int, ...]
+) -> tuple[KernelSpec, KernelSpec]:
     parametrisation = network.get("parametrisation")
     if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
         raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
@@ -167,18 +170,18 @@ def _kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[Kernel
     if not isinstance(options, dict):
         raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
     _require("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
-    spec = {"name": network.get("name"), **options}
+    spec, covariance = {"name": network.get("name"), **options}, objective["covariance"]
+    if covariance == AUTO:
+        covariance = automatic_covariance(z_shape)
     floor = objective["variance_floor"]
     if not is_number(floor):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
     require_int("objective.rank", objective["rank"], 1)
     require_int("objective.components", objective["components"], 1)
-    if objective["name"] == "mean_matching" and objective["covariance"] != "fixed":
-        raise CSBError(f"objective.covariance={objective['covariance']!r} cannot be fitted by mean_matching; use fixed")
+    if objective["name"] == "mean_matching" and covariance != "fixed":
+        raise CSBError(f"objective.covariance={covariance!r} cannot be fitted by mean_matching; use fixed")
     backward, forward = (
-        KernelSpec(
-            spec, parametrisation[side], objective["covariance"], objective["rank"], floor, objective["components"]
-        )
+        KernelSpec(spec, parametrisation[side], covariance, objective["rank"], floor, objective["components"])
         for side in ("backward", "forward")
     )
     return backward, forward
@@ -211,10 +214,11 @@ def read(config: DictConfig) -> RunConfig:
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1)
     schedule, objective = schedule_of(_group(plain, "process")), _group(plain, "objective")
-    backward, forward = _kernels(_group(plain, "network"), objective)
+    problem = build_problem(_group(plain, "problem"))
+    backward, forward = _kernels(_group(plain, "network"), objective, problem.new_transform().z_shape)
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
     run = RunConfig(
-        problem=build_problem(_group(plain, "problem")),
+        problem=problem,
         schedule=schedule,
         grid=Grid.from_schedule(schedule, plain["T"]),
         objective=build_objective(objective["name"]),

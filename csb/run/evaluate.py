@@ -132,7 +132,7 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
     tables: Tables = {f"against the exact posterior, {n} observations × {m} samples": rows}
     if isinstance(problem, LinearGaussian):
         objective, L = run.config["objective"], run.config["L"]
-        recursion = RECURSIONS.get((objective["name"], objective["covariance"]))
+        recursion = RECURSIONS.get((objective["name"], run.bridge.backward_kernel.covariance))
         if recursion is not None:
             title = f"trained half-steps against the exact recursion of {recursion}, relative errors"
             tables[title] = half_step_table(problem, run.half_steps, recursion, seed)

@@ -1,8 +1,9 @@
-"""process=auto: the grid that the data ask for."""
+"""process=auto: the grid that the data ask for; objective.covariance=auto: the covariance that their shape does."""
 
 import pytest
 import torch
 
+from csb.bridge.kernel import automatic_covariance
 from csb.process import Power, seeded
 from csb.run import cli
 from csb.run.config import RunConfig, read
@@ -36,3 +37,18 @@ def test_a_given_scale_and_what_is_kept_of_it():
 def test_other_schedules_stay():
     run = config("process=power", "process.power=3")
     assert run.resolved(*pairs(0.1)) is run
+
+
+@pytest.mark.parametrize(
+    ("shape", "covariance"),
+    [((1,), "mixture"), ((4,), "mixture"), ((5,), "full"), ((64,), "full"), ((65,), "low_rank"), ((1, 9, 9), "low_rank")],
+)
+def test_covariance_by_shape(shape, covariance):
+    assert automatic_covariance(shape) == covariance
+
+
+def test_covariance_of_the_default_recipe():
+    assert config("experiment=two_moons").backward.covariance == "mixture"
+    assert config("experiment=sbi_gaussian_linear").backward.covariance == "full"
+    assert config("experiment=two_moons", "objective.covariance=diagonal").forward.covariance == "diagonal"
+    assert config("experiment=linear_gaussian", "objective=mean_matching").backward.covariance == "fixed"

@@ -112,10 +112,12 @@ def test_images_are_evaluated_without_a_digit_classifier(command, tmp_path):
     assert not list(tmp_path.rglob("classifier.pt"))
 
 
-@pytest.mark.parametrize("y_shape", [(2, 3, 3), (1,)], ids=["image", "number"])
-def test_vectors_from_any_observation_and_a_single_number(command, tmp_path, y_shape):
+@pytest.mark.parametrize(
+    ("size", "y_shape"), [(1, (2, 3, 3)), (1, (1,)), (70, (3,))], ids=["from image", "from number", "long vector"]
+)
+def test_vectors_of_any_length_from_any_observation(command, tmp_path, size, y_shape):
     generator = np.random.default_rng(3)
-    given = save(tmp_path / "p.npz", generator.normal(size=(200, 1)), generator.normal(size=(200, *y_shape)))
+    given = save(tmp_path / "p.npz", generator.normal(size=(200, size)), generator.normal(size=(200, *y_shape)))
     done = command("experiment=pairs", given, *VECTORS, f"out={tmp_path}")
     assert done.code == 0, done.err
     assert set(json.loads((tmp_path / "pairs" / "result.json").read_text())) >= CALIBRATION
@@ -143,7 +145,8 @@ class TestRefused:
         assert message.startswith("network=unet is not for x of shape (4,)")
         assert message.endswith("use experiment=pairs, which is for vectors")
         long = np.random.default_rng(0).normal(size=(1000, 65))
-        assert "covariance=mixture is meant for at most 64 coordinates" in self.line(tmp_path, long, images)
+        message = self.line(tmp_path, long, images, "objective.covariance=mixture")
+        assert "covariance=mixture is meant for at most 64 coordinates" in message
         message = self.line(tmp_path, images, images, experiment="pairs_images")
         assert "patch=2 does not divide the 9×9 image" in message
 
