@@ -13,7 +13,7 @@ from csb.process import Grid, expand
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
-FEW = 4  # coordinates, up to which mixtures pay: in more dimensions they overfit before they help
+FEW = 4  # coordinates, up to which pairs lie dense enough for mixtures: in more dimensions they overfit
 MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
 
 

@@ -24,9 +24,9 @@ from csb.training.cache import capacity
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.plan import plan
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings, automatic_weight_decay
 
-AUTO = "auto"  # the schedule that is chosen from the data, the covariance from their shape
+AUTO = "auto"  # the schedule is chosen from the data, the covariance and the weight decay from their shape
 _SCALE = 71  # key of the random stream
 STAGES = ("bridge", "denoiser", *CONDITIONAL)
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
@@ -214,8 +214,12 @@ def read(config: DictConfig) -> RunConfig:
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1)
     schedule, objective = schedule_of(_group(plain, "process")), _group(plain, "objective")
-    problem = build_problem(_group(plain, "problem"))
-    backward, forward = _kernels(_group(plain, "network"), objective, problem.new_transform().z_shape)
+    problem, optimizer = build_problem(_group(plain, "problem")), _group(plain, "optimizer")
+    z_shape = problem.new_transform().z_shape
+    backward, forward = _kernels(_group(plain, "network"), objective, z_shape)
+    if optimizer.get("weight_decay") == AUTO:
+        optimizer["weight_decay"] = automatic_weight_decay(z_shape)
+    plain["optimizer"] = optimizer  # what is stored with a run holds numbers only
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
     run = RunConfig(
         problem=problem,
@@ -225,7 +229,7 @@ def read(config: DictConfig) -> RunConfig:
         backward=backward,
         forward=forward,
         ipf=ipf,
-        optimizer=settings(OptimizerSettings, "optimizer", _group(plain, "optimizer")),
+        optimizer=settings(OptimizerSettings, "optimizer", plain["optimizer"]),
         device=settings(DeviceSettings, "trainer", _group(plain, "trainer")),
         sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
         metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),

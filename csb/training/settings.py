@@ -1,10 +1,12 @@
 """The numbers of a training, checked when they are set."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
 
+from csb.bridge.kernel import FEW
 from csb.errors import CSBError, is_number, require_int
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -73,6 +75,15 @@ class IPFSettings:
                 f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "
                 f"change one of them"
             )
+
+
+def automatic_weight_decay(z_shape: tuple[int, ...]) -> float:
+    """0 for states of few coordinates, whose pairs lie dense; else ½.
+
+    100,000 pairs of sbi_gaussian_linear_uniform (ten coordinates) are overfitted without: a C2ST of .523 became .516. On
+    two_moons (two coordinates) the same decay only blurs: .515 became .529.
+    """
+    return 0.0 if math.prod(z_shape) <= FEW else 0.5
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,15 @@ def test_covariance_by_shape(shape, covariance):
     assert automatic_covariance(shape) == covariance
 
 
+def test_weight_decay_by_shape():
+    assert config("experiment=two_moons").optimizer.weight_decay == 0
+    run = config("experiment=sbi_gaussian_linear")
+    assert run.optimizer.weight_decay == run.plain["optimizer"]["weight_decay"] == 0.5
+    assert config("experiment=two_moons", "optimizer.weight_decay=0.1").optimizer.weight_decay == 0.1
+    for experiment in ("linear_gaussian", "mnist_inpaint"):
+        assert config(f"experiment={experiment}").optimizer.weight_decay == 0
+
+
 def test_covariance_of_the_default_recipe():
     assert config("experiment=two_moons").backward.covariance == "mixture"
     assert config("experiment=sbi_gaussian_linear").backward.covariance == "full"
