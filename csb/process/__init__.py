@@ -4,11 +4,12 @@ from csb.process.grid import Grid
 from csb.process.noise import Generators, Noise
 from csb.process.reference import Linear, Pinned, Reference, expand, mix
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
-from csb.process.schedule import SCHEDULES, Cosine, LinearBeta, Power, Schedule
+from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
 from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, seeded, simulate
 
 __all__ = [
     "SCHEDULES",
+    "SHORT",
     "Cosine",
     "Generators",
     "Grid",
@@ -20,6 +21,7 @@ __all__ = [
     "Reference",
     "Schedule",
     "ancestral",
+    "automatic_horizon",
     "clock",
     "ddim",
     "draw",

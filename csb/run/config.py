@@ -17,7 +17,7 @@ from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditi
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
-from csb.process import SCHEDULES, Grid, Power, Schedule, seeded
+from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.run.logs import LoggerSettings
 from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
@@ -28,6 +28,7 @@ from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
 AUTO = "auto"  # the schedule is chosen from the data, the covariance and the weight decay from their shape
 _SCALE = 71  # key of the random stream
+_FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 STAGES = ("bridge", "denoiser", *CONDITIONAL)
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
 logger = logging.getLogger(__name__)
@@ -70,15 +71,19 @@ class RunConfig:
     def resolved(self, z: Tensor, c: Tensor) -> "RunConfig":
         """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs z (N, …), c (N, …).
 
-        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`). Other schedules stay.
+        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
+        :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
         """
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale = process.get("scale") or min(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), 0.5)
-        schedule = Power.resolving(process["alpha_bar_end"], self.grid.T, scale)
+        scale = process.get("scale")
+        if scale is None:
+            scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), _FINEST), 0.5)
+        end = process["alpha_bar_end"] or automatic_horizon(z[0].numel())
+        schedule = Power.resolving(end, self.grid.T, scale)
         plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
-        logger.info("the first step resolves %.3g: power %.3g", scale, schedule.power)
+        logger.info("ᾱ_T = %.3g; the first step resolves %.3g: power %.3g", end, scale, schedule.power)
         return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
 
     def conditional_spec(self, kind: str, transform: Transform) -> ConditionalSpec:
@@ -125,7 +130,7 @@ def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
 def schedule_of(group: dict[str, Any]) -> Schedule:
     """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit.
 
-    "auto" is the power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
+    "auto" is a power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
     """
     group = dict(group)
     name = group.pop("schedule", None)
@@ -134,6 +139,8 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
         if scale is not None and (not is_number(scale) or not 0 < scale < 1):
             raise CSBError(f"process.scale={scale!r} is not possible; give a number between 0 and 1, or null")
         name = "power"
+        if group.get("alpha_bar_end", 0) is None:
+            group["alpha_bar_end"] = SHORT
         if "power" in group:
             raise CSBError(f"process.power={group['power']!r} is chosen by process.schedule=auto; use process=power")
     if name not in SCHEDULES:

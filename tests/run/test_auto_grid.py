@@ -34,6 +34,14 @@ def test_a_given_scale_and_what_is_kept_of_it():
     assert run.resolved(*pairs(0.5)) is run
 
 
+def test_horizon_by_the_number_of_coordinates():
+    for d, end in ((1, 0.3), (2, 0.3), (10, 0.06)):
+        z = torch.randn(500, d, generator=seeded(1))
+        assert float(config().resolved(z, z[:, :1]).grid.alpha_bar[-1]) == pytest.approx(
+            end
+        )  # y determines a coordinate
+
+
 def test_other_schedules_stay():
     run = config("process=power", "process.power=3")
     assert run.resolved(*pairs(0.1)) is run
@@ -41,7 +49,14 @@ def test_other_schedules_stay():
 
 @pytest.mark.parametrize(
     ("shape", "covariance"),
-    [((1,), "mixture"), ((4,), "mixture"), ((5,), "full"), ((64,), "full"), ((65,), "low_rank"), ((1, 9, 9), "low_rank")],
+    [
+        ((1,), "mixture"),
+        ((4,), "mixture"),
+        ((5,), "full"),
+        ((64,), "full"),
+        ((65,), "low_rank"),
+        ((1, 9, 9), "low_rank"),
+    ],
 )
 def test_covariance_by_shape(shape, covariance):
     assert automatic_covariance(shape) == covariance

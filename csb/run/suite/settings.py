@@ -62,7 +62,9 @@ class SuiteSettings:
         if self.iterations is not None:
             _require_list("suite.iterations", self.iterations, int, "integers")
             if bad := [i for i in self.iterations if not 1 <= i <= self.L]:
-                raise CSBError(f"iteration {bad[0]} of suite.iterations is not among 1..{self.L} (suite.L); leave it out")
+                raise CSBError(
+                    f"iteration {bad[0]} of suite.iterations is not among 1..{self.L} (suite.L); leave it out"
+                )
         if self.threads is not None:
             require_int("suite.threads", self.threads, 1)
         self._check_names()
