@@ -66,8 +66,8 @@ class Reflect(Boxed):
     :meth:`preimage` mirrors a state at its nearest wall, at distance δ, with probability Φ(−δ/s). With p(δ) the law of
     the distance, states inside have the density p(δ)·Φ(δ/s) and mirrored ones p(δ)·Φ(−δ/s): one function of the signed
     distance, continuous at the wall, that falls from p to 0 over a width s. Folded, it is p again, exactly. The width
-    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a wall needs no finer
-    steps than the rest, and no more than an eighth of the box, so that one wall does not feel the other.
+    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a wall needs no
+    finer steps than the rest, and at most an eighth of the box, so that one wall does not feel the other.
     """
 
     name = "reflect"

@@ -1,7 +1,7 @@
 """Guided samplers on Gaussian mixtures, where denoiser and posterior are exact: benchmark.py suite=mixture.
 
-The prior has 25 modes at (8i, 8j), tiled to dx coordinates, and unit covariances; y is one noisy random projection of x.
-What a method misses is its own doing: no network is trained.
+The prior has 25 modes at (8i, 8j), tiled to dx coordinates, and unit covariances; y is a noisy random projection of x.
+No network is trained: what a method misses is its own doing.
 """
 
 import statistics

@@ -36,7 +36,8 @@ def line(folder, *more, train=TRAIN):
     texts = ",".join(f"'{one}'" for one in train)
     return [
         "suite=sbi", f"suite.out={folder}", "suite.problems=[two_moons]", "suite.pairs=[500]", "suite.T=[2,3]",
-        "suite.methods=[exact,bridge]", "suite.L=2", "suite.threads=1", f"suite.train=[{texts}]", *(f"suite.score.{one}" for one in SCORE), *more,
+        "suite.methods=[exact,bridge]", "suite.L=2", "suite.threads=1", f"suite.train=[{texts}]",
+        *(f"suite.score.{one}" for one in SCORE), *more,
     ]  # fmt: skip
 
 
