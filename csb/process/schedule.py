@@ -149,8 +149,8 @@ def automatic_horizon(coordinates: int) -> float:
     """ᾱ_T for states of d coordinates: min(.3, .6/d).
 
     Given y, the reference process ends at about N(√ᾱ_T E[z | y], I), and the first iteration's paths start from
-    N(0, I): a divergence of ½ ᾱ_T |E[z | y]|² nats, of standardised data ½ ᾱ_T d at most on average. It is kept below .3 nats.
-    Later iterations remove it; the shorter the way, the less a step has to do.
+    N(0, I): a divergence of ½ ᾱ_T |E[z | y]|² nats, of standardised data ½ ᾱ_T d at most on average. It is
+    kept below .3 nats. Later iterations remove it; the shorter the way, the less a step has to do.
     """
     return min(SHORT, 2 * SHORT / coordinates)
 
