@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
-from csb.problems import Pairs
+from csb.problems import Pairs, Problem
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.load import Run
@@ -165,6 +166,12 @@ def _dps(guide: Guide, run: Run, settings: BaselineSettings, text: str, seed: in
     return Method("dps", f"DPS, ζ = {best:g}", made, text, family="dps", sweeps=(sweep,))
 
 
+def _description(problem: Problem) -> str:
+    """The first line of the problem's docstring, with names in place of references such as :class:`csb.a.Name`."""
+    first = (type(problem).__doc__ or "").strip().splitlines()[0]
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first)
+
+
 def compare(
     run: Run, comparison: Comparison, metrics: MetricsSettings, seed: int, command: str, versions: dict[str, str]
 ) -> Report:
@@ -182,7 +189,7 @@ def compare(
     report = Report(
         title=f"Posterior samplers on {problem.name}",
         problem=problem.name,
-        description=(type(problem).__doc__ or "").strip().splitlines()[0],
+        description=_description(problem),
         kind="images" if problem.is_image else "points",
         observations=len(test.y),
         samples=n,

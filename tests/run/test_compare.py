@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from csb.problems import PROBLEMS, MnistInpaint
+from csb.run.compare import _description
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "ipf.first_steps=40",
@@ -88,3 +91,12 @@ def test_what_a_sweep_would_leave_out_is_refused(tmp_path, option):
     assert option.split("=")[1].lower() in done.stderr.lower()
     assert "cannot be swept over" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_description_holds_no_markup():
+    for make in PROBLEMS.values():
+        text = _description(make.__new__(make))
+        assert text
+        assert ":class:" not in text
+        assert "`" not in text
+    assert _description(MnistInpaint.__new__(MnistInpaint)).endswith("over the hole (Hole).")

@@ -172,11 +172,15 @@ def show(value: float | None) -> str:
 
 
 def best(of: Metric, methods: Iterable[MethodResult]) -> frozenset[str]:
-    """Names of the methods with the best value, ties as displayed included.
+    """Names of the methods with the best value, ties included.
+
+    A tie is a value displayed alike, or one that differs from the best by no more than the standard error of their
+    difference, √(s_a² + s_b²), where both standard errors are known. On shared observations that is an upper bound.
 
     Empty for a metric that is not ranked, and where fewer than two methods compete. Reference methods do not compete.
     """
-    values: Mapping[str, float] = {m.name: v for m in methods if not m.reference and (v := m.value(of.key)) is not None}
+    methods = [m for m in methods if not m.reference]
+    values: Mapping[str, float] = {m.name: v for m in methods if (v := m.value(of.key)) is not None}
     if not of.ranked or len(values) < 2:
         return frozenset()
     costs = {name: of.cost(value) for name, value in values.items()}
@@ -184,4 +188,15 @@ def best(of: Metric, methods: Iterable[MethodResult]) -> frozenset[str]:
     if math.isinf(least):
         return frozenset()
     texts = {show(values[name]) for name, cost in costs.items() if cost == least}
-    return frozenset(n for n, v in values.items() if show(v) in texts or math.isclose(costs[n], least, rel_tol=1e-9))
+    errors = {m.name: e for m in methods if (e := m.standard_errors.get(of.key)) is not None and m.name in values}
+    first = min(costs, key=lambda name: costs[name])
+
+    def ties(name: str) -> bool:
+        if show(values[name]) in texts or math.isclose(costs[name], least, rel_tol=1e-9):
+            return True
+        if first not in errors or name not in errors or math.isinf(costs[name]):
+            return False
+        scale = [abs(values[n]) if of.ratio else 1.0 for n in (first, name)]  # d log v = dv/v
+        return costs[name] - least <= math.hypot(errors[first] / scale[0], errors[name] / scale[1])
+
+    return frozenset(name for name in values if ties(name))

@@ -58,7 +58,8 @@ def render_markdown(report: Report) -> str:
     lines += [f"> **Warning:** {text(' '.join(w.split()))}\n" for w in report.warnings]
     lines += ["![overview](report.png)", "", "## All numbers", "", markdown(report)]
     lines += [
-        "Bold: the best value of a column that ranks samplers. The exact posterior and floors do not compete.",
+        "Bold: the best value of a column that ranks samplers, and what differs from it by no more than the standard "
+        "error of the difference. The exact posterior and floors do not compete.",
         "",
     ]
     for m in report.methods:

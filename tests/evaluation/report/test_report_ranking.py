@@ -43,6 +43,28 @@ def test_best(key: str, values: tuple, expected: set[int]):
     assert winners(key, *values) == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "values", "errors", "expected"),
+    [
+        ("crps", (0.10, 0.13), (0.03, 0.04), {0, 1}),
+        ("crps", (0.10, 0.16), (0.03, 0.04), {0}),
+        ("crps", (0.10, 0.13), (0.03, None), {0}),
+        ("psnr_mean", (19.0, 18.8), (0.2, 0.2), {0, 1}),
+        ("ratio_fair", (1.05, 0.97, 1.2), (0.04, 0.04, 0.04), {0, 1}),
+        ("ratio_fair", (2.0, 0.5), (0.1, 0.1), {0, 1}),  # as far from 1 on either side
+        ("ratio_fair", (0.0, 1.1), (1.0, 1.0), {1}),
+    ],
+)
+def test_what_the_standard_errors_cannot_tell_apart_is_a_tie(
+    key: str, values: tuple, errors: tuple, expected: set[int]
+):
+    methods = [
+        MethodResult(str(i), str(i), metrics={key: value}, standard_errors={key: error})
+        for i, (value, error) in enumerate(zip(values, errors))
+    ]
+    assert best(METRICS[key], methods) == {str(i) for i in expected}
+
+
 def test_what_single_samples_show_is_explained():
     for key in ("psnr_sample", "ssim_sample"):
         assert not METRICS[key].ranked
@@ -90,7 +112,7 @@ def test_the_table_has_groups_in_order_and_a_dash_for_what_is_missing():
     assert [c.text for c in by_key["std_error_pearson"].cells][5] == "–"
     assert [c.best for c in by_key["psnr_mean"].cells] == [False, True, *[False] * 5]
     assert not any(c.best for c in by_key["psnr_sample"].cells)
-    assert by_key["psnr_mean"].cells[0].error == "± 0.09"
+    assert by_key["psnr_mean"].cells[0].error == "± 0.03"
     assert by_key["memory"].cells[0].text == "279"
     assert by_key["crps"].note == "↓"
 
@@ -103,7 +125,10 @@ def test_costs_are_written_without_exponents():
 
 def test_findings_name_the_winner():
     found = findings(image_report(), ["psnr_mean", "psnr_sample", "crps"])
-    assert [(m.key, [w.name for w in who]) for m, who in found] == [("psnr_mean", ["csb20"]), ("crps", ["csb20"])]
+    assert [(m.key, [w.name for w in who]) for m, who in found] == [
+        ("psnr_mean", ["csb20"]),
+        ("crps", ["csb10", "csb20"]),  # .0883 ± .0008 and .0875 ± .0008
+    ]
 
 
 def test_markdown_marks_the_best_and_escapes():

@@ -135,7 +135,7 @@ def test_missing_values_are_dashes_and_null(image_page: Path):
 def test_the_best_value_is_bold_in_page_and_markdown(image_page: Path):
     assert '<strong class="best">18.61</strong>' in image_page.read_text()
     assert '<strong class="best">16.31</strong>' not in image_page.read_text()  # single samples
-    assert "**18.61 ± 0.08**" in image_page.with_suffix(".md").read_text()
+    assert "**18.61 ± 0.02**" in image_page.with_suffix(".md").read_text()
 
 
 EVIL = '<script>alert("x")</script>&<b>$1$'
