@@ -142,15 +142,15 @@ class Power(Schedule):
         return math.log(self.alpha_bar_end) * tau**self.power
 
 
-SHORT = 0.3  # the longest ᾱ_T that is chosen by itself
+SHORT = 0.05  # the longest ᾱ_T that is chosen by itself
 
 
 def automatic_horizon(coordinates: int) -> float:
-    """ᾱ_T for states of d coordinates: min(.3, .6/d).
+    """ᾱ_T for states of d coordinates: min(.05, .1/d).
 
     Given y, the reference process ends at about N(√ᾱ_T E[z | y], I), and the first iteration's paths start from
     N(0, I): a divergence of ½ ᾱ_T |E[z | y]|² nats, of standardised data ½ ᾱ_T d at most on average. It is
-    kept below .3 nats. Later iterations remove it; the shorter the way, the less a step has to do.
+    kept below .05 nats. Later iterations remove it. A shorter way (.3) leaves a step less to do, but every iteration more.
     """
     return min(SHORT, 2 * SHORT / coordinates)
 
