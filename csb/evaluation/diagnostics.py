@@ -10,8 +10,15 @@ from csb.evaluation.metrics import sliced_wasserstein
 from csb.problems import Pairs
 from csb.process import Noise, seeded
 
-_DIAGNOSTICS = 12  # key of the random streams
+_DIAGNOSTICS = 12  # key of the random streams, below which 0 is the noise, 1 the projections, 2 the drift
+_PREIMAGE = 3
 _STATES = 1000  # held-out pairs
+
+
+def _states(bridge: Bridge, x: Tensor, seed: int) -> Tensor:
+    """States that decode to x, of the law that the bridge is trained on."""
+    generator = seeded(seed, _DIAGNOSTICS, _PREIMAGE, device=x.device)
+    return bridge.transform.preimage(bridge.transform.encode_x(x), generator)
 
 
 @torch.no_grad()
@@ -23,7 +30,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     """
     x, y = val.x[: 2 * _STATES].to(bridge.device), val.y[: 2 * _STATES].to(bridge.device)
     half = len(x) // 2
-    z, c = bridge.transform.encode_x(x), bridge.transform.encode_y(y)
+    z, c = _states(bridge, x, seed), bridge.transform.encode_y(y)
     generator = seeded(seed, _DIAGNOSTICS, device=bridge.device)
 
     def run(direction: Direction, start: Tensor) -> Tensor:
@@ -47,7 +54,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
 def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> dict[str, float]:
     """The root mean square of a direction's drift (mean − x)/β_k along its own trajectories."""
     x, y = val.x[:_STATES].to(bridge.device), val.y[:_STATES].to(bridge.device)
-    z, c = bridge.transform.encode_x(x), bridge.transform.encode_y(y)
+    z, c = _states(bridge, x, seed), bridge.transform.encode_y(y)
     generator = seeded(seed, _DIAGNOSTICS, 2, device=bridge.device)
     T = bridge.grid.T
     state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)

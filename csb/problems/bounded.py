@@ -14,7 +14,7 @@ Coordinates without bounds are standardised by all three.
 """
 
 from abc import abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -76,6 +76,11 @@ class Reflect(Boxed):
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         self.register_buffer("softness", torch.zeros(self.x_shape))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Files of before there was a softness hold none; sampling does not need it."""
+        state_dict.setdefault(f"{prefix}softness", torch.zeros_like(self.softness))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         super().fit(x, y)

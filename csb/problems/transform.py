@@ -63,7 +63,8 @@ class Transform(nn.Module, ABC):
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
 
-        A transform that maps several states to one x may so give the bridge a smoother law to learn.
+        A transform that maps several states to one x may so give the bridge a smoother law to learn. The generator
+        lives on z's device.
         """
         return z
 

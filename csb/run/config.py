@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.kernel import automatic_covariance
 from csb.bridge.objectives import Objective, build_objective
 from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -19,14 +18,14 @@ from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.run.logs import LoggerSettings
+from csb.run.recipe import AUTO, kernels, require_keys, resolved_by_shape
 from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.plan import plan
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings, automatic_weight_decay
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
-AUTO = "auto"  # the schedule is chosen from the data, the covariance and the weight decay from their shape
 _SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 STAGES = ("bridge", "denoiser", *CONDITIONAL)
@@ -151,13 +150,6 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     return settings(SCHEDULES[name], "process", group)
 
 
-def _require(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """CSBError for a key that was deleted."""
-    for key in keys:
-        if key not in values:
-            raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
-
-
 def _require_given(config: DictConfig) -> None:
     """CSBError for a value that has to be given and was not (??? in conf/)."""
     plain = OmegaConf.to_container(config, resolve=False)
@@ -165,33 +157,6 @@ def _require_given(config: DictConfig) -> None:
     for key, value in flatten({str(name): part for name, part in plain.items()}).items():
         if value == "???":
             raise CSBError(f"{key} is missing; give {key}=…")
-
-
-def _kernels(
-    network: dict[str, Any], objective: dict[str, Any], z_shape: tuple[int, ...]
-) -> tuple[KernelSpec, KernelSpec]:
-    parametrisation = network.get("parametrisation")
-    if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
-        raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
-    options = network.get("options") or {}
-    if not isinstance(options, dict):
-        raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
-    _require("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
-    spec, covariance = {"name": network.get("name"), **options}, objective["covariance"]
-    if covariance == AUTO:
-        covariance = automatic_covariance(z_shape)
-    floor = objective["variance_floor"]
-    if not is_number(floor):
-        raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
-    require_int("objective.rank", objective["rank"], 1)
-    require_int("objective.components", objective["components"], 1)
-    if objective["name"] == "mean_matching" and covariance != "fixed":
-        raise CSBError(f"objective.covariance={covariance!r} cannot be fitted by mean_matching; use fixed")
-    backward, forward = (
-        KernelSpec(spec, parametrisation[side], covariance, objective["rank"], floor, objective["components"])
-        for side in ("backward", "forward")
-    )
-    return backward, forward
 
 
 def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
@@ -207,7 +172,7 @@ def read(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
-    _require("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", *_FLAGS))
+    require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", *_FLAGS))
     for name in ("out", "name"):
         if plain[name] is None or str(plain[name]) == "":
             raise CSBError(f"{name}={plain[name]!r} names no folder; give one")
@@ -220,13 +185,10 @@ def read(config: DictConfig) -> RunConfig:
         raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1)
-    schedule, objective = schedule_of(_group(plain, "process")), _group(plain, "objective")
-    problem, optimizer = build_problem(_group(plain, "problem")), _group(plain, "optimizer")
-    z_shape = problem.new_transform().z_shape
-    backward, forward = _kernels(_group(plain, "network"), objective, z_shape)
-    if optimizer.get("weight_decay") == AUTO:
-        optimizer["weight_decay"] = automatic_weight_decay(z_shape)
-    plain["optimizer"] = optimizer  # what is stored with a run holds numbers only
+    problem = build_problem(_group(plain, "problem"))
+    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), problem.new_transform().z_shape)
+    schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
+    backward, forward = kernels(_group(plain, "network"), objective)
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
     run = RunConfig(
         problem=problem,

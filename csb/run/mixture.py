@@ -4,6 +4,7 @@ The prior has 25 modes at (8i, 8j), tiled to dx coordinates, and unit covariance
 No network is trained: what a method misses is its own doing.
 """
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from csb.evaluation.metrics import sliced_wasserstein
 from csb.evaluation.tables import print_table
 from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
-from csb.process import Grid, seeded
+from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of, settings
 from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement, Sampler
 
@@ -42,10 +43,15 @@ class MixtureSettings:
         require_int("samples", self.samples, 2)
         for name, kind in (("particles", int), ("step_sizes", (int, float))):
             values = getattr(self, name)
-            if not isinstance(values, list) or not all(is_number(v) and isinstance(v, kind) and v > 0 for v in values):
-                raise CSBError(f"{name}={values!r} is not a list of positive numbers; give {name}=[…]")
-        if not isinstance(self.schedule, dict):
-            raise CSBError(f"schedule={self.schedule!r} is not a group of settings; see conf/process")
+            fits = isinstance(values, list) and all(
+                is_number(v) and isinstance(v, kind) and 0 < v < math.inf for v in values
+            )
+            if not fits or len(set(values)) < len(values):
+                raise CSBError(f"{name}={values!r} is not a list of different positive numbers; give {name}=[…]")
+        if not isinstance(self.schedule, dict) or self.schedule.get("schedule") not in SCHEDULES:
+            raise CSBError(
+                f"schedule={self.schedule!r}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process"
+            )
         self.grid  # noqa: B018 - a schedule that does not fit is told now
         self.of(0)
 
@@ -85,8 +91,9 @@ def floors(setup: MixtureSettings, n: int) -> list[float]:
 def read(config: DictConfig) -> MixtureSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    plain.pop("suite")
-    return settings(MixtureSettings, "suite=mixture", plain)
+    if unknown := [key for key in plain.pop("suite") if key != "name"]:
+        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite=mixture stand at the top level")
+    return settings(MixtureSettings, "suite/mixture", plain)
 
 
 def mixture(config: DictConfig) -> None:

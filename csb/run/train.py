@@ -133,6 +133,7 @@ def train(run: RunConfig) -> dict[str, Any]:
             return result
     run.problem.prepare()
     pairs, val, transform = _data(run)
+    # the grid's scale is read off plain states: at walls, mirrored ones look coarser than the data are
     fingerprint, run = run.fingerprint(), run.resolved(transform.encode_x(pairs.x), transform.encode_y(pairs.y))
     encoded = encode(transform, pairs, run.seed)
     spec = run.bridge_spec(transform)

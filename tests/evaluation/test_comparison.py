@@ -1,13 +1,15 @@
 """What every sampler of a comparison is put through: draws with their cost, and distances to the exact posterior."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from csb.bridge.samples import memory, reset_peak
 from csb.evaluation import comparison
-from csb.evaluation.comparison import Method, against_exact, draw
+from csb.evaluation.comparison import Method, against_exact, digits, draw, image_result, point_result
 from csb.evaluation.settings import MetricsSettings
-from csb.problems import LinearGaussian
+from csb.problems import LinearGaussian, Pairs
 from csb.samplers import ExactSampler
 from csb.samplers.base import Draws, Sampler
 
@@ -81,3 +83,41 @@ def test_the_peak_memory_of_each_call_is_measured():
     torch.ones(256 * MIB // 4).sum()
     peak = draw(Method("hungry", "hungry", Hungry((2,), (2,))), Y, 3, 0, 2).result.peak_memory
     assert 60 * MIB < peak < 80 * MIB
+
+
+class Bright(torch.nn.Module):
+    """Reads an image as the digit that its first pixel tells, in tenths."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))  # tells the device
+
+    def forward(self, x):
+        return 100 * torch.nn.functional.one_hot((10 * x[:, 0, 0, 0]).round().long(), 10).float()
+
+
+class TestStandardErrors:
+    def test_of_digits(self, drawn):
+        labels = torch.tensor([3, 5, 7])
+        read = torch.tensor([[3, 3, 3, 3], [5, 5, 0, 0], [7, 0, 0, 0]])  # right: 1, ½, ¼
+        x = torch.zeros(3, 4, 1, 28, 28)
+        x[..., 0, 0] = read[..., None] / 10
+        found, errors = digits(replace(drawn, x=x), labels, Bright())
+        assert found["digit_accuracy"] == pytest.approx(7 / 12)
+        assert errors["digit_accuracy"] == pytest.approx(torch.tensor([1, 0.5, 0.25]).std().item() / 3**0.5)
+        assert set(errors) == {"digit_accuracy", "digit_entropy"}
+        assert digits(replace(drawn, x=x[:1]), labels[:1], Bright())[1] == {}
+
+    def test_of_results(self, drawn):
+        points = point_result(drawn, PROBLEM.pairs("test", 4), 0)
+        assert set(points.standard_errors) == {"crps", "energy_score", "ratio_fair"}
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand((5, 6, 1, 28, 28), generator=generator)
+        test = Pairs(torch.rand((5, 1, 28, 28), generator=generator), torch.zeros(5, 1, 28, 28), torch.arange(5))
+        images = image_result(replace(drawn, x=x), test, Bright(), None, 0)
+        assert set(images.standard_errors) == {
+            "crps", "energy_score", "psnr_mean_per_image", "ratio", "ratio_fair", "digit_accuracy", "digit_entropy"
+        }  # fmt: skip
+        for found in (points, images):
+            assert set(found.standard_errors) <= set(found.metrics)
+            assert all(value > 0 for value in found.standard_errors.values())

@@ -1,13 +1,16 @@
 """Transforms for a box: samples stay inside, nothing is lost on the way, and the fold has no atoms."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
 
 from csb.errors import CSBError
+from csb.evaluation.diagnostics import _states
 from csb.problems import (
+    Pairs,
     Probit,
     Reflect,
     SbiGaussianLinearUniform,
@@ -21,6 +24,7 @@ from csb.problems import (
 from csb.problems.bounded import EDGE, make_bounded
 from csb.problems.support import fold
 from csb.process import seeded
+from csb.run.train import encode
 
 KINDS = {"reflect": Reflect, "probit": Probit}
 SUPPORT = Support((-1.0, 0.1, -float("inf")), (1.0, 0.3, float("inf")))
@@ -92,6 +96,36 @@ class TestPreimage:
         assert bool((moved != z).any()) == (fitted.name == "reflect")
         assert torch.equal(moved[:, 2], z[:, 2])  # without bounds
         assert torch.equal(fitted.preimage(z, seeded(1)), moved)
+
+    def test_files_without_a_softness_load(self, fitted):
+        held = {key: value for key, value in fitted.state_dict().items() if key != "softness"}
+        again = build_transform(fitted.spec())
+        again.load_state_dict(held)
+        x, _ = uniform(100, 1)
+        z = again.encode_x(x)
+        assert torch.equal(again.preimage(z, seeded(1)), z)
+
+    def test_trainings_take_it(self):
+        """csb.run.train.encode, the only way from pairs to what is fitted."""
+        x, y = uniform(5000)
+        t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
+        (z, c), plain = encode(t, Pairs(x, y), 0), t.encode_x(x)
+        moved = z != plain
+        assert 0.005 < float(moved[:, :2].float().mean()) < 0.2
+        torch.testing.assert_close(t.decode(z, y), x, atol=3e-6, rtol=1e-6)
+        assert torch.equal(c, t.encode_y(y))
+        assert torch.equal(encode(t, Pairs(x, y), 0)[0], z)
+        for seed, key in ((1, 0), (0, 1)):
+            assert not torch.equal(encode(t, Pairs(x, y), seed, key)[0], z)
+
+    def test_diagnostics_take_it(self):
+        """A bridge that returns states of the trained law is at the floor; one of plain states is not."""
+        x, y = uniform(2000)
+        t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
+        bridge = SimpleNamespace(transform=t)
+        z = _states(bridge, x, 0)  # pyright: ignore
+        assert bool((z != t.encode_x(x)).any())
+        torch.testing.assert_close(t.decode(z, y), x, atol=3e-6, rtol=1e-6)
 
     def test_density_crosses_the_wall_as_the_formula_says(self):
         """x uniform: the density of states is Φ(signed distance/s)."""

@@ -112,7 +112,8 @@ class TestSelection:
 
 
 RECIPE = [
-    "process=auto", "objective=bridge_matching", "objective.covariance=mixture", "objective.components=3",
+    "process=auto", "process.alpha_bar_end=0.1", "objective=bridge_matching", "objective.covariance=mixture",
+    "objective.components=3",
     "ipf.validate_every=2", "ipf.patience=2",
 ]  # fmt: skip
 

@@ -61,13 +61,17 @@ def _name(label: str, L: int | None) -> str:
 
 
 def _looks(rows: Sequence[Row], published: Sequence[Published]) -> dict[Any, Entry]:
-    """One look a line: the colour tells the method, dash and marker the training pairs; published lines by source."""
+    """One look a line: the colour tells the method, dash and marker the training pairs; published lines by source.
+
+    Methods beyond the last colour begin again at the first with other markers and dashes.
+    """
     pairs = pairs_of(rows)
     looks: dict[Any, Entry] = {}
     lines = dict.fromkeys(key for problem in problems_of(rows) for key in _curves(rows, problem))
     methods = list(dict.fromkeys((label, L) for label, L, _ in lines))
     for label, L, n in lines:
-        color, i = SERIES[methods.index((label, L)) % len(SERIES)], pairs.index(n)
+        turn, color = divmod(methods.index((label, L)), len(SERIES))
+        color, i = SERIES[color], pairs.index(n) + turn * len(pairs)
         text = f"{_name(label, L)}, {count_text(n)} pairs"
         looks[label, L, n] = Entry(text, color, MARKERS[i % len(MARKERS)], DASHES[-i % len(DASHES)])
     for i, source in enumerate(dict.fromkeys(one.source for one in published)):

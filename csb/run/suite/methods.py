@@ -40,7 +40,7 @@ class Method:
     """How a method is trained and sampled.
 
     Attributes:
-        candidates: (folder of the training, T, problem) → samplers of T steps; T is 0 for what is not trained.
+        candidates: (folder of the training, T, problem) → samplers of T network calls; T is 0 for what is not trained.
         trains: "each T": a training for every T; "once": one for all of them; "never".
         done: the file of the folder that a finished training leaves last.
         overrides: of train.py, e.g. ("stage=score",).

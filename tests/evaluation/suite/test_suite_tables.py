@@ -3,7 +3,7 @@
 import pytest
 
 from csb.evaluation.suite import PUBLISHED, Published, draw_suite, suite_tables
-from csb.evaluation.suite.figure import apart, suite_figure
+from csb.evaluation.suite.figure import _looks, apart, suite_figure
 from csb.evaluation.suite.tables import count_text, pooled
 from csb.evaluation.tables import markdown_table
 
@@ -114,6 +114,15 @@ class TestFigure:
         assert len(figure.axes[0].texts) == 2 + 6
         assert draw_suite(tmp_path / "suite.png", rows, PUBLISHED)
         assert (tmp_path / "suite.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_every_line_has_its_own_look(self):
+        """Of all methods of the suite there are more than colours."""
+        labels = [("bridge", L) for L in (1, 2, 3)]
+        labels += [(label, None) for label in ("score, DDPM", "score, DPM-Solver++", "flow, Euler", "flow, Heun")]
+        rows = [row(label=label, L=L, pairs=n) for label, L in labels for n in (10_000, 100_000)]
+        looks = [(one.color, one.marker, one.dash) for one in _looks(rows, []).values()]
+        assert len(looks) == 14
+        assert len(set(looks)) == 14
 
     def test_nothing_to_show_leaves_no_file(self, tmp_path):
         (tmp_path / "suite.png").write_bytes(b"old")

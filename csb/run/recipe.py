@@ -1,0 +1,56 @@
+"""The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
+
+from typing import Any
+
+from csb.bridge import KernelSpec
+from csb.bridge.kernel import automatic_covariance
+from csb.errors import CSBError, is_number, require_int
+from csb.training.settings import automatic_weight_decay
+
+AUTO = "auto"  # a value that is chosen: the schedule from the data, these two from the shape of a state
+
+
+def resolved_by_shape(
+    objective: dict[str, Any], optimizer: dict[str, Any], z_shape: tuple[int, ...]
+) -> dict[str, dict[str, Any]]:
+    """The two groups with the covariance and the weight decay that suit states of this shape, where they are "auto"."""
+    if objective.get("covariance") == AUTO:
+        fixed = objective.get("name") == "mean_matching"  # which learns no covariance
+        objective = {**objective, "covariance": "fixed" if fixed else automatic_covariance(z_shape)}
+    if optimizer.get("weight_decay") == AUTO:
+        optimizer = {**optimizer, "weight_decay": automatic_weight_decay(z_shape)}
+    return {"objective": objective, "optimizer": optimizer}
+
+
+def require_keys(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+    """CSBError for a key that was deleted."""
+    for key in keys:
+        if key not in values:
+            raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
+
+
+def kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
+    """The kernels of both directions, backward first, of the groups network and objective.
+
+    CSBError for the first value that is wrong.
+    """
+    parametrisation = network.get("parametrisation")
+    if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
+        raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
+    options = network.get("options") or {}
+    if not isinstance(options, dict):
+        raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
+    require_keys("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
+    spec, covariance = {"name": network.get("name"), **options}, objective["covariance"]
+    floor = objective["variance_floor"]
+    if not is_number(floor):
+        raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
+    require_int("objective.rank", objective["rank"], 1)
+    require_int("objective.components", objective["components"], 1)
+    if objective["name"] == "mean_matching" and covariance != "fixed":
+        raise CSBError(f"objective.covariance={covariance!r} cannot be fitted by mean_matching; use fixed")
+    backward, forward = (
+        KernelSpec(spec, parametrisation[side], covariance, objective["rank"], floor, objective["components"])
+        for side in ("backward", "forward")
+    )
+    return backward, forward

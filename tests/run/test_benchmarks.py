@@ -1,0 +1,58 @@
+"""The benchmarks of scripts/benchmark.py that are no suites of trainings."""
+
+import pytest
+
+from csb.errors import CSBError
+from csb.run import cli
+from csb.run.benchmark import validate
+
+
+def refuse(*arguments):
+    """The one line with which the command line refuses."""
+    with pytest.raises(CSBError) as error:
+        cli.check("benchmark", list(arguments), validate)
+    message = str(error.value)
+    assert "\n" not in message
+    assert 10 < len(message) < 600
+    return message
+
+
+class TestOverheads:
+    def test_the_default_is_still_the_overheads_of_a_run(self):
+        assert "run= is missing" in refuse()
+        assert "nowhere is not a folder" in refuse("run=nowhere")
+        assert "repeats=0 is not possible" in refuse("run=nowhere", "repeats=0")
+
+
+class TestMixture:
+    SMALL = ("suite=mixture", "problems=2", "samples=60", "steps=8", "particles=[8,60]", "step_sizes=[0.1]")
+
+    def test_table(self, command):
+        done = command(*self.SMALL, script="scripts/benchmark.py")
+        assert done.code == 0, done.err
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
+        values = {label: [float(cell) for cell in others] for label, *others in cells}
+        assert list(values) == [
+            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement"
+        ]  # fmt: skip
+        assert [of[0] for of in values.values()] == [8, 60, 60, 60, 60]
+        assert all(0 < floor < distance for _, distance, _, floor in values.values())
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("problems=0", "problems=0 is not possible"),
+            ("particles=[0]", "particles=[0] is not a list of different positive numbers"),
+            ("particles=[1.5]", "particles=[1.5] is not a list of different positive numbers"),
+            ("step_sizes=3", "step_sizes=3 is not a list of different positive numbers"),
+            ("particles=[8,8]", "particles=[8, 8] is not a list of different positive numbers"),
+            ("step_sizes=[inf]", "step_sizes=[inf] is not a list of different positive numbers"),
+            ("schedule=null", "schedule=None; give {schedule: linear|cosine|power, …}"),
+            ("schedule.schedule=auto", "give {schedule: linear|cosine|power, …}"),
+            ("dy=9", "dy"),
+            ("+foo=1", "foo"),
+            ("+suite.foo=1", "suite.foo is unknown"),
+        ],
+    )
+    def test_bad_config(self, argument, message):
+        assert message in refuse(*self.SMALL, argument)
