@@ -18,7 +18,8 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of, settings
-from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement, Sampler
+from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement
+from csb.samplers.diffusion import DiffusionSampler
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
@@ -65,7 +66,7 @@ class MixtureSettings:
         return GaussianMixture(dx=self.dx, dy=self.dy, seed=seed, n_train=_LIKELIHOOD)
 
 
-def distances(method: type[Sampler], setup: MixtureSettings, n: int, **options: Any) -> list[float]:
+def distances(method: type[DiffusionSampler], setup: MixtureSettings, n: int, **options: Any) -> list[float]:
     """Sliced W_1 between n samples and n exact draws, weights respected, for each problem."""
     found = []
     for problem in map(setup.of, range(setup.problems)):
@@ -100,7 +101,7 @@ def mixture(config: DictConfig) -> None:
     """Prints the table."""
     setup = read(config)
     n = setup.samples
-    jobs: list[tuple[str, type[Sampler], int, dict[str, Any]]] = []
+    jobs: list[tuple[str, type[DiffusionSampler], int, dict[str, Any]]] = []
     jobs += [(f"TDS, K = {K}", TDS, K, {}) for K in setup.particles]
     jobs += [(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {})]
     jobs += [(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in setup.step_sizes]
