@@ -18,8 +18,7 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of, settings
-from csb.samplers import DPS, TDS, BootstrapSMC, Likelihood, Replacement
-from csb.samplers.diffusion import DiffusionSampler
+from csb.samplers import DPS, TDS, BootstrapSMC, DiffusionSampler, Likelihood, Replacement
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
