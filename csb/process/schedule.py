@@ -142,15 +142,15 @@ class Power(Schedule):
         return math.log(self.alpha_bar_end) * tau**self.power
 
 
-SHORT = 0.05  # the largest ᾱ_T, hence the shortest way, that is chosen by itself
+SHORT = 0.1  # the largest ᾱ_T, hence the shortest way, that is chosen by itself
 
 
 def automatic_horizon(coordinates: int) -> float:
-    """ᾱ_T for states of d coordinates: min(.05, .1/d).
+    """ᾱ_T for states of d coordinates: min(.1, .2/d).
 
     Given y, the reference process ends at mean √ᾱ_T E[z | y], and the first iteration's paths start from N(0, I): a
     divergence of about ½ ᾱ_T |E[z | y]|² nats, which is ½ ᾱ_T d at most on average for standardised data. It is kept
-    below .05 nats. Later iterations remove it. A shorter way, with ᾱ_T = .3, leaves a step less to do but the
+    below .1 nats. Later iterations remove it. A shorter way, with ᾱ_T = .3, leaves a step less to do but the
     iterations more; in the end the samples are no better.
     """
     return min(SHORT, 2 * SHORT / coordinates)
