@@ -26,6 +26,7 @@ from csb.errors import CSBError, require_int
 from csb.evaluation.inputs import concentration, ensemble_weights, ensembles, finite, uniform
 
 LEVELS = tuple(i / 20 for i in range(1, 20))
+MAX_RANKED = 16  # coordinates: a p-value of ranks over hundreds of dependent ones, such as pixels, says nothing
 
 
 @dataclass(frozen=True)

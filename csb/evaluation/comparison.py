@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from csb.bridge.samples import reset_peak
-from csb.evaluation.calibration import Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.evaluation.classifier import digit_probabilities
 from csb.evaluation.inputs import ensemble_weights, systematic
 from csb.evaluation.metrics import (
@@ -105,7 +105,7 @@ def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = No
     histogram = None
     if (bins := min(20, len(ranks) // 5)) >= 2:  # fewer than ten observations tell nothing of uniformity
         uniformity = rank_uniformity(ranks, bins)
-        if ranks.shape[1] <= 16:  # pixels are not independent: a p-value over hundreds of them says nothing
+        if ranks.shape[1] <= MAX_RANKED:
             figures["sbc_p"] = uniformity.p_value
         histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
     return figures, Curves(_level_curve(central), _level_curve(joint), histogram)

@@ -3,7 +3,7 @@
 import torch
 
 from csb.bridge import Bridge
-from csb.evaluation.calibration import central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.evaluation.chunks import draw_chunks, pairs_at_once
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -12,7 +12,6 @@ from csb.process import seeded
 
 _DRAW, _RANKS, _TARP = 71, 72, 73  # keys of the random streams
 _UNIFORM = 100  # observations that a test of ranks needs
-_FEW = 16  # coordinates: a p-value over hundreds of dependent ones says nothing
 
 
 def held_out(problem: Problem, n: int) -> Pairs:
@@ -42,6 +41,6 @@ def held_out_scores(
     central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, _TARP))
     row = {key: found[key] for key in ("crps", "energy_score", "spread", "skill", "ratio", "ratio_fair")}
     row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
-    if len(ranks) >= _UNIFORM and ranks.shape[1] <= _FEW:
+    if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
         row["sbc_p"] = rank_uniformity(ranks).p_value
     return row

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.metrics import sliced_wasserstein
+from csb.evaluation.suite.tables import mean_and_error
 from csb.evaluation.tables import print_table
 from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
@@ -108,12 +109,7 @@ def mixture(config: DictConfig) -> None:
     floor = {count: statistics.mean(floors(setup, count)) for count in {count for _, _, count, _ in jobs}}
     rows = []
     for label, method, count, options in jobs:
-        values = distances(method, setup, count, **options)
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        rows.append(
-            {
-                "method": label, "samples": count, "sliced_w": statistics.mean(values), "standard_error": error,
-                "floor": floor[count],
-            }
-        )  # fmt: skip
+        mean, error = mean_and_error(distances(method, setup, count, **options))
+        row = {"method": label, "samples": count, "sliced_w": mean, "standard_error": error, "floor": floor[count]}
+        rows.append(row)
     print_table(rows, title=f"Sliced W_1 to the exact posterior, mean over {setup.problems} problems")

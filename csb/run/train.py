@@ -108,13 +108,17 @@ def _data(run: RunConfig) -> tuple[Pairs, Pairs, Transform]:
     return train, val, run.problem.make_transform(train)
 
 
-def encode(transform: Transform, pairs: Pairs, seed: int, key: int = 0) -> tuple[Tensor, Tensor]:
-    """The states z and conditions c of pairs, to train on or to validate with: each z one of those that decode to x.
+def states(transform: Transform, z: Tensor, seed: int, key: int = 0) -> Tensor:
+    """Encoded z (N, *z_shape) as states to train on or to validate with, each one of those that decode to its x.
 
     ``key`` tells the random numbers of one set of pairs from those of another.
     """
-    z, c = transform.encode_x(pairs.x), transform.encode_y(pairs.y)
-    return transform.preimage(z, seeded(seed, _PREIMAGE, key)), c
+    return transform.preimage(z, seeded(seed, _PREIMAGE, key))
+
+
+def encode(transform: Transform, pairs: Pairs, seed: int, key: int = 0) -> tuple[Tensor, Tensor]:
+    """The :func:`states` z and the conditions c of pairs."""
+    return states(transform, transform.encode_x(pairs.x), seed, key), transform.encode_y(pairs.y)
 
 
 def train(run: RunConfig) -> dict[str, Any]:
@@ -133,9 +137,10 @@ def train(run: RunConfig) -> dict[str, Any]:
             return result
     run.problem.prepare()
     pairs, val, transform = _data(run)
+    z, c = transform.encode_x(pairs.x), transform.encode_y(pairs.y)
     # the grid's scale is read off plain states: at walls, mirrored ones look coarser than the data are
-    fingerprint, run = run.fingerprint(), run.resolved(transform.encode_x(pairs.x), transform.encode_y(pairs.y))
-    encoded = encode(transform, pairs, run.seed)
+    fingerprint, run = run.fingerprint(), run.resolved(z, c)
+    encoded = (states(transform, z, run.seed), c)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())

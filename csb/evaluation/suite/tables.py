@@ -55,6 +55,12 @@ def groups_of(rows: Sequence[Row], problem: str) -> list[Group]:
     return list(groups.values())
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of values and its standard error, None for one value."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return statistics.mean(values), error
+
+
 def pooled(rows: Sequence[Row], key: str) -> tuple[float, float | None] | None:
     """A score's mean over seeds, then observations, and its standard error over observations (None for one of them).
 
@@ -63,9 +69,7 @@ def pooled(rows: Sequence[Row], key: str) -> tuple[float, float | None] | None:
     each = [row[f"{key}_each"] for row in rows if f"{key}_each" in row]
     if not each:
         return None
-    values = [statistics.mean(of_one) for of_one in zip(*each)]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return statistics.mean(values), error
+    return mean_and_error([statistics.mean(of_one) for of_one in zip(*each)])
 
 
 def _mean(rows: Sequence[Row], key: str) -> float | None:
