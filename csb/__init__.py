@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from csb.bridge import Bridge
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "from_pretrained", "load", "push_to_hub"]
 
 
 def load(source: str | Path, device: str | None = None) -> Bridge:
@@ -17,7 +17,7 @@ def load(source: str | Path, device: str | None = None) -> Bridge:
 
     Args:
         source: the folder of a finished run, a file that training wrote (bridge.pt or one of half_steps/), or an
-            exported folder.
+            exported folder; or "owner/name" on the Hugging Face Hub (needs the extra ``hub``).
         device: where it goes; None: a GPU where there is one, else the CPU.
 
     Returns:
@@ -29,3 +29,19 @@ def load(source: str | Path, device: str | None = None) -> Bridge:
     from csb.run.load import load_any  # here, so that the version can be read without importing torch
 
     return load_any(source, device)
+
+
+def from_pretrained(
+    source: str | Path, device: str | None = None, revision: str | None = None, token: str | None = None
+) -> Bridge:
+    """The bridge of an exported folder or of a Hub repository; see :func:`csb.run.hub.from_pretrained`."""
+    from csb.run import hub
+
+    return hub.from_pretrained(source, device, revision, token)
+
+
+def push_to_hub(source: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Uploads an exported folder to the Hub and returns its address; see :func:`csb.run.hub.push_to_hub`."""
+    from csb.run import hub
+
+    return hub.push_to_hub(source, repo_id, private=private, token=token)

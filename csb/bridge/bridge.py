@@ -40,6 +40,7 @@ class Bridge(nn.Module):
 
     Attributes:
         about: plain data that its file holds beside it: problem, config, versions; empty for one that is not loaded.
+        spec: the description that its file holds (a :class:`csb.bridge.BridgeSpec`); None for one that is not loaded.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Bridge(nn.Module):
         super().__init__()
         self.grid, self.precision = grid, precision
         self.about: dict[str, Any] = {}
+        self.spec: Any = None
         self.backward_kernel, self.forward_kernel = backward, forward_kernel
         self.transform = transform
 

@@ -86,6 +86,5 @@ def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Bridge(
-            grid, kernel("backward", spec.backward), kernel("forward", spec.forward), transform, spec.precision
-        )
+        backward, forward = kernel("backward", spec.backward), kernel("forward", spec.forward)
+    return Bridge(grid, backward, forward, transform, spec.precision)

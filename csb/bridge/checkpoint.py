@@ -3,7 +3,7 @@
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
+from csb.bridge.untrusted import read_spec, require_counts, require_plain, require_sizes, require_weights
 from csb.errors import CSBError
 from csb.networks.conditional import ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
@@ -20,7 +21,7 @@ FORMAT = 1
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Runs ``write`` on a temporary file beside ``path``, syncs it to disk and renames it into place.
 
     A kill at any instant leaves the old file or the new one, never a part. CSBError where the disk is full or the
@@ -87,24 +88,61 @@ def save_bridge(path: Path, bridge: Bridge, spec: BridgeSpec, about: dict[str, A
     save(path, {"format": FORMAT, "bridge": spec.plain(), "weights": bridge.state_dict(), "about": about})
 
 
+def _tensors(weights: Any) -> Mapping[str, torch.Tensor]:
+    """The tensors of a file. CSBError where they are none, or not finite numbers."""
+    if not isinstance(weights, dict) or not all(isinstance(t, torch.Tensor) for t in weights.values()):
+        raise CSBError("weights are no dictionary of tensors; the file is of another kind")
+    require_weights(weights)
+    return weights
+
+
 def _restore(
-    path: Path, device: str | torch.device, kind: str, build: Callable[[dict[str, Any]], Model]
+    path: Path, device: str | torch.device, key: str, kind: str, build: Callable[[dict[str, Any]], Model]
 ) -> tuple[Model, dict[str, Any]]:
-    """The model that ``build`` makes of a file's content, with the file's weights, and what the file says about it."""
+    """The model that ``build`` makes of a file's description, with the file's weights, and what the file says of it.
+
+    The description has a network, and shapes of data beside it or in its transform.
+    """
     data = load(path)
     try:
-        model, about = build(data), data["about"]
-        model.load_state_dict(data["weights"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        described, about, weights = data[key], data["about"], _tensors(data["weights"])
+        require_plain(about, "about")
+        require_plain(described, key)
+        shapes = {str(name): tuple(tensor.shape) for name, tensor in weights.items()}
+        require_counts(described["network"], f"{key}.network", shapes)
+        require_sizes(described, key)
+        require_sizes(described.get("transform", {}), f"{key}.transform")
+        model = build(described)
+        model.load_state_dict(weights)
+    except (CSBError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise CSBError(f"{path} does not hold a whole {kind} ({_line(error)}); train again") from error
     return model.to(device).eval(), about
 
 
+def restore_bridge(path: Path, spec: Any, weights: Any, about: Any, device: str | torch.device) -> Bridge:
+    """The bridge that a file describes, its content held against :mod:`csb.bridge.untrusted` before any is built.
+
+    Raises CSBError, naming ``path``, where it is not whole, hostile, or of another kind.
+    """
+    try:
+        tensors = _tensors(weights)
+        if not isinstance(about, dict):
+            raise CSBError(f"about is of type {type(about).__name__}; expected a dictionary")
+        require_plain(about, "about")
+        read = read_spec(spec, {str(name): tuple(tensor.shape) for name, tensor in tensors.items()})
+        bridge = build_bridge(read)
+        bridge.load_state_dict(tensors)
+    except (CSBError, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise CSBError(f"{path} does not hold a whole bridge: {_line(error)}") from error
+    bridge.about, bridge.spec = about, read
+    return bridge.to(device).eval()
+
+
 def load_bridge(path: Path, device: str | torch.device = "cpu") -> tuple[Bridge, dict[str, Any]]:
     """The bridge of a file and what the file says about it, which is also the bridge's ``about``."""
-    bridge, about = _restore(path, device, "bridge", lambda data: build_bridge(BridgeSpec.from_plain(data["bridge"])))
-    bridge.about = about
-    return bridge, about
+    data = load(path)
+    bridge = restore_bridge(path, data.get("bridge"), data.get("weights"), data.get("about"), device)
+    return bridge, bridge.about
 
 
 def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) -> None:
@@ -115,7 +153,7 @@ def save_denoiser(path: Path, denoiser: NetworkDenoiser, about: dict[str, Any]) 
 
 def load_denoiser(path: Path, device: str | torch.device = "cpu") -> tuple[NetworkDenoiser, dict[str, Any]]:
     """The denoiser of a file and what the file says about it."""
-    return _restore(path, device, "denoiser", lambda data: build_denoiser(DenoiserSpec.from_plain(data["denoiser"])))
+    return _restore(path, device, "denoiser", "denoiser", lambda spec: build_denoiser(DenoiserSpec.from_plain(spec)))
 
 
 def save_conditional(path: Path, model: ScoreNetwork | FlowNetwork, about: dict[str, Any]) -> None:
@@ -129,5 +167,5 @@ def load_conditional(
 ) -> tuple[ScoreNetwork | FlowNetwork, dict[str, Any]]:
     """The score or flow of a file and what the file says about it."""
     return _restore(
-        path, device, "score or flow", lambda data: build_conditional(ConditionalSpec.from_plain(data["conditional"]))
+        path, device, "conditional", "score or flow", lambda spec: build_conditional(ConditionalSpec.from_plain(spec))
     )

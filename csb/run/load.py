@@ -10,8 +10,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import Bridge, load_bridge
+from csb.bridge.folder import CONFIG, WEIGHTS, is_folder, load_folder
 from csb.errors import CSBError
 from csb.problems import Problem, build_problem
+from csb.run.hub import from_pretrained, is_repo_id
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,18 @@ def default_device() -> str:
 
 
 def load_any(source: str | Path, device: str | None = None) -> Bridge:
-    """The bridge of a run's folder or of a file; see :func:`csb.load`."""
-    path = Path(source)
+    """The bridge of a run's folder, a file, an exported folder, or a repository on the Hub; see :func:`csb.load`."""
+    path, where = Path(source), device or default_device()
+    if path.suffix == ".pt" and path.exists():
+        return load_bridge(path, where)[0]
     if path.is_file():
-        return load_bridge(path, device or default_device())[0]
+        if path.name not in (CONFIG, WEIGHTS):
+            raise CSBError(f"{path} is no file of csb; give a run's folder, its bridge.pt, or an exported folder")
+        path = path.parent
+    if is_folder(path):
+        return load_folder(path, where)
+    if not path.exists() and not path.parent.is_dir() and is_repo_id(str(source)):
+        return from_pretrained(str(source), where)
     return load_run(path, device).bridge
 
 

@@ -1,0 +1,81 @@
+"""From a finished run to a folder to share: tensors, description, picture and model card."""
+
+import json
+import re
+import shutil
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from csb.bridge import Bridge
+from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, save_folder
+from csb.errors import CSBError
+from csb.evaluation.tables import write_text
+from csb.run.card import model_card
+from csb.run.load import load_any
+
+FILES = (CONFIG, WEIGHTS, CARD, PICTURE)
+
+
+def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
+    """Writes the bridge of a run, a file or an exported folder to the folder ``out``, with a model card.
+
+    Paths of this machine are shortened to their last part, so that the folder tells nothing about it.
+
+    Args:
+        source: see :func:`csb.load`.
+        out: a new folder, or with ``overwrite`` one that holds an earlier export.
+        overwrite: whether an earlier export there is replaced.
+        licence: of the weights, as the Hub spells it (e.g. "mit"); the card says so where there is none.
+
+    Raises:
+        CSBError: no bridge there; ``out`` is taken, or cannot be written.
+    """
+    out = Path(out)
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence):
+        raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
+    if out.exists() and not out.is_dir():
+        raise CSBError(f"out={out} is a file; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out)):
+        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files; choose"
+        raise CSBError(f"out={out} holds {what} another folder")
+    bridge = load_any(source, "cpu")
+    about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
+    picture = _picture(Path(source))
+    text = model_card(bridge, about, licence, picture is not None)  # before any file is written
+    save_folder(out, bridge, about)
+    (out / PICTURE).unlink(missing_ok=True)
+    if picture is not None:
+        shutil.copyfile(picture, out / PICTURE)
+    write_text(out / CARD, text)
+    return out
+
+
+def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
+    """The summary of the training: ``result.json`` of a run, or what an exported folder holds already."""
+    path = (source if source.is_dir() else source.parent) / "result.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = bridge.about.get("training", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _picture(source: Path) -> Path | None:
+    """The latest picture of posterior samples of a run, or that of an exported folder."""
+    folder = source if source.is_dir() else source.parent
+    drawn = sorted(p for p in (folder / "pictures").glob("*_backward_*.png") if not p.stem.endswith("_loss"))
+    candidates = [folder / "evaluation.png", folder / PICTURE, *reversed(drawn)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _without_paths(data: Any) -> Any:
+    """Plain data with absolute paths cut to their last part."""
+    if isinstance(data, dict):
+        return {key: _without_paths(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_without_paths(value) for value in data]
+    if isinstance(data, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            if (path := kind(data)).is_absolute():
+                return path.name
+    return data

@@ -1,0 +1,100 @@
+"""Bridges on the Hugging Face Hub; needs the extra ``hub``."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from csb.bridge import Bridge
+from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, load_folder
+from csb.errors import CSBError
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def is_repo_id(source: str) -> bool:
+    """Whether this is spelled like "owner/name" on the Hub, and could not climb out of a folder."""
+    return bool(_ID.fullmatch(source)) and ".." not in source
+
+
+def _hub() -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CSBError("the Hub needs the package huggingface_hub; pip install 'csb[hub]'") from error
+    return huggingface_hub
+
+
+def from_pretrained(
+    source: str | Path, device: str | None = None, revision: str | None = None, token: str | None = None
+) -> Bridge:
+    """The bridge of an exported folder, or of a repository on the Hub, of which only this format's files are fetched.
+
+    Args:
+        source: a folder, or "owner/name".
+        device: see :func:`csb.load`.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub, for private repositories; None: that of ``hf auth login``.
+
+    Raises:
+        CSBError: neither is there, the Hub does not answer, or what it holds is no bridge.
+    """
+    from csb.run.load import default_device
+
+    device = device or default_device()
+    folder = Path(source)
+    if folder.is_dir():
+        return load_folder(folder, device)
+    if not is_repo_id(str(source)):
+        raise CSBError(f"{source} is neither a folder nor a repository owner/name on the Hub")
+    hub = _hub()
+    try:
+        found = hub.snapshot_download(
+            str(source), revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS, CARD, PICTURE]
+        )
+    except Exception as error:  # of the network, of the Hub, of a name: all of them mean that there is nothing to load
+        raise CSBError(
+            f"cannot fetch {source} from the Hub ({_line(error)}); check the name and the network"
+        ) from error
+    return load_folder(Path(found), device)
+
+
+def push_to_hub(
+    source: str | Path, repo_id: str, *, private: bool = False, token: str | None = None, message: str | None = None
+) -> str:
+    """Uploads an exported folder to the Hub, where the repository is made if need be; returns its address.
+
+    Args:
+        source: a folder written by :func:`csb.run.export.export`; it is loaded first, so that nothing broken leaves.
+        repo_id: "owner/name".
+        private: whether a repository made now is private.
+        token: of the Hub; None: that of ``hf auth login``.
+        message: of the commit.
+
+    Raises:
+        CSBError: the folder is no exported bridge, the name is none, or the Hub refuses.
+    """
+    folder = Path(source)
+    if not is_folder(folder):
+        raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
+    if not is_repo_id(repo_id):
+        raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
+    load_folder(folder)
+    hub = _hub()
+    try:
+        api: Any = hub.HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=str(folder),
+                allow_patterns=[CONFIG, WEIGHTS, CARD, PICTURE],
+                commit_message=message or "A conditional Schrödinger bridge",
+            )
+        )
+    except Exception as error:  # as above
+        raise CSBError(f"cannot upload to {repo_id} ({_line(error)}); nothing here was changed") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -1,0 +1,203 @@
+"""Exported folders: the same bridge, a card that says what it is, nothing of the machine, and the Hub."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import csb
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save_bridge
+from csb.errors import CSBError
+from csb.process import seeded
+from csb.run.export import FILES, export
+from csb.run.hub import is_repo_id
+
+SPEC = BridgeSpec(
+    [1.0, 0.7, 0.1],
+    {"name": "standardise", "x_shape": [3], "y_shape": [2]},
+    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "full"),
+    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full"),
+)
+ABOUT = {
+    "problem": {"name": "pairs", "path": "/home/me/secret/pairs.npz", "n_train": 900},
+    "config": {"L": 3, "out": "C:\\Users\\me\\runs", "objective": {"name": "bridge_matching"}, "data": ["/home/me/a"]},
+    "versions": {"csb": csb.__version__, "torch": "2.14"},
+}
+RESULT = {"crps": 0.25, "energy_score": 0.5, "seconds": 61.0}
+
+
+@pytest.fixture
+def run(tmp_path):
+    bridge, generator = build_bridge(SPEC, 1), seeded(0)
+    with torch.no_grad():
+        for tensor in (*bridge.parameters(), *bridge.transform.buffers()):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    folder = tmp_path / "run"
+    save_bridge(folder / "bridge.pt", bridge, SPEC, ABOUT)
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    (folder / "pictures").mkdir()
+    for name in ("01_backward_000400", "03_backward_000350", "03_backward_loss", "02_forward_9"):
+        (folder / "pictures" / f"{name}.png").write_bytes(name.encode())
+    return folder
+
+
+def refused(action, *parts):
+    with pytest.raises(CSBError) as error:
+        action()
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+class TestExport:
+    def test_draws_the_same_samples(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+        one, two = csb.load(run, "cpu"), csb.load(out, "cpu")
+        y = torch.randn(4, 2, generator=seeded(1))
+        assert torch.equal(one.sample(y, 5, generator=seeded(2)).x, two.sample(y, 5, generator=seeded(2)).x)
+        assert two.about["training"] == RESULT
+        assert (out / "samples.png").read_bytes() == b"03_backward_000350"
+
+    def test_again_from_the_export_itself(self, run, tmp_path):
+        first = export(run, tmp_path / "first", licence="mit")
+        second = export(first, tmp_path / "second", licence="mit")
+        for name in FILES:
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+    def test_tells_nothing_of_the_machine(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        text = (out / "config.json").read_text() + (out / "README.md").read_text()
+        for word in ("home", "secret", "Users", str(tmp_path)):
+            assert word not in text
+        assert csb.load(out, "cpu").about["problem"]["path"] == "pairs.npz"
+
+    def test_the_card(self, run, tmp_path):
+        card = (export(run, tmp_path / "shared", licence="cc-by-4.0") / "README.md").read_text()
+        front, *parts = card.split("\n\n")
+        assert front.startswith("---\nlibrary_name: csb\n")
+        assert front.endswith("license: cc-by-4.0\n---")
+        assert "# Conditional Schrödinger bridge: pairs" in parts
+        for part in (
+            "| training pairs",
+            "900",
+            "0.2500",
+            "`cc-by-4.0`",
+            "![posterior samples](samples.png)",
+            "(1000, 3)",
+        ):
+            assert part in card
+        assert "No licence is stated" in (export(run, tmp_path / "other") / "README.md").read_text()
+
+    def test_the_card_s_example_runs(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        names: dict = {}
+        exec(code.replace("this/folder", str(out)), names)
+        assert names["x"].shape == (1000, 3)
+
+    def test_a_taken_folder_is_left_alone(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        refused(lambda: export(run, out), "overwrite=true")
+        export(run, out, overwrite=True)
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("x")
+        refused(lambda: export(run, tmp_path / "mine", overwrite=True), "other files")
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+        refused(lambda: export(run, run / "result.json"), "is a file")
+
+    @pytest.mark.parametrize("licence", ["", "a b", "mit\ntags: x", "x" * 50])
+    def test_licences(self, run, tmp_path, licence):
+        refused(lambda: export(run, tmp_path / "shared", licence=licence), "licence")
+        assert not (tmp_path / "shared").exists()
+
+    def test_an_untrained_bridge(self, tmp_path):
+        from csb.bridge.folder import save_folder
+
+        refused(lambda: save_folder(tmp_path / "x", build_bridge(SPEC), {}), "not loaded from a file")
+
+
+class FakeApi:
+    """The Hub as a folder of this machine."""
+
+    root: Path
+
+    def __init__(self, token=None):
+        self.token = token
+
+    def create_repo(self, repo_id, private, exist_ok):
+        (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns, commit_message):
+        for name in allow_patterns:
+            if (Path(folder_path) / name).exists():
+                shutil.copyfile(Path(folder_path) / name, self.root / repo_id / name)
+        return f"https://hub.invalid/{repo_id}"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(FakeApi, "root", tmp_path / "hub", raising=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+
+    def download(repo_id, revision, token, allow_patterns):
+        folder = FakeApi.root / repo_id
+        if not folder.is_dir():
+            raise OSError(f"404 Client Error:\n no repository {repo_id}")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return FakeApi.root
+
+
+class TestHub:
+    def test_there_and_back(self, run, tmp_path, hub, monkeypatch):
+        out = export(run, tmp_path / "shared")
+        (out / "notes.txt").write_text("private")
+        assert csb.push_to_hub(out, "me/bridge").endswith("me/bridge")
+        assert not (hub / "me" / "bridge" / "notes.txt").exists()
+        monkeypatch.chdir(tmp_path)
+        y = torch.randn(4, 2, generator=seeded(1))
+        found = [f("me/bridge", "cpu").sample(y, generator=seeded(2)).x for f in (csb.load, csb.from_pretrained)]
+        expected = csb.load(run, "cpu").sample(y, generator=seeded(2)).x
+        assert all(torch.equal(x, expected) for x in found)
+
+    def test_from_pretrained_takes_a_folder(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        assert csb.from_pretrained(out, "cpu").grid.T == 2
+
+    def test_what_is_no_export_is_not_uploaded(self, run, tmp_path, hub):
+        refused(lambda: csb.push_to_hub(run, "me/bridge"), "csb export")
+        out = export(run, tmp_path / "shared")
+        refused(lambda: csb.push_to_hub(out, "me"), "owner/name")
+        (out / "model.safetensors").write_bytes(b"x")
+        refused(lambda: csb.push_to_hub(out, "me/bridge"), "damaged")
+        assert not hub.exists()
+
+    def test_nothing_there(self, hub, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        refused(lambda: csb.load("me/nothing"), "cannot fetch me/nothing", "404")
+
+    def test_a_typing_error_of_a_local_name_asks_no_hub(self, run, hub, tmp_path, monkeypatch):
+        (tmp_path / "outputs").mkdir()
+        monkeypatch.chdir(tmp_path)
+        refused(lambda: csb.load("outputs/two_mons"), "not a folder")
+
+    def test_without_the_package(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        monkeypatch.chdir(tmp_path)
+        refused(lambda: csb.load("me/bridge"), "pip install 'csb[hub]'")
+
+    @pytest.mark.parametrize("name", ["me", "a/b/c", "../x", "a/..", "/x/y", "a/b\n", "a b/c", "", "-a/b", "a/b..c"])
+    def test_names(self, name):
+        assert not is_repo_id(name)
+
+
+def test_the_version_needs_no_torch():
+    code = "import sys, csb; assert csb.__version__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
