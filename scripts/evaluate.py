@@ -1,64 +1,6 @@
 """Scores a finished run and compares it: python scripts/evaluate.py run=outputs/mnist_inpaint."""
 
-import sys
-from dataclasses import dataclass
-from typing import Any
-
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
-from csb.errors import CSBError, require_int
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.run import cli
-from csb.run.config import settings
-from csb.run.evaluate import compare_run, evaluate
-from csb.run.load import load_run, run_folder
-from csb.samplers.build import BaselineSettings
-
-
-@dataclass(frozen=True)
-class _Config:
-    folder: str
-    others: list[str]
-    tables: bool
-    seed: int
-    sampler: SamplerSettings
-    metrics: MetricsSettings
-    baselines: BaselineSettings
-
-
-def _read(config: DictConfig) -> _Config:
-    folder = run_folder(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    require_int("seed", plain["seed"], 0)
-    if not isinstance(plain["others"], list) or not isinstance(plain["tables"], bool):
-        raise CSBError(
-            f"others={plain['others']!r}, tables={plain['tables']!r}; give a list of folders, and true or false"
-        )
-    return _Config(
-        folder, [str(one) for one in plain["others"]], plain["tables"], plain["seed"],
-        settings(SamplerSettings, "sampler", plain["sampler"]), settings(MetricsSettings, "metrics", plain["metrics"]),
-        settings(BaselineSettings, "baselines", plain["baselines"]),
-    )  # fmt: skip
-
-
-@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
-@cli.told
-def main(config: DictConfig) -> None:
-    """Evaluates one run."""
-    read = _read(config)
-    run, others = load_run(read.folder), [load_run(folder) for folder in read.others]
-    if read.tables:
-        evaluate(run, read.sampler, read.metrics, read.seed)
-    command = " ".join(["python scripts/evaluate.py", *sys.argv[1:]])
-    compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
-
-
-def _validate(config: DictConfig, sweep: bool) -> None:
-    read = _read(config)
-    for folder in (read.folder, *read.others):
-        load_run(folder)
-
+from csb.run.main import main
 
 if __name__ == "__main__":
-    cli.run(main, "evaluate", _validate, "nothing was changed")
+    main(name="evaluate")

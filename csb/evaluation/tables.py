@@ -129,6 +129,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return Path(path)
 
 
+def json_text(obj: Any) -> str:
+    """``obj`` as indented JSON, converted as in :func:`write_json`. TypeError for a value that JSON cannot hold."""
+    return json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+
+
 def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
     """Write ``obj`` as indented JSON, atomically, and return the path.
 
@@ -139,7 +144,7 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
             left as it was.
     """
     try:
-        text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json_text(obj)
     except TypeError as error:
         raise CSBError(f"cannot write {path} as JSON: {error}; convert the value to numbers, text or lists") from error
     return write_text(path, f"{text}\n")

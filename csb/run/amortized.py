@@ -87,7 +87,7 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
         raise CSBError(f"baseline {kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
     path = Path(folder) / f"{kind}.pt"
     if not path.is_file():
-        raise CSBError(f"{folder} holds no {kind}.pt; train it with python train.py … stage={kind}")
+        raise CSBError(f"{folder} holds no {kind}.pt; train it with csb train … stage={kind}")
     model, told = load_conditional(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if model.kind != kind:
         raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")

@@ -23,12 +23,10 @@ def _of(config: DictConfig) -> tuple[Callable[[DictConfig], Any], Callable[[Dict
 
 
 def validate(config: DictConfig, sweep: bool = False) -> Any:
-    """CSBError for a config that is wrong, or a sweep; else what is to be checked later, or None."""
-    if sweep:
-        raise CSBError("a benchmark cannot be swept over; leave out -m, and give lists, e.g. suite.T=[5,10]")
+    """CSBError for a config that is wrong; else what is to be checked later, or None."""
     return _of(config)[0](config)
 
 
-def benchmark(config: DictConfig) -> None:
+def main(config: DictConfig) -> None:
     """Runs the chosen one."""
     _of(config)[1](config)

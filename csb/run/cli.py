@@ -1,13 +1,15 @@
 """The command line: everything that can be checked is checked before Hydra makes a folder; errors are one line."""
 
 import functools
+import importlib
 import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.errors import CSBError
+from csb.run.commands import COMMANDS
+from csb.run.conf import CONF
 from csb.run.sweep import job_folder
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
-CONF = Path(__file__).resolve().parents[2] / "conf"
 logger = logging.getLogger(__name__)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # for hydra.sweep.subdir of conf/train.yaml
 
@@ -89,8 +92,10 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
     Raises CSBError for the first job that is wrong.
     """
     overrides, sweep = _split(arguments)
+    if sweep and (remedy := COMMANDS[name].no_sweep):
+        raise CSBError(f"csb {name} cannot be swept over; leave out -m, and {remedy}")
     if not CONF.is_dir():
-        raise CSBError(f"{CONF} does not exist; run from a checkout that holds conf/, installed with pip install -e .")
+        raise CSBError(f"{CONF} does not exist; install csb again, from a whole checkout or wheel")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             later = [validate(_compose(name, job), sweep) for job in (jobs(overrides) if sweep else [overrides])]
@@ -103,18 +108,30 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
             action()
 
 
-def run(main: Callable[[], Any], name: str, validate: Callable[[DictConfig, bool], Any], hint: str) -> None:
-    """Checks the command line, then runs a Hydra main function; a CSBError ends it with one line and exit code 2.
+def run(name: str, arguments: list[str]) -> None:
+    """Checks the arguments of a command, then runs it; a CSBError ends it with one line and exit code 2.
 
-    ``validate(config, sweep)`` is called for the config of each job before any of them starts. ``hint`` says what to do
-    after Ctrl+C.
+    The command's ``validate(config, sweep)`` is called for the config of each job before any of them starts.
     """
-    arguments = sys.argv[1:]
+    command = COMMANDS[name]
     try:
+        module = importlib.import_module(command.module)
         if not any(a in INFORMATION for a in arguments):
-            check(name, arguments, validate)
-        main()
+            check(name, arguments, module.validate)
+        with _command_line([f"csb {name}", *arguments]):
+            hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))()
     except CSBError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail(f"interrupted; {hint}")
+        fail(f"interrupted; {command.hint}")
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads the arguments off ``sys.argv``, and nowhere else."""
+    before = sys.argv
+    sys.argv = arguments
+    try:
+        yield
+    finally:
+        sys.argv = before

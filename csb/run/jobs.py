@@ -1,6 +1,7 @@
-"""What a job of train.py does, alone or in a sweep."""
+"""What a job of csb train does, alone or in a sweep."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def stage_job(run: RunConfig) -> None:
         train_amortized(run)
 
 
-def job(config: DictConfig) -> dict[str, Any] | None:
+def main(config: DictConfig) -> dict[str, Any] | None:
     """Trains one run. In a sweep the folder is the job's own, and an error is told in its row of the table."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
@@ -65,7 +66,7 @@ def job(config: DictConfig) -> dict[str, Any] | None:
             return stage_job(run)
         result = train(run)
         if run.evaluate:
-            command = f"python scripts/evaluate.py run={run.folder}"
+            command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
             compare_run(
                 load_run(run.folder), [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress
             )

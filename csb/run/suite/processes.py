@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import csb
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
-from csb.run import cli
 from csb.run.suite.plan import Job
 
-_ROOT = cli.CONF.parent
+_ROOT = Path(csb.__file__).resolve().parents[1]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -97,7 +97,7 @@ class Runner:
             with _locked(job.folder) as lock:
                 if not job.is_trained:
                     where = (f"out={_quoted(str(job.folder.parent))}", f"name={job.folder.name}")
-                    train = (str(_ROOT / "train.py"), *job.overrides, *where, "resume=true", "progress=false")
+                    train = ("-m", "csb", "train", *job.overrides, *where, "resume=true", "progress=false")
                     self._process(train, job.folder / "train.log", lock)
                 trained = time.perf_counter()
                 write_json(job.folder / "task.json", job.task)
@@ -108,14 +108,17 @@ class Runner:
         return Outcome(job, trained - start, time.perf_counter() - trained)
 
     def _process(self, arguments: tuple[str, ...], log: Path, lock: int) -> None:
-        """Runs Python in a process, its output added to ``log``. CSBError with the last line where it fails."""
+        """Runs Python in a process, its output added to ``log``. CSBError with the last line where it fails.
+
+        -P: modules of the current folder do not take the place of others of the same name.
+        """
         with log.open("ab") as file:
             start = file.tell()
             with self._gate:
                 if self._stopped:
                     raise CSBError("the suite was stopped; run it again")
                 process = subprocess.Popen(
-                    [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                    [sys.executable, "-P", *arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                     env=self.environment, pass_fds=(lock,),
                 )  # fmt: skip
                 self._running.add(process)

@@ -1,0 +1,102 @@
+"""The commands of the command line, in one table. Nothing heavy is imported here, so that help is quick."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: ``csb NAME key=value …``.
+
+    Attributes:
+        name: on the command line, and of its configuration conf/NAME.yaml.
+        summary: what it does, in one line.
+        module: with ``main(config)``, which does the work, and ``validate(config, sweep)``, which raises CSBError for
+            a config that is wrong, before anything is written; it may return a later check (see csb.run.cli.check).
+        examples: arguments that work, the first the commonest, each with what it does.
+        hint: what to do after Ctrl+C.
+        groups: of conf/, whose keys the help lists; of other groups it lists the choices.
+        no_sweep: what to do in place of -m (several jobs); None where -m is possible.
+    """
+
+    name: str
+    summary: str
+    module: str
+    examples: tuple[tuple[str, str], ...]
+    hint: str = "nothing was changed"
+    groups: tuple[str, ...] = ()
+    no_sweep: str | None = "run it once for each value"
+
+
+_ALL = (
+    Command(
+        "train",
+        "train a bridge, or a model to compare it with",
+        "csb.run.jobs",
+        (
+            ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
+            ("experiment=pairs data.path=pairs.npz", "your own vectors (x, y)"),
+            ("experiment=two_moons T=20 ipf.steps=500 name=long", "other values, into outputs/long"),
+            ("experiment=mnist_inpaint resume=true", "go on after a kill"),
+            ("-m experiment=two_moons L=1,3 T=5,10", "a sweep of four jobs; ends with one table"),
+        ),
+        "resume=true (and no overwrite=true) continues from the last checkpoint",
+        no_sweep=None,
+    ),
+    Command(
+        "evaluate",
+        "score a run, and compare it with other samplers in report.html",
+        "csb.run.commands.evaluate",
+        (
+            ("run=outputs/mnist_inpaint", "scores, and a report beside guided samplers"),
+            ("run=outputs/two_moons baselines=none", "only the bridge"),
+            ("run=outputs/mnist_inpaint 'others=[outputs/long]' tables=false", "beside another run"),
+        ),
+        no_sweep=None,
+    ),
+    Command(
+        "sample",
+        "draw posterior samples from a trained bridge into a file",
+        "csb.run.commands.sample",
+        (
+            ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
+            ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
+            ("run=outputs/two_moons/bridge.pt y=obs.npy sampler.mean_only=true", "a file; no noise after the start"),
+        ),
+        groups=("sampler",),
+    ),
+    Command(
+        "inspect",
+        "say what a trained bridge is; writes nothing",
+        "csb.run.commands.inspect",
+        (
+            ("run=outputs/mnist_inpaint", "tables"),
+            ("run=outputs/two_moons/half_steps/01_backward.pt", "one half-step's file"),
+            ("run=outputs/two_moons json=true", "JSON, for programs"),
+        ),
+    ),
+    Command(
+        "export",
+        "write a trained bridge into a folder to share, without its training state",
+        "csb.run.commands.export",
+        (
+            ("run=outputs/two_moons out=two_moons", "a new folder"),
+            ("run=outputs/two_moons out=two_moons overwrite=true", "in place of an earlier export"),
+        ),
+        hint="run it again with overwrite=true",
+    ),
+    Command(
+        "benchmark",
+        "measure overheads of a run, or train and score a suite of methods",
+        "csb.run.benchmark",
+        (
+            ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),
+            ("suite=sbi", "bridges and baselines on tasks of sbibm: one table"),
+            ("suite=sbi 'suite.problems=[two_moons]' 'suite.T=[5,10]' suite.jobs=2", "a part of it"),
+            ("suite=mixture", "guided samplers with the exact denoiser"),
+        ),
+        "the same command goes on where a suite was stopped",
+        groups=("suite",),
+        no_sweep="give lists, e.g. suite.T=[5,10]",
+    ),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

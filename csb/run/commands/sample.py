@@ -1,0 +1,89 @@
+"""csb sample: posterior samples from a trained bridge, into a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from csb.bridge import Bridge
+from csb.bridge.checkpoint import write_atomically
+from csb.errors import CSBError, require_int
+from csb.evaluation.settings import SamplerSettings
+from csb.problems import Problem, build_problem
+from csb.process import seeded
+from csb.run.config import settings
+from csb.run.load import load_any, run_folder
+from csb.run.observations import read_observations
+
+
+@dataclass(frozen=True)
+class _Job:
+    bridge: Bridge
+    sampler: SamplerSettings
+    given: Tensor | Problem  # observations, or whose test pairs hold them
+    observations: int
+    n: int
+    seed: int
+    out: Path
+
+    def y(self) -> Tensor:
+        """(B, *y_shape)."""
+        if isinstance(self.given, Tensor):
+            return self.given
+        try:
+            return self.given.pairs("test", self.observations).y
+        except CSBError as error:
+            raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
+
+
+def _problem(bridge: Bridge, source: str) -> Problem:
+    spec = bridge.about.get("problem")
+    if not isinstance(spec, dict):
+        raise CSBError(f"y= is missing and {source} does not say which problem it is for; give y=obs.npz")
+    try:
+        return build_problem(spec)
+    except CSBError as error:
+        raise CSBError(f"y= is missing, and of the problem of {source}, {error}; give y=obs.npz") from error
+
+
+def _check_out(out: Any, y: Any) -> Path:
+    path = Path(str(out))
+    if out is None or path.is_dir() or not path.parent.is_dir():
+        raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
+    if y is not None and path.exists() and path.samefile(y):
+        raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
+    return path
+
+
+def _read(config: DictConfig) -> _Job:
+    source = run_folder(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    for name, low in (("observations", 1), ("n", 1), ("seed", 0)):
+        require_int(name, plain[name], low)
+    sampler = settings(SamplerSettings, "sampler", plain["sampler"])
+    if plain["y"] is not None and not Path(str(plain["y"])).is_file():
+        raise CSBError(f"y={plain['y']} is not a file; give a .npy or .npz file of observations")
+    out = _check_out(plain["out"], plain["y"])
+    bridge = load_any(source)
+    shape = bridge.transform.y_shape
+    given = _problem(bridge, source) if plain["y"] is None else read_observations(str(plain["y"]), shape)
+    return _Job(bridge, sampler, given, plain["observations"], plain["n"], plain["seed"], out)
+
+
+def validate(config: DictConfig, sweep: bool = False) -> None:
+    """CSBError where a value is wrong, or the bridge or the observations cannot be read."""
+    _read(config)
+
+
+def main(config: DictConfig) -> None:
+    """Writes x (B, n, …) and y (B, …) to ``out``."""
+    job = _read(config)
+    y, bridge = job.y(), job.bridge
+    samples = bridge.sample(y, job.n, generator=seeded(job.seed, device=bridge.device), **vars(job.sampler))
+    x = samples.x.cpu().numpy()
+    write_atomically(job.out, lambda file: np.savez(file, x=x, y=y.numpy()))
+    calls = samples.info.forward_evaluations
+    print(f"{job.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")

@@ -1,0 +1,45 @@
+"""The command line: csb COMMAND key=value …, and the scripts, which are one command each."""
+
+import sys
+from difflib import get_close_matches
+
+from csb.run.commands import COMMANDS
+from csb.run.commands.text import command_help, overview
+
+_HELP = ("-h", "--help")
+
+
+def main(argv: list[str] | None = None, name: str | None = None) -> None:
+    """Runs a command. What is wrong ends it with one line and exit code 2.
+
+    Args:
+        argv: the arguments, those of the process for None.
+        name: of the command, where they do not begin with it.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if name is None:
+        name, *arguments = arguments or ["--help"]
+        if name in _HELP:
+            print(overview(), end="")
+            return
+        if name == "--version":
+            from csb import __version__
+
+            print(f"csb {__version__}")
+            return
+        if name not in COMMANDS:
+            print(f"error: {_unknown(name)}", file=sys.stderr)
+            raise SystemExit(2)
+    if any(argument in _HELP for argument in arguments):
+        print(command_help(COMMANDS[name]), end="")
+        return
+    from csb.run import cli  # here, so that help does not wait for torch
+
+    cli.run(name, arguments)
+
+
+def _unknown(name: str) -> str:
+    """What is said of a command that there is not, in one line."""
+    near = get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{name!r} is no command; {meant}choose among {', '.join(COMMANDS)}"

@@ -1,0 +1,362 @@
+"""The command line csb: every command, its help, its errors, and that an installed copy works."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import csb
+from csb.bridge import load_bridge, save_bridge
+from csb.errors import CSBError
+from csb.evaluation.tables import json_text
+from csb.run import cli, jobs
+from csb.run.commands import COMMANDS
+from csb.run.commands.text import command_help, groups, keys
+from csb.run.conf import CONF, find_conf
+from csb.run.inspection import inspect, print_inspection
+from csb.run.main import main
+from csb.run.observations import read_observations
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
+CSB = "csb/__main__.py"
+
+
+@pytest.fixture(scope="module")
+def run(command, tiny, tmp_path_factory):
+    """The folder of a tiny training of ``csb train``, started in an empty folder."""
+    here = tmp_path_factory.mktemp("work")
+    done = command("train", *tiny, script=CSB, cwd=here)
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in here.iterdir()) == ["outputs"]
+    return here / "outputs" / "two_moons"
+
+
+@pytest.fixture
+def file(exact_bridge, tmp_path):
+    """A bridge in a file of its own, with nothing beside it, for x and y in two dimensions."""
+    made = exact_bridge()
+    save_bridge(tmp_path / "bridge.pt", made.bridge, made.spec, {"versions": {"csb": "9.9"}})
+    return tmp_path / "bridge.pt"
+
+
+def refused(capsys, *arguments):
+    """The one line with which a command line ends, with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+    def test_overview_lists_every_command_with_an_example(self, capsys, arguments):
+        main(arguments)
+        text = capsys.readouterr().out
+        for name, one in COMMANDS.items():
+            assert one.summary in text
+            assert f"csb {name} {one.examples[0][0]}" in text
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    @pytest.mark.parametrize("flag", ["-h", "--help"])
+    def test_help_of_a_command(self, capsys, name, flag):
+        main([name, flag])
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: csb {name} ")
+        assert all(f"csb {name} {arguments}" in text for arguments, _ in COMMANDS[name].examples)
+        assert all(f"  {one.key} " in text for one in keys(CONF / f"{name}.yaml"))
+        assert max(map(len, text.splitlines())) <= 120
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_key_and_group_says_what_it_means(self, name):
+        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        found = keys(CONF / f"{name}.yaml")
+        assert [one.key for one in found] == [key for key in config if key not in ("defaults", "hydra")]
+        given = {key: value for one in config["defaults"] if isinstance(one, dict) for key, value in one.items()}
+        assert [one.key for one in groups(name)] == [key for key in given if not key.startswith("override ")]
+        assert all(one.note for one in (*found, *groups(name)))
+
+    def test_the_keys_of_a_suite_are_all_there(self):
+        config = yaml.safe_load((CONF / "suite" / "sbi.yaml").read_text())
+        wanted = {*config, *(f"score.{key}" for key in config["score"])} - {"score"}
+        assert {one.key for one in keys(CONF / "suite" / "sbi.yaml")} == wanted
+        assert "suite.score.c2st_samples" in command_help(COMMANDS["benchmark"])
+
+    def test_help_does_not_wait_for_torch(self):
+        code = "import sys; from csb.run.main import main; main(['sample', '-h']); assert 'torch' not in sys.modules"
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+    def test_version(self, capsys):
+        main(["--version"])
+        assert capsys.readouterr().out == f"csb {csb.__version__}\n"
+
+    @pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(one) for one in EXAMPLES])
+    def test_every_example_composes(self, name, arguments):
+        seen = []
+        cli.check(name, shlex.split(arguments), lambda config, sweep: seen.append(config))
+        assert len(seen) == (4 if arguments.startswith("-m") else 1)
+
+    @pytest.mark.parametrize("arguments", [one for name, one in EXAMPLES if name == "train"])
+    def test_every_example_of_a_training_is_valid(self, arguments, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        x = np.random.default_rng(0).normal(size=(5000, 2))
+        np.savez("pairs.npz", x=x, y=x[:, :1])
+        cli.check("train", shlex.split(arguments), jobs.validate)
+
+
+class TestRefused:
+    def test_unknown_commands(self, capsys):
+        assert "did you mean sample? choose among train, evaluate" in refused(capsys, "smaple")
+        assert "did you mean" not in refused(capsys, "xyzzy")
+        assert "'run=outputs' is no command" in refused(capsys, "run=outputs")
+
+    @pytest.mark.parametrize("name", ["evaluate", "sample", "inspect", "export", "benchmark"])
+    def test_no_run(self, capsys, name):
+        assert "run= is missing" in refused(capsys, name, *(["out=new"] if name == "export" else []))
+        assert "nowhere" in refused(capsys, name, "run=nowhere", *(["out=new"] if name == "export" else []))
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_unknown_keys_and_flags(self, capsys, name):
+        assert "nonsense" in refused(capsys, name, "run=x" if name != "train" else "L=1", "nonsense=1")
+        assert "--nonsense is not supported" in refused(capsys, name, "--nonsense")
+
+    @pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.no_sweep])
+    def test_sweeps(self, capsys, name):
+        assert f"csb {name} cannot be swept over" in refused(capsys, name, "-m", "run=a,b")
+
+    def test_values(self, capsys, file, tmp_path):
+        source = f"run={file}"
+        assert "json=3 is neither" in refused(capsys, "inspect", source, "json=3")
+        assert "overwrite=3 is neither" in refused(capsys, "export", source, "out=new", "overwrite=3")
+        assert "out= is missing" in refused(capsys, "export", source)
+        assert "is a file; give a new folder" in refused(capsys, "export", source, f"out={file}")
+        assert "holds what is to be exported" in refused(capsys, "export", source, f"out={tmp_path}", "overwrite=true")
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "notes").touch()
+        assert "is there already; choose overwrite=true" in refused(capsys, "export", source, f"out={tmp_path}/old")
+        assert "n=0 is not possible" in refused(capsys, "sample", source, "n=0")
+        assert "out=None" in refused(capsys, "sample", source, "out=null")
+        assert "does not say which problem it is for; give y=" in refused(capsys, "sample", source)
+        np.save(tmp_path / "y.npy", np.zeros((1, 2)))
+        assert "which would be lost" in refused(
+            capsys, "sample", source, f"y={tmp_path}/y.npy", f"out={tmp_path}/y.npy"
+        )
+
+
+class TestSample:
+    def test_from_a_file_alone(self, command, file, tmp_path):
+        np.savez(tmp_path / "obs.npz", other=np.zeros(3), y=np.array([[0.5, 1.0], [0.0, -1.0], [2.0, 0.0]]))
+        line = (f"run={file}", f"y={tmp_path}/obs.npz", "n=50", "seed=3", f"out={tmp_path}/s.npz")
+        done = command("sample", *line, script=CSB, cwd=tmp_path)
+        assert done.code == 0, done.err
+        with np.load(tmp_path / "s.npz") as found:
+            y = torch.from_numpy(found["y"])
+            assert found["y"].tolist() == [[0.5, 1.0], [0.0, -1.0], [2.0, 0.0]]
+            want = csb.load(file).sample(y, 50, generator=torch.Generator().manual_seed(0)).x
+            assert found["x"].shape == want.shape
+            assert np.abs(found["x"].mean(1) - want.mean(1).numpy()).max() < 0.6  # other draws of the same laws
+        again = command(*line[:-1], f"out={tmp_path}/t.npz", script="scripts/sample.py", cwd=tmp_path)
+        assert again.code == 0, again.err
+        assert (np.load(tmp_path / "t.npz")["x"] == np.load(tmp_path / "s.npz")["x"]).all()
+
+    def test_test_observations_of_a_run_or_its_file(self, command, run, tmp_path):
+        for source in (run, run / "bridge.pt"):
+            done = command("sample", f"run={source}", "n=5", "observations=3", script=CSB, cwd=tmp_path)
+            assert done.code == 0, done.err
+            assert "samples.npz: x (3, 5, 2), 3 network calls a sample" in done.out
+        assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+
+
+class TestObservations:
+    def read(self, tmp_path, shape=(2,), save=np.savez, **arrays):
+        save(tmp_path / "obs.npz", **arrays)
+        return read_observations(tmp_path / "obs.npz", shape)
+
+    @pytest.mark.parametrize("kind", ["float64", "float32", "int8", ">f8", "bool"])
+    def test_one_or_several(self, tmp_path, kind):
+        values = np.array([[1, 0], [0, 1], [1, 1]], dtype=kind)
+        y = self.read(tmp_path, whatever=values)
+        assert y.dtype == torch.float32
+        assert y.tolist() == [[1, 0], [0, 1], [1, 1]]
+        assert self.read(tmp_path, y=values[0], more=np.zeros(9), save=np.savez_compressed).tolist() == [[1, 0]]
+
+    def test_npy(self, tmp_path):
+        np.save(tmp_path / "y.npy", np.arange(3.0))
+        assert read_observations(tmp_path / "y.npy", (3,)).tolist() == [[0, 1, 2]]
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"a": np.zeros(2), "b": np.zeros(2)}, "holds the arrays a, b; give a file with an array named y"),
+            ({}, "holds no array"),
+            ({"y": np.zeros((2, 3))}, "has shape (2, 3); give one observation (2,) or several (B, 2)"),
+            ({"y": np.zeros(3)}, "has shape (3,)"),
+            ({"y": np.array(1.0)}, "has shape ()"),
+            ({"y": np.zeros((0, 2))}, "no observation; give at least one"),
+            ({"y": np.array([[np.nan, 1], [np.inf, 0]])}, "holds 2 values that are NaN or infinite"),
+            ({"y": np.array([1e300, 0])}, "holds 1 values that are NaN or infinite as float32"),
+            ({"y": np.array([1j, 0])}, "holds values of type complex128"),
+            ({"y": np.array(["a", "b"])}, "holds values of type <U1"),
+            ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
+        ],
+    )
+    def test_refused(self, tmp_path, arrays, message):
+        with pytest.raises(CSBError) as error:
+            self.read(tmp_path, **arrays)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("content", [b"", b"1,2\n3,4\n", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+    def test_what_is_no_file_of_numpys(self, tmp_path, content):
+        (tmp_path / "y.npz").write_bytes(content)
+        with pytest.raises(CSBError, match="cannot read y="):
+            read_observations(tmp_path / "y.npz", (2,))
+        with pytest.raises(CSBError, match="is not a file"):
+            read_observations(tmp_path, (2,))
+
+
+class TestInspect:
+    def test_a_run(self, run, command, tmp_path):
+        done = command("inspect", f"run={run}", "json=true", script=CSB, cwd=tmp_path)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        bridge, about = load_bridge(run / "bridge.pt")
+        result = json.loads((run / "result.json").read_text())
+        history = json.loads((run / "history.json").read_text())
+        best = min((row for row in history if "val_energy_score" in row), key=lambda row: row["val_energy_score"])
+        assert (found["task"], found["x_shape"], found["y_shape"], found["T"]) == ("two_moons", [2], [2], 3)
+        assert found["alpha_bar_T"] == pytest.approx(float(bridge.grid.alpha_bar[3]))
+        assert found["first_step"] == pytest.approx(float(bridge.grid.beta[1]) ** 0.5)
+        assert (found["iterations"], found["held"]) == (2, best["iteration"])
+        assert found["objective"] == about["config"]["objective"]["name"] == "bridge_matching"
+        assert found["kernels"]["backward"]["parametrisation"] == bridge.backward_kernel.parametrisation
+        assert found["kernels"]["forward"]["covariance"] == bridge.forward_kernel.covariance
+        assert found["kernels"]["backward"]["network"] == "MLP"
+        assert found["parameters"] == sum(p.numel() for p in bridge.parameters())
+        assert found["versions"]["csb"] == csb.__version__
+        assert found["seconds"] == result["seconds"]
+        assert found["scores"]["sliced_w"] == result["sliced_w"]
+        assert found["half_steps"] == history
+        assert list(tmp_path.iterdir()) == []
+
+    def test_tables_and_nothing_is_written(self, run, command, tmp_path):
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        done = command("inspect", f"run={run}", script=CSB, cwd=tmp_path, env={"COLUMNS": "150"})
+        assert done.code == 0, done.err
+        for text in ("two_moons", "ᾱ_T", "bridge_matching", "iteration held", "02_forward", "sliced_w", "MLP"):
+            assert text in done.out
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_half_step(self, run):
+        history = json.loads((run / "history.json").read_text())
+        found = inspect(run / "half_steps" / "03_backward.pt")
+        assert (found["held"], found["iterations"], found["scores"]) == (2, 2, None)
+        assert found["seconds"] == history[2]["seconds"]
+
+    def test_a_file_alone(self, file):
+        found = inspect(file)
+        assert found["task"] is found["scores"] is found["held"] is found["half_steps"] is found["seconds"] is None
+        assert (found["T"], found["versions"]) == (4, {"csb": "9.9"})
+        assert found["kernels"]["backward"]["covariance"] == "full"
+        assert json.loads(json_text(found)) == found
+
+    def test_damaged_files_beside_it_are_told(self, file):
+        (file.parent / "history.json").write_text("[")
+        with pytest.raises(CSBError, match=r"cannot read .*history\.json"):
+            inspect(file)
+        (file.parent / "history.json").write_text("{}")
+        with pytest.raises(CSBError, match="is not what csb writes"):
+            inspect(file)
+
+    def test_codes_for_the_terminal_are_not_passed_on(self, file, capsys):
+        found = inspect(file)
+        print_inspection({**found, "task": "\x1b[2Jx", "problem": {"name": "x", "root": "\x1b]0;y\x07"}})
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert "�[2Jx" in out
+
+
+def test_export_hands_over_what_was_given(file, tmp_path, monkeypatch, capsys):
+    calls = []
+    module = types.ModuleType("csb.run.export")
+    module.export = lambda source, out, overwrite: calls.append((source, out, overwrite))  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "csb.run.export", module)
+    main(["export", f"run={file}", f"out={tmp_path}/new"])
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes").touch()
+    main(["export", f"run={file}", f"out={tmp_path}/old", "overwrite=true"])
+    assert calls == [(str(file), tmp_path / "new", False), (str(file), tmp_path / "old", True)]
+    assert f"load it with csb.load('{tmp_path}/new')" in capsys.readouterr().out
+
+
+def test_evaluate_and_benchmark(run, command, tmp_path):
+    done = command(
+        "evaluate", f"run={run}", "baselines=none", "metrics.exact_samples=100", "metrics.exact_observations=2",
+        "metrics.c2st_samples=0", "metrics.compare_observations=2", "metrics.compare_samples=4", script=CSB,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads((run / "report.json").read_text())
+    assert report["command"].startswith(f"csb evaluate run={run} baselines=none ")
+    done = command("benchmark", f"run={run}", "samples=4", "repeats=1", "observations=2", script=CSB, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "half_step" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(command, tiny, tmp_path):
+    from tests.conftest import Hook
+
+    done = command(
+        "train", *tiny, f"out={tmp_path}", script=CSB, hooks=[Hook("csb.run.jobs.train", raises="KeyboardInterrupt")]
+    )
+    assert done.code == 2
+    assert done.err.endswith(
+        "error: interrupted; resume=true (and no overwrite=true) continues from the last checkpoint\n"
+    )
+
+
+def test_conf_inside_the_package_comes_first(tmp_path):
+    assert find_conf() == CONF == ROOT / "conf"
+    package = tmp_path / "site-packages" / "csb"
+    package.mkdir(parents=True)
+    (tmp_path / "site-packages" / "conf").mkdir()
+    assert find_conf(package) == tmp_path / "site-packages" / "conf"
+    (package / "conf").mkdir()
+    (package / "conf" / "train.yaml").touch()
+    assert find_conf(package) == package / "conf"
+
+
+def test_a_built_copy_holds_everything_and_runs_anywhere(tmp_path):
+    pytest.importorskip("setuptools")
+    source, built, here = tmp_path / "source", tmp_path / "built", tmp_path / "here"
+    source.mkdir()
+    here.mkdir()
+    for name in ("csb", "conf"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, source)
+    line = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(built)]
+    done = subprocess.run(line, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, folder in (("csb", built / "csb"), ("conf", built / "csb" / "conf")):
+        for path in (source / name).rglob("*"):
+            assert (folder / path.relative_to(source / name)).exists(), path
+    code = "import csb.run.cli as cli; print(cli.CONF); cli.check('train', ['experiment=bod'], lambda *a: None)"
+    environment = {"PYTHONPATH": str(built), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"{built / 'csb' / 'conf'}\n", 0), done.stderr
+    assert list(here.iterdir()) == []
