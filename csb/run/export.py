@@ -31,13 +31,7 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
         CSBError: no bridge there; ``out`` is taken, or cannot be written.
     """
     out = Path(out)
-    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence):
-        raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
-    if out.exists() and not out.is_dir():
-        raise CSBError(f"out={out} is a file; choose another folder")
-    if out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out)):
-        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files; choose"
-        raise CSBError(f"out={out} holds {what} another folder")
+    check_out(source, out, overwrite, licence)
     bridge = load_any(source, "cpu")
     about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
     picture = _picture(Path(source))
@@ -48,6 +42,19 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
         shutil.copyfile(picture, out / PICTURE)
     write_text(out / CARD, text)
     return out
+
+
+def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | None) -> None:
+    """CSBError where :func:`export` could not write there, or would write over something else than an export."""
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence):
+        raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
+    if out.exists() and not out.is_dir():
+        raise CSBError(f"out={out} is a file; choose another folder")
+    if out.exists() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise CSBError(f"out={out} holds what is to be exported; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out)):
+        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files; choose"
+        raise CSBError(f"out={out} holds {what} another folder")
 
 
 def _training(source: Path, bridge: Bridge) -> dict[str, Any]:

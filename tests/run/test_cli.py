@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -141,11 +140,13 @@ class TestRefused:
         assert "json=3 is neither" in refused(capsys, "inspect", source, "json=3")
         assert "overwrite=3 is neither" in refused(capsys, "export", source, "out=new", "overwrite=3")
         assert "out= is missing" in refused(capsys, "export", source)
-        assert "is a file; give a new folder" in refused(capsys, "export", source, f"out={file}")
+        assert "is a file; choose another folder" in refused(capsys, "export", source, f"out={file}")
         assert "holds what is to be exported" in refused(capsys, "export", source, f"out={tmp_path}", "overwrite=true")
         (tmp_path / "old").mkdir()
         (tmp_path / "old" / "notes").touch()
-        assert "is there already; choose overwrite=true" in refused(capsys, "export", source, f"out={tmp_path}/old")
+        for more in ([], ["overwrite=true"]):
+            assert "holds other files" in refused(capsys, "export", source, f"out={tmp_path}/old", *more)
+        assert "licence='a b' is not possible" in refused(capsys, "export", source, "out=new", "licence='a b'")
         assert "n=0 is not possible" in refused(capsys, "sample", source, "n=0")
         assert "out=None" in refused(capsys, "sample", source, "out=null")
         assert "does not say which problem it is for; give y=" in refused(capsys, "sample", source)
@@ -289,17 +290,15 @@ class TestInspect:
         assert "�[2Jx" in out
 
 
-def test_export_hands_over_what_was_given(file, tmp_path, monkeypatch, capsys):
-    calls = []
-    module = types.ModuleType("csb.run.export")
-    module.export = lambda source, out, overwrite: calls.append((source, out, overwrite))  # pyright: ignore
-    monkeypatch.setitem(sys.modules, "csb.run.export", module)
-    main(["export", f"run={file}", f"out={tmp_path}/new"])
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "notes").touch()
-    main(["export", f"run={file}", f"out={tmp_path}/old", "overwrite=true"])
-    assert calls == [(str(file), tmp_path / "new", False), (str(file), tmp_path / "old", True)]
-    assert f"load it with csb.load('{tmp_path}/new')" in capsys.readouterr().out
+def test_export(file, tmp_path, capsys):
+    new = tmp_path / "new"
+    main(["export", f"run={file}", f"out={new}", "licence=mit"])
+    assert f"load it with csb.load('{new}')" in capsys.readouterr().out
+    assert "license: mit" in (new / "README.md").read_text()
+    assert "holds an exported bridge; choose overwrite=true" in refused(capsys, "export", f"run={file}", f"out={new}")
+    main(["export", f"run={new}", f"out={tmp_path}/again"])
+    main(["inspect", f"run={tmp_path}/again", "json=true"])
+    assert json.loads(capsys.readouterr().out.split("\n", 2)[2])["versions"] == {"csb": "9.9"}
 
 
 def test_evaluate_and_benchmark(run, command, tmp_path):

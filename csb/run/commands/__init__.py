@@ -80,7 +80,7 @@ _ALL = (
         "csb.run.commands.export",
         (
             ("run=outputs/two_moons out=two_moons", "a new folder"),
-            ("run=outputs/two_moons out=two_moons overwrite=true", "in place of an earlier export"),
+            ("run=outputs/two_moons out=two_moons overwrite=true licence=mit", "in place of an earlier export"),
         ),
         hint="run it again with overwrite=true",
     ),
