@@ -118,16 +118,16 @@ class Posterior(NeuralPosterior):
         """(*sample_shape, B, d) for observations y (B, *y_shape)."""
         shape = torch.Size(sample_shape)
 
-        def propose(size: torch.Size, condition: Tensor) -> Tensor:
-            x = self.bridge.sample(condition, size.numel(), batch_size=max_sampling_batch_size).x
+        def propose(sample_shape: torch.Size, **given: Tensor) -> Tensor:
+            x = self.bridge.sample(given["condition"], sample_shape.numel(), batch_size=max_sampling_batch_size).x
             return x.flatten(2).transpose(0, 1)
 
         if self.prior is None or not reject_outside_prior:
-            theta = propose(shape, y)
+            theta = propose(shape, condition=y)
         else:
             theta, _ = accept_reject_sample(
                 propose,
-                lambda values: within_support(self.prior, values),
+                lambda theta: within_support(self.prior, theta),
                 shape.numel(),
                 show_progress_bars=progress,
                 proposal_sampling_kwargs={"condition": y},
