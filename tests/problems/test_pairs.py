@@ -243,7 +243,8 @@ def test_the_problem_is_data_only(tmp_path):
 def test_the_spec_holds_the_path_and_needs_no_file():
     problem = build_problem({"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "seed": 3})
     spec = json.loads(json.dumps(problem.spec()))
-    assert spec == {"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "test": 0.1, "seed": 3}
+    given = {"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "test": 0.1, "seed": 3}
+    assert spec == {**given, "low": None, "high": None, "transform": "auto"}
     assert build_problem(spec).spec() == problem.spec()
     with pytest.raises(CSBError, match="does not exist"):
         _ = problem.x_shape

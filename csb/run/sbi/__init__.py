@@ -1,0 +1,42 @@
+"""Bridges as posteriors of the package sbi (https://sbi.readthedocs.io), and training from its priors and simulators.
+
+**The two packages name things the other way round**: sbi infers parameters theta (θ) from an observation x; a bridge
+draws x from an observation y. So theta of sbi is x of csb, and x of sbi is y of csb. Everything in this package speaks
+sbi's language at its surface.
+
+- :class:`~csb.run.sbi.posterior.Posterior`: a bridge as a ``NeuralPosterior``, for all of sbi that takes one.
+- :func:`~csb.run.sbi.recipe.train_posterior`: prior and simulator → trained bridge → Posterior.
+- :func:`~csb.run.sbi.recipe.pairs_from`: prior and simulator → a file for experiment=pairs.
+
+sbi is an extra, ``pip install 'csb[sbi]'``. This module is imported without it; what needs it raises CSBError then.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from csb.errors import CSBError
+
+if TYPE_CHECKING:
+    from csb.run.sbi.posterior import Posterior
+    from csb.run.sbi.recipe import pairs_from, train_posterior
+
+__all__ = ["Posterior", "pairs_from", "train_posterior"]
+VERSION = "0.27"  # of sbi: what NeuralPosterior asks for changes from one to the next
+_HOMES = {"Posterior": "posterior", "pairs_from": "recipe", "train_posterior": "recipe"}
+
+
+def require_sbi() -> None:
+    """CSBError unless sbi is installed, in the version that this package is written for."""
+    try:
+        found = metadata.version("sbi")
+    except metadata.PackageNotFoundError as error:
+        raise CSBError("the package sbi is not installed; pip install 'csb[sbi]'") from error
+    if found.split(".")[:2] != VERSION.split("."):
+        raise CSBError(f"sbi {found} is installed and csb needs {VERSION}; pip install 'csb[sbi]'")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_sbi()
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

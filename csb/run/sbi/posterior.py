@@ -1,0 +1,217 @@
+"""A bridge as a ``NeuralPosterior`` of sbi 0.27.
+
+theta of sbi is x of the bridge, x of sbi is its y. Nothing here reads sbi's trained networks: sbi's diagnostics and
+plots only ask a posterior for samples, and some for a density.
+"""
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from sbi.inference.posteriors.base_posterior import NeuralPosterior
+from sbi.inference.potentials.base_potential import BasePotential
+from sbi.samplers.rejection.rejection import accept_reject_sample
+from sbi.utils.sbiutils import within_support
+from sbi.utils.user_input_checks_utils import move_distribution_to_device
+from torch import Tensor
+from torch.distributions import Distribution
+
+from csb.bridge import Bridge
+from csb.errors import CSBError
+
+_CORRECTION = 10_000  # samples that the share of a posterior inside the prior's support is estimated from, as sbi's own
+
+
+class _Density(BasePotential):
+    """log p(theta | x) of a posterior, where sbi asks for a potential."""
+
+    def __init__(self, posterior: "Posterior") -> None:
+        super().__init__(prior=None, device=posterior.bridge.device)
+        self.posterior = posterior
+
+    def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:
+        return self.posterior.log_prob(theta, self.x_o, norm_posterior=False, track_gradients=track_gradients)
+
+
+class Posterior(NeuralPosterior):
+    """p(theta | x) of a trained bridge, for whatever in sbi takes a posterior: ``run_sbc``, ``run_tarp``, ``LC2ST``, ….
+
+    Random numbers come from torch's global generator, as everywhere in sbi: ``torch.manual_seed`` repeats them.
+
+    Args:
+        bridge: theta is its x, flattened to vectors of d numbers; x is its y.
+        prior: where given, samples outside its support are drawn again, and :meth:`log_prob` is −∞ there. A bridge
+            trained with the prior's bounds (``transform=reflect`` or ``probit``) has none outside.
+    """
+
+    def __init__(self, bridge: Bridge, prior: Distribution | None = None) -> None:
+        self.bridge, self.prior = bridge, prior
+        super().__init__(_Density(self), device=bridge.device)
+        self._purpose = f"It draws samples by a bridge, in {bridge.grid.T} network calls each."
+        if prior is not None and bridge.device.type != "cpu":
+            self.prior = move_distribution_to_device(prior, bridge.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where samples are drawn, and what they come on."""
+        return self.bridge.device
+
+    def to(self, device: str | torch.device) -> "Posterior":
+        """Moves the bridge, the prior and the default x to a device."""
+        x = self.default_x
+        self.__init__(self.bridge.to(device), self.prior)
+        if self.prior is not None:
+            self.prior = move_distribution_to_device(self.prior, self.bridge.device)
+        return self if x is None else self.set_default_x(x)  # type: ignore[return-value]
+
+    def sample(
+        self,
+        sample_shape: torch.Size | tuple[int, ...] = (),
+        x: Tensor | None = None,
+        show_progress_bars: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """Samples at one observation, (*sample_shape, d).
+
+        Args:
+            sample_shape: e.g. (1000,); () for one theta.
+            x: the observation, of the shape of the bridge's y, flattened or not; None takes the default x.
+            show_progress_bars: whether drawing again outside the prior's support shows one.
+            options: as of :meth:`sample_batched`.
+
+        Raises:
+            CSBError: an x of another shape, or several; not finite.
+        """
+        y = self._observation(x)
+        return self._draw(sample_shape, y, show_progress_bars, **options).squeeze(-2)
+
+    def sample_batched(
+        self,
+        sample_shape: torch.Size | tuple[int, ...],
+        x: Tensor,
+        show_progress_bars: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """Samples at B observations, (*sample_shape, B, d).
+
+        Args:
+            sample_shape: e.g. (1000,) for each observation.
+            x: (B, …).
+            show_progress_bars: as of :meth:`sample`.
+            options: ``max_sampling_batch_size`` (1024 states a network call), ``reject_outside_prior`` (True),
+                ``max_sampling_time`` (None; seconds, of drawing again).
+
+        Raises:
+            CSBError: an x of another shape or not finite.
+        """
+        return self._draw(sample_shape, self._observations(torch.as_tensor(x)), show_progress_bars, **options)
+
+    def _draw(
+        self,
+        sample_shape: torch.Size | tuple[int, ...],
+        y: Tensor,
+        progress: bool,
+        max_sampling_batch_size: int = 1024,
+        reject_outside_prior: bool = True,
+        max_sampling_time: float | None = None,
+    ) -> Tensor:
+        """(*sample_shape, B, d) for observations y (B, *y_shape)."""
+        shape = torch.Size(sample_shape)
+
+        def propose(sample_shape: torch.Size, **given: Tensor) -> Tensor:
+            x = self.bridge.sample(given["condition"], sample_shape.numel(), batch_size=max_sampling_batch_size).x
+            return x.flatten(2).transpose(0, 1)
+
+        if self.prior is None or not reject_outside_prior:
+            theta = propose(shape, condition=y)
+        else:
+            theta, _ = accept_reject_sample(
+                propose,
+                lambda theta: within_support(self.prior, theta),
+                shape.numel(),
+                show_progress_bars=progress,
+                proposal_sampling_kwargs={"condition": y},
+                max_sampling_time=max_sampling_time,
+            )
+        return theta.reshape(*shape, *theta.shape[1:])
+
+    def log_prob(
+        self,
+        theta: Tensor,
+        x: Tensor | None = None,
+        norm_posterior: bool = True,
+        track_gradients: bool = False,
+        n: int = 64,
+    ) -> Tensor:
+        """log p(theta | x) at one observation, (m,) for theta (m, d), by ``Bridge.log_prob``.
+
+        Args:
+            theta: (m, d) or (d,).
+            x: as of :meth:`sample`.
+            norm_posterior: with a prior: divide by the share of the bridge's samples inside the prior's support,
+                estimated from 10,000 of them.
+            track_gradients: must be False.
+            n: as of ``Bridge.log_prob``, which estimates the density.
+
+        Raises:
+            NotImplementedError: gradients are asked for, or this version's bridge has no density.
+            CSBError: as of :meth:`sample`; a theta of another length.
+        """
+        y = self._observation(x)
+        theta = torch.atleast_2d(torch.as_tensor(theta, dtype=torch.float32))
+        return self._log_prob(theta[:, None], y, norm_posterior, track_gradients, n)[:, 0]
+
+    def log_prob_batched(
+        self, theta: Tensor, x: Tensor, norm_posterior: bool = True, track_gradients: bool = False, n: int = 64
+    ) -> Tensor:
+        """log p(theta | x) for theta (*sample_shape, B, d) at x (B, …): (*sample_shape, B); see :meth:`log_prob`."""
+        y = self._observations(torch.as_tensor(x))
+        values = torch.as_tensor(theta, dtype=torch.float32)
+        if values.ndim < 2 or values.shape[-2] != len(y):
+            raise CSBError(f"theta has shape {tuple(values.shape)} and there are {len(y)} x; give (…, {len(y)}, d)")
+        flat = values.reshape(-1, *values.shape[-2:])
+        return self._log_prob(flat, y, norm_posterior, track_gradients, n).reshape(values.shape[:-1])
+
+    def _log_prob(self, theta: Tensor, y: Tensor, normed: bool, gradients: bool, n: int) -> Tensor:
+        """(m, B) for theta (m, B, d) and y (B, *y_shape)."""
+        density = getattr(self.bridge, "log_prob", None)
+        if density is None:
+            raise NotImplementedError("this Bridge has no log_prob; samples are all that it gives")
+        if gradients:
+            raise NotImplementedError("log_prob is an estimate without gradients; use track_gradients=False")
+        shape = self.bridge.transform.x_shape
+        if theta.shape[-1] != math.prod(shape):
+            raise CSBError(f"theta holds {theta.shape[-1]} numbers; the bridge's x of shape {shape} {math.prod(shape)}")
+        theta = theta.to(self.device)
+        found = density(theta.transpose(0, 1).unflatten(2, shape), y, n=n).transpose(0, 1)
+        if self.prior is None:
+            return found
+        found = torch.where(within_support(self.prior, theta), found, -torch.inf)
+        if not normed:
+            return found
+        drawn = self._draw((_CORRECTION,), y, False, reject_outside_prior=False)
+        return found - within_support(self.prior, drawn).double().mean(0).log().to(found.dtype)
+
+    def map(self, *args: Any, **options: Any) -> NoReturn:
+        """NotImplementedError: sbi climbs the density by its gradient; a bridge's is a noisy estimate without one."""
+        raise NotImplementedError("a bridge has no gradient of its density to climb; take the mean of samples, or KDE")
+
+    def _observations(self, x: Tensor) -> Tensor:
+        """x as a batch (B, *y_shape) on the bridge's device. CSBError for another shape or values not finite."""
+        shape = self.bridge.transform.y_shape
+        size, x = math.prod(shape), x.to(self.device, torch.float32)
+        if tuple(x.shape) in (shape, (size,)):
+            x = x[None]
+        if x.ndim < 2 or len(x) == 0 or math.prod(x.shape[1:]) != size:
+            raise CSBError(f"x has shape {tuple(x.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
+        if not bool(torch.isfinite(x).all()):
+            raise CSBError("x holds NaN or infinite values; pass finite observations")
+        return x.reshape(-1, *shape)
+
+    def _observation(self, x: Tensor | None) -> Tensor:
+        """One x, or the default x, as (1, *y_shape); CSBError for several."""
+        given, shape = self._x_else_default_x(x), self.bridge.transform.y_shape
+        if given.numel() == math.prod(shape):  # of any shape, with or without a batch dimension
+            return self._observations(given.reshape(1, *shape))
+        y = self._observations(given)
+        raise CSBError(f"x holds {len(y)} observations; use the batched method, which takes several")

@@ -1,0 +1,257 @@
+"""Bridges as posteriors of the real package sbi: its diagnostics tell a calibrated one from one that is not."""
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Exponential, MultivariateNormal, Normal, Uniform
+
+pytest.importorskip("sbi")
+from sbi.analysis import pairplot, plot_tarp, sbc_rank_plot
+from sbi.diagnostics import check_sbc, check_tarp, get_nltp, run_sbc, run_tarp
+from sbi.diagnostics.sbc import check_uniformity_frequentist
+from sbi.inference.posteriors.base_posterior import NeuralPosterior
+from sbi.utils import BoxUniform
+
+from csb.bridge import Bridge
+from csb.errors import CSBError
+from csb.problems.gaussian_ipf import AffineKernel
+from csb.run import sbi as package
+from csb.run.sbi import Posterior
+from csb.run.sbi.bounds import prior_bounds
+from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
+
+N, SAMPLES = 200, 100
+GAP = 1.73 / N**0.5  # of a cumulative distribution from the true one: exceeded with probability .005 (Kolmogorov)
+pytestmark = pytest.mark.filterwarnings("ignore:.*FigureCanvasAgg is non-interactive:UserWarning")
+
+
+def law(exact, y):
+    """The posteriors that an exact bridge draws from, at y (B, 2)."""
+    return MultivariateNormal(y @ exact.G.T.float() + exact.g.float(), exact.C.float())
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return make_exact_bridge("full", iterations=20)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Kernels of a fiftieth of the right covariance: a fifth of the variance of the posterior, overconfident."""
+    made = make_exact_bridge("full", iterations=20)
+    kernels = tuple(AffineKernel(M, N, c, 0.02 * S) for M, N, c, S in made.steps[-2].kernels)
+    set_affine(made.bridge, "backward", kernels)
+    return made
+
+
+@pytest.fixture(scope="module")
+def truth(exact):
+    """theta and x to calibrate on: any law of x will do, with theta from the posterior."""
+    torch.manual_seed(5)
+    x = torch.randn(N, 2)
+    return law(exact, x).sample(), x
+
+
+def sbc(bridge, truth, batched=True):
+    torch.manual_seed(6)
+    return run_sbc(*truth, Posterior(bridge), SAMPLES, show_progress_bar=False, use_batched_sampling=batched)
+
+
+def tarp_gap(bridge, truth, batched=True):
+    torch.manual_seed(7)
+    ecp, alpha = run_tarp(
+        *truth, Posterior(bridge), num_posterior_samples=SAMPLES, num_bins=20, show_progress_bar=False,
+        use_batched_sampling=batched,
+    )  # fmt: skip
+    assert check_tarp(ecp, alpha)[1] > 0  # which takes what run_tarp returned
+    return float((ecp - alpha).abs().max())
+
+
+class TestCalibration:
+    @pytest.mark.parametrize("batched", [True, False], ids=["batched", "one by one"])
+    def test_the_exact_posterior_passes(self, exact, truth, batched, recwarn):
+        ranks, dap = sbc(exact.bridge, truth, batched)
+        assert ranks.shape == dap.shape == (N, 2)
+        assert float(check_uniformity_frequentist(ranks, SAMPLES).min()) > 1e-3
+        assert tarp_gap(exact.bridge, truth, batched) < GAP
+        assert not [w for w in recwarn if "not implemented" in str(w.message).lower()]  # no falling back
+
+    def test_an_overconfident_one_fails(self, narrow, truth):
+        assert float(check_uniformity_frequentist(sbc(narrow.bridge, truth)[0], SAMPLES).max()) < 1e-3
+        assert tarp_gap(narrow.bridge, truth) > 1.2 * GAP
+
+    def test_check_sbc(self, exact, truth):
+        """Its classifiers are slow: one coordinate, 100 simulations."""
+        ranks, dap = sbc(exact.bridge, truth)
+        found = check_sbc(ranks[:100, :1], truth[0][:100, :1], dap[:100, :1], SAMPLES)
+        assert float(found["ks_pvals"]) > 1e-3
+        assert float(found["c2st_dap"]) < 0.65
+
+
+def test_plots(exact, truth):
+    mpl.use("Agg")
+    posterior = Posterior(exact.bridge).set_default_x(truth[1][0])
+    assert pairplot(posterior.sample((50,)), points=truth[0][:1])[0].axes
+    ranks, _ = run_sbc(*truth, posterior, SAMPLES, show_progress_bar=False)
+    assert sbc_rank_plot(ranks, SAMPLES)[0].axes
+    assert plot_tarp(*run_tarp(*truth, posterior, num_posterior_samples=SAMPLES, show_progress_bar=False))[0].axes
+
+
+class TestSamples:
+    def test_shapes_of_sbi(self, exact):
+        posterior, x = Posterior(exact.bridge), torch.tensor([0.3, -1.0])
+        assert isinstance(posterior, NeuralPosterior)
+        for shape in ((), (4,), (2, 3)):
+            assert posterior.sample(shape, x=x).shape == (*shape, 2)
+            assert posterior.sample(torch.Size(shape), x=x[None]).shape == (*shape, 2)
+            assert posterior.sample_batched(shape, x=torch.randn(5, 2)).shape == (*shape, 5, 2)
+
+    def test_each_sample_belongs_to_its_observation(self, exact):
+        x = torch.tensor([[5.0, 0.0], [-5.0, 3.0], [0.0, 9.0]])
+        theta = Posterior(exact.bridge).sample_batched((40, 50), x=x)
+        torch.testing.assert_close(theta.mean((0, 1)), law(exact, x).mean, atol=0.1, rtol=0)
+
+    def test_the_global_generator_repeats_them(self, exact):
+        posterior = Posterior(exact.bridge).set_default_x(torch.zeros(2))
+        torch.manual_seed(3)
+        first, other = posterior.sample((5,)), posterior.sample((5,))
+        torch.manual_seed(3)
+        assert torch.equal(posterior.sample((5,)), first)
+        assert not torch.equal(first, other)
+
+    def test_default_x(self, exact):
+        posterior = Posterior(exact.bridge)
+        with pytest.raises(ValueError, match="default"):
+            posterior.sample((5,))
+        assert posterior.set_default_x(torch.tensor([9.0, 9.0])) is posterior
+        expected = law(exact, torch.tensor([[9.0, 9.0]])).mean[0]
+        torch.testing.assert_close(posterior.sample((2000,)).mean(0), expected, atol=0.1, rtol=0)
+        assert torch.equal(posterior.to("cpu").default_x, torch.tensor([[9.0, 9.0]]))
+
+    @pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 2, 2), ()])
+    def test_other_shapes_of_x_are_refused(self, exact, shape):
+        with pytest.raises(CSBError, match="x has shape"):
+            Posterior(exact.bridge).sample((5,), x=torch.zeros(shape))
+
+    def test_several_observations_need_the_batched_method(self, exact):
+        with pytest.raises(CSBError, match="x holds 2 observations; use the batched method"):
+            Posterior(exact.bridge).sample((5,), x=torch.zeros(2, 2))
+        with pytest.raises(CSBError, match="NaN"):
+            Posterior(exact.bridge).sample_batched((5,), x=torch.full((2, 2), math.nan))
+
+    def test_a_simulator_may_return_arrays_that_the_bridge_saw_flattened(self):
+        posterior = Posterior(make_untrained_bridge(3, 6))
+        x = torch.randn(4, 2, 3)
+        torch.manual_seed(0)
+        theta = posterior.sample_batched((7,), x=x)
+        torch.manual_seed(0)
+        assert torch.equal(posterior.sample_batched((7,), x=x.flatten(1)), theta)
+        assert posterior.sample((7,), x=x[0]).shape == (7, 3)
+
+    def test_samples_outside_the_prior_are_drawn_again(self, exact):
+        prior = BoxUniform(torch.zeros(2), torch.full((2,), 4.0))
+        x = torch.tensor([[0.0, 0.0], [1.0, 0.5]])
+        free = Posterior(exact.bridge).sample_batched((20_000,), x=x)
+        inside = ((free >= 0) & (free <= 4)).all(-1)
+        assert 0.05 < float(inside.float().mean()) < 0.9
+        theta = Posterior(exact.bridge, prior).sample_batched((4000,), x=x)
+        assert theta.shape == (4000, 2, 2)
+        assert bool(prior.support.check(theta).all())
+        for i in range(2):
+            torch.testing.assert_close(theta[:, i].mean(0), free[inside[:, i], i].mean(0), atol=0.04, rtol=0)
+        kept = Posterior(exact.bridge, prior).sample_batched((500,), x=x, reject_outside_prior=False)
+        assert not bool(prior.support.check(kept).all())
+
+
+class TestDensity:
+    @pytest.fixture
+    def dense(self):
+        """A bridge whose density is exact."""
+        made = make_exact_bridge("full", iterations=20)
+
+        def log_prob(x, y, n=64, generator=None):
+            return law(made, y[:, None] if x.ndim == 3 else y).log_prob(x)
+
+        made.bridge.__dict__["log_prob"] = log_prob
+        return made
+
+    def test_one_and_many_observations(self, dense):
+        posterior, theta, x = Posterior(dense.bridge), torch.randn(4, 3, 2), torch.randn(3, 2)
+        batched = posterior.log_prob_batched(theta, x)
+        torch.testing.assert_close(batched, law(dense, x).log_prob(theta))
+        torch.testing.assert_close(posterior.log_prob(theta[:, 1], x[1]), batched[:, 1])
+        torch.testing.assert_close(posterior.log_prob(theta[0, 1], x[1]), batched[:1, 1])
+        torch.testing.assert_close(posterior.potential(theta[:, 1], x[1]), batched[:, 1])
+        with pytest.warns(UserWarning, match="not normalized"):  # sbi's remark on all but its own classes
+            torch.testing.assert_close(get_nltp(theta[0], x, posterior), -batched[0])
+
+    def test_a_prior_cuts_and_normalises(self, dense):
+        prior = BoxUniform(torch.zeros(2), torch.full((2,), 4.0))
+        posterior, x = Posterior(dense.bridge, prior), torch.tensor([1.0, 0.5])
+        theta = torch.tensor([[0.5, 0.5], [-0.5, 0.5]])
+        free = Posterior(dense.bridge).log_prob(theta, x)
+        cut = posterior.log_prob(theta, x)
+        assert float(cut[1]) == -math.inf
+        grid = torch.cartesian_prod(*[torch.linspace(0, 4, 201)] * 2)
+        share = Posterior(dense.bridge).log_prob(grid, x).exp().sum() * (4 / 200) ** 2
+        assert float(cut[0] - free[0]) == pytest.approx(-math.log(float(share)), abs=0.06)
+        assert float(posterior.log_prob(theta, x, norm_posterior=False)[0]) == float(free[0])
+
+    def test_what_is_not_there_is_said(self, dense, monkeypatch):
+        posterior, theta, x = Posterior(dense.bridge), torch.zeros(2), torch.zeros(2)
+        with pytest.raises(NotImplementedError, match="track_gradients=False"):
+            posterior.log_prob(theta, x, track_gradients=True)
+        with pytest.raises(NotImplementedError, match="no gradient"):
+            posterior.set_default_x(x).map()
+        with pytest.raises(CSBError, match="theta holds 3 numbers"):
+            posterior.log_prob(torch.zeros(3), x)
+        monkeypatch.delattr(Bridge, "log_prob", raising=False)
+        with pytest.raises(NotImplementedError, match="no log_prob"):
+            Posterior(make_exact_bridge(iterations=2).bridge).log_prob(theta, x)
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        ("prior", "low", "high"),
+        [
+            (BoxUniform(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0])), [-1, 0], [1, 5]),
+            (Uniform(torch.zeros(1), torch.ones(1)), [0], [1]),
+            (Exponential(torch.ones(1)), [0], [None]),
+        ],
+    )
+    def test_boxes(self, prior, low, high):
+        assert prior_bounds(prior, len(low)) == (low, high)
+
+    def test_independent_parts(self):
+        from sbi.utils.user_input_checks_utils import MultipleIndependent
+
+        parts = [Normal(torch.zeros(1), torch.ones(1)), BoxUniform(torch.zeros(2), torch.ones(2))]
+        assert prior_bounds(MultipleIndependent(parts), 3) == ([None, 0, 0], [None, 1, 1])
+
+    def test_no_bounds_and_no_box(self):
+        assert prior_bounds(MultivariateNormal(torch.zeros(2), torch.eye(2)), 2) is None
+        with pytest.raises(CSBError, match="Dirichlet is no box; give bounds"):
+            prior_bounds(torch.distributions.Dirichlet(torch.ones(3)), 3)
+
+
+class TestInstallation:
+    def test_a_missing_package_is_told_in_one_line(self, monkeypatch):
+        def missing(name):
+            raise package.metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(package.metadata, "version", missing)
+        with pytest.raises(CSBError, match=r"not installed; pip install 'csb\[sbi\]'"):
+            _ = package.Posterior
+
+    def test_another_version(self, monkeypatch):
+        monkeypatch.setattr(package.metadata, "version", lambda name: "0.24.0")
+        with pytest.raises(CSBError, match=r"sbi 0\.24\.0 is installed and csb needs 0\.27"):
+            _ = package.train_posterior
+
+    def test_other_names(self):
+        with pytest.raises(AttributeError, match="posteriors"):
+            _ = package.posteriors
+        assert np.all([hasattr(package, name) for name in package.__all__])
