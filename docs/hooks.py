@@ -9,6 +9,10 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+SPACES = (  # which TeX sets and the converter does not
+    (r"\\log(?![A-Za-z]|\s*(?:[(]|\\left|\\!))\s*", r"\\log\\,"),
+    (r"\\sim(?![A-Za-z])", r"\\;\\sim\\;"),
+)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -24,8 +28,10 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def formula(found: re.Match[str]) -> str:
         tag, kind, latex = found.groups()
-        block = kind == "["
-        made = convert(html.unescape(latex).strip(), display="block" if block else "inline")
+        latex = html.unescape(latex).strip()
+        for pattern, spaced in SPACES:
+            latex = re.sub(pattern, spaced, latex)
+        made = convert(latex, display="block" if kind == "[" else "inline")
         return f'<{tag} class="formula">{made}</{tag}>'
 
     return FORMULA.sub(formula, content)
