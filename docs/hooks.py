@@ -32,6 +32,7 @@ def on_page_content(content: str, **_: Any) -> str:
         for pattern, spaced in SPACES:
             latex = re.sub(pattern, spaced, latex)
         made = convert(latex, display="block" if kind == "[" else "inline")
+        made = made.replace(">&#x0007C;</mo>", ' lspace="0" rspace="0">&#x0007C;</mo>')  # bars around, not between
         return f'<{tag} class="formula">{made}</{tag}>'
 
     return FORMULA.sub(formula, content)

@@ -123,12 +123,8 @@ class Page:
             return
         runs: dict[str, Callable[[Block], None]] = {"python": self._python, "bash": self._bash, "yaml": self._yaml}
         assert block.language in runs, f"{where}: {block.language or 'no language'}; give one of {', '.join(runs)}"
-        import time
-
-        t0 = time.process_time()
         with contextlib.chdir(self.folder):
             runs[block.language](block)
-        print("TIME", where, round(time.process_time() - t0, 2), flush=True)
         self.counts["run"] += 1
 
     def _python(self, block: Block) -> None:
