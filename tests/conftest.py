@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.parametrisation import coefficients
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import LinearGaussian
@@ -40,13 +41,14 @@ class ExactBridge(NamedTuple):
 
 
 def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]) -> None:
-    """Writes affine kernels (k = 1..T) into a bridge of drift-parametrised Affine networks."""
+    """Writes affine kernels (k = 1..T) into a bridge of Affine networks, whatever their parametrisation."""
     kernel = bridge.kernel(direction)
+    skip, gain = coefficients(kernel.parametrisation, bridge.grid, direction)
     with torch.no_grad():
         for k, (M, N, c, S) in enumerate(kernels, start=1):
             beta = bridge.grid.beta[k]
-            kernel.network.weight[k] = torch.cat([M - torch.eye(len(M)), N], dim=1) / beta
-            kernel.network.bias[k] = c / beta
+            kernel.network.weight[k] = torch.cat([M - skip[k] * torch.eye(len(M)), N], dim=1) / gain[k]
+            kernel.network.bias[k] = c / gain[k]
             if kernel.covariance == "full":
                 factor = torch.linalg.cholesky(S)
                 rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
@@ -64,13 +66,16 @@ KINDS = {  # covariance of the kernels, the recursion's objective
 }
 
 
-def make_exact_bridge(kind: str = "full", iterations: int = 6, T: int = 4, correlated: bool = True) -> ExactBridge:
+def make_exact_bridge(
+    kind: str = "full", iterations: int = 6, T: int = 4, correlated: bool = True, parametrisation: str = "drift"
+) -> ExactBridge:
     """Two dimensions, at the end of the recursion of the given iterations.
 
     Args:
         kind: one of KINDS.
         iterations, T: of the recursion.
         correlated: whether the coordinates of x | y are; if not, diagonal kernels reach the posterior exactly.
+        parametrisation: of the kernels.
     """
     covariance, objective = KINDS[kind]
     grid = Grid.from_schedule(Power(0.3, 2.0), T)
@@ -79,7 +84,7 @@ def make_exact_bridge(kind: str = "full", iterations: int = 6, T: int = 4, corre
         problem = LinearGaussian(dx=2, dy=2, seed=1)
         G, C = problem.G, problem.C
     steps = exact_ipf(grid, G, torch.tensor([0.3, -0.2]), C, iterations, objective)
-    part = KernelSpec({"name": "affine", "steps": T}, "drift", covariance, variance_floor=0.0)
+    part = KernelSpec({"name": "affine", "steps": T}, parametrisation, covariance, variance_floor=0.0)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
     spec = BridgeSpec(grid.alpha_bar.tolist(), transform, part, part)
     bridge = build_bridge(spec)
@@ -218,9 +223,9 @@ class Moved(Denoiser):
         return self.mixture.denoise(z, float(alpha_bar))
 
 
-def make_untrained_bridge(dx, dy):
+def make_untrained_bridge(dx, dy, covariance="diagonal", parametrisation="v"):
     """A bridge on vectors whose weights are moved away from zero, so that every part of it has an effect."""
-    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal")
+    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, parametrisation, covariance, rank=1, components=3)
     transform = {"name": "standardise", "x_shape": [dx], "y_shape": [dy]}
     bridge = build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3)
     generator = seeded(0)

@@ -3,6 +3,7 @@
 from csb.bridge.bridge import Bridge, autocast
 from csb.bridge.build import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import load_bridge, save_bridge
+from csb.bridge.density import DensityInfo
 from csb.bridge.kernel import Kernel
 from csb.bridge.law import Law
 from csb.bridge.parametrisation import Direction
@@ -11,6 +12,7 @@ from csb.bridge.samples import SampleInfo, Samples
 __all__ = [
     "Bridge",
     "BridgeSpec",
+    "DensityInfo",
     "Direction",
     "Kernel",
     "KernelSpec",

@@ -1,15 +1,20 @@
 """The bridge: a backward and a forward family of kernels on one grid, and one-pass posterior sampling."""
 
+import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from csb.bridge.density import DensityInfo, check_points, estimate
 from csb.bridge.kernel import Kernel
+from csb.bridge.law import moved
 from csb.bridge.parametrisation import Direction
-from csb.bridge.samples import SampleInfo, Samples, check_observations, measured
+from csb.bridge.progress import Tick, network_calls, silent
+from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations, measured
+from csb.bridge.steps import check_leaps, hops, stops_of
 from csb.errors import CSBError, require_int
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise
@@ -67,7 +72,7 @@ class Bridge(nn.Module):
 
     def sample(
         self,
-        y: Tensor,
+        y: Numbers,
         n: int = 1,
         *,
         generator: Generators = None,
@@ -75,13 +80,16 @@ class Bridge(nn.Module):
         mean_only: bool = False,
         refine: int = 0,
         trajectory: bool = False,
+        sample_steps: int | None = None,
+        progress: bool = False,
     ) -> Samples:
         """Posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps.
 
         The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size.
 
         Args:
-            y: one observation (*y_shape) or several (B, *y_shape).
+            y: one observation (*y_shape) or several (B, *y_shape): a tensor, a numpy array or nested lists of numbers.
+                Integers are taken as they are, but for images, whose scale they leave open.
             n: samples of each observation.
             generator: on the bridge's device; a list of B gives each observation its own numbers; None draws from
                 torch's global generator.
@@ -89,32 +97,133 @@ class Bridge(nn.Module):
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
             trajectory: also return the states of the last backward pass.
+            sample_steps: S ≤ T network calls a pass in place of T, by leaps over the steps between (see
+                :mod:`csb.bridge.steps`); they need kernels that predict x_0, ε or v, with a learned covariance.
+                None or T: every step, as trained.
+            progress: show a bar over the network calls on standard error.
 
         Raises:
-            CSBError: y of another shape or not finite; n, batch_size or refine out of range.
+            CSBError: y not made of numbers, of another shape or not finite; n, batch_size, refine or sample_steps out
+                of range; leaps that the kernels do not allow.
         """
-        y, single = self._check(y, n, batch_size, refine)
+        stops = self._stops(n, batch_size, refine, sample_steps)
+        y, single = check_observations(y, self.transform.y_shape, self.device)
         noise = Noise(generator, len(y), self.device)
-        training = self.training
-        self.eval()
-        try:
-            with measured(self.device) as cost, torch.no_grad(), autocast(self.precision, self.device):
-                path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory)
-                x = self.transform.decode(path[-1], y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
-                states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
-        finally:
-            self.train(training)
-        calls = self.grid.T * (1 + 2 * refine)
+        S = len(stops) - 1
+        calls = S * (1 + 2 * refine)
+        bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
+        with self.frozen(), measured(self.device) as cost, bar as tick:
+            path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, stops, tick)
+            x = self.transform.decode(path[-1], y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+            states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
         info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
         return Samples(x[0] if single else x, info)
 
-    def _check(self, y: Tensor, n: int, batch_size: int, refine: int) -> tuple[Tensor, bool]:
+    @overload
+    def log_prob(
+        self,
+        x: Numbers,
+        y: Numbers,
+        n: int = 64,
+        generator: Generators = None,
+        *,
+        batch_size: int = 1024,
+        with_info: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def log_prob(
+        self,
+        x: Numbers,
+        y: Numbers,
+        n: int = 64,
+        generator: Generators = None,
+        *,
+        batch_size: int = 1024,
+        with_info: Literal[True],
+    ) -> tuple[Tensor, DensityInfo]: ...
+
+    def log_prob(
+        self,
+        x: Numbers,
+        y: Numbers,
+        n: int = 64,
+        generator: Generators = None,
+        *,
+        batch_size: int = 1024,
+        with_info: bool = False,
+    ) -> Tensor | tuple[Tensor, DensityInfo]:
+        """Estimates of log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
+
+        Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
+        (:mod:`csb.bridge.density`). A probability-flow ODE would not do. It takes a score or drift at every instant,
+        and a bridge has the laws of T large steps; and the density that a discretised flow carries along is that of a
+        deterministic map, here from mean to mean, which leaves out the kernels' variances: another law than the
+        samples', by an amount that no n mends.
+
+        Args:
+            x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
+                (B, *x_shape) or several (B, m, *x_shape). Tensors, arrays or nested lists, as y in :meth:`sample`.
+            y: one observation (*y_shape) or several (B, *y_shape).
+            n: paths for each point.
+            generator, batch_size: see :meth:`sample`.
+            with_info: also return the estimates' effective sample sizes, standard errors and cost.
+
+        Returns:
+            float32 of x's shape without *x_shape, −∞ outside the support of a bounded problem; with_info: and a
+            :class:`csb.bridge.density.DensityInfo`.
+
+        Raises:
+            CSBError: x or y not made of numbers, of another shape or not finite; n or batch_size out of range.
+            NotImplementedError: the samples have no density, as clamped pixels have none.
+        """
+        for name, value in (("n", n), ("batch_size", batch_size)):
+            require_int(name, value, 1)
+        y, single = check_observations(y, self.transform.y_shape, self.device)
+        x, shape = check_points(x, self.transform.x_shape, len(y), single, self.device)
+        noise = Noise(generator, len(y), self.device)
+        with self.frozen(), measured(self.device) as cost:
+            value, ess, error, proposal = estimate(self, x, y, n, noise, batch_size)
+        if not with_info:
+            return value.view(shape)
+        calls = self.grid.T * (2 if proposal == "forward" else 1)
+        info = DensityInfo(ess.view(shape), error.view(shape), proposal, calls, cost.seconds, cost.peak_memory)
+        return value.view(shape), info
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The bridge in evaluation mode, without gradients, at its precision; its mode is restored afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), autocast(self.precision, self.device):
+                yield
+        finally:
+            self.train(training)
+
+    def _stops(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
+        """The states that a pass visits, by k, ascending. CSBError for numbers out of range, here and beside them."""
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
             require_int(name, value, low)
-        return check_observations(y, self.transform.y_shape, self.device)
+        T = self.grid.T
+        stops = stops_of(self.grid, T if sample_steps is None else sample_steps)
+        directions: tuple[Direction, ...] = ("backward", "forward") if refine else ("backward",)
+        for direction in directions:
+            kernel = self.kernel(direction)
+            check_leaps(direction, kernel.parametrisation, kernel.covariance, len(stops) - 1, T)
+        return stops
 
     def _sample(
-        self, y: Tensor, n: int, noise: Noise, batch: int, mean_only: bool, refine: int, keep: bool
+        self,
+        y: Tensor,
+        n: int,
+        noise: Noise,
+        batch: int,
+        mean_only: bool,
+        refine: int,
+        keep: bool,
+        stops: list[int],
+        tick: Tick,
     ) -> list[Tensor]:
         """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
         c = self.transform.encode_y(y)
@@ -125,7 +234,7 @@ class Bridge(nn.Module):
         for direction in passes:
             path = path[-1:]
             codes = self.codes(direction, c, batch)
-            for state, _ in self.walk(direction, path[-1], codes, n, noise, batch, mean_only):
+            for state, _ in self.walk(direction, path[-1], codes, n, noise, batch, mean_only, stops, tick):
                 path = [*path, state] if keep else [state]
         return path
 
@@ -143,8 +252,10 @@ class Bridge(nn.Module):
         noise: Noise,
         batch: int,
         mean_only: bool = False,
+        stops: list[int] | None = None,
+        tick: Tick = silent,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The T states that follow z in one direction, one after the other, each with the kernel mean it was drawn at.
+        """The states that follow z in one direction, one after the other, each with the mean it was drawn at.
 
         Args:
             direction: of the kernels.
@@ -153,16 +264,20 @@ class Bridge(nn.Module):
             n: states an observation.
             noise: of the observations behind ``codes``.
             batch, mean_only: see :meth:`sample`.
+            stops: the states to visit, ascending from 0 to T (see :func:`csb.bridge.steps.stops_of`); None: all.
+            tick: called after each network call.
         """
-        kernel, T = self.kernel(direction), self.grid.T
+        kernel = self.kernel(direction)
         owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
-        for k in range(T, 0, -1) if direction == "backward" else range(1, T + 1):
+        for k, leap in hops(self.grid, direction, stops):
             step, states, means = torch.tensor([k], device=z.device), [], []
             numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
             for rows in torch.arange(len(z)).split(batch):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 law = kernel(z[part], step, codes[owner[part]])
-                means.append(law.mean)
-                states.append(law.mean if numbers is None else law.draw(numbers[part]))
+                state, mean = moved(law, z[part], leap, None if numbers is None else numbers[part])
+                states.append(state)
+                means.append(mean)
+                tick()
             z, mean = torch.cat(states), torch.cat(means)
             yield z, mean

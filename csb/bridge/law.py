@@ -10,6 +10,8 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from csb.bridge.steps import Leap
+
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -25,6 +27,25 @@ def _exact(method: Method) -> Method:
     return wrapped  # type: ignore[return-value]
 
 
+def _leap_factor(covariance: Tensor, leap: Leap) -> Tensor:
+    """F (B, d, d) with F Fᵀ = gain²·max(Σ − own·I, 0) + added·I.
+
+    A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much.
+    """
+    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
+    rest = covariance - leap.own * identity
+    factor, failed = torch.linalg.cholesky_ex(rest)
+    factor = leap.gain * factor
+    if leap.added:
+        factor = torch.linalg.cholesky_ex(factor @ factor.mT + leap.added * identity).L
+    rows = failed.nonzero()[:, 0]
+    if len(rows):
+        values, vectors = torch.linalg.eigh(rest[rows])
+        scale = (leap.gain**2 * values.clamp_min(0) + leap.added).sqrt()
+        factor[rows] = vectors * scale[:, None]
+    return factor
+
+
 @dataclass(frozen=True)
 class Law(ABC):
     """A batch of laws over states. ``mean`` is (B, *z_shape)."""
@@ -37,6 +58,10 @@ class Law(ABC):
 
         (B, d + r) for a covariance of low rank r, (B, d + 1) for a mixture.
         """
+
+    @abstractmethod
+    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+        """One draw of each of the law that a leap makes of this one, the kernel's at x; shapes as in :meth:`draw`."""
 
     @abstractmethod
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -58,6 +83,10 @@ class Diagonal(Law):
 
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self.var.sqrt() * noise.view_as(self.mean)
+
+    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+        var = leap.gain**2 * (self.var - leap.own).clamp_min(0) + leap.added
+        return Diagonal(leap.mean(x, self.mean), var).draw(noise)
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         square = ((target - self.mean) ** 2 + target_var) / self.var
@@ -88,6 +117,11 @@ class Full(Law):
         return self.mean + torch.linalg.solve_triangular(self.root, noise[..., None], upper=False).view_as(self.mean)
 
     @_exact
+    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+        spread = _leap_factor(self.covariance(), leap) @ noise[..., None]
+        return leap.mean(x, self.mean) + spread.view_as(self.mean)
+
+    @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         white = (self.root @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean)
         spread = target_var * (self.root**2).sum(2).view_as(self.mean)
@@ -116,6 +150,18 @@ class LowRank(Law):
     def draw(self, noise: Tensor) -> Tensor:
         own, common = noise.split([noise.shape[1] - self.low.shape[2], self.low.shape[2]], dim=1)
         return self.mean + self.var.sqrt() * own.view_as(self.mean) + (self.low @ common[..., None]).view_as(self.mean)
+
+    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+        """Where diag(var) alone falls below β̃ I, what lacks is taken out of the coordinate's low-rank part.
+
+        That keeps Σ_ii − β̃, where it is positive, and costs no eigenvalues of d × d matrices. Where var ≥ β̃ in all
+        coordinates it is exact.
+        """
+        rest = self.var - leap.own
+        total = (self.low**2).sum(2)
+        kept = (1 + rest.clamp(max=0).flatten(1) / total.clamp_min(1e-30)).clamp_min(0).sqrt()
+        var = leap.gain**2 * rest.clamp_min(0) + leap.added
+        return LowRank(leap.mean(x, self.mean), var, leap.gain * kept[..., None] * self.low).draw(noise)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -161,12 +207,20 @@ class Mixture(Law):
     def _parts(self) -> Full:
         return Full(self.means.flatten(0, 1), self.roots.flatten(0, 1))
 
-    @_exact
-    def draw(self, noise: Tensor) -> Tensor:
-        level = torch.special.ndtr(noise[:, :1])
+    def _chosen(self, noise: Tensor) -> Full:
+        """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
+        level = torch.special.ndtr(noise)
         chosen = (self.log_weights.exp().cumsum(1) < level).sum(1).clamp(max=self.log_weights.shape[1] - 1)
         rows = torch.arange(len(noise), device=noise.device)
-        return Full(self.means[rows, chosen], self.roots[rows, chosen]).draw(noise[:, 1:])
+        return Full(self.means[rows, chosen], self.roots[rows, chosen])
+
+    @_exact
+    def draw(self, noise: Tensor) -> Tensor:
+        return self._chosen(noise[:, :1]).draw(noise[:, 1:])
+
+    @_exact
+    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+        return self._chosen(noise[:, :1]).leap(x, leap, noise[:, 1:])
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         if isinstance(target_var, Tensor) or target_var:
@@ -181,3 +235,14 @@ class Mixture(Law):
         within = self._parts().covariance().unflatten(0, (-1, M))
         apart = (self.means - self.mean[:, None]).flatten(2)
         return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
+
+
+def moved(law: Law, x: Tensor, leap: Leap | None, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The next state and the mean it was drawn at, both (B, *z_shape): a step of the law, the kernel's at x, or a leap.
+
+    Without noise the state is the mean.
+    """
+    if leap is None:
+        return (law.mean if noise is None else law.draw(noise)), law.mean
+    mean = leap.mean(x, law.mean)
+    return (mean if noise is None else law.leap(x, leap, noise)), mean

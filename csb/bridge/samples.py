@@ -2,11 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,8 @@ class SampleInfo:
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
         unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
             samplers without resampling.
-        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; None unless asked for.
+        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps were leapt over.
+            None unless asked for.
     """
 
     forward_evaluations: int
@@ -54,17 +56,46 @@ class Samples:
     log_weights: Tensor | None = field(default=None)
 
 
-def check_observations(y: Tensor, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, bool]:
+Numbers = Tensor | np.ndarray | Sequence[Any]  # a tensor, an array, or a nested list of numbers
+
+
+def as_floats(name: str, value: Numbers, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers as a float32 tensor on the device; ``shape`` is that of one item.
+
+    Raises CSBError for what is not made of real numbers, and for integers where one item is an image (C, H, W): they
+    may count in 0..255 or in 0..1.
+    """
+    wanted = "pass a tensor, an array or a nested list of real numbers"
+    if not isinstance(value, Tensor):
+        if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
+            raise CSBError(f"{name} is {type(value).__name__}; {wanted}")
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors on other devices
+            raise CSBError(f"{name} is a {type(value).__name__} that is no rectangular array; {wanted}") from error
+        if array.dtype.kind not in "fiu":
+            raise CSBError(f"{name} holds values of type {array.dtype}; {wanted}")
+        integers, found = array.dtype.kind in "iu", array.dtype
+        tensor = torch.from_numpy(array.astype(np.float64))  # a copy, in native byte order
+    else:
+        if value.dtype == torch.bool or value.is_complex():
+            raise CSBError(f"{name} is {value.dtype}; {wanted}")
+        integers, found, tensor = not value.is_floating_point(), value.dtype, value
+    if integers and len(shape) == 3:
+        raise CSBError(f"{name} is {found}, and whether its pixels lie in 0..255 is not known; pass floats as trained")
+    return tensor.to(device, torch.float32)
+
+
+def check_observations(y: Numbers, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, bool]:
     """y as a batch (B, *shape), float32, on the device, and whether it was a single observation.
 
-    Raises CSBError where y is no floating-point tensor, of another shape, empty or not finite.
+    Raises CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
     """
-    if not isinstance(y, Tensor) or not y.is_floating_point():
-        raise CSBError(f"y is {getattr(y, 'dtype', type(y).__name__)}; pass a floating-point torch tensor")
+    y = as_floats("y", y, shape, device)
     single = tuple(y.shape) == shape
     if not single and (y.ndim == 0 or tuple(y.shape[1:]) != shape):
         raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
-    y = (y[None] if single else y).to(device, torch.float32)
+    y = y[None] if single else y
     if len(y) == 0:
         raise CSBError("y holds no observation; pass at least one")
     if not bool(torch.isfinite(y).all()):

@@ -13,6 +13,7 @@ r"""Transforms for x in a box, the support of its prior: samples must not leave 
 Coordinates without bounds are standardised by all three.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from csb.process import seeded
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its walls: |Φ⁻¹(EDGE)| = 5.2
+IMAGE = 0.02  # least chance of a mirror image where densities are estimated
 _PROBES = 72  # key of the random stream
 Bounds = tuple[float | None, ...]
 
@@ -57,6 +59,18 @@ class Boxed(Scaled):
             raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("upper", upper, persistent=False)
+
+    def _walls(self) -> tuple[Tensor, Tensor]:
+        """The box in units of the state."""
+        return (self.lower - self.x_mean) / self.x_std, (self.upper - self.x_mean) / self.x_std
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """Which coordinates lie outside the box."""
+        return (x < self.lower) | (x > self.upper)
+
+    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_scale = super().lift(x.clamp(self.lower, self.upper), uniform)
+        return z, torch.where(self._outside(x).any(dim=1), -torch.inf, log_scale)
 
 
 @register_transform
@@ -91,7 +105,7 @@ class Reflect(Boxed):
         return self
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        low, high = (self.lower - self.x_mean) / self.x_std, (self.upper - self.x_mean) / self.x_std
+        low, high = self._walls()
         wall = torch.where(z - low < high - z, low, high)
         chance = torch.special.ndtr(-(z - wall).abs() / self.softness)  # of no softness: 0, and ½ at the wall itself
         mirrored = torch.rand(z.shape, generator=generator, device=z.device) < chance.nan_to_num(0.5)
@@ -102,6 +116,27 @@ class Reflect(Boxed):
 
     def _back(self, v: Tensor) -> Tensor:
         return fold(v, self.lower, self.upper)
+
+    def _log_slope(self, x: Tensor) -> Tensor:
+        return torch.where(self._outside(x), -torch.inf, torch.zeros((), dtype=torch.float64, device=x.device))
+
+    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """z itself or its mirror image at a wall, coordinate by coordinate, with the chances of :meth:`preimage`.
+
+        No chance is below :data:`IMAGE`, so that mass beyond a wall is found that training did not put there. States
+        farther outside than the box is wide, which fold twice, are left out.
+        """
+        z, log_scale = super().lift(x, uniform)
+        low, high = self._walls()
+        soft = torch.where(self.softness > 0, self.softness, ((high - low) / 8).clamp(max=0.25))
+        first, second = (
+            torch.where(wall.isfinite(), torch.special.ndtr(-(z - wall).abs() / soft).clamp_min(IMAGE), 0.0).double()
+            for wall in (low, high)
+        )
+        down, up = uniform < first, uniform > 1 - second
+        chance = torch.where(down, first, torch.where(up, second, 1 - first - second))
+        z = torch.where(down, 2 * low - z, torch.where(up, 2 * high - z, z))
+        return z, log_scale - chance.log().sum(1)
 
 
 @register_transform
@@ -125,11 +160,19 @@ class Probit(Boxed):
         return low, torch.where(bounded, self.upper.double() - low, 1.0), bounded
 
     def _free(self, x: Tensor) -> Tensor:
-        if outside := int(((x < self.lower) | (x > self.upper)).any(dim=1).sum()):
+        if outside := int(self._outside(x).any(dim=1).sum()):
             raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
-        low, width, bounded = self._box()
-        share = ((x.double() - low) / width).clamp(EDGE, 1 - EDGE)
-        return torch.where(bounded, torch.special.ndtri(share).to(x.dtype), x)
+        return torch.where(self._box()[2], self._quantile(x).to(x.dtype), x)
+
+    def _quantile(self, x: Tensor) -> Tensor:
+        """Φ⁻¹ of the place between the bounds, float64; of no use where there are none."""
+        low, width, _ = self._box()
+        return torch.special.ndtri(((x.double() - low) / width).clamp(EDGE, 1 - EDGE))
+
+    def _log_slope(self, x: Tensor) -> Tensor:
+        _, width, bounded = self._box()
+        slope = 0.5 * (self._quantile(x) ** 2 + math.log(2 * math.pi)) - width.log()
+        return torch.where(self._outside(x), -torch.inf, torch.where(bounded, slope, 0.0))
 
     def _back(self, v: Tensor) -> Tensor:
         low, width, bounded = self._box()

@@ -68,6 +68,26 @@ class Transform(nn.Module, ABC):
         """
         return z
 
+    def log_jacobian(self, x: Tensor) -> Tensor:
+        """log |det dz/dx| at x (B, *x_shape), (B,), float64; −∞ where no state decodes to x.
+
+        NotImplementedError where the samples have no density.
+        """
+        raise NotImplementedError(
+            f"transform={self.name} gives x no density: its decode is not smooth and one-to-one, as where it clamps "
+            f"pixels to [0, 1]; compare samples instead"
+        )
+
+    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A state z that decodes to x (B, *x_shape), and (B,), float64, log |det dz/dx| − log q(z).
+
+        q is the chance with which z is drawn among several such states, by the uniform numbers (B, *z_shape); 1 where
+        there is one. For any density p of z, E[p(z) |det dz/dx|/q(z)] is that of x. NotImplementedError as
+        :meth:`log_jacobian`.
+        """
+        scale = self.log_jacobian(x)
+        return self._encode_x(x), scale
+
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments}: names, numbers and lists only."""
         return to_spec(self)
@@ -109,6 +129,9 @@ class Identity(Transform):
 
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         return z
+
+    def log_jacobian(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
 
 class Scaled(Transform):
@@ -173,6 +196,13 @@ class Scaled(Transform):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         return self._back(self.x_mean + self.x_std * z)
 
+    def log_jacobian(self, x: Tensor) -> Tensor:
+        return (self._log_slope(x) - self.x_std.double().log()).expand(x.shape).flatten(1).sum(1)
+
+    @abstractmethod
+    def _log_slope(self, x: Tensor) -> Tensor:
+        """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
+
 
 def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     """Of each coordinate (or channel) of values (N, d) or (N, C, H, W), in float64, a thousand rows at a time."""
@@ -195,6 +225,9 @@ class Standardise(Scaled):
 
     def _back(self, v: Tensor) -> Tensor:
         return v
+
+    def _log_slope(self, x: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=x.device)
 
 
 @register_transform

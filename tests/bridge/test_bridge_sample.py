@@ -226,34 +226,6 @@ class TestShapes:
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize(
-    ("y", "options", "message"),
-    [
-        (torch.zeros(3), {}, "y has shape (3,); expected (2,) or a batch (B, 2,)"),
-        (torch.zeros(4, 3), {}, "y has shape (4, 3); expected (2,)"),
-        (torch.zeros(()), {}, "y has shape (); expected (2,)"),
-        (torch.zeros(1, 4, 2), {}, "y has shape (1, 4, 2); expected (2,)"),
-        (torch.zeros(0, 2), {}, "y holds no observation"),
-        (torch.tensor([0.0, float("nan")]), {}, "y holds NaN or infinite values"),
-        (torch.tensor([[0.0, float("inf")]]), {}, "y holds NaN or infinite values"),
-        (torch.tensor([1e300, 0.0], dtype=torch.float64), {}, "y holds NaN or infinite values"),
-        (torch.zeros(2, dtype=torch.int64), {}, "y is torch.int64; pass a floating-point torch tensor"),
-        ([0.0, 1.0], {}, "y is list; pass a floating-point torch tensor"),
-        (torch.zeros(2), {"n": 0}, "n=0 is not possible; give an integer of at least 1"),
-        (torch.zeros(2), {"n": 2.0}, "n=2.0 is not possible"),
-        (torch.zeros(2), {"n": True}, "n=True is not possible"),
-        (torch.zeros(2), {"batch_size": 0}, "batch_size=0 is not possible"),
-        (torch.zeros(2), {"refine": -1}, "refine=-1 is not possible; give an integer of at least 0"),
-    ],
-    ids=str,
-)
-def test_errors(bridge, y, options, message):
-    with pytest.raises(CSBError) as error:
-        bridge.sample(y, **{"generator": seeded(1), **options})
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
-
-
 def test_precision():
     with pytest.raises(CSBError, match="precision='fp8' is unknown; choose 32-true or bf16-mixed"):
         autocast("fp8", torch.device("cpu"))

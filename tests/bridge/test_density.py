@@ -1,0 +1,303 @@
+"""Bridge.log_prob against closed forms, and what it promises about shapes, randomness and errors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.density import is_fitted
+from csb.errors import CSBError
+from csb.problems.gaussian_ipf import exact_ipf
+from csb.process import Grid, Power, seeded
+from tests.bridge.test_bridge_sample import Y
+from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
+
+
+def gaussian(x, law, y):
+    """The log-density of an affine law at x (m, d)."""
+    mean = law.U @ y.double() + law.u
+    return torch.distributions.MultivariateNormal(mean, law.P).log_prob(x.double())
+
+
+def points(law, y, m=20):
+    """Points where the law lives, up to two and a half standard deviations out."""
+    u = torch.randn(m, len(law.u), generator=seeded(5)).double().clamp(-2.5, 2.5)
+    return (law.U @ y.double() + law.u + u @ torch.linalg.cholesky(law.P).T).float()
+
+
+class TestAgainstClosedForms:
+    @pytest.mark.parametrize("iterations", [1, 2, 6])
+    def test_forward_kernels_that_reverse_the_sampler_leave_nothing_to_chance(self, iterations):
+        exact = make_exact_bridge("full", iterations)
+        law = exact.steps[-2].end
+        x = torch.stack([points(law, y) for y in Y])
+        found, info = exact.bridge.log_prob(x, Y, n=3, generator=seeded(1), with_info=True)
+        expected = torch.stack([gaussian(one, law, y) for one, y in zip(x, Y)])
+        torch.testing.assert_close(found.double(), expected, atol=2e-3, rtol=0)
+        torch.testing.assert_close(info.ess, torch.full((3, 20), 3.0), atol=1e-3, rtol=0)
+        assert (info.proposal, info.forward_evaluations) == ("forward", 2 * exact.grid.T)
+
+    @pytest.mark.parametrize(("kind", "iterations"), [("fixed", 3), ("diagonal", 6)])
+    def test_kernels_that_are_not_each_others_reversal(self, kind, iterations):
+        exact = make_exact_bridge(kind, iterations)
+        law = exact.steps[-2].end
+        x = points(law, Y[1])
+        found, info = exact.bridge.log_prob(x, Y[1], n=4096, generator=seeded(2), with_info=True)
+        error = found.double() - gaussian(x, law, Y[1])
+        assert float(error.abs().max()) < 0.1
+        assert float(error.abs().median()) < 0.02
+        assert float((error / info.standard_error).abs().mean()) < 2
+        assert 1 < float(info.ess.min()) < float(info.ess.max()) < 4096
+
+    def test_untrained_forward_kernels_give_way_to_the_reference_process(self):
+        exact = make_exact_bridge("full", 1, T=10)
+        torch.nn.init.zeros_(exact.bridge.forward_kernel.network.weight)
+        torch.nn.init.zeros_(exact.bridge.forward_kernel.network.bias)
+        law = exact.steps[-2].end
+        x = points(law, Y[0])
+        found, info = exact.bridge.log_prob(x, Y[0], n=1024, generator=seeded(3), with_info=True)
+        assert (info.proposal, info.forward_evaluations) == ("reference", exact.grid.T)
+        assert float((found.double() - gaussian(x, law, Y[0])).abs().mean()) < 0.02
+        assert float(info.standard_error.max()) < 0.1
+
+    def test_the_standard_error_and_the_bound(self):
+        """Over many estimates: the spread is what standard_error says, and the mean is below the exact value."""
+        exact = make_exact_bridge("fixed", 3)
+        law, y = exact.steps[-2].end, Y[1]
+        x = (law.U @ y.double() + law.u + law.P.diagonal().sqrt()).float()
+        found, info = exact.bridge.log_prob(x.expand(400, 2), y, n=64, generator=seeded(4), with_info=True)
+        expected = float(gaussian(x[None], law, y))
+        spread, said = float(found.std()), float(info.standard_error.mean())
+        assert 0.7 * spread < said < 1.4 * spread
+        assert float(found.mean()) < expected + 2 * spread / 20
+        assert float(found.mean()) == pytest.approx(expected - spread**2 / 2, abs=3 * spread / 20)
+        few = exact.bridge.log_prob(x.expand(400, 2), y, n=1, generator=seeded(4))
+        assert float(few.mean()) < float(found.mean())
+
+    @pytest.mark.parametrize("covariance", ["diagonal", "low_rank", "full", "mixture", "fixed"])
+    def test_the_density_has_mass_one_and_the_moments_of_the_samples(self, covariance):
+        bridge, y = make_untrained_bridge(2, 2, covariance), torch.tensor([0.5, -0.3])
+        with torch.no_grad():
+            for parameter in bridge.forward_kernel.parameters():  # random ones would be a poor proposal
+                parameter.zero_()
+        bridge.transform.x_mean += torch.tensor([1.0, -2.0])
+        bridge.transform.x_std *= torch.tensor([2.0, 0.5])
+        samples = bridge.sample(y, 50_000, generator=seeded(6)).x.double()
+        mean, std = samples.mean(0), samples.std(0)
+        axes = [torch.linspace(float(m - 5 * s), float(m + 5 * s), 41).double() for m, s in zip(mean, std)]
+        grid = torch.cartesian_prod(*axes)
+        density = bridge.log_prob(grid.float(), y, n=64, generator=seeded(7), batch_size=8192).double().exp()
+        mass = density * float((axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
+        assert float(mass.sum()) == pytest.approx(1, abs=0.02)
+        found = (mass[:, None] * grid).sum(0) / mass.sum()
+        assert bool(((found - mean).abs() < 0.03 * std).all())
+        spread = ((mass[:, None] * (grid - mean) ** 2).sum(0)).sqrt()
+        torch.testing.assert_close(spread, std, rtol=0.04, atol=0)
+
+
+def one_dimensional(transform):
+    """A bridge of one coordinate whose state given y has the law of ``end``, and that law."""
+    grid = Grid.from_schedule(Power(0.3, 2.0), 5)
+    steps = exact_ipf(grid, torch.tensor([[0.6]]), torch.tensor([0.2]), torch.tensor([[0.3]]), 4)
+    part = KernelSpec({"name": "affine", "steps": 5}, "v", "full", variance_floor=0.0)
+    bridge = build_bridge(BridgeSpec(grid.alpha_bar.tolist(), transform, part, part))
+    set_affine(bridge, "backward", steps[-2].kernels)
+    set_affine(bridge, "forward", steps[-1].kernels)
+    bridge.transform.x_mean.fill_(0.4)
+    bridge.transform.x_std.fill_(1.5)
+    return bridge, steps[-2].end
+
+
+def boxed(name, low, high):
+    return {"name": name, "x_shape": [1], "y_shape": [1], "low": [low], "high": [high]}
+
+
+class TestBounded:
+    Y = torch.tensor([0.9])
+
+    def state_law(self, law):
+        return torch.distributions.Normal((law.U @ self.Y.double() + law.u).squeeze(), law.P.sqrt().squeeze())
+
+    def test_probit(self):
+        bridge, law = one_dimensional(boxed("probit", -1.0, 2.0))
+        x = torch.linspace(-0.999, 1.999, 301).double()
+        v = torch.special.ndtri((x + 1) / 3)
+        slope = 1 / (1.5 * 3 * torch.exp(torch.distributions.Normal(0.0, 1.0).log_prob(v)))
+        expected = self.state_law(law).log_prob((v - 0.4) / 1.5) + slope.log()
+        found = bridge.log_prob(x.float()[:, None], self.Y, n=4, generator=seeded(1)).double()
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
+        assert float(torch.trapezoid(found.exp(), x)) == pytest.approx(1, abs=0.01)
+
+    @pytest.mark.parametrize(("low", "high"), [(-0.5, 3.0), (0.5, None), (None, 2.0), (0.7, 3.0)])
+    @pytest.mark.parametrize("softness", [0.0, 0.2])
+    def test_reflect(self, low, high, softness):
+        bridge, law = one_dimensional(boxed("reflect", low, high))
+        bridge.transform.softness.fill_(softness)
+        ends = (-5.0 if low is None else low, 6.0 if high is None else high)
+        x = torch.linspace(*ends, 61).double()
+        images = [x, *(2 * wall - x for wall in (low, high) if wall is not None)]
+        density = sum(self.state_law(law).log_prob((v - 0.4) / 1.5).exp() / 1.5 for v in images)
+        found, info = bridge.log_prob(x.float()[:, None], self.Y, n=1000, generator=seeded(1), with_info=True)
+        mass = torch.trapezoid(found.double().exp(), x)
+        assert float(mass) == pytest.approx(1, abs=0.02)
+        likely = density > 1e-3 * density.max()
+        error = (found.double() - density.log())[likely]
+        assert float(error.abs().mean()) < 0.03
+        assert bool((error.abs() < 5 * info.standard_error.double()[likely] + 5e-3).all())
+
+    @pytest.mark.parametrize("name", ["probit", "reflect"])
+    def test_outside_the_box_the_density_is_zero(self, name):
+        bridge, _ = one_dimensional(boxed(name, -1.0, 2.0))
+        x = torch.tensor([[-1.1], [0.5], [2.5]])
+        found, info = bridge.log_prob(x, self.Y, n=8, generator=seeded(1), with_info=True)
+        assert found.isneginf().tolist() == [True, False, True]
+        assert info.ess[[0, 2]].tolist() == pytest.approx([8, 8])
+        assert info.standard_error[[0, 2]].tolist() == pytest.approx([0, 0], abs=1e-3)
+
+    def test_mirrored_training_states_cost_nothing(self):
+        """Where the states beyond a wall are what Reflect.preimage puts there, the weights do not vary."""
+        bridge, _ = one_dimensional(boxed("reflect", -1.0, None))
+        transform = bridge.transform
+        transform.softness.fill_(0.3)
+        x = torch.full((20_000, 1), -0.9)
+        uniform = torch.rand(20_000, 1, generator=seeded(2)).double()
+        z, log_scale = transform.lift(x, uniform)
+        inside = z > (-1 - 0.4) / 1.5
+        signed = (z - (-1 - 0.4) / 1.5).double()
+        weights = torch.special.ndtr(signed / 0.3) * log_scale.exp()[:, None] * 1.5
+        torch.testing.assert_close(weights, torch.ones_like(weights), atol=1e-4, rtol=0)
+        assert 0.3 < float(inside.float().mean()) < 0.9
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    return make_untrained_bridge(3, 2).eval()
+
+
+class TestShapesAndRandomness:
+    Y, X = torch.randn(4, 2, generator=seeded(1)), torch.randn(4, 5, 3, generator=seeded(2))
+
+    def test_one_observation_or_many_one_point_or_many(self, bridge):
+        def found(x, y):
+            return bridge.log_prob(x, y, n=4, generator=seeded(3))
+
+        assert found(self.X, self.Y).shape == (4, 5)
+        assert found(self.X[:, 0], self.Y).shape == (4,)
+        assert found(self.X[0], self.Y[0]).shape == (5,)
+        assert found(self.X[0, 0], self.Y[0]).shape == ()
+        torch.testing.assert_close(found(self.X[0], self.Y[0]), found(self.X[:1], self.Y[:1])[0])
+        assert found(self.X, self.Y).dtype == torch.float32
+
+    def test_each_point_goes_with_its_own_observation(self):
+        exact = make_exact_bridge("full", 2)
+        x = torch.stack([points(exact.steps[-2].end, y, 3) for y in Y])
+        both = exact.bridge.log_prob(x, Y, n=8, generator=seeded(1))
+        for i in range(3):
+            alone = exact.bridge.log_prob(x[i], Y[i], n=8, generator=seeded(9))
+            torch.testing.assert_close(both[i], alone, atol=2e-3, rtol=0)
+
+    @pytest.mark.parametrize("batch_size", [1, 7, 64])
+    def test_batch_size_changes_nothing(self, bridge, batch_size):
+        one, other = (bridge.log_prob(self.X, self.Y, 4, seeded(3), batch_size=size) for size in (1024, batch_size))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    def test_generators(self, bridge):
+        one, same, other = (bridge.log_prob(self.X, self.Y, 4, seeded(s)) for s in (3, 3, 4))
+        assert torch.equal(one, same)
+        assert not torch.allclose(one, other, atol=1e-3)
+        own = bridge.log_prob(self.X, self.Y, 4, [seeded(i) for i in range(4)])
+        torch.testing.assert_close(own[2], bridge.log_prob(self.X[2], self.Y[2], 4, [seeded(2)]))
+        state = torch.random.get_rng_state()
+        bridge.log_prob(self.X, self.Y, 4, seeded(3))
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+    def test_arrays_and_lists(self, bridge):
+        one = bridge.log_prob(self.X, self.Y, 4, seeded(3))
+        assert torch.equal(one, bridge.log_prob(self.X.numpy(), self.Y.numpy(), 4, seeded(3)))
+        assert torch.equal(one, bridge.log_prob(self.X.tolist(), self.Y.tolist(), 4, seeded(3)))
+
+    def test_mode_gradients_and_counts(self, bridge):
+        calls = []
+        networks = [bridge.kernel(d).network for d in ("backward", "forward")]
+        bridge.train()
+        found, info = bridge.log_prob(self.X.clone().requires_grad_(), self.Y, 1, seeded(3), with_info=True)
+        assert bridge.training
+        bridge.eval()
+        assert not found.requires_grad
+        assert bool(info.standard_error.isnan().all())  # one weight says nothing of its error
+        assert info.seconds > 0
+        hooks = [network.register_forward_hook(lambda *_: calls.append(1)) for network in networks]
+        bridge.log_prob(self.X, self.Y, 1, seeded(3))
+        for hook in hooks:
+            hook.remove()
+        assert len(calls) == info.forward_evaluations + 1  # one more looks whether the forward kernels were fitted
+
+
+@pytest.mark.parametrize("covariance", ["fixed", "diagonal", "low_rank", "full", "mixture"])
+@pytest.mark.parametrize("network", [{"name": "mlp", "width": 8, "depth": 1}, {"name": "affine", "steps": 2}])
+def test_an_optimiser_step_makes_a_kernel_fitted(covariance, network):
+    part = KernelSpec(network, "v", covariance, rank=2, components=3)
+    spec = BridgeSpec([1.0, 0.7, 0.3], {"name": "identity", "x_shape": [3], "y_shape": [2]}, part, part)
+    bridge = build_bridge(spec)
+    code = bridge.codes("forward", torch.ones(1, 2), 1)
+    with torch.no_grad():
+        assert not is_fitted(bridge.forward_kernel, code)
+    optimizer = torch.optim.Adam(bridge.parameters(), 1e-3)
+    x, k, c = torch.randn(8, 3, generator=seeded(1)), torch.tensor([1] * 8), torch.ones(8, 2)
+    bridge.forward_kernel(x, k, bridge.forward_kernel.encode(c)).nll(x + 1).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert is_fitted(bridge.forward_kernel, bridge.codes("forward", torch.ones(1, 2), 1))
+
+
+@pytest.mark.parametrize("transform", ["pixel_range", "hole"])
+def test_clamped_pixels_have_no_density(transform):
+    shape = {"x_shape": [1, 4, 4], "box": [1, 1, 2, 2]}
+    if transform == "pixel_range":
+        shape = {"x_shape": [1, 4, 4], "y_shape": [1, 4, 4]}
+    part = KernelSpec({"name": "affine", "steps": 2})
+    bridge = build_bridge(BridgeSpec([1.0, 0.7, 0.3], {"name": transform, **shape}, part, part))
+    with pytest.raises(NotImplementedError, match=f"transform={transform} gives x no density") as error:
+        bridge.log_prob(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        (torch.zeros(2), torch.zeros(2), {}, "x has shape (2,); expected (3,) or (m, 3) for one observation"),
+        (torch.zeros(1, 1, 3), torch.zeros(2), {}, "x has shape (1, 1, 3); expected (3,) or (m, 3)"),
+        (torch.zeros(()), torch.zeros(2), {}, "x has shape (); expected (3,) or (m, 3)"),
+        (torch.zeros(3), torch.zeros(4, 2), {}, "x has shape (3,); expected (4, 3) or (4, m, 3) for 4 observations"),
+        (torch.zeros(5, 3), torch.zeros(4, 2), {}, "x has shape (5, 3); expected (4, 3) or (4, m, 3)"),
+        (torch.zeros(0, 3), torch.zeros(2), {}, "x holds no point"),
+        (torch.full((3,), math.inf), torch.zeros(2), {}, "x holds NaN or infinite values"),
+        ("abc", torch.zeros(2), {}, "x is str; pass a tensor, an array or a nested list of real numbers"),
+        (torch.zeros(3), torch.zeros(3), {}, "y has shape (3,); expected (2,)"),
+        (torch.zeros(3), torch.zeros(2), {"n": 0}, "n=0 is not possible; give an integer of at least 1"),
+        (torch.zeros(3), torch.zeros(2), {"batch_size": 0}, "batch_size=0 is not possible"),
+    ],
+    ids=str,
+)
+def test_errors(bridge, x, y, options, message):
+    with pytest.raises(CSBError) as error:
+        bridge.log_prob(x, y, **{"generator": seeded(1), **options})
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_jacobians_agree_with_differences():
+    """log |dz/dx| of every transform that has one, against finite differences of encode_x in double precision."""
+    bounds = {"x_shape": [2], "y_shape": [1], "low": [-1.0, None], "high": [2.0, None]}
+    plain = {"x_shape": [2], "y_shape": [1]}
+    for spec in ({"name": "identity", **plain}, {"name": "standardise", **plain}, {"name": "probit", **bounds}):
+        part = KernelSpec({"name": "affine", "steps": 1})
+        transform = build_bridge(BridgeSpec([1.0, 0.5], spec, part, part)).transform.double()
+        for key in ("x_mean", "x_std"):
+            if hasattr(transform, key):
+                getattr(transform, key).copy_(torch.tensor([0.3, 1.7]))
+        x = torch.tensor([[0.4, -2.0], [1.8, 0.1], [-0.97, 5.0]]).double()
+        slopes = (transform.encode_x(x + 1e-6) - transform.encode_x(x - 1e-6)) / 2e-6
+        np.testing.assert_allclose(transform.log_jacobian(x).numpy(), slopes.log().sum(1).numpy(), atol=1e-6)

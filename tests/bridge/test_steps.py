@@ -1,0 +1,246 @@
+"""Fewer steps: leaps against the composition of exact kernels, and what sampling by leaps promises."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from csb.bridge.kernel import COVARIANCES
+from csb.bridge.law import Diagonal, Full, LowRank, Mixture
+from csb.bridge.steps import Leap, hops, stops_of
+from csb.errors import CSBError
+from csb.problems.gaussian_imf import compose, coupling, exact_imf
+from csb.problems.gaussian_ipf import AffineKernel, AffineLaw
+from csb.process import Grid, Power, Reference, seeded
+from tests.bridge.test_bridge_sample import N, Y, assert_law
+from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
+
+PREDICTS = ("x0", "eps", "v")
+LEAP = Leap(shift=0.3, gain=1.7, own=0.2, added=0.05)
+
+
+def spread(law, x, leap, extra=0):
+    """Mean and covariance of a law's leaps, from draws at unit vectors of noise; ``extra`` leading numbers are 0."""
+    size = law.mean[0].numel() + extra + (law.low.shape[2] if isinstance(law, LowRank) else 0)
+    zero = torch.zeros(len(x), size)
+    mean = law.leap(x, leap, zero)
+    columns = []
+    for i in range(extra, size):
+        noise = zero.clone()
+        noise[:, i] = 1
+        columns.append((law.leap(x, leap, noise) - mean).flatten(1))
+    factor = torch.stack(columns, dim=2)
+    return mean, factor @ factor.mT
+
+
+def clipped(cov, leap):
+    values, vectors = torch.linalg.eigh(cov - leap.own * torch.eye(cov.shape[1]))
+    return leap.gain**2 * (vectors * values.clamp_min(0)[:, None]) @ vectors.mT + leap.added * torch.eye(cov.shape[1])
+
+
+def random_full(B, d, low, high, seed=0):
+    """Full laws whose covariances have eigenvalues in (low, high)."""
+    g = seeded(seed)
+    Q = torch.linalg.qr(torch.randn(B, d, d, generator=g)).Q
+    values = low + (high - low) * torch.rand(B, d, generator=g)
+    cov = (Q * values[:, None]) @ Q.mT
+    return Full(torch.randn(B, d, generator=g), torch.linalg.inv(torch.linalg.cholesky(cov))), cov
+
+
+class TestLaws:
+    X = torch.randn(5, 3, generator=seeded(9))
+
+    @pytest.mark.parametrize("leap", [LEAP, LEAP._replace(added=0.0)])
+    @pytest.mark.parametrize("low", [0.25, 0.01])  # above and around what is taken out
+    def test_full(self, leap, low):
+        law, cov = random_full(5, 3, low, 0.5)
+        mean, found = spread(law, self.X, leap)
+        torch.testing.assert_close(mean, 0.3 * self.X + 1.7 * law.mean)
+        torch.testing.assert_close(found, clipped(cov, leap), atol=1e-5, rtol=1e-4)
+        if low == 0.01:
+            assert bool((torch.linalg.eigvalsh(cov)[:, 0] < leap.own).any())  # something was cut
+
+    def test_diagonal(self):
+        law = Diagonal(self.X + 1, torch.tensor([0.1, 0.2, 0.6]).expand(5, 3))
+        mean, found = spread(law, self.X, LEAP)
+        torch.testing.assert_close(mean, 0.3 * self.X + 1.7 * (self.X + 1))
+        torch.testing.assert_close(found, clipped(law.covariance(), LEAP))
+
+    def test_low_rank(self):
+        law = LowRank(self.X, torch.tensor([0.21, 0.3, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2)))
+        _, found = spread(law, self.X, LEAP)
+        torch.testing.assert_close(found, clipped(law.covariance(), LEAP), atol=1e-5, rtol=1e-4)
+
+    def test_low_rank_keeps_the_variances_where_the_diagonal_falls_short(self):
+        law = LowRank(self.X, torch.tensor([0.05, 0.1, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2)))
+        _, found = spread(law, self.X, LEAP)
+        expected = LEAP.gain**2 * (law.covariance().diagonal(dim1=1, dim2=2) - LEAP.own).clamp_min(0) + LEAP.added
+        torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), expected)
+
+    def test_low_rank_without_a_low_rank_part(self):
+        law = LowRank(self.X, torch.full((5, 3), 0.1), torch.zeros(5, 3, 2))
+        _, found = spread(law, self.X, LEAP)
+        torch.testing.assert_close(found, (LEAP.added * torch.eye(3)).expand(5, 3, 3))
+
+    def test_mixture_component_by_component(self):
+        parts = [random_full(5, 3, 0.1, 0.5, seed) for seed in (1, 2)]
+        log_weights = torch.tensor([0.3, 0.7]).log().expand(5, 2)
+        means = torch.stack([part.mean for part, _ in parts], 1)
+        law = Mixture(means.mean(1), log_weights, means, torch.stack([part.root for part, _ in parts], 1))
+        for level, (part, cov) in zip((-2.0, 2.0), parts):  # Φ(−2) lies below the first weight, Φ(2) above
+            start = torch.full((5, 1), level)
+            mean = law.leap(self.X, LEAP, torch.cat([start, torch.zeros(5, 3)], 1))
+            torch.testing.assert_close(mean, LEAP.mean(self.X, part.mean))
+            columns = [
+                law.leap(self.X, LEAP, torch.cat([start, torch.eye(3)[i].expand(5, 3)], 1)) - mean for i in range(3)
+            ]
+            factor = torch.stack(columns, 2)
+            torch.testing.assert_close(factor @ factor.mT, clipped(cov, LEAP), atol=1e-5, rtol=1e-4)
+
+
+def leapt(kernel: AffineKernel, leap: Leap) -> AffineKernel:
+    """What a leap makes of an affine kernel."""
+    eye = torch.eye(len(kernel.M), dtype=torch.float64)
+    return AffineKernel(
+        leap.shift * eye + leap.gain * kernel.M, leap.gain * kernel.N, leap.gain * kernel.c,
+        leap.gain**2 * (kernel.S - leap.own * eye) + leap.added * eye,
+    )  # fmt: skip
+
+
+class TestAgainstClosedForms:
+    @pytest.mark.parametrize("iterations", [1, 2, 8])
+    @pytest.mark.parametrize("direction", ["backward", "forward"])
+    def test_a_leap_is_the_composition_of_the_steps_it_replaces(self, iterations, direction):
+        exact = make_exact_bridge("full", iterations, T=5)
+        kernels = exact.steps[-2 if direction == "backward" else -1].kernels
+        for stops in ([0, 5], [0, 2, 5], [0, 1, 4, 5], [0, 3, 4, 5]):
+            spans = list(pairwise(stops))
+            path = spans[::-1] if direction == "backward" else spans
+            for (low, high), (k, leap) in zip(path, hops(exact.grid, direction, stops), strict=True):
+                assert k == (high if direction == "backward" else low + 1)
+                part = list(kernels[low:high])
+                whole = compose(part[::-1] if direction == "backward" else part)
+                found = kernels[k - 1] if leap is None else leapt(kernels[k - 1], leap)
+                assert (leap is None) == (high - low == 1)
+                for one, two in zip(found, whole):
+                    torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-9)
+
+    @pytest.mark.parametrize("iterations", [1, 2, 3])
+    def test_in_bridge_matching_a_leap_is_the_law_of_two_times_of_the_pinned_paths(self, iterations):
+        exact = make_exact_bridge("full", 1, T=4)
+        grid, reference = exact.grid, Reference(exact.grid)
+        steps = exact_imf(grid, exact.G, exact.g, exact.C, iterations)
+        data = AffineLaw(exact.G, exact.g, exact.C)
+        if iterations == 1:
+            scale, var = reference.marginal(4)
+            eye = torch.eye(2).double()
+            forward = AffineKernel(scale * eye, 0 * exact.G, 0 * exact.g, var * eye)
+        else:
+            forward = compose(list(steps[-3].kernels))
+        ends = coupling(data, forward, True)
+        eye = torch.eye(2).double()
+        for k, j in ((4, 2), (4, 0), (3, 1)):
+            both = reference.pinned_both(k)
+            at = torch.cat([both.near * eye, both.far * eye], 1)  # x_k of the ends, plus noise
+            X = at @ ends.P @ at.T + both.var * eye
+            cross = ends.P[:2] @ at.T  # Cov(x_0, x_k)
+            J = torch.linalg.solve(X, cross.T).T
+            rest = exact.C - J @ cross.T  # Cov(x_0 | x_k)
+            sub = Grid(grid.alpha_bar[torch.tensor([0, j, k] if j else [0, k])])
+            near, far, var = Reference(sub).pinned_start(sub.T)
+            stops = sorted({0, j, k, *range(k, 5)})
+            leap = next(hop.leap for hop in hops(grid, "backward", stops) if hop.k == k)
+            found = leapt(steps[-2].kernels[k - 1], leap)
+            torch.testing.assert_close(found.M, near * eye + far * J, atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(found.S, far**2 * rest + var * eye, atol=1e-9, rtol=1e-9)
+
+    @pytest.mark.parametrize("S", [1, 2, 3])
+    @pytest.mark.parametrize("parametrisation", PREDICTS)
+    def test_samples_have_the_law_of_all_steps(self, exact_bridge, S, parametrisation):
+        exact = exact_bridge("full", 6, parametrisation=parametrisation)
+        found = exact.bridge.sample(Y, N, generator=seeded(1), sample_steps=S)
+        assert found.info.forward_evaluations == S
+        for x, y in zip(found.x, Y):
+            assert_law(x, exact.steps[-2].end, y)
+
+    @pytest.mark.parametrize("refine", [0, 1])
+    def test_diagonal_kernels_and_refinement(self, exact_bridge, refine):
+        exact = exact_bridge("diagonal", 25, correlated=False, parametrisation="v")
+        found = exact.bridge.sample(Y, N, generator=seeded(2), sample_steps=2, refine=refine)
+        assert found.info.forward_evaluations == 2 * (1 + 2 * refine)
+        for x, y in zip(found.x, Y):
+            assert_law(x, AffineLaw(exact.G, exact.g, exact.C), y)
+
+    def test_mean_only_leaps_from_mean_to_mean(self, exact_bridge):
+        exact = exact_bridge("full", 3, parametrisation="x0")
+        found = exact.bridge.sample(Y, 4, generator=seeded(3), mean_only=True, sample_steps=2, trajectory=True)
+        state, y = found.info.trajectory[-1].flatten(0, 1).double(), Y.repeat_interleave(4, 0).double()
+        for low, high in ((2, 4), (0, 2)):
+            state = compose(list(exact.steps[-2].kernels[low:high])[::-1]).mean(state, y)
+        torch.testing.assert_close(found.x.flatten(0, 1), state.float(), rtol=1e-4, atol=1e-5)
+        assert found.info.trajectory.shape == (3, 3, 4, 2)
+
+
+class TestSampling:
+    @pytest.mark.parametrize("covariance", COVARIANCES)
+    def test_all_steps_are_the_plain_path(self, covariance):
+        bridge, y = make_untrained_bridge(3, 2, covariance), torch.randn(4, 2, generator=seeded(1))
+        plain = bridge.sample(y, 5, generator=seeded(2), refine=1, trajectory=True)
+        same = bridge.sample(y, 5, generator=seeded(2), refine=1, trajectory=True, sample_steps=3)
+        assert torch.equal(plain.x, same.x)
+        assert torch.equal(plain.info.trajectory, same.info.trajectory)
+
+    @pytest.mark.parametrize("covariance", [c for c in COVARIANCES if c != "fixed"])
+    @pytest.mark.parametrize("S", [1, 2])
+    def test_every_covariance_and_any_batch_size(self, covariance, S):
+        bridge, y = make_untrained_bridge(3, 2, covariance), torch.randn(4, 2, generator=seeded(1))
+        calls = []
+        hook = bridge.backward_kernel.network.register_forward_hook(lambda *_: calls.append(1))
+        one = bridge.sample(y, 5, generator=seeded(2), sample_steps=S)
+        hook.remove()
+        assert one.info.forward_evaluations == len(calls) == S
+        assert bool(one.x.isfinite().all())
+        other = bridge.sample(y, 5, generator=seeded(2), sample_steps=S, batch_size=3).x
+        torch.testing.assert_close(one.x, other, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(one.x, bridge.sample(y, 5, generator=seeded(2)).x, atol=1e-2)
+
+    @pytest.mark.parametrize(("parametrisation", "covariance"), [("drift", "diagonal"), ("v", "fixed")])
+    def test_kernels_that_say_nothing_of_the_end(self, parametrisation, covariance):
+        bridge = make_untrained_bridge(3, 2, covariance, parametrisation)
+        bridge.sample(torch.zeros(2), sample_steps=3)
+        part = "parametrisation=drift" if parametrisation == "drift" else "covariance=fixed"
+        with pytest.raises(CSBError, match=rf"sample_steps=2 needs .* the backward ones have {part}; .* T=3"):
+            bridge.sample(torch.zeros(2), sample_steps=2)
+
+    def test_forward_kernels_matter_for_refinement_only(self):
+        exact, drift = make_exact_bridge("full", 2, parametrisation="v"), make_exact_bridge("full", 2)
+        exact.bridge.set_kernel("forward", drift.bridge.forward_kernel)
+        exact.bridge.sample(Y, sample_steps=2)
+        with pytest.raises(CSBError, match="the forward ones have parametrisation=drift"):
+            exact.bridge.sample(Y, sample_steps=2, refine=1)
+
+    @pytest.mark.parametrize("S", [0, 4, 2.0, True])
+    def test_numbers_of_steps(self, S):
+        with pytest.raises(CSBError, match=rf"sample_steps={S} is not possible; give an integer in 1\.\.3"):
+            make_untrained_bridge(3, 2).sample(torch.zeros(2), sample_steps=S)
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 20])
+def test_stops_are_distinct_and_even(T):
+    grid = Grid.from_schedule(Power(0.3, 2.0), T)
+    for S in range(1, T + 1):
+        stops = stops_of(grid, S)
+        gaps = [b - a for a, b in pairwise(stops)]
+        assert (stops[0], stops[-1], len(gaps)) == (0, T, S)
+        assert min(gaps) >= 1
+        assert max(gaps) - min(gaps) <= 1
+    assert all(hop.leap is None for hop in hops(grid, "backward", stops_of(grid, T)))
+
+
+def test_affine_kernels_of_any_parametrisation_are_the_same():
+    one, two = make_exact_bridge("full", 2), make_exact_bridge("full", 2, parametrisation="eps")
+    set_affine(two.bridge, "forward", one.steps[-1].kernels)
+    x, k = torch.randn(4, 2, generator=seeded(1)), torch.arange(1, 5)
+    for direction in ("backward", "forward"):
+        a, b = (bridge.kernel(direction)(x, k, x) for bridge in (one.bridge, two.bridge))
+        torch.testing.assert_close(a.mean, b.mean, atol=1e-5, rtol=1e-5)
