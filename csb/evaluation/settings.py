@@ -12,10 +12,13 @@ class SamplerSettings:
     batch_size: int = 1024
     mean_only: bool = False
     refine: int = 0
+    sample_steps: int | None = None
 
     def __post_init__(self) -> None:
         require_int("sampler.batch_size", self.batch_size, 1)
         require_int("sampler.refine", self.refine, 0)
+        if self.sample_steps is not None:
+            require_int("sampler.sample_steps", self.sample_steps, 1)
         if not isinstance(self.mean_only, bool):
             raise CSBError(f"sampler.mean_only={self.mean_only!r} is neither true nor false; give one of them")
 

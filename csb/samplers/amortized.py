@@ -15,19 +15,27 @@ class BridgeSampler(Sampler):
 
     Args:
         bridge: trained.
-        batch_size, mean_only, refine: see there.
+        batch_size, mean_only, refine, sample_steps: see there.
     """
 
     name = "bridge"
 
-    def __init__(self, bridge: Bridge, batch_size: int = 1024, mean_only: bool = False, refine: int = 0) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        batch_size: int = 1024,
+        mean_only: bool = False,
+        refine: int = 0,
+        sample_steps: int | None = None,
+    ) -> None:
         super().__init__(bridge.transform.x_shape, bridge.transform.y_shape, bridge.device)
-        self.bridge, self.batch_size, self.mean_only, self.refine = bridge, batch_size, mean_only, refine
+        self.bridge = bridge
+        self.options = {
+            "batch_size": batch_size, "mean_only": mean_only, "refine": refine, "sample_steps": sample_steps
+        }  # fmt: skip
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        found = self.bridge.sample(
-            y, n, generator=noise.generator, batch_size=self.batch_size, mean_only=self.mean_only, refine=self.refine
-        )
+        found = self.bridge.sample(y, n, generator=noise.generator, **self.options)
         return Draws(found.x, found.info.forward_evaluations, 0)
 
 
