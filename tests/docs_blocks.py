@@ -4,9 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
-import runpy
 import shlex
-import sys
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -17,17 +15,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from csb.run import cli
+from csb.run.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>\w*)")
 COMMENT = re.compile(r"^ *<!-- *(?P<key>[\w ]+?)(?:: *(?P<value>.*?))? *-->$")
-SUBCOMMANDS = {
-    "train": "train.py",
-    "evaluate": "scripts/evaluate.py",
-    "sample": "scripts/sample.py",
-    "benchmark": "scripts/benchmark.py",
-}
+SCRIPTS = {"train.py": "train"} | {f"scripts/{path.name}": path.stem for path in (ROOT / "scripts").glob("*.py")}
+PROGRAM = "csb/__main__.py"
 
 
 @dataclass(frozen=True)
@@ -71,19 +66,6 @@ def missing(extra: str) -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             absent.append(name[0])
     return absent
-
-
-def validator(script: str) -> tuple[str, Callable[[Any, bool], Any]]:
-    """The config's name and the check that a script gives to :func:`csb.run.cli.run`."""
-    found: list[tuple[str, Callable]] = []
-    original = cli.run
-    cli.run = lambda main, name, validate, hint: found.append((name, validate))
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    finally:
-        cli.run = original
-    (one,) = found
-    return one
 
 
 @dataclass
@@ -156,12 +138,13 @@ class Page:
                 exec(compile(rest[1], where, "exec"), {"__name__": "command"})
             elif kind == "-m":
                 self._module(rest[1:], where)
-            elif kind.endswith(".py") and (ROOT / kind).is_file():
-                self._script(kind, rest[1:])
+            elif kind in SCRIPTS:
+                self._command(SCRIPTS[kind], rest[1:], where)
             else:
                 raise AssertionError(f"{where}: no such script")
         elif program == "csb":
-            self._entry(rest, where)
+            assert "csb" in PROJECT["project"]["scripts"], f"{where}: pyproject.toml has no command csb"
+            self._command(rest[0] if rest else "--help", rest[1:], where)
         elif program in ("pip", "pytest", "mkdocs"):
             self._module([program, *rest], where)
         else:
@@ -181,20 +164,22 @@ class Page:
             named = set(re.findall(r"\w+", words[words.index("-m") + 1])) - {"not", "and", "or"}
             assert named <= markers, f"{where}: the markers are {', '.join(markers)}"
 
-    def _script(self, script: str, arguments: list[str]) -> None:
+    def _command(self, name: str, arguments: list[str], where: str) -> None:
+        """csb NAME …: run where it is cheap, else composed and validated with these very overrides."""
         self.provide(" ".join(a for a in arguments if a.startswith(("run=", "others="))), self.folder)
         if "resume=true" in arguments and (names := self._resumed(arguments)):
             self.provide(names, self.folder)
-        text = " ".join([script, *arguments])
-        if text in self.small or any(a in cli.INFORMATION for a in arguments):
-            done = self.command(*arguments, *self.small.get(text, []), script=script, cwd=self.folder)
-            assert done.code == 0, f"{self.name}: {text}: {done.err}"
+        text = " ".join([name, *arguments])
+        if text in self.small or name.startswith("-") or any(a in cli.INFORMATION for a in arguments):
+            done = self.command(name, *arguments, *self.small.get(text, []), script=PROGRAM, cwd=self.folder)
+            assert done.code == 0, f"{where}: {done.err}"
             return
-        name, validate = validator(script)
-        if script == "train.py" and "resume=true" not in arguments:  # a page may show a training that is there already
+        assert name in COMMANDS, f"{where}: csb has no command {name}"
+        if name == "train" and "resume=true" not in arguments:  # a page may show a training that is there already
             self.fresh += 1
             arguments = [*arguments, f"out=fresh/{self.fresh}"]
-        if script == "scripts/benchmark.py":  # a suite would compose every training: tests/run/test_suite.py does
+        validate = importlib.import_module(COMMANDS[name].module).validate
+        if name == "benchmark":  # a suite would compose every training: tests/run/test_suite.py does
             cli.check(name, arguments, lambda config, sweep: validate(config, sweep) and None)
         else:
             cli.check(name, arguments, validate)
@@ -204,23 +189,6 @@ class Page:
         """outputs/NAME of a training that is gone on with."""
         given = dict(a.partition("=")[::2] for a in arguments)
         return "" if "out" in given else f"outputs/{given.get('name', given.get('experiment', 'two_moons'))}"
-
-    def _entry(self, words: list[str], where: str) -> None:
-        """csb SUBCOMMAND …: those of the scripts are checked as these; of others, that the command knows them."""
-        assert "csb" in PROJECT["project"].get("scripts", {}), f"{where}: pyproject.toml has no command csb"
-        if words and words[0] in SUBCOMMANDS:
-            return self._script(SUBCOMMANDS[words[0]], words[1:])
-        module, _, function = PROJECT["project"]["scripts"]["csb"].partition(":")
-        before, sys.argv = sys.argv, ["csb", *words[:1], "--help"]
-        try:
-            getattr(importlib.import_module(module), function)()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.argv = before
-        assert not code, f"{where}: csb {words[0]} --help ends with {code}"
-        return None
 
 
 def link(source: Path, folder: Path) -> None:

@@ -39,11 +39,11 @@ IMAGES = [
 QUICK = ["metrics.samples=8", "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.c2st_samples=0",
          "metrics.compare_observations=10", "metrics.compare_samples=8", "metrics.picture_rows=2"]  # fmt: skip
 SMALL = {  # commands that are run, and how
-    "train.py experiment=pairs data.path=pairs.npz": [*VECTORS, MLP],
-    "train.py experiment=two_moons stage=flow": [*SIMULATED, MLP],
-    "scripts/sample.py run=outputs/pairs y=y.npy n=1000 out=samples.npz": ["n=10"],
-    "scripts/evaluate.py run=outputs/pairs": [*QUICK, "metrics.observations=100"],
-    "scripts/evaluate.py run=outputs/two_moons": QUICK,
+    "train experiment=pairs data.path=pairs.npz": [*VECTORS, MLP],
+    "train experiment=two_moons stage=flow": [*SIMULATED, MLP],
+    "sample run=outputs/pairs y=y.npy n=1000 out=samples.npz": ["n=10"],
+    "evaluate run=outputs/pairs": [*QUICK, "metrics.observations=100"],
+    "evaluate run=outputs/two_moons": QUICK,
 }
 
 
@@ -154,7 +154,7 @@ class TestBlocks:
             ("```bash\npython train.py experiment=nope\n```", "nope"),
             ("```bash\npip install '.[nope]'\n```", "no such extra"),
             ("```bash\npython -m pytest -m nope\n```", "the markers are"),
-            ("```bash\npython scripts/sample.py run=outputs/nowhere\n```", "is not a folder"),
+            ("```bash\npython scripts/sample.py run=outputs/nowhere\n```", "outputs/nowhere"),
             ("```python\nassert False, 'seen'\n```", "seen"),
             ("```yaml\n{\n```", "expected"),
             ("```c\nx\n```", "give one of python, bash, yaml"),

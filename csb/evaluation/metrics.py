@@ -88,6 +88,10 @@ class EnsembleScores:
             "std_error_pearson": correlation(*sums),
         }
 
+    def energy_scores(self) -> list[float]:
+        """The energy score of each observation, in the order in which they were added."""
+        return torch.cat(self._rows)[:, 4].tolist() if self._rows else []
+
     def standard_errors(self) -> dict[str, float]:
         """Of the means over observations: crps, energy_score, psnr_mean_per_image, ratio, ratio_fair. Empty for one.
 

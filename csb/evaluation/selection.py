@@ -1,5 +1,7 @@
 """The score on validation pairs by which the best iteration is chosen: calibration and sharpness in one number."""
 
+from typing import Any
+
 from csb.bridge import Bridge
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.scores import hole_mask
@@ -11,8 +13,8 @@ IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
 _SELECTION = 42  # key of the random stream
 
 
-def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
-    """The mean energy score of samples at validation observations, and their fair spread/skill.
+def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
+    """The mean energy score of samples at validation observations, that of each one, and their fair spread/skill.
 
     The energy score is strictly proper (Gneiting & Raftery 2007): the posterior has the lowest. Each iteration is
     scored on the same pairs with the same random numbers, so that differences are far smaller than the scores' noise.
@@ -29,4 +31,5 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     scores = EnsembleScores(hole_mask(bridge))
     scores.update(samples, x)
     found = scores.compute()
-    return {"val_energy_score": found["energy_score"], "val_ratio": found["ratio_fair"]}
+    each = [round(score, 6) for score in scores.energy_scores()]
+    return {"val_energy_score": found["energy_score"], "val_energy_each": each, "val_ratio": found["ratio_fair"]}

@@ -168,7 +168,7 @@ def train(run: RunConfig) -> dict[str, Any]:
     return result
 
 
-def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, float]:
+def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, Any]:
     """What is done and measured on validation pairs after a backward half-step."""
     figures = inflate(bridge, val, run.seed) if run.ipf.inflate else {}
     return figures | (validation_score(bridge, val, run.seed) if run.ipf.select == "best" else {})

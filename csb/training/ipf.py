@@ -1,5 +1,6 @@
 """The IPF loop: half-steps one after the other, each a sequence of cache rounds, each a fresh Lightning Trainer."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as pl
+import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
@@ -19,11 +21,31 @@ from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep, plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
-from csb.training.validation import Validation, keep_best, restore_best
+from csb.training.validation import Validation, keep_best
 
 _VALIDATION = 4096  # trajectories of validation pairs
 _CACHE = 1  # the key of the cache's random stream
-SCORE = "val_energy_score"  # the figure of ``calibrate`` by which the best iteration is chosen
+SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+
+
+def best_iteration(rows: list[dict[str, Any]]) -> int:
+    """The earliest iteration whose score is not worse than the lowest by more than its standard error.
+
+    Iterations are scored on the same pairs, so the error is that of the mean of the paired differences. Where further
+    iterations gain nothing that the pairs can show, what they add is the error of their fits.
+
+    Args:
+        rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
+    """
+    best = min(rows, key=lambda row: row[SCORE])
+    for row in rows:
+        each, lowest = row.get(EACH), best.get(EACH)
+        error = 0.0
+        if each and lowest and len(each) == len(lowest) > 1:
+            error = float((torch.tensor(each) - torch.tensor(lowest)).std()) / math.sqrt(len(each))
+        if row[SCORE] <= best[SCORE] + error:
+            return int(row["iteration"])
+    return int(best["iteration"])
 
 
 class IPF:
@@ -60,7 +82,7 @@ class IPF:
         fingerprint: dict[str, Any],
         about: dict[str, Any],
         observer: Observer | None = None,
-        calibrate: Callable[[Bridge], Metrics] | None = None,
+        calibrate: Callable[[Bridge], dict[str, Any]] | None = None,
         log: Callable[[Metrics, int], None] = lambda metrics, step: None,
         bar: bool = True,
         val: tuple[Tensor, Tensor] | None = None,
@@ -98,7 +120,7 @@ class IPF:
         history = self.progress.history
         scored = [row for row in history if SCORE in row]
         if self.settings.select == "best" and scored:
-            best = min(scored, key=lambda row: row[SCORE])["iteration"]
+            best = best_iteration(scored)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
             self.bridge.load_state_dict(load_bridge(self.folder / "half_steps" / f"{name}.pt")[0].state_dict())
         save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
@@ -121,7 +143,7 @@ class IPF:
             timing["fit"] += time.perf_counter() - clock
             del cache  # before the next one is filled
         self.bar.skip(half_step.steps - self.progress.step)
-        self._finish(module, timing)
+        self._finish(module, timing, validation)
 
     def _validation(self, module: HalfStepModule) -> Validation | None:
         if self.val is None:
@@ -219,12 +241,12 @@ class IPF:
         with self._averaged(module) as bridge:
             self.observer.within(bridge, module.half_step, step)
 
-    def _finish(self, module: HalfStepModule, timing: dict[str, float]) -> None:
+    def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
-        restore_best(self.progress, module)
+        kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
         self.bridge.to(self.device.where)
-        calibration: Metrics = {}
+        calibration: dict[str, Any] = {}
         if self.calibrate is not None and half_step.direction == "backward":
             self._describe(half_step, "calibrating")
             calibration = self.calibrate(self.bridge)
@@ -232,14 +254,15 @@ class IPF:
         losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0
         tail = losses[-max(1, len(losses) // 10) :]
         shape, T = tuple(self.pairs[0].shape[1:]), self.bridge.grid.T
-        metrics: Metrics = {
+        metrics: dict[str, Any] = {
             "loss": sum(tail) / len(tail),
             "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
             "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
             **calibration,
         }
         if (best := self.progress.best) is not None:
-            metrics |= {"val_loss": best["loss"], "best_step": best["step"], "steps": self.progress.step}
+            steps = {"best_step": best["step"], "kept_step": kept, "steps": self.progress.step}
+            metrics |= {"val_loss": best["loss"], **steps}
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, losses)
         row = {
@@ -249,7 +272,8 @@ class IPF:
             **metrics,
             "seconds": time.perf_counter() - self.started,
         }
-        self.log({f"{half_step.direction}/{key}": value for key, value in metrics.items()}, self._done(half_step))
+        figures = {key: value for key, value in metrics.items() if key != EACH}
+        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, self._done(half_step))
         history = [*self.progress.history, row]
         self.progress = Progress(half_step.index + 1, 0, history=history)
         self._write()

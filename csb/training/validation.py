@@ -1,4 +1,6 @@
-"""The loss on validation pairs: a half-step ends with the averaged weights at which it was lowest."""
+"""The loss on validation pairs: a half-step ends with the averaged weights of its end, or those of the lowest loss."""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -48,18 +50,42 @@ class Validation:
         )  # fmt: skip
         self.module = module
 
-    @torch.no_grad()
     def loss(self) -> float:
         """The mean loss of the averaged weights, steps weighted as in training."""
+        losses = self.losses()
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def losses(self) -> list[float]:
+        """The loss of each batch."""
         average = self.module.average.module
         assert isinstance(average, Kernel)
         device, training = self.module.beta.device, average.training
         average.eval()
         try:
-            losses = [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
+            return [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
         finally:
             average.train(training)
-        return sum(losses) / len(losses)
+
+    def restore(self, progress: Progress) -> int:
+        """Gives the moving average the weights of the lowest loss, unless those that it has are as good.
+
+        Returns the step whose weights it has then.
+
+        The end of a schedule has the smallest learning rate, hence the smallest noise of the weights. A loss measured
+        every few hundred steps is lowest somewhere earlier by chance alone; so the end stands where its loss is not
+        higher by more than the standard error of the difference, over batches.
+        """
+        average = self.module.average.module
+        assert progress.best is not None
+        end, weights = self.losses(), to_cpu(average.state_dict())
+        restore_best(progress, self.module)
+        gaps = torch.tensor(end, dtype=torch.float64) - torch.tensor(self.losses(), dtype=torch.float64)
+        error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        if float(gaps.mean()) > error:
+            return int(progress.best["step"])
+        average.load_state_dict(weights)
+        return progress.step
 
 
 def keep_best(progress: Progress, loss: float, average: nn.Module, step: int) -> None:

@@ -10,8 +10,9 @@ from test_ipf import make
 from csb.bridge import load_bridge
 from csb.bridge.objectives import build_objective
 from csb.problems import LinearGaussian
+from csb.process import seeded
 from csb.training import ipf as ipf_module
-from csb.training.ipf import IPF, SCORE
+from csb.training.ipf import EACH, IPF, SCORE, best_iteration
 from csb.training.settings import IPFSettings
 from csb.training.validation import Validation
 
@@ -33,26 +34,36 @@ def with_validation(run: IPF, problem, patience: int) -> IPF:
 
 class TestEarlyStopping:
     def losses(self, monkeypatch, values):
-        """Scripted validation losses; returns the averaged weights at each evaluation."""
+        """Scripted validation losses, of each batch; returns the averaged weights at each evaluation."""
         script, seen = iter(values), []
 
-        def loss(self):
+        def losses(self):
             seen.append(self.module.average.module.network.weight.clone())
-            return next(script)
+            found = next(script)
+            return found if isinstance(found, list) else [found, found]
 
-        monkeypatch.setattr(Validation, "loss", loss)
+        monkeypatch.setattr(Validation, "losses", losses)
         return seen
 
     def test_stops_and_ends_with_the_best_weights(self, tmp_path, small, monkeypatch):
-        seen = self.losses(monkeypatch, [3, 1, 2, 2, 5, 4, 3, 2])  # backward 1: stops at step 8, best at step 4
+        seen = self.losses(monkeypatch, [3, 1, 2, 2, 2, 1])  # backward 1: stops at step 8, best at step 4; end, best
         progress = with_validation(make(tmp_path, small, L=1, last_forward=False, **SHORT), small, 2).run(resume=False)
         row = progress.history[0]
-        assert (row["steps"], row["best_step"], row["val_loss"]) == (8, 4, 1)
+        assert (row["steps"], row["best_step"], row["kept_step"], row["val_loss"]) == (8, 4, 4, 1)
         weight = load_bridge(tmp_path / "bridge.pt")[0].backward_kernel.network.weight
         assert torch.equal(weight, seen[1])
 
+    @pytest.mark.parametrize(("end", "best", "kept"), [([1, 1.2], [1, 1], 8), ([1.2, 1.3], [1, 1], 4)])
+    def test_the_end_stands_where_it_is_as_good(self, tmp_path, small, monkeypatch, end, best, kept):
+        """Differences of 0 and .2: a mean of .1 with a standard error of .1. Of .2 and .3: .25, and .05."""
+        seen = self.losses(monkeypatch, [3, 1, 2, 2, end, best])
+        progress = with_validation(make(tmp_path, small, L=1, last_forward=False, **SHORT), small, 2).run(resume=False)
+        assert progress.history[0]["kept_step"] == kept
+        weight = load_bridge(tmp_path / "bridge.pt")[0].backward_kernel.network.weight
+        assert torch.equal(weight, seen[3 if kept == 8 else 1])
+
     def test_every_half_step_starts_afresh(self, tmp_path, small, monkeypatch):
-        self.losses(monkeypatch, [*range(10, 0, -1), 9, 8, 7, 6, 5, 4])  # a half-step is not stopped by another's loss
+        self.losses(monkeypatch, [*range(10, 0, -1), 1, 1, 9, 8, 7, 6, 5, 4, 4, 4])
         progress = with_validation(make(tmp_path, small, L=1, **SHORT), small, 3).run(resume=False)
         assert [row["steps"] for row in progress.history] == [20, 12]
         assert [row["best_step"] for row in progress.history] == [20, 12]
@@ -105,6 +116,17 @@ class TestSelection:
         assert not self.same(tmp_path, "03_backward")
         stored = load_bridge(tmp_path / "bridge.pt")[0].state_dict()
         assert all(torch.equal(value, stored[key]) for key, value in run.bridge.state_dict().items())
+
+    @pytest.mark.parametrize(("gain", "chosen"), [(0.003, 1), (0.02, 3)])
+    def test_an_iteration_must_gain_more_than_its_error(self, gain, chosen):
+        """Iterations differ by noise of standard deviation .1 a pair: an error of .0045 of a mean over 1,000."""
+        pairs = torch.randn(1000, generator=seeded(0))
+        rows = []
+        for iteration in (1, 2, 3):
+            noise = torch.randn(1000, generator=seeded(iteration))
+            each = pairs + 0.1 * (noise - noise.mean()) - (gain if iteration == 3 else 0)
+            rows.append({"iteration": iteration, SCORE: float(each.mean()), EACH: each.tolist()})
+        assert best_iteration(rows) == chosen
 
     def test_without_the_last_forward_half_step(self, tmp_path, small):
         self.run(tmp_path, small, (3, 2, 1), last_forward=False)
