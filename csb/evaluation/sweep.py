@@ -91,6 +91,14 @@ def _stat(jobs: Sequence[Job], key: str) -> Stat | None:
     return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
+def _order(value: str) -> tuple[int, float, str]:
+    """Numbers by size, before words."""
+    try:
+        return 0, float(value), value
+    except ValueError:
+        return 1, 0.0, value
+
+
 def cells(jobs: Sequence[Job]) -> list[Cell]:
     """One cell for each combination, L and T, in this order; jobs that differ in the seed alone share one.
 
@@ -103,8 +111,13 @@ def cells(jobs: Sequence[Job]) -> list[Cell]:
         if job.L is not None and job.T is not None:
             combination = tuple((key, job.settings.get(key, UNSET)) for key in keys)
             groups.setdefault((combination, job.L, job.T), []).append(job)
+
+    def place(item: tuple[tuple[Combination, int, int], list[Job]]) -> tuple[Any, ...]:
+        combination, L, T = item[0]
+        return [_order(value) for _, value in combination], L, T
+
     found = []
-    for (combination, L, T), group in sorted(groups.items()):
+    for (combination, L, T), group in sorted(groups.items(), key=place):
         done = [job for job in group if job.error is None]
         stats = {key: stat for key in wanted if (stat := _stat(done, key)) is not None}
         found.append(Cell(combination, L, T, stats, len(done), len(group) - len(done)))
@@ -143,7 +156,7 @@ def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     keys = varied(jobs)
 
     def place(job: Job) -> tuple[Any, ...]:
-        return [job.settings.get(key, UNSET) for key in keys], job.L or 0, job.T or 0, job.seed or 0, job.name
+        return [_order(job.settings.get(key, UNSET)) for key in keys], job.L or 0, job.T or 0, job.seed or 0, job.name
 
     seeds = len({job.seed for job in jobs}) > 1
     rows = []

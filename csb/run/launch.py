@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from csb.errors import CSBError
@@ -54,7 +55,9 @@ def explain_missing(message: str) -> str:
 
 
 def require_flag(config: DictConfig) -> None:
-    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused."""
+    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
+    if config.hydra.mode == RunMode.MULTIRUN:
+        raise CSBError("hydra.mode=MULTIRUN is not supported; give -m")
     if launcher_of(config) != BASIC:
         name = config.hydra.runtime.choices["hydra/launcher"]
         raise CSBError(f"the launcher {name} starts sweeps alone; add -m, or leave it out")

@@ -26,8 +26,8 @@ def job_folder(overrides: str) -> str:
     return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(overrides.encode()).hexdigest()[:10]}"
 
 
-# For hydra.sweep.subdir of conf/train.yaml. Here, not in the command line's module, because a launcher's worker
-# processes import this one first.
+# For hydra.sweep.subdir of conf/train.yaml, also in the worker processes of a launcher, which import this module with
+# the job before they name its folder.
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 

@@ -38,6 +38,10 @@ class TestCells:
         assert [(row["a"], row["T"]) for row in job_rows(jobs)] == [("x", 5), ("x", 10), ("y", 5), ("y", 10)]
         assert all("b" not in row for row in cell_rows(cells(jobs)))
 
+    def test_numbers_are_ordered_by_size(self):
+        jobs = [make(1, 5, energy_score=1.0, settings={"a": a}) for a in ("10", "9", "x", "1e-3")]
+        assert [row["a"] for row in cell_rows(cells(jobs))] == ["1e-3", "9", "10", "x"]
+
     @pytest.mark.parametrize(
         ("figures", "key", "higher"),
         [
@@ -132,31 +136,34 @@ def short(tiny, out, *more):
 class TestLaunchers:
     """Jobs in other processes."""
 
-    @pytest.mark.parametrize("option", ["sweep=joblib", "hydra/launcher=joblib", "sweep=slurm_local"])
-    def test_results_of_other_processes(self, command, tiny, tmp_path, option):
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    def test_submitit(self, command, tiny, tmp_path):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-        done = command(*short(tiny, tmp_path, "T=2,3", option), timeout=400)
+        done = command(*short(tiny, tmp_path, "T=2,3", "hydra/launcher=submitit_local"), timeout=900)
         assert done.code == 0, done.err
         (folder,) = (tmp_path / "sweeps").iterdir()
-        assert len(list(folder.glob("*/result.json"))) == 2
+        assert sorted(p.parent.name[-30:] for p in folder.glob("*/bridge.pt")) == sorted(
+            p.name[-30:] for p in folder.iterdir() if p.is_dir() and p.name != ".submitit"
+        )
         assert "2 jobs in" in done.out
         assert "failed" not in done.out
         assert "Traceback" not in done.err
         assert_reported(folder)
-        assert "sweep=" not in "".join(path.name for path in folder.iterdir())
 
-    def test_a_failed_job_in_another_process(self, command, tiny, tmp_path):
-        """One job finds a file where its folder is to be."""
+    def test_joblib_and_a_job_that_fails(self, command, tiny, tmp_path):
+        """One of three jobs finds a folder where its config.json is to be."""
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-        line = short(tiny, tmp_path, "T=2,3", "sweep=joblib", "hydra.launcher.n_jobs=1", "hydra.sweep.subdir=T${T}")
-        (tmp_path / "sweeps" / "two_moons" / "T2" / "config.json").mkdir(parents=True)
-        done = command(*line, timeout=400)
-        assert done.code == 0, done.err
         folder = tmp_path / "sweeps" / "two_moons"
+        (folder / "T2" / "config.json").mkdir(parents=True)
+        line = short(tiny, tmp_path, "T=2,3,4", "sweep=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.subdir=T${T}")
+        done = command(*line, timeout=900)
+        assert done.code == 0, done.err
         assert "config.json" in json.loads((folder / "T2" / "result.json").read_text())["error"]
+        assert "3 jobs in" in done.out
         assert "1 of them failed" in done.out
         assert_reported(folder)
+        settings = [json.loads(path.read_text())["settings"] for path in folder.glob("*/job.json")]
+        assert len(settings) == 3
+        assert all("sweep" not in found for found in settings)
 
 
 def test_ctrl_c_reports_what_is_there(command, tiny, tmp_path):
@@ -199,6 +206,18 @@ class TestRefused:
         config = OmegaConf.create({"trainer": {"devices": 4}, "hydra": target})
         assert launch.check_launch(config) == launch.SLURM
 
+    def test_the_slurm_settings_fit_the_launcher(self, monkeypatch, tmp_path):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
+        arguments = ["-m", "T=2,3", "problem=two_moons,bod", "sweep=slurm", f"out={tmp_path}/new"]
+        found = cli.check("train", arguments, lambda config, swept: None)
+        assert found is not None
+        assert (found.launcher, found.jobs, found.parallel) == (launch.SLURM, 4, 0)
+        assert {folder.name for folder in found.folders} == {"two_moons", "bod"}
+
+    def test_hydra_mode(self, tmp_path):
+        assert "give -m" in self.refuse("hydra.mode=MULTIRUN", "T=2", f"out={tmp_path}/new")
+
     def test_no_slurm_here(self, monkeypatch, tmp_path):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         monkeypatch.setattr(launch.shutil, "which", lambda name: None)
@@ -219,3 +238,53 @@ class TestRefused:
     def test_a_launcher_that_is_not_installed(self, text, package):
         message = launch.explain_missing(f"In 'sweep/x': Could not find 'hydra/launcher/{text}' Available options")
         assert message == f"the launcher {text} needs the package {package}; run pip install 'csb[sweep]'"
+
+
+class TestWorkers:
+    def test_each_keeps_a_gpu_of_its_own_while_there_are_enough(self, monkeypatch, tmp_path):
+        """Five workers on three GPUs; one ends and another takes its place."""
+        monkeypatch.setenv("CSB_GPU_SLOTS", f"5:{tmp_path}")
+        locks = []
+
+        def worker():
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+            monkeypatch.setattr(launch, "_held", [])
+            launch.take_gpu()
+            first = os.environ["CUDA_VISIBLE_DEVICES"]
+            launch.take_gpu()  # its second job
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == first
+            locks.append(launch._held[0])
+            return first
+
+        assert [worker() for _ in range(5)] == ["2", "5", "7", "2", "5"]
+        locks[2].close()
+        assert worker() == "7"
+
+    def test_none_where_no_slots_are_set(self, monkeypatch):
+        monkeypatch.delenv("CSB_GPU_SLOTS", raising=False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        launch.take_gpu()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+    @pytest.mark.parametrize(("jobs", "threads"), [(2, "4"), (8, "1"), (100, "1")])
+    def test_they_share_the_cores(self, monkeypatch, jobs, threads):
+        monkeypatch.setattr(launch, "cores", lambda: 8)
+        config = OmegaConf.create({"hydra": {"launcher": {"n_jobs": -1}}})
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        at_once = launch.parallel(config, launch.JOBLIB, jobs)
+        assert at_once == min(jobs, 8)
+        with launch.prepared(launch.Launch(launch.JOBLIB, jobs, at_once, ())):
+            assert os.environ["OMP_NUM_THREADS"] == threads
+        assert "OMP_NUM_THREADS" not in os.environ
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        with launch.prepared(launch.Launch(launch.JOBLIB, jobs, at_once, ())):
+            assert os.environ["OMP_NUM_THREADS"] == "3"
+
+    @pytest.mark.parametrize(
+        ("target", "job_id", "same"),
+        [("a.SlurmLauncher", "7_1", True), ("a.SlurmLauncher", "8_1", False), ("a.BasicLauncher", "7_1", False)],
+    )
+    def test_a_job_that_slurm_starts_again_is_told_by_its_id(self, target, job_id, same):
+        config = OmegaConf.create({"launcher": {"_target_": target}})
+        assert launch.is_requeued(config, job_id, {"id": "7_1"}) is same
+        assert not launch.is_requeued(config, job_id, None)
