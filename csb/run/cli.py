@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -14,18 +15,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.errors import CSBError
 from csb.run.commands import COMMANDS
 from csb.run.conf import CONF
-from csb.run.sweep import job_folder
+from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_flag
+from csb.run.sweep import report
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
 logger = logging.getLogger(__name__)
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # for hydra.sweep.subdir of conf/train.yaml
 
 
 def one_line(error: BaseException) -> str:
@@ -80,16 +81,37 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
+    """The config, with Hydra's part."""
     try:
-        return compose(name, overrides)
+        return compose(name, overrides, return_hydra_config=True)
     except ValueError as error:  # e.g. for problem=null
         raise CSBError(f"{one_line(error)}; see {' '.join(overrides)}") from error
 
 
-def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> None:
+def _check_sweep(name: str, overrides: list[str], validate: Callable[[DictConfig, bool], Any]) -> tuple[Launch, list]:
+    """Every job's config, and how they are launched; with what ``validate`` returned for each."""
+    later, folders, launcher, hydra = [], {}, "", None
+    for job in jobs(overrides):
+        config = _compose(name, job)
+        launcher = check_launch(config)
+        folders[Path(str(config.hydra.sweep.dir))] = None
+        hydra = config
+        later.append(validate(_without_hydra(config), True))
+    assert hydra is not None
+    return Launch(launcher, len(later), parallel(hydra, launcher, len(later)), tuple(folders)), later
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    config = config.copy()
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> Launch | None:
     """Composes and validates the config of every job; then calls what ``validate`` returned, where it is a function.
 
-    Raises CSBError for the first job that is wrong.
+    Returns how a sweep is launched, None of a single job. Raises CSBError for the first job that is wrong.
     """
     overrides, sweep = _split(arguments)
     if sweep and (remedy := COMMANDS[name].no_sweep):
@@ -98,14 +120,30 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
         raise CSBError(f"{CONF} does not exist; install csb again, from a whole checkout or wheel")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            later = [validate(_compose(name, job), sweep) for job in (jobs(overrides) if sweep else [overrides])]
+            if sweep:
+                launch, later = _check_sweep(name, overrides, validate)
+            else:
+                config = _compose(name, overrides)
+                require_flag(config)
+                launch, later = None, [validate(_without_hydra(config), False)]
     except (HydraException, OmegaConfBaseException) as error:
-        raise CSBError(one_line(error)) from error
+        raise CSBError(explain_missing(one_line(error))) from error
     finally:
         GlobalHydra.instance().clear()
     for action in later:  # no folder is made before every job's config is known to be right
         if callable(action):
             action()
+    return launch
+
+
+def _sweep(main: Callable[[], Any], launch: Launch) -> None:
+    """Runs the jobs, then reports on them, also after Ctrl+C or the end of a launcher."""
+    with prepared(launch):
+        try:
+            main()
+        finally:
+            for folder in launch.folders:
+                report(folder)
 
 
 def run(name: str, arguments: list[str]) -> None:
@@ -116,10 +154,10 @@ def run(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(command.module)
-        if not any(a in INFORMATION for a in arguments):
-            check(name, arguments, module.validate)
+        launch = None if any(a in INFORMATION for a in arguments) else check(name, arguments, module.validate)
         with _command_line([f"csb {name}", *arguments]):
-            hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))()
+            main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))
+            main() if launch is None else _sweep(main, launch)
     except CSBError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
@@ -16,7 +17,9 @@ from csb.run.amortized import train_stage as train_amortized
 from csb.run.config import RunConfig, read
 from csb.run.denoiser import train_stage
 from csb.run.evaluate import compare_run
+from csb.run.launch import is_requeued, take_gpu
 from csb.run.load import load_run
+from csb.run.sweep import MARKER, read_json, write_marker
 from csb.run.train import check_folder, check_writable, finished, train
 from csb.training.regression import state_file
 
@@ -73,14 +76,30 @@ def main(config: DictConfig) -> dict[str, Any] | None:
         rows = [{"figure": key, "value": value} for key, value in result.items()]
         print_table(rows, title=f"{config.out}/{config.name}")
         return result
+    return _swept(config, hydra)
+
+
+def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:
+    """One job of a sweep, perhaps in a process of its own. Whatever ends it is told; the other jobs go on."""
+    take_gpu()
+    folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     with open_dict(config):
         config.out, config.name = hydra.sweep.dir, hydra.sweep.subdir
-    run = read(config)
+        if is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER)):
+            config.resume, config.overwrite = True, False
+    left_out = list(hydra.job.config.override_dirname.exclude_keys)
     try:
-        check_folder(run)
-        return train(run)
+        overrides = [str(text) for text in hydra.overrides.task]
+        write_marker(folder, overrides, config.L, config.T, config.seed, str(hydra.job.id), left_out)
+        return train(read(config))
     except CSBError as error:
-        logger.error("%s: %s", run.folder, error)
-        if finished(run.folder) is None:
-            write_json(run.folder / "result.json", {"L": run.ipf.L, "T": run.grid.T, "error": str(error)})
-        return None
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    except Exception as error:  # not known to this program: its traceback is printed
+        logger.exception("%s", folder)
+        message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    logger.error("%s: %s", folder, message)
+    if finished(folder) is None:
+        write_json(folder / "result.json", {"L": config.L, "T": config.T, "error": message})
+    return None

@@ -1,47 +1,93 @@
-"""A sweep: the folders of its jobs, and at its end one table over them."""
+"""A sweep: the folders of its jobs, and at its end tables and heat maps over them."""
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
-from csb.evaluation.tables import markdown_table, print_table, write_text
+from csb.evaluation.heatmap import draw_sweep
+from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
+from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 
-logger = logging.getLogger(__name__)
 _LONGEST = 150  # bytes; file systems allow 255
+_PLAIN = "defaults"  # the folder of a job without overrides
+MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table
+UNFINISHED = "did not finish"
+_APART = ("L", "T", "seed")
 
 
 def job_folder(overrides: str) -> str:
     """A folder's name from a job's overrides: one folder deep, and shortened, with a hash, where it is too long."""
-    name = overrides.replace("/", "_")
+    name = overrides.replace("/", "_") or _PLAIN
     if len(name.encode()) <= _LONGEST:
         return name
     return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(overrides.encode()).hexdigest()[:10]}"
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
-    """One row a job found in the folder of a sweep, by name: its overrides, then its figures or its error."""
-    rows = []
-    for path in sorted(folder.glob("*/result.json")):
-        try:
-            row = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            row = {"error": "result.json is damaged"}
-        rows.append({"job": path.parent.name, **row})
-    return rows
+# For hydra.sweep.subdir of conf/train.yaml, also in the worker processes of a launcher, which import this module with
+# the job before they name its folder.
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
-class SweepTable(Callback):
-    """Prints the table, and writes it to ``table.md`` in the folder of the sweep."""
+def write_marker(
+    folder: Path, overrides: list[str], L: int, T: int, seed: int, job_id: str, left_out: list[str]
+) -> None:
+    """Notes in the job's folder what it is, but for the keys ``left_out``; ``job_id`` is the launcher's."""
+    pairs = (text.lstrip("+~").partition("=") for text in overrides)
+    settings = {key: value for key, _, value in pairs if key not in (*_APART, *left_out)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, {"id": job_id, "L": L, "T": T, "seed": seed, "settings": settings})
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(str(config.hydra.sweep.dir))
-        rows = collect(folder)
-        if not rows:
-            return
-        print_table(rows, title=f"{len(rows)} jobs in {folder}")
-        write_text(folder / "table.md", markdown_table(rows) + "\n")
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where the file is not there; an error as its content where it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {"error": f"{path.name} is damaged"}
+
+
+def collect(folder: Path) -> list[Job]:
+    """The jobs found in the folder of a sweep, by name."""
+    jobs = []
+    for path in sorted(folder.glob("*/")):
+        begun, result = read_json(path / MARKER), read_json(path / "result.json")
+        if begun is None and result is None:
+            continue
+        begun, result = begun or {}, {"error": UNFINISHED} if result is None else dict(result)
+        error, known = result.pop("error", None), {**result, **begun}
+        L, T, seed = (known.get(key) for key in _APART)
+        jobs.append(Job(path.name, L, T, seed, begun.get("settings", {}), {} if error else result, error))
+    return jobs
+
+
+def report(folder: Path) -> bool:
+    """Prints the tables of a sweep, over L × T and one row a job, and writes them and the heat map into its folder.
+
+    ``table.md``, ``table.json`` and ``heatmap.png``; the heat map and the table over L × T where one of them is swept.
+    False where the folder holds no job. CSBError where it cannot be written.
+    """
+    jobs = collect(folder)
+    if not jobs:
+        return False
+    found, score, rows = cells(jobs), main_score(jobs), job_rows(jobs)
+    failed = sum(job.error is not None for job in jobs)
+    title = f"{len(jobs)} jobs in {folder}" + (f", {failed} of them failed" if failed else "")
+    text, table = "", []
+    if is_swept(found):
+        table = cell_rows(found)
+        name = f"L × T: {score.key}, {score.label} ({score.direction})" if score else "L × T"
+        print_table(table, title=name)
+        text = f"## {name}\n\n{markdown_table(table)}\n## Jobs\n\n"
+    print_table([{k: v for k, v in row.items() if k != "job"} for row in rows], title=title)  # the names are long
+    write_text(folder / "table.md", text + markdown_table(rows))
+    about = {"key": score.key, "label": score.label, "better": "higher" if score.higher else "lower"} if score else None
+    write_json(folder / "table.json", {"score": about, "cells": table, "jobs": rows})
+    if draw_sweep(folder / "heatmap.png", found, score):
+        print(f"heat map: {folder / 'heatmap.png'}")
+    return True

@@ -159,7 +159,9 @@ def train(run: RunConfig) -> dict[str, Any]:
         with quiet_lightning():
             progress = ipf.run(resume)
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
-        result = _result(run, progress.seconds, progress.history, scores)
+        one = bridge.sample(val.y[:1], 1, generator=seeded(run.seed, _PREIMAGE), **vars(run.sampler))
+        cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
+        result = _result(run, progress.history, {**scores, **cost})
         logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))
         write_json(run.folder / "result.json", result)
         status = "success"
@@ -174,12 +176,12 @@ def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, Any]:
     return figures | (validation_score(bridge, val, run.seed) if run.ipf.select == "best" else {})
 
 
-def _result(run: RunConfig, seconds: float, history: list[dict[str, Any]], scores: dict[str, float]) -> dict[str, Any]:
+def _result(run: RunConfig, history: list[dict[str, Any]], figures: dict[str, float]) -> dict[str, Any]:
     last = [row for row in history if row["direction"] == "backward"][-1]
     keep = ("x0_distance", "x0_floor", "loss")
-    row = {"L": run.ipf.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **scores}
+    row = {"L": run.ipf.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **figures}
     write_json(run.folder / "history.json", history)
-    return {**row, "seconds": seconds}
+    return row
 
 
 @contextmanager

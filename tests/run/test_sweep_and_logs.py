@@ -7,6 +7,7 @@ import re
 
 import pytest
 from conftest import Hook
+from sweep_checks import assert_reported
 
 from csb.run.sweep import job_folder
 
@@ -40,16 +41,25 @@ class TestSweep:
             assert len(list((path.parent / "half_steps").iterdir())) == 2 * result["L"]
             assert (path.parent / "bridge.pt").exists()
 
-    def test_one_table(self, swept):
+    def test_tables(self, swept):
         sweep, done, _, _ = swept
         assert done.out.count("4 jobs in") == 1
-        assert len(re.findall(r"^┏", done.out, re.M)) == 1
-        lines = (sweep / "table.md").read_text().strip().splitlines()
+        assert len(re.findall(r"^┏", done.out, re.M)) == 2
+        grid, _, per_job = (sweep / "table.md").read_text().partition("\n## Jobs\n\n")
+        assert grid.startswith(
+            "## L × T: sliced_w, sliced Wasserstein distance to the exact posterior (lower is better)"
+        )
+        assert len(grid.strip().splitlines()) == 8
+        lines = per_job.strip().splitlines()
         assert len(lines) == 6
         head = [cell.strip() for cell in lines[0].strip("|").split("|")]
         assert head[:3] == ["job", "L", "T"]
         assert "sliced_w" in head
         assert "Traceback" not in done.err
+
+    def test_heat_map_and_table_hold_the_results(self, swept):
+        sweep, _, _, _ = swept
+        assert_reported(sweep)
 
     def test_one_failing_job_leaves_the_others(self, swept, command):
         """Jobs that are there already are refused; a new one beside them is trained; the table tells all."""
@@ -79,6 +89,9 @@ def test_a_job_that_fails_is_told_in_its_row(command, tiny, tmp_path):
     results = sorted((json.loads(p.read_text()) for p in sweep.glob("*/result.json")), key=lambda r: r["T"])
     assert "planned failure" in results[0]["error"]
     assert "sliced_w" in results[1]
+    assert "2 jobs in" in done.out
+    assert "1 of them failed" in done.out
+    assert_reported(sweep)
     table = (sweep / "table.md").read_text()
     assert "planned failure" in table
     assert "planned failure" in done.out

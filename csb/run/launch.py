@@ -1,0 +1,166 @@
+"""How the jobs of a sweep are started: which launcher, on how many threads, and on which GPU each."""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from csb.errors import CSBError
+
+BASIC, JOBLIB, LOCAL, SLURM = "BasicLauncher", "JoblibLauncher", "LocalLauncher", "SlurmLauncher"
+_PACKAGES = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher"}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_VISIBLE, _SLOTS = "CUDA_VISIBLE_DEVICES", "CSB_GPU_SLOTS"
+_held: list[Any] = []  # the lock of this worker's GPU, which it keeps until it ends
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A checked sweep.
+
+    Attributes:
+        launcher: class name of Hydra's launcher.
+        jobs: how many there are.
+        parallel: how many run at a time on this machine; 0 where they run on others.
+        folders: which the jobs' folders lie in.
+    """
+
+    launcher: str
+    jobs: int
+    parallel: int
+    folders: tuple[Path, ...]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def explain_missing(message: str) -> str:
+    """The message of a config that does not compose; of a launcher that is not installed, how to install it."""
+    found = re.search(r"hydra/launcher/((joblib|submitit)\w*)", message)
+    if found is None:
+        return message
+    return f"the launcher {found[1]} needs the package {_PACKAGES[found[2]]}; run pip install 'csb[sweep]'"
+
+
+def require_flag(config: DictConfig) -> None:
+    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
+    if config.hydra.mode == RunMode.MULTIRUN:
+        raise CSBError("hydra.mode=MULTIRUN is not supported; give -m")
+    if launcher_of(config) != BASIC:
+        name = config.hydra.runtime.choices["hydra/launcher"]
+        raise CSBError(f"the launcher {name} starts sweeps alone; add -m, or leave it out")
+
+
+def launcher_of(config: DictConfig) -> str:
+    """The class name of the launcher of a config that holds Hydra's part."""
+    return str(config.hydra.launcher._target_).rpartition(".")[2]
+
+
+def devices(config: DictConfig) -> int:
+    """How many devices one job asks for: trainer.devices (a number, a list, "auto" or −1 for all) × num_nodes."""
+    trainer = config.get("trainer") or {}
+    wanted, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    gpus = torch.cuda.device_count() if trainer.get("accelerator") != "cpu" else 1
+    wanted = list(wanted) if OmegaConf.is_list(wanted) else wanted
+    if isinstance(wanted, str) and "," in wanted:
+        wanted = [part for part in wanted.split(",") if part.strip()]
+    if isinstance(wanted, list):
+        count = len(wanted)
+    elif str(wanted) in ("auto", "-1"):
+        count = gpus
+    else:
+        count = int(wanted) if re.fullmatch(r"\d+", str(wanted)) else 1
+    return max(1, count) * (nodes if isinstance(nodes, int) and nodes > 1 else 1)
+
+
+def check_launch(config: DictConfig) -> str:
+    """Checks the launcher of one job of a sweep and returns its class name.
+
+    CSBError for jobs of several devices outside Slurm, where Lightning would start its processes by running the command
+    again, sweep and all; and for the Slurm launcher where there is no Slurm.
+    """
+    launcher, count = launcher_of(config), devices(config)
+    if count > 1 and launcher != SLURM:
+        raise CSBError(
+            f"-m with {count} devices a job (trainer.devices={config.trainer.devices}) would start the whole sweep "
+            f"once a device; give trainer.devices=1 with sweep=joblib, which puts each job on a GPU of its own, or "
+            f"sweep=slurm"
+        )
+    if launcher == SLURM and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise CSBError("the Slurm launcher finds no sbatch and srun here; start it where jobs are submitted, or choose "
+                       "sweep=joblib or sweep=slurm_local")  # fmt: skip
+    return launcher
+
+
+def parallel(config: DictConfig, launcher: str, jobs: int) -> int:
+    """How many of the jobs run at a time on this machine. CSBError for joblib's n_jobs where it is no number."""
+    if launcher == SLURM:
+        return 0
+    if launcher == LOCAL:
+        return jobs
+    if launcher != JOBLIB:
+        return 1
+    n = config.hydra.launcher.n_jobs
+    if isinstance(n, bool) or not isinstance(n, int) or n == 0:
+        raise CSBError(f"hydra.launcher.n_jobs={n!r} is not possible; give the number of jobs at a time, or -1")
+    return min(jobs, n if n > 0 else max(1, cores() + 1 + n))
+
+
+@contextmanager
+def prepared(launch: Launch) -> Iterator[None]:
+    """Inside, the environment that worker processes inherit is such that they share this machine.
+
+    Each gets its part of the cores as threads, where no number of threads is set; under joblib, with several GPUs, each
+    finds one by :func:`take_gpu`.
+    """
+    before = dict(os.environ)
+    if launch.parallel > 1 or launch.launcher == LOCAL:
+        for name in _THREADS:
+            os.environ.setdefault(name, str(max(1, cores() // launch.parallel)))
+    with tempfile.TemporaryDirectory(prefix="csb-") as folder:
+        if launch.launcher == JOBLIB and torch.cuda.device_count() > 1:
+            os.environ.setdefault(_VISIBLE, ",".join(map(str, range(torch.cuda.device_count()))))
+            os.environ[_SLOTS] = f"{launch.parallel}:{folder}"
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def take_gpu() -> None:
+    """In a worker of :func:`prepared`, before CUDA starts: keeps one of the visible GPUs, the least taken, for itself.
+
+    Workers outlive jobs, and CUDA keeps the devices it started with: the first job decides for all later ones.
+    """
+    if _SLOTS not in os.environ or _held:
+        return
+    slots, _, folder = os.environ[_SLOTS].partition(":")
+    gpus = os.environ[_VISIBLE].split(",")
+    for slot in range(int(slots)):
+        file = open(Path(folder) / str(slot), "w")  # noqa: SIM115 (held, with its lock, as long as the process lives)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _held.append(file)
+        os.environ[_VISIBLE] = gpus[slot % len(gpus)]
+        return
+
+
+def is_requeued(config: Any, job_id: str, begun: dict[str, Any] | None) -> bool:
+    """Whether Slurm has started this job before, after preemption or at its time limit; ``begun``: its marker."""
+    return str(config.launcher._target_).endswith(SLURM) and begun is not None and begun.get("id") == job_id
