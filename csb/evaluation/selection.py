@@ -26,7 +26,7 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
     x, y = val.x[:count], val.y[:count]
     samples = bridge.sample(y, n, generator=seeded(seed, _SELECTION, device=bridge.device)).x.cpu()
-    scores = EnsembleScores(hole_mask(bridge))
-    scores.update(samples, x)
+    scores = EnsembleScores()
+    scores.update(samples, x, mask=hole_mask(bridge, y))
     found = scores.compute()
     return {"val_energy_score": found["energy_score"], "val_ratio": found["ratio_fair"]}
