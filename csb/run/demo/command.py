@@ -1,7 +1,7 @@
 """The demo's config, checked, and the demo itself."""
 
 import ipaddress
-import logging
+import signal
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,8 +10,6 @@ from csb.errors import CSBError, require_int
 from csb.run.demo.painter import Painter
 from csb.run.demo.server import Server
 from csb.run.load import load_any, run_folder
-
-logger = logging.getLogger(__name__)
 
 
 def loopback(host: Any) -> str:
@@ -45,9 +43,10 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
 
 
 def demo(config: DictConfig) -> None:
-    """Serves the page until Ctrl+C."""
+    """Serves the page until Ctrl+C or SIGTERM."""
     painter, host, port = _read(config)
     painter.prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Server(painter, host, port) as server:
         print(f"{painter.title}: open {server.url} in a browser; Ctrl+C stops", flush=True)
         try:
