@@ -66,7 +66,7 @@ async def visit(page: Page, url: str, path: Path) -> None:
     await page.go(url, 1280, 900)
     await first_samples(page)
     assert "test digit" in (await page.text()).lower()
-    assert "2 network calls a sample" in await page.text()
+    assert "2 network calls each" in await page.text()
     before = await pixels(page, "#samples canvas")
     await page.click("#pick")
     await page.until("document.querySelector('#note').textContent.includes('Test digit')")

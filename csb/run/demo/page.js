@@ -95,8 +95,8 @@ function fill(found, all) {
   paint(at("mean"), found.mean, grey);
   paint(at("std"), found.std, heat);
   const n = found.samples.length, first = n > SHOWN ? `, the first ${SHOWN} shown` : "";
-  at("status").textContent = `${n} samples${first}: ${found.milliseconds.toFixed(0)} ms on the server, ` +
-    `${all.toFixed(0)} ms in all; ${found.calls} network calls a sample`;
+  at("status").textContent = `${n} samples${first}: ${found.milliseconds.toFixed(0)} ms ` +
+    `(${all.toFixed(0)} ms with the way here), ${found.calls} network calls each`;
   at("samples").dataset.hole = `${found.top},${found.left}`;
   at("samples").dataset.seconds = all / 1000;
 }
@@ -166,7 +166,7 @@ function key(event) {
 
 function choose(next) {
   mode = next;
-  for (const name of ["move", "draw"]) at(name).setAttribute("aria-pressed", String(name === mode));
+  for (const name of ["move", "draw"]) at(name).setAttribute("aria-pressed", String(name === mode && !at(name).disabled));
   at("digit").className = mode === "draw" ? "drawing" : info.movable ? "" : "fixed";
   show();
 }

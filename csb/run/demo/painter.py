@@ -108,7 +108,8 @@ class Painter:
     @property
     def corner(self) -> tuple[int, int]:
         """top, left of a hole in the middle."""
-        return ((SIDE - self.problem.hole) // 2,) * 2
+        start = (SIDE - self.problem.hole) // 2
+        return start, start
 
     def info(self) -> dict[str, Any]:
         """What the page needs to know before it asks for anything."""
