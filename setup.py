@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["csb*"]), "csb.conf"],
     package_dir={"csb.conf": "conf"},
-    package_data={"csb.conf": ["**/*.yaml"], "csb.evaluation.report": ["*.jinja", "*.css"]},
+    package_data={
+        "csb.conf": ["**/*.yaml"],
+        "csb.evaluation.report": ["*.jinja", "*.css"],
+        "csb.run.demo": ["*.html", "*.css", "*.js"],
+    },
 )

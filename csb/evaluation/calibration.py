@@ -10,8 +10,8 @@ For equal weights and no ties it is (#{x_i < y} + u)/(n + 1), exactly uniform fo
 clipped pixels. Where one sample has all the weight it is the rank among one: right, but blunt. Self-normalised
 importance weights are exact only for large n_eff.
 
-Shapes as in :mod:`csb.evaluation.ensemble`: samples (B, n, *shape), truth (B, *shape), mask of ``shape``, log_weights
-(B, n) or (n,).
+Shapes as in :mod:`csb.evaluation.ensemble`: samples (B, n, *shape), truth (B, *shape), mask of ``shape``
+or (B, *shape), log_weights (B, n) or (n,).
 """
 
 import math
@@ -101,8 +101,8 @@ def sbc_ranks(
     """
     x, y, keep = ensembles(samples, truth, mask)
     w = ensemble_weights(log_weights, samples)
-    u = uniform(generator, len(x), int(keep.sum()), device=x.device)
-    return torch.stack([_rank(s[:, keep], t[keep], v, r) for s, t, v, r in zip(x, y, w, u)]).cpu()
+    u = uniform(generator, len(x), int(keep[0].sum()), device=x.device)
+    return torch.stack([_rank(s[:, k], t[k], v, r) for s, t, k, v, r in zip(x, y, keep, w, u)]).cpu()
 
 
 def _rank(x: Tensor, y: Tensor, w: Tensor, u: Tensor) -> Tensor:
@@ -173,14 +173,14 @@ def tarp(
     if len(x) < 2:
         raise CSBError(f"samples hold B={len(x)} observation; references need the range of at least 2 truths")
     w = ensemble_weights(log_weights, samples)
-    y = y[:, keep].double()
+    y = y[keep].view(len(y), -1).double()
     low, width = y.amin(0), y.amax(0) - y.amin(0)
     width = torch.where(width > 0, width, 1.0)
     references = uniform(generator, *y.shape, device=x.device)
     u = uniform(generator, len(x), 1, device=x.device)
     ranks = []
-    for s, t, v, reference, r in zip(x, (y - low) / width, w, references, u):
-        points = (s[:, keep].double() - low) / width
+    for s, t, k, v, reference, r in zip(x, (y - low) / width, keep, w, references, u):
+        points = (s[:, k].double() - low) / width
         distance = (points - reference).norm(dim=1, keepdim=True)
         ranks.append(_rank(distance, (t - reference).norm().reshape(1), v, r))
     return _coverage(torch.stack(ranks).cpu(), levels)

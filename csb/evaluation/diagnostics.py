@@ -15,10 +15,10 @@ _PREIMAGE = 3
 _STATES = 1000  # held-out pairs
 
 
-def _states(bridge: Bridge, x: Tensor, seed: int) -> Tensor:
-    """States that decode to x, of the law that the bridge is trained on."""
+def _states(bridge: Bridge, x: Tensor, y: Tensor, seed: int) -> Tensor:
+    """States that decode to x with observations y, of the law that the bridge is trained on."""
     generator = seeded(seed, _DIAGNOSTICS, _PREIMAGE, device=x.device)
-    return bridge.transform.preimage(bridge.transform.encode_x(x), generator)
+    return bridge.transform.preimage(bridge.transform.encode_x(x, y), generator)
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     """
     x, y = val.x[: 2 * _STATES].to(bridge.device), val.y[: 2 * _STATES].to(bridge.device)
     half = len(x) // 2
-    z, c = _states(bridge, x, seed), bridge.transform.encode_y(y)
+    z, c = _states(bridge, x, y, seed), bridge.transform.encode_y(y)
     generator = seeded(seed, _DIAGNOSTICS, device=bridge.device)
 
     def run(direction: Direction, start: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
 def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> dict[str, float]:
     """The root mean square of a direction's drift (mean − x)/β_k along its own trajectories."""
     x, y = val.x[:_STATES].to(bridge.device), val.y[:_STATES].to(bridge.device)
-    z, c = _states(bridge, x, seed), bridge.transform.encode_y(y)
+    z, c = _states(bridge, x, y, seed), bridge.transform.encode_y(y)
     generator = seeded(seed, _DIAGNOSTICS, 2, device=bridge.device)
     T = bridge.grid.T
     state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)

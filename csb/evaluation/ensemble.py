@@ -1,10 +1,10 @@
 r"""Scores of posterior samples: calibration of the spread, CRPS and energy score, std against error.
 
 ``samples`` are (B, n, *shape): n posterior samples for each of B observations; ``truth`` is (B, *shape), what each
-observation was made from. ``mask``, boolean of ``shape``, selects the coordinates that count (e.g. the hole of an
-inpainting problem); None selects all. ``log_weights``, (B, n) or (n,), are natural logarithms of weights of sum 1;
-None gives equal weights. Every statistic is computed in float64, one observation at a time, and then averaged over
-observations: nothing depends on how observations are batched.
+observation was made from. ``mask``, boolean, selects the coordinates that count (e.g. the hole of an inpainting
+problem): of ``shape``, or (B, *shape) with as many for each observation; None selects all. ``log_weights``, (B, n) or
+(n,), are natural logarithms of weights of sum 1; None gives equal weights. Every statistic is computed in float64, one
+observation at a time, and then averaged over observations: nothing depends on how observations are batched.
 
 With weights, 1/n becomes Σw², and mean_{i≠j} becomes Σ_{i≠j} w_i w_j (·)/(1 − Σw²), so that every estimate stays
 unbiased for weights that do not depend on the samples. Where one sample has all the weight there is no pair: variance
@@ -105,8 +105,8 @@ def std_error_sums(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
 
 
 def each(term: Term, x: Tensor, y: Tensor, keep: Tensor, w: Tensor) -> Tensor:
-    """term(x, y, w) of each observation, on the kept coordinates: (B, *terms), on the CPU."""
-    return torch.stack([term(s[:, keep].double(), t[keep].double(), v) for s, t, v in zip(x, y, w)]).cpu()
+    """term(x, y, w) of each observation, on its kept coordinates (B, P): (B, *terms), on the CPU."""
+    return torch.stack([term(s[:, k].double(), t[k].double(), v) for s, t, k, v in zip(x, y, keep, w)]).cpu()
 
 
 def correlation(s: float, e: float, ss: float, ee: float, se: float) -> float:

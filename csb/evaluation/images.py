@@ -50,17 +50,17 @@ def score_digits(
     where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
     ``known_error``, the largest change of a known pixel; ``calls``, network calls a sample; ``seconds``.
     """
-    mask = hole_mask(bridge)
-    scores, generator = EnsembleScores(mask), seeded(seed, _KEY, device=bridge.device)
-    right, calls, seconds, known, kept = 0, 0, 0.0, 0.0, []
+    scores, generator = EnsembleScores(), seeded(seed, _KEY, device=bridge.device)
+    right, calls, seconds, known, kept, mask = 0, 0, 0.0, 0.0, [], None
     for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _CHUNK):
         calls, seconds = info.forward_evaluations, seconds + info.seconds
-        scores.update(samples, pairs.x)
+        mask = hole_mask(bridge, pairs.y)
+        scores.update(samples, pairs.x, mask=mask)
         assert pairs.labels is not None
         read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(pairs.x), -1)
         right += int((read == pairs.labels[:, None]).sum())
         if mask is not None:
-            known = max(known, float(((samples - pairs.y[:, None]) * ~mask).abs().max()))
+            known = max(known, float(((samples - pairs.x[:, None]) * ~mask[:, None]).abs().max()))
         if sum(len(part) for part in kept) < _RELIABILITY:
             kept.append(samples)
     row = scores.compute() | {
@@ -69,7 +69,8 @@ def score_digits(
         "seconds": seconds,
     }
     row |= {} if mask is None else {"known_error": known}
-    return ImageScores(row, _reliability(torch.cat(kept), test.x, mask))
+    shown = torch.cat(kept)
+    return ImageScores(row, _reliability(shown, test.x, hole_mask(bridge, test.y[: len(shown)])))
 
 
 def _reliability(samples: Tensor, truth: Tensor, mask: Tensor | None) -> list[dict[str, Any]]:

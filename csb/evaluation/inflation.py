@@ -42,7 +42,7 @@ def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     def log_ratio(factor: float) -> float:
         kernel.inflation.fill_(factor)
         samples = bridge.sample(y, SAMPLES, generator=seeded(seed, _INFLATION, device=bridge.device)).x.cpu()
-        return math.log(spread_skill(samples, x, hole_mask(bridge)).ratio_fair)
+        return math.log(spread_skill(samples, x, hole_mask(bridge, y)).ratio_fair)
 
     before, doubled = log_ratio(1.0), log_ratio(2.0)
     slope = (doubled - before) / math.log(2)

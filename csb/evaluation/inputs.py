@@ -28,26 +28,32 @@ def finite(name: str, x: Tensor) -> Tensor:
     return x.detach()
 
 
-def selection(mask: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """The mask as a flat boolean tensor (P,); all True for None."""
+def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The mask, of ``shape`` for all observations or (B, *shape), as a boolean tensor (B, P); all True for None."""
     if mask is None:
-        return torch.ones(math.prod(shape), dtype=torch.bool, device=device)
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        raise CSBError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape {shape}")
-    if not bool(mask.any()):
+        return torch.ones(1, dtype=torch.bool, device=device).expand(B, math.prod(shape))
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, (B, *shape)):
+        raise CSBError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape {shape} or {(B, *shape)}"
+        )
+    flat = mask.to(device).expand(B, *shape).flatten(1)
+    counts = flat.sum(1)
+    if not bool(counts.all()):
         raise CSBError(f"mask of shape {shape} selects no coordinate; set at least one to True")
-    return mask.to(device).flatten()
+    if bool((counts != counts[0]).any()):
+        raise CSBError(f"mask selects {int(counts.min())} to {int(counts.max())} coordinates; select as many for each")
+    return flat
 
 
 def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked (samples (B, n, P), truth (B, P), mask (P,)); the first two in their own dtype, on one device."""
+    """Checked (samples (B, n, P), truth (B, P), mask (B, P)); the first two in their own dtype, on one device."""
     if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
         shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected (B, n, *shape) and (B, *shape), the same B and shape")
     if samples.shape[1] < 2:
         raise CSBError(f"samples hold n={samples.shape[1]} draws an observation; the scores need at least 2")
     samples, truth = finite("samples", samples), finite("truth", truth).to(samples.device)
-    return samples.flatten(2), truth.flatten(1), selection(mask, tuple(truth.shape[1:]), samples.device)
+    return samples.flatten(2), truth.flatten(1), selection(mask, len(truth), tuple(truth.shape[1:]), samples.device)
 
 
 def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:

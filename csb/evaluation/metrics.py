@@ -34,7 +34,8 @@ class EnsembleScores:
     everything, and of the functions.
 
     Args:
-        mask: boolean of ``shape``, or None for every coordinate. The PSNRs are over all pixels whatever the mask.
+        mask: boolean of ``shape``, or None for every coordinate; :meth:`update` may give another for its observations.
+            The PSNRs are over all pixels whatever the mask.
         data_range: as in :func:`psnr`.
     """
 
@@ -44,12 +45,17 @@ class EnsembleScores:
         self._rows: list[Tensor] = []
         self._n: int | None = None
 
-    def update(self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> None:
+    def update(
+        self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
         """Add B observations: samples (B, n, *shape), truth (B, *shape), log_weights (B, n), (n,) or None.
+
+        ``mask``, (B, *shape) or ``shape``, takes the place of the common one; the number of coordinates it selects for
+        each observation may not differ within a call.
 
         Raises CSBError as :func:`spread_skill`.
         """
-        x, y, keep = ensembles(samples, truth, self._mask)
+        x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
         w = ensemble_weights(log_weights, samples)
         if self._n not in (None, x.shape[1]):
             raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")

@@ -8,17 +8,18 @@ from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
-from csb.problems.transform import Hole
 from csb.process import seeded
 
 _SCORES = 21  # key of the random streams
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
 
 
-def hole_mask(bridge: Bridge) -> Tensor | None:
-    """The unknown pixels (boolean, x_shape) of a noise-free inpainting problem; None elsewhere."""
-    transform = bridge.transform
-    return transform.known.cpu() == 0 if isinstance(transform, Hole) else None
+def hole_mask(bridge: Bridge, y: Tensor) -> Tensor | None:
+    """The unknown pixels (boolean, (B, *x_shape)) of a noise-free inpainting problem, given y (B, *y_shape), else None.
+
+    On y's device.
+    """
+    return bridge.transform.unknown(y)
 
 
 def final_scores(
@@ -63,10 +64,10 @@ def ensemble_scores(
 ) -> dict[str, float]:
     """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory."""
     test = problem.pairs("test", metrics.observations)
-    scores = EnsembleScores(hole_mask(bridge))
+    scores = EnsembleScores()
     size, generator = pairs_at_once(metrics.samples), seeded(seed, _SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
-        scores.update(chunk.samples, chunk.pairs.x)
+        scores.update(chunk.samples, chunk.pairs.x, mask=hole_mask(bridge, chunk.pairs.y))
     found = scores.compute()
     keys = (
         "psnr_mean_per_image",

@@ -28,8 +28,8 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
     count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
     x, y = val.x[:count], val.y[:count]
     samples = bridge.sample(y, n, generator=seeded(seed, _SELECTION, device=bridge.device)).x.cpu()
-    scores = EnsembleScores(hole_mask(bridge))
-    scores.update(samples, x)
+    scores = EnsembleScores()
+    scores.update(samples, x, mask=hole_mask(bridge, y))
     found = scores.compute()
     each = [round(score, 6) for score in scores.energy_scores()]
     return {"val_energy_score": found["energy_score"], "val_energy_each": each, "val_ratio": found["ratio_fair"]}

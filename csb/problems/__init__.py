@@ -16,7 +16,9 @@ from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.mixture_math import Mixture
 from csb.problems.mnist_inpaint import MnistInpaint
+from csb.problems.mnist_inpaint_anywhere import MnistInpaintAnywhere
 from csb.problems.mnist_superres import MnistSuperres
+from csb.problems.moving_hole import MovingHole
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator
 from csb.problems.pairs import FilePairs
 from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
@@ -44,7 +46,9 @@ __all__ = [
     "Mixture",
     "MixturePosterior",
     "MnistInpaint",
+    "MnistInpaintAnywhere",
     "MnistSuperres",
+    "MovingHole",
     "Operator",
     "Pairs",
     "PixelRange",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import register
+from csb.problems.base import LinearProblem, register
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import Box, InpaintBox
 from csb.problems.transform import Hole
@@ -13,7 +13,7 @@ from csb.problems.transform import Hole
 
 @register
 @dataclass(frozen=True, eq=False)
-class MnistInpaint(MnistProblem):
+class MnistInpaint(MnistProblem, LinearProblem):
     """y = x with the hole set to 0; the bridge runs over the hole (:class:`csb.problems.transform.Hole`).
 
     Args:

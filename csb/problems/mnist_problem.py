@@ -1,4 +1,4 @@
-"""What the problems on MNIST have in common: 28×28 digits in [0, 1], their splits, and a linear observation."""
+"""What the problems on MNIST have in common: 28×28 digits in [0, 1] and their splits."""
 
 from functools import cached_property
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import BLOCK, LinearProblem, Pairs, Posterior, check_request, in_blocks
+from csb.problems.base import BLOCK, Pairs, Posterior, Problem, check_request, in_blocks
 from csb.problems.mnist import load_mnist, prepare_mnist
 
 _VAL = 5_000
 
 
-class MnistProblem(LinearProblem):
+class MnistProblem(Problem):
     """x (1, 28, 28) in [0, 1] (value/255), digits as labels.
 
     Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
@@ -28,7 +28,7 @@ class MnistProblem(LinearProblem):
 
     @property
     def noise_seed(self) -> int:
-        """The seed of the frozen observation noise."""
+        """The seed of what is random in the observations, which are frozen."""
         return 0
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from csb.errors import CSBError
-from csb.problems.base import register, require_at_least
+from csb.problems.base import LinearProblem, register, require_at_least
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import AveragePool
 from csb.problems.transform import PixelRange
@@ -11,7 +11,7 @@ from csb.problems.transform import PixelRange
 
 @register
 @dataclass(frozen=True, eq=False)
-class MnistSuperres(MnistProblem):
+class MnistSuperres(MnistProblem, LinearProblem):
     """y = means of factor × factor blocks of x + N(0, noise²), (1, 28/factor, 28/factor).
 
     Args:

@@ -38,10 +38,18 @@ class Transform(nn.Module, ABC):
         self.z_shape = self.x_shape if z_shape is None else z_shape
         self.c_shape = self.y_shape if c_shape is None else c_shape
 
-    def encode_x(self, x: Tensor) -> Tensor:
-        """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape."""
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape.
+
+        ``y``, the observations (B, *y_shape) of x, is needed where the state depends on them (an inpainting problem
+        whose hole moves).
+        """
         check_batch("x", x, self.x_shape)
-        return self._encode_x(x)
+        if y is not None:
+            check_batch("y", y, self.y_shape)
+            if len(x) != len(y):
+                raise CSBError(f"x holds {len(x)} points and y {len(y)} observations; give one for each point")
+        return self._encode_x(x, y)
 
     def encode_y(self, y: Tensor) -> Tensor:
         """y (B, *y_shape) → c (B, *c_shape). CSBError for another shape."""
@@ -59,6 +67,13 @@ class Transform(nn.Module, ABC):
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
         return self
+
+    def unknown(self, y: Tensor) -> Tensor | None:
+        """The coordinates of x that observations y (B, *y_shape) leave open, boolean (B, *x_shape).
+
+        None where they leave every coordinate open.
+        """
+        return None
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
@@ -93,7 +108,7 @@ class Transform(nn.Module, ABC):
         return to_spec(self)
 
     @abstractmethod
-    def _encode_x(self, x: Tensor) -> Tensor: ...
+    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
 
     @abstractmethod
     def _encode_y(self, y: Tensor) -> Tensor: ...
@@ -121,7 +136,7 @@ class Identity(Transform):
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)
 
-    def _encode_x(self, x: Tensor) -> Tensor:
+    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x
 
     def _encode_y(self, y: Tensor) -> Tensor:
@@ -187,7 +202,7 @@ class Scaled(Transform):
     def _back(self, v: Tensor) -> Tensor:
         """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
 
-    def _encode_x(self, x: Tensor) -> Tensor:
+    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return (self._free(x) - self.x_mean) / self.x_std
 
     def _encode_y(self, y: Tensor) -> Tensor:
@@ -239,7 +254,7 @@ class PixelRange(Transform):
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)
 
-    def _encode_x(self, x: Tensor) -> Tensor:
+    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * x - 1
 
     def _encode_y(self, y: Tensor) -> Tensor:
@@ -271,11 +286,14 @@ class Hole(Transform):
         self._crop(known).zero_()
         self.register_buffer("known", known)
 
+    def unknown(self, y: Tensor) -> Tensor:
+        return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)
+
     def _crop(self, x: Tensor) -> Tensor:
         top, left, height, width = self.box
         return x[..., top : top + height, left : left + width]
 
-    def _encode_x(self, x: Tensor) -> Tensor:
+    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * self._crop(x) - 1
 
     def _encode_y(self, y: Tensor) -> Tensor:

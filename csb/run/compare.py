@@ -141,7 +141,6 @@ def _particles(guide: Guide, name: str, K: int | None, text: str) -> Method:
 def _dps(guide: Guide, run: Run, settings: BaselineSettings, text: str, seed: int) -> Method:
     """DPS at the ζ of the best energy score on validation observations; the sweep goes into the report."""
     val, rows = guide.problem.pairs("val", settings.sweep_observations), []
-    mask = hole_mask(run.bridge)
     for size in settings.step_sizes:
         method = Method("dps", LABELS["dps"], guide.make("dps", step_size=size), text)
         try:
@@ -149,8 +148,8 @@ def _dps(guide: Guide, run: Run, settings: BaselineSettings, text: str, seed: in
         except CSBError as error:  # a step size that is too large diverges
             rows.append({"ζ": size, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
             continue
-        scores = EnsembleScores(mask)
-        scores.update(drawn.x, val.x)
+        scores = EnsembleScores()
+        scores.update(drawn.x, val.x, mask=hole_mask(run.bridge, val.y))
         found = scores.compute()
         row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}
         rows.append({"ζ": size, **row, "note": ""})
@@ -216,7 +215,7 @@ def _score(
 ) -> MethodResult:
     problem = run.problem
     if problem.is_digit:
-        return image_result(drawn, test, classifier, hole_mask(run.bridge), seed)
+        return image_result(drawn, test, classifier, hole_mask(run.bridge, test.y), seed)
     result = point_result(drawn, test, seed)
     if not problem.has_exact_posterior:
         return result

@@ -118,7 +118,7 @@ def states(transform: Transform, z: Tensor, seed: int, key: int = 0) -> Tensor:
 
 def encode(transform: Transform, pairs: Pairs, seed: int, key: int = 0) -> tuple[Tensor, Tensor]:
     """The :func:`states` z and the conditions c of pairs."""
-    return states(transform, transform.encode_x(pairs.x), seed, key), transform.encode_y(pairs.y)
+    return states(transform, transform.encode_x(pairs.x, pairs.y), seed, key), transform.encode_y(pairs.y)
 
 
 def train(run: RunConfig) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def train(run: RunConfig) -> dict[str, Any]:
             return result
     run.problem.prepare()
     pairs, val, transform = _data(run)
-    z, c = transform.encode_x(pairs.x), transform.encode_y(pairs.y)
+    z, c = transform.encode_x(pairs.x, pairs.y), transform.encode_y(pairs.y)
     # the grid's scale is read off plain states: at walls, mirrored ones look coarser than the data are
     fingerprint, run = run.fingerprint(), run.resolved(z, c)
     encoded = (states(transform, z, run.seed), c)

@@ -21,7 +21,7 @@ def one_line(error):
 
 
 def test_registry_holds_every_problem():
-    assert set(PROBLEMS) == {*SIMULATED, "mnist_inpaint", "mnist_superres", "pairs"}
+    assert set(PROBLEMS) == {*SIMULATED, "mnist_inpaint", "mnist_inpaint_anywhere", "mnist_superres", "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
 
 
@@ -173,5 +173,5 @@ def test_an_integer_stands_for_a_float():
 
 
 def test_registries_hold_the_classes_named():
-    assert set(TRANSFORMS) == {"hole", "identity", "pixel_range", "probit", "reflect", "standardise"}
+    assert set(TRANSFORMS) == {"hole", "identity", "moving_hole", "pixel_range", "probit", "reflect", "standardise"}
     assert isinstance(build_problem({"name": "bod"}), BOD)

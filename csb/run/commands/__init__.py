@@ -85,6 +85,15 @@ _ALL = (
         hint="run it again with overwrite=true",
     ),
     Command(
+        "demo",
+        "serve a page on this machine to try a bridge of digits: pick or draw one, move the hole",
+        "csb.run.demo.command",
+        (
+            ("run=outputs/mnist_inpaint_anywhere", "at http://127.0.0.1:7860, until Ctrl+C"),
+            ("run=outputs/mnist_inpaint port=0", "a hole that stays in the middle; at a port that is free"),
+        ),
+    ),
+    Command(
         "benchmark",
         "measure overheads of a run, or train and score a suite of methods",
         "csb.run.benchmark",

@@ -1,0 +1,328 @@
+"""The demo's server: what it answers, what it refuses, and that nothing but this machine reaches it."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+from demo_examples import PROBLEMS, TEST, ask, serving, untrained, write_digits
+
+from csb.bridge.checkpoint import save_bridge
+from csb.errors import CSBError
+from csb.problems import MnistInpaint
+from csb.process import seeded
+from csb.run.demo.command import loopback
+from csb.run.demo.painter import WAITING, Painter, Request
+from csb.run.demo.server import BODY, Server
+
+GOOD = {"image": [v % 256 for v in range(784)], "top": 3, "left": 11, "n": 5, "seed": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("digits")
+    return root, write_digits(root)
+
+
+@pytest.fixture(scope="module")
+def server(data):
+    with serving(PROBLEMS[0], *data) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fixed(data):
+    with serving(PROBLEMS[1], *data) as server:
+        yield server
+
+
+class TestAnswers:
+    def test_the_page_loads_nothing_from_elsewhere(self, server):
+        for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+            status, headers, text = ask(server, "GET", path)
+            assert status == 200
+            assert headers["Content-Type"].startswith(kind)
+            assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
+            assert "://" not in text
+            assert "//" not in re.sub(r"//[^\n]*", "", text) or kind == "text/javascript"
+
+    def test_info(self, server, fixed):
+        status, _, info = ask(server, "GET", "/api/info")
+        assert status == 200
+        assert (info["hole"], info["top"], info["left"], info["movable"], info["why"]) == (14, 7, 7, True, "")
+        assert info["digits"] == TEST
+        info = ask(fixed, "GET", "/api/info")[2]
+        assert not info["movable"]
+        assert "cannot move" in info["why"]
+
+    def test_digits_are_those_of_the_test_set(self, server):
+        pairs = server.painter.problem.pairs("test")
+        for index in (0, TEST - 1):
+            status, _, found = ask(server, "GET", f"/api/digit?index={index}")
+            assert status == 200
+            assert found["label"] == int(pairs.labels[index])
+            assert found["image"] == (255 * pairs.x[index]).round().int().flatten().tolist()
+
+    def test_samples_are_those_of_the_bridge(self, server):
+        status, _, found = ask(server, "POST", "/api/sample", GOOD)
+        assert status == 200
+        painter = server.painter
+        y = torch.zeros(2, 28, 28)
+        y[0] = torch.tensor(GOOD["image"]).view(28, 28) / 255
+        y[1] = 1
+        y[:, 3:17, 11:25] = 0
+        x = painter.bridge.sample(y, 5, generator=seeded(2)).x
+        for key, expected in (("mean", x.mean(0)), ("std", x.std(0))):
+            assert found[key] == (255 * expected).round().int().flatten().tolist()
+        samples = torch.tensor(found["samples"]).view(5, 28, 28)
+        assert torch.equal(samples, (255 * x[:, 0]).round().int())
+        known = y[1].bool()
+        assert torch.equal(samples[:, known], torch.tensor(GOOD["image"]).view(28, 28)[known].expand(5, -1))
+        assert float(samples[:, ~known].float().std(0).mean()) > 5
+        assert found["calls"] == 2
+        assert 0 < found["milliseconds"] < 10_000
+        assert ask(server, "POST", "/api/sample", GOOD)[2]["samples"] == found["samples"]
+        assert ask(server, "POST", "/api/sample", GOOD | {"seed": 3})[2]["samples"] != found["samples"]
+
+    def test_what_is_behind_the_hole_changes_nothing(self, server):
+        other = torch.tensor(GOOD["image"]).view(28, 28)
+        other[3:17, 11:25] = 255 - other[3:17, 11:25]
+        hidden = GOOD | {"image": other.flatten().tolist()}
+        first, second = (ask(server, "POST", "/api/sample", sent)[2]["samples"] for sent in (GOOD, hidden))
+        assert first == second
+
+    def test_a_fixed_hole(self, fixed):
+        status, _, found = ask(fixed, "POST", "/api/sample", GOOD | {"top": 7, "left": 7})
+        assert status == 200
+        assert len(found["samples"]) == 5
+        status, _, found = ask(fixed, "POST", "/api/sample", GOOD)
+        assert (status, found) == (400, {"error": "the hole of this bridge cannot move; send top and left 7"})
+
+    def test_one_connection_for_many_questions(self, server):
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        for _ in range(3):
+            connection.request("GET", "/api/info")
+            assert connection.getresponse().read()
+        connection.close()
+
+
+BAD = {
+    "no object": [1, 2],
+    "a key too few": {k: v for k, v in GOOD.items() if k != "seed"},
+    "a key too many": GOOD | {"path": "/etc/passwd"},
+    "no list": GOOD | {"image": "x" * 784},
+    "too few pixels": GOOD | {"image": [0] * 783},
+    "too many pixels": GOOD | {"image": [0] * 785},
+    "a pixel above 255": GOOD | {"image": [0] * 783 + [256]},
+    "a pixel below 0": GOOD | {"image": [-1] + [0] * 783},
+    "a pixel that is none": GOOD | {"image": [None] + [0] * 783},
+    "a pixel that is true": GOOD | {"image": [True] + [0] * 783},
+    "a fractional pixel": GOOD | {"image": [0.5] + [0] * 783},
+    "a pixel that is NaN": GOOD | {"image": [float("nan")] + [0] * 783},
+    "an infinite pixel": GOOD | {"image": [float("inf")] + [0] * 783},
+    "a huge pixel": GOOD | {"image": [10**400] + [0] * 783},
+    "a hole over the edge": GOOD | {"top": 15},
+    "a hole far away": GOOD | {"left": 10**9},
+    "a hole before the edge": GOOD | {"left": -1},
+    "a fractional place": GOOD | {"top": 3.5},
+    "no samples": GOOD | {"n": 0},
+    "too many samples": GOOD | {"n": 65},
+    "samples that are true": GOOD | {"n": True},
+    "a long name for a number": GOOD | {"n": "x" * 9000},
+    "a seed below 0": GOOD | {"seed": -1},
+    "a seed that is too large": GOOD | {"seed": 2**63},
+    "broken JSON": '{"image": [',
+    "deep JSON": "[" * 10_000,
+    "bytes that are no text": b"\xff\xfe\x00",
+    "nothing": "",
+}
+
+
+def one_line(answer: dict) -> None:
+    assert set(answer) == {"error"}
+    assert "\n" not in answer["error"]
+    assert 10 < len(answer["error"]) < 200
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+    def test_bad_requests(self, server, body):
+        status, _, answer = ask(server, "POST", "/api/sample", body)
+        assert status == 400
+        one_line(answer)
+
+    @pytest.mark.parametrize("index", ["", "?index=", f"?index={TEST}", "?index=-1", "?index=1e3", "?index=٣", "?i=1"])
+    def test_bad_digits(self, server, index):
+        path = "/api/digit" + index.replace("٣", "%D9%A3")
+        status, _, answer = ask(server, "GET", path)
+        assert status == 400
+        one_line(answer)
+
+    @pytest.mark.parametrize(
+        ("method", "path", "headers", "status"),
+        [
+            ("GET", "/api/nothing", {}, 404),
+            ("GET", "/page.html/../../command.py", {}, 404),
+            ("GET", "/%2e%2e/painter.py", {}, 404),
+            ("GET", "/api/sample", {}, 404),
+            ("POST", "/api/info", {}, 404),
+            ("GET", "/", {"Host": "evil.example"}, 403),
+            ("GET", "/api/info", {"Host": "127.0.0.1"}, 403),
+            ("POST", "/api/sample", {"Host": "evil.example:7860"}, 403),
+            ("POST", "/api/sample", {"Origin": "http://evil.example"}, 403),
+            ("POST", "/api/sample", {"Origin": "null"}, 403),
+            ("POST", "/api/sample", {"Content-Type": "text/plain"}, 415),
+            ("POST", "/api/sample", {"Content-Length": "x"}, 400),
+            ("POST", "/api/sample", {"Content-Length": "-1"}, 400),
+            ("POST", "/api/sample", {"Transfer-Encoding": "chunked"}, 411),
+            ("POST", "/api/sample", {"Content-Length": str(BODY + 1)}, 413),
+            ("POST", "/api/sample", {"Content-Length": "9" * 30}, 413),
+        ],
+    )
+    def test_other_pages_names_and_bodies(self, server, method, path, headers, status):
+        found, _, answer = ask(server, method, path, GOOD if method == "POST" else None, headers)
+        assert found == status
+        one_line(answer)
+
+    def test_a_post_without_a_length(self, server):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+            connection.sendall(
+                f"POST /api/sample HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n"
+                "Content-Type: application/json\r\n\r\n".encode()
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 411 ")
+
+    def test_it_still_answers_afterwards(self, server):
+        assert ask(server, "POST", "/api/sample", GOOD)[0] == 200
+
+    def test_a_failure_inside_is_one_line_too(self, server, monkeypatch):
+        monkeypatch.setattr(Painter, "info", lambda self: 1 / 0)
+        status, _, answer = ask(server, "GET", "/api/info")
+        assert status == 500
+        assert "division" not in answer["error"]
+
+
+class TestManyAtOnce:
+    def test_one_after_the_other_and_no_endless_queue(self, server, monkeypatch):
+        bridge, at_work, most = server.painter.bridge, [], []
+        original = bridge.sample
+
+        def slow(*args, **kwargs):
+            at_work.append(1)
+            most.append(len(at_work))
+            time.sleep(0.3)
+            found = original(*args, **kwargs)
+            at_work.pop()
+            return found
+
+        monkeypatch.setattr(bridge, "sample", slow)
+        answers = []
+        asking = [
+            threading.Thread(target=lambda: answers.append(ask(server, "POST", "/api/sample", GOOD)))
+            for _ in range(WAITING + 4)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(20)
+        statuses = [status for status, _, _ in answers]
+        assert sorted(statuses) == [200] * (1 + WAITING) + [503] * 3
+        assert max(most) == 1
+        assert all("busy" in answer["error"] for status, _, answer in answers if status == 503)
+
+
+class TestStart:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "::1", "example.org", "", None, 2130706433])
+    def test_hosts_that_others_reach(self, host):
+        with pytest.raises(CSBError, match=r"host=.* is not this machine alone") as error:
+            loopback(host)
+        assert "\n" not in str(error.value)
+
+    def test_hosts_of_this_machine(self):
+        assert [loopback(host) for host in ("127.0.0.1", "localhost", "127.8.8.8")] == [
+            "127.0.0.1",
+            "127.0.0.1",
+            "127.8.8.8",
+        ]
+
+    def test_it_listens_on_loopback_alone(self, server):
+        assert server.socket.getsockname() == ("127.0.0.1", server.server_port)
+
+    def test_a_port_that_is_taken(self, server):
+        with pytest.raises(CSBError, match=f"port={server.server_port} of 127.0.0.1 cannot be used"):
+            Server(server.painter, "127.0.0.1", server.server_port)
+
+    def test_a_bridge_of_another_problem(self, exact_bridge):
+        bridge = exact_bridge().bridge
+        bridge.about = {"problem": {"name": "two_moons"}}
+        with pytest.raises(CSBError, match="run=x is a bridge of two_moons, which the page cannot show"):
+            Painter.of(bridge, "x", None)
+
+    def test_without_digits_visitors_draw_their_own(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("csb.problems.mnist.SOURCES", ())
+        painter = Painter.of(untrained("mnist_inpaint", "data")[0], "x", str(tmp_path))
+        assert isinstance(painter.problem, MnistInpaint)
+        assert painter.problem.root == str(tmp_path)
+        painter.prepare()
+        info = painter.info()
+        assert info["digits"] == 0
+        assert info["without_digits"].startswith("MNIST is not available")
+        with pytest.raises(CSBError, match="MNIST is not available"):
+            painter.digit("3")
+        assert len(painter.sample(Request.of(GOOD | {"top": 7, "left": 7}))["samples"]) == 5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    bridge, spec, about = untrained("mnist_inpaint_anywhere", folder / "no_data")
+    save_bridge(folder / "bridge.pt", bridge, spec, about)
+    return folder
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["host=0.0.0.0"], "error: host='0.0.0.0' is not this machine alone"),
+            (["port=70000"], "error: port=70000 is not possible"),
+            (["root=3"], "error: root=3 is not a folder"),
+            (["-m"], "error: the demo shows one run"),
+            (["run=nowhere"], "error: run=nowhere is not a folder"),
+        ],
+        ids=" ".join,
+    )
+    def test_one_line_and_no_start(self, command, run, arguments, message):
+        done = command(f"run={run}", *arguments, script="scripts/demo.py")
+        assert done.code == 2
+        assert done.err.strip().splitlines()[-1].startswith(message)
+        assert "Traceback" not in done.err
+
+    def test_serves_until_stopped(self, run):
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PIP_NO_INDEX": "1", "https_proxy": "http://127.0.0.1:9"}
+        command = [sys.executable, "scripts/demo.py", f"run={run}", "port=0"]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "open http" in line)
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/")
+            assert b"behind the hole" in connection.getresponse().read()
+            connection.close()
+            process.send_signal(signal.SIGTERM)  # a shell may have it ignore SIGINT
+            assert process.wait(20) == 0
+            assert "stopped" in process.stdout.read()
+        finally:
+            process.kill()
+            process.wait()
