@@ -298,7 +298,8 @@ def test_export(file, tmp_path, capsys):
     assert "holds an exported bridge; choose overwrite=true" in refused(capsys, "export", f"run={file}", f"out={new}")
     main(["export", f"run={new}", f"out={tmp_path}/again"])
     main(["inspect", f"run={tmp_path}/again", "json=true"])
-    assert json.loads(capsys.readouterr().out.split("\n", 2)[2])["versions"] == {"csb": "9.9"}
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{") :])["versions"] == {"csb": "9.9"}
 
 
 def test_evaluate_and_benchmark(run, command, tmp_path):
