@@ -174,7 +174,15 @@ def _command(script: str, arguments: list[str], hooks: list[Hook], folder: str, 
     for hook in hooks:
         hook.install()
     sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        if (
+            "joblib.externals.loky" in sys.modules
+        ):  # an interpreter's end stops its workers, that of a fork waits for them
+            from joblib.externals.loky import get_reusable_executor
+
+            get_reusable_executor().shutdown(kill_workers=True)
 
 
 class Finished(NamedTuple):
