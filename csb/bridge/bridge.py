@@ -106,7 +106,7 @@ class Bridge(nn.Module):
             CSBError: y not made of numbers, of another shape or not finite; n, batch_size, refine or sample_steps out
                 of range; leaps that the kernels do not allow.
         """
-        stops = self._stops(n, batch_size, refine, sample_steps)
+        stops = self.stops(n, batch_size, refine, sample_steps)
         y, single = check_observations(y, self.transform.y_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         S = len(stops) - 1
@@ -201,7 +201,7 @@ class Bridge(nn.Module):
         finally:
             self.train(training)
 
-    def _stops(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
+    def stops(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
         """The states that a pass visits, by k, ascending. CSBError for numbers out of range, here and beside them."""
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
             require_int(name, value, low)

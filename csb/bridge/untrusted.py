@@ -44,8 +44,8 @@ def require_plain(data: Any, where: str, depth: int = 0) -> None:
             raise CSBError(f"{where} has {len(data)} entries; expected at most {_LONGEST}")
         for i, value in enumerate(data):
             require_plain(value, f"{where}[{i}]", depth + 1)
-    elif isinstance(data, float) and not math.isfinite(data):
-        raise CSBError(f"{where} is {data}; expected a finite number")
+    elif isinstance(data, int | float) and not (math.isfinite(data) if isinstance(data, float) else abs(data) < 2**63):
+        raise CSBError(f"{where} is {data!r:.40}; expected a finite number")
     elif not (data is None or isinstance(data, str | bool | int | float)):
         raise CSBError(f"{where} is of type {type(data).__name__}; expected plain data")
 
@@ -157,10 +157,16 @@ def _require_shapes(spec: BridgeSpec, shapes: Shapes) -> None:
 
 
 def require_weights(weights: Mapping[str, Tensor]) -> None:
-    """CSBError unless every tensor is dense, on the CPU, of real floating-point numbers, and finite."""
+    """CSBError unless every tensor is dense, on the CPU, of real floating-point numbers, finite, and all there.
+
+    A tensor whose strides are 0 claims more numbers than the file holds.
+    """
     for name, tensor in weights.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CSBError(f"the tensor {name!r:.80} is {tensor.dtype}, {tensor.layout}; expected dense floating point")
+        held = tensor.untyped_storage().nbytes()
+        if held < tensor.numel() * tensor.element_size():
+            raise CSBError(f"the tensor {name!r:.80} has shape {tuple(tensor.shape)} and the file {held} bytes of it")
         if not bool(torch.isfinite(tensor).all()):
             raise CSBError(
                 f"the tensor {name} holds NaN or infinite values; the training failed or the file is damaged"

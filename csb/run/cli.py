@@ -46,13 +46,18 @@ def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except CSBError as error:
             return fail(str(error))
         except OSError as error:
-            return fail(f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another folder")
+            return fail(_of_file(error))
 
     return wrapped
 
 
+def _of_file(error: OSError) -> str:
+    return f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another folder"
+
+
 def fail(message: str) -> NoReturn:
-    """Prints the line and ends with exit code 2."""
+    """Prints the line and ends with exit code 2. What a terminal would take for a command is shown as �."""
+    message = "".join(c if c.isprintable() else "�" for c in message)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -160,6 +165,8 @@ def run(name: str, arguments: list[str]) -> None:
             main() if launch is None else _sweep(main, launch)
     except CSBError as error:
         fail(str(error))
+    except OSError as error:
+        fail(_of_file(error))
     except KeyboardInterrupt:
         fail(f"interrupted; {command.hint}")
 

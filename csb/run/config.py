@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
+from csb.bridge.steps import check_leaps
 from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
@@ -216,6 +217,7 @@ def read(config: DictConfig) -> RunConfig:
         plain=plain,
     )
     _check_pairs(run)
+    _check_sampler(run)
     _check_network(run)
     _check_data(run)
     _check_horizons(run)
@@ -238,6 +240,18 @@ def _check_pairs(run: RunConfig) -> None:
         f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use experiment={experiment}, "
         f"which is for {kind}"
     )
+
+
+def _check_sampler(run: RunConfig) -> None:
+    """CSBError for a number of sampling steps that the bridge cannot take: the scores after training would fail."""
+    steps, T = run.sampler.sample_steps, run.grid.T
+    if steps is None:
+        return
+    require_int("sampler.sample_steps", steps, 1, T)
+    kernels: dict[Direction, KernelSpec] = {"backward": run.backward, "forward": run.forward}
+    for direction, spec in kernels.items():
+        if direction == "backward" or run.sampler.refine:
+            check_leaps(direction, spec.parametrisation, spec.covariance, steps, T)
 
 
 def _check_network(run: RunConfig) -> None:

@@ -11,8 +11,9 @@ from csb.bridge import Bridge, Direction, load_bridge
 from csb.errors import CSBError
 from csb.evaluation.tables import format_value, print_table
 from csb.run.load import load_any
+from csb.training.ipf import EACH
 
-_NO_SCORES = ("L", "T", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
+_NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
 _KERNELS: tuple[Direction, ...] = ("backward", "forward")
 
 
@@ -41,7 +42,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
         "held": held,
         "seconds": result.get("seconds") if whole else (of_file or [None])[0],
         "scores": {key: value for key, value in result.items() if key not in _NO_SCORES} or None,
-        "half_steps": history or None,
+        "half_steps": [{key: value for key, value in row.items() if key != EACH} for row in history] or None,
     }
 
 
@@ -68,7 +69,7 @@ def _facts(bridge: Bridge) -> dict[str, Any]:
 
 def _kernel(bridge: Bridge, direction: Direction) -> dict[str, Any]:
     kernel = bridge.kernel(direction)
-    spec = getattr(getattr(bridge, "spec", None), direction, None)
+    spec = getattr(bridge.spec, direction, None)
     options = {} if spec is None else {key: value for key, value in spec.network.items() if key != "name"}
     size = {"low_rank": "rank", "mixture": "components"}.get(kernel.covariance)
     return {

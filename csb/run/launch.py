@@ -95,8 +95,8 @@ def check_launch(config: DictConfig) -> str:
     if count > 1 and launcher != SLURM:
         raise CSBError(
             f"-m with {count} devices a job (trainer.devices={config.trainer.devices}) would start the whole sweep "
-            f"once a device; give trainer.devices=1 with sweep=joblib, which puts each job on a GPU of its own, or "
-            f"sweep=slurm"
+            f"once a device; give trainer.devices=1, with sweep=joblib, which puts each job on a GPU of its own, "
+            f"or with sweep=slurm"
         )
     if launcher == SLURM and not (shutil.which("sbatch") and shutil.which("srun")):
         raise CSBError("the Slurm launcher finds no sbatch and srun here; start it where jobs are submitted, or choose "

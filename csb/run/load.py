@@ -66,6 +66,24 @@ def load_any(source: str | Path, device: str | None = None) -> Bridge:
     return load_run(path, device).bridge
 
 
+def problem_of(bridge: Bridge, source: str | Path) -> Problem:
+    """The problem that a loaded bridge was trained on.
+
+    What a folder from elsewhere says about places of data counts for nothing here: data are looked for, and fetched,
+    where csb keeps them by default. Raises CSBError where the bridge does not say, or its data are in a file that is
+    not here.
+    """
+    spec = bridge.about.get("problem")
+    if not isinstance(spec, dict):
+        raise CSBError(f"{source} does not say which problem it is for")
+    path = Path(source)
+    if is_folder(path if path.is_dir() else path.parent) or (not path.exists() and is_repo_id(str(source))):
+        if "path" in spec:
+            raise CSBError(f"the pairs of {source} did not come with it")
+        spec = {key: value for key, value in spec.items() if key != "root"}
+    return build_problem(spec)
+
+
 def run_folder(config: DictConfig) -> str:
     """``run`` of a config. CSBError where it was not given."""
     if OmegaConf.is_missing(config, "run") or config.run is None:

@@ -243,6 +243,7 @@ class IPF:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
+        module.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
         self.bridge.to(self.device.where)

@@ -35,11 +35,11 @@ class IPFSettings:
         last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
         inflate: after each backward half-step, set the spread of the samples to the error of their mean on validation
             pairs (see csb.evaluation.inflation).
-        select: which iteration's kernels ``bridge.pt`` holds: "best", that of the lowest energy score on validation
-            pairs, or "last".
+        select: which iteration's kernels ``bridge.pt`` holds: "best", the earliest whose energy score on
+            validation pairs no other beats by more than its standard error, or "last".
         validate_every: optimiser steps between evaluations of the loss on validation pairs.
-        patience: a half-step ends with the averaged weights of the lowest validation loss, and stops after this many
-            evaluations without a lower one; 0 switches both off.
+        patience: a half-step stops after this many evaluations of the validation loss without a lower one, and ends
+            with the averaged weights of the lowest where those at its end are clearly worse; 0 switches both off.
         checkpoint_every: optimiser steps between checkpoints.
         observe_every: optimiser steps between sample pictures within a half-step.
     """

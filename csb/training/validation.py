@@ -78,6 +78,8 @@ class Validation:
         """
         average = self.module.average.module
         assert progress.best is not None
+        if progress.best["step"] == progress.step:
+            return progress.step
         end, weights = self.losses(), to_cpu(average.state_dict())
         restore_best(progress, self.module)
         gaps = torch.tensor(end, dtype=torch.float64) - torch.tensor(self.losses(), dtype=torch.float64)

@@ -20,6 +20,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import FORMAT, load_denoiser, save_denoiser
 from csb.bridge.folder import CONFIG, WEIGHTS, save_folder
 from csb.errors import CSBError
+from csb.networks import build_network
 from csb.networks.denoiser import DenoiserSpec, build_denoiser
 from csb.process import seeded
 
@@ -196,6 +197,8 @@ CASES = {
     "grid rises": put("bridge", "alpha_bar", [1.0, 0.5, 0.9]),
     "empty grid": put("bridge", "alpha_bar", []),
     "grid is null": put("bridge", "alpha_bar", None),
+    "grid beyond floats": put("bridge", "alpha_bar", [1, 10**400, 0.1]),
+    "floor beyond floats": put("bridge", "backward", "variance_floor", 10**400),
     "infinite floor": raw('{"format": "csb-bridge-1", "bridge": {"variance_floor": 1e999}, "about": {}}'),
     "negative floor": put("bridge", "backward", "variance_floor", -1.0),
     "floor is text": put("bridge", "backward", "variance_floor", "__import__('os')"),
@@ -288,7 +291,21 @@ def stretched():
     return {**build_bridge(SPEC, 1).state_dict(), "backward_kernel.inflation": torch.zeros(1).expand(10**10)}
 
 
+def wide():
+    """A network far wider than the bytes of its file: all weights are one number, by strides of 0."""
+    network = {"name": "mlp", "width": 8000, "depth": 1}
+    spec = spec_with(lambda s: [s[direction].update(network=network) for direction in ("backward", "forward")])
+    with torch.device("meta"):
+        kernels = build_network(network, (3,), (2,), 2).state_dict()
+    weights = build_bridge(SPEC, 1).state_dict()
+    for direction in ("backward", "forward"):
+        for name, tensor in kernels.items():
+            weights[f"{direction}_kernel.network.{name}"] = torch.zeros(1).expand(tensor.shape)
+    return checkpoint(spec, {name: t for name, t in weights.items() if ".blocks.1" not in name})
+
+
 CHECKPOINTS = {
+    "wide": wide,
     "target": lambda: checkpoint(spec_with(lambda s: s["backward"]["network"].update(_target_="os.system"))),
     "huge width": lambda: checkpoint(spec_with(lambda s: s["backward"]["network"].update(width=10**9))),
     "huge depth": lambda: checkpoint(spec_with(lambda s: s["forward"]["network"].update(depth=10**9))),

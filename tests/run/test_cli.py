@@ -23,6 +23,7 @@ from csb.run.conf import CONF, find_conf
 from csb.run.inspection import inspect, print_inspection
 from csb.run.main import main
 from csb.run.observations import read_observations
+from csb.training.ipf import EACH, SCORE, best_iteration
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
@@ -236,11 +237,11 @@ class TestInspect:
         bridge, about = load_bridge(run / "bridge.pt")
         result = json.loads((run / "result.json").read_text())
         history = json.loads((run / "history.json").read_text())
-        best = min((row for row in history if "val_energy_score" in row), key=lambda row: row["val_energy_score"])
+        best = best_iteration([row for row in history if SCORE in row])
         assert (found["task"], found["x_shape"], found["y_shape"], found["T"]) == ("two_moons", [2], [2], 3)
         assert found["alpha_bar_T"] == pytest.approx(float(bridge.grid.alpha_bar[3]))
         assert found["first_step"] == pytest.approx(float(bridge.grid.beta[1]) ** 0.5)
-        assert (found["iterations"], found["held"]) == (2, best["iteration"])
+        assert (found["iterations"], found["held"]) == (2, best)
         assert found["objective"] == about["config"]["objective"]["name"] == "bridge_matching"
         assert found["kernels"]["backward"]["parametrisation"] == bridge.backward_kernel.parametrisation
         assert found["kernels"]["forward"]["covariance"] == bridge.forward_kernel.covariance
@@ -249,7 +250,7 @@ class TestInspect:
         assert found["versions"]["csb"] == csb.__version__
         assert found["seconds"] == result["seconds"]
         assert found["scores"]["sliced_w"] == result["sliced_w"]
-        assert found["half_steps"] == history
+        assert found["half_steps"] == [{key: v for key, v in row.items() if key != EACH} for row in history]
         assert list(tmp_path.iterdir()) == []
 
     def test_tables_and_nothing_is_written(self, run, command, tmp_path):

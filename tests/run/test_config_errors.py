@@ -80,6 +80,8 @@ VALUES = [
     ("process.alpha_bar_end=x", "process.alpha_bar_end='x' is not a number"),
     ("+process.power=-1", "process.power=-1 is chosen by process.schedule=auto"),
     ("process.scale=2", "process.scale=2 is not possible"),
+    ("sampler.sample_steps=50", "sampler.sample_steps=50 is not possible; give an integer in 1..10"),
+    ("sampler.sample_steps=0", "sampler.sample_steps=0 is not possible"),
     ("ipf.select=worst", "ipf.select='worst' is unknown"),
     ("ipf.patience=-1", "ipf.patience=-1"),
     ("objective.components=0", "objective.components=0"),

@@ -51,7 +51,6 @@ _ALL = (
             ("run=outputs/two_moons baselines=none", "only the bridge"),
             ("run=outputs/mnist_inpaint 'others=[outputs/long]' tables=false", "beside another run"),
         ),
-        no_sweep=None,
     ),
     Command(
         "sample",

@@ -45,7 +45,7 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
     """CSBError where a value is wrong or a run is not there."""
     read = _read(config)
     for folder in (read.folder, *read.others):
-        load_run(folder)
+        load_run(folder).bridge.stops(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
 
 
 def main(config: DictConfig) -> None:

@@ -12,10 +12,10 @@ from csb.bridge import Bridge
 from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError, require_int
 from csb.evaluation.settings import SamplerSettings
-from csb.problems import Problem, build_problem
+from csb.problems import Problem
 from csb.process import seeded
 from csb.run.config import settings
-from csb.run.load import load_any, run_folder
+from csb.run.load import load_any, problem_of, run_folder
 from csb.run.observations import read_observations
 
 
@@ -40,13 +40,10 @@ class _Job:
 
 
 def _problem(bridge: Bridge, source: str) -> Problem:
-    spec = bridge.about.get("problem")
-    if not isinstance(spec, dict):
-        raise CSBError(f"y= is missing and {source} does not say which problem it is for; give y=obs.npz")
     try:
-        return build_problem(spec)
+        return problem_of(bridge, source)
     except CSBError as error:
-        raise CSBError(f"y= is missing, and of the problem of {source}, {error}; give y=obs.npz") from error
+        raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
 
 
 def _check_out(out: Any, y: Any) -> Path:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
-from csb.problems import MnistInpaint, MnistInpaintAnywhere, build_problem
+from csb.problems import MnistInpaint, MnistInpaintAnywhere
 from csb.process import seeded
+from csb.run.load import problem_of
 
 SIDE = 28
 MOST = 64  # samples a request
@@ -77,7 +78,7 @@ class Painter:
 
         CSBError where the bridge fills no holes in digits.
         """
-        problem = build_problem(bridge.about["problem"])
+        problem = problem_of(bridge, source)
         if not isinstance(problem, MnistInpaint | MnistInpaintAnywhere):
             raise CSBError(
                 f"run={source} is a bridge of {problem.name}, which the page cannot show; train one with "

@@ -154,7 +154,7 @@ class Posterior(NeuralPosterior):
             n: as of ``Bridge.log_prob``, which estimates the density.
 
         Raises:
-            NotImplementedError: gradients are asked for, or this version's bridge has no density.
+            NotImplementedError: gradients are asked for, or the bridge has no density.
             CSBError: as of :meth:`sample`; a theta of another length.
         """
         y = self._observation(x)
@@ -174,16 +174,13 @@ class Posterior(NeuralPosterior):
 
     def _log_prob(self, theta: Tensor, y: Tensor, normed: bool, gradients: bool, n: int) -> Tensor:
         """(m, B) for theta (m, B, d) and y (B, *y_shape)."""
-        density = getattr(self.bridge, "log_prob", None)
-        if density is None:
-            raise NotImplementedError("this Bridge has no log_prob; samples are all that it gives")
         if gradients:
             raise NotImplementedError("log_prob is an estimate without gradients; use track_gradients=False")
         shape = self.bridge.transform.x_shape
         if theta.shape[-1] != math.prod(shape):
             raise CSBError(f"theta holds {theta.shape[-1]} numbers; the bridge's x of shape {shape} {math.prod(shape)}")
         theta = theta.to(self.device)
-        found = density(theta.transpose(0, 1).unflatten(2, shape), y, n=n).transpose(0, 1)
+        found = self.bridge.log_prob(theta.transpose(0, 1).unflatten(2, shape), y, n=n).transpose(0, 1)
         if self.prior is None:
             return found
         found = torch.where(within_support(self.prior, theta), found, -torch.inf)
