@@ -123,7 +123,7 @@ class TestPreimage:
         x, y = uniform(2000)
         t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
         bridge = SimpleNamespace(transform=t)
-        z = _states(bridge, x, 0)  # pyright: ignore
+        z = _states(bridge, x, y, 0)  # pyright: ignore
         assert bool((z != t.encode_x(x)).any())
         torch.testing.assert_close(t.decode(z, y), x, atol=3e-6, rtol=1e-6)
 

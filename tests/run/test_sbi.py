@@ -15,7 +15,6 @@ from sbi.diagnostics.sbc import check_uniformity_frequentist
 from sbi.inference.posteriors.base_posterior import NeuralPosterior
 from sbi.utils import BoxUniform
 
-from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineKernel
 from csb.run import sbi as package
@@ -200,7 +199,7 @@ class TestDensity:
         assert float(cut[0] - free[0]) == pytest.approx(-math.log(float(share)), abs=0.06)
         assert float(posterior.log_prob(theta, x, norm_posterior=False)[0]) == float(free[0])
 
-    def test_what_is_not_there_is_said(self, dense, monkeypatch):
+    def test_what_is_not_there_is_said(self, dense):
         posterior, theta, x = Posterior(dense.bridge), torch.zeros(2), torch.zeros(2)
         with pytest.raises(NotImplementedError, match="track_gradients=False"):
             posterior.log_prob(theta, x, track_gradients=True)
@@ -208,9 +207,6 @@ class TestDensity:
             posterior.set_default_x(x).map()
         with pytest.raises(CSBError, match="theta holds 3 numbers"):
             posterior.log_prob(torch.zeros(3), x)
-        monkeypatch.delattr(Bridge, "log_prob", raising=False)
-        with pytest.raises(NotImplementedError, match="no log_prob"):
-            Posterior(make_exact_bridge(iterations=2).bridge).log_prob(theta, x)
 
 
 class TestBounds:
