@@ -96,8 +96,11 @@ def test_images_are_drawn_by_their_first_channel_on_their_own_scale(tmp_path):
         assert path is not None
         assert path.stat().st_size > 5000
     assert as_images(problem, torch.ones(1, 3, 4, 5), torch.ones(1, 2)).value_range == (1.0, 2.0)
-    digits = torch.rand(2, 1, 28, 28), torch.rand(2, 1, 7, 7)
-    assert as_images(MnistSuperres(), *digits) == (*digits, (0.0, 1.0))
+    digits, seen = torch.rand(2, 1, 28, 28), torch.rand(2, 2, 7, 7)
+    shown = as_images(MnistSuperres(), digits, seen)
+    assert torch.equal(shown.truth, digits)
+    assert torch.equal(shown.observation, seen[:, :1])
+    assert shown.value_range == (0.0, 1.0)
 
 
 def test_a_number_makes_no_picture(tmp_path):
