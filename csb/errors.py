@@ -11,6 +11,11 @@ class CSBError(ValueError):
     """
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, in one line of at most so many characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def is_number(value: Any) -> bool:
     """Whether value is an integer or a float; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

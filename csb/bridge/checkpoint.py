@@ -13,7 +13,7 @@ from torch import nn
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
 from csb.bridge.untrusted import read_spec, require_counts, require_plain, require_sizes, require_weights
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 from csb.networks.conditional import ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
 
@@ -39,15 +39,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(name, path)
         name = None
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
-        raise CSBError(f"cannot write {path}: {_line(error)}; free space or choose another folder") from error
+        raise CSBError(f"cannot write {path}: {in_one_line(error)}; free space or choose another folder") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _umask() -> int:
@@ -77,7 +72,9 @@ def load(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes make an unpickler raise anything
-        raise CSBError(f"{path} is damaged or not a csb file ({_line(error)}); restore it or train again") from error
+        raise CSBError(
+            f"{path} is damaged or not a csb file ({in_one_line(error)}); restore it or train again"
+        ) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
     return data
@@ -115,7 +112,7 @@ def _restore(
         model = build(described)
         model.load_state_dict(weights)
     except (CSBError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CSBError(f"{path} does not hold a whole {kind} ({_line(error)}); train again") from error
+        raise CSBError(f"{path} does not hold a whole {kind} ({in_one_line(error)}); train again") from error
     return model.to(device).eval(), about
 
 
@@ -133,7 +130,7 @@ def restore_bridge(path: Path, spec: Any, weights: Any, about: Any, device: str 
         bridge = build_bridge(read)
         bridge.load_state_dict(tensors)
     except (CSBError, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
-        raise CSBError(f"{path} does not hold a whole bridge: {_line(error)}") from error
+        raise CSBError(f"{path} does not hold a whole bridge: {in_one_line(error)}") from error
     bridge.about, bridge.spec = about, read
     return bridge.to(device).eval()
 

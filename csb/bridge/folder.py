@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from csb.bridge.bridge import Bridge
 from csb.bridge.checkpoint import restore_bridge, write_atomically
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 
 FOLDER_FORMAT = "csb-bridge-1"
 CONFIG, WEIGHTS, CARD, PICTURE = "config.json", "model.safetensors", "README.md", "samples.png"
@@ -71,6 +71,6 @@ def load_folder(folder: Path, device: str | torch.device = "cpu") -> Bridge:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        message = " ".join(str(error).split())[:160]
+        message = in_one_line(error, 160)
         raise CSBError(f"{path} is damaged or not a safetensors file ({message}); export the bridge again") from error
     return restore_bridge(folder, config.get("bridge"), weights, config.get("about"), device)

@@ -1,18 +1,16 @@
 """Heat maps of a sweep over L × T: accuracy, training time and network calls, side by side."""
 
-import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from csb.bridge.checkpoint import write_atomically
-from csb.evaluation.report.style import INK, MUTED, RULE, SERIES, TEXT, drawing, new_figure, place, text_width, wrap
+from csb.evaluation.report.style import INK, MUTED, RULE, SERIES, TEXT, new_figure, place, text_width, wrap, write_png
 from csb.evaluation.sweep import CALLS, SECONDS, Cell, Combination, Score, Stat, is_swept
 
 logger = logging.getLogger(__name__)
@@ -150,16 +148,4 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
 
 def draw_sweep(path: Path, found: Sequence[Cell], score: Score | None) -> bool:
     """Writes the figure as PNG, atomically; False, and no file, where L and T are not swept."""
-    with drawing():
-        figure = sweep_figure(found, score)
-        if figure is None:
-            path.unlink(missing_ok=True)
-            return False
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=144, facecolor="white")
-
-    def write(file: BinaryIO) -> None:
-        file.write(data.getvalue())
-
-    write_atomically(path, write)
-    return True
+    return write_png(path, lambda: sweep_figure(found, score))

@@ -17,7 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 
 NAMES = ("x", "y")
 LEAST = 100  # pairs
@@ -79,7 +79,7 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> Header:
                 raise ValueError(f"its format is {version}")
             shape, _, dtype = _READERS[version](file)
     except Exception as error:  # broken bytes make a reader raise anything
-        raise CSBError(f"{name} of {path} cannot be read ({_line(error)}); write the file again") from error
+        raise CSBError(f"{name} of {path} cannot be read ({in_one_line(error)}); write the file again") from error
     if dtype.kind not in "fiub":
         raise CSBError(f"{name} of {path} has the type {dtype}; expected real numbers; convert it, e.g. to float32")
     if len(shape) not in (2, 4):
@@ -89,10 +89,6 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> Header:
     if 0 in shape[1:]:
         raise CSBError(f"{name} of {path} has shape {shape}, which holds no numbers; give at least one for each pair")
     return Header(tuple(shape), dtype)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def memory() -> int:
@@ -117,7 +113,7 @@ def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             x, y = (_as_float32(file[name]) for name in NAMES)
     except Exception as error:  # broken bytes make a reader raise anything
-        raise CSBError(f"{path} is damaged ({_line(error)}); write it again") from error
+        raise CSBError(f"{path} is damaged ({in_one_line(error)}); write it again") from error
     for name, array in (("x", x), ("y", y)):
         _check_values(path, name, array)
     return torch.from_numpy(x), torch.from_numpy(y)

@@ -19,6 +19,7 @@ from csb.errors import CSBError
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
+from csb.run.load import default_device
 from csb.run.logs import Logs
 from csb.run.train import about, encode, quiet_lightning
 from csb.samplers import flow_sampler, score_sampler
@@ -88,7 +89,7 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
     path = Path(folder) / f"{kind}.pt"
     if not path.is_file():
         raise CSBError(f"{folder} holds no {kind}.pt; train it with csb train … stage={kind}")
-    model, told = load_conditional(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, told = load_conditional(path, device or default_device())
     if model.kind != kind:
         raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")
     return Baseline(model, model.transform, build_problem(told["problem"]), told)

@@ -5,6 +5,7 @@ from typing import Any
 from csb.bridge import Bridge
 from csb.bridge.folder import PICTURE
 from csb.evaluation.tables import format_value, markdown_table
+from csb.run.inspection import mapping
 
 _FIGURES = {  # of result.json, and what they are
     "sliced_w": "sliced Wasserstein-1 distance to the exact posterior",
@@ -25,7 +26,7 @@ _FIGURES = {  # of result.json, and what they are
 
 def model_card(bridge: Bridge, about: dict[str, Any], licence: str | None, pictured: bool) -> str:
     """The Markdown of the card; ``about`` has problem, config, versions and training, any of which may be missing."""
-    problem, config, training = (_dictionary(about.get(key)) for key in ("problem", "config", "training"))
+    problem, config, training = (mapping(about.get(key)) for key in ("problem", "config", "training"))
     name = str(problem.get("name", "unknown problem"))
     front = ["---", "library_name: csb", "tags:", "- schroedinger-bridge", "- simulation-based-inference"]
     front += [f"license: {licence}"] if licence else []
@@ -41,15 +42,11 @@ def model_card(bridge: Bridge, about: dict[str, Any], licence: str | None, pictu
     ]
     if figures := _scores(training):
         parts += ["## Figures", "As measured at the end of the training.", markdown_table(figures)]
-    versions = _dictionary(about.get("versions"))
+    versions = mapping(about.get("versions"))
     if versions:
         parts += ["Trained with " + ", ".join(f"{key} {value}" for key, value in versions.items()) + "."]
     stated = f"The weights are under the licence `{licence}`." if licence else "No licence is stated for the weights."
     return "\n\n".join([*parts, "## Licence", stated]) + "\n"
-
-
-def _dictionary(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _use(bridge: Bridge) -> str:
@@ -65,7 +62,7 @@ x = bridge.sample(y, 1000).x  # (1000, {", ".join(map(str, bridge.transform.x_sh
 
 def _facts(bridge: Bridge, problem: dict[str, Any], config: dict[str, Any]) -> list[dict[str, Any]]:
     kernel = bridge.backward_kernel
-    objective = _dictionary(config.get("objective")).get("name")
+    objective = mapping(config.get("objective")).get("name")
     weights = sum(p.numel() for p in bridge.parameters())
     facts = {
         "x": tuple(bridge.transform.x_shape),

@@ -4,6 +4,7 @@ import functools
 import importlib
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,11 @@ def _split(arguments: list[str]) -> tuple[list[str], bool]:
         if flag not in FLAGS:
             raise CSBError(f"the flag {flag} is not supported; choose among {', '.join(FLAGS)}, or give key=value")
     return [a for a in arguments if not a.startswith("-")], any(f in ("-m", "--multirun") for f in flags)
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's command line: in quotes; backslashes count double before a quote and nowhere else."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 def jobs(overrides: list[str]) -> Iterator[list[str]]:

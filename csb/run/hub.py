@@ -7,7 +7,7 @@ from typing import Any
 
 from csb.bridge import Bridge
 from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, load_folder
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
@@ -54,7 +54,7 @@ def from_pretrained(
         )
     except Exception as error:  # of the network, of the Hub, of a name: all of them mean that there is nothing to load
         raise CSBError(
-            f"cannot fetch {source} from the Hub ({_line(error)}); check the name and the network"
+            f"cannot fetch {source} from the Hub ({in_one_line(error, 160)}); check the name and the network"
         ) from error
     return load_folder(Path(found), device)
 
@@ -93,8 +93,4 @@ def push_to_hub(
             )
         )
     except Exception as error:  # as above
-        raise CSBError(f"cannot upload to {repo_id} ({_line(error)}); nothing here was changed") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise CSBError(f"cannot upload to {repo_id} ({in_one_line(error, 160)}); nothing here was changed") from error

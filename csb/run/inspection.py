@@ -1,7 +1,6 @@
 """What a trained bridge is, read off the bridge itself and the files beside it. Nothing is written."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from csb.bridge import Bridge, Direction, load_bridge
 from csb.errors import CSBError
 from csb.evaluation.tables import format_value, print_table
-from csb.run.load import load_any
+from csb.run.load import half_step_files, load_any
 from csb.training.ipf import EACH
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
@@ -49,7 +48,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
 def _facts(bridge: Bridge) -> dict[str, Any]:
     """What the bridge itself says, and what its file says about it."""
     about, alpha_bar = bridge.about, bridge.grid.alpha_bar
-    config, problem = _mapping(about.get("config")), _mapping(about.get("problem"))
+    config, problem = mapping(about.get("config")), mapping(about.get("problem"))
     return {
         "task": problem.get("name"),
         "problem": problem or None,
@@ -59,11 +58,11 @@ def _facts(bridge: Bridge) -> dict[str, Any]:
         "T": bridge.grid.T,
         "alpha_bar_T": float(alpha_bar[-1]),
         "first_step": float((1 - alpha_bar[1]).sqrt()),
-        "objective": _mapping(config.get("objective")).get("name"),
+        "objective": mapping(config.get("objective")).get("name"),
         "precision": bridge.precision,
         "parameters": sum(p.numel() for p in bridge.parameters()),
         "kernels": {direction: _kernel(bridge, direction) for direction in _KERNELS},
-        "versions": _mapping(about.get("versions")) or None,
+        "versions": mapping(about.get("versions")) or None,
     }
 
 
@@ -82,7 +81,8 @@ def _kernel(bridge: Bridge, direction: Direction) -> dict[str, Any]:
     }
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The dictionary that a file was to hold; an empty one where it holds something else."""
     return value if isinstance(value, dict) else {}
 
 
@@ -109,15 +109,9 @@ def _json(path: Path, kind: type) -> Any:
     return found
 
 
-def _half_steps(run: Path) -> Iterator[Path]:
-    """The files of the half-steps, the last first."""
-    numbered = [path for path in (run / "half_steps").glob("*.pt") if path.stem.split("_")[0].isdigit()]
-    yield from sorted(numbered, key=lambda path: int(path.stem.split("_")[0]), reverse=True)
-
-
 def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int | None]:
     """Which iteration's kernels these are, found by comparing the weights, and how many were trained."""
-    files = list(_half_steps(run))
+    files = half_step_files(run)[::-1]  # the last first
     trained = (int(files[0].stem.split("_")[0]) + 1) // 2 if files else None
     own = bridge.state_dict()
     for file in files:

@@ -19,7 +19,7 @@ from csb.errors import CSBError
 
 BASIC, JOBLIB, LOCAL, SLURM = "BasicLauncher", "JoblibLauncher", "LocalLauncher", "SlurmLauncher"
 _PACKAGES = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher"}
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _VISIBLE, _SLOTS = "CUDA_VISIBLE_DEVICES", "CSB_GPU_SLOTS"
 _held: list[Any] = []  # the lock of this worker's GPU, which it keeps until it ends
 
@@ -127,7 +127,7 @@ def prepared(launch: Launch) -> Iterator[None]:
     """
     before = dict(os.environ)
     if launch.parallel > 1 or launch.launcher == LOCAL:
-        for name in _THREADS:
+        for name in THREADS:
             os.environ.setdefault(name, str(max(1, cores() // launch.parallel)))
     with tempfile.TemporaryDirectory(prefix="csb-") as folder:
         if launch.launcher == JOBLIB and torch.cuda.device_count() > 1:

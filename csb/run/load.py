@@ -35,14 +35,19 @@ class Run:
 
     @cached_property
     def half_steps(self) -> list[tuple[str, Bridge]]:
-        files = sorted((self.folder / "half_steps").glob("*.pt"), key=lambda path: int(path.stem.split("_")[0]))
-        return [(path.stem, load_bridge(path, self.bridge.device)[0]) for path in files]
+        return [(path.stem, load_bridge(path, self.bridge.device)[0]) for path in half_step_files(self.folder)]
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """Diagnostics of each half-step."""
         path = self.folder / "history.json"
         return json.loads(path.read_text()) if path.exists() else []
+
+
+def half_step_files(run: Path) -> list[Path]:
+    """The files of a run's half-steps in the order of training."""
+    numbered = [path for path in (run / "half_steps").glob("*.pt") if path.stem.split("_")[0].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.stem.split("_")[0]))
 
 
 def default_device() -> str:

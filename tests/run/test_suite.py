@@ -19,7 +19,7 @@ from csb.run import cli
 from csb.run.benchmark import validate
 from csb.run.suite.command import collect
 from csb.run.suite.plan import plan
-from csb.run.suite.processes import Runner, _last_line, _quoted
+from csb.run.suite.processes import Runner, _last_line
 from csb.run.suite.settings import read
 from csb.run.suite.work import work
 
@@ -221,7 +221,7 @@ class TestProcesses:
 
     def test_any_folder_reaches_the_training(self):
         for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):
-            (override,) = cli.OverridesParser.create().parse_overrides([f"out={_quoted(text)}"])
+            (override,) = cli.OverridesParser.create().parse_overrides([f"out={cli.quoted(text)}"])
             assert override.value() == text
 
 

@@ -6,6 +6,7 @@ at least 3:1 to the page in both colour schemes; markers and dashes tell methods
 
 import base64
 import io
+import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
+from csb.bridge.checkpoint import write_atomically
 from csb.evaluation.report.model import Report
 
 # On a white page, and the same on a dark one.
@@ -75,6 +77,19 @@ def drawing() -> Iterator[None]:
     settings: Any = {"text.parse_math": False, "svg.hashsalt": "csb", "font.size": TEXT, "font.family": ["DejaVu Sans"]}
     with matplotlib.rc_context(settings):
         yield
+
+
+def write_png(path: pathlib.Path, make: Callable[[], Figure | None]) -> bool:
+    """Writes the figure that ``make`` draws, atomically; False, and no file, where there is nothing to show."""
+    with drawing():
+        figure = make()
+        if figure is None:
+            path.unlink(missing_ok=True)
+            return False
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=144, facecolor="white")
+    write_atomically(path, lambda file: file.write(data.getvalue()))
+    return True
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

@@ -1,16 +1,14 @@
 """C2ST against network calls, a panel a problem, with what others published as horizontal lines."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from csb.bridge.checkpoint import write_atomically
 from csb.evaluation.report.style import (
     DASHES,
     EXACT,
@@ -22,10 +20,10 @@ from csb.evaluation.report.style import (
     Entry,
     add_legend,
     caption_axes,
-    drawing,
     legend_height,
     new_figure,
     place,
+    write_png,
 )
 from csb.evaluation.suite.published import Published
 from csb.evaluation.suite.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
@@ -161,16 +159,4 @@ def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure 
 
 def draw_suite(path: Path, rows: Sequence[Row], published: Sequence[Published]) -> bool:
     """Writes the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    with drawing():
-        figure = suite_figure(rows, published)
-        if figure is None:
-            path.unlink(missing_ok=True)
-            return False
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=144, facecolor="white")
-
-    def write(file: BinaryIO) -> None:
-        file.write(data.getvalue())
-
-    write_atomically(path, write)
-    return True
+    return write_png(path, lambda: suite_figure(rows, published))

@@ -137,23 +137,17 @@ def train_posterior(
     used, theta, x = _simulate(prior, simulator, 1, seed)  # for the shapes, and to see that both work
     if bounds == "prior":
         bounds = prior_bounds(used, theta.shape[1])
-    given = ["experiment=pairs", f"out={_quoted(out)}", f"name={_quoted(name)}", f"seed={seed}", *overrides]
+    given = ["experiment=pairs", f"out={cli.quoted(str(out))}", f"name={cli.quoted(name)}", f"seed={seed}", *overrides]
     if bounds is not None:
         given += [f"data.{side}={_list(values)}" for side, values in zip(("low", "high"), bounds)]
     with tempfile.TemporaryDirectory() as folder:  # what is wrong is told before hours of simulation
         _write(trial := Path(folder) / "pairs.npz", *(np.zeros((n, *a.shape[1:]), np.float32) for a in (theta, x)))
-        check_folder(_configured([*given, f"data.path={_quoted(trial)}"]))
+        check_folder(_configured([*given, f"data.path={cli.quoted(str(trial))}"]))
     path = Path(out) / f"{name}.npz"
     pairs_from(prior, simulator, n, path, seed=seed, batch_size=batch_size, workers=workers)
-    run = _configured([*given, f"data.path={_quoted(path)}"])
+    run = _configured([*given, f"data.path={cli.quoted(str(path))}"])
     train(run)
     return Posterior(load_run(run.folder).bridge, used)
-
-
-def _quoted(value: str | Path) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def _list(values: Side) -> str:

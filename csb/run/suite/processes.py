@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -16,10 +15,11 @@ from typing import NamedTuple
 import csb
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
+from csb.run import cli
+from csb.run.launch import THREADS
 from csb.run.suite.plan import Job
 
 _ROOT = Path(csb.__file__).resolve().parents[1]
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Outcome(NamedTuple):
@@ -46,11 +46,6 @@ def _locked(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _quoted(text: str) -> str:
-    """A value for Hydra's command line: in quotes; backslashes count double before a quote and nowhere else."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
-
-
 def _last_line(log: Path, start: int) -> str:
     """The last line of text in a log after byte ``start``."""
     with log.open("rb") as file:
@@ -73,7 +68,7 @@ class Runner:
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # the child imports this very csb
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         if threads is not None:
-            self.environment |= dict.fromkeys(_THREADS, str(threads))
+            self.environment |= dict.fromkeys(THREADS, str(threads))
         self._running: set[subprocess.Popen] = set()
         self._gate, self._stopped = threading.Lock(), False
 
@@ -96,7 +91,7 @@ class Runner:
         try:
             with _locked(job.folder) as lock:
                 if not job.is_trained:
-                    where = (f"out={_quoted(str(job.folder.parent))}", f"name={job.folder.name}")
+                    where = (f"out={cli.quoted(str(job.folder.parent))}", f"name={job.folder.name}")
                     train = ("-m", "csb", "train", *job.overrides, *where, "resume=true", "progress=false")
                     self._process(train, job.folder / "train.log", lock)
                 trained = time.perf_counter()
