@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -112,6 +113,15 @@ TINY = [
 def tiny() -> list[str]:
     """Overrides of a training of a few dozen steps: half-steps of 12, 10, 10 and 10, rounds of 4."""
     return TINY.copy()
+
+
+def find_chromium() -> str:
+    """Its path; skips the test where there is none, and fails it where CSB_REQUIRE_CHROMIUM=1 says there must be."""
+    found = shutil.which("chromium")
+    if found is None:
+        assert os.environ.get("CSB_REQUIRE_CHROMIUM") != "1", "CSB_REQUIRE_CHROMIUM=1, but chromium is not installed"
+        pytest.skip("chromium is not installed")
+    return found
 
 
 @dataclass

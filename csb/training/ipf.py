@@ -243,10 +243,9 @@ class IPF:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
-        module.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
+        module.to(self.device.where)  # and the bridge in it: Lightning leaves a model elsewhere than where it ran
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
-        self.bridge.to(self.device.where)
         calibration: dict[str, Any] = {}
         if self.calibrate is not None and half_step.direction == "backward":
             self._describe(half_step, "calibrating")

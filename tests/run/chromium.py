@@ -4,8 +4,6 @@ import asyncio
 import base64
 import contextlib
 import itertools
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -13,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
+from conftest import find_chromium
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
 ]  # fmt: skip
 SECONDS = 60  # for anything to happen: other programs may be at work too
-
-
-def find_chromium() -> str:
-    """Its path; skips the test where there is none, and fails it where CSB_REQUIRE_CHROMIUM=1 says there must be."""
-    found = shutil.which("chromium")
-    if found is None:
-        assert os.environ.get("CSB_REQUIRE_CHROMIUM") != "1", "CSB_REQUIRE_CHROMIUM=1, but chromium is not installed"
-        pytest.skip("chromium is not installed")
-    return found
 
 
 class Page:

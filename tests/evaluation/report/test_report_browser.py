@@ -1,13 +1,12 @@
 """The page in a browser: nothing overflows on a phone, pictures decode, text is large enough, nothing is fetched."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import find_chromium
 from report_examples import image_grid, image_report, point_grid, point_report
 
 from csb.evaluation.report import write_report
@@ -63,11 +62,7 @@ addEventListener("message", e => {
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = shutil.which("chromium")
-    if found is None:
-        assert os.environ.get("CSB_REQUIRE_CHROMIUM") != "1", "CSB_REQUIRE_CHROMIUM=1, but chromium is not installed"
-        pytest.skip("chromium is not installed")
-    return found
+    return find_chromium()
 
 
 @pytest.fixture(scope="module")
