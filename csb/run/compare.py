@@ -24,13 +24,12 @@ from csb.problems import Pairs, Problem
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.load import Run
-from csb.samplers import BridgeSampler, ExactSampler, Likelihood, horizon, horizon_bias
-from csb.samplers.build import BaselineSettings, Guide
+from csb.samplers import BridgeSampler, ExactSampler, Likelihood, ParticleSampler, horizon, horizon_bias
+from csb.samplers.build import GUIDED, BaselineSettings, Guide
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
 _LIKELIHOOD = 5_000  # training pairs behind the likelihood's scales
-LABELS = {"tds": "TDS", "smc": "bootstrap SMC", "dps": "DPS", "replacement": "replacement", "exact": "exact posterior"}
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +56,7 @@ def build_methods(
 ) -> Comparison:
     """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
 
-    Prints the sweep of DPS. ``denoiser`` is None where no guided sampler is asked for, or the problem has no likelihood
+    Prints the sweeps. ``denoiser`` is None where no guided sampler is asked for, or the problem has no likelihood
     to guide with. CSBError where another run is of another problem.
     """
     methods, warnings = [], []
@@ -77,7 +76,7 @@ def build_methods(
         name = run.problem.name
         warnings.append(f"No guided sampler is compared: {name} has no likelihood y = H(x) + noise for guidance.")
     if run.problem.has_exact_posterior:
-        methods.append(Method("exact", LABELS["exact"], ExactSampler(run.problem), reference=True))
+        methods.append(Method("exact", "exact posterior", ExactSampler(run.problem), reference=True))
     return Comparison(methods, warnings)
 
 
@@ -118,51 +117,59 @@ def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tu
     left_out: list[str] = []
     particles = settings.particles or ([1, 4, 16] if guide.problem.is_image else [None])
     for name in settings.methods:
+        made = GUIDED[name]
         try:
-            if name == "tds":
-                methods += [_particles(guide, name, K, text) for K in particles]
-            elif name == "smc":
-                methods.append(_particles(guide, name, particles[-1], text))
-            elif name == "dps":
-                methods.append(_dps(guide, run, settings, text, seed))
+            if issubclass(made, ParticleSampler):
+                counts = particles if made.guided else particles[-1:]
+                methods += [_particles(guide, name, K, text) for K in counts]
+            elif made.swept is not None:
+                methods.append(_swept(guide, name, made.swept, run, text, seed))
             else:
-                methods.append(Method(name, LABELS[name], guide.make(name), text, family=name))
+                methods.append(Method(name, made.label, guide.make(name), text, family=name))
         except CSBError as error:
-            left_out.append(f"{LABELS[name]} is left out: {error}.")
+            left_out.append(f"{made.label} is left out: {error}.")
     return methods, left_out
 
 
 def _particles(guide: Guide, name: str, K: int | None, text: str) -> Method:
-    """TDS or the bootstrap filter in runs of K particles; None: all samples of an observation are one run."""
-    label, suffix = (LABELS[name], "") if K is None else (f"{LABELS[name]}, K = {K}", f"_{K}")
+    """A particle filter in runs of K particles; None: all samples of an observation are one run."""
+    label, suffix = GUIDED[name].label, ""
+    if K is not None:
+        label, suffix = f"{label}, K = {K}", f"_{K}"
     return Method(f"{name}{suffix}", label, guide.make(name, particles=K), text, family=name)
 
 
-def _dps(guide: Guide, run: Run, settings: BaselineSettings, text: str, seed: int) -> Method:
-    """DPS at the ζ of the best energy score on validation observations; the sweep goes into the report."""
+def _swept(guide: Guide, name: str, swept: tuple[str, str], run: Run, text: str, seed: int) -> Method:
+    """A method at the value of its argument with the best energy score on validation observations.
+
+    The sweep goes into the report.
+    """
+    settings, label, (argument, symbol) = guide.settings, GUIDED[name].label, swept
     val, rows = guide.problem.pairs("val", settings.sweep_observations), []
-    for size in settings.step_sizes:
-        method = Method("dps", LABELS["dps"], guide.make("dps", step_size=size), text)
+    values = settings.sweeps[name]
+    for value in values:
+        method = Method(name, label, guide.make(name, **{argument: value}), text)
         try:
             drawn = draw(method, val.y, settings.sweep_samples, seed, len(val.y))
         except CSBError as error:  # a step size that is too large diverges
-            rows.append({"ζ": size, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
+            rows.append({symbol: value, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
             continue
         scores = EnsembleScores()
         scores.update(drawn.x, val.x, mask=hole_mask(run.bridge, val.y))
         found = scores.compute()
         row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}
-        rows.append({"ζ": size, **row, "note": ""})
-        logger.info("DPS, ζ = %g: energy score %.4g, CRPS %.4g", size, found["energy_score"], found["crps"])
+        rows.append({symbol: value, **row, "note": ""})
+        logger.info(
+            "%s, %s = %g: energy score %.4g, CRPS %.4g", label, symbol, value, found["energy_score"], found["crps"]
+        )
     usable = [i for i, row in enumerate(rows) if row["energy_score"] is not None]
     if not usable:
-        raise CSBError(f"every step size of {settings.step_sizes} diverges; give smaller ones")
+        raise CSBError(f"every {symbol} of {values} diverges; give smaller ones")
     chosen = min(usable, key=lambda i: rows[i]["energy_score"])
-    title = f"step size ζ on {settings.sweep_observations} validation observations × {settings.sweep_samples}"
-    sweep = Sweep(title, tuple(rows), chosen, "Chosen: the best energy score.")
-    best = settings.step_sizes[chosen]
-    made = guide.make("dps", step_size=best)
-    return Method("dps", f"DPS, ζ = {best:g}", made, text, family="dps", sweeps=(sweep,))
+    title = f"{argument} {symbol} of {label} on {settings.sweep_observations} validation observations × "
+    sweep = Sweep(f"{title}{settings.sweep_samples}", tuple(rows), chosen, "Chosen: the best energy score.")
+    made = guide.make(name, **{argument: values[chosen]})
+    return Method(name, f"{label}, {symbol} = {values[chosen]:g}", made, text, family=name, sweeps=(sweep,))
 
 
 def _description(problem: Problem) -> str:

@@ -1,5 +1,6 @@
 """The guided samplers of one problem by name, from checked settings."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,16 @@ from csb.samplers.dps import DPS
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING
-from csb.samplers.smc import TDS, BootstrapSMC
+from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 
 GUIDED: dict[str, type[DiffusionSampler]] = {s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement)}
+_OWN = frozenset({"particles", "resampling", "ess_threshold"})  # arguments that settings of their own give
+
+
+def arguments(name: str) -> list[str]:
+    """The arguments of a method's own, as in its class, that :attr:`BaselineSettings.options` may hold."""
+    parameters = inspect.signature(GUIDED[name].__init__).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OWN]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ class BaselineSettings:
             vectors one run of all samples.
         resampling, ess_threshold: see :class:`csb.samplers.smc.ParticleSampler`.
         min_std: see :class:`csb.samplers.likelihood.Likelihood`.
-        step_sizes: of DPS, swept over ``sweep_observations`` validation observations, ``sweep_samples`` samples each.
+        sweeps: by method, the values of its ``swept`` argument, tried on ``sweep_observations`` validation
+            observations × ``sweep_samples``; the best energy score is taken.
+        options: by method, further arguments of its class.
     """
 
     methods: list[str]
@@ -44,12 +54,14 @@ class BaselineSettings:
     resampling: str
     ess_threshold: float
     min_std: float
-    step_sizes: list[float]
+    sweeps: dict[str, list[float]]
+    options: dict[str, dict[str, Any]]
     sweep_observations: int
     sweep_samples: int
 
     def __post_init__(self) -> None:
         self._check_lists()
+        self._check_methods()
         for name, low in (("T", 1), ("batch_size", 1), ("sweep_observations", 1), ("sweep_samples", 2)):
             require_int(f"baselines.{name}", getattr(self, name), low)
         if self.resampling not in RESAMPLING:
@@ -61,23 +73,56 @@ class BaselineSettings:
             raise CSBError(
                 f"baselines.alpha_bar_end={self.alpha_bar_end!r} is no horizon; give a number in (0, 1), or null"
             )
-        for name, value in (*(("step_sizes", size) for size in self.step_sizes), ("min_std", self.min_std)):
+        swept = ((f"sweeps.{method}", value) for method, values in self.sweeps.items() for value in values)
+        for name, value in (*swept, ("min_std", self.min_std)):
             if not is_number(value) or not 0 < value < math.inf:
                 raise CSBError(f"baselines.{name} has {value!r}; give a finite number above 0")
 
     def _check_lists(self) -> None:
-        """CSBError unless methods, particles and step_sizes are lists of what they must hold."""
-        for name in ("methods", "particles", "step_sizes"):
+        """CSBError unless methods and particles are lists of what they must hold."""
+        for name in ("methods", "particles"):
             value = getattr(self, name)
             if not isinstance(value, list) and not (name == "particles" and value is None):
                 raise CSBError(f"baselines.{name}={value!r} is not a list; give [value, …]")
         for method in self.methods:
             if method not in GUIDED:
                 raise CSBError(f"baselines.methods has {method!r}; choose among {', '.join(GUIDED)}")
-        if self.particles == [] or not self.step_sizes:
-            raise CSBError("baselines.particles and baselines.step_sizes need at least one value each")
+        if self.particles == []:
+            raise CSBError("baselines.particles is empty; give at least one number, or null")
         for count in self.particles or []:
             require_int("each of baselines.particles", count, 1)
+
+    def _check_methods(self) -> None:
+        """CSBError unless sweeps and options are tables of what their methods have."""
+        for group in ("sweeps", "options"):
+            if not isinstance(getattr(self, group), dict):
+                raise CSBError(f"baselines.{group}={getattr(self, group)!r} is not a table; give {{method: …}}")
+        for name in self.methods:
+            if (swept := GUIDED[name].swept) and name not in self.sweeps:
+                raise CSBError(f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}")
+        for name, values in self.sweeps.items():
+            _check_sweep(name, values)
+        for name, given in self.options.items():
+            _check_options(name, given)
+
+
+def _check_sweep(name: str, values: Any) -> None:
+    if name not in GUIDED or GUIDED[name].swept is None:
+        choices = ", ".join(name for name, made in GUIDED.items() if made.swept)
+        raise CSBError(f"baselines.sweeps has {name!r}, which is not swept; choose among {choices}")
+    if not isinstance(values, list) or not values:
+        raise CSBError(f"baselines.sweeps.{name}={values!r} is not a list of values; give [value, …]")
+
+
+def _check_options(name: str, given: Any) -> None:
+    if name not in GUIDED:
+        raise CSBError(f"baselines.options has {name!r}; choose among {', '.join(GUIDED)}")
+    if not isinstance(given, dict):
+        raise CSBError(f"baselines.options.{name}={given!r} is not a table; give {{argument: value}}")
+    for key in given:
+        if key not in arguments(name):
+            choices = ", ".join(arguments(name)) or "none"
+            raise CSBError(f"baselines.options.{name} has {key!r}; arguments of {name}: {choices}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +140,8 @@ class Guide:
         """A sampler by name. CSBError where the problem does not admit it."""
         s = self.settings
         shared: dict[str, Any] = {"batch_size": s.batch_size, "precision": self.precision}
-        if name in ("tds", "smc"):
+        if issubclass(GUIDED[name], ParticleSampler):
             shared |= {"resampling": s.resampling, "ess_threshold": s.ess_threshold}
         make: Callable[..., DiffusionSampler] = GUIDED[name]
-        return make(self.problem, self.denoiser, self.likelihood, self.grid, **shared, **options)
+        given = s.options.get(name, {}) | options
+        return make(self.problem, self.denoiser, self.likelihood, self.grid, **shared, **given)

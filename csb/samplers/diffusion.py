@@ -6,7 +6,7 @@ The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,14 @@ class DiffusionSampler(Sampler):
         grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
         batch_size: states a network call; bounds the memory of activations.
         precision: "32-true" or "bf16-mixed", of the network calls.
+
+    Attributes:
+        label: the method's name in tables.
+        swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
     """
+
+    label: ClassVar[str]
+    swept: ClassVar[tuple[str, str] | None] = None
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class DPS(DiffusionSampler):
     """
 
     name = "dps"
+    label = "DPS"
+    swept = ("step_size", "ζ")
 
     def __init__(self, *args: Any, step_size: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -21,6 +21,7 @@ class Replacement(DiffusionSampler):
     """See the module's docstring. CSBError for a problem whose operator is not a multiple of a projection."""
 
     name = "replacement"
+    label = "replacement"
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)

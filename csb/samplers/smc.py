@@ -122,6 +122,7 @@ class TDS(ParticleSampler):
     """The twisted diffusion sampler (Wu et al. 2023)."""
 
     name = "tds"
+    label = "TDS"
     guided = True
 
 
@@ -129,4 +130,5 @@ class BootstrapSMC(ParticleSampler):
     """The bootstrap filter on TDS's targets: the unconditional step proposes, the weights do all the rest."""
 
     name = "smc"
+    label = "bootstrap SMC"
     guided = False

@@ -56,7 +56,7 @@ def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
     out = call(
         tmp_path, "train.py", "experiment=linear_gaussian", "evaluate=true", f"out={tmp_path}", "name=run", *SMALL,
         "metrics.exact_observations=2", "metrics.compare_observations=4", "metrics.compare_samples=8", "baselines.T=10",
-        "baselines.step_sizes=[0.3]", "baselines.sweep_observations=3", "metrics.c2st_samples=50",
+        "baselines.sweeps.dps=[0.3]", "baselines.sweep_observations=3", "metrics.c2st_samples=50",
     )  # fmt: skip
     folder = tmp_path / "run"
     assert (folder / "report.html").stat().st_size > 10_000

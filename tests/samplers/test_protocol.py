@@ -7,20 +7,12 @@ from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import (
-    DPS,
-    TDS,
-    BootstrapSMC,
-    BridgeSampler,
-    ExactSampler,
-    Likelihood,
-    Replacement,
-    horizon_bias,
-)
+from csb.samplers import BridgeSampler, ExactSampler, Likelihood, Replacement, horizon_bias
+from csb.samplers.build import GUIDED
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
 
-GUIDED = {"tds": TDS, "smc": BootstrapSMC, "dps": DPS, "replacement": Replacement}
+PASSES = {"tds": (6, 6), "smc": (6, 0), "dps": (6, 6), "replacement": (6, 0)}  # forward and backward, on GRID
 ALL = ["bridge", "exact", *GUIDED, *AMORTIZED]
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 GRID = Grid.from_schedule(LinearBeta(1e-4), 6)
@@ -61,8 +53,8 @@ def test_shapes_and_info(sampler, name):
     assert not found.x.requires_grad
     assert bool(torch.isfinite(found.x).all())
     info = found.info
-    assert info.forward_evaluations == {"bridge": 3, "exact": 0, **dict.fromkeys(GUIDED, 6), **CALLS}[name]
-    assert info.backward_evaluations == (6 if name in ("tds", "dps") else 0)
+    amortized = {name: (calls, 0) for name, calls in {"bridge": 3, "exact": 0, **CALLS}.items()}
+    assert (info.forward_evaluations, info.backward_evaluations) == (amortized | PASSES)[name]
     assert info.seconds > 0
     assert info.peak_memory is None or info.peak_memory >= 0
     assert info.trajectory is None
@@ -205,7 +197,7 @@ def test_the_counts_of_evaluations_are_true(name):
     likelihood = Likelihood.of(PROBLEM, DENOISER, TRAIN)
     info = GUIDED[name](PROBLEM, denoiser, likelihood, GRID, batch_size=64).sample(Y, 8, seeded(1)).info
     assert info.forward_evaluations == len(denoiser.levels)
-    assert denoiser.levels == GRID.alpha_bar[1:].flip(0).tolist()  # in float64: 1 − ᾱ is small near the data
+    assert set(denoiser.levels) == set(GRID.alpha_bar[1:].tolist())  # in float64: 1 − ᾱ is small near the data
     assert info.backward_evaluations == denoiser.backward_passes
     denoiser.largest = 0
     GUIDED[name](PROBLEM, denoiser, likelihood, GRID, batch_size=5).sample(Y, 8, seeded(1))
