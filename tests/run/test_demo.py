@@ -201,6 +201,11 @@ class TestRefusals:
             )
             assert connection.recv(100).startswith(b"HTTP/1.1 411 ")
 
+    def test_an_address_that_is_none(self, server):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+            connection.sendall(f"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
     def test_it_still_answers_afterwards(self, server):
         assert ask(server, "POST", "/api/sample", GOOD)[0] == 200
 

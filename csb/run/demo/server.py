@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from socketserver import TCPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from csb.errors import CSBError
 from csb.run.demo.painter import Busy, Painter, Request
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         """Runs the work for a request; every error becomes one line of JSON."""
         try:
             self._check_host()
-            body, kind = work(urlsplit(self.path))
+            body, kind = work(self._url())
         except TimeoutError:
             self.close_connection = True
         except Refused as error:
@@ -117,11 +117,17 @@ class Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._send(status, _json({"error": message}), "application/json")
 
+    def _url(self) -> SplitResult:
+        try:
+            return urlsplit(self.path)
+        except ValueError as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the address is not one ({error})") from error
+
     def _check_host(self) -> None:
         if self.headers.get("Host") not in self.server.names:
             raise Refused(HTTPStatus.FORBIDDEN, f"this server is {self.server.url} and answers to no other name")
 
-    def _get(self, url: Any) -> tuple[bytes, str]:
+    def _get(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path in self.server.files:
             return self.server.files[url.path]
         if url.path == "/api/info":
@@ -130,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
             return _json(self.server.painter.digit(parse_qs(url.query).get("index", [None])[-1])), "application/json"
         raise Refused(HTTPStatus.NOT_FOUND, "there is no such page")
 
-    def _post(self, url: Any) -> tuple[bytes, str]:
+    def _post(self, url: SplitResult) -> tuple[bytes, str]:
         if url.path != "/api/sample":
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such page")
         if self.headers.get("Origin", self.server.url[:-1]).removeprefix("http://") not in self.server.names:
