@@ -10,30 +10,35 @@ from csb.problems.base import (
     Simulated,
     build_problem,
 )
+from csb.problems.blur import Blur
 from csb.problems.bod import BOD
 from csb.problems.bounded import Probit, Reflect
 from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.mixture_math import Mixture
+from csb.problems.mnist_deblur import MnistDeblur
 from csb.problems.mnist_inpaint import MnistInpaint
 from csb.problems.mnist_inpaint_anywhere import MnistInpaintAnywhere
 from csb.problems.mnist_superres import MnistSuperres
 from csb.problems.moving_hole import MovingHole
-from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator
+from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
 from csb.problems.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
 from csb.problems.sbi_gaussian_mixture import SbiGaussianMixture
 from csb.problems.support import Support
+from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Standardise, Transform, build_transform
 from csb.problems.two_moons import TwoMoons
 
 __all__ = [
     "BOD",
     "PROBLEMS",
+    "SVD",
     "TRANSFORMS",
     "AdditiveNoise",
     "AveragePool",
+    "Blur",
     "FilePairs",
     "GaussianMixture",
     "GaussianPosterior",
@@ -45,6 +50,7 @@ __all__ = [
     "Matrix",
     "Mixture",
     "MixturePosterior",
+    "MnistDeblur",
     "MnistInpaint",
     "MnistInpaintAnywhere",
     "MnistSuperres",
@@ -55,6 +61,7 @@ __all__ = [
     "Posterior",
     "Probit",
     "Problem",
+    "RandomProjection",
     "Reflect",
     "SbiGaussianLinear",
     "SbiGaussianLinearUniform",

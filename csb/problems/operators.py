@@ -1,12 +1,15 @@
-"""Linear operators A with their adjoints: batched over dim 0, ⟨A x, y⟩ = ⟨x, A* y⟩."""
+"""Linear operators A with their adjoints, ⟨A x, y⟩ = ⟨x, A* y⟩, and singular values: batched over dim 0."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.svd import SVD, dense, probed
+from csb.process import seeded
 
 Box = tuple[int, int, int, int]
 
@@ -44,6 +47,14 @@ class Operator(ABC):
         check_batch("y", y, self.y_shape)
         return self._adjoint(y)
 
+    @cached_property
+    def svd(self) -> SVD:
+        """A = U diag(s) Vᵀ. CSBError where x or y is too large for a matrix and the structure of A is not used."""
+        return self._svd()
+
+    def _svd(self) -> SVD:
+        return probed(self._apply, self.x_shape, self.y_shape)
+
     @abstractmethod
     def _apply(self, x: Tensor) -> Tensor: ...
 
@@ -65,6 +76,45 @@ class Matrix(Operator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return y @ self.A.to(y)
+
+    def _svd(self) -> SVD:
+        return dense(self.A, self.x_shape, self.y_shape)
+
+
+class RandomProjection(Operator):
+    """m random numbers of x: y = P x, P (m, d) on x flattened.
+
+    Args:
+        x_shape: of d numbers.
+        m: rows, in 1..d.
+        rows: "orthonormal" (the first m of a Haar-distributed orthogonal matrix: A A* = I) or "gaussian" (N(0, 1/d),
+            of unit length on average).
+        seed: of P, ≥ 0.
+
+    Raises:
+        CSBError: m out of range, an unknown kind of rows.
+    """
+
+    def __init__(self, x_shape: tuple[int, ...], m: int, rows: str = "orthonormal", seed: int = 0) -> None:
+        d = torch.Size(x_shape).numel()
+        if not 1 <= m <= d:
+            raise CSBError(f"m={m} is outside 1..{d}, the numbers of one x of shape {x_shape}; take fewer projections")
+        if rows not in ("orthonormal", "gaussian"):
+            raise CSBError(f"rows={rows!r} of a random projection is unknown; choose one of orthonormal, gaussian")
+        super().__init__(x_shape, (m,))
+        if rows == "orthonormal":
+            self.P = random_orthogonal(d, seeded(seed), m).T
+        else:
+            self.P = torch.randn(m, d, generator=seeded(seed), dtype=torch.float64) / d**0.5
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.P.to(x).T
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return (y @ self.P.to(y)).unflatten(1, self.x_shape)
+
+    def _svd(self) -> SVD:
+        return dense(self.P, self.x_shape, self.y_shape)
 
 
 class InpaintBox(Operator):
@@ -89,6 +139,19 @@ class InpaintBox(Operator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._apply(y)
 
+    def _svd(self) -> SVD:
+        """s = 1 at each known pixel; U = V puts numbers there."""
+        known = self.mask.flatten().nonzero()[:, 0]
+
+        def put(c: Tensor) -> Tensor:
+            image = c.new_zeros(len(c), self.mask.numel())
+            return image.index_copy(1, known.to(c.device), c).unflatten(1, self.x_shape)
+
+        def take(x: Tensor) -> Tensor:
+            return x.flatten(1)[:, known.to(x.device)]
+
+        return SVD(torch.ones(len(known), dtype=torch.float64), put, take, put, take)
+
 
 class AveragePool(Operator):
     """Means over factor × factor blocks of pixels; A A* = I/factor².
@@ -111,8 +174,22 @@ class AveragePool(Operator):
         f = self.factor
         return y.repeat_interleave(f, dim=-2).repeat_interleave(f, dim=-1) / f**2
 
+    def _svd(self) -> SVD:
+        """s = 1/factor for each block; V gives a block its constant of unit length, 1/factor, and U is the identity."""
+        f, blocks = self.factor, torch.Size(self.y_shape).numel()
+        return SVD(
+            torch.full((blocks,), 1 / f, dtype=torch.float64),
+            v=lambda c: f * self._adjoint(c.unflatten(1, self.y_shape)),
+            vt=lambda x: f * self._apply(x).flatten(1),
+            u=lambda c: c.unflatten(1, self.y_shape),
+            ut=lambda y: y.flatten(1),
+        )
 
-def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
-    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R)."""
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+
+def random_orthogonal(n: int, generator: torch.Generator, columns: int | None = None) -> Tensor:
+    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R).
+
+    With ``columns`` as many columns of one, (n, columns).
+    """
+    q, r = torch.linalg.qr(torch.randn(n, columns or n, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()

@@ -21,7 +21,8 @@ def one_line(error):
 
 
 def test_registry_holds_every_problem():
-    assert set(PROBLEMS) == {*SIMULATED, "mnist_inpaint", "mnist_inpaint_anywhere", "mnist_superres", "pairs"}
+    digits = {f"mnist_{task}" for task in ("deblur", "inpaint", "inpaint_anywhere", "superres")}
+    assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
 
 
@@ -144,6 +145,8 @@ class TestSimulated:
         ({"name": "mnist_inpaint", "hole": 30}, "hole=30"),
         ({"name": "mnist_superres", "factor": 3}, "factor=3"),
         ({"name": "mnist_superres", "noise": -0.1}, "noise=-0.1"),
+        ({"name": "mnist_deblur", "blur": 0}, "blur=0.* is too small; it must be above 0"),
+        ({"name": "mnist_deblur", "noise": -0.1}, "noise=-0.1"),
     ],
 )
 def test_bad_problem_specs(spec, match):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import MnistInpaint, MnistSuperres, mnist, mnist_sources
+from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres, mnist, mnist_sources
 
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 
@@ -277,6 +277,18 @@ class TestProblems:
         assert abs(float(noise.mean())) < 1e-3
         transform = problem.make_transform(pairs)
         assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (1, 7, 7))
+
+    def test_deblur(self, root):
+        problem = MnistDeblur(root=str(root))
+        pairs, fewer = problem.pairs("val"), problem.pairs("val", 7)
+        assert pairs.y.shape == (5_000, 1, 28, 28)
+        assert torch.equal(pairs.y[:7], fewer.y)
+        assert not torch.equal(pairs.y, MnistDeblur(root=str(root), seed=1).pairs("val").y)
+        assert float((pairs.y - problem.forward(pairs.x)).std()) == pytest.approx(0.1, rel=0.02)
+        transform = problem.make_transform(pairs)
+        assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (1, 28, 28))
+        seen = problem.operator.svd.values * pairs.x.std() > problem.noise_std
+        assert 20 < int(seen.sum()) < 80  # of 784 directions: nothing finer than the blur is above the noise
 
     def test_errors(self, root):
         problem = MnistInpaint(root=str(root))

@@ -8,52 +8,10 @@ from csb.problems import AveragePool, Hole, Identity, InpaintBox, Matrix, PixelR
 from csb.process import seeded
 
 SHAPE = (2, 8, 12)
-OPERATORS = {
-    "inpaint": InpaintBox(SHAPE, (1, 2, 3, 5)),
-    "pool": AveragePool(SHAPE, 4),
-    "matrix": Matrix(torch.randn(3, 5, generator=seeded(0), dtype=torch.float64)),
-}
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=seeded(seed, 7), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-class TestOperators:
-    def test_adjoint(self, name):
-        A = OPERATORS[name]
-        x, y = normal(6, *A.x_shape), normal(6, *A.y_shape, seed=1)
-        left, right = (A(x) * y).flatten(1).sum(1), (x * A.adjoint(y)).flatten(1).sum(1)
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
-
-    def test_linear_in_the_dtype_of_its_argument_and_differentiable(self, name):
-        A = OPERATORS[name]
-        x, z = normal(2, *A.x_shape), normal(2, *A.x_shape, seed=1)
-        torch.testing.assert_close(A(2 * x - z), 2 * A(x) - A(z))
-        assert A(x.float()).dtype == torch.float32
-        x.requires_grad_(True)
-        y = normal(2, *A.y_shape, seed=2)
-        (gradient,) = torch.autograd.grad((A(x) * y).sum(), x)
-        torch.testing.assert_close(gradient, A.adjoint(y))
-
-    def test_wrong_shapes(self, name):
-        A = OPERATORS[name]
-        with pytest.raises(CSBError, match="x has shape"):
-            A(torch.zeros(A.x_shape))
-        with pytest.raises(CSBError, match="y has shape"):
-            A.adjoint(torch.zeros(2, 99))
-
-
-def test_operators_do_what_they_say():
-    x = normal(1, *SHAPE)
-    assert float(OPERATORS["pool"](x)[0, 1, 0, 2]) == pytest.approx(float(x[0, 1, :4, 8:12].mean()))
-    y = OPERATORS["inpaint"](x)
-    assert bool((y[0, :, 1:4, 2:7] == 0).all())
-    assert float((y == 0).sum()) == 2 * 15
-    pool = OPERATORS["pool"]
-    v = normal(1, *pool.y_shape)
-    torch.testing.assert_close(pool(pool.adjoint(v)), v / 16)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""Operators: adjoints, and singular values against dense matrices."""
+
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.problems import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems.blur import gaussian_matrix
+from csb.process import seeded
+
+SHAPE = (2, 8, 12)
+
+
+class EvenRows(Operator):
+    """One without a decomposition of its own."""
+
+    def __init__(self, shape=SHAPE):
+        super().__init__(shape, (shape[0], shape[1] // 2, shape[2]))
+
+    def _apply(self, x):
+        return x[:, :, ::2]
+
+    def _adjoint(self, y):
+        x = y.new_zeros(len(y), *self.x_shape)
+        x[:, :, ::2] = y
+        return x
+
+
+OPERATORS = {
+    "inpaint": InpaintBox(SHAPE, (1, 2, 3, 5)),
+    "pool": AveragePool(SHAPE, 4),
+    "matrix": Matrix(torch.randn(3, 5, generator=seeded(0), dtype=torch.float64)),
+    "tall matrix of low rank": Matrix(torch.outer(torch.arange(4).double(), torch.ones(3).double())),
+    "blur": Blur(SHAPE, 1.2),
+    "periodic blur": Blur(SHAPE, 0.8, "periodic"),
+    "wide periodic blur": Blur((1, 3, 5), 2.0, "periodic"),
+    "orthonormal projection": RandomProjection(SHAPE, 7, seed=2),
+    "gaussian projection": RandomProjection((5,), 3, "gaussian"),
+    "rows": EvenRows(),
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed, 7), dtype=torch.float64)
+
+
+def matrix(A):
+    """(dy, dx), column by column."""
+    dx = torch.Size(A.x_shape).numel()
+    return A(torch.eye(dx, dtype=torch.float64).unflatten(1, A.x_shape)).flatten(1).T
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+class TestOperators:
+    def test_adjoint(self, name):
+        A = OPERATORS[name]
+        x, y = normal(6, *A.x_shape), normal(6, *A.y_shape, seed=1)
+        left, right = (A(x) * y).flatten(1).sum(1), (x * A.adjoint(y)).flatten(1).sum(1)
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+    def test_linear_in_the_dtype_of_its_argument_and_differentiable(self, name):
+        A = OPERATORS[name]
+        x, z = normal(2, *A.x_shape), normal(2, *A.x_shape, seed=1)
+        torch.testing.assert_close(A(2 * x - z), 2 * A(x) - A(z))
+        assert A(x.float()).dtype == torch.float32
+        x.requires_grad_(True)
+        y = normal(2, *A.y_shape, seed=2)
+        (gradient,) = torch.autograd.grad((A(x) * y).sum(), x)
+        torch.testing.assert_close(gradient, A.adjoint(y))
+
+    def test_wrong_shapes(self, name):
+        A = OPERATORS[name]
+        with pytest.raises(CSBError, match="x has shape"):
+            A(torch.zeros(A.x_shape))
+        with pytest.raises(CSBError, match="y has shape"):
+            A.adjoint(torch.zeros(2, 99))
+
+
+def test_operators_do_what_they_say():
+    x = normal(1, *SHAPE)
+    assert float(OPERATORS["pool"](x)[0, 1, 0, 2]) == pytest.approx(float(x[0, 1, :4, 8:12].mean()))
+    y = OPERATORS["inpaint"](x)
+    assert bool((y[0, :, 1:4, 2:7] == 0).all())
+    assert float((y == 0).sum()) == 2 * 15
+    pool = OPERATORS["pool"]
+    v = normal(1, *pool.y_shape)
+    torch.testing.assert_close(pool(pool.adjoint(v)), v / 16)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+class TestSVD:
+    def test_it_is_that_of_the_dense_matrix(self, name):
+        A = OPERATORS[name]
+        svd, dense = A.svd, matrix(A)
+        exact = torch.linalg.svdvals(dense)
+        exact = exact[exact > 1e-13 * exact.max()]
+        torch.testing.assert_close(svd.values.sort(descending=True).values[: len(exact)], exact, rtol=1e-6, atol=1e-13)
+        assert svd.values.dtype == torch.float64
+        assert float(svd.values.min()) > 0
+        x = normal(4, *A.x_shape)
+        torch.testing.assert_close(svd.u(svd.values * svd.vt(x)), A(x), rtol=1e-10, atol=1e-12)
+        y = normal(4, *A.y_shape, seed=1)
+        torch.testing.assert_close(svd.v(svd.values * svd.ut(y)), A.adjoint(y), rtol=1e-10, atol=1e-12)
+
+    def test_u_and_v_have_orthonormal_columns_and_their_transposes_are_those(self, name):
+        A, svd = OPERATORS[name], OPERATORS[name].svd
+        eye = torch.eye(svd.rank, dtype=torch.float64)
+        for put, take, shape in ((svd.v, svd.vt, A.x_shape), (svd.u, svd.ut, A.y_shape)):
+            columns = put(eye)
+            assert columns.shape == (svd.rank, *shape)
+            torch.testing.assert_close(take(columns), eye, rtol=0, atol=1e-12)
+            x = normal(3, *shape, seed=2)
+            torch.testing.assert_close(take(x), x.flatten(1) @ columns.flatten(1).T, rtol=1e-10, atol=1e-12)
+
+    def test_what_is_not_seen_has_no_image(self, name):
+        A, x = OPERATORS[name], normal(3, *OPERATORS[name].x_shape)
+        rest = A(x - A.svd.seen(x))
+        torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
+
+    def test_in_the_dtype_of_the_argument(self, name):
+        A, svd = OPERATORS[name], OPERATORS[name].svd
+        c = svd.vt(normal(2, *A.x_shape).float())
+        assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32
+
+
+def test_rank():
+    ranks = {
+        "inpaint": 2 * (96 - 15),
+        "pool": 12,
+        "tall matrix of low rank": 1,
+        "orthonormal projection": 7,
+        "rows": 96,
+    }
+    assert {name: OPERATORS[name].svd.rank for name in ranks} == ranks
+
+
+def test_a_dense_decomposition_has_its_limit():
+    with pytest.raises(CSBError, match="from 6400 to 3200 numbers is too large for a dense singular value"):
+        EvenRows((1, 80, 80)).svd  # noqa: B018
+
+
+class TestBlur:
+    def test_it_is_a_gaussian_of_the_stated_width(self):
+        image = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+        image[..., 20, 20] = 1
+        y, t = Blur((1, 41, 41), 2.0)(image)[0, 0], torch.arange(41).double() - 20
+        assert float(y.sum()) == pytest.approx(1)
+        assert float((y.sum(1) * t**2).sum()) == pytest.approx(4, rel=1e-6)
+        assert float((y.sum(0) * t**2).sum()) == pytest.approx(4, rel=1e-6)
+        assert float(y[20, 22] / y[20, 20]) == pytest.approx(torch.e**-0.5)
+
+    def test_the_edges(self):
+        ones = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+        torch.testing.assert_close(Blur((1, 16, 16), 2.0, "periodic")(ones), ones)
+        dark = Blur((1, 16, 16), 2.0)(ones)[0, 0]
+        assert 0.2 < float(dark[0, 0]) < 0.4  # a corner sees little more than a quarter
+        assert float(dark[8, 8]) > 0.99
+        x = normal(1, 1, 16, 16)
+        turned = Blur((1, 16, 16), 2.0, "periodic")(x.roll((3, 5), (2, 3)))
+        torch.testing.assert_close(turned, Blur((1, 16, 16), 2.0, "periodic")(x).roll((3, 5), (2, 3)))
+
+    def test_the_periodic_spectrum_is_the_gaussians(self):
+        """Poisson's summation: the eigenvalues of the circulant matrix are exp(−σ²ω²/2) up to aliases."""
+        n, std = 32, 1.7
+        omega = 2 * torch.pi * torch.fft.fftfreq(n, dtype=torch.float64)
+        found = torch.fft.fft(gaussian_matrix(n, std, "periodic")[:, 0]).real
+        torch.testing.assert_close(found, torch.exp(-0.5 * (std * omega) ** 2), rtol=0, atol=1e-6)
+
+
+def test_random_projections():
+    P = RandomProjection(SHAPE, 50, seed=4).P
+    torch.testing.assert_close(P @ P.T, torch.eye(50, dtype=torch.float64))
+    assert torch.equal(P, RandomProjection(SHAPE, 50, seed=4).P)
+    assert not torch.equal(P, RandomProjection(SHAPE, 50, seed=5).P)
+    lengths = RandomProjection((400,), 200, "gaussian").P.square().sum(1)
+    assert float(lengths.mean()) == pytest.approx(1, abs=0.02)
+    assert float(lengths.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Blur((28, 28), 1.0), "not an image"),
+        (lambda: Blur(SHAPE, 0.0), "std=0.0 of a blur"),
+        (lambda: Blur(SHAPE, float("nan")), "std=nan of a blur"),
+        (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' of a blur is unknown; choose one of zero, periodic"),
+        (lambda: RandomProjection((4,), 5), "m=5 is outside 1..4"),
+        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' of a random projection is unknown"),
+    ],
+)
+def test_bad_arguments(make, match):
+    with pytest.raises(CSBError, match=match):
+        make()
