@@ -7,7 +7,7 @@ from csb.evaluation.chunks import draw_chunks, pairs_at_once
 from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import Problem
+from csb.problems import ClassProblem, Problem
 from csb.process import seeded
 
 _SCORES = 21  # key of the random streams
@@ -62,24 +62,18 @@ def exact_scores(
 def ensemble_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
-    """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory."""
+    """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory.
+
+    No PSNR where y is a class: samples are to be near some digit of it, and not near one.
+    """
     test = problem.pairs("test", metrics.observations)
     scores = EnsembleScores()
     size, generator = pairs_at_once(metrics.samples), seeded(seed, _SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         scores.update(chunk.samples, chunk.pairs.x, mask=hole_mask(bridge, chunk.pairs.y))
     found = scores.compute()
-    keys = (
-        "psnr_mean_per_image",
-        "psnr_mean",
-        "psnr_sample",
-        "spread",
-        "skill",
-        "ratio",
-        "crps",
-        "energy_score",
-        "std_error_pearson",
-    )
+    nearness = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
+    keys = (*nearness, "spread", "skill", "ratio", "crps", "energy_score", "std_error_pearson")
     return {key: found[key] for key in keys}
 
 

@@ -20,12 +20,12 @@ class Shown(NamedTuple):
 def as_images(problem: Problem, x: Tensor, y: Tensor) -> Shown:
     """Pairs x (B, C, H, W) and y (B, C', h, w) or (B, d) for a picture.
 
-    Digits are drawn from 0 to 1, as is the first channel of their observations. Of other images the first channel is
-    drawn, from its least to its largest value in x; y is brought to that range, a vector as a row of cells.
+    The first channel of each is drawn, a vector y as a row of cells: digits and their observations from 0 to 1, other
+    images from their least to their largest value in x, to which range y is brought.
     """
-    if problem.is_digit:
-        return Shown(x, y[:, :1], (0.0, 1.0))
     truth, seen = x[:, :1], y[:, None, None] if y.ndim == 2 else y[:, :1]
+    if problem.is_digit:
+        return Shown(truth, seen, (0.0, 1.0))
     low, high = float(truth.min()), float(truth.max())
     if not low < high:
         high = low + 1

@@ -13,9 +13,11 @@ from csb.problems.base import (
 from csb.problems.blur import Blur
 from csb.problems.bod import BOD
 from csb.problems.bounded import Probit, Reflect
+from csb.problems.class_problem import ClassProblem
 from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.mixture_math import Mixture
+from csb.problems.mnist_class import MnistClass
 from csb.problems.mnist_deblur import MnistDeblur
 from csb.problems.mnist_inpaint import MnistInpaint
 from csb.problems.mnist_inpaint_anywhere import MnistInpaintAnywhere
@@ -39,6 +41,7 @@ __all__ = [
     "AdditiveNoise",
     "AveragePool",
     "Blur",
+    "ClassProblem",
     "FilePairs",
     "GaussianMixture",
     "GaussianPosterior",
@@ -50,6 +53,7 @@ __all__ = [
     "Matrix",
     "Mixture",
     "MixturePosterior",
+    "MnistClass",
     "MnistDeblur",
     "MnistInpaint",
     "MnistInpaintAnywhere",

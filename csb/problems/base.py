@@ -58,6 +58,7 @@ class Problem(ABC):
     name: ClassVar[str]
     is_digit: ClassVar[bool] = False  # x is a labelled digit of MNIST, which a classifier can read
     has_exact_posterior: ClassVar[bool] = False
+    shared_prior: ClassVar[str] = ""  # of problems with one law of x, and so one denoiser; "": a law of its own
 
     @property
     @abstractmethod

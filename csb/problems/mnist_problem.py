@@ -21,6 +21,7 @@ class MnistProblem(Problem):
 
     root: str
     is_digit = True
+    shared_prior = "mnist"
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -58,9 +59,13 @@ class MnistProblem(Problem):
         def block(start: int, generator: torch.Generator) -> Pairs:
             part = slice(start, start + BLOCK)
             x = images[part, None].float() / 255
-            return Pairs(x, self.observe(x, generator), labels[part])
+            return Pairs(x, self._observed(x, labels[part], generator), labels[part])
 
         return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
+
+    def _observed(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """y of images x (B, *x_shape) with labels (B,)."""
+        return self.observe(x, generator)
 
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
         """Pixels clamped to [0, 1]."""

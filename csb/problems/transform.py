@@ -247,7 +247,10 @@ class Standardise(Scaled):
 
 @register_transform
 class PixelRange(Transform):
-    """Images in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1; decode clamps to [0, 1]."""
+    """Images x, and y of any shape (a one-hot vector too), in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1.
+
+    decode clamps to [0, 1].
+    """
 
     name = "pixel_range"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
-from csb.problems import GaussianMixture, LinearGaussian, Mixture, Problem, SbiGaussianLinear
+from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, Problem, SbiGaussianLinear
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
@@ -69,13 +69,20 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
 
 
 def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) -> Denoiser | None:
-    """The exact denoiser, or the one trained into the folder, or None. CSBError where it is of another problem."""
+    """The exact denoiser, or the one trained into the folder, or None.
+
+    A denoiser knows nothing of observations: that of another problem with the same prior, e.g. any on MNIST, will do.
+    CSBError where it is of another prior.
+    """
     if (exact := exact_denoiser(problem)) is not None:
         return exact
     path = folder / "denoiser.pt"
     if not path.exists():
         return None
     denoiser, about = load_denoiser(path, device)
-    if about["problem"]["name"] != problem.name or denoiser.x_shape != problem.x_shape:
-        raise CSBError(f"{path} is a denoiser of {about['problem']['name']}, not {problem.name}; remove it")
+    name = about["problem"]["name"]
+    other = PROBLEMS.get(name)
+    shared = other is not None and other.shared_prior != "" and other.shared_prior == problem.shared_prior
+    if not (name == problem.name or shared) or denoiser.x_shape != problem.x_shape:
+        raise CSBError(f"{path} is a denoiser of {name}, not {problem.name}; remove it")
     return denoiser

@@ -21,7 +21,7 @@ def one_line(error):
 
 
 def test_registry_holds_every_problem():
-    digits = {f"mnist_{task}" for task in ("deblur", "inpaint", "inpaint_anywhere", "superres")}
+    digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
 

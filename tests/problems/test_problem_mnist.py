@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres, mnist, mnist_sources
+from csb.evaluation.shown import as_images
+from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres, mnist, mnist_sources
 
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 
@@ -289,6 +290,31 @@ class TestProblems:
         assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (1, 28, 28))
         seen = problem.operator.svd.values * pairs.x.std() > problem.noise_std
         assert 20 < int(seen.sum()) < 80  # of 784 directions: nothing finer than the blur is above the noise
+
+    def test_class(self, root):
+        problem = MnistClass(root=str(root))
+        pairs = problem.pairs("test")
+        assert pairs.labels is not None
+        assert pairs.y.shape == (30, 10)
+        assert torch.equal(pairs.y.argmax(1), pairs.labels)
+        assert torch.equal(pairs.y.sum(1), torch.ones(30))
+        assert torch.equal(pairs.x, MnistInpaint(root=str(root)).pairs("test").x)
+        assert [problem.class_of(y) for y in pairs.y[:5]] == pairs.labels[:5].tolist()
+        transform = problem.make_transform(pairs)
+        assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (10,))
+        assert sorted(transform.encode_y(pairs.y)[0].tolist()) == [-1] * 9 + [1]
+        torch.testing.assert_close(transform.decode(transform.encode_x(pairs.x), pairs.y), pairs.x)
+        shown = as_images(problem, pairs.x[:2], pairs.y[:2])
+        assert torch.equal(shown.observation[:, 0, 0], pairs.y[:2])
+
+    @pytest.mark.parametrize("y", [torch.zeros(10), torch.full((10,), 0.1), torch.eye(10)[:2].sum(0)], ids=str)
+    def test_what_is_no_class(self, root, y):
+        with pytest.raises(CSBError, match="of mnist_class is no class; give one 1 among 9 zeros"):
+            MnistClass(root=str(root)).class_of(y)
+
+    def test_a_class_cannot_be_drawn(self, root):
+        with pytest.raises(CSBError, match="mnist_class has no y but the labels of MNIST"):
+            MnistClass(root=str(root)).observe(torch.zeros(1, 1, 28, 28), torch.Generator())
 
     def test_errors(self, root):
         problem = MnistInpaint(root=str(root))
