@@ -3,10 +3,13 @@
 from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
 from csb.samplers.conditional import ConditionalSampler
+from csb.samplers.copaint import CoPaint
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
 from csb.samplers.dps import DPS
 from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
+from csb.samplers.ilvr import ILVR
 from csb.samplers.likelihood import Likelihood
+from csb.samplers.repaint import RePaint
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.score import SCORE, ScoreSampler, score_sampler
@@ -15,11 +18,13 @@ from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 __all__ = [
     "DPS",
     "FLOW",
+    "ILVR",
     "RESAMPLING",
     "SCORE",
     "TDS",
     "BootstrapSMC",
     "BridgeSampler",
+    "CoPaint",
     "ConditionalSampler",
     "DiffusionSampler",
     "Draws",
@@ -27,6 +32,7 @@ __all__ = [
     "FlowSampler",
     "Likelihood",
     "ParticleSampler",
+    "RePaint",
     "Replacement",
     "Sampler",
     "ScoreSampler",

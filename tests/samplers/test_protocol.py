@@ -12,7 +12,15 @@ from csb.samplers.build import GUIDED
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
 
-PASSES = {"tds": (6, 6), "smc": (6, 0), "dps": (6, 6), "replacement": (6, 0)}  # forward and backward, on GRID
+PASSES = {  # forward and backward, on GRID
+    "tds": (6, 6),
+    "smc": (6, 0),
+    "dps": (6, 6),
+    "replacement": (6, 0),
+    "repaint": (6 + 9 * 5, 0),
+    "ilvr": (6, 0),
+    "copaint": (12, 6),
+}
 ALL = ["bridge", "exact", *GUIDED, *AMORTIZED]
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 GRID = Grid.from_schedule(LinearBeta(1e-4), 6)

@@ -1,0 +1,51 @@
+r"""Iterative latent variable refinement (Choi et al. 2021, algorithm 1).
+
+After the unconditional step z'_{k−1} the low frequencies are those of the noised observation,
+
+    z_{k−1} = z'_{k−1} + φ(y_{k−1}) − φ(z'_{k−1}),   y_{k−1} = √ᾱ_{k−1} z̃ + √(1−ᾱ_{k−1}) ε.
+
+φ is the low-pass filter: here P = A*A/c of :mod:`csb.samplers.projection`. For super-resolution by averaging P takes
+the mean of each block and spreads it over the block: that is ILVR as published, with that φ. (A φ that
+is no projection, e.g. bicubic down and up, does not fit y = A x and is not built.)
+
+Against replacement: ILVR conditions *after* a step, at levels T−1..0, replacement *before* it, at levels T..1 and once
+more at 0. With every step conditioned, the two differ in z_T alone, whose seen part is N(0, I) here and
+N(√ᾱ_T z̃, (1−ᾱ_T) I) there: nothing on a long horizon. What ILVR adds is the range of steps: those with k/T < ``until``,
+near the data, are left to the prior, so that the samples need not repeat the noise σ of y, which P takes for 0.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from csb.errors import CSBError, is_number
+from csb.process import Noise
+from csb.samplers.base import Draws
+from csb.samplers.projection import ProjectionSampler
+
+
+class ILVR(ProjectionSampler):
+    """See the module's docstring. CSBError for a problem whose operator is not a multiple of a projection.
+
+    Args:
+        until: in [0, 1]: the steps k ≥ until·T are conditioned; 0 for all of them. (The paper's range "from T to b".)
+        **settings: see :class:`DiffusionSampler`.
+    """
+
+    name = "ilvr"
+    label = "ILVR"
+    swept = ("until", "b")
+
+    def __init__(self, *args: Any, until: float = 0.0, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if not is_number(until) or not 0 <= until <= 1:
+            raise CSBError(f"until={until!r} of ILVR is no share of the steps; give a number in [0, 1], 0 for all")
+        self.until = until
+
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+        known, z = self.known(y, n), noise.normal(n, *self.x_shape)
+        for k in range(self.grid.T, 0, -1):
+            z = self.descend(z, k, n, noise)
+            if k >= self.until * self.grid.T:
+                z = self.replaced(z, known, k - 1, n, noise)
+        return Draws(self.finish(z, y, n), self.grid.T, 0)

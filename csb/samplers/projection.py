@@ -1,0 +1,59 @@
+r"""What replacement, RePaint and ILVR share: operators with A A* = c I, whose P = A*A/c projects onto what is observed.
+
+Given y = A x + σε, A*y/c stands for P x (σ is taken for 0), and z̃ = (A*y/c − P shift)/scale for P z_0. The seen part of
+a state at level k is put in place by a noised copy, z ← (I − P) z + P(√ᾱ_k z̃ + √(1−ᾱ_k) ε).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems import LinearProblem
+from csb.process import Noise, expand
+from csb.samplers.diffusion import DiffusionSampler
+
+
+class ProjectionSampler(DiffusionSampler):
+    """A sampler that replaces the seen part P z of its states. See the module's docstring.
+
+    Raises:
+        CSBError: a problem that is not linear, or whose operator is not a multiple of a projection.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        problem = self.problem
+        if not isinstance(problem, LinearProblem):
+            raise CSBError(f"{problem.name} is not linear; {self.label} needs y = A x + noise")
+        self.operator = problem.operator
+        probe = torch.randn((2, *problem.x_shape), generator=torch.Generator().manual_seed(0))
+        seen = self.operator(probe)
+        again = self.operator(self.operator.adjoint(seen))
+        self.c = float((again * seen).sum() / (seen * seen).sum())
+        if not torch.allclose(again, self.c * seen, atol=1e-4 * float(seen.abs().max())):
+            raise CSBError(f"A A* of {problem.name} is not a multiple of the identity; {self.label} cannot be used")
+
+    def project(self, x: Tensor) -> Tensor:
+        """P x, (N, *x_shape)."""
+        return self.operator.adjoint(self.operator(x)) / self.c
+
+    def known(self, y: Tensor, n: int) -> Tensor:
+        """z̃ = P z̃ of each sample, (B·n, *x_shape), for y (B, *y_shape)."""
+        known = self.operator.adjoint(y) / self.c - self.project(self.denoiser.shift[None])
+        return (known / self.denoiser.scale).repeat_interleave(n, 0)
+
+    def replaced(self, z: Tensor, known: Tensor, k: int, n: int, noise: Noise) -> Tensor:
+        """z (B·n, *x_shape) at level k in 0..T, with its seen part noised from z̃; at k = 0 it is z̃ itself."""
+        if k == 0:
+            return z + known - self.project(z)
+        law = self.reference.marginal(k)
+        there = expand(law.scale, z) * known + expand(law.var.sqrt(), z) * noise.normal(n, *self.x_shape)
+        return z + self.project(there - z)
+
+    def descend(self, z: Tensor, k: int, n: int, noise: Noise, wide: bool = False) -> Tensor:
+        """A draw of the unconditional step from level k, of variance β̃_k, or β_k if wide; the last has none."""
+        step = self.step(z, self.denoise(z, k), k)
+        var = float(self.grid.beta[k]) if wide else step.var
+        return step.mean + var**0.5 * noise.normal(n, *self.x_shape) if k > 1 else step.mean
