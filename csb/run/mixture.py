@@ -19,10 +19,17 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of, settings
-from csb.samplers import DPS, TDS, BootstrapSMC, DiffusionSampler, Likelihood, Replacement
+from csb.samplers import DPS, ILVR, TDS, BootstrapSMC, CoPaint, DiffusionSampler, Likelihood, RePaint, Replacement
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
+
+MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
+    ("replacement", Replacement, {}),
+    ("RePaint, U = 10", RePaint, {"resamples": 10}),
+    ("ILVR, b = 0.1", ILVR, {"until": 0.1}),
+    ("CoPaint, ξ = 1", CoPaint, {"xi": 1.0}),
+]
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def mixture(config: DictConfig) -> None:
     jobs += [(f"TDS, K = {K}", TDS, K, {}) for K in setup.particles]
     jobs += [(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {})]
     jobs += [(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in setup.step_sizes]
-    jobs += [("replacement", Replacement, n, {})]
+    jobs += [(label, method, n, options) for label, method, options in MORE]
     floor = {count: statistics.mean(floors(setup, count)) for count in {count for _, _, count, _ in jobs}}
     rows = []
     for label, method, count, options in jobs:

@@ -33,9 +33,10 @@ class TestMixture:
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
         values = {label: [float(cell) for cell in others] for label, *others in cells}
         assert list(values) == [
-            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement"
+            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement",
+            "RePaint, U = 10", "ILVR, b = 0.1", "CoPaint, ξ = 1",
         ]  # fmt: skip
-        assert [of[0] for of in values.values()] == [8, 60, 60, 60, 60]
+        assert [of[0] for of in values.values()] == [8, *[60] * 7]
         assert all(0 < floor < distance for _, distance, _, floor in values.values())
 
     @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert "report" in out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     found = {m["name"]: m for m in report["methods"]}
-    assert list(found) == ["bridge_run", "tds", "smc", "dps", "exact"]  # A A* is no multiple of I: no replacement
+    assert list(found) == ["bridge_run", "tds", "smc", "dps", "copaint", "exact"]  # A A* is no multiple of I
     assert any("replacement is left out" in warning for warning in report["warnings"])
     assert (found["tds"]["forward_evaluations"], found["tds"]["backward_evaluations"]) == (40, 40)
     assert found["tds"]["metrics"]["mean_error"] < 0.25 < found["dps"]["metrics"]["cov_error"]
@@ -64,7 +64,7 @@ def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
     assert json.loads((folder / "result.json").read_text())["sliced_w"] > 0
     report = json.loads((folder / "report.json").read_text())
     found = {m["name"]: m for m in report["methods"]}
-    assert list(found) == ["bridge_run", "tds", "smc", "dps", "exact"]
+    assert list(found) == ["bridge_run", "tds", "smc", "dps", "copaint", "exact"]
     assert found["tds"]["schedule"] == "power, T = 10, ᾱ_T = 0.0001"
     assert all("c2st" in m["metrics"] for m in found.values())
     assert (report["observations"], report["samples"]) == (4, 8)

@@ -1,4 +1,4 @@
-"""The chains of RePaint, ILVR, replacement and CoPaint for a Gaussian prior, as moments; problems to compare them on."""
+"""The chains of RePaint, ILVR, replacement and CoPaint for a Gaussian prior, as moments; and a problem for them."""
 
 from itertools import pairwise
 

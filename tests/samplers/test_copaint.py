@@ -85,9 +85,7 @@ def test_it_reaches_the_posterior():
     x = sampler.sample(Y, 4000, seeded(2)).x
     chain.copaint(model_of(sampler, chain), 0.0, 1, 1.0)
     assert_moments(x, 0.5 + 2 * chain.mean, 4 * chain.cov)
-    assert (
-        float(((x.double().mean(0) - mean) / cov.diagonal().sqrt()).abs().max()) < 0.12
-    )  # the bias at T = 100 and 5/√n
+    assert float(((x.double().mean(0) - mean) / cov.diagonal().sqrt()).abs().max()) < 0.12  # its bias and 5/√n
 
 
 class TestTheOptimiser:

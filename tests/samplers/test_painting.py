@@ -73,9 +73,7 @@ class TestRePaint:
         assert_chain(sampler, chain_of(sampler).repaint(j, U))
         assert not torch.allclose(chain_of(sampler).repaint(j, U).mean, chain_of(sampler).replacement().mean, atol=0.05)
 
-    @pytest.mark.parametrize(
-        "schedule", [LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0)], ids=["linear", "cos", "power"]
-    )
+    @pytest.mark.parametrize("schedule", [LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0)], ids=repr)
     def test_more_resamples_come_nearer_to_the_conditional(self, schedule):
         grid = Grid.from_schedule(schedule, 100)
         errors = [unseen_error(two(grid).repaint(1, U)) for U in (1, 2, 5, 20, 100)]
