@@ -7,9 +7,9 @@ and β_{t−1} for the step from t−1 to t; √(1−ᾱ) and β_t are meant, an
 
 Why it helps. Without jumps a step draws the unseen part u_{k−1} from p(u_{k−1} | z_k) and never again. Jumping back and
 denoising is one sweep of a Gibbs-like chain: u_k | u_{k−1} from the reference, the seen part s_k afresh given y, and
-u_{k−1} | u_k, s_k from the denoiser. As U → ∞ it forgets where it began. Its stationary law is that of u_{k−1} | y, save
-for what the noise of s_k hides of z̃, of order 1−ᾱ_k: the lower the first levels of the grid, the less is left. But the
-lower the level, the smaller β_k against the posterior's variance, and the more sweeps it takes.
+u_{k−1} | u_k, s_k from the denoiser. As U → ∞ it forgets where it began. Its stationary law is that of u_{k−1} | y,
+save for what the noise of s_k hides of z̃, of order 1−ᾱ_k: the lower the first levels of the grid, the less is left.
+But the lower the level, the smaller β_k against the posterior's variance, and the more sweeps it takes.
 
 The variance of the step. The algorithm leaves σ_k open. β̃_k, exact for a known x_0, is too small for an unknown one: a
 bias of one step, but one that the sweeps of a level accumulate. Near the data, where the last sweeps are,

@@ -15,7 +15,7 @@ from csb.problems import LinearGaussian, Mixture, MnistSuperres
 from csb.process import Cosine, Grid, LinearBeta, Power, Reference, seeded
 from csb.samplers import ILVR, CoPaint, Likelihood, RePaint, Replacement
 from csb.samplers.travel import levels, steps
-from tests.conftest import Moved
+from tests.conftest import ROOT, Moved
 from tests.samplers.painting_chains import COARSE, Chain, assert_chain, chain_of, correlated
 
 
@@ -93,6 +93,19 @@ class TestRePaint:
         grid = Grid.from_schedule(LinearBeta(1e-4), 100)
         errors = [unseen_error(two(grid).repaint(j, 20)) for j in (1, 5, 10, 20)]
         assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(errors))
+
+    def test_the_table_of_the_documentation(self):
+        page = (ROOT / "docs/pages/methods/repaint.md").read_text()
+        grid = Grid.from_schedule(LinearBeta(1e-4), 100)
+        mean, cov = conditional(two(grid))
+        for U in (1, 2, 5, 10, 50):
+            row = f"| {U} |"
+            for j in (1, 10):
+                chain = two(grid).repaint(j, U)
+                error, ratio = (chain.mean - mean)[1] / cov[1, 1].sqrt(), chain.cov[1, 1] / cov[1, 1]
+                row += f" {float(error):.3f} | {float(ratio):.3f} |"
+            print(row)
+            assert row in page
 
     def test_with_the_narrow_step_the_variance_settles_too_low(self):
         """β̃_k in place of β_k: the last level's sweeps end at about (1 + β̃_2/β_2)/2 of the conditional's variance."""
