@@ -26,9 +26,12 @@ _LIKELIHOOD = 2000  # training pairs that set the twist's variance
 
 MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("replacement", Replacement, {}),
-    ("RePaint, U = 10", RePaint, {"resamples": 10}),
+    ("RePaint, U = 5", RePaint, {"resamples": 5}),
+    ("ILVR, b = 0", ILVR, {"until": 0.0}),
     ("ILVR, b = 0.1", ILVR, {"until": 0.1}),
+    ("CoPaint, ξ = 0.3", CoPaint, {"xi": 0.3}),
     ("CoPaint, ξ = 1", CoPaint, {"xi": 1.0}),
+    ("CoPaint, ξ = 3", CoPaint, {"xi": 3.0}),
 ]
 
 

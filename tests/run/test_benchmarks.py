@@ -34,9 +34,9 @@ class TestMixture:
         values = {label: [float(cell) for cell in others] for label, *others in cells}
         assert list(values) == [
             "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement",
-            "RePaint, U = 10", "ILVR, b = 0.1", "CoPaint, ξ = 1",
+            "RePaint, U = 5", "ILVR, b = 0", "ILVR, b = 0.1", "CoPaint, ξ = 0.3", "CoPaint, ξ = 1", "CoPaint, ξ = 3",
         ]  # fmt: skip
-        assert [of[0] for of in values.values()] == [8, *[60] * 7]
+        assert [of[0] for of in values.values()] == [8, *[60] * 10]
         assert all(0 < floor < distance for _, distance, _, floor in values.values())
 
     @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.conftest import Moved
 COARSE = Grid.from_schedule(Power(0.2, 2.0), 5)  # a short horizon, where ILVR and replacement differ
 S = torch.tensor([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]], dtype=torch.float64)
 M = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
-Y = torch.tensor([1.7])
+Y = torch.tensor([8.0])  # far from the prior's mean, so that what is done with it tells
 N = 20_000
 
 

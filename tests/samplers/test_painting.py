@@ -71,7 +71,8 @@ class TestRePaint:
     def test_samples_follow_the_recursion(self, j, U):
         sampler = correlated(RePaint, jump_length=j, resamples=U)
         assert_chain(sampler, chain_of(sampler).repaint(j, U))
-        assert not torch.allclose(chain_of(sampler).repaint(j, U).mean, chain_of(sampler).replacement().mean, atol=0.05)
+        unlike = chain_of(sampler).repaint(1, 1).mean - chain_of(sampler).repaint(j, U).mean
+        assert float(unlike.abs().max()) > 0.05  # ten standard errors
 
     @pytest.mark.parametrize("schedule", [LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0)], ids=repr)
     def test_more_resamples_come_nearer_to_the_conditional(self, schedule):
@@ -130,15 +131,27 @@ class TestILVR:
 
     def test_it_conditions_after_the_step_and_replacement_before_it(self):
         """On one grid the two differ in z_T alone: by far on a short horizon, not at all on a long one."""
-        short, long = correlated(ILVR), correlated(ILVR, grid=Grid.from_schedule(Power(1e-6, 2.0), 20))
+        brief = Grid.from_schedule(Power(0.5, 2.0), 2)
+        short, long = correlated(ILVR, grid=brief), correlated(ILVR, grid=Grid.from_schedule(Power(1e-6, 2.0), 20))
         here, there = chain_of(short).ilvr(0), chain_of(short).replacement()
-        assert float((here.mean - there.mean).abs().max()) > 0.05  # ten standard errors of the samples
-        assert_chain(correlated(Replacement), there)
+        assert float((here.mean - there.mean).abs().max()) > 0.05  # ten standard errors
+        assert_chain(correlated(Replacement, grid=brief), there)
         with pytest.raises(AssertionError):
             assert_chain(short, there)
         here, there = chain_of(long).ilvr(0), chain_of(long).replacement()
         torch.testing.assert_close(here.mean, there.mean, rtol=0, atol=1e-3)
         torch.testing.assert_close(here.cov, there.cov, rtol=0, atol=1e-3)
+
+    def test_where_it_should_stop_for_a_noisy_observation(self):
+        """Stopped at noise ν = (1−ᾱ)/ᾱ, a Gaussian prior of variance v takes y as if of noise ν, and adds ν once more."""
+        grid, v, k = Grid.from_schedule(LinearBeta(1e-4), 400), 0.8, 80
+        eye, P = torch.eye(2).double(), torch.diag(torch.tensor([1.0, 0.0]).double())
+        chain = Chain(grid, v * eye, torch.zeros(2).double(), P, torch.tensor([3.0, 0.0]).double()).ilvr(k / 400)
+        noise = float((1 - grid.alpha_bar[k - 1]) / grid.alpha_bar[k - 1])
+        gain = v / (v + noise)
+        assert 0.1 < gain < 0.9
+        assert float(chain.mean[0]) == pytest.approx(3.0 * gain, rel=0.02)
+        assert float(chain.cov[0, 0]) == pytest.approx(gain * noise * (1 + gain), rel=0.03)
 
     def test_for_super_resolution_the_filter_is_the_mean_of_blocks(self):
         problem = MnistSuperres(factor=4)
