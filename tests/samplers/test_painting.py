@@ -40,6 +40,17 @@ def unseen_error(chain):
     return abs(float((chain.mean - mean)[1] / cov[1, 1].sqrt())), abs(float(chain.cov[1, 1] / cov[1, 1]) - 1)
 
 
+def settled(chain, sweeps):
+    """RePaint's end for U → ∞: the sweeps of the last pair of levels, which forget all that came before, and the end."""
+    for _ in range(sweeps):
+        chain.climb(1, 2)
+        chain.descend(2, wide=True)
+        chain.replace(1)
+    chain.descend(1, wide=True)
+    chain.replace(0)
+    return chain
+
+
 class TestTravel:
     def test_the_levels_of_algorithm_1(self):
         assert levels(4, 1, 2) == [4, 3, 4, 3, 2, 3, 2, 1, 2, 1, 0]
@@ -77,15 +88,15 @@ class TestRePaint:
     @pytest.mark.parametrize("schedule", [LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0)], ids=repr)
     def test_more_resamples_come_nearer_to_the_conditional(self, schedule):
         grid = Grid.from_schedule(schedule, 100)
-        errors = [unseen_error(two(grid).repaint(1, U)) for U in (1, 2, 5, 20, 100)]
+        errors = [unseen_error(two(grid).repaint(1, U)) for U in (1, 2, 5, 20, 60)]
         for one, more in pairwise(errors):
             assert more[0] < 0.8 * one[0]
             assert more[1] < 0.8 * one[1]
         assert errors[0][0] > 0.9  # without them, a posterior deviation off
-        assert max(errors[-1]) < 0.05
+        assert max(errors[-1]) < 0.06
 
     def test_what_is_left_falls_with_the_noise_of_the_first_levels(self):
-        left = [unseen_error(two(Grid.from_schedule(Power(1e-4, 2.0), T)).repaint(1, 2000)) for T in (20, 40, 80)]
+        left = [unseen_error(settled(two(Grid.from_schedule(Power(1e-4, 2.0), T)), 400)) for T in (20, 40, 80)]
         for coarse, fine in pairwise(left):
             assert fine[0] < 0.35 * coarse[0]  # 1−ᾱ_2 falls fourfold
             assert fine[1] < 0.35 * coarse[1]
@@ -117,7 +128,7 @@ class TestRePaint:
 
         grid = Grid.from_schedule(LinearBeta(1e-4), 400)
         chain = two(grid)
-        narrow = Narrow(grid, chain.S, chain.m, chain.P, chain.known).repaint(1, 3000)
+        narrow = settled(Narrow(grid, chain.S, chain.m, chain.P, chain.known), 3000)
         share = float(narrow.cov[1, 1] / conditional(chain)[1][1, 1])
         ratio = float(Reference(grid).pinned_start(2).var / grid.beta[2])
         assert abs(share - (1 + ratio) / 2) < 0.03
@@ -143,7 +154,7 @@ class TestILVR:
         torch.testing.assert_close(here.cov, there.cov, rtol=0, atol=1e-3)
 
     def test_where_it_should_stop_for_a_noisy_observation(self):
-        """Stopped at noise ν = (1−ᾱ)/ᾱ, a Gaussian prior of variance v takes y as if of noise ν, and adds ν once more."""
+        """Stopped at noise ν = (1−ᾱ)/ᾱ, a prior of variance v takes y as if of noise ν, and adds it once more."""
         grid, v, k = Grid.from_schedule(LinearBeta(1e-4), 400), 0.8, 80
         eye, P = torch.eye(2).double(), torch.diag(torch.tensor([1.0, 0.0]).double())
         chain = Chain(grid, v * eye, torch.zeros(2).double(), P, torch.tensor([3.0, 0.0]).double()).ilvr(k / 400)
