@@ -41,7 +41,7 @@ def unseen_error(chain):
 
 
 def settled(chain, sweeps):
-    """RePaint's end for U → ∞: the sweeps of the last pair of levels, which forget all that came before, and the end."""
+    """RePaint's end for U → ∞: the sweeps of the last pair of levels, which forget what came before them."""
     for _ in range(sweeps):
         chain.climb(1, 2)
         chain.descend(2, wide=True)
