@@ -4,24 +4,33 @@ from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
 from csb.samplers.conditional import ConditionalSampler
 from csb.samplers.copaint import CoPaint
+from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
 from csb.samplers.dps import DPS
 from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
 from csb.samplers.ilvr import ILVR
 from csb.samplers.likelihood import Likelihood
+from csb.samplers.mmps import MMPS
+from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.score import SCORE, ScoreSampler, score_sampler
+from csb.samplers.sda import SDA
 from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
+from csb.samplers.tmpd import TMPD
 
 __all__ = [
+    "DDRM",
     "DPS",
     "FLOW",
     "ILVR",
+    "MMPS",
     "RESAMPLING",
     "SCORE",
+    "SDA",
     "TDS",
+    "TMPD",
     "BootstrapSMC",
     "BridgeSampler",
     "CoPaint",
@@ -32,6 +41,7 @@ __all__ = [
     "FlowSampler",
     "Likelihood",
     "ParticleSampler",
+    "PiGDM",
     "RePaint",
     "Replacement",
     "Sampler",

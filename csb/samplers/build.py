@@ -11,17 +11,22 @@ from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
 from csb.samplers.copaint import CoPaint
+from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.dps import DPS
 from csb.samplers.ilvr import ILVR
 from csb.samplers.likelihood import Likelihood
+from csb.samplers.mmps import MMPS
+from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING
+from csb.samplers.sda import SDA
 from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
+from csb.samplers.tmpd import TMPD
 
 GUIDED: dict[str, type[DiffusionSampler]] = {
-    s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR, CoPaint)
+    s.name: s for s in (TDS, BootstrapSMC, DPS, PiGDM, DDRM, TMPD, MMPS, SDA, Replacement, RePaint, ILVR, CoPaint)
 }
 _OWN = frozenset({"particles", "resampling", "ess_threshold"})  # arguments that settings of their own give
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_number, require_int
 from csb.process import Noise
 from csb.samplers.base import Draws
-from csb.samplers.diffusion import DiffusionSampler
+from csb.samplers.diffusion import DiffusionSampler, require_eta
 from csb.samplers.travel import check_travel, climb, levels, steps
 
 
@@ -77,10 +77,9 @@ class CoPaint(DiffusionSampler):
         for name, value in (("xi", xi), ("learning_rate", learning_rate)):
             if not is_number(value) or not 0 < value < math.inf:
                 raise CSBError(f"{name}={value!r} of CoPaint is not a finite number above 0; try 0.3, 1 or 3")
-        if not is_number(eta) or not 0 <= eta <= 1:
-            raise CSBError(f"eta={eta!r} of CoPaint is outside [0, 1]; 0 is deterministic, 1 the DDPM step")
         check_travel(self.label, self.grid.T, jump_length, resamples)
-        self.xi, self.gradient_steps, self.learning_rate, self.eta = xi, gradient_steps, learning_rate, eta
+        self.xi, self.gradient_steps, self.learning_rate = xi, gradient_steps, learning_rate
+        self.eta = require_eta(eta, self.label)
         self.path = levels(self.grid.T, jump_length, resamples)
 
     def prior_variance(self, k: int) -> float:

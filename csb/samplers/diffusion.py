@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.bridge import autocast
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Reference, mix
@@ -121,6 +121,13 @@ def horizon(z_std: float, trained: float = 0.0) -> float:
     return max(end, trained)
 
 
+def require_eta(eta: float, label: str) -> float:
+    """η of DDIM's step as a float. CSBError outside [0, 1]."""
+    if not is_number(eta) or not 0 <= eta <= 1:
+        raise CSBError(f"eta={eta!r} of {label} is outside [0, 1]; 0 is deterministic, 1 is DDPM")
+    return float(eta)
+
+
 def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
     """log N(x; a, var I) − log N(x; b, var I), (N,), float64."""
     x, a, b = x.double(), a.double(), b.double()
@@ -128,4 +135,13 @@ def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
     return difference / (2 * var)
 
 
-__all__ = ["DiffusionSampler", "Guidance", "Score", "Step", "gaussian_log_ratio", "horizon", "horizon_bias"]
+__all__ = [
+    "DiffusionSampler",
+    "Guidance",
+    "Score",
+    "Step",
+    "gaussian_log_ratio",
+    "horizon",
+    "horizon_bias",
+    "require_eta",
+]

@@ -57,9 +57,13 @@ class Likelihood:
         z_variance = float(denoiser.encode(train.x.to(denoiser.shift.device)).var(0).mean())
         return cls(problem.forward, problem.noise_std, spread, z_variance, min_std)
 
+    def remaining(self, alpha_bar: float) -> float:
+        """The variance v(1−ᾱ)/(1−ᾱ + ᾱv) of a coordinate of z_0 | z_k for a Gaussian prior of variance v."""
+        return self.z_variance * (1 - alpha_bar) / (1 - alpha_bar + alpha_bar * self.z_variance)
+
     def variance(self, alpha_bar: float) -> Tensor:
         """s_k² of each coordinate of y, (*y_shape), float64; ᾱ = 1 gives that of the observation itself."""
-        share = (1 - alpha_bar) / (1 - alpha_bar + alpha_bar * self.z_variance)
+        share = self.remaining(alpha_bar) / self.z_variance
         return max(self.noise_std, self.floor) ** 2 + share * self.spread
 
     def log_prob(self, y: Tensor, x_0: Tensor, alpha_bar: float) -> Tensor:

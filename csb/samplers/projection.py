@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems import LinearProblem
 from csb.process import Noise, expand
-from csb.samplers.diffusion import DiffusionSampler
+from csb.samplers.linear import LinearSampler
 
 
-class ProjectionSampler(DiffusionSampler):
+class ProjectionSampler(LinearSampler):
     """A sampler that replaces the seen part P z of its states. See the module's docstring.
 
     Raises:
@@ -24,16 +23,14 @@ class ProjectionSampler(DiffusionSampler):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        problem = self.problem
-        if not isinstance(problem, LinearProblem):
-            raise CSBError(f"{problem.name} is not linear; {self.label} needs y = A x + noise")
-        self.operator = problem.operator
-        probe = torch.randn((2, *problem.x_shape), generator=torch.Generator().manual_seed(0))
+        probe = torch.randn((2, *self.x_shape), generator=torch.Generator().manual_seed(0))
         seen = self.operator(probe)
         again = self.operator(self.operator.adjoint(seen))
         self.c = float((again * seen).sum() / (seen * seen).sum())
         if not torch.allclose(again, self.c * seen, atol=1e-4 * float(seen.abs().max())):
-            raise CSBError(f"A A* of {problem.name} is not a multiple of the identity; {self.label} cannot be used")
+            raise CSBError(
+                f"A A* of {self.problem.name} is not a multiple of the identity; {self.label} cannot be used"
+            )
 
     def project(self, x: Tensor) -> Tensor:
         """P x, (N, *x_shape)."""

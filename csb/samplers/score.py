@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.errors import CSBError, is_number
+from csb.errors import CSBError
 from csb.networks.conditional import ConditionalDenoiser, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, expand, mix, noise_ratio
 from csb.samplers.conditional import ConditionalSampler
+from csb.samplers.diffusion import require_eta
 
 
 class ScoreSampler(ConditionalSampler):
@@ -89,9 +90,7 @@ class DDIM(OneGuess):
 
     def __init__(self, *args: Any, eta: float = 0.0, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        if not is_number(eta) or not 0 <= eta <= 1:
-            raise CSBError(f"eta={eta!r} of DDIM is outside [0, 1]; 0 is deterministic, 1 is DDPM")
-        self.eta = float(eta)
+        self.eta = require_eta(eta, "DDIM")
 
     def law(self, k: int) -> Pinned:
         return ddim(self.grid, k, self.eta)

@@ -20,6 +20,11 @@ PASSES = {  # forward and backward, on GRID
     "repaint": (6 + 9 * 5, 0),
     "ilvr": (6, 0),
     "copaint": (12, 6),
+    "pigdm": (6, 6),
+    "ddrm": (6, 0),
+    "tmpd": (6, 12),
+    "mmps": (6, 18),
+    "sda": (16, 16),
 }
 ALL = ["bridge", "exact", *GUIDED, *AMORTIZED]
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)

@@ -1,0 +1,83 @@
+r"""DDRM: denoising diffusion restoration models (Kawar, Elad, Ermon & Song 2022, eq. 7 and 8).
+
+In u = z/√ᾱ, levels σ_k = √((1−ᾱ_k)/ᾱ_k) and the axes of A = U diag(s) V*, a coordinate ū_i of V*u is seen with the
+noise τ_i = σ/s_i at ȳ_i = (U*c)_i/s_i. From x̄_i = (V*x̂_0(z_{k+1}))_i and independent ε
+
+- unseen          ū_i = x̄_i + √(1−η²) σ_k (ū_{k+1,i} − x̄_i)/σ_{k+1} + η σ_k ε
+- τ_i > σ_k       ū_i = x̄_i + √(1−η²) σ_k (ȳ_i − x̄_i)/τ_i + η σ_k ε
+- τ_i ≤ σ_k       ū_i = (1−η_b) x̄_i + η_b ȳ_i + √(σ_k² − η_b² τ_i²) ε
+
+and at the start ū_T = ȳ + √(σ_T² − τ²) ε where it is seen well enough, N(0, σ_T²) elsewhere. No gradient is needed. At
+k = 0 what is left is x̄, or ȳ for σ = 0.
+
+Each law keeps N(x_0, σ_k²) as the marginal *over y*; given y it is no posterior. It is exact for σ = 0, η_b = 1 and
+seen coordinates that say nothing of the others. With noise every step below τ starts anew from ȳ and x̄, which counts
+the prior, and y, once a step: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for η = 1. For
+a prior N(0, 1) ȳ is τ² off: little where the signal is large against the noise.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError, is_number
+from csb.process import Noise, noise_ratio
+from csb.samplers.base import Draws
+from csb.samplers.diffusion import require_eta
+from csb.samplers.linear import LinearSampler
+
+
+class DDRM(LinearSampler):
+    """See the module's docstring.
+
+    Args:
+        eta: η in [0, 1]: fresh noise of the coordinates that are not seen, or worse than the level.
+        eta_b: η_b in [0, 1]: weight of y in those that are seen better than the level.
+        **settings: see :class:`csb.samplers.diffusion.DiffusionSampler`.
+    """
+
+    name = "ddrm"
+    label = "DDRM"
+    swept = ("eta", "η")
+
+    def __init__(self, *args: Any, eta: float = 0.85, eta_b: float = 1.0, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if not is_number(eta_b) or not 0 <= eta_b <= 1:
+            raise CSBError(f"eta_b={eta_b!r} of DDRM is outside [0, 1]; 1 takes y for what is seen well")
+        self.eta, self.eta_b = require_eta(eta, self.label), float(eta_b)
+        self.svd = self.operator.svd
+
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+        sigma, root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()
+        seen = self.svd.ut(self.observed(y)).repeat_interleave(n, 0)
+        u = self._start(seen, sigma[-1], noise.normal(n, *self.x_shape))
+        for k in range(self.grid.T, 0, -1):
+            z_0 = self.denoise(root[k] * u, k)
+            fresh = noise.normal(n, *self.x_shape) if k > 1 else torch.zeros_like(u)
+            kept = math.sqrt(1 - self.eta**2) * sigma[k - 1]
+            rest = z_0 + kept / sigma[k] * (u - z_0) + self.eta * sigma[k - 1] * fresh
+            u = rest + self.svd.v(self._seen(seen, z_0, fresh, sigma[k - 1], kept) - self.svd.vt(rest))
+        return Draws(self.finish(u, y, n), self.grid.T, 0)
+
+    def _noise(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """s and τ = σ/s, (r,), in the dtype of ``like``."""
+        s = self.svd.values
+        return s.to(like), (self.std / s).to(like)
+
+    def _start(self, seen: Tensor, sigma: float, fresh: Tensor) -> Tensor:
+        """u_T, from U*c (N, r)."""
+        (s, tau), e = self._noise(seen), self.svd.vt(fresh)
+        well = seen / s + (sigma**2 - tau**2).clamp_min(0).sqrt() * e
+        return sigma * fresh + self.svd.v(torch.where(tau <= sigma, well, sigma * e) - sigma * e)
+
+    def _seen(self, seen: Tensor, z_0: Tensor, fresh: Tensor, sigma: float, kept: float) -> Tensor:
+        """ū_k of the coordinates that A sees, (N, r); ``kept`` is √(1−η²) σ_k."""
+        (s, tau), guess, e = self._noise(seen), self.svd.vt(z_0), self.svd.vt(fresh)
+        well = (1 - self.eta_b) * guess + self.eta_b * seen / s
+        well = well + (sigma**2 - (self.eta_b * tau) ** 2).clamp_min(0).sqrt() * e
+        if self.std == 0:
+            return well
+        poorly = guess + kept * (seen - s * guess) / self.std + self.eta * sigma * e
+        return torch.where(tau <= sigma, well, poorly)
