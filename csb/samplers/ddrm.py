@@ -12,8 +12,8 @@ k = 0 what is left is x̄, or ȳ for σ = 0.
 
 Each law keeps N(x_0, σ_k²) as the marginal *over y*; given y it is no posterior. It is exact for σ = 0, η_b = 1 and
 seen coordinates that say nothing of the others. With noise every step below τ starts anew from ȳ and x̄, which counts
-the prior, and y, once a step: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for η = 1. For
-a prior N(0, 1) ȳ is τ² off: little where the signal is large against the noise.
+the prior, and y, once a step: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for η = 1.
+For a prior N(0, 1) ȳ is τ² off: little where the signal is large against the noise.
 """
 
 import math

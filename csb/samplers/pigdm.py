@@ -11,8 +11,8 @@ scale. For a prior N(m, v I) of z it is exact. Where the prior varies less than 
 divided by a variance that is too large; where it varies more, too much.
 
 The step is DDIM's with E[z_0 | z_k, y] by Tweedie's formula. The paper's algorithm 1 leaves the noise ε̂ unguided and
-adds √ᾱ_k r_k² times the gradient, whatever the size of the step: its weight adds up to more the more steps there are, so
-that it tends to no posterior as T → ∞.
+adds √ᾱ_k r_k² times the gradient, whatever the size of the step: the more steps, the more that adds up to, so that it
+tends to no posterior as T → ∞.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 r"""SDA: score-based data assimilation (Rozet & Louppe 2023, eq. 12 and algorithms 3 and 4).
 
-p(y | z_k) is taken for N(y; H(x̂_0), σ² + γ g (1−ᾱ_k)/ᾱ_k), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior.
-g = Var[H(x)]/v, number by number of y, turns variances of z into such of y (for data that vary equally in all
-directions it is the diagonal of A A*, on the scale of x), so that γ has no unit. For a prior N(m, v I) and orthogonal
-rows of A the exact γ is v/(v + (1−ᾱ)/ᾱ): 1 near the data, less at large noise, where γ = 1 follows y too little. H may be
-any function.
+p(y | z_k) is taken for N(y; H(x̂_0), σ² + γ g (1−ᾱ_k)/ᾱ_k), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. g =
+Var[H(x)]/v, number by number of y, turns variances of z into such of y (for data that vary equally in all directions
+it is the diagonal of A A*, on the scale of x), so that γ has no unit. For a prior N(m, v I) and orthogonal rows of A
+the exact γ is v/(v + (1−ᾱ)/ᾱ): 1 near the data, less at large noise, where γ = 1 follows y too little. H may be any
+function.
 
 Each step is DDIM's deterministic one with the posterior's guess x̂_0 + (1−ᾱ)/√ᾱ ∇log p(y | z_k). It is followed by
 corrections at the level reached, Langevin steps on its own approximate posterior, s = ∇log p_k(z) + ∇log p(y | z):

@@ -1,8 +1,8 @@
-"""The exact law of a sampler's output where it is affine in its noise, and what theory says it should be.
+"""The exact law of a sampler's output where it is affine in its noise.
 
-With the exact denoiser of a Gaussian prior every sampler that knows no weights is an affine map of all the standard
-normal numbers that it draws: x = m + B ξ, so that its output is N(m, BBᵀ). One run of it on the unit vectors of ξ gives
-m and B, to the precision of the arithmetic and without a single random number.
+With the exact denoiser of a Gaussian prior every sampler without weights is an affine map of all the standard normal
+numbers that it draws: x = m + B ξ, so that its output is N(m, BBᵀ). One run on the unit vectors of ξ gives m and B, to
+the precision of the arithmetic and without a single random number.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from csb.evaluation.moments import MomentErrors
-from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import Mixture
 from csb.process import Grid, Noise, seeded
 from csb.samplers import Likelihood
+from tests.conftest import Moved
 
 
 class Law(NamedTuple):
@@ -25,7 +25,7 @@ class Law(NamedTuple):
 
 
 class Scripted(Noise):
-    """Hands out the rows of ``numbers`` (n, calls, d), call by call, and zeros where there are none; counts the calls."""
+    """Hands out ``numbers`` (n, calls, d) call by call, or zeros where there are none, and counts the calls."""
 
     def __init__(self, numbers: Tensor | None = None) -> None:
         super().__init__(None, 1)
@@ -55,6 +55,12 @@ def output_law(sampler, y: Tensor) -> Law:
     return Law(mean, B @ B.T)
 
 
+def output_mean(sampler, y: Tensor) -> Tensor:
+    """The mean alone (d,), float64, of a sampler that is affine in its noise: one chain."""
+    with torch.no_grad():
+        return sampler._sample(y[None], 1, Scripted()).x.flatten().double()
+
+
 def law_errors(found: Law, exact: Law) -> MomentErrors:
     """As :func:`csb.evaluation.moments.moment_errors`, from the law itself."""
     gap = float((found.mean - exact.mean).norm())
@@ -66,28 +72,33 @@ def law_errors(found: Law, exact: Law) -> MomentErrors:
 
 
 class GaussianTask:
-    """x ~ N(m, S), y = A x + σ N(0, I): a linear problem with another prior, its exact denoiser, likelihood and posterior.
+    """x ~ N(m, S), y = A x + σ N(0, I): a linear problem with another prior; its exact denoiser and posterior.
 
     Args:
         problem: gives A and σ.
-        mean, cov: m (d,) and S (d, d), float64; None: those of the problem, N(0, I).
+        mean, cov: m (d,) and S (d, d), float64; None: those of LinearGaussian, N(0, I).
+        shift, scale: z = (x − shift)/scale.
     """
 
-    def __init__(self, problem, mean: Tensor | None = None, cov: Tensor | None = None) -> None:
+    def __init__(
+        self, problem, mean: Tensor | None = None, cov: Tensor | None = None, shift: float = 0.0, scale: float = 1.0
+    ) -> None:
         d = problem.x_shape[0]
-        self.problem, self.A, self.var = problem, problem.A, problem.noise_std**2
+        self.problem, self.A, self.std, self.shift, self.scale = problem, problem.A, problem.noise_std, shift, scale
         self.mean = torch.zeros(d, dtype=torch.float64) if mean is None else mean
         self.cov = torch.eye(d, dtype=torch.float64) if cov is None else cov
-        mixture = Mixture(torch.ones(1, dtype=torch.float64), self.mean[None], self.cov[None])
-        self.denoiser = MixtureDenoiser(mixture)
-        spread = (self.A @ self.cov @ self.A.T).diagonal()
-        self.z_variance = float(self.cov.diagonal().mean())
-        self.likelihood = Likelihood(problem.forward, problem.noise_std, spread, self.z_variance)
+        prior = Mixture(torch.ones(1, dtype=torch.float64), self.mean[None], self.cov[None])
+        units = torch.full((d,), 1 / scale, dtype=torch.float64), torch.full((d,), -shift / scale, dtype=torch.float64)
+        self.prior = prior.affine(*units)  # of z
+        self.denoiser = Moved(self.prior, shift, scale)
+        self.spread = (self.A @ self.cov @ self.A.T).diagonal()
+        self.z_variance = float(self.prior.cov.diagonal().mean())
+        self.likelihood = Likelihood(problem.forward, problem.noise_std, self.spread, self.z_variance)
 
     def build(self, method, grid: Grid, **options):
-        return method(self.problem, self.denoiser, self.likelihood, grid, batch_size=4096, **options)
+        return method(self.problem, self.denoiser, self.likelihood, grid, **{"batch_size": 4096, **options})
 
     def posterior(self, y: Tensor) -> Law:
         S, A = self.cov, self.A
-        gain = S @ A.T @ torch.linalg.inv(A @ S @ A.T + self.var * torch.eye(len(A), dtype=torch.float64))
+        gain = S @ A.T @ torch.linalg.inv(A @ S @ A.T + self.std**2 * torch.eye(len(A), dtype=torch.float64))
         return Law(self.mean + gain @ (y.double() - A @ self.mean), S - gain @ A @ S)
