@@ -7,7 +7,7 @@ No network is trained: what a method misses is its own doing.
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,12 +19,27 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of, settings
-from csb.samplers import DPS, ILVR, TDS, BootstrapSMC, CoPaint, DiffusionSampler, Likelihood, RePaint, Replacement
+from csb.samplers import (
+    DDRM,
+    DPS,
+    ILVR,
+    MMPS,
+    SDA,
+    TDS,
+    TMPD,
+    BootstrapSMC,
+    CoPaint,
+    DiffusionSampler,
+    Likelihood,
+    PiGDM,
+    RePaint,
+    Replacement,
+)
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
 
-MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
+PROJECTING: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("replacement", Replacement, {}),
     ("RePaint, U = 5", RePaint, {"resamples": 5}),
     ("ILVR, b = 0", ILVR, {"until": 0.0}),
@@ -33,6 +48,24 @@ MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("CoPaint, ξ = 1", CoPaint, {"xi": 1.0}),
     ("CoPaint, ξ = 3", CoPaint, {"xi": 3.0}),
 ]
+
+
+class Job(NamedTuple):
+    """A row of the table: its label, the method with its options, and the samples of a run."""
+
+    label: str
+    method: type[DiffusionSampler]
+    samples: int
+    options: dict[str, Any]
+
+
+def _require_list(name: str, values: Any, what: str, above: float, below: float, whole: bool = False) -> None:
+    """CSBError unless values is a list of different numbers in (above, below), whole ones where asked for."""
+    fits = isinstance(values, list) and all(
+        is_number(v) and above < v < below and (isinstance(v, int) or not whole) for v in values
+    )
+    if not fits or len(set(values)) < len(values):
+        raise CSBError(f"{name}={values!r} is not a list of different {what}; give {name}=[…]")
 
 
 @dataclass(frozen=True)
@@ -47,24 +80,44 @@ class MixtureSettings:
     schedule: dict[str, Any]
     particles: list[int]
     step_sizes: list[float]
+    etas: list[float]
+    gammas: list[float]
+    corrections: list[int]
 
     def __post_init__(self) -> None:
         for name in ("problems", "dx", "dy", "steps"):
             require_int(name, getattr(self, name), 1)
         require_int("samples", self.samples, 2)
-        for name, kind in (("particles", int), ("step_sizes", (int, float))):
-            values = getattr(self, name)
-            fits = isinstance(values, list) and all(
-                is_number(v) and isinstance(v, kind) and 0 < v < math.inf for v in values
-            )
-            if not fits or len(set(values)) < len(values):
-                raise CSBError(f"{name}={values!r} is not a list of different positive numbers; give {name}=[…]")
+        for name in ("particles", "step_sizes", "gammas"):
+            _require_list(name, getattr(self, name), "positive numbers", 0, math.inf, name == "particles")
+        _require_list("etas", self.etas, "numbers in (0, 1]", 0, 1 + 1e-12)
+        _require_list("corrections", self.corrections, "numbers of at least 0", -1, math.inf, whole=True)
         if not isinstance(self.schedule, dict) or self.schedule.get("schedule") not in SCHEDULES:
             raise CSBError(
                 f"schedule={self.schedule!r}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process"
             )
         self.grid  # noqa: B018 - a schedule that does not fit is told now
         self.of(0)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The rows."""
+        n = self.samples
+        return [
+            *(Job(f"TDS, K = {K}", TDS, K, {}) for K in self.particles),
+            Job(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {}),
+            *(Job(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in self.step_sizes),
+            *(Job(label, method, n, options) for label, method, options in PROJECTING),
+            *(Job(f"ΠGDM, η = {eta:g}", PiGDM, n, {"eta": eta}) for eta in self.etas),
+            *(Job(f"DDRM, η = {eta:g}", DDRM, n, {"eta": eta}) for eta in self.etas),
+            Job("TMPD", TMPD, n, {}),
+            Job("MMPS", MMPS, n, {}),
+            *(
+                Job(f"SDA, γ = {gamma:g}, C = {C}", SDA, n, {"gamma": gamma, "corrections": C})
+                for gamma in self.gammas
+                for C in self.corrections
+            ),
+        ]
 
     @property
     def grid(self) -> Grid:
@@ -110,15 +163,9 @@ def read(config: DictConfig) -> MixtureSettings:
 def mixture(config: DictConfig) -> None:
     """Prints the table."""
     setup = read(config)
-    n = setup.samples
-    jobs: list[tuple[str, type[DiffusionSampler], int, dict[str, Any]]] = []
-    jobs += [(f"TDS, K = {K}", TDS, K, {}) for K in setup.particles]
-    jobs += [(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {})]
-    jobs += [(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in setup.step_sizes]
-    jobs += [(label, method, n, options) for label, method, options in MORE]
-    floor = {count: statistics.mean(floors(setup, count)) for count in {count for _, _, count, _ in jobs}}
+    floor = {count: statistics.mean(floors(setup, count)) for count in {job.samples for job in setup.jobs}}
     rows = []
-    for label, method, count, options in jobs:
+    for label, method, count, options in setup.jobs:
         mean, error = mean_and_error(distances(method, setup, count, **options))
         row = {"method": label, "samples": count, "sliced_w": mean, "standard_error": error, "floor": floor[count]}
         rows.append(row)

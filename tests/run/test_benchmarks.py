@@ -25,7 +25,17 @@ class TestOverheads:
 
 
 class TestMixture:
-    SMALL = ("suite=mixture", "problems=2", "samples=60", "steps=8", "particles=[8,60]", "step_sizes=[0.1]")
+    SMALL = (
+        "suite=mixture",
+        "problems=2",
+        "samples=60",
+        "steps=8",
+        "particles=[8,60]",
+        "step_sizes=[0.1]",
+        "etas=[0.5]",
+        "gammas=[1]",
+        "corrections=[0,1]",
+    )
 
     def test_table(self, command):
         done = command(*self.SMALL, script="scripts/benchmark.py")
@@ -35,8 +45,9 @@ class TestMixture:
         assert list(values) == [
             "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement",
             "RePaint, U = 5", "ILVR, b = 0", "ILVR, b = 0.1", "CoPaint, ξ = 0.3", "CoPaint, ξ = 1", "CoPaint, ξ = 3",
+            "ΠGDM, η = 0.5", "DDRM, η = 0.5", "TMPD", "MMPS", "SDA, γ = 1, C = 0", "SDA, γ = 1, C = 1",
         ]  # fmt: skip
-        assert [of[0] for of in values.values()] == [8, *[60] * 10]
+        assert [of[0] for of in values.values()] == [8, *[60] * 16]
         assert all(0 < floor < distance for _, distance, _, floor in values.values())
 
     @pytest.mark.parametrize(
@@ -45,6 +56,10 @@ class TestMixture:
             ("problems=0", "problems=0 is not possible"),
             ("particles=[0]", "particles=[0] is not a list of different positive numbers"),
             ("particles=[1.5]", "particles=[1.5] is not a list of different positive numbers"),
+            ("etas=[1.5]", "etas=[1.5] is not a list of different numbers in (0, 1]"),
+            ("gammas=[0]", "gammas=[0] is not a list of different positive numbers"),
+            ("corrections=[-1]", "corrections=[-1] is not a list of different numbers of at least 0"),
+            ("corrections=[0.5]", "corrections=[0.5] is not a list of different numbers of at least 0"),
             ("step_sizes=3", "step_sizes=3 is not a list of different positive numbers"),
             ("particles=[8,8]", "particles=[8, 8] is not a list of different positive numbers"),
             ("step_sizes=[inf]", "step_sizes=[inf] is not a list of different positive numbers"),
