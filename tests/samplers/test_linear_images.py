@@ -1,0 +1,79 @@
+"""Guided samplers of linear problems on images: the posterior's mean for independent Gaussian pixels."""
+
+import pytest
+import torch
+
+from csb.networks.denoiser import Denoiser
+from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres
+from csb.process import Grid, Power, expand, seeded
+from csb.samplers import DDRM, MMPS, SDA, TMPD, Likelihood, PiGDM
+from tests.samplers.gaussian_moments import output_mean
+
+GRID = Grid.from_schedule(Power(1e-4, 3.0), 20)
+LONG = Grid.from_schedule(Power(1e-4, 3.0), 100)
+MIDDLE, WIDTH = 0.5, 0.1
+
+
+class Pixels(Denoiser):
+    """The exact denoiser of independent pixels, N(MIDDLE, WIDTH²): E[z_0 | z_k] = √ᾱ z_k."""
+
+    def __init__(self):
+        super().__init__(torch.full((1, 28, 28), MIDDLE), WIDTH)
+
+    def forward(self, z, alpha_bar):
+        return expand(alpha_bar.sqrt(), z) * z
+
+
+def build(method, problem, grid=GRID, **options):
+    basis = torch.eye(784).unflatten(1, problem.x_shape)
+    spread = WIDTH**2 * problem.forward(basis).square().sum(0)  # the diagonal of A A*
+    return method(problem, Pixels(), Likelihood(problem.forward, problem.noise_std, spread, 1.0), grid, **options)
+
+
+def observation(problem):
+    x = MIDDLE + WIDTH * torch.randn(1, 1, 28, 28, generator=seeded(1))
+    return problem.observe(x, seeded(2))[0]
+
+
+def exact_mean(problem, y):
+    """MIDDLE + V s/(s² + σ²/WIDTH²) U*(y − A MIDDLE), by the dense matrix."""
+    A = problem.operator(torch.eye(784, dtype=torch.float64).unflatten(1, problem.x_shape)).flatten(1).T
+    system = A @ A.T + (problem.noise_std / WIDTH) ** 2 * torch.eye(len(A), dtype=torch.float64)
+    gap = y.flatten().double() - A @ torch.full((784,), MIDDLE, dtype=torch.float64)
+    return MIDDLE + A.T @ (torch.linalg.pinv(system, hermitian=True) @ gap)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "problem"),
+    [
+        (PiGDM, {}, MnistDeblur(noise=0.02)),
+        (PiGDM, {"eta": 0.0}, MnistSuperres(noise=0.02)),
+        (TMPD, {}, MnistSuperres(noise=0.02)),  # A A* is diagonal: row sums are exact
+        (MMPS, {"iterations": 1}, MnistSuperres(noise=0.02)),  # and one direction is enough
+        (MMPS, {"iterations": 12}, MnistDeblur(noise=0.02)),
+        (SDA, {"corrections": 2}, MnistSuperres(noise=0.02)),
+        (DDRM, {}, MnistSuperres(noise=0.0)),
+        (PiGDM, {}, MnistSuperres(noise=0.0)),
+        (PiGDM, {}, MnistInpaint()),
+        (DDRM, {}, MnistInpaint()),
+        (MMPS, {}, MnistInpaint()),
+        (TMPD, {}, MnistInpaint()),
+    ],
+    ids=str,
+)
+def test_the_mean_is_the_posteriors(method, options, problem):
+    y = observation(problem)
+    exact = exact_mean(problem, y)
+    flow = method is SDA or options.get("eta") == 0  # deterministic steps: an error of first order in 1/T
+    grid, near = (LONG, 0.05) if flow else (GRID, 0.002)
+    found = output_mean(build(method, problem, grid, **options), y)
+    assert float((exact - MIDDLE).norm()) > 0.1  # y says something
+    assert float((found - exact).norm()) < near * float((exact - MIDDLE).norm()) + 1e-4
+
+
+def test_row_sums_of_a_blur_follow_y_less():
+    """A A* has rows of several numbers: their sum is more than any of its eigenvalues but the largest."""
+    problem = MnistDeblur(noise=0.02)
+    y = observation(problem)
+    exact, found = exact_mean(problem, y) - MIDDLE, output_mean(build(TMPD, problem), y) - MIDDLE
+    assert 0.2 * float(exact.norm()) < float(found.norm()) < 0.95 * float(exact.norm())
