@@ -7,7 +7,7 @@ No network is trained: what a method misses is its own doing.
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,7 +39,7 @@ from csb.samplers import (
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
 
-PROJECTING: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
+MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("replacement", Replacement, {}),
     ("RePaint, U = 5", RePaint, {"resamples": 5}),
     ("ILVR, b = 0", ILVR, {"until": 0.0}),
@@ -47,25 +47,19 @@ PROJECTING: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a ro
     ("CoPaint, ξ = 0.3", CoPaint, {"xi": 0.3}),
     ("CoPaint, ξ = 1", CoPaint, {"xi": 1.0}),
     ("CoPaint, ξ = 3", CoPaint, {"xi": 3.0}),
+    ("ΠGDM, η = 0.1", PiGDM, {"eta": 0.1}),
+    ("ΠGDM, η = 0.5", PiGDM, {"eta": 0.5}),
+    ("ΠGDM, η = 1", PiGDM, {"eta": 1.0}),
+    ("DDRM, η = 0.1", DDRM, {"eta": 0.1}),
+    ("DDRM, η = 0.5", DDRM, {"eta": 0.5}),
+    ("DDRM, η = 0.85", DDRM, {"eta": 0.85}),
+    ("TMPD", TMPD, {}),
+    ("MMPS", MMPS, {}),
+    ("SDA, γ = 0.3, C = 2", SDA, {"gamma": 0.3, "corrections": 2}),
+    ("SDA, γ = 1, C = 0", SDA, {"gamma": 1.0, "corrections": 0}),
+    ("SDA, γ = 1, C = 2", SDA, {"gamma": 1.0, "corrections": 2}),
+    ("SDA, γ = 3, C = 2", SDA, {"gamma": 3.0, "corrections": 2}),
 ]
-
-
-class Job(NamedTuple):
-    """A row of the table: its label, the method with its options, and the samples of a run."""
-
-    label: str
-    method: type[DiffusionSampler]
-    samples: int
-    options: dict[str, Any]
-
-
-def _require_list(name: str, values: Any, what: str, above: float, below: float, whole: bool = False) -> None:
-    """CSBError unless values is a list of different numbers in (above, below), whole ones where asked for."""
-    fits = isinstance(values, list) and all(
-        is_number(v) and above < v < below and (isinstance(v, int) or not whole) for v in values
-    )
-    if not fits or len(set(values)) < len(values):
-        raise CSBError(f"{name}={values!r} is not a list of different {what}; give {name}=[…]")
 
 
 @dataclass(frozen=True)
@@ -80,44 +74,24 @@ class MixtureSettings:
     schedule: dict[str, Any]
     particles: list[int]
     step_sizes: list[float]
-    etas: list[float]
-    gammas: list[float]
-    corrections: list[int]
 
     def __post_init__(self) -> None:
         for name in ("problems", "dx", "dy", "steps"):
             require_int(name, getattr(self, name), 1)
         require_int("samples", self.samples, 2)
-        for name in ("particles", "step_sizes", "gammas"):
-            _require_list(name, getattr(self, name), "positive numbers", 0, math.inf, name == "particles")
-        _require_list("etas", self.etas, "numbers in (0, 1]", 0, 1 + 1e-12)
-        _require_list("corrections", self.corrections, "numbers of at least 0", -1, math.inf, whole=True)
+        for name, kind in (("particles", int), ("step_sizes", (int, float))):
+            values = getattr(self, name)
+            fits = isinstance(values, list) and all(
+                is_number(v) and isinstance(v, kind) and 0 < v < math.inf for v in values
+            )
+            if not fits or len(set(values)) < len(values):
+                raise CSBError(f"{name}={values!r} is not a list of different positive numbers; give {name}=[…]")
         if not isinstance(self.schedule, dict) or self.schedule.get("schedule") not in SCHEDULES:
             raise CSBError(
                 f"schedule={self.schedule!r}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process"
             )
         self.grid  # noqa: B018 - a schedule that does not fit is told now
         self.of(0)
-
-    @property
-    def jobs(self) -> list[Job]:
-        """The rows."""
-        n = self.samples
-        return [
-            *(Job(f"TDS, K = {K}", TDS, K, {}) for K in self.particles),
-            Job(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {}),
-            *(Job(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in self.step_sizes),
-            *(Job(label, method, n, options) for label, method, options in PROJECTING),
-            *(Job(f"ΠGDM, η = {eta:g}", PiGDM, n, {"eta": eta}) for eta in self.etas),
-            *(Job(f"DDRM, η = {eta:g}", DDRM, n, {"eta": eta}) for eta in self.etas),
-            Job("TMPD", TMPD, n, {}),
-            Job("MMPS", MMPS, n, {}),
-            *(
-                Job(f"SDA, γ = {gamma:g}, C = {C}", SDA, n, {"gamma": gamma, "corrections": C})
-                for gamma in self.gammas
-                for C in self.corrections
-            ),
-        ]
 
     @property
     def grid(self) -> Grid:
@@ -163,9 +137,15 @@ def read(config: DictConfig) -> MixtureSettings:
 def mixture(config: DictConfig) -> None:
     """Prints the table."""
     setup = read(config)
-    floor = {count: statistics.mean(floors(setup, count)) for count in {job.samples for job in setup.jobs}}
+    n = setup.samples
+    jobs: list[tuple[str, type[DiffusionSampler], int, dict[str, Any]]] = []
+    jobs += [(f"TDS, K = {K}", TDS, K, {}) for K in setup.particles]
+    jobs += [(f"bootstrap SMC, K = {n}", BootstrapSMC, n, {})]
+    jobs += [(f"DPS, ζ = {zeta:g}", DPS, n, {"step_size": zeta}) for zeta in setup.step_sizes]
+    jobs += [(label, method, n, options) for label, method, options in MORE]
+    floor = {count: statistics.mean(floors(setup, count)) for count in {count for _, _, count, _ in jobs}}
     rows = []
-    for label, method, count, options in setup.jobs:
+    for label, method, count, options in jobs:
         mean, error = mean_and_error(distances(method, setup, count, **options))
         row = {"method": label, "samples": count, "sliced_w": mean, "standard_error": error, "floor": floor[count]}
         rows.append(row)

@@ -26,7 +26,7 @@ from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
 
 GUIDED: dict[str, type[DiffusionSampler]] = {
-    s.name: s for s in (TDS, BootstrapSMC, DPS, PiGDM, DDRM, TMPD, MMPS, SDA, Replacement, RePaint, ILVR, CoPaint)
+    s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR, CoPaint, PiGDM, DDRM, TMPD, MMPS, SDA)
 }
 _OWN = frozenset({"particles", "resampling", "ess_threshold"})  # arguments that settings of their own give
 

@@ -33,11 +33,14 @@ class PiGDM(MomentSampler):
     name = "pigdm"
     label = "ΠGDM"
     swept = ("eta", "η")
-    products = 1
 
     def __init__(self, *args: Any, eta: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, eta=eta, **settings)
         self.svd = self.operator.svd
+
+    @property
+    def products(self) -> int:
+        return 1
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
         s, r = self.svd.values.to(residual.device), self.likelihood.remaining(alpha_bar)

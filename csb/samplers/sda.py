@@ -1,19 +1,19 @@
 r"""SDA: score-based data assimilation (Rozet & Louppe 2023, eq. 12 and algorithms 3 and 4).
 
-p(y | z_k) is taken for N(y; H(x̂_0), σ² + γ g (1−ᾱ_k)/ᾱ_k), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. g =
-Var[H(x)]/v, number by number of y, turns variances of z into such of y (for data that vary equally in all directions
-it is the diagonal of A A*, on the scale of x), so that γ has no unit. For a prior N(m, v I) and orthogonal rows of A
-the exact γ is v/(v + (1−ᾱ)/ᾱ): 1 near the data, less at large noise, where γ = 1 follows y too little. H may be any
-function.
+p(y | z_k) is taken for N(y; H(x̂_0), σ² + γ g (1−ᾱ_k)/ᾱ_k), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. g
+turns variances of z into such of y, so that γ has no unit: the largest squared singular value of A on z's scale, or
+for another H the mean of Var[H(x)]/v over the numbers of y, v the variance of a coordinate of z. With that and γ ≥ 1
+no direction is corrected beyond what y says. For a prior N(m, v I) and A A* = gI the exact γ is v/(v + (1−ᾱ)/ᾱ): 1
+near the data, less at large noise, where γ = 1 follows y too little. H may be any function.
 
 Each step is DDIM's deterministic one with the posterior's guess x̂_0 + (1−ᾱ)/√ᾱ ∇log p(y | z_k). It is followed by
 corrections at the level reached, Langevin steps on its own approximate posterior, s = ∇log p_k(z) + ∇log p(y | z):
 
     z ← z + δ s + √(2δ) ε,   δ = τ (1−ᾱ_k) γ/(1 + γ),
 
-which forget the errors of the levels before: what counts is the law of the last levels, where γ = 1 is right. The
-paper's δ = τ d/‖s‖² depends on the state, which changes the law that the steps leave as it is; here it does not, and
-since (1 + γ)/(γ(1−ᾱ)) bounds the curvature of the two parts for orthogonal rows of A, τ < 2 is stable.
+which forget the errors of the levels before: what counts is the law of the last levels, where it is right. The paper's
+δ = τ d/‖s‖² depends on the state, which changes the law that the steps leave as it is; here it does not, and since (1
++ γ)/(γ(1−ᾱ)) bounds the curvature of the two parts for a linear H and a Gaussian prior, τ < 2 is stable.
 """
 
 import math
@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from csb.errors import CSBError, is_number, require_int
+from csb.problems import LinearProblem
 from csb.process import Noise, ddim, mix
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler, Guidance
@@ -54,7 +55,9 @@ class SDA(DiffusionSampler):
         self.gamma, self.corrections, self.step_size = float(gamma), corrections, float(step)
         spread = self.likelihood.spread
         self.noise_var = max(self.likelihood.noise_std, FLOOR * float(spread.mean().sqrt())) ** 2
-        self.gain = (spread / self.likelihood.z_variance).to(self.device)
+        self.gain = float(spread.mean()) / self.likelihood.z_variance
+        if isinstance(self.problem, LinearProblem):
+            self.gain = (self.denoiser.scale * float(self.problem.operator.svd.values.max())) ** 2
 
     def log_likelihood(self, y: Tensor, x_0: Tensor, alpha_bar: float) -> Tensor:
         """log p(y | z_k) up to a constant, (N,), float64."""

@@ -8,7 +8,8 @@ formula), so that p(y | z_k) = N(c; A x̂_0, A C A* + σ² I) and, with C held f
 For a Gaussian prior, of any covariance, that is exact. ``full`` makes the matrix A C A*, one vector–Jacobian product a
 number of y; ``diagonal`` is the paper's for images: the row sums A C A* 1 stand on a diagonal for the matrix, two
 products in all. That is exact where A C A* is diagonal; elsewhere numbers of y that vary together count for so much
-less. A row sum below 0, where a number of y varies against the others, is taken for 0.
+less. A row sum below 0, where a number of y varies against the others, is taken for 0, which bounds nothing: where
+σ = 0 the likelihood's floor stands for it.
 """
 
 from typing import Any
@@ -47,10 +48,10 @@ class TMPD(MomentSampler):
         return self.numbers if self.full else 2
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
-        var = self.positive_std**2
         if not self.full:
             rows = self.operator(spread(torch.ones_like(residual))).clamp_min(0)
-            return spread(residual / (rows + var))
+            return spread(residual / (rows + max(self.std, self.likelihood.floor / self.denoiser.scale) ** 2))
+        var = self.positive_std**2
         eye = torch.eye(self.numbers, dtype=residual.dtype, device=residual.device)
         columns = [spread(e.unflatten(0, self.y_shape).expand_as(residual)) for e in eye]
         matrix = torch.stack([self.operator(column).flatten(1) for column in columns], dim=2)

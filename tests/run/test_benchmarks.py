@@ -5,6 +5,7 @@ import pytest
 from csb.errors import CSBError
 from csb.run import cli
 from csb.run.benchmark import validate
+from csb.run.mixture import MORE
 
 
 def refuse(*arguments):
@@ -25,17 +26,7 @@ class TestOverheads:
 
 
 class TestMixture:
-    SMALL = (
-        "suite=mixture",
-        "problems=2",
-        "samples=60",
-        "steps=8",
-        "particles=[8,60]",
-        "step_sizes=[0.1]",
-        "etas=[0.5]",
-        "gammas=[1]",
-        "corrections=[0,1]",
-    )
+    SMALL = ("suite=mixture", "problems=2", "samples=60", "steps=8", "particles=[8,60]", "step_sizes=[0.1]")
 
     def test_table(self, command):
         done = command(*self.SMALL, script="scripts/benchmark.py")
@@ -43,11 +34,9 @@ class TestMixture:
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
         values = {label: [float(cell) for cell in others] for label, *others in cells}
         assert list(values) == [
-            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", "replacement",
-            "RePaint, U = 5", "ILVR, b = 0", "ILVR, b = 0.1", "CoPaint, ξ = 0.3", "CoPaint, ξ = 1", "CoPaint, ξ = 3",
-            "ΠGDM, η = 0.5", "DDRM, η = 0.5", "TMPD", "MMPS", "SDA, γ = 1, C = 0", "SDA, γ = 1, C = 1",
+            "TDS, K = 8", "TDS, K = 60", "bootstrap SMC, K = 60", "DPS, ζ = 0.1", *(label for label, _, _ in MORE)
         ]  # fmt: skip
-        assert [of[0] for of in values.values()] == [8, *[60] * 16]
+        assert [of[0] for of in values.values()] == [8, *[60] * (3 + len(MORE))]
         assert all(0 < floor < distance for _, distance, _, floor in values.values())
 
     @pytest.mark.parametrize(
@@ -56,10 +45,6 @@ class TestMixture:
             ("problems=0", "problems=0 is not possible"),
             ("particles=[0]", "particles=[0] is not a list of different positive numbers"),
             ("particles=[1.5]", "particles=[1.5] is not a list of different positive numbers"),
-            ("etas=[1.5]", "etas=[1.5] is not a list of different numbers in (0, 1]"),
-            ("gammas=[0]", "gammas=[0] is not a list of different positive numbers"),
-            ("corrections=[-1]", "corrections=[-1] is not a list of different numbers of at least 0"),
-            ("corrections=[0.5]", "corrections=[0.5] is not a list of different numbers of at least 0"),
             ("step_sizes=3", "step_sizes=3 is not a list of different positive numbers"),
             ("particles=[8,8]", "particles=[8, 8] is not a list of different positive numbers"),
             ("step_sizes=[inf]", "step_sizes=[inf] is not a list of different positive numbers"),

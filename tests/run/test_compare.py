@@ -44,8 +44,8 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert "report" in out
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     found = {m["name"]: m for m in report["methods"]}
-    linear = ["pigdm", "ddrm", "tmpd", "mmps", "sda"]  # A A* is no multiple of I: no replacement, RePaint or ILVR
-    assert list(found) == ["bridge_run", "tds", "smc", "dps", *linear, "copaint", "exact"]
+    linear = ["pigdm", "ddrm", "tmpd", "mmps", "sda"]
+    assert list(found) == ["bridge_run", "tds", "smc", "dps", "copaint", *linear, "exact"]  # A A* is no multiple of I
     assert any("replacement is left out" in warning for warning in report["warnings"])
     assert (found["tds"]["forward_evaluations"], found["tds"]["backward_evaluations"]) == (40, 40)
     assert found["tds"]["metrics"]["mean_error"] < 0.25 < found["dps"]["metrics"]["cov_error"]
@@ -58,7 +58,7 @@ def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
         tmp_path, "train.py", "experiment=linear_gaussian", "evaluate=true", f"out={tmp_path}", "name=run", *SMALL,
         "metrics.exact_observations=2", "metrics.compare_observations=4", "metrics.compare_samples=8", "baselines.T=10",
         "baselines.sweeps.dps=[0.3]", "baselines.sweep_observations=3", "metrics.c2st_samples=50",
-        "baselines.methods=[tds,smc,dps,replacement]",
+        "baselines.methods=[tds,smc,dps,replacement,copaint]",
     )  # fmt: skip
     folder = tmp_path / "run"
     assert (folder / "report.html").stat().st_size > 10_000

@@ -17,7 +17,7 @@ SCHEDULES = {
 
 
 def setup(schedule="linear"):
-    return MixtureSettings(10, 8, 1, 1000, 100, SCHEDULES[schedule], [1000], [0.1], [1.0], [1.0], [2])
+    return MixtureSettings(10, 8, 1, 1000, 100, SCHEDULES[schedule], [1000], [0.1])
 
 
 def distance(method, n, schedule="linear", **options):
