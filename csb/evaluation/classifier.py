@@ -121,6 +121,17 @@ def digit_probabilities(model: nn.Module, images: Tensor, batch: int = 1000) -> 
     return torch.cat(parts).to(images.device)
 
 
+@torch.no_grad()
+def digit_features(model: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
+    """(B, 128), float32, on the CPU: what the classifier's last layer reads of images, as for digit_probabilities."""
+    _check(images)
+    assert isinstance(model, nn.Sequential)
+    device = next(model.parameters()).device
+    hidden = nn.Sequential(*list(model)[:-1])
+    parts = [hidden(part.to(device=device, dtype=torch.float32).clamp(0, 1)) for part in images.split(batch)]
+    return torch.cat(parts).cpu()
+
+
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The fraction in [0, 1] of images (B, 1, 28, 28) whose most probable digit is the label (B,)."""
     _check(images, labels)

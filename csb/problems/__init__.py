@@ -16,6 +16,7 @@ from csb.problems.bounded import Probit, Reflect
 from csb.problems.class_problem import ClassProblem
 from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
+from csb.problems.mixture_class import MixtureClass
 from csb.problems.mixture_math import Mixture
 from csb.problems.mnist_class import MnistClass
 from csb.problems.mnist_deblur import MnistDeblur
@@ -52,6 +53,7 @@ __all__ = [
     "LinearProblem",
     "Matrix",
     "Mixture",
+    "MixtureClass",
     "MixturePosterior",
     "MnistClass",
     "MnistDeblur",

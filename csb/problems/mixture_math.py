@@ -84,6 +84,10 @@ class Mixture:
         """log p(x), (B, d) → (B,)."""
         return self._log_terms(x.double()).logsumexp(dim=0).to(x.dtype)
 
+    def log_responsibilities(self, x: Tensor) -> Tensor:
+        """log γ_k(x), (B, d) → (B, K); finite and differentiable where γ_k itself is 0 to rounding."""
+        return self._log_terms(x.double()).log_softmax(dim=0).T.to(x.dtype)
+
     def responsibilities(self, x: Tensor) -> Tensor:
         """γ_k(x), (B, d) → (B, K)."""
         return self._log_terms(x.double()).softmax(dim=0).T.to(x.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.evaluation.chunks import pairs_at_once
+from csb.evaluation.classes import class_result, reference_of
 from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
 from csb.evaluation.held_out import held_out
 from csb.evaluation.images import digit_classifier
@@ -20,16 +21,16 @@ from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
-from csb.problems import Pairs, Problem
+from csb.problems import ClassProblem, Pairs, Problem
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.load import Run
-from csb.samplers import BridgeSampler, ExactSampler, Likelihood, ParticleSampler, horizon, horizon_bias
+from csb.run.twist import twist_of
+from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler, horizon, horizon_bias
 from csb.samplers.build import GUIDED, BaselineSettings, Guide
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
-_LIKELIHOOD = 5_000  # training pairs behind the likelihood's scales
 logger = logging.getLogger(__name__)
 
 
@@ -68,7 +69,7 @@ def build_methods(
         made = BridgeSampler(one.bridge, **vars(sampler))
         methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
     if denoiser is not None:
-        guide = _guide(run, denoiser, baselines)
+        guide = _guide(run, denoiser, baselines, seed)
         warnings += horizon_warnings(guide)
         found, left_out = _guided(guide, run, baselines, seed)
         methods, warnings = methods + found, warnings + left_out
@@ -80,10 +81,10 @@ def build_methods(
     return Comparison(methods, warnings)
 
 
-def _guide(run: Run, denoiser: Denoiser, settings: BaselineSettings) -> Guide:
+def _guide(run: Run, denoiser: Denoiser, settings: BaselineSettings, seed: int) -> Guide:
     """What the guided samplers share, on the run's schedule with a horizon that is given or suits the data."""
     problem = run.problem
-    likelihood = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD), settings.min_std)
+    likelihood = twist_of(problem, denoiser, run.folder, settings.min_std, seed)
     end = settings.alpha_bar_end
     if end is None:
         end = horizon(likelihood.z_variance**0.5, denoiser.alpha_bar_end)
@@ -221,6 +222,8 @@ def _score(
     seed: int,
 ) -> MethodResult:
     problem = run.problem
+    if isinstance(problem, ClassProblem) and classifier is not None:
+        return class_result(drawn, test, classifier, reference_of(problem))
     if problem.is_digit:
         return image_result(drawn, test, classifier, hole_mask(run.bridge, test.y), seed)
     result = point_result(drawn, test, seed)

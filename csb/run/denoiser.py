@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
-from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, Problem, SbiGaussianLinear
+from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def exact_denoiser(problem: Problem) -> Denoiser | None:
     """The denoiser in closed form, or None where there is none."""
-    if isinstance(problem, GaussianMixture | SbiGaussianLinear):
+    if isinstance(problem, GaussianMixture | MixtureClass | SbiGaussianLinear):
         return MixtureDenoiser(problem.mixture)
     if isinstance(problem, LinearGaussian):
         return MixtureDenoiser(Mixture.isotropic(problem.dx, 1.0))

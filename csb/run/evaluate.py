@@ -7,6 +7,9 @@ import torch
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
+from csb.evaluation.chunks import pairs_at_once
+from csb.evaluation.classes import class_result, reference_of
+from csb.evaluation.comparison import Method, draw
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.held_out import held_out, held_out_scores
 from csb.evaluation.images import digit_classifier, score_digits
@@ -16,12 +19,14 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import draw_samples
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.networks.denoiser import Denoiser
-from csb.problems import AdditiveNoise, LinearGaussian
+from csb.problems import ClassProblem, LinearGaussian
 from csb.process import seeded
 from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
 from csb.run.denoiser import stored_denoiser, train_stage
 from csb.run.load import Run
+from csb.run.twist import can_be_guided
+from csb.samplers import BridgeSampler
 from csb.samplers.build import BaselineSettings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +54,9 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
     """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
     problem = run.problem
     problem.prepare()
-    table = _images if problem.is_digit else _exact if problem.has_exact_posterior else _held_out
+    table = _exact if problem.has_exact_posterior else _held_out
+    if problem.is_digit:
+        table = _classes if isinstance(problem, ClassProblem) else _images
     tables = table(run, sampler, metrics, seed)
     if run.history:
         keys = (
@@ -69,7 +76,7 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
 
 def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = True) -> Denoiser | None:
     """The denoiser for a comparison: exact, stored, or trained now and stored. None where none is needed."""
-    if not baselines.methods or not isinstance(run.problem, AdditiveNoise):
+    if not baselines.methods or not can_be_guided(run.problem):
         return None
     found = stored_denoiser(run.problem, run.folder, run.bridge.device)
     if found is not None:
@@ -123,6 +130,19 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
         ],
         "pixel std of the last iteration against its error, in ten bins of pixels": reliability,
     }
+
+
+def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    test, n = run.problem.pairs("test", metrics.observations), metrics.samples
+    classifier, accuracy = digit_classifier(run.config["problem"]["root"], seed)
+    real, rows = reference_of(run.problem), []
+    for iteration, bridge in iterations(run):
+        method = Method("bridge", "bridge", BridgeSampler(bridge, **vars(sampler)))
+        found = class_result(draw(method, test.y, n, seed, pairs_at_once(n)), test, classifier, real)
+        cost = {"calls": found.forward_evaluations, "seconds": found.seconds}
+        rows.append({"iteration": iteration, **found.metrics, **cost})
+    title = f"samples of classes, {len(test.x)} × {n} (classifier: {accuracy:.2%} on the test set)"
+    return {title: rows}
 
 
 def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:

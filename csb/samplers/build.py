@@ -14,8 +14,8 @@ from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.dps import DPS
+from csb.samplers.guidance import ClassifierGuidance
 from csb.samplers.ilvr import ILVR
-from csb.samplers.likelihood import Likelihood
 from csb.samplers.mmps import MMPS
 from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint
@@ -24,10 +24,14 @@ from csb.samplers.resampling import RESAMPLING
 from csb.samplers.sda import SDA
 from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
+from csb.samplers.twist import Twist
 
 GUIDED: dict[str, type[DiffusionSampler]] = {
-    s.name: s for s in (TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR, CoPaint, PiGDM, DDRM, TMPD, MMPS, SDA)
-}
+    s.name: s
+    for s in (
+        TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR, CoPaint, PiGDM, DDRM, TMPD, MMPS, SDA, ClassifierGuidance
+    )
+}  # fmt: skip
 _OWN = frozenset({"particles", "resampling", "ess_threshold"})  # arguments that settings of their own give
 
 
@@ -141,7 +145,7 @@ class Guide:
 
     problem: Problem
     denoiser: Denoiser
-    likelihood: Likelihood
+    likelihood: Twist
     grid: Grid
     settings: BaselineSettings
     precision: str = "32-true"

@@ -18,6 +18,7 @@ from csb.problems import Problem
 from csb.process import Grid, Reference, mix
 from csb.samplers.base import Sampler
 from csb.samplers.likelihood import Likelihood
+from csb.samplers.twist import Twist
 
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
 LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
@@ -46,7 +47,8 @@ class DiffusionSampler(Sampler):
     Args:
         problem: gives the shapes, and what is known of x for sure (:meth:`csb.problems.Problem.impose`).
         denoiser: of the prior p(x).
-        likelihood: see :class:`csb.samplers.likelihood.Likelihood`.
+        likelihood: see :class:`csb.samplers.likelihood.Likelihood`; any other twist for a method that needs no
+            residual y − H(x).
         grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
         batch_size: states a network call; bounds the memory of activations.
         precision: "32-true" or "bf16-mixed", of the network calls.
@@ -54,16 +56,19 @@ class DiffusionSampler(Sampler):
     Attributes:
         label: the method's name in tables.
         swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
+        any_twist: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError unless
+            the likelihood is one of y = H(x) + noise.
     """
 
     label: ClassVar[str]
     swept: ClassVar[tuple[str, str] | None] = None
+    any_twist: ClassVar[bool] = False
 
     def __init__(
         self,
         problem: Problem,
         denoiser: Denoiser,
-        likelihood: Likelihood,
+        likelihood: Twist,
         grid: Grid,
         batch_size: int = 256,
         precision: str = "32-true",
@@ -71,9 +76,20 @@ class DiffusionSampler(Sampler):
         super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device)
         require_int("batch_size", batch_size, 1)
         autocast(precision, self.device)  # raises for an unknown one
-        self.problem, self.denoiser, self.likelihood = problem, denoiser.eval().requires_grad_(False), likelihood
+        self.problem, self.denoiser, self.twist = problem, denoiser.eval().requires_grad_(False), likelihood
+        if not self.any_twist and not isinstance(likelihood, Likelihood):
+            raise CSBError(
+                f"{problem.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method that "
+                f"needs only a differentiable likelihood is tds, smc or guidance"
+            )
         self.grid, self.reference = grid, Reference(grid)
         self.batch_size, self.precision = batch_size, precision
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """That of y = H(x) + noise."""
+        assert isinstance(self.twist, Likelihood)  # checked where the sampler is made
+        return self.twist
 
     def denoise(self, z: Tensor, k: int) -> Tensor:
         """x̂_0 (in z's units) at step k, ``batch_size`` states a network call."""

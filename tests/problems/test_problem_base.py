@@ -10,8 +10,8 @@ from csb.problems import BOD, PROBLEMS, TRANSFORMS, LinearGaussian, build_proble
 from csb.process import seeded
 
 SIMULATED = [
-    "bod", "gaussian_mixture", "linear_gaussian", "sbi_gaussian_linear", "sbi_gaussian_linear_uniform",
-    "sbi_gaussian_mixture", "two_moons",
+    "bod", "gaussian_mixture", "linear_gaussian", "mixture_class", "sbi_gaussian_linear",
+    "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "two_moons",
 ]  # fmt: skip
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
 

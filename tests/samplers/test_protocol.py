@@ -25,6 +25,7 @@ PASSES = {  # forward and backward, on GRID
     "tmpd": (6, 12),
     "mmps": (6, 18),
     "sda": (16, 16),
+    "guidance": (6, 6),
 }
 ALL = ["bridge", "exact", *GUIDED, *AMORTIZED]
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)

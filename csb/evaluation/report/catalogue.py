@@ -82,6 +82,11 @@ _ALL = (
     Metric("energy_score", "Energy score", "Accuracy",
            "The CRPS of all coordinates jointly: a proper score that also sees wrong dependence between them.",
            "", "lower", ranked=True),
+    Metric("frechet", "Fréchet", "Accuracy",
+           "Fréchet distance between the classifier's features of the samples of a class and of real images of it, "
+           "averaged over classes. It rises where few samples carry the weight.", "", "lower", ranked=True),
+    Metric("frechet_floor", "Fréchet, floor", "Accuracy",
+           "The same of as many other real images: what a perfect sampler would score."),
     Metric("sliced_w", "Sliced W", "Distance to the exact posterior",
            "Sliced Wasserstein distance between samples and exact posterior samples, averaged over directions.",
            "", "lower", ranked=True),
@@ -108,6 +113,9 @@ _ALL = (
     Metric("ratio_fair", "Spread/skill, fair", "Calibration",
            "Spread/skill times (1 + 1/n): 1 for a calibrated sampler with any number n of samples.",
            "", "target", target=1.0, ratio=True, ranked=True),
+    Metric("variance_ratio", "Variance ratio", "Calibration",
+           "Variance of the samples of a class over that of real images of it, averaged over classes: below 1 they are "
+           "less diverse.", "", "target", target=1.0, ratio=True, ranked=True),
     Metric("coverage_deviation", "Coverage gap", "Calibration",
            "Mean distance between the share of truths inside credible regions and their nominal level.",
            "", "lower", ranked=True),

@@ -1,0 +1,87 @@
+"""Gaussians in the plane and which of them a point is from: classes with everything known in closed form.
+
+p(y = c | x) = γ_c(x) ∝ w_c N(x; m_c, S_c), and p(x | y = c) = N(m_c, S_c). The exact twist p(y = c | x_k) of a noisy
+state is the same of the diffused mixture (:mod:`csb.problems.mixture_math`).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems.base import Simulated, register, require_at_least
+from csb.problems.class_problem import ClassProblem
+from csb.problems.linear_gaussian import GaussianPosterior
+from csb.problems.mixture_math import Mixture
+from csb.problems.transform import Standardise
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class MixtureClass(Simulated, ClassProblem):
+    """x in ℝ² from one of several Gaussians on a circle, which overlap; y is which, one-hot.
+
+    Component c = 0..components−1 has the weight (1 + c)/Σ, its mean on a circle at the angle 2πc/components, and the
+    variances 1 along the radius and ¼ across.
+
+    Args:
+        components: at least 2.
+        radius: of the circle, > 0.
+        n_train, n_val, n_test, seed: as in :class:`Simulated`.
+    """
+
+    components: int = 4
+    radius: float = 1.5
+    n_train: int = 100_000
+    n_val: int = 10_000
+    n_test: int = 10_000
+    seed: int = 0
+
+    name = "mixture_class"
+    has_exact_posterior = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("components", self.components, 2)
+        require_at_least("radius", self.radius, 0, strictly=True)
+        if not math.isfinite(self.radius):
+            raise CSBError(f"radius={self.radius!r} is not finite; give the radius of a circle")
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (2,)
+
+    @property
+    def classes(self) -> int:
+        return self.components
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """The prior."""
+        angle = 2 * math.pi * torch.arange(self.components, dtype=torch.float64) / self.components
+        out = torch.stack([angle.cos(), angle.sin()], dim=1)
+        radial = out[:, :, None] * out[:, None]
+        weights = 1 + torch.arange(self.components, dtype=torch.float64)
+        covs = 0.25 * torch.eye(2, dtype=torch.float64) + 0.75 * radial
+        return Mixture(weights / weights.sum(), self.radius * out, covs)
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """The exact log p(y = c | x) of every class, (B, 2) → (B, components); differentiable."""
+        return self.mixture.log_responsibilities(x)
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.mixture.sample(n, generator).float()
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        chance = self.log_probabilities(x).exp()
+        return self.one_hot(torch.multinomial(chance, 1, generator=generator)[:, 0])
+
+    def new_transform(self) -> Standardise:
+        return Standardise(self.x_shape, self.y_shape)
+
+    def posterior(self, y: Tensor) -> GaussianPosterior:
+        c = self.class_of(y)
+        return GaussianPosterior(self.mixture.means[c], self.mixture.covs[c])

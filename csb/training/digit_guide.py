@@ -1,0 +1,119 @@
+r"""Training of the classifier that guides samplers to a digit.
+
+It is fitted to what it will see: x̂_0(z_k) of digits noised to levels ᾱ_k, angles arccos √ᾱ uniform up to the denoiser's
+horizon, and clean digits for half of each batch. The best classifier of x̂_0 and ᾱ is p(y | x̂_0, ᾱ) =
+E[p(y | z_k) | x̂_0], which far from the data is nearly the prior's share of y, where a classifier of clean digits would
+be sure. What is left of overconfidence is taken away by one temperature, the best on validation digits.
+
+It is another network than the one that scores samples (:mod:`csb.evaluation.classifier`), with other weights at the
+start and other inputs: a sampler is not to be judged by the classifier that guided it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from csb.networks.denoiser import Denoiser
+from csb.networks.digit_guide import DigitGuide
+from csb.process import seeded
+
+STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3
+LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are told
+TEMPERATURES = torch.logspace(-1, 1, 41, base=2)  # ½ to 2
+_KEY = 91  # of the random streams
+_CHUNK = 500
+
+
+def angles_to_levels(angle: Tensor) -> Tensor:
+    """ᾱ = cos² of an angle."""
+    return angle.cos().square()
+
+
+@torch.no_grad()
+def denoised(denoiser: Denoiser, x: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor:
+    """x̂_0(z_k) in data units of digits x (B, 1, 28, 28) noised to ᾱ (B,); x itself where ᾱ = 1."""
+    out = x.clone()
+    noisy = alpha_bar < 1
+    if bool(noisy.any()):
+        a = alpha_bar[noisy][:, None, None, None]
+        z = a.sqrt() * denoiser.encode(x[noisy]) + (1 - a).sqrt() * noise[noisy]
+        out[noisy] = denoiser.decode(denoiser(z.float(), alpha_bar[noisy])).to(out)
+    return out
+
+
+def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int, steps: int = STEPS) -> DigitGuide:
+    """A classifier of x̂_0 at temperature 1, in evaluation mode on the denoiser's device: AdamW, one-cycle rate.
+
+    Args:
+        images: (N, 1, 28, 28), floats in [0, 1].
+        labels: (N,), integers 0–9.
+        denoiser: of the digits; its horizon bounds the noise.
+        seed: sets weights, batches and noise.
+        steps: of 128 digits.
+    """
+    device = denoiser.shift.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(seed, _KEY, 0).initial_seed())
+        model = DigitGuide().to(device)
+    generator = seeded(seed, _KEY, 1)
+    furthest = math.acos(math.sqrt(denoiser.alpha_bar_end))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps + 1, pct_start=0.2)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (BATCH,), generator=generator)
+        angle = furthest * torch.rand(BATCH, generator=generator)
+        angle[: BATCH // 2] = 0
+        level = angles_to_levels(angle).to(device)
+        x = images[chosen].to(device)
+        seen = denoised(denoiser, x, level, torch.randn(x.shape, generator=generator).to(device))
+        loss = nnf.nll_loss(model(seen, level), labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, alpha_bar: float, seed: int) -> Tensor:
+    """Of denoised images (N, 1, 28, 28) at one level, (N, 10), on the CPU."""
+    device, generator, found = denoiser.shift.device, seeded(seed, _KEY, 2), []
+    for part in images.split(_CHUNK):
+        x, level = part.to(device), torch.full((len(part),), alpha_bar, device=device)
+        seen = denoised(denoiser, x, level, torch.randn(x.shape, generator=generator).to(device))
+        found.append(model(seen, level).cpu())
+    return torch.cat(found)
+
+
+def levels_of(denoiser: Denoiser) -> list[float]:
+    """:data:`LEVELS` that the denoiser was trained at."""
+    return [level for level in LEVELS if level >= denoiser.alpha_bar_end]
+
+
+def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int) -> float:
+    """Sets the temperature, among ½ … 2, to that with the least log-loss over all :data:`LEVELS`, and returns it.
+
+    Args:
+        model: changed in place; its temperature must be 1.
+        images, labels: held out from training, (N, 1, 28, 28) and (N,).
+    """
+    logits = [_log_probabilities(model, images, denoiser, level, seed) for level in levels_of(denoiser)]
+    target = labels.repeat(len(logits))
+    losses = torch.stack([nnf.cross_entropy(torch.cat(logits) / t, target) for t in TEMPERATURES])
+    best = TEMPERATURES[losses.argmin()]
+    model.temperature.fill_(float(best))
+    return float(best)
+
+
+def guide_figures(
+    model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int
+) -> list[dict[str, float]]:
+    """At each of :data:`LEVELS`: alpha_bar, accuracy in [0, 1], log_loss in nats (log 10 = 2.30 for no knowledge)."""
+    rows = []
+    for level in levels_of(denoiser):
+        found = _log_probabilities(model, images, denoiser, level, seed)
+        right = float((found.argmax(1) == labels).double().mean())
+        rows.append({"alpha_bar": level, "accuracy": right, "log_loss": float(nnf.nll_loss(found, labels))})
+    return rows

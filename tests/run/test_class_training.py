@@ -1,0 +1,137 @@
+"""Digits of a class, from the training to the report, on fabricated digits and with tiny networks."""
+
+import json
+import logging
+
+import pytest
+import torch
+from conftest import ROOT
+from demo_examples import write_digits
+from hydra import compose, initialize_config_dir
+
+from csb.bridge.checkpoint import save_denoiser
+from csb.errors import CSBError
+from csb.evaluation.classifier import DigitClassifier
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.networks.denoiser import DenoiserSpec, MixtureDenoiser, build_denoiser
+from csb.problems import MixtureClass, MnistClass, TwoMoons, mnist
+from csb.run import twist
+from csb.run.config import read
+from csb.run.denoiser import stored_denoiser
+from csb.run.evaluate import compare_run, evaluate
+from csb.run.load import load_run
+from csb.run.train import train
+from csb.run.twist import can_be_guided, digit_guide, twist_of
+from csb.training import digit_guide as training
+
+TINY = [
+    "experiment=mnist_class", "L=1", "T=3", "progress=false", "logger=none", "trainer.precision=32-true",
+    "network.options={channels: 8, multipliers: [1, 1], attention: false}", "objective.rank=2", "ipf.batch_size=16",
+    "ipf.first_steps=4", "ipf.observe_every=1000", "ipf.inflate=false", "ipf.select=last", "baselines.T=2",
+    "baselines.particles=[1,2]", "baselines.sweeps.guidance=[1,2]", "baselines.sweep_observations=2",
+    "baselines.sweep_samples=2", "metrics.observations=20", "metrics.samples=4", "metrics.picture_rows=3",
+]  # fmt: skip
+METRICS = MetricsSettings(observations=20, samples=4, compare_observations=6, compare_samples=4, picture_rows=3)
+
+
+def classifier(root, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DigitClassifier().eval(), 0.1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("class")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(twist, "_TRAIN", 20)
+        patch.setattr(twist, "_HELD_OUT", 20)
+        patch.setattr(mnist, "MD5", write_digits(folder))
+        patch.setattr(mnist, "SOURCES", ())
+        patch.setattr(training, "train_guide", lambda *a, seed: _TRAIN_GUIDE(*a, seed=seed, steps=2))
+        yield folder
+
+
+_TRAIN_GUIDE = training.train_guide
+
+
+def denoiser():
+    network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
+    return build_denoiser(DenoiserSpec(network, (1, 28, 28), 0.5, 1e-3)).eval()
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("evaluate", "compare"):
+            patch.setattr(f"csb.run.{module}.digit_classifier", classifier)
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("train", [*TINY, f"problem.root={data}", f"out={data}"])
+        settings = read(config)
+        result = train(settings)
+        run = load_run(data / "mnist_class", "cpu")
+        about = {"problem": {"name": "mnist_inpaint"}, "config": {}}  # the same prior, so that its denoiser will do
+        save_denoiser(run.folder / "denoiser.pt", denoiser(), about)
+        tables = evaluate(run, SamplerSettings(), METRICS, 0)
+        compare_run(run, [], settings.baselines, SamplerSettings(), METRICS, 0, "a command", bar=False)
+    return run, result, tables
+
+
+def test_scores_are_those_of_a_class(trained):
+    _, result, tables = trained
+    (row,) = next(iter(tables.values()))
+    for figures in (result, row):
+        assert not [key for key in figures if "psnr" in key]
+        assert figures["energy_score"] > 0
+    assert {"digit_accuracy", "digit_entropy", "frechet", "frechet_floor", "variance_ratio", "calls"} <= set(row)
+    assert row["calls"] == 3
+
+
+def test_the_report_compares_what_needs_no_residuals(trained):
+    run, _, _ = trained
+    report = json.loads((run.folder / "report.json").read_text())
+    found = {method["name"]: method for method in report["methods"]}
+    assert list(found)[:5] == ["bridge_mnist_class", "tds_1", "tds_2", "smc_2", "guidance"]
+    assert any("DPS is left out: mnist_class has no likelihood y = H(x) + noise" in w for w in report["warnings"])
+    for method in found.values():
+        assert {"digit_accuracy", "frechet", "variance_ratio", "energy_score"} <= set(method["metrics"])
+        assert not [key for key in method["metrics"] if "psnr" in key or "ssim" in key]
+    assert len(found["guidance"]["sweeps"][0]["rows"]) == 2
+    assert (run.folder / "report.html").stat().st_size > 10_000
+    assert (run.folder / "evaluation.png").stat().st_size > 10_000
+
+
+def test_the_guiding_classifier_is_kept_for_its_denoiser(data, tmp_path, caplog):
+    problem, one = MnistClass(root=str(data)), denoiser()
+    first = digit_guide(problem, one, tmp_path, 0)
+    caplog.set_level(logging.WARNING)
+    again = digit_guide(problem, one, tmp_path, 1)  # from the file, whatever the seed
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+    assert not caplog.records
+    figures = torch.load(tmp_path / "guide.pt", weights_only=True)["figures"]
+    assert [row["alpha_bar"] for row in figures] == [1.0, 0.9, 0.5, 0.1, 0.01]
+    with torch.no_grad():
+        next(one.parameters()).add_(1)
+    digit_guide(problem, one, tmp_path, 0)
+    assert "was made for another denoiser" in caplog.text
+    (tmp_path / "guide.pt").write_bytes(b"no file of torch's")
+    digit_guide(problem, one, tmp_path, 0)
+    assert "is no guiding classifier" in caplog.text
+
+
+def test_a_denoiser_of_another_prior_is_refused(tmp_path):
+    save_denoiser(tmp_path / "denoiser.pt", denoiser(), {"problem": {"name": "two_moons"}, "config": {}})
+    with pytest.raises(CSBError, match="is a denoiser of two_moons, not mnist_class; remove it"):
+        stored_denoiser(MnistClass(), tmp_path, "cpu")
+
+
+def test_exact_classes_need_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(twist, "_TRAIN", 5000)
+    problem = MixtureClass(n_train=6000)
+    found = twist_of(problem, MixtureDenoiser(problem.mixture), tmp_path, 1.0, 0)
+    x, y = problem.pairs("test", 5)[:2]
+    expected = (problem.mixture.responsibilities(x.double()) * y).sum(1).log()
+    torch.testing.assert_close(found.log_prob(y, x.double(), 0.5), expected)
+    assert found.z_variance == pytest.approx(float(problem.mixture.cov.diagonal().mean()), rel=0.05)
+    assert not can_be_guided(TwoMoons())
+    assert not list(tmp_path.iterdir())
