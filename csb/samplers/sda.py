@@ -1,10 +1,11 @@
 r"""SDA: score-based data assimilation (Rozet & Louppe 2023, eq. 12 and algorithms 3 and 4).
 
-p(y | z_k) is taken for N(y; H(x̂_0), σ² + γ g (1−ᾱ_k)/ᾱ_k), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. g
-turns variances of z into such of y, so that γ has no unit: the largest squared singular value of A on z's scale, or
-for another H the mean of Var[H(x)]/v over the numbers of y, v the variance of a coordinate of z. With that and γ ≥ 1
-no direction is corrected beyond what y says. For a prior N(m, v I) and A A* = gI the exact γ is v/(v + (1−ᾱ)/ᾱ): 1
-near the data, less at large noise, where γ = 1 follows y too little. H may be any function.
+p(y | z_k) is taken for N(y; H(x̂_0), σ² I + γ (1−ᾱ_k)/ᾱ_k G), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. G
+turns variances of z into such of y: for a linear H = A it is A A* on z's scale, by A's singular values (the paper has a
+multiple of I, which softens small singular values too much); for another H it is gI, g the mean of Var[H(x)]/v over
+the numbers of y and v the variance of a coordinate of z. For a prior N(m, v I) and a linear H the exact γ is
+v/(v + (1−ᾱ)/ᾱ): 1 near the data, less at large noise, where γ = 1 follows y too little. With γ ≥ 1 and A A* no
+direction is corrected beyond what y says, whatever the prior.
 
 Each step is DDIM's deterministic one with the posterior's guess x̂_0 + (1−ᾱ)/√ᾱ ∇log p(y | z_k). It is followed by
 corrections at the level reached, Langevin steps on its own approximate posterior, s = ∇log p_k(z) + ∇log p(y | z):
@@ -56,13 +57,17 @@ class SDA(DiffusionSampler):
         spread = self.likelihood.spread
         self.noise_var = max(self.likelihood.noise_std, FLOOR * float(spread.mean().sqrt())) ** 2
         self.gain = float(spread.mean()) / self.likelihood.z_variance
-        if isinstance(self.problem, LinearProblem):
-            self.gain = (self.denoiser.scale * float(self.problem.operator.svd.values.max())) ** 2
+        self.svd = self.problem.operator.svd if isinstance(self.problem, LinearProblem) else None
 
     def log_likelihood(self, y: Tensor, x_0: Tensor, alpha_bar: float) -> Tensor:
         """log p(y | z_k) up to a constant, (N,), float64."""
-        var = self.noise_var + self.gamma * self.gain * ((1 - alpha_bar) / alpha_bar)
-        return -0.5 * ((y - self.likelihood.forward(x_0)).double() ** 2 / var).flatten(1).sum(1)
+        soft, residual = self.gamma * (1 - alpha_bar) / alpha_bar, (y - self.likelihood.forward(x_0)).double()
+        if self.svd is None:
+            return -0.5 * (residual**2).flatten(1).sum(1) / (self.noise_var + soft * self.gain)
+        s, seen = self.svd.values.to(residual.device), self.svd.ut(residual)
+        rest = (residual - self.svd.u(seen)).flatten(1)  # what no x explains
+        var = self.noise_var + soft * (self.denoiser.scale * s) ** 2
+        return -0.5 * ((seen**2 / var).sum(1) + (rest**2).sum(1) / self.noise_var)
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)

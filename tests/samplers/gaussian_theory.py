@@ -32,12 +32,11 @@ def gain(kind, task, C, alpha_bar, gamma=1.0):
     """K of a method, in z's units."""
     A, eye, var, v = task.A, torch.eye(len(task.A)).double(), (task.std / task.scale) ** 2, task.z_variance
     remaining = 1 / (1 / v + alpha_bar / (1 - alpha_bar))
-    largest = float(torch.linalg.svdvals(A).max()) ** 2
     middle = {
         "pigdm": lambda: remaining * A @ A.T + var * eye,
         "tmpd": lambda: A @ C @ A.T + var * eye,
         "rows": lambda: torch.diag((A @ C @ A.T).sum(1).clamp_min(0) + var),
-        "sda": lambda: (var + gamma * largest * (1 - alpha_bar) / alpha_bar) * eye,
+        "sda": lambda: var * eye + gamma * (1 - alpha_bar) / alpha_bar * A @ A.T,
     }[kind]()
     return C @ A.T @ torch.linalg.inv(middle)
 

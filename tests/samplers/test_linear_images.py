@@ -71,6 +71,32 @@ def test_the_mean_is_the_posteriors(method, options, problem):
     assert float((found - exact).norm()) < near * float((exact - MIDDLE).norm()) + 1e-4
 
 
+class Uneven(Pixels):
+    """The exact denoiser of independent pixels of variance 10⁻⁶ to 1, in units of WIDTH²."""
+
+    variance = torch.logspace(-6, 0, 784).view(28, 28)
+
+    def forward(self, z, alpha_bar):
+        return expand(alpha_bar.sqrt(), z) * self.variance / (alpha_bar * self.variance + 1 - alpha_bar) * z
+
+
+class Bare(MnistInpaint):
+    """Leaves the samples as they come, known pixels too."""
+
+    def impose(self, x, y):
+        return x
+
+
+@pytest.mark.parametrize("method", [SDA, TMPD, PiGDM, MMPS])
+def test_pixels_that_hardly_vary_are_no_trouble_without_noise(method):
+    problem = Bare()
+    spread = WIDTH**2 * Uneven.variance[None] * problem.operator.mask
+    likelihood = Likelihood(problem.forward, 0.0, spread, float(Uneven.variance.mean()))
+    x = MIDDLE + WIDTH * Uneven.variance.sqrt() * torch.randn(1, 1, 28, 28, generator=seeded(1))
+    found = method(problem, Uneven(), likelihood, GRID).sample(problem.operator(x)[0], 16, seeded(2)).x
+    assert float((found - x).abs().max()) < 8 * WIDTH  # nothing runs away, seen or not
+
+
 def test_row_sums_of_a_blur_follow_y_less():
     """A A* has rows of several numbers: their sum is more than any of its eigenvalues but the largest."""
     problem = MnistDeblur(noise=0.02)
