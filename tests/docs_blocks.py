@@ -166,7 +166,7 @@ class Page:
 
     def _command(self, name: str, arguments: list[str], where: str) -> None:
         """csb NAME …: run where it is cheap, else composed and validated with these very overrides."""
-        self.provide(" ".join(a for a in arguments if a.startswith(("run=", "others="))), self.folder)
+        self.provide(" ".join(a for a in arguments if a.startswith(("run=", "others=", "prior="))), self.folder)
         if "resume=true" in arguments and (names := self._resumed(arguments)):
             self.provide(names, self.folder)
         text = " ".join([name, *arguments])

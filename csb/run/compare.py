@@ -15,8 +15,7 @@ from csb.evaluation.classes import class_result, reference_of
 from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
 from csb.evaluation.held_out import held_out
 from csb.evaluation.images import digit_classifier
-from csb.evaluation.metrics import EnsembleScores
-from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, Sweep, write_report
+from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, write_report
 from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
@@ -24,13 +23,11 @@ from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
 from csb.process import Grid
 from csb.run.config import schedule_of
+from csb.run.guided import guide_of, horizon_warnings, particle_counts, sweep
 from csb.run.load import Run
-from csb.run.twist import twist_of
-from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler, horizon, horizon_bias
+from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler
 from csb.samplers.build import GUIDED, BaselineSettings, Guide
 
-_BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
-_MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
 logger = logging.getLogger(__name__)
 
 
@@ -69,7 +66,8 @@ def build_methods(
         made = BridgeSampler(one.bridge, **vars(sampler))
         methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
     if denoiser is not None:
-        guide = _guide(run, denoiser, baselines, seed)
+        schedule = schedule_of(run.config["process"])
+        guide = guide_of(run.problem, denoiser, schedule, baselines, run.bridge.precision, run.folder, seed)
         warnings += horizon_warnings(guide)
         found, left_out = _guided(guide, run, baselines, seed)
         methods, warnings = methods + found, warnings + left_out
@@ -81,50 +79,22 @@ def build_methods(
     return Comparison(methods, warnings)
 
 
-def _guide(run: Run, denoiser: Denoiser, settings: BaselineSettings, seed: int) -> Guide:
-    """What the guided samplers share, on the run's schedule with a horizon that is given or suits the data."""
-    problem = run.problem
-    likelihood = twist_of(problem, denoiser, run.folder, settings.min_std, seed)
-    end = settings.alpha_bar_end
-    if end is None:
-        end = horizon(likelihood.z_variance**0.5, denoiser.alpha_bar_end)
-    grid = Grid.from_schedule(schedule_of(run.config["process"]).with_horizon(end), settings.T)
-    return Guide(problem, denoiser, likelihood, grid, settings, run.bridge.precision)
-
-
-def horizon_warnings(guide: Guide) -> list[str]:
-    """Warnings where the horizon is too short for samplers that start from N(0, I), or too long for the denoiser."""
-    end, trained = float(guide.grid.alpha_bar[-1]), guide.denoiser.alpha_bar_end
-    bias, texts = horizon_bias(guide.grid, guide.likelihood.z_variance**0.5), []
-    if bias >= _BIAS:
-        lower = "baselines.alpha_bar_end" if end > _MORE * trained else "denoiser.alpha_bar_end and train it again"
-        texts.append(
-            f"At ᾱ_T = {end:.2g} a signal of {bias:.2g} standard deviations of the noise is left, and the guided "
-            f"samplers start from N(0, I): their samples are biased. Lower {lower}."
-        )
-    if _MORE * end < trained:
-        texts.append(
-            f"The guided samplers start at ᾱ_T = {end:.2g}, and the denoiser was trained down to {trained:.2g} only: "
-            f"their first steps rely on what it has not learnt. Raise baselines.alpha_bar_end."
-        )
-    for text in texts:
-        logger.warning("%s", text)
-    return texts
-
-
 def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
     text = schedule_text(run.config["process"], guide.grid)
     methods: list[Method] = []
     left_out: list[str] = []
-    particles = settings.particles or ([1, 4, 16] if guide.problem.is_image else [None])
     for name in settings.methods:
         made = GUIDED[name]
         try:
             if issubclass(made, ParticleSampler):
-                counts = particles if made.guided else particles[-1:]
+                counts = particle_counts(settings, guide.problem, made.guided)
                 methods += [_particles(guide, name, K, text) for K in counts]
             elif made.swept is not None:
-                methods.append(_swept(guide, name, made.swept, run, text, seed))
+                found = sweep(guide, name, run.bridge.transform, seed)
+                chosen = guide.make(name, **found.options)
+                methods.append(
+                    Method(name, f"{made.label}, {found.text}", chosen, text, family=name, sweeps=(found.sweep,))
+                )
             else:
                 methods.append(Method(name, made.label, guide.make(name), text, family=name))
         except CSBError as error:
@@ -138,39 +108,6 @@ def _particles(guide: Guide, name: str, K: int | None, text: str) -> Method:
     if K is not None:
         label, suffix = f"{label}, K = {K}", f"_{K}"
     return Method(f"{name}{suffix}", label, guide.make(name, particles=K), text, family=name)
-
-
-def _swept(guide: Guide, name: str, swept: tuple[str, str], run: Run, text: str, seed: int) -> Method:
-    """A method at the value of its argument with the best energy score on validation observations.
-
-    The sweep goes into the report.
-    """
-    settings, label, (argument, symbol) = guide.settings, GUIDED[name].label, swept
-    val, rows = guide.problem.pairs("val", settings.sweep_observations), []
-    values = settings.sweeps[name]
-    for value in values:
-        method = Method(name, label, guide.make(name, **{argument: value}), text)
-        try:
-            drawn = draw(method, val.y, settings.sweep_samples, seed, len(val.y))
-        except CSBError as error:  # a step size that is too large diverges
-            rows.append({symbol: value, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
-            continue
-        scores = EnsembleScores()
-        scores.update(drawn.x, val.x, mask=hole_mask(run.bridge, val.y))
-        found = scores.compute()
-        row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}
-        rows.append({symbol: value, **row, "note": ""})
-        logger.info(
-            "%s, %s = %g: energy score %.4g, CRPS %.4g", label, symbol, value, found["energy_score"], found["crps"]
-        )
-    usable = [i for i, row in enumerate(rows) if row["energy_score"] is not None]
-    if not usable:
-        raise CSBError(f"every {symbol} of {values} diverges; give smaller ones")
-    chosen = min(usable, key=lambda i: rows[i]["energy_score"])
-    title = f"{argument} {symbol} of {label} on {settings.sweep_observations} validation observations × "
-    sweep = Sweep(f"{title}{settings.sweep_samples}", tuple(rows), chosen, "Chosen: the best energy score.")
-    made = guide.make(name, **{argument: values[chosen]})
-    return Method(name, f"{label}, {symbol} = {values[chosen]:g}", made, text, family=name, sweeps=(sweep,))
 
 
 def _description(problem: Problem) -> str:
@@ -231,7 +168,8 @@ def _score(
         return result
     y = test.y[: metrics.exact_observations]
     whole = draw(method, y, metrics.exact_samples, seed + 1, 1)
-    return replace(result, metrics=result.metrics | against_exact(problem, whole, y, seed, metrics))
+    distances, errors = against_exact(problem, whole, y, seed, metrics)
+    return replace(result, metrics=result.metrics | distances, standard_errors=result.standard_errors | errors)
 
 
 def _shown(drawn: Drawn, rows: int) -> Tensor:
@@ -256,4 +194,4 @@ def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGr
     return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
 
 
-__all__ = ["Comparison", "build_methods", "compare", "horizon_warnings"]
+__all__ = ["Comparison", "build_methods", "compare"]

@@ -4,6 +4,7 @@ The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2
 μ_k = [√ᾱ_{k−1} β_k x̂_0 + √(1−β_k)(1−ᾱ_{k−1}) z_k]/(1−ᾱ_k). At k = 1 β̃_1 = 0: the last step is noiseless and μ_1 = x̂_0.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -15,7 +16,7 @@ from csb.bridge.bridge import autocast
 from csb.errors import CSBError, is_number, require_int
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
-from csb.process import Grid, Reference, mix
+from csb.process import Grid, Reference, expand, mix, seeded
 from csb.samplers.base import Sampler
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.twist import Twist
@@ -39,6 +40,16 @@ class Step(NamedTuple):
     mean: Tensor
     var: float
     pull: float
+
+
+class Standard(Denoiser):
+    """E[z_0 | z_k] = √ᾱ_k z_k, exact for z_0 ~ N(0, I): a denoiser's shift and scale without its cost."""
+
+    def __init__(self, of: Denoiser) -> None:
+        super().__init__(of.shift, of.scale)
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        return expand(alpha_bar.sqrt(), z) * z
 
 
 class DiffusionSampler(Sampler):
@@ -90,6 +101,19 @@ class DiffusionSampler(Sampler):
         """That of y = H(x) + noise."""
         assert isinstance(self.twist, Likelihood)  # checked where the sampler is made
         return self.twist
+
+    @property
+    def evaluations(self) -> int:
+        """Network passes, forward and backward, for one sample, as :class:`csb.samplers.base.Draws` counts them.
+
+        A dry run counts them, one sample with :class:`Standard` for the denoiser; a method that knows a formula gives
+        it instead.
+        """
+        dry = copy.copy(self)
+        dry.denoiser = Standard(self.denoiser).to(self.device)
+        y = self.problem.observe(self.denoiser.shift[None], seeded(0, device=self.device))
+        info = dry.sample(y, 1, seeded(0, device=self.device)).info
+        return info.forward_evaluations + info.backward_evaluations
 
     def denoise(self, z: Tensor, k: int) -> Tensor:
         """x̂_0 (in z's units) at step k, ``batch_size`` states a network call."""

@@ -35,6 +35,10 @@ class DPS(DiffusionSampler):
             raise CSBError(f"step_size={step_size!r} of DPS is not a number of at least 0; sweep over e.g. 0.1 … 3")
         self.step_size = step_size
 
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.grid.T
+
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)
         for k in range(self.grid.T, 0, -1):

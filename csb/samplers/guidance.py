@@ -37,6 +37,10 @@ class ClassifierGuidance(DiffusionSampler):
             raise CSBError(f"scale={scale!r} of guidance is not a number of at least 0; sweep over e.g. 1, 2, 4")
         self.scale = scale
 
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.grid.T
+
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)
         for k in range(self.grid.T, 0, -1):

@@ -18,6 +18,10 @@ class Replacement(ProjectionSampler):
     name = "replacement"
     label = "replacement"
 
+    @property
+    def evaluations(self) -> int:
+        return self.grid.T
+
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         known, z = self.known(y, n), noise.normal(n, *self.x_shape)
         for k in range(self.grid.T, 0, -1):

@@ -62,6 +62,10 @@ class ParticleSampler(DiffusionSampler):
             raise CSBError(f"ess_threshold={ess_threshold!r} is outside [0, 1]; it is a share of the particles")
         self.particles, self.resampling, self.ess_threshold = particles, resampling, ess_threshold
 
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.grid.T if self.guided else self.grid.T
+
     def _check(self, n: int) -> None:
         if self.particles is not None and n % self.particles:
             raise CSBError(f"n={n} is no multiple of particles={self.particles}; a run returns all its particles")

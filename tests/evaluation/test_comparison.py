@@ -40,8 +40,9 @@ class TestC2ST:
     @pytest.mark.parametrize(("observations", "mean"), [(1, 0.5), (3, 0.6), (9, 0.65)])
     def test_it_is_the_mean_over_observations(self, drawn, calls, observations, mean):
         settings = MetricsSettings(c2st_samples=150, c2st_observations=observations)
-        found = against_exact(PROBLEM, drawn, Y, 0, settings)
+        found, errors = against_exact(PROBLEM, drawn, Y, 0, settings)
         assert found["c2st"] == pytest.approx(mean)
+        assert ("c2st" in errors) == (observations > 1)
         assert [(a.shape, b.shape) for a, b in calls] == [((150, 2), (150, 2))] * min(observations, 4)
 
     def test_each_observation_has_its_own_samples(self, drawn, calls):
@@ -59,7 +60,7 @@ class TestC2ST:
         assert torch.equal(first[1], again[1])
 
     def test_it_can_be_left_out(self, drawn, calls):
-        assert "c2st" not in against_exact(PROBLEM, drawn, Y, 0, MetricsSettings())
+        assert "c2st" not in against_exact(PROBLEM, drawn, Y, 0, MetricsSettings())[0]
         assert calls == []
 
 

@@ -23,7 +23,7 @@ def compared(problem, denoiser, alpha_bar_end):
     """TDS in a comparison of an untrained bridge, and the warnings."""
     bridge = make_untrained_bridge(*problem.x_shape, *problem.y_shape)
     run = Run(Path("run"), bridge, {"problem": problem.spec(), "config": {"process": PROCESS}})
-    settings = BaselineSettings(["tds"], 20, alpha_bar_end, 64, None, "systematic", 0.5, 0.1, [1.0], 2, 2)
+    settings = BaselineSettings(["tds"], 20, alpha_bar_end, 64, None, "systematic", 0.5, 0.1, {}, {}, 2, 2)
     found = build_methods(run, [], denoiser, settings, SamplerSettings(), 0)
     return {method.name: method for method in found.methods}, found.warnings
 

@@ -53,6 +53,19 @@ _ALL = (
         ),
     ),
     Command(
+        "compare",
+        "compare all methods on one problem at equal network calls and at equal seconds",
+        "csb.run.commands.compare",
+        (
+            ("problem=mixture", "guided samplers with the exact denoiser, against the exact posterior"),
+            ("problem=mnist_inpaint run=outputs/mnist_inpaint", "with the bridge, denoiser, score and flow of a run"),
+            ("problem=mnist_superres prior=outputs/mnist_inpaint calls=[20] seconds=[]", "one budget, no bridge"),
+            ("'methods=[tds,dps,exact]' calls=[10,50] observations=5", "some methods"),
+        ),
+        "the same command goes on where it was stopped",
+        groups=("baselines",),
+    ),
+    Command(
         "sample",
         "draw posterior samples from a trained bridge into a file",
         "csb.run.commands.sample",
