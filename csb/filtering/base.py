@@ -1,0 +1,73 @@
+"""What a filter is: forecast members and an observation go in, members of the analysis come out."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.filtering.model import StateSpace
+
+
+class Analysis(NamedTuple):
+    """What a filter gives back.
+
+    Attributes:
+        x: the analysis ensemble (M, dx), equally weighted.
+        diagnostics: numbers by name, the same names in every cycle.
+    """
+
+    x: Tensor
+    diagnostics: dict[str, float]
+
+
+class Filter(ABC):
+    """One assimilation; it knows nothing of the cycles before."""
+
+    name: str
+
+    def __call__(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
+        """The analysis.
+
+        Args:
+            model: gives h and the noise of y.
+            x: (M, dx), float64, M ≥ 2 draws of the forecast.
+            y: (dy,), float64, the observation.
+            generator: of all that is random.
+
+        Raises:
+            CSBError: M < 2, shapes that do not fit the model, members or y that are not finite, before or after.
+        """
+        check(model, x, y)
+        found = self._analyse(model, x, y, generator)
+        if not bool(torch.isfinite(found.x).all()):
+            raise CSBError(f"{self.name} gave members that are not finite: it diverged; use more members or inflation")
+        return found
+
+    @abstractmethod
+    def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
+        """As :meth:`__call__`, for checked arguments."""
+
+
+def check(model: StateSpace, x: Tensor, y: Tensor) -> None:
+    """CSBError for members (M, dx) and an observation (dy,) that do not fit the model."""
+    if x.ndim != 2 or x.shape[1] != model.dx or y.shape != (model.dy,):
+        raise CSBError(
+            f"members {tuple(x.shape)} and y {tuple(y.shape)} do not fit {model.name}; expected (M, {model.dx}) and "
+            f"({model.dy},)"
+        )
+    if len(x) < 2:
+        raise CSBError(f"M={len(x)} members are too few; a filter needs at least 2, better hundreds")
+    if not bool(torch.isfinite(x).all()):
+        raise CSBError("forecast members are not finite: the filter diverged; use more members, inflation or less dt")
+    if not bool(torch.isfinite(y).all()):
+        raise CSBError(f"y={y.tolist()} is not finite; leave out what was not observed")
+
+
+def require_between(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """CSBError unless low ≤ value ≤ high, and value is finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
+        limit = f"of at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        raise CSBError(f"{name}={value!r} is not possible; give a number {limit}")

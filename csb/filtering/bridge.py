@@ -1,0 +1,180 @@
+r"""A conditional Schrödinger bridge at every observation, after the filter of Shi et al. 2022 (CDSB).
+
+Pairs (x^m, y^m), x^m a member of the forecast and y^m simulated from the likelihood, are draws of p(x, y). Both are
+whitened with their own moments, and a bridge between p(x | y) and N(0, I) is fitted on them, with kernels in closed
+form (:mod:`csb.filtering.regression`) instead of networks:
+
+- backward half-step: from the members x^m to ends x_T (n = 0: of the reference process, later: of the forward kernels
+  given y^m) lead paths of the reference pinned at both; the backward kernels are fitted to their steps;
+- forward half-step: from x_T ~ N(0, I) the backward kernels given y^m lead to x_0, again joined by pinned paths; the
+  forward kernels are fitted to their steps.
+
+L iterations end with a backward half-step. The members of the analysis then are drawn at the actual y*, in one of two
+ways:
+
+- *draw*: x_T ~ N(0, I) and T backward steps;
+- *replay*: member m goes back along its own path with its own noise, and y* in place of y^m,
+
+      x'_T = x_T^m,    x'_{k−1} = x_{k−1}^m + b_k(x'_k, y*) − b_k(x_k^m, y^m),    b_k the backward means.
+
+x_T^m and the noises x_{k−1}^m − b_k(x_k^m, y^m) are what of the path does not depend on y^m, to the extent that the
+forward kernels make x_T independent of y. With y* = y^m a member stays where it is, and what the regressions do not
+know of the forecast is kept, where draws would lose it. For a Gaussian forecast it is the perturbed-observation EnKF;
+it is to draws what the composed maps of Spantini et al. 2022 are to maps from N(0, I). The paper's code goes forward
+with y^m and back with y* too, with fresh noise.
+
+y^m and all noise of the paths are drawn exactly uncorrelated in the sample with what they are independent of
+(:mod:`csb.filtering.noise`): for affine kernels the gain is then EnKF's, without noise of the simulated observations.
+
+**Locality.** Any weight on y alone leaves p(x | y) as it is. Of p(x, y)·N(y; y*, τ²σ² I) draws are had at once: x^m
+of weight ∝ N(y*; h(x^m), (1 + τ²)σ² I), by systematic resampling, and y^m ~ N((τ² h(x^m) + y*)/(1 + τ²), σ² τ²/(1 +
+τ²) I). The pairs are then near y*, where the bridge is needed, and it need not be right elsewhere. τ = ∞ (None) is
+the filter of the paper; τ → 0 is the bootstrap filter, with the bridge idle.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError, require_int
+from csb.filtering.base import Analysis, Filter, require_between
+from csb.filtering.model import StateSpace
+from csb.filtering.noise import uncorrelated
+from csb.filtering.regression import Fourier, Kernels
+from csb.process import Grid, Pinned, Power, Reference, mix, noise_like, seeded
+from csb.samplers.resampling import effective_sample_size, systematic
+
+WAYS = ("replay", "draw")
+_FEATURES = 44  # key of the random streams
+
+
+class Whitening:
+    """v = L⁻¹(x − m) with the mean m and covariance L Lᵀ of rows (M, d)."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.mean, cov = rows.mean(0), rows.T.cov().reshape(rows.shape[1], -1)
+        floor = 1e-12 * cov.diagonal().mean() * torch.eye(len(cov), dtype=rows.dtype)
+        self.factor, failed = torch.linalg.cholesky_ex(cov + floor)
+        if int(failed) or not bool(self.factor.diagonal().min() > 0):
+            raise CSBError(f"the members span fewer than {len(cov)} dimensions; use more members, or more model noise")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, d) → (B, d)."""
+        return torch.linalg.solve_triangular(self.factor, (x - self.mean).T, upper=False).T
+
+    def inverse(self, v: Tensor) -> Tensor:
+        """(B, d) → (B, d)."""
+        return self.mean + v @ self.factor.T
+
+
+class BridgeFilter(Filter):
+    """See the module's docstring.
+
+    Args:
+        T: steps, ≥ 1.
+        L: iterations, ≥ 1.
+        alpha_bar_end: the horizon, in (0, 1).
+        power: of the schedule.
+        features: random features beside the coordinates, ≥ 0; 0 leaves affine kernels.
+        width: ℓ > 0 of their kernel, in standard deviations.
+        locality: τ > 0, or None.
+        way: "replay" or "draw".
+
+    Raises:
+        CSBError: a value out of range; on a call, no more members than features.
+    """
+
+    name = "bridge"
+
+    def __init__(
+        self,
+        T: int = 4,
+        L: int = 2,
+        alpha_bar_end: float = 0.1,
+        power: float = 2.0,
+        features: int = 32,
+        width: float = 4.0,
+        locality: float | None = None,
+        way: str = "replay",
+    ) -> None:
+        require_int("L", L, 1)
+        require_int("features", features, 0)
+        require_between("width", width, 1e-3)
+        if locality is not None:
+            require_between("locality", locality, 1e-3)
+        if way not in WAYS:
+            raise CSBError(f"way={way!r} is unknown; choose one of {', '.join(WAYS)}")
+        self.reference = Reference(Grid.from_schedule(Power(alpha_bar_end, power), T))
+        self.T, self.L, self.features, self.width = T, L, features, width
+        self.locality, self.way = locality, way
+
+    def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
+        x, seen, share = self._pairs(model, x, y, generator)
+        if len(x) <= 1 + model.dx + model.dy + self.features:
+            raise CSBError(f"M={len(x)} members cannot fit {self.features} features; give more members or features=0")
+        of_x, of_y = Whitening(x), Whitening(seen)
+        z, v, target = of_x(x), of_y(seen), of_y(y[None])
+        path, backward = self._fit(z, v, generator)
+        new = path[-1] if self.way == "replay" else noise_like(z, generator)
+        for k in range(self.T, 0, -1):
+            if self.way == "replay":
+                new = path[k - 1] + backward.mean(k, new, target) - backward.fitted[k - 1]
+            else:
+                new = backward.draw(k, new, target, generator)
+        return Analysis(of_x.inverse(new), {"freedom": float(backward.freedom.mean()), "ess": share})
+
+    def _pairs(
+        self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        """M pairs (x, y), and the effective number of members among them."""
+        h = model.observe(x)
+        if self.locality is None:
+            noise = model.noise_std * uncorrelated(h, (x, h), generator)
+            return x, h + noise, float(len(x))
+        square = self.locality**2
+        log_weights = (model.log_likelihood(y, x) / (1 + square))[None]
+        u = torch.rand((1, 1), dtype=torch.float64, generator=generator)
+        chosen = systematic(log_weights, u.expand(1, len(x)))[0]
+        x, h = x[chosen], h[chosen]
+        noise = model.noise_std * math.sqrt(square / (1 + square)) * uncorrelated(h, (x, h), generator)
+        return x, (square * h + y) / (1 + square) + noise, float(effective_sample_size(log_weights))
+
+    def _joined(self, x_0: Tensor, x_T: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
+        """Paths of the reference from x_0 to x_T, both (M, d): (T + 1, M, d). v (M, m) plays no part in their law."""
+        path = [x_0]
+        for k in range(1, self.T):
+            law = self.reference.pinned_end(k)
+            noise = uncorrelated(x_0, (v, x_T, *path), generator)
+            path.append(mix(law, path[-1], x_T) + law.var.sqrt() * noise)
+        return torch.stack([*path, x_T])
+
+    def _fit(self, z: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Kernels]:
+        """The paths of the last backward half-step from z (M, d) given v (M, m), and its kernels."""
+        features = Fourier.of(z.shape[1] + v.shape[1], self.features, self.width, seeded(0, _FEATURES))
+        k = torch.arange(1, self.T + 1)
+        back, forth = self.reference.pinned_start(k), self.reference.pinned_end(k)
+        law = self.reference.marginal(self.T)
+        ends = law.scale * z + law.var.sqrt() * uncorrelated(z, (z, v), generator)
+        path, backward = self._backward(back, features, z, ends, v, generator)
+        for _ in range(self.L - 1):
+            noise = uncorrelated(z, (v,), generator)
+            start = self._run(backward, range(self.T, 0, -1), noise, v, generator)
+            inputs = self._joined(start, noise, v, generator)[:-1]
+            forward = Kernels(forth, features, inputs, v, noise)
+            ends = self._run(forward, range(1, self.T + 1), z, v, generator)
+            path, backward = self._backward(back, features, z, ends, v, generator)
+        return path, backward
+
+    def _backward(
+        self, law: Pinned, features: Fourier, z: Tensor, ends: Tensor, v: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Kernels]:
+        path = self._joined(z, ends, v, generator)
+        return path, Kernels(law, features, path[1:], v, z)
+
+    @staticmethod
+    def _run(kernels: Kernels, steps: range, x: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
+        """The last state of paths from x (M, d) along these steps."""
+        for k in steps:
+            x = kernels.draw(k, x, v, generator)
+        return x

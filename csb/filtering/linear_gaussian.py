@@ -1,0 +1,95 @@
+r"""x_n = A x_{n−1} + N(0, Q), y_n = H x_n + N(0, σ² I), and the filter that is exact for it (Kalman 1960).
+
+With forecast N(m, C): gain K = C Hᵀ(H C Hᵀ + σ² I)⁻¹, analysis N(m + K(y − H m), (I − K H) C (I − K H)ᵀ + σ² K Kᵀ)
+(Joseph's form, symmetric and positive whatever the rounding), and the next forecast N(A m, A C Aᵀ + Q).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.filtering.model import StateSpace, require_positive
+
+
+class Gaussian(NamedTuple):
+    """N(mean, cov): (d,) and (d, d), float64."""
+
+    mean: Tensor
+    cov: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianModel(StateSpace):
+    """See the module's docstring.
+
+    Args:
+        A: (dx, dx).
+        Q: (dx, dx), positive definite.
+        H: (dy, dx).
+        start: the law of x before the first forecast.
+        noise_std: σ > 0.
+
+    Raises:
+        CSBError: shapes that do not fit.
+    """
+
+    A: Tensor
+    Q: Tensor
+    H: Tensor
+    start: Gaussian
+    noise_std: float = 1.0
+
+    name = "linear_gaussian"
+
+    def __post_init__(self) -> None:
+        require_positive(self, "noise_std")
+        d = len(self.A)
+        shapes = (self.A.shape, self.Q.shape, self.H.shape[1:], self.start.mean.shape, self.start.cov.shape)
+        if shapes != ((d, d), (d, d), (d,), (d,), (d, d)):
+            raise CSBError(f"A, Q, H, start have {[tuple(s) for s in shapes]}; expected (d, d), (d, d), (dy, d), (d,)")
+
+    @property
+    def dx(self) -> int:
+        """Coordinates of x."""
+        return len(self.A)
+
+    @property
+    def dy(self) -> int:
+        """Coordinates of y."""
+        return len(self.H)
+
+    @staticmethod
+    def _noise(cov: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn((n, len(cov)), dtype=torch.float64, generator=generator) @ torch.linalg.cholesky(cov).T
+
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.start.mean + self._noise(self.start.cov, n, generator)
+
+    def forecast(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return x @ self.A.T + self._noise(self.Q, len(x), generator)
+
+    def observe(self, x: Tensor) -> Tensor:
+        return x @ self.H.T
+
+    def predict(self, law: Gaussian) -> Gaussian:
+        """The law of the next state."""
+        return Gaussian(self.A @ law.mean, self.A @ law.cov @ self.A.T + self.Q)
+
+    def condition(self, law: Gaussian, y: Tensor) -> Gaussian:
+        """The law of x given y (dy,) too."""
+        noise = self.noise_std**2 * torch.eye(self.dy, dtype=torch.float64)
+        gain = torch.linalg.solve(self.H @ law.cov @ self.H.T + noise, self.H @ law.cov).T
+        keep = torch.eye(self.dx, dtype=torch.float64) - gain @ self.H
+        mean = law.mean + gain @ (y - self.H @ law.mean)
+        return Gaussian(mean, keep @ law.cov @ keep.T + gain @ noise @ gain.T)
+
+    def kalman(self, y: Tensor) -> list[Gaussian]:
+        """The exact law of x_n given y_1..y_n for each row of y (N, dy)."""
+        law, found = self.start, []
+        for row in y:
+            law = self.condition(self.predict(law), row)
+            found.append(law)
+        return found

@@ -1,0 +1,106 @@
+r"""State-space models: a Markov chain x_n that is forecast from one observation to the next, and y_n = h(x_n) + σ ε.
+
+Dynamics are ordinary differential equations dx/dt = f(x), integrated by the classical Runge–Kutta rule of order 4 in
+steps of ``dt``, ``substeps`` of them between two observations, after which noise N(0, model_std² I) is added.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.errors import CSBError, is_number, require_int
+from csb.process import seeded
+
+_TWIN = 41  # key of the random streams
+
+
+def rk4(f: Callable[[Tensor], Tensor], x: Tensor, dt: float) -> Tensor:
+    """One step of the classical Runge–Kutta rule of dx/dt = f(x): its error falls with dt⁵, that of a path with dt⁴."""
+    a = f(x)
+    b = f(x + dt / 2 * a)
+    c = f(x + dt / 2 * b)
+    d = f(x + dt * c)
+    return x + dt / 6 * (a + 2 * b + 2 * c + d)
+
+
+class StateSpace(ABC):
+    """A model of ℝ^dx seen through ℝ^dy.
+
+    Attributes:
+        name: of the model.
+        dx, dy: coordinates of x and of y.
+        noise_std: σ > 0, of each coordinate of y.
+    """
+
+    name: str
+    dx: int
+    dy: int
+    noise_std: float
+
+    @abstractmethod
+    def initial(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws of x at the time before the first observation, (n, dx), float64."""
+
+    @abstractmethod
+    def forecast(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws of the next state given each of x (n, dx): (n, dx)."""
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> Tensor:
+        """h(x), (n, dx) → (n, dy), differentiable."""
+
+    def distance(self) -> Tensor:
+        """Between coordinates i and j, (dx, dx), where y_i belongs to x_i. CSBError where they stand in no space."""
+        raise CSBError(f"the coordinates of {self.name} have no distances; leave localisation out (null)")
+
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw of y given each of x (n, dx): (n, dy)."""
+        h = self.observe(x)
+        return h + self.noise_std * torch.randn(h.shape, dtype=h.dtype, generator=generator)
+
+    def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
+        """log p(y | x) but for a constant, y (dy,) and x (n, dx): (n,)."""
+        return -0.5 * ((y - self.observe(x)) / self.noise_std).square().sum(1)
+
+    def likelihood_score(self, y: Tensor, x: Tensor) -> Tensor:
+        """∇_x log p(y | x), y (dy,) and x (n, dx): (n, dx)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.log_likelihood(y, x).sum(), x)[0]
+
+
+class Twin(NamedTuple):
+    """A true path and what was seen of it.
+
+    Attributes:
+        x: (N, dx), float64.
+        y: (N, dy), float64.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+def twin(model: StateSpace, cycles: int, seed: int) -> Twin:
+    """A path of N = cycles observations, frozen: a function of the model, N and the seed alone.
+
+    A longer one begins with a shorter one. CSBError where cycles is not an integer ≥ 1.
+    """
+    require_int("cycles", cycles, 1)
+    path, noise = seeded(seed, _TWIN, 0), seeded(seed, _TWIN, 1)
+    states, x = [], model.initial(1, path)
+    for _ in range(cycles):
+        x = model.forecast(x, path)
+        states.append(x)
+    return Twin(torch.cat(states), torch.cat([model.simulate(x, noise) for x in states]))
+
+
+def require_positive(model: object, *names: str) -> None:
+    """CSBError unless these attributes are numbers > 0."""
+    for name in names:
+        value = getattr(model, name)
+        if not is_number(value) or not 0 < value < float("inf"):
+            raise CSBError(f"{name}={value!r} is not possible; give a finite number above 0")

@@ -1,0 +1,98 @@
+r"""The ensemble score filter is biased by its damped likelihood; by how much, for a Gaussian, is a linear recursion.
+
+For a forecast N(0, 1) and y = x + N(0, r) the filter's step is affine in u, so that mean and variance follow a
+recursion; in the limit of many steps they follow the moments of dz = [b z − σ²(−z/c² + (1 − t)(y − z)/r)]dt + σ dW̄
+with b = α'/α and σ² = 1 − 2bt, integrated from t = 1 to 0: the form of the paper, before it is put on this project's
+process.
+"""
+
+import pytest
+import torch
+
+from csb.filtering import EnSF, Gaussian, LinearGaussianModel
+from csb.filtering.ensf import denoise
+from csb.process import clock, euler_maruyama, seeded
+
+Y, R = 2.0, 0.6
+
+
+def recursion(filter_: EnSF) -> tuple[float, float]:
+    """Mean and variance after all steps, for a forecast N(0, 1)."""
+    mean, var, grid, s = 0.0, 1.0, filter_.grid, clock(filter_.grid)
+    for k in range(filter_.steps, 0, -1):
+        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k]), float(s[k] - s[k - 1])
+        damping = 1 - k / filter_.steps
+        slope = float(law.near + law.far * grid.alpha_bar[k].sqrt()) - ds * damping * c**2 / R
+        mean, var = slope * mean + ds * damping * c * Y / R, slope**2 * var + float(law.var)
+    return mean, var
+
+
+def in_pseudo_time(floor: float, n: int = 20_000) -> tuple[float, float]:
+    """The limit, from the paper's own SDE."""
+    mean, dt = 0.0, 1 / n
+    var = floor**2 + 1
+    for i in range(n, 0, -1):
+        t = i / n
+        alpha = 1 - t * (1 - floor)
+        b = -(1 - floor) / alpha
+        noise = 1 - 2 * b * t
+        slope = b + noise / (alpha**2 + t) + noise * (1 - t) / R  # of the drift in z
+        mean, var = (
+            mean - dt * (slope * mean - noise * (1 - t) * Y / R),
+            var - dt * (2 * slope * var - noise),
+        )
+    return mean, var
+
+
+def model(std=1.0, mean=0.0):
+    one = torch.ones(1, 1, dtype=torch.float64)
+    start = Gaussian(torch.tensor([mean]).double(), std**2 * one)
+    return LinearGaussianModel(one, one, one, start, noise_std=std * R**0.5)
+
+
+def test_the_process_is_the_papers():
+    for floor in (0.05, 0.2):  # both start from N(0, I) in u, which is N(0, c²) in z
+        got, want = recursion(EnSF(steps=1000, floor=floor)), in_pseudo_time(floor)
+        assert got == pytest.approx(want, abs=0.008)
+
+
+@pytest.mark.parametrize(("std", "mean"), [(1.0, 0.0), (3.0, -5.0)])
+def test_the_bias_is_the_one_that_the_recursion_predicts(std, mean):
+    M, method = 1000, EnSF(steps=40)
+    x = mean + std * torch.special.ndtri((torch.arange(M, dtype=torch.float64) + 0.5) / M)[:, None]
+    y = torch.tensor([mean + std * Y], dtype=torch.float64)
+    found = (method(model(std, mean), x, y, seeded(0)).x[:, 0] - mean) / std
+    want_mean, want_var = recursion(method)
+    assert abs(float(found.mean()) - want_mean) < 4 * (want_var / M) ** 0.5
+    assert abs(float(found.var()) / want_var - 1) < 4 * (2 / M) ** 0.5
+    other = (method(model(std, mean), x, 2 * mean - y, seeded(0)).x[:, 0] - mean) / std
+    slope = float((found - other).mean()) / 2  # the same noise twice: the mean is linear in y
+    assert abs(slope - want_mean) < 0.02
+    exact = Y / (1 + R), R / (1 + R)
+    assert abs(want_mean - exact[0]) > 6 * (want_var / M) ** 0.5  # it is a bias, and it would be seen
+
+
+def test_without_an_observation_it_gives_the_forecast_back():
+    far = LinearGaussianModel(*(torch.ones(1, 1).double(),) * 3, Gaussian(torch.zeros(1), torch.ones(1, 1)), 1e6)
+    x = torch.cat([torch.randn((250, 1), generator=seeded(3)) * 0.25 + c for c in (-1.0, 1.0)]).double()
+    found = EnSF(steps=100)(far, x, torch.zeros(1).double(), seeded(1)).x[:, 0]
+    assert abs(float((found > 0).double().mean()) - 0.5) < 4 * 0.5 / 500**0.5
+    assert abs(float(found[found > 0].std()) - 0.25) < 0.05
+
+
+def test_denoiser_of_the_members():
+    members = torch.tensor([[0.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    u, a = torch.tensor([[0.3, 0.1]], dtype=torch.float64), 0.4
+    w = torch.exp(-(u - a**0.5 * members).square().sum(1) / (2 * (1 - a)))
+    assert torch.allclose(denoise(u, members, a), (w / w.sum()) @ members)
+
+
+def test_inflation_and_batches():
+    x = torch.randn((80, 1), dtype=torch.float64, generator=seeded(0))
+    y = torch.tensor([Y], dtype=torch.float64)
+    plain, wide = (EnSF(steps=20, inflation=factor)(model(), x, y, seeded(1)).x for factor in (1.0, 1.5))
+    assert torch.allclose(wide.std(), 1.5 * plain.std())
+    assert torch.allclose(wide.mean(), plain.mean())
+    few = EnSF(steps=20, batch=40)(model(), x, y, seeded(1)).x
+    assert few.shape == x.shape
+    assert abs(float(few.mean() - plain.mean())) < 0.5

@@ -1,0 +1,202 @@
+"""EnKF and bootstrap filter against Kalman; what every filter does with seeds and bad input."""
+
+import pytest
+import torch
+
+from csb.errors import CSBError
+from csb.filtering import (
+    FILTERS,
+    Analysis,
+    Bootstrap,
+    BridgeFilter,
+    EnKF,
+    EnSF,
+    Filter,
+    Lorenz63,
+    Lorenz96,
+    track,
+    twin,
+)
+from csb.filtering.cycle import batch_mean
+from csb.filtering.enkf import gaspari_cohn
+from csb.process import seeded
+from tests.filtering.filter_examples import OBSERVED, errors, gaussian_model
+
+SMALL = {"bridge": {"T": 2, "L": 1, "features": 4}, "ensf": {"steps": 20}}
+EVERY = [FILTERS[name](**SMALL.get(name, {})) for name in FILTERS]
+
+
+@pytest.mark.parametrize(("method", "M"), [(EnKF(), 40_000), (Bootstrap(), 40_000), (Bootstrap(0.5), 40_000)])
+def test_many_members_reach_kalmans_analysis(method, M):
+    model = gaussian_model()
+    x = model.initial(M, seeded(1))
+    mean, cov = errors(method(model, x, OBSERVED, seeded(2)).x, model.condition(model.start, OBSERVED))
+    assert mean < 0.025, mean  # 1/√M is .005, and the effective sample a third of M
+    assert cov < 0.03, cov
+
+
+@pytest.mark.parametrize("method", [EnKF(), Bootstrap()])
+def test_cycles_reach_the_kalman_filter(method):
+    model = gaussian_model()
+    truth = twin(model, 6, 0)
+    x, dynamics, own = model.initial(20_000, seeded(3)), seeded(4), seeded(5)
+    for y in truth.y:
+        x = method(model, model.forecast(x, dynamics), y, own).x
+    mean, cov = errors(x, model.kalman(truth.y)[-1])
+    assert mean < 0.05, mean
+    assert cov < 0.08, cov
+
+
+def test_perturbed_observations_keep_the_spread():
+    model = gaussian_model()
+    x = model.initial(20_000, seeded(1))
+    law = model.condition(model.start, OBSERVED)
+    inflated = EnKF(inflation=1.5)(model, x, OBSERVED, seeded(2)).x
+    wide = model.condition(model.start._replace(cov=1.5**2 * model.start.cov), OBSERVED)
+    assert errors(inflated, wide)[1] < 0.05
+    assert errors(inflated, law)[1] > 0.2
+
+
+def test_taper():
+    at = gaspari_cohn(torch.tensor([0.0, 1.0, 2.0, 3.999, 4.0, 9.0], dtype=torch.float64), 2.0)
+    assert at[0] == 1
+    assert abs(float(at[2]) - 5 / 24) < 1e-12  # both pieces of eq. 4.10 at z = 1
+    assert float(at[3]) < 1e-9
+    assert at[4:].tolist() == [0, 0]
+    assert bool((at.diff() <= 0).all())
+    circle = gaspari_cohn(Lorenz96(dx=30).distance(), 3.0)
+    assert float(torch.linalg.eigvalsh(circle).min()) > -1e-10
+
+
+def test_localisation_helps_few_members_where_coordinates_are_far_apart():
+    model = Lorenz96(dx=40)
+    x = 3 * torch.randn((15, 40), dtype=torch.float64, generator=seeded(0))  # independent coordinates
+    truth = 3 * torch.randn((1, 40), dtype=torch.float64, generator=seeded(1))
+    y = model.simulate(truth, seeded(2))[0]
+    wide, local = (EnKF(localisation=c)(model, x, y, seeded(3)).x.mean(0) for c in (None, 1.0))
+    assert float((local - truth).norm()) < 0.6 * float((wide - truth).norm())
+
+
+def test_particles_are_told():
+    model = gaussian_model(0.05)
+    told = Bootstrap()(model, model.initial(500, seeded(0)), OBSERVED, seeded(1)).diagnostics
+    assert 1 < told["ess"] < 100
+    assert 1 < told["ancestors"] < 250
+
+
+@pytest.mark.parametrize("method", EVERY, ids=FILTERS)
+class TestEvery:
+    def run(self, method, seed, M=60):
+        model = Lorenz63()
+        x = model.initial(M, seeded(0))
+        return method(model, x, torch.tensor([3.0, -2.0, 11.0]).double(), seeded(seed)), x
+
+    def test_shape_and_seed(self, method):
+        (one, x), (again, _), (other, _) = self.run(method, 1), self.run(method, 1), self.run(method, 2)
+        assert one.x.shape == (60, 3)
+        assert one.x.dtype == torch.float64
+        assert torch.equal(one.x, again.x)
+        assert one.diagnostics == again.diagnostics
+        assert not torch.equal(one.x, other.x)
+        assert torch.equal(x, Lorenz63().initial(60, seeded(0)))  # the forecast is left as it was
+
+    def test_bad_input(self, method):
+        model, y = Lorenz63(), torch.zeros(3, dtype=torch.float64)
+        x = model.initial(60, seeded(0))
+        for members, seen, message in (
+            (x[:1], y, "M=1 members are too few"),
+            (x[:, :2], y, r"members \(60, 2\) and y \(3,\) do not fit lorenz63"),
+            (x, y[:2], r"y \(2,\) do not fit"),
+            (x.index_fill(0, torch.tensor([3]), float("nan")), y, "the filter diverged"),
+            (x, y / 0, "is not finite"),
+        ):
+            with pytest.raises(CSBError, match=message) as error:
+                method(model, members, seen, seeded(0))
+            assert "\n" not in str(error.value)
+
+    def test_cycles(self, method):
+        model = Lorenz63()
+        truth = twin(model, 25, 0)
+        one, again = (track(model, method, 60, truth, 0) for _ in range(2))
+        assert torch.equal(one.rmse, again.rmse)
+        found = one.summary(5)
+        assert found["rmse"] > 0
+        assert found["spread"] > 0
+        assert found["rmse_error"] > 0
+        assert found["seconds"] > 0
+
+
+class Diverging(Filter):
+    name = "diverging"
+
+    def _analyse(self, model, x, y, generator):
+        return Analysis(x / 0, {})
+
+
+def test_a_filter_that_diverges_is_told_with_its_cycle():
+    with pytest.raises(CSBError, match="cycle 1: diverging gave members that are not finite"):
+        track(Lorenz63(), Diverging(), 10, twin(Lorenz63(), 3, 0), 0)
+
+
+class Truth(Filter):
+    """Members around the truth, known in advance."""
+
+    name = "truth"
+
+    def __init__(self, truth):
+        self.states = iter(truth.x)
+
+    def _analyse(self, model, x, y, generator):
+        return Analysis(next(self.states) + torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).double(), {"n": 1.0})
+
+
+def test_scores_of_a_known_ensemble():
+    truth = twin(Lorenz63(), 30, 0)
+    found = track(Lorenz63(), Truth(truth), 4, truth, 0)
+    assert float(found.rmse.max()) < 1e-12
+    assert torch.allclose(found.spread, torch.full((30,), (4 / 3) ** 0.5, dtype=torch.float64))
+    assert torch.allclose(found.crps, torch.full((30,), 1 - 2 / 3, dtype=torch.float64))  # 1 − ½ mean |x_i − x_j|
+    assert found.diagnostics["n"].tolist() == [1.0] * 30
+
+
+def test_standard_errors_know_that_neighbours_are_alike():
+    noise = torch.randn(20_000, dtype=torch.float64, generator=seeded(0))
+    smooth = torch.empty_like(noise)
+    last = torch.zeros(())
+    for i, new in enumerate(noise):
+        last = 0.9 * last + new
+        smooth[i] = last
+    assert abs(batch_mean(noise)[1] / 20_000**-0.5 - 1) < 0.5
+    assert abs(batch_mean(smooth)[1] / (10 * 20_000**-0.5) - 1) < 0.5  # 1/(1 − .9) times as large
+    with pytest.raises(CSBError, match="too few for a standard error"):
+        batch_mean(noise[:19])
+
+
+def analysed(method):
+    """Of three members, which are too few for most."""
+    return method(Lorenz63(), torch.eye(3).double(), torch.zeros(3).double(), seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EnKF(inflation=0.9), "inflation=0.9"),
+        (lambda: EnKF(localisation=0), "localisation=0"),
+        (lambda: Bootstrap(-1), "regularisation=-1"),
+        (lambda: EnSF(steps=1), "steps=1"),
+        (lambda: EnSF(floor=1), "floor=1"),
+        (lambda: EnSF(batch=1), "batch=1"),
+        (lambda: BridgeFilter(L=0), "L=0"),
+        (lambda: BridgeFilter(T=0), "T=0"),
+        (lambda: BridgeFilter(alpha_bar_end=1.0), "alpha_bar_end=1.0"),
+        (lambda: BridgeFilter(way="back"), "way='back' is unknown"),
+        (lambda: BridgeFilter(locality=0.0), "locality=0.0"),
+        (lambda: BridgeFilter(width=float("nan")), "width=nan"),
+        (lambda: analysed(EnKF(localisation=2.0)), "distances"),
+        (lambda: analysed(BridgeFilter()), "cannot fit 32"),
+    ],
+)  # fmt: skip
+def test_bad_settings(make, message):
+    with pytest.raises(CSBError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,91 @@
+"""benchmark.py suite=filtering: the table, its file, and its errors."""
+
+import json
+
+import pytest
+
+from csb.errors import CSBError
+from csb.run import cli
+from csb.run.benchmark import main, validate
+
+SMALL = (
+    "suite=filtering", "cycles=20", "spin_up=2", "lorenz63.members=[40]", "lorenz96.members=[20]",
+    "lorenz96.model.dx=6",
+    "lorenz63.methods=[{filter: bridge, T: 2, features: 4, locality: 1.0}, {filter: enkf}, {filter: bootstrap}]",
+    "lorenz96.methods=[{filter: ensf, steps: 20}, {filter: enkf, localisation: 2.0}]",
+)  # fmt: skip
+
+
+def composed(*arguments):
+    """The config that the command line makes of them."""
+    found = []
+    cli.check("benchmark", list(arguments), lambda config, sweep: found.append(config))
+    return found[0]
+
+
+def refuse(*arguments):
+    with pytest.raises(CSBError) as error:
+        cli.check("benchmark", list(arguments), validate)
+    message = str(error.value)
+    assert "\n" not in message
+    assert 10 < len(message) < 600
+    return message
+
+
+def test_table_and_files(tmp_path, capsys):
+    main(composed(*SMALL, "seeds=[0,1]", f"out={tmp_path}"))
+    rows = json.loads((tmp_path / "filtering.json").read_text())
+    assert [(one["system"], one["members"], one["filter"]) for one in rows] == [
+        ("lorenz63", 40, "bridge, T = 2, features = 4, locality = 1.0"),
+        ("lorenz63", 40, "enkf"),
+        ("lorenz63", 40, "bootstrap"),
+        ("lorenz96", 20, "ensf, steps = 20"),
+        ("lorenz96", 20, "enkf, localisation = 2.0"),
+    ]
+    keys = ("rmse", "rmse_error", "spread", "crps", "seconds")
+    assert all(one[key] > 0 for one in rows for key in keys)
+    text = (tmp_path / "filtering.md").read_text()
+    assert len(text.splitlines()) == 2 + len(rows)
+    assert "20 assimilations after 2 of spin-up, 2 seed(s)" in capsys.readouterr().out
+
+
+def test_the_defaults_are_valid():
+    validate(composed("suite=filtering"))
+
+
+def test_a_filter_that_diverges_is_a_row_of_dashes(tmp_path):
+    wild = "lorenz63.methods=[{filter: enkf, inflation: 1e200}, {filter: enkf}]"
+    main(composed(*SMALL[:3], "lorenz63.members=[40]", "lorenz96.members=[]", wild, f"out={tmp_path}"))
+    one, two = json.loads((tmp_path / "filtering.json").read_text())
+    assert one["rmse"] is None
+    assert "cycle" in one["note"]
+    assert two["rmse"] > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("cycles=19", "cycles=19 is not possible"),
+        ("spin_up=-1", "spin_up=-1"),
+        ("seeds=[]", "seeds=[] is not a list of different integers"),
+        ("seeds=[0,0]", "is not a list of different integers"),
+        ("seeds=[-1]", "seeds=-1"),
+        ("out=3", "out=3 is not a folder"),
+        ("lorenz63.members=[1]", "lorenz63.members=1 is not possible"),
+        ("lorenz63.members=5", "are lists"),
+        ("lorenz63=null", "lorenz63=None is not possible"),
+        ("lorenz63.methods=[{filter: ekf}]", "give {filter: bridge|enkf|bootstrap|ensf"),
+        ("lorenz63.methods=[{filter: enkf, width: 3}]", "enkf does not take ['width']"),
+        ("lorenz63.methods=[{filter: bridge, T: 0}]", "T=0"),
+        ("+lorenz63.model.speed=3", "lorenz63.model does not fit"),
+        ("lorenz96.model.dx=2", "dx=2"),
+        ("+foo=1", "foo"),
+        ("+suite.foo=1", "suite.foo is unknown"),
+    ],
+)
+def test_bad_config(argument, message):
+    assert message in refuse(*SMALL, argument)
+
+
+def test_nothing_to_run():
+    assert "no system has members" in refuse(*SMALL, "lorenz63.members=[]", "lorenz96.members=[]")
