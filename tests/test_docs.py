@@ -19,6 +19,7 @@ from csb.problems import PROBLEMS, TRANSFORMS, mnist, mnist_sources
 from csb.run import cli
 from csb.run.amortized import train_stage
 from csb.run.config import read
+from csb.run.distil import train_stage as distil
 from csb.run.train import train
 from tests.docs_blocks import ROOT, Page, blocks, link
 
@@ -27,7 +28,7 @@ TINY = [
     "L=1", "progress=false", "logger=none", "ipf.first_steps=6", "ipf.steps=4", "ipf.batch_size=32", "ipf.refresh=4",
     "ipf.trajectories=64", "ipf.observe_every=1000", "ipf.select=last", "metrics.samples=8", "metrics.observations=100",
     "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.picture_rows=1", "trainer=default",
-    "amortized.steps=4",
+    "amortized.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8", "distil.calls=[1,2]",
 ]  # fmt: skip
 VECTORS = [*TINY, "T=3"]
 SIMULATED = [*VECTORS, "problem.n_train=1000", "+problem.n_val=100"]
@@ -41,6 +42,7 @@ QUICK = ["metrics.samples=8", "metrics.exact_samples=100", "metrics.exact_observ
 SMALL = {  # commands that are run, and how
     "train experiment=pairs data.path=pairs.npz": [*VECTORS, MLP],
     "train experiment=two_moons stage=flow": [*SIMULATED, MLP],
+    "train experiment=two_moons stage=distil run=outputs/two_moons": SIMULATED,
     "sample run=outputs/pairs y=y.npy n=1000 out=samples.npz": ["n=10"],
     "evaluate run=outputs/pairs": [*QUICK, "metrics.observations=100"],
     "evaluate run=outputs/two_moons": QUICK,
@@ -88,7 +90,7 @@ def trained(_digits, tmp_path_factory):
             config = compose("train", [f"experiment={experiment}", f"name={name}", f"out={home}", *kind, *given, *more])
         return read(config)
 
-    def make(name, baselines=False):
+    def make(name, baselines=False, student=False):
         if experiment_of(name) is None:
             return None
         if not (home / name / "bridge.pt").exists():
@@ -96,6 +98,8 @@ def trained(_digits, tmp_path_factory):
         for stage in ("score", "flow") if baselines else ():
             if not (home / name / f"{stage}.pt").exists():
                 train_stage(settings(name, f"stage={stage}"))
+        if student and not (home / name / "consistency.pt").exists():
+            distil(settings(name, "stage=distil", f"run={home / name}"))
         return home / name
 
     return make
@@ -109,9 +113,10 @@ def page(request, trained, _digits, tmp_path, command):
     def provide(text, folder):
         for name in dict.fromkeys(re.findall(r"outputs/(\w+)", text)):
             here = folder / "outputs" / name
-            if here.exists() and "load_baseline" not in text:
+            more = [f"load_{kind}" in text for kind in ("baseline", "consistency")]
+            if here.exists() and not any(more):
                 continue
-            if (source := trained(name, "load_baseline" in text)) is not None:
+            if (source := trained(name, *more)) is not None:
                 link(source, here)
 
     registries = [(registry, dict(registry)) for registry in (PROBLEMS, TRANSFORMS, NETWORKS)]

@@ -12,7 +12,15 @@ from torch import nn
 
 from csb.bridge.bridge import Bridge
 from csb.bridge.build import BridgeSpec, build_bridge
-from csb.bridge.untrusted import read_spec, require_counts, require_plain, require_sizes, require_weights
+from csb.bridge.student import Student, build_student
+from csb.bridge.untrusted import (
+    read_spec,
+    read_student,
+    require_counts,
+    require_plain,
+    require_sizes,
+    require_weights,
+)
 from csb.errors import CSBError, in_one_line
 from csb.networks.conditional import ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.networks.denoiser import DenoiserSpec, NetworkDenoiser, build_denoiser
@@ -166,3 +174,27 @@ def load_conditional(
     return _restore(
         path, device, "conditional", "score or flow", lambda spec: build_conditional(ConditionalSpec.from_plain(spec))
     )
+
+
+def save_student(path: Path, student: Student, about: dict[str, Any]) -> None:
+    """A student's description and weights, with plain data about it."""
+    save(path, {"format": FORMAT, "student": student.spec.plain(), "weights": student.state_dict(), "about": about})
+
+
+def load_student(path: Path, device: str | torch.device = "cpu") -> tuple[Student, dict[str, Any]]:
+    """The student of a file and what the file says of it, held against :mod:`csb.bridge.untrusted` before it is built.
+
+    Raises CSBError, naming ``path``, where it is not whole, hostile, or of another kind.
+    """
+    data = load(path)
+    try:
+        tensors, about = _tensors(data.get("weights")), data.get("about")
+        if not isinstance(about, dict):
+            raise CSBError(f"about is of type {type(about).__name__}; expected a dictionary")
+        require_plain(about, "about")
+        read = read_student(data.get("student"), {str(name): tuple(t.shape) for name, t in tensors.items()})
+        student = build_student(read)
+        student.load_state_dict(tensors)
+    except (CSBError, KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise CSBError(f"{path} does not hold a whole student: {in_one_line(error)}") from error
+    return student.to(device).eval(), about

@@ -1,12 +1,13 @@
 """A y-conditioned family of kernels: one network, T steps, one direction."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from csb.bridge.law import Diagonal, Full, Law, LowRank, Mixture
-from csb.bridge.parametrisation import Direction, coefficients
+from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
 from csb.errors import CSBError
 from csb.networks import Network
 from csb.process import Grid, expand
@@ -48,6 +49,7 @@ class Kernel(nn.Module):
             units of a v-output's effect on the mean; "full", a learned root of the precision; or "mixture", several
             Gaussians with a mean and a full covariance each. With output 0 all of them are β_k I.
         components: Gaussians of a mixture.
+        jump: the next state is x_0 from every k, not x_{k−1}; backward kernels only. Where β_k stands here, read 1−ᾱ_k.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
 
@@ -71,14 +73,17 @@ class Kernel(nn.Module):
         covariance: str = "diagonal",
         variance_floor: float = 1e-6,
         components: int = 1,
+        jump: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.direction, self.T = network, direction, grid.T
         self.parametrisation, self.covariance = parametrisation, covariance
         self.variance_floor, self.components = variance_floor, components
-        skip, gain = coefficients(parametrisation, grid, direction)
-        log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), grid.beta[1:].log()])
-        reach = coefficients("v", grid, direction).gain.abs()  # of the uncertainty that a step leaves, as k varies
+        of = partial(jump_coefficients, grid=grid) if jump else partial(coefficients, grid=grid, direction=direction)
+        skip, gain = of(parametrisation)
+        beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
+        log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
+        reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
         for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta), ("reach", reach)):
             self.register_buffer(name, value.float(), persistent=False)
         self.register_buffer("inflation", torch.ones(()))

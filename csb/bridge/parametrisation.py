@@ -9,6 +9,9 @@ mirrored grid (see :meth:`csb.process.Grid.mirror`), where "x0" predicts the noi
 - v       as x0, with x_0 = √ᾱ_k x_k − √(1−ᾱ_k)·output                  (Salimans & Ho 2022)
 
 With output 0, "v" is the reference step √(1−β_k) x, in both directions.
+
+A *jump* leads from k to x_0 at once (:mod:`csb.bridge.student`). It is the one backward step of the grid (1, ᾱ_k): the
+same formulas with 1−ᾱ_k for β_k, so that "x0" is mean = output.
 """
 
 from typing import Literal, NamedTuple
@@ -71,5 +74,18 @@ def coefficients(name: str, grid: Grid, direction: Direction) -> Coefficients:
     skip, gain = PARAMETRISATIONS[name](grid, steps)
     if direction == "forward":
         skip, gain = skip.flip(0), gain.flip(0)
+    return _from_1(skip, gain)
+
+
+def jump_coefficients(name: str, grid: Grid) -> Coefficients:
+    """Those of the jumps from k = 1..T to x_0; the mean of x_0 is read from the output."""
+    if name not in PARAMETRISATIONS:
+        raise CSBError(f"parametrisation {name!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}")
+    found = [PARAMETRISATIONS[name](grid.keep(0, k), torch.tensor([1])) for k in range(1, grid.T + 1)]
+    return _from_1(torch.cat([skip for skip, _ in found]), torch.cat([gain for _, gain in found]))
+
+
+def _from_1(skip: Tensor, gain: Tensor) -> Coefficients:
+    """With the unused index 0."""
     zero = torch.zeros(1, dtype=torch.float64)
     return Coefficients(torch.cat([zero, skip]), torch.cat([zero, gain]))

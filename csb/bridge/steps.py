@@ -41,7 +41,6 @@ Forward kernels are backward ones on the mirrored grid (:meth:`csb.process.Grid.
 from itertools import pairwise
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from csb.bridge.parametrisation import Direction
@@ -96,8 +95,8 @@ def _leap(grid: Grid, k: int, j: int) -> Leap | None:
     if j == k - 1:
         return None
     step = Reference(grid).pinned_start(k)
-    kept = [0, j, k] if j else [0, k]
-    far = Reference(Grid(grid.alpha_bar[torch.tensor(kept)])).pinned_start(len(kept) - 1)
+    kept = (0, j, k) if j else (0, k)
+    far = Reference(grid.keep(*kept)).pinned_start(len(kept) - 1)
     gain = far.far / step.far
     return Leap(float(far.near - gain * step.near), float(gain), float(step.var), float(far.var))
 

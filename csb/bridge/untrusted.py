@@ -16,9 +16,10 @@ from torch import Tensor
 from csb.bridge.bridge import Precision
 from csb.bridge.build import BridgeSpec, KernelSpec
 from csb.bridge.kernel import heads
+from csb.bridge.student import GENERATOR, StudentSpec, check_calls, student_network
 from csb.errors import CSBError, is_number
 from csb.networks import build_network
-from csb.problems.transform import build_transform
+from csb.problems.transform import Transform, build_transform
 
 _DEEPEST = 32  # levels of nesting
 _LONGEST = 100_000  # entries of a list: more than any grid has steps
@@ -70,12 +71,9 @@ def read_spec(data: Any, shapes: Shapes) -> BridgeSpec:
         if not isinstance(data.get(name), kind):
             raise CSBError(f"bridge.{name} is {data.get(name)!r:.80}; expected a {kind.__name__}")
     for direction in ("backward", "forward"):
-        _require_types(data[direction], f"bridge.{direction}")
-    if not all(is_number(value) for value in data["alpha_bar"]):
-        raise CSBError("bridge.alpha_bar holds something that is not a number; expected T + 1 numbers from 1 to ᾱ_T")
+        _require_types(KernelSpec, data[direction], f"bridge.{direction}")
     spec = BridgeSpec.from_plain(data)
-    if spec.precision not in get_args(Precision):
-        raise CSBError(f"bridge.precision is {spec.precision!r:.80}; expected one of {', '.join(get_args(Precision))}")
+    _require_grid_and_precision(spec, "bridge")
     for direction in ("backward", "forward"):
         part = {name: data[direction].get(name, 0) for name in ("network", "rank", "components")}
         require_counts(part, f"bridge.{direction}", shapes)
@@ -84,14 +82,48 @@ def read_spec(data: Any, shapes: Shapes) -> BridgeSpec:
     return spec
 
 
-def _require_types(data: dict[str, Any], where: str) -> None:
-    """CSBError for a field of a kernel's description whose value has another type."""
-    for field in dataclasses.fields(KernelSpec):
+def read_student(data: Any, shapes: Shapes) -> StudentSpec:
+    """The description of a student in a file, whose tensors have these shapes by name; errors as :func:`read_spec`."""
+    if not isinstance(data, dict):
+        raise CSBError(f"student is of type {type(data).__name__}; expected its description")
+    require_plain(data, "student")
+    _require_types(StudentSpec, data, "student")
+    spec = StudentSpec.from_plain(data)
+    _require_grid_and_precision(spec, "student")
+    check_calls(spec.calls, len(spec.alpha_bar) - 1)
+    part = {"network": spec.network, "rank": spec.rank if spec.law == "low_rank" else 0,
+            "components": spec.components if spec.law == "mixture" else 0,
+            "noise": spec.noise if spec.law == GENERATOR else 0}  # fmt: skip
+    require_counts(part, "student", shapes)
+    require_sizes(spec.transform, "student.transform")
+    transform = build_transform(spec.transform)
+    with torch.device("meta"):
+        network = student_network(spec, transform)
+    prefix = "body" if spec.law == GENERATOR else "kernel.network"
+    expected = {f"{prefix}.{key}": tuple(t.shape) for key, t in network.state_dict().items()}
+    if spec.law != GENERATOR:
+        expected["kernel.inflation"] = ()
+    _compare(expected | _of_transform(transform), shapes)
+    return spec
+
+
+def _require_grid_and_precision(spec: BridgeSpec | StudentSpec, where: str) -> None:
+    if not all(is_number(value) for value in spec.alpha_bar):
+        raise CSBError(f"{where}.alpha_bar holds something that is not a number; expected T + 1 numbers from 1 to ᾱ_T")
+    if spec.precision not in get_args(Precision):
+        raise CSBError(f"{where}.precision is {spec.precision!r:.80}; expected one of {', '.join(get_args(Precision))}")
+
+
+def _require_types(kind: type, data: dict[str, Any], where: str) -> None:
+    """CSBError for a field of a description, a dataclass of this kind, whose value has another type."""
+    for field in dataclasses.fields(kind):
         value = data.get(field.name, field.default)
         fits, expected = {
             str: (isinstance(value, str), "a name"),
             int: (isinstance(value, int) and not isinstance(value, bool), "an integer"),
             float: (is_number(value), "a number"),
+            list[int]: (isinstance(value, list), "a list"),
+            list[float]: (isinstance(value, list), "a list"),
         }.get(field.type, (isinstance(value, dict), "a dictionary"))
         if not fits:
             raise CSBError(f"{where}.{field.name} is {value!r:.80}; expected {expected}")
@@ -136,7 +168,7 @@ def require_sizes(part: dict[str, Any], where: str) -> None:
 def _require_shapes(spec: BridgeSpec, shapes: Shapes) -> None:
     """CSBError unless the file's tensors are those of this bridge. The networks are built without memory."""
     transform = build_transform(spec.transform)
-    expected = {f"transform.{name}": tuple(t.shape) for name, t in transform.state_dict().items()}
+    expected = _of_transform(transform)
     for direction, part in (("backward", spec.backward), ("forward", spec.forward)):
         count = heads(part.covariance, transform.z_shape, part.rank, part.components)
         with torch.device("meta"):
@@ -144,6 +176,15 @@ def _require_shapes(spec: BridgeSpec, shapes: Shapes) -> None:
         name = f"{direction}_kernel"
         expected |= {f"{name}.network.{key}": tuple(t.shape) for key, t in network.state_dict().items()}
         expected[f"{name}.inflation"] = ()
+    _compare(expected, shapes)
+
+
+def _of_transform(transform: Transform) -> dict[str, tuple[int, ...]]:
+    return {f"transform.{name}": tuple(t.shape) for name, t in transform.state_dict().items()}
+
+
+def _compare(expected: Shapes, shapes: Shapes) -> None:
+    """CSBError unless the file's tensors are those that are expected."""
     for name in expected:
         if name not in shapes and name.startswith("transform."):
             continue  # a transform knows what older files lack
@@ -153,7 +194,7 @@ def _require_shapes(spec: BridgeSpec, shapes: Shapes) -> None:
             raise CSBError(f"the tensor {name} has shape {tuple(shapes[name])}; expected {expected[name]}")
     for name in shapes:
         if name not in expected:
-            raise CSBError(f"the tensor {name!r:.80} belongs to no part of the bridge; the file is of another kind")
+            raise CSBError(f"the tensor {name!r:.80} belongs to no part of the model; the file is of another kind")
 
 
 def require_weights(weights: Mapping[str, Tensor]) -> None:

@@ -62,6 +62,10 @@ class Grid:
         beta[1:] = 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
         return beta
 
+    def keep(self, *steps: int) -> "Grid":
+        """The grid of these steps alone, ascending from 0. Pinned laws on it leap over the steps between."""
+        return Grid(self.alpha_bar[list(steps)])
+
     def mirror(self) -> "Grid":
         """The same steps in the opposite order: ᾱ'_j = ᾱ_T/ᾱ_{T−j}.
 

@@ -23,6 +23,7 @@ from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
 from csb.process import Grid
 from csb.run.config import schedule_of
+from csb.run.distil import students_of
 from csb.run.guided import guide_of, horizon_warnings, particle_counts, sweep
 from csb.run.load import Run
 from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler
@@ -65,6 +66,8 @@ def build_methods(
         name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)
         made = BridgeSampler(one.bridge, **vars(sampler))
         methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
+        found, left_out = _students(one, text)
+        methods, warnings = methods + found, warnings + left_out
     if denoiser is not None:
         schedule = schedule_of(run.config["process"])
         guide = guide_of(run.problem, denoiser, schedule, baselines, run.bridge.precision, run.folder, seed)
@@ -77,6 +80,22 @@ def build_methods(
     if run.problem.has_exact_posterior:
         methods.append(Method("exact", "exact posterior", ExactSampler(run.problem), reference=True))
     return Comparison(methods, warnings)
+
+
+def _students(run: Run, schedule: str) -> tuple[list[Method], list[str]]:
+    """The samplers distilled from a run's bridge, and a warning where its student is another bridge's."""
+    try:
+        found = students_of(run)
+    except CSBError as error:
+        return [], [f"The distilled sampler is left out: {error}."]
+    told = f", T = {run.bridge.grid.T}"
+    return [
+        Method(
+            f"consistency_{run.folder.name}_{calls}", f"distilled{told}, {calls} call{'s' * (calls > 1)}", sampler,
+            schedule, family="consistency",
+        )
+        for calls, sampler in found.items()
+    ], []  # fmt: skip
 
 
 def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:

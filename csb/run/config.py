@@ -19,17 +19,19 @@ from csb.problems.scale import finest_scale
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.run.logs import LoggerSettings
-from csb.run.recipe import AUTO, kernels, require_keys, resolved_by_shape
+from csb.run.recipe import AUTO, kernels, require_keys, require_teacher, resolved_by_shape
 from csb.samplers.build import BaselineSettings
 from csb.training.cache import capacity
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
+from csb.training.distil import DistilSettings
 from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
 _SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
-STAGES = ("bridge", "denoiser", *CONDITIONAL)
+DISTIL = "distil"
+STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 _FLAGS = ("resume", "overwrite", "progress", "evaluate")
 logger = logging.getLogger(__name__)
 
@@ -52,10 +54,12 @@ class RunConfig:
     logger: LoggerSettings
     denoiser: DenoiserSettings
     amortized: ConditionalSettings
+    distil: DistilSettings
     baselines: BaselineSettings
     stage: str
     evaluate: bool
-    folder: Path
+    folder: Path  # of the stage's files
+    teacher: Path | None  # of stage=distil: the folder of the finished run
     seed: int
     resume: bool
     overwrite: bool
@@ -100,7 +104,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
-        free |= {"denoiser", "amortized", "baselines", "stage", "evaluate"}
+        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
         return flatten({key: value for key, value in self.plain.items() if key not in free})
 
 
@@ -173,7 +177,7 @@ def read(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
-    require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", *_FLAGS))
+    require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", "run", *_FLAGS))
     for name in ("out", "name"):
         if plain[name] is None or str(plain[name]) == "":
             raise CSBError(f"{name}={plain[name]!r} names no folder; give one")
@@ -184,6 +188,7 @@ def read(config: DictConfig) -> RunConfig:
             raise CSBError(f"{name}={plain[name]!r} is neither true nor false; give one of them")
     if plain["resume"] and plain["overwrite"]:
         raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
+    require_teacher(plain["stage"] == DISTIL, plain["run"])
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1)
     problem = build_problem(_group(plain, "problem"))
@@ -191,6 +196,8 @@ def read(config: DictConfig) -> RunConfig:
     schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
     backward, forward = kernels(_group(plain, "network"), objective)
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
+    distil = settings(DistilSettings, "distil", _group(plain, "distil"))
+    teacher = None if plain["run"] is None else Path(str(plain["run"]))
     run = RunConfig(
         problem=problem,
         schedule=schedule,
@@ -206,10 +213,12 @@ def read(config: DictConfig) -> RunConfig:
         logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
         denoiser=settings(DenoiserSettings, "denoiser", _group(plain, "denoiser")),
         amortized=_amortized(_group(plain, "amortized"), ipf),
+        distil=distil,
         baselines=settings(BaselineSettings, "baselines", _group(plain, "baselines")),
         stage=plain["stage"],
         evaluate=plain["evaluate"],
-        folder=Path(str(plain["out"])) / str(plain["name"]),
+        folder=Path(str(plain["out"])) / str(plain["name"]) if teacher is None else Path(distil.out or teacher),
+        teacher=teacher,
         seed=plain["seed"],
         resume=plain["resume"],
         overwrite=plain["overwrite"],

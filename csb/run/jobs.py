@@ -14,13 +14,16 @@ from omegaconf import DictConfig, open_dict
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
 from csb.run.amortized import train_stage as train_amortized
-from csb.run.config import RunConfig, read
+from csb.run.config import DISTIL, RunConfig, read
 from csb.run.denoiser import train_stage
+from csb.run.distil import teacher
+from csb.run.distil import train_stage as distil
 from csb.run.evaluate import compare_run
 from csb.run.launch import is_requeued, take_gpu
 from csb.run.load import load_run
 from csb.run.sweep import MARKER, read_json, write_marker
 from csb.run.train import check_folder, check_writable, finished, train
+from csb.training.distil import NAME
 from csb.training.regression import state_file
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
     run = read(config)
     if sweep and (run.stage != "bridge" or run.evaluate):
         raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
+    if run.stage == DISTIL:
+        teacher(run)
     if run.stage != "bridge":
         return lambda: check_stage(run)
     if sweep:
@@ -43,7 +48,8 @@ def check_stage(run: RunConfig) -> None:
 
     The folder may hold a bridge or not.
     """
-    path, state = run.folder / f"{run.stage}.pt", state_file(run.folder, run.stage)
+    name = NAME if run.stage == DISTIL else run.stage
+    path, state = run.folder / f"{name}.pt", state_file(run.folder, name)
     if path.exists() and not run.overwrite:
         raise CSBError(f"{path} is there already; choose overwrite=true or another name=…")
     if state.exists() and not run.resume and not run.overwrite:
@@ -56,6 +62,8 @@ def stage_job(run: RunConfig) -> None:
     check_stage(run)
     if run.stage == "denoiser":
         train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
+    elif run.stage == DISTIL:
+        distil(run)
     else:
         train_amortized(run)
 

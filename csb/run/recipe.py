@@ -29,6 +29,14 @@ def require_keys(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> N
             raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
 
 
+def require_teacher(distils: bool, run: Any) -> None:
+    """CSBError where the stage that distils a run was given none, or another stage was given one."""
+    if distils and run is None:
+        raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
+    if not distils and run is not None:
+        raise CSBError(f"run={run} is of stage=distil alone; leave it out, or give stage=distil")
+
+
 def kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
     """The kernels of both directions, backward first, of the groups network and objective.
 

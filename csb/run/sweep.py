@@ -31,6 +31,10 @@ def job_folder(overrides: str) -> str:
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
+# For hydra.run.dir: a student goes into the folder of its bridge, or one of its own.
+OmegaConf.register_new_resolver("run_folder", lambda own, run, out: str(out or run or own), replace=True)
+
+
 def write_marker(
     folder: Path, overrides: list[str], L: int, T: int, seed: int, job_id: str, left_out: list[str]
 ) -> None:

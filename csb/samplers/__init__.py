@@ -1,9 +1,10 @@
-"""Posterior samplers behind one protocol: the bridge, exact posteriors, scores and flows, guided denoisers."""
+"""Samplers behind one protocol: bridges, their students, exact posteriors, scores, flows, guided denoisers."""
 
 from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
 from csb.samplers.class_likelihood import ClassLikelihood
 from csb.samplers.conditional import ConditionalSampler
+from csb.samplers.consistency import ConsistencySampler
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
@@ -40,6 +41,7 @@ __all__ = [
     "ClassifierGuidance",
     "CoPaint",
     "ConditionalSampler",
+    "ConsistencySampler",
     "DiffusionSampler",
     "Draws",
     "ExactSampler",

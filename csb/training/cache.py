@@ -33,11 +33,13 @@ def bytes_per_trajectory(z_shape: tuple[int, ...], T: int, objective: Objective)
     return 4 * math.prod(z_shape) * kept + 8
 
 
-def capacity(z_shape: tuple[int, ...], T: int, objective: Objective, wanted: int, budget: int) -> int:
-    """Trajectories that fit the byte budget, at most ``wanted``. CSBError where not even one does."""
+def capacity(
+    z_shape: tuple[int, ...], T: int, objective: Objective, wanted: int, budget: int, group: str = "ipf"
+) -> int:
+    """Trajectories that fit the byte budget of a group, at most ``wanted``. CSBError where not even one does."""
     each = bytes_per_trajectory(z_shape, T, objective)
     if budget < each:
-        raise CSBError(f"ipf.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
+        raise CSBError(f"{group}.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
     return min(wanted, budget // each)
 
 

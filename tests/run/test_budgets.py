@@ -8,8 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from csb.bridge import BridgeSpec, KernelSpec, save_bridge
-from csb.bridge.checkpoint import save_conditional
+from csb.bridge.checkpoint import save_conditional, save_student
+from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
+from csb.evaluation.suite.store import checksum
 from csb.problems import GaussianMixture
 from csb.process import seeded
 from csb.run import cli
@@ -35,11 +37,16 @@ def about(problem=PROBLEM):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with an untrained bridge of T = 3, score and flow."""
+    """A folder with an untrained bridge of T = 3, score, flow and student of one and two calls."""
     folder = tmp_path_factory.mktemp("run")
     save_bridge(folder / "bridge.pt", make_untrained_bridge(2, 1), _spec("v"), about())
     for kind in ("score", "flow"):
         save_conditional(folder / f"{kind}.pt", untrained(kind, 2, 1), about())
+    spec = _spec("v")
+    student = StudentSpec(spec.alpha_bar, spec.transform, spec.backward.network, "v", "full", [1, 2])
+    save_student(
+        folder / "consistency.pt", build_student(student), about() | {"bridge": checksum(folder / "bridge.pt")}
+    )
     return folder
 
 
@@ -124,8 +131,9 @@ class TestFit:
         )
         assert set(found) == set(methods)
         passes = {name: [fit.row.passes if fit.row else None for fit in of] for name, of in found.items()}
-        heun = {"score_heun": [1, 1, 5], "flow_heun": [None, 2, 4], "bridge": [1, 2, 3], "exact": [0, 0, 0]}
-        assert passes == {name: heun.get(name, list(budgets)) for name in methods}
+        own = {"score_heun": [1, 1, 5], "flow_heun": [None, 2, 4], "bridge": [1, 2, 3], "exact": [0, 0, 0]}
+        own["consistency"] = [1, 2, 2]
+        assert passes == {name: own.get(name, list(budgets)) for name in methods}
         assert [fit.row.T for fit in found["bridge"]] == [1, 2, 3]
         assert not any(fit.at_most for of in found.values() for fit in of)
 

@@ -13,6 +13,7 @@ from csb.errors import CSBError
 from csb.evaluation.suite.store import checksum
 from csb.networks.conditional import FlowNetwork, ScoreNetwork
 from csb.run.budgets.field import Field
+from csb.run.distil import students_of
 from csb.run.guided import Chosen, particle_counts, sweep
 from csb.run.load import Run
 from csb.samplers import FLOW, SCORE, BridgeSampler, ExactSampler, ParticleSampler, Sampler, flow_sampler, score_sampler
@@ -165,6 +166,25 @@ def _contender(of: Field, name: str, own: str, label: str, fixed: dict[str, Any]
     )  # fmt: skip
 
 
+def _consistency(of: Field, name: str) -> list[Contender]:
+    """The samplers distilled from the bridges of the runs, at the numbers of calls that they were trained for."""
+    found = [(run, students) for run in of.runs if (students := students_of(run))]
+    if not found:
+        raise CSBError("no run= or others= has a consistency.pt (csb train … stage=distil)")
+    labels = _named(name, "distilled", [run.folder for run, _ in found])
+    return [
+        Contender(
+            own, label, partial(_student, students), lambda T: T,
+            {"method": name, "source": checksum(run.folder / "consistency.pt")}, tuple(sorted(students)),
+        )
+        for (run, students), (own, label) in zip(found, labels)
+    ]  # fmt: skip
+
+
+def _student(students: Mapping[int, Sampler], T: int) -> Sampler:
+    return students[T]
+
+
 def _exact(of: Field, name: str) -> list[Contender]:
     """The exact posterior: the floor of every distance."""
     sampler = ExactSampler(of.problem)
@@ -175,6 +195,7 @@ METHODS: dict[str, Callable[[Field, str], list[Contender]]] = {
     "bridge": _bridge,
     **{f"score_{method}": _amortized for method in SCORE},
     **{f"flow_{method}": _amortized for method in FLOW},
+    "consistency": _consistency,
     **dict.fromkeys(GUIDED, _guided),
     "exact": _exact,
 }

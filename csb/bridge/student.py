@@ -1,0 +1,247 @@
+r"""Students of a bridge: they draw X_0 | X_k, y in one network call, where the bridge takes k.
+
+A consistency model (Song, Dhariwal, Chen & Sutskever 2023) maps every state of a deterministic path to its end. The
+bridge's path is random, and no function of x_k alone can have its ends; what can be the same along a path is a *law*.
+Let p(x_0, x_T | y) be the end points of the bridge's paths, x_T ~ N(0, I), and Π their *reciprocal process*: the
+reference process pinned at both ends. For k ≥ j ≥ 0, as the pinned reference is Markov given its ends,
+
+    Π(x_j | x_0, x_k, x_T, y) = N(near·x_k + far·x_0, β̃ I),    the step pinned at x_0 that leads from k to j        (1)
+    Π(x_0 | x_k, y) = ∫ Π(dx_j | x_k, y) Π(x_0 | x_j, x_k, y).                                                       (2)
+
+A student is a family q_k(x_0 | x_k, y), fitted to Π(x_0 | x_k, y) by a strictly proper scoring rule on pairs (x_k, x_0)
+of Π: end points from the frozen bridge, x_k between them by :meth:`csb.process.Reference.pinned_both`. Nothing is
+bootstrapped from the student itself. Where it fits,
+
+- one call is exact: x_T ~ N(0, I), x_0 ~ q_T(· | x_T, y) have the end points' law;
+- so is every further one: with (x_0, x_k) from Π, a draw x_j by (1) has Π's law together with x_0, and
+  x_0' ~ q_j(· | x_j, y) makes (x_0', x_j) a pair of Π again. The marginal of x_0 is the bridge's after each call.
+
+So 1, 2 or 4 calls draw the same law, up to the fits; a call from a smaller k has a narrower law to fit, and forgets the
+errors of the call before as far as the noise of x_j covers them. Nothing is asked of the bridge: the pinned reference
+joins the end points whatever kernels gave them, and no forward kernel is called. For the Schrödinger bridge, and every
+bridge in the reciprocal class, Π is the bridge's own path law, X_0 depends on X_k alone, and (2) reads
+q_k = ∫ B(dx_j | x_k) q_j(· | x_j): the law of the end is the same from every state of a path, which is the
+self-consistency of Song et al. with laws in place of points.
+
+Two kinds of student, by the scoring rule:
+
+- :class:`LawStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
+  components as the posterior's shape takes.
+- :class:`Generator`: x_0 = G(x_k, ε, k, y) with further noise ε, fitted by the energy score
+  (:mod:`csb.training.scoring`): for images, whose densities no such formula holds.
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
+from csb.bridge.parametrisation import jump_coefficients
+from csb.bridge.steps import stops_of
+from csb.errors import CSBError, require_int
+from csb.networks import Network, build_network
+from csb.problems.transform import Transform, build_transform
+from csb.process import Grid, expand
+
+GENERATOR = "generator"
+LAWS = (*(name for name in COVARIANCES if name != "fixed"), GENERATOR)
+
+
+def automatic_law(z_shape: tuple[int, ...]) -> str:
+    """What suits states of this shape: "mixture" for vectors of at most 64 coordinates, else "generator"."""
+    return "mixture" if len(z_shape) == 1 and z_shape[0] <= MAX_FULL else GENERATOR
+
+
+def check_calls(calls: Any, T: float = math.inf) -> None:
+    """CSBError unless calls is a list of different numbers of network calls, each in 1..T."""
+    if not isinstance(calls, list | tuple) or not calls or len(set(map(str, calls))) < len(calls):
+        raise CSBError(f"calls={calls!r} is not a list of different numbers of network calls; give e.g. [1, 2, 4]")
+    for count in calls:
+        require_int("each of calls", count, 1, T)
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """All that makes a student but its weights.
+
+    Attributes:
+        alpha_bar: the bridge's grid, T + 1 numbers.
+        transform: {"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's.
+        network: {"name": one of csb.networks.NETWORKS, **options}.
+        parametrisation: how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`).
+        law: one of :data:`LAWS`: the covariance of a :class:`LawStudent`, or "generator".
+        calls: the numbers of network calls, each in 1..T, that it is fitted for.
+        components: Gaussians of a mixture.
+        rank: of the covariance "low_rank".
+        noise: channels of ε beside the state's (numbers, for vectors) of a generator.
+        variance_floor: see :class:`csb.bridge.kernel.Kernel`.
+        precision: "32-true" or "bf16-mixed", of the network calls while sampling.
+    """
+
+    alpha_bar: list[float]
+    transform: dict[str, Any]
+    network: dict[str, Any]
+    parametrisation: str
+    law: str
+    calls: list[int]
+    components: int = 32
+    rank: int = 8
+    noise: int = 4
+    variance_floor: float = 1e-6
+    precision: str = "32-true"
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries, lists, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> "StudentSpec":
+        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise CSBError(f"not the description of a student ({error}); distil the bridge again") from error
+
+
+class Student(nn.Module, ABC):
+    """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
+
+    Attributes:
+        spec, grid, transform: see :class:`StudentSpec`.
+    """
+
+    def __init__(self, spec: StudentSpec, transform: Transform) -> None:
+        super().__init__()
+        self.spec, self.transform = spec, transform
+        self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+        check_calls(spec.calls, self.grid.T)
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """Of one call."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    def levels(self, calls: int) -> list[int]:
+        """The states k from which ``calls`` calls start, T first, evenly spaced (:func:`csb.bridge.steps.stops_of`).
+
+        CSBError for a number of calls that it is not fitted for.
+        """
+        require_int("calls", calls, 1)
+        if calls not in self.spec.calls:
+            fitted = ", ".join(map(str, self.spec.calls))
+            raise CSBError(f"calls={calls!r} is not among those that the student is fitted for; choose one of {fitted}")
+        return stops_of(self.grid, calls)[:0:-1]
+
+    def encode(self, c: Tensor) -> Tensor:
+        """The code of encoded observations c (B, *c_shape), to be reused in every call."""
+        return self.network.encode(c)
+
+    @property
+    @abstractmethod
+    def noise_size(self) -> int:
+        """How many standard normal numbers one draw takes."""
+
+    @abstractmethod
+    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+        """x_0 (B, *z_shape) given states z (B, *z_shape) at k, (B,) or (1,), codes (B, …) and noise (B, noise_size)."""
+
+
+class LawStudent(Student):
+    """q_k is a Gaussian or a mixture of Gaussians.
+
+    Attributes:
+        kernel: of the jumps k → 0; ``kernel(z, k, code)`` is q_k as a :class:`csb.bridge.law.Law`.
+    """
+
+    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
+        super().__init__(spec, transform)
+        self.kernel = Kernel(
+            network, self.grid, "backward", spec.parametrisation, spec.law, spec.variance_floor, spec.components,
+            jump=True,
+        )  # fmt: skip
+
+    @property
+    def network(self) -> Network:
+        return self.kernel.network
+
+    @property
+    def noise_size(self) -> int:
+        return self.kernel.noise_size
+
+    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+        return self.kernel(z, k, code).draw(noise)
+
+
+class Generator(Student):
+    """x_0 = skip_k·x_k + gain_k·out, where the network sees x_k and ε side by side as channels."""
+
+    skip: Tensor
+    gain: Tensor
+
+    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
+        super().__init__(spec, transform)
+        self.body = network
+        for name, value in jump_coefficients(spec.parametrisation, self.grid)._asdict().items():
+            self.register_buffer(name, value.float(), persistent=False)
+
+    @property
+    def network(self) -> Network:
+        return self.body
+
+    @property
+    def noise_size(self) -> int:
+        return self.spec.noise * math.prod(self.transform.z_shape[1:])
+
+    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+        extra = noise.view(len(z), self.spec.noise, *z.shape[2:])
+        out = self.body(torch.cat([z, extra], dim=1), k.to(z.dtype) / self.grid.T, code).to(z.dtype)
+        return expand(self.skip[k], z) * z + expand(self.gain[k], z) * out[:, 0, : z.shape[1]]
+
+
+def student_network(spec: StudentSpec, transform: Transform) -> Network:
+    """The network of a student. CSBError for names, numbers or shapes that do not fit."""
+    shape = transform.z_shape
+    if spec.law not in LAWS:
+        raise CSBError(f"law={spec.law!r} is unknown; choose one of {', '.join(LAWS)}")
+    if spec.law == GENERATOR:
+        require_int("noise", spec.noise, 1)
+        return build_network(spec.network, (shape[0] + spec.noise, *shape[1:]), transform.c_shape, 1)
+    require_int("components", spec.components, 1)
+    return build_network(spec.network, shape, transform.c_shape, heads(spec.law, shape, spec.rank, spec.components))
+
+
+def build_student(spec: StudentSpec, seed: int = 0) -> LawStudent | Generator:
+    """A student with initial weights that are a function of the seed; torch's global generator is left as it was."""
+    transform = build_transform(spec.transform)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return (Generator if spec.law == GENERATOR else LawStudent)(spec, transform, student_network(spec, transform))
+
+
+@torch.no_grad()
+def warm_start(student: Student, teacher: Kernel) -> None:
+    """Gives the student the weights of the bridge's backward network, tensor by tensor where the shapes agree.
+
+    Of a generator's first and last layers, which have more channels, the state's: it begins as the bridge's mean of x_0
+    moved by ε. The weights of ε keep their random start: at zero all draws coincide, where the energy score has a kink
+    and no gradient that parts them.
+    """
+    known = teacher.network.state_dict()
+    for name, own in student.network.state_dict().items():
+        source = known.get(name)
+        if source is None or source.ndim != own.ndim:
+            continue
+        differing = [i for i in range(own.ndim) if own.shape[i] != source.shape[i]]
+        if not differing or (len(differing) == 1 and isinstance(student, Generator)):
+            common = tuple(slice(0, min(a, b)) for a, b in zip(own.shape, source.shape))
+            own[common] = source[common]

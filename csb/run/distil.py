@@ -1,0 +1,144 @@
+"""Distillation of a finished bridge into a sampler of few network calls: stage=distil.
+
+``python train.py experiment=two_moons stage=distil run=outputs/two_moons`` writes ``consistency.pt`` beside the bridge.
+To use it:
+
+    student = load_consistency("outputs/two_moons").student
+    samples = ConsistencySampler(student, calls=1).sample(y, 1000, generator)
+
+and ``csb evaluate run=outputs/two_moons`` compares it with the bridge.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from csb.bridge import Bridge
+from csb.bridge.checkpoint import load_student, remove_leftovers
+from csb.bridge.objectives import BridgeMatching
+from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, check_calls, warm_start
+from csb.errors import CSBError
+from csb.evaluation.suite.store import checksum
+from csb.problems import Problem, Transform, build_problem
+from csb.run.config import RunConfig, flatten
+from csb.run.load import Run, default_device, load_run
+from csb.run.logs import Logs
+from csb.run.recipe import AUTO
+from csb.run.train import about, quiet_lightning
+from csb.samplers.consistency import ConsistencySampler
+from csb.training.cache import capacity
+from csb.training.distil import NAME, Distillation
+from csb.training.scoring import check_patches
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two problems are the same, wherever their data lie and however many pairs are taken of them."""
+    free = ("root", "path", "n_train", "n_val", "n_test")
+    return {k: v for k, v in one.items() if k not in free} == {k: v for k, v in other.items() if k not in free}
+
+
+def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:
+    """The description of the student of a bridge, made of the bridge's backward network."""
+    kernel, own, transform = bridge.spec.backward, run.distil, bridge.transform
+    law = automatic_law(transform.z_shape) if own.law == AUTO else own.law
+    return StudentSpec(
+        bridge.spec.alpha_bar, transform.spec(), kernel.network, kernel.parametrisation, law, own.calls, own.components,
+        own.rank, own.noise, kernel.variance_floor, run.device.precision,
+    )  # fmt: skip
+
+
+def teacher(run: RunConfig) -> Run:
+    """The finished run to distil, checked to fit.
+
+    CSBError where there is none or it is not finished, it is of another problem, or no student of it can be made.
+    """
+    assert run.teacher is not None
+    found = load_run(run.teacher)
+    of, wanted = found.about["problem"], run.problem.spec()
+    if not _same(of, wanted):
+        raise CSBError(f"run={run.teacher} is a bridge of {of}, not of {wanted}; give the experiment=… of run=")
+    check_calls(run.distil.calls, found.bridge.grid.T)
+    spec = student_spec(run, found.bridge)
+    if spec.law == GENERATOR:
+        check_patches(run.distil.patches, found.bridge.transform.z_shape)
+    build_student(spec)
+    own, shape = run.distil, found.bridge.transform.z_shape
+    capacity(shape, found.bridge.grid.T, BridgeMatching(), own.trajectories, own.cache_bytes, "distil")
+    return found
+
+
+def train_stage(run: RunConfig) -> None:
+    """stage=distil: fits the student and writes ``consistency.pt``, or continues.
+
+    CSBError as :func:`teacher`, and for a state of other settings, missing data, a full disk, a diverging loss.
+    """
+    bridge = teacher(run).bridge
+    assert run.teacher is not None
+    remove_leftovers(run.folder, NAME)
+    run.problem.prepare()
+    c = bridge.transform.cpu().encode_y(run.problem.pairs("train").y)
+    spec = student_spec(run, bridge)
+    student = build_student(spec, run.seed)
+    student.transform.load_state_dict(bridge.transform.state_dict())
+    warm_start(student, bridge.backward_kernel)
+    of = checksum(run.teacher / "bridge.pt")
+    own = {k: v for k, v in vars(run.distil).items() if k not in ("checkpoint_every", "out")}
+    shared = {"problem": run.problem.spec(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
+    logs, status = Logs(run.logger, run.folder, run.plain), "failed"
+    try:
+        task = Distillation(
+            student, bridge, c, run.folder, run.distil, run.optimizer, run.device, run.seed,
+            flatten({**spec.plain(), **shared, "run": of}), {**about(run), "bridge": of}, logs.metrics, run.progress,
+        )  # fmt: skip
+        with quiet_lightning():
+            task.run(run.resume)
+        status = "success"
+    finally:
+        logs.close(status)
+
+
+class Consistency(NamedTuple):
+    """A distilled student.
+
+    Attributes:
+        student: for :class:`csb.samplers.ConsistencySampler`.
+        transform: between (x, y) and (z, c).
+        problem: of the bridge.
+        about: plain data: "problem", "config", "versions", "bridge" (the checksum of the bridge's file), the training's
+            "seconds" and optimiser "steps".
+    """
+
+    student: Student
+    transform: Transform
+    problem: Problem
+    about: dict[str, Any]
+
+
+def load_consistency(folder: str | Path, device: str | torch.device | None = None) -> Consistency:
+    """The student in a folder, on a device: by default a GPU where there is one, else the CPU.
+
+    Raises CSBError where there is none, or its file is damaged or of another kind.
+    """
+    path = Path(folder) / f"{NAME}.pt"
+    if not path.is_file():
+        raise CSBError(f"{folder} holds no {NAME}.pt; make it with csb train … stage=distil run={folder}")
+    student, told = load_student(path, device or default_device())
+    return Consistency(student, student.transform, build_problem(told["problem"]), told)
+
+
+def students_of(run: Run) -> dict[int, ConsistencySampler]:
+    """The samplers of a run's student by their number of calls; none where it has no student.
+
+    CSBError where the bridge was trained again since.
+    """
+    path = run.folder / f"{NAME}.pt"
+    if not path.exists():
+        return {}
+    found = load_consistency(run.folder, run.bridge.device)
+    if found.about.get("bridge") != checksum(run.folder / "bridge.pt"):
+        raise CSBError(f"{path} is a student of another bridge than that beside it; distil again, overwrite=true")
+    return {calls: ConsistencySampler(found.student, calls) for calls in found.student.spec.calls}
+
+
+__all__ = ["Consistency", "ConsistencySampler", "load_consistency", "students_of", "teacher", "train_stage"]

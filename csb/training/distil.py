@@ -1,0 +1,248 @@
+"""Distillation: a student is fitted to end points of the frozen bridge's paths (see :mod:`csb.bridge.student`).
+
+The paths start at N(0, I), with the observations of training pairs; there is no end of them, and the cache is filled
+anew every ``refresh`` steps. A state of the batch lies on a level of one of the numbers of calls, which are equally
+frequent, as are the levels of each: the first level is part of all of them.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from csb.bridge import Bridge
+from csb.bridge.checkpoint import save_student
+from csb.bridge.objectives import BridgeMatching
+from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
+from csb.errors import CSBError, is_number, require_int
+from csb.process import Grid, Reference, draw_pinned, expand, seeded
+from csb.training.cache import Cache, capacity, fill
+from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
+from csb.training.module import FitModule
+from csb.training.regression import state_file
+from csb.training.scoring import generator_score
+from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.state import Progress, load_progress, save_progress, to_cpu
+
+NAME = "consistency"  # of the files
+_CACHE, _BATCH = 5, 6  # keys of random streams
+
+
+@dataclass(frozen=True)
+class DistilSettings:
+    """How a student is made and fitted.
+
+    Attributes:
+        calls: the numbers of network calls that it is for.
+        law: of csb.bridge.student.LAWS, or "auto" by the shape of a state.
+        components, rank, noise: see :class:`csb.bridge.student.StudentSpec`.
+        draws: m ≥ 2 draws a state of a generator's energy score.
+        patches: sides of the patches whose energy scores are added to that of the whole image.
+        steps: optimiser steps.
+        batch_size: states a step.
+        refresh: optimiser steps between refills of the cache of end points.
+        trajectories: wanted in it; fewer where ``cache_bytes`` is smaller.
+        cache_bytes: byte budget of the cache.
+        lr: the peak learning rate; the optimiser's other settings are the bridge's.
+        checkpoint_every: optimiser steps between checkpoints.
+        out: the folder that the student goes into; None: the bridge's.
+    """
+
+    calls: list[int]
+    law: str
+    components: int
+    rank: int
+    noise: int
+    draws: int
+    patches: list[int]
+    steps: int
+    batch_size: int
+    refresh: int
+    trajectories: int
+    cache_bytes: int
+    lr: float
+    checkpoint_every: int
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("components", 1), ("rank", 1), ("noise", 1), ("draws", 2), ("steps", 1), ("batch_size", 1), ("refresh", 1),
+            ("trajectories", 1), ("cache_bytes", 1), ("checkpoint_every", 1),
+        ):  # fmt: skip
+            require_int(f"distil.{name}", getattr(self, name), low)
+        if not is_number(self.lr) or not 0 < self.lr < 10:
+            raise CSBError(f"distil.lr={self.lr!r} is not possible; give a number between 0 and 10")
+        if self.law not in ("auto", *LAWS):
+            raise CSBError(f"distil.law={self.law!r} is unknown; choose one of {', '.join(('auto', *LAWS))}")
+        if not isinstance(self.patches, list):
+            raise CSBError(f"distil.patches={self.patches!r} is not a list; give the sides of patches, [7,1], or []")
+        for side in self.patches:
+            require_int("each of distil.patches", side, 1)
+        check_calls(self.calls)
+
+
+class Jumps(NamedTuple):
+    """One optimiser step: states z (B, *z_shape) at k (B,), the ends x_0 of their paths, and their observations.
+
+    ``noise``: (B·m, noise_size), of a generator's m draws a state; None for other students.
+    """
+
+    z: Tensor
+    k: Tensor
+    x_0: Tensor
+    c: Tensor
+    noise: Tensor | None
+    step: int
+
+
+class JumpBatches:
+    """An iterable over steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
+
+    def __init__(
+        self, student: Student, grid: Grid, c: Tensor, cache: Cache, settings: DistilSettings, seed: int,
+        steps: tuple[int, int],
+    ) -> None:  # fmt: skip
+        self.c, self.cache, self.settings, self.seed, self.steps = c, cache, settings, seed, range(*steps)
+        self.reference = Reference(grid)
+        self.share = level_shares(student)
+        self.noise_size = student.noise_size if isinstance(student, Generator) else 0
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Jumps]:
+        size = self.settings.batch_size
+        for step in self.steps:
+            generator = seeded(self.seed, step, _BATCH)
+            paths = torch.randint(len(self.cache.owner), (size,), generator=generator)
+            k = torch.multinomial(self.share, size, replacement=True, generator=generator)
+            x_0, x_T = self.cache.states[0, paths], self.cache.states[1, paths]
+            z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
+            rows = size * self.settings.draws
+            noise = torch.randn(rows, self.noise_size, generator=generator) if self.noise_size else None
+            yield Jumps(z, k, x_0, self.c[self.cache.owner[paths]], noise, step)
+
+
+def level_shares(student: Student) -> Tensor:
+    """How frequent each k in 0..T is in training, (T + 1,), of sum 1."""
+    share = torch.zeros(student.grid.T + 1)
+    for calls in student.spec.calls:
+        levels = student.levels(calls)
+        share[levels] += 1 / (len(levels) * len(student.spec.calls))
+    return share
+
+
+def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
+    """The mean proper score of the student's laws at the ends of the paths, ().
+
+    Of a density the negative logarithm a coordinate, relative to that of the width √(1−ᾱ_k); of a generator the energy
+    score in units of that width, so that levels count alike.
+    """
+    code, width = student.encode(batch.c), (1 - student.grid.alpha_bar[batch.k.cpu()]).sqrt().to(batch.z)
+    if isinstance(student, LawStudent):
+        nll = student.kernel(batch.z, batch.k, code).nll(batch.x_0).flatten(1).mean(1)
+        return (nll - width.log()).mean()
+    assert batch.noise is not None
+    m = len(batch.noise) // len(batch.z)
+    z, k, code = (one.repeat_interleave(m, 0) for one in (batch.z, batch.k, code))
+    draws, scale = student.draw(z, k, code, batch.noise).unflatten(0, (-1, m)), expand(1 / width, batch.z)
+    return generator_score(draws * scale[:, None], batch.x_0 * scale, patches)
+
+
+class DistilModule(FitModule):
+    """Fits a student."""
+
+    def __init__(self, student: Student, settings: DistilSettings, optimizer: OptimizerSettings) -> None:
+        super().__init__(student, settings.steps, settings.lr, optimizer)
+        self.student, self.patches = student, settings.patches
+
+    def training_step(self, batch: Jumps, batch_idx: int) -> Tensor:
+        loss = student_loss(self.student, batch, self.patches)
+        self.last_loss = loss.detach()
+        return self.require_finite(loss, f"the distillation at step {batch.step}")
+
+
+class Distillation:
+    """Fits a student to a bridge and writes ``consistency.pt``; ``consistency_state.pt`` holds the way there.
+
+    Args:
+        student: with initial weights; changed in place.
+        bridge: the teacher, frozen.
+        c: encoded observations (N, *c_shape) of the training pairs, on the CPU.
+        folder: of the files.
+        settings, optimizer, device: see :mod:`csb.training.settings`.
+        seed: of the cache and the batches.
+        fingerprint: plain data; a resumed training must have the same.
+        about: plain data that goes with the file, to which the seconds and steps of the training are added.
+        log: called as log(metrics, step).
+        bar: show the progress bar.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        bridge: Bridge,
+        c: Tensor,
+        folder: Path,
+        settings: DistilSettings,
+        optimizer: OptimizerSettings,
+        device: DeviceSettings,
+        seed: int,
+        fingerprint: dict[str, Any],
+        about: dict[str, Any],
+        log: Callable[[Metrics, int], None] = lambda metrics, step: None,
+        bar: bool = True,
+    ) -> None:
+        self.student, self.bridge, self.c, self.folder = student, bridge.requires_grad_(False), c, folder
+        self.settings, self.optimizer, self.device, self.seed = settings, optimizer, device, seed
+        self.fingerprint, self.about, self.log, self.show_bar = fingerprint, about, log, bar
+        self.state = state_file(folder, NAME)
+        shape, T = bridge.transform.z_shape, bridge.grid.T
+        self.size = capacity(shape, T, BridgeMatching(), settings.trajectories, settings.cache_bytes, "distil")
+
+    def run(self, resume: bool) -> None:
+        """All steps that are not done yet. CSBError for a state of other settings, a full disk, a diverging loss."""
+        self.progress = load_progress(self.state, self.fingerprint) if resume and self.state.exists() else Progress()
+        module = DistilModule(self.student, self.settings, self.optimizer)
+        if self.progress.average is not None:
+            self.student.load_state_dict(self.progress.weights)
+            module.average.load_state_dict(self.progress.average)
+            module.optimizer_state = self.progress.optimizer
+        self.started = time.perf_counter() - self.progress.seconds
+        self.bar = Bar(self.settings.steps, self.progress.step, self.show_bar)
+        with self.bar.progress:
+            while self.progress.step < self.settings.steps:
+                self._round(module)
+        module.adopt_average()
+        self.student.to(self.device.where)
+        about = {**self.about, "seconds": self.progress.seconds, "steps": self.progress.step}
+        save_student(self.folder / f"{NAME}.pt", self.student, about)
+        self.state.unlink(missing_ok=True)
+
+    def _round(self, module: DistilModule) -> None:
+        """Fills the cache, and fits until the next filling."""
+        settings, start = self.settings, self.progress.step
+        number = start // settings.refresh
+        stop = min(settings.steps, (number + 1) * settings.refresh)
+        self.bar.describe("drawing end points")
+        self.bridge.to(self.device.where).eval()
+        z = torch.zeros(1, *self.bridge.transform.z_shape).expand(len(self.c), *self.bridge.transform.z_shape)
+        key = (self.seed, 0, number, 0, _CACHE)
+        cache = fill(self.bridge, "backward", BridgeMatching(), z, self.c, self.size, key)
+        self.bar.describe("distilling")
+        batches = JumpBatches(self.student, self.bridge.grid, self.c, cache, settings, self.seed, (start, stop))
+        reporter = Reporter(self.bar, self.log, 0, self.progress.losses, NAME)
+        save = Every(settings.checkpoint_every, lambda step: self._save(module, step))
+        fit(module, batches, self.device, self.optimizer.clip, [reporter, save])
+        self._save(module, stop)
+
+    def _save(self, module: DistilModule, step: int) -> None:
+        progress, module.optimizer_state = self.progress, to_cpu(module.optimizer_on_trainer().state_dict())
+        progress.step, progress.seconds = step, time.perf_counter() - self.started
+        progress.weights, progress.average = to_cpu(self.student.state_dict()), to_cpu(module.average.state_dict())
+        progress.optimizer = module.optimizer_state
+        save_progress(self.state, progress, self.fingerprint)
