@@ -16,7 +16,17 @@ from csb.run.budgets.field import Field
 from csb.run.distil import students_of
 from csb.run.guided import Chosen, particle_counts, sweep
 from csb.run.load import Run
-from csb.samplers import FLOW, SCORE, BridgeSampler, ExactSampler, ParticleSampler, Sampler, flow_sampler, score_sampler
+from csb.samplers import (
+    FLOW,
+    SCORE,
+    BridgeSampler,
+    DiffusionSampler,
+    ExactSampler,
+    ParticleSampler,
+    Sampler,
+    flow_sampler,
+    score_sampler,
+)
 from csb.samplers.build import GUIDED
 
 _PROBE = 10  # steps that a guided sampler is tried with, to see whether the problem admits it
@@ -133,7 +143,7 @@ def _guided(of: Field, name: str) -> list[Contender]:
 
 
 def _contender(of: Field, name: str, own: str, label: str, fixed: dict[str, Any]) -> Contender:
-    def make(T: int, **options: float) -> Sampler:
+    def make(T: int, **options: float) -> DiffusionSampler:
         return of.guide_at(T).make(name, **fixed, **options)
 
     def choose(T: int, seed: int) -> Chosen:
