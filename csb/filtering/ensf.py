@@ -16,7 +16,10 @@ On this project's process: u = z_t/c_t with c_t² = α_t² + β_t² preserves va
     u_{k−1} = near·u_k + far·ẑ_0 + (s_k − s_{k−1})·c_k·h_k·∇_z log p(y | z = c_k u_k) + √var·ε,    ẑ_0 = Σ_j w_j z^j,
 
 with near, far and var of :func:`csb.process.euler_maruyama`: the denoiser of the members takes the place of a trained
-one.
+one. Where M members are few against the dimensions, that denoiser leads every state back to the member nearest to it,
+and near the observation to the same few: the ensemble collapses. With a mini-batch of one, ẑ_0 = z^m for state m, each
+state is led back to its own member: a relaxation towards the observation that keeps the members apart. It is no
+estimate of the forecast's score, and its bias is another one, known for any forecast since the steps are affine.
 """
 
 import torch
@@ -41,7 +44,8 @@ class EnSF(Filter):
     Args:
         steps: T ≥ 2, of Euler's rule.
         floor: ε_α in (0, 1), the share of the state that is left at t = 1.
-        batch: members that the score is estimated from, drawn once an analysis; None for all. The cost is M·batch·T.
+        batch: members that the score is estimated from, drawn once an analysis, at a cost of M·batch·T; None for all;
+            1 for each state its own.
         inflation: λ ≥ 1, by which the analysis is spread about its mean.
 
     Raises:
@@ -53,7 +57,7 @@ class EnSF(Filter):
     def __init__(self, steps: int = 100, floor: float = 0.05, batch: int | None = None, inflation: float = 1.0) -> None:
         require_int("steps", steps, 2)
         if batch is not None:
-            require_int("batch", batch, 2)
+            require_int("batch", batch, 1)
         require_between("floor", floor, 1e-4, 1)
         if floor == 1:
             raise CSBError("floor=1 leaves no noise to start from; choose .05")
@@ -67,13 +71,13 @@ class EnSF(Filter):
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         mean, std = x.mean(0), x.std(0)
         members = (x - mean) / std
-        if self.batch is not None and self.batch < len(x):
+        if self.batch is not None and 1 < self.batch < len(x):
             members = members[torch.randperm(len(x), generator=generator)[: self.batch]]
         s, u = clock(self.grid), noise_like(x, generator)
         for k in range(self.steps, 0, -1):
             law, c = euler_maruyama(self.grid, k), self.scale[k]
             force = c * self.damping[k] * std * model.likelihood_score(y, mean + std * c * u)
-            guess = denoise(u, members, float(self.grid.alpha_bar[k]))
+            guess = members if self.batch == 1 else denoise(u, members, float(self.grid.alpha_bar[k]))
             u = law.near * u + law.far * guess + (s[k] - s[k - 1]) * force + law.var.sqrt() * noise_like(u, generator)
         centre = u.mean(0)
         return Analysis(mean + std * (centre + self.inflation * (u - centre)), {"shift": float(centre.norm())})

@@ -27,6 +27,18 @@ def recursion(filter_: EnSF) -> tuple[float, float]:
     return mean, var
 
 
+def own_recursion(filter_: EnSF) -> tuple[float, float, float]:
+    """With a mini-batch of one: z^m ↦ a z^m + b Y + N(0, v), as (a, b Y, v)."""
+    a, mean, var, grid, s = 0.0, 0.0, 1.0, filter_.grid, clock(filter_.grid)
+    for k in range(filter_.steps, 0, -1):
+        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k]), float(s[k] - s[k - 1])
+        damping = 1 - k / filter_.steps
+        slope = float(law.near) - ds * damping * c**2 / R
+        a, mean = slope * a + float(law.far), slope * mean + ds * damping * c * Y / R
+        var = slope**2 * var + float(law.var)
+    return a, mean, var
+
+
 def in_pseudo_time(floor: float, n: int = 20_000) -> tuple[float, float]:
     """The limit, from the paper's own SDE."""
     mean, dt = 0.0, 1 / n
@@ -70,6 +82,20 @@ def test_the_bias_is_the_one_that_the_recursion_predicts(std, mean):
     assert abs(slope - want_mean) < 0.02
     exact = Y / (1 + R), R / (1 + R)
     assert abs(want_mean - exact[0]) > 6 * (want_var / M) ** 0.5  # it is a bias, and it would be seen
+
+
+def test_a_mini_batch_of_one_moves_each_member_as_predicted():
+    """Two clusters, which no Gaussian fits: the steps are affine in the member whatever the forecast."""
+    M, method = 4000, EnSF(steps=40, batch=1)
+    x = torch.cat([torch.full((M // 2, 1), -1.0), torch.full((M // 2, 1), 1.0)]).double()
+    scale = float(x.std())
+    found = method(model(), x, torch.tensor([Y], dtype=torch.float64), seeded(0)).x
+    a, shift, var = own_recursion(EnSF(steps=40, batch=1))
+    for half, centre in ((found[: M // 2], -1.0), (found[M // 2 :], 1.0)):
+        error = (var / (M / 2)) ** 0.5
+        assert abs(float(half.mean()) - (a * centre + shift)) < 4 * error + 2 * abs(scale - 1)
+        assert abs(float(half.var()) / var - 1) < 5 * (2 / (M / 2)) ** 0.5 + 2 * abs(scale - 1)
+    assert abs(a - R / (1 + R)) > 0.02  # the Kalman filter moves members by 1 − gain: this is another rule
 
 
 def test_without_an_observation_it_gives_the_forecast_back():
