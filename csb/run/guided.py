@@ -92,6 +92,7 @@ def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: A
     settings, label, swept = guide.settings, GUIDED[name].label, GUIDED[name].swept
     assert swept is not None
     argument, symbol = swept
+    guide.make(name, **options)  # the problem may not admit it, whatever the value
     val, values = guide.problem.pairs("val", settings.sweep_observations), settings.sweeps[name]
     rows: list[dict[str, Any]] = []
     for value in values:

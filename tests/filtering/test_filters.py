@@ -185,7 +185,7 @@ def analysed(method):
         (lambda: Bootstrap(-1), "regularisation=-1"),
         (lambda: EnSF(steps=1), "steps=1"),
         (lambda: EnSF(floor=1), "floor=1"),
-        (lambda: EnSF(batch=1), "batch=1"),
+        (lambda: EnSF(batch=0), "batch=0"),
         (lambda: BridgeFilter(L=0), "L=0"),
         (lambda: BridgeFilter(T=0), "T=0"),
         (lambda: BridgeFilter(alpha_bar_end=1.0), "alpha_bar_end=1.0"),
