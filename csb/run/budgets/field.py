@@ -20,6 +20,7 @@ from csb.samplers.build import BaselineSettings, Guide
 from csb.samplers.diffusion import LONG
 
 MODELS = ("bridge.pt", "score.pt", "flow.pt", "denoiser.pt", "consistency.pt")
+_SIZES = ("n_train", "n_val", "n_test")  # a model may be of fewer pairs of the same problem
 _PLACES = ("root", "path")  # of data; the problem is the same wherever they lie
 
 
@@ -65,7 +66,7 @@ class Field:
 
     def _require_same(self, spec: dict[str, Any], path: Path) -> None:
         own, other = (without_places(build_problem(s).spec()) for s in (self.problem.spec(), spec))
-        if own != other:
+        if any(own.get(key) != other.get(key) for key in (own.keys() | other.keys()) - set(_SIZES)):
             raise CSBError(f"{path} is of {other}, not of {own}; give problem={other['name']} with these values")
 
     @cached_property
