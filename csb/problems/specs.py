@@ -70,3 +70,13 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     if missing:
         raise CSBError(f"{kind} {name} lacks the argument {', '.join(missing)}; add it to the spec")
     return cls(**{k: _deep_tuple(v) for k, v in given.items()})
+
+
+PLACES = ("root", "path")  # of data; a problem is the same wherever they lie
+SIZES = ("n_train", "n_val", "n_test")  # and however many pairs of it are taken
+
+
+def same_problem(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two specs are of one problem, whatever their places and sizes."""
+    free = {*PLACES, *SIZES}
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - free)

@@ -21,6 +21,7 @@ from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, b
 from csb.errors import CSBError
 from csb.evaluation.suite.store import checksum
 from csb.problems import Problem, Transform, build_problem
+from csb.problems.specs import same_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import Run, default_device, load_run
 from csb.run.logs import Logs
@@ -30,12 +31,6 @@ from csb.samplers.consistency import ConsistencySampler
 from csb.training.cache import capacity
 from csb.training.distil import NAME, Distillation
 from csb.training.scoring import check_patches
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two problems are the same, wherever their data lie and however many pairs are taken of them."""
-    free = ("root", "path", "n_train", "n_val", "n_test")
-    return {k: v for k, v in one.items() if k not in free} == {k: v for k, v in other.items() if k not in free}
 
 
 def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:
@@ -56,7 +51,7 @@ def teacher(run: RunConfig) -> Run:
     assert run.teacher is not None
     found = load_run(run.teacher)
     of, wanted = found.about["problem"], run.problem.spec()
-    if not _same(of, wanted):
+    if not same_problem(of, wanted):
         raise CSBError(f"run={run.teacher} is a bridge of {of}, not of {wanted}; give the experiment=… of run=")
     check_calls(run.distil.calls, found.bridge.grid.T)
     spec = student_spec(run, found.bridge)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, is_number, require_int
-from csb.process import Noise
+from csb.process import Noise, ddim, mix
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler, require_eta
 from csb.samplers.travel import check_travel, climb, levels, steps
@@ -114,11 +114,9 @@ class CoPaint(DiffusionSampler):
 
     def _ddim(self, at: Point, k: int, n: int, noise: Noise) -> Tensor:
         """z̃_{k−1}."""
-        above, below = self.grid.alpha_bar[k], self.grid.alpha_bar[k - 1]
-        var = self.eta**2 * float(self.reference.pinned_start(k).var)
-        kept = float(((1 - below - var).clamp_min(0) / (1 - above)).sqrt())
-        z = float(below.sqrt()) * at.z_0 + kept * (at.z - float(above.sqrt()) * at.z_0)
-        return z + var**0.5 * noise.normal(n, *self.x_shape) if var > 0 else z
+        law = ddim(self.grid, k, self.eta)
+        z = mix(law, at.z, at.z_0)
+        return z + float(law.var) ** 0.5 * noise.normal(n, *self.x_shape) if float(law.var) > 0 else z
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)

@@ -1,21 +1,9 @@
 """The benchmarks of scripts/benchmark.py that are no suites of trainings."""
 
 import pytest
+from benchmark_checks import refuse
 
-from csb.errors import CSBError
-from csb.run import cli
-from csb.run.benchmark import validate
 from csb.run.mixture import MORE
-
-
-def refuse(*arguments):
-    """The one line with which the command line refuses."""
-    with pytest.raises(CSBError) as error:
-        cli.check("benchmark", list(arguments), validate)
-    message = str(error.value)
-    assert "\n" not in message
-    assert 10 < len(message) < 600
-    return message
 
 
 class TestOverheads:

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from benchmark_checks import refuse
 
-from csb.errors import CSBError
 from csb.run import cli
 from csb.run.benchmark import main, validate
 
@@ -21,15 +21,6 @@ def composed(*arguments):
     found = []
     cli.check("benchmark", list(arguments), lambda config, sweep: found.append(config))
     return found[0]
-
-
-def refuse(*arguments):
-    with pytest.raises(CSBError) as error:
-        cli.check("benchmark", list(arguments), validate)
-    message = str(error.value)
-    assert "\n" not in message
-    assert 10 < len(message) < 600
-    return message
 
 
 def test_table_and_files(tmp_path, capsys):

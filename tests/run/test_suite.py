@@ -10,13 +10,13 @@ import sys
 import time
 
 import pytest
+from benchmark_checks import refuse
 from conftest import ROOT
 
 from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.run import cli
-from csb.run.benchmark import validate
 from csb.run.suite.command import collect
 from csb.run.suite.plan import plan
 from csb.run.suite.processes import Runner, _last_line
@@ -46,16 +46,6 @@ def settings_of(arguments):
     found = []
     cli.check("benchmark", arguments, lambda config, sweep: found.append(read(config)))
     return found[0]
-
-
-def refuse(*arguments):
-    """The one line with which the command line refuses."""
-    with pytest.raises(CSBError) as error:
-        cli.check("benchmark", list(arguments), validate)
-    message = str(error.value)
-    assert "\n" not in message
-    assert 10 < len(message) < 600
-    return message
 
 
 def half_steps_done(folder):

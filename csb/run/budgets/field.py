@@ -10,6 +10,7 @@ from csb.bridge.checkpoint import load_denoiser
 from csb.errors import CSBError
 from csb.evaluation.suite.store import checksum
 from csb.problems import Problem, Transform, build_problem
+from csb.problems.specs import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
 from csb.run.amortized import Baseline, load_baseline
 from csb.run.config import schedule_of
@@ -20,13 +21,11 @@ from csb.samplers.build import BaselineSettings, Guide
 from csb.samplers.diffusion import LONG
 
 MODELS = ("bridge.pt", "score.pt", "flow.pt", "denoiser.pt", "consistency.pt")
-_SIZES = ("n_train", "n_val", "n_test")  # a model may be of fewer pairs of the same problem
-_PLACES = ("root", "path")  # of data; the problem is the same wherever they lie
 
 
 def without_places(spec: dict[str, Any]) -> dict[str, Any]:
     """A problem's spec without the places of its data."""
-    return {key: value for key, value in spec.items() if key not in _PLACES}
+    return {key: value for key, value in spec.items() if key not in PLACES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ class Field:
 
     def _require_same(self, spec: dict[str, Any], path: Path) -> None:
         own, other = (without_places(build_problem(s).spec()) for s in (self.problem.spec(), spec))
-        if any(own.get(key) != other.get(key) for key in (own.keys() | other.keys()) - set(_SIZES)):
+        if not same_problem(own, other):
             raise CSBError(f"{path} is of {other}, not of {own}; give problem={other['name']} with these values")
 
     @cached_property
