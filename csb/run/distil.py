@@ -122,6 +122,17 @@ def load_consistency(folder: str | Path, device: str | torch.device | None = Non
     return Consistency(student, student.transform, build_problem(told["problem"]), told)
 
 
+def student_sampler(run: Run, calls: int, batch_size: int) -> ConsistencySampler:
+    """The sampler of a run's student in a number of network calls.
+
+    CSBError where the run has no student, its student is of another bridge, or was not fitted for that many calls.
+    """
+    samplers = students_of(run)
+    if not samplers:
+        raise CSBError(f"{run.folder} holds no {NAME}.pt for calls={calls}; make it with csb train … stage=distil")
+    return ConsistencySampler(next(iter(samplers.values())).student, calls, batch_size)
+
+
 def students_of(run: Run) -> dict[int, ConsistencySampler]:
     """The samplers of a run's student by their number of calls; none where it has no student.
 
@@ -136,4 +147,4 @@ def students_of(run: Run) -> dict[int, ConsistencySampler]:
     return {calls: ConsistencySampler(found.student, calls) for calls in found.student.spec.calls}
 
 
-__all__ = ["Consistency", "ConsistencySampler", "load_consistency", "students_of", "teacher", "train_stage"]
+__all__ = ["Consistency", "ConsistencySampler", "load_consistency", "student_sampler", "students_of", "teacher", "train_stage"]

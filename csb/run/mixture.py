@@ -28,6 +28,7 @@ from csb.samplers import (
     TDS,
     TMPD,
     BootstrapSMC,
+    ClassifierGuidance,
     CoPaint,
     DiffusionSampler,
     Likelihood,
@@ -59,6 +60,10 @@ MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("SDA, γ = 1, C = 0", SDA, {"gamma": 1.0, "corrections": 0}),
     ("SDA, γ = 1, C = 2", SDA, {"gamma": 1.0, "corrections": 2}),
     ("SDA, γ = 3, C = 2", SDA, {"gamma": 3.0, "corrections": 2}),
+    ("guidance, s = 0.5", ClassifierGuidance, {"scale": 0.5}),
+    ("guidance, s = 1", ClassifierGuidance, {"scale": 1.0}),
+    ("guidance, s = 2", ClassifierGuidance, {"scale": 2.0}),
+    ("guidance, s = 4", ClassifierGuidance, {"scale": 4.0}),
 ]
 
 

@@ -1,18 +1,23 @@
 """stage=distil through the command line: the file, what it holds, resuming, the comparison, refusals."""
 
 import json
+import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Hook
+from hydra import compose, initialize_config_dir
 
 from csb.bridge.checkpoint import load
 from csb.bridge.student import LawStudent
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.run import cli
+from csb.run.commands import sample
+from csb.run.conf import CONF
 from csb.run.distil import load_consistency, students_of
 from csb.run.jobs import validate
 from csb.run.load import load_run
@@ -62,6 +67,23 @@ def test_what_is_loaded(folder):
     x = ConsistencySampler(student, 2).sample(torch.tensor([[0.1, 0.2], [0.0, -0.3]]), 3, seeded(1))
     assert x.x.shape == (2, 3, 2)
     assert x.info.forward_evaluations == 2
+
+
+def test_samples_to_a_file(folder, bridge, tmp_path):
+    y = np.array([[0.1, 0.2], [0.0, -0.3]], dtype=np.float32)
+    np.save(tmp_path / "y.npy", y)
+    given = (f"y={tmp_path}/y.npy", "n=3", f"out={tmp_path}/s.npz", "calls=2")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        sample.main(compose("sample", [f"run={folder}", *given]))
+    expected = ConsistencySampler(load_consistency(folder, "cpu").student, 2).sample(torch.from_numpy(y), 3, seeded(0))
+    assert np.array_equal(np.load(tmp_path / "s.npz")["x"], expected.x.numpy())
+    for run, more, message in (
+        (folder, ("calls=4",), "calls=4 is not among those that the student is fitted for; choose one of 1, 2"),
+        (folder, ("sampler.sample_steps=2",), "sampler.sample_steps=2 is for the bridge, and calls=2 for its student"),
+        (bridge, (), "holds no consistency.pt for calls=2; make it with csb train … stage=distil"),
+    ):
+        with pytest.raises(CSBError, match=re.escape(message)):
+            cli.check("sample", [f"run={run}", *given, *more], sample.validate)
 
 
 def test_it_is_compared_beside_its_bridge(command, folder):

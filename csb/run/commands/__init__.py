@@ -72,6 +72,7 @@ _ALL = (
         (
             ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
             ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
+            ("run=outputs/mnist_inpaint calls=1", "with the student of stage=distil"),
             ("run=outputs/two_moons/bridge.pt y=obs.npy sampler.mean_only=true", "a file; no noise after the start"),
         ),
         groups=("sampler",),

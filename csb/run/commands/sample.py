@@ -1,4 +1,4 @@
-"""csb sample: posterior samples from a trained bridge, into a file."""
+"""csb sample: posterior samples from a trained bridge, or the student distilled from it, into a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,15 @@ from csb.evaluation.settings import SamplerSettings
 from csb.problems import Problem
 from csb.process import seeded
 from csb.run.config import settings
-from csb.run.load import load_any, problem_of, run_folder
+from csb.run.distil import student_sampler
+from csb.run.load import load_any, load_run, problem_of, run_folder
 from csb.run.observations import read_observations
+from csb.samplers import BridgeSampler, Sampler
 
 
 @dataclass(frozen=True)
 class _Job:
-    bridge: Bridge
-    sampler: SamplerSettings
+    sampler: Sampler
     given: Tensor | Problem  # observations, or whose test pairs hold them
     observations: int
     n: int
@@ -46,6 +47,17 @@ def _problem(bridge: Bridge, source: str) -> Problem:
         raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
 
 
+def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, Sampler]:
+    """A run's bridge and its student. CSBError where there is none, or options are chosen that only bridges have."""
+    require_int("calls", calls, 1)
+    default = SamplerSettings()
+    for name in ("mean_only", "refine", "sample_steps"):
+        if (value := getattr(chosen, name)) != getattr(default, name):
+            raise CSBError(f"sampler.{name}={value} is for the bridge, and calls={calls} for its student; give one")
+    run = load_run(source)
+    return run.bridge, student_sampler(run, calls, chosen.batch_size)
+
+
 def _check_out(out: Any, y: Any) -> Path:
     path = Path(str(out))
     if out is None or path.is_dir() or not path.parent.is_dir():
@@ -64,10 +76,14 @@ def _read(config: DictConfig) -> _Job:
     if plain["y"] is not None and not Path(str(plain["y"])).is_file():
         raise CSBError(f"y={plain['y']} is not a file; give a .npy or .npz file of observations")
     out = _check_out(plain["out"], plain["y"])
-    bridge = load_any(source)
+    if plain["calls"] is None:
+        bridge = load_any(source)
+        draws: Sampler = BridgeSampler(bridge, **vars(sampler))
+    else:
+        bridge, draws = _student(source, plain["calls"], sampler)
     shape = bridge.transform.y_shape
     given = _problem(bridge, source) if plain["y"] is None else read_observations(str(plain["y"]), shape)
-    return _Job(bridge, sampler, given, plain["observations"], plain["n"], plain["seed"], out)
+    return _Job(draws, given, plain["observations"], plain["n"], plain["seed"], out)
 
 
 def validate(config: DictConfig, sweep: bool = False) -> None:
@@ -78,8 +94,8 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
 def main(config: DictConfig) -> None:
     """Writes x (B, n, …) and y (B, …) to ``out``."""
     job = _read(config)
-    y, bridge = job.y(), job.bridge
-    samples = bridge.sample(y, job.n, generator=seeded(job.seed, device=bridge.device), **vars(job.sampler))
+    y, sampler = job.y(), job.sampler
+    samples = sampler.sample(y, job.n, seeded(job.seed, device=sampler.device))
     x = samples.x.cpu().numpy()
     write_atomically(job.out, lambda file: np.savez(file, x=x, y=y.numpy()))
     calls = samples.info.forward_evaluations
