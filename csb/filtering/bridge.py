@@ -42,30 +42,12 @@ from csb.filtering.base import Analysis, Filter, require_between
 from csb.filtering.model import StateSpace
 from csb.filtering.noise import uncorrelated
 from csb.filtering.regression import Fourier, Kernels
+from csb.filtering.whitening import Whitening
 from csb.process import Grid, Pinned, Power, Reference, mix, noise_like, seeded
 from csb.samplers.resampling import effective_sample_size, systematic
 
 WAYS = ("replay", "draw")
 _FEATURES = 44  # key of the random streams
-
-
-class Whitening:
-    """v = L⁻¹(x − m) with the mean m and covariance L Lᵀ of rows (M, d)."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.mean, cov = rows.mean(0), rows.T.cov().reshape(rows.shape[1], -1)
-        floor = 1e-12 * cov.diagonal().mean() * torch.eye(len(cov), dtype=rows.dtype)
-        self.factor, failed = torch.linalg.cholesky_ex(cov + floor)
-        if int(failed) or not bool(self.factor.diagonal().min() > 0):
-            raise CSBError(f"the members span fewer than {len(cov)} dimensions; use more members, or more model noise")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, d) → (B, d)."""
-        return torch.linalg.solve_triangular(self.factor, (x - self.mean).T, upper=False).T
-
-    def inverse(self, v: Tensor) -> Tensor:
-        """(B, d) → (B, d)."""
-        return self.mean + v @ self.factor.T
 
 
 class BridgeFilter(Filter):

@@ -147,4 +147,6 @@ def students_of(run: Run) -> dict[int, ConsistencySampler]:
     return {calls: ConsistencySampler(found.student, calls) for calls in found.student.spec.calls}
 
 
-__all__ = ["Consistency", "ConsistencySampler", "load_consistency", "student_sampler", "students_of", "teacher", "train_stage"]
+__all__ = [
+    "Consistency", "ConsistencySampler", "load_consistency", "student_sampler", "students_of", "teacher", "train_stage"
+]  # fmt: skip
