@@ -26,9 +26,11 @@ from csb.problems.mnist_superres import MnistSuperres
 from csb.problems.moving_hole import MovingHole
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
+from csb.problems.rows import PairRows
 from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
 from csb.problems.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
 from csb.problems.sbi_gaussian_mixture import SbiGaussianMixture
+from csb.problems.sources import from_dataset
 from csb.problems.support import Support
 from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Standardise, Transform, build_transform
@@ -62,6 +64,7 @@ __all__ = [
     "MnistSuperres",
     "MovingHole",
     "Operator",
+    "PairRows",
     "Pairs",
     "PixelRange",
     "Posterior",
@@ -79,4 +82,5 @@ __all__ = [
     "TwoMoons",
     "build_problem",
     "build_transform",
+    "from_dataset",
 ]

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import Operator
+from csb.problems.rows import InMemoryRows, PairRows, Pairs
 from csb.problems.specs import build, to_spec
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
@@ -16,14 +17,6 @@ from csb.process import noise_like, seeded
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
-
-
-class Pairs(NamedTuple):
-    """N pairs: x (N, *x_shape) and y (N, *y_shape), float32; labels (N,), int64, or None where there are none."""
-
-    x: Tensor
-    y: Tensor
-    labels: Tensor | None = None
 
 
 class Posterior(ABC):
@@ -96,9 +89,13 @@ class Problem(ABC):
     def new_transform(self) -> Transform:
         """The map between data and bridge states, before it is fitted: its kind and shapes."""
 
-    def make_transform(self, train: Pairs) -> Transform:
+    def rows(self, split: str) -> PairRows:
+        """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
+        return InMemoryRows(self.pairs(split))
+
+    def make_transform(self, train: Pairs | PairRows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        return self.new_transform().fit(train.x, train.y)
+        return self.new_transform().fit_rows(InMemoryRows(train) if isinstance(train, Pairs) else train)
 
     @property
     @abstractmethod
@@ -119,6 +116,10 @@ class Problem(ABC):
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments} as plain data, from which :func:`build_problem` makes the problem again."""
         return to_spec(self)
+
+    def record(self) -> dict[str, Any]:
+        """The spec for the files of a run: with what it takes to notice, later, that the data are others."""
+        return self.spec()
 
     def check_observation(self, y: Tensor) -> Tensor:
         """y in float64 on the CPU, checked to be one finite observation."""

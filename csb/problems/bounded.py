@@ -22,7 +22,8 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import Simulated
-from csb.problems.scale import FEWEST, finest_scale
+from csb.problems.rows import PairRows
+from csb.problems.scale import FEWEST, finest_scale, pool
 from csb.problems.support import Support, fold
 from csb.problems.transform import Scaled, Standardise, Transform, register_transform
 from csb.process import seeded
@@ -96,10 +97,11 @@ class Reflect(Boxed):
         state_dict.setdefault(f"{prefix}softness", torch.zeros_like(self.softness))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
-        super().fit(x, y)
-        if len(x) < FEWEST:
+    def fit_rows(self, rows: PairRows) -> Self:
+        super().fit_rows(rows)
+        if len(rows) < FEWEST:
             return self  # states stay where they are
+        x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
         finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(_PROBES))
         self.softness.copy_(((self.upper - self.lower) / self.x_std / 8).clamp(max=finest))
         return self

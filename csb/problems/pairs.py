@@ -1,9 +1,10 @@
-"""Your own pairs (x, y), from an .npz file: nothing is known of them but the data."""
+"""Your own pairs (x, y), from files or a torch Dataset: nothing is known of them but the data."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
 from csb.problems.bounded import KINDS, make_bounded
-from csb.problems.pairs_file import read_headers, read_pairs
+from csb.problems.pairs_check import check_pairs
+from csb.problems.pairs_file import require_memory
+from csb.problems.rows import PairRows
+from csb.problems.sources import Source, open_source
 from csb.problems.support import Support
 from csb.problems.transform import Standardise, Transform
 from csb.process import seeded
@@ -21,37 +25,80 @@ AUTO = "auto"  # the transform: reflect where there are bounds, else standardise
 Side = float | tuple[float | None, ...] | None
 
 
+class SplitRows(PairRows):
+    """Some pairs of a source.
+
+    Args:
+        source: of all pairs.
+        order: (n,), int64: the rows of the source that these are, each once.
+    """
+
+    def __init__(self, source: Source, order: Tensor) -> None:
+        self.source, self.order, self.in_memory = source, order, source.in_memory
+        self.x_shape, self.y_shape = source.headers["x"].shape[1:], source.headers["y"].shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def read(self, indices: Tensor) -> Pairs:
+        return Pairs(*self.source.read(self.order[indices]))
+
+    def read_y(self, indices: Tensor) -> Tensor:
+        return self.source.read(self.order[indices], ("y",))[0]
+
+    def blocks(self) -> Iterator[Pairs]:
+        ours = torch.zeros(len(self.source), dtype=torch.bool)
+        ours[self.order] = True
+        for start, x, y in self.source.blocks():
+            keep = ours[start : start + len(x)]
+            yield Pairs(x[keep], y[keep])
+
+
 @register
 @dataclass(frozen=True, eq=False)
 class FilePairs(Problem):
-    """x (N, …) and y (N, …) of a file, each vectors (N, d) or images (N, C, H, W), of any numbers.
+    """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
 
     The pairs are shuffled by the seed; the first are held out for the test, the next for validation, the others are
-    learned from. The file is read when its data are asked for, and not to load a bridge or to draw from it.
+    learned from. Files are read when their data are asked for, and not to load a bridge or to draw from it. Same pairs,
+    same split and same training, whatever kind of file holds them.
+
+    An .npz file is held in memory. Two .npy files, an HDF5 file and a Dataset are read by rows and may be larger than
+    memory, of which 17 bytes a pair are taken.
 
     Args:
-        path: the file, as numpy.savez(path, x=x, y=y) writes it (see :mod:`csb.problems.pairs_file`).
+        path: an .npz file, as numpy.savez(path, x=x, y=y) writes it, an HDF5 file, or what
+            :func:`csb.problems.from_dataset` returned; None for .npy files.
         val, test: what is held out: a share of the pairs in (0, 1), or their number.
         seed: of the shuffle, ≥ 0.
         low, high: bounds of the prior of vectors x: a number for each coordinate, None where there is no bound; or one
             number for all of them; or None for no bound on that side.
         transform: "standardise", "reflect" or "probit" (see :mod:`csb.problems.bounded`); "auto" reflects where there
             are bounds and standardises elsewhere.
+        x, y: without ``path``, the .npy files of x and y; else the names of the arrays in it, "x" and "y" for None.
+        length: the number of pairs that there must be, None for any: kept with a run, whose held-out pairs would be
+            others if the files had become longer or shorter.
     """
 
-    path: str
+    path: str | None = None
     val: float = 0.1
     test: float = 0.1
     seed: int = 0
     low: Side = None
     high: Side = None
     transform: str = AUTO
+    x: str | None = None
+    y: str | None = None
+    length: int | None = None
 
     name = "pairs"
 
     def __post_init__(self) -> None:
-        if not self.path:
-            raise CSBError("path is empty; give the .npz file of your pairs (data.path=…)")
+        if not self.path and not (self.x and self.y and self.path is None):
+            raise CSBError(
+                "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
+                "data.y=…)"
+            )
         for field in ("val", "test"):
             value = getattr(self, field)
             if not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
@@ -76,17 +123,31 @@ class FilePairs(Problem):
             )
 
     @cached_property
-    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        headers = read_headers(Path(self.path))
-        return headers["x"].shape, headers["y"].shape
+    def _source(self) -> Source:
+        source = open_source(self.path, self.x, self.y)
+        if self.length is not None and len(source) != self.length:
+            raise CSBError(
+                f"{source.where} holds {len(source)} pairs and held {self.length} when the run was trained: other "
+                f"pairs would be held out now; restore it"
+            )
+        return source
+
+    @property
+    def where(self) -> str:
+        """What messages call the data."""
+        return self.path or f"{self.x}, {self.y}"
+
+    def record(self) -> dict[str, Any]:
+        """The spec with the number of pairs."""
+        return {**self.spec(), "length": len(self._source)}
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        return self._shapes[0][1:]
+        return self._source.headers["x"].shape[1:]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        return self._shapes[1][1:]
+        return self._source.headers["y"].shape[1:]
 
     @property
     def support(self) -> Support | None:
@@ -98,54 +159,57 @@ class FilePairs(Problem):
     def _side(self, name: str, unbounded: float) -> tuple[float, ...]:
         value, shape = getattr(self, name), self.x_shape
         if len(shape) != 1:
-            raise CSBError(f"{name}={value!r} bounds x of shape {shape} in {self.path}; bounds are for vectors (N, d)")
+            raise CSBError(f"{name}={value!r} bounds x of shape {shape} in {self.where}; bounds are for vectors (N, d)")
         numbers = value if isinstance(value, tuple) else (value,) * shape[0]
         if len(numbers) != shape[0]:
             raise CSBError(
-                f"{name}={list(numbers)} holds {len(numbers)} bounds and x of {self.path} {shape[0]} coordinates; give "
-                f"one for each, null where there is none"
+                f"{name}={list(numbers)} holds {len(numbers)} bounds and x of {self.where} {shape[0]} coordinates; "
+                f"give one for each, null where there is none"
             )
         return tuple(unbounded if v is None else float(v) for v in numbers)
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of pairs of each split. CSBError where what is held out leaves none to learn from."""
-        total = self._shapes[0][0]
+        total = len(self._source)
         val, test = (int(v) if v >= 1 else max(1, round(v * total)) for v in (self.val, self.test))
         if val + test >= total:
             raise CSBError(
-                f"val={self.val} and test={self.test} hold out {val + test} of the {total} pairs of {self.path} and "
+                f"val={self.val} and test={self.test} hold out {val + test} of the {total} pairs of {self.where} and "
                 f"leave none to learn from; lower them"
             )
         return {"train": total - val - test, "val": val, "test": test}
 
     @cached_property
-    def _splits(self) -> dict[str, Pairs]:
-        x, y = read_pairs(Path(self.path))
-        if (support := self.support) is not None:
-            _check_inside(self.path, x, support)
+    def _orders(self) -> dict[str, Tensor]:
+        """The rows of each split."""
         counts = self.sizes
-        order = torch.randperm(len(x), generator=seeded(self.seed, _ORDER))
-        sizes = [counts[split] for split in reversed(SPLITS)]
-        parts = zip(reversed(SPLITS), x[order].split(sizes), y[order].split(sizes))
-        return {split: Pairs(*both) for split, *both in parts}
+        order = torch.randperm(len(self._source), generator=seeded(self.seed, _ORDER))
+        return dict(zip(reversed(SPLITS), order.split([counts[split] for split in reversed(SPLITS)])))
 
     def prepare(self) -> None:
-        """Reads the whole file and checks it."""
-        self.pairs("val", 1)
+        """Reads all pairs once, a block at a time, and checks them."""
+        check_pairs(self._source, self.support)
+
+    def rows(self, split: str) -> PairRows:
+        check_request(split, None)
+        return SplitRows(self._source, self._orders[split])
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
-        """As in :class:`Problem`. CSBError where n exceeds the split."""
+        """As in :class:`Problem`. CSBError where n exceeds the split, and for pairs that do not fit into memory."""
         n = check_request(split, n)
         if n is not None and n > self.sizes[split]:
             raise CSBError(f"n={n} pairs are more than the {self.sizes[split]} of the split {split!r}; ask for fewer")
-        found = self._splits[split]
-        return Pairs(found.x[:n], found.y[:n])
+        rows = self.rows(split)
+        count = len(rows) if n is None else n
+        needed = 8 * count * sum(math.prod(shape) for shape in (self.x_shape, self.y_shape))
+        require_memory(needed, f"{count} pairs of {self.where}", "ask for fewer, or read them by rows()")
+        return rows.head(count)
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """CSBError: how y came from x is not known."""
         raise CSBError(
-            f"the pairs of {self.path} come without a simulator: no y can be drawn for another x; use pairs()"
+            f"the pairs of {self.where} come without a simulator: no y can be drawn for another x; use pairs()"
         )
 
     def new_transform(self) -> Transform:
@@ -156,18 +220,4 @@ class FilePairs(Problem):
 
     def posterior(self, y: Tensor) -> Posterior:
         """CSBError: p(x | y) is not known."""
-        raise CSBError(f"the exact posterior of the pairs of {self.path} is not known; use metrics that need none")
-
-
-def _check_inside(path: str, x: Tensor, support: Support) -> None:
-    """CSBError where x (N, d) leaves the box."""
-    outside = ~support.contains(x)
-    if count := int(outside.sum()):
-        row = int(outside.nonzero()[0])
-        low, high = support.tensors(x)
-        column = int(((x[row] < low) | (x[row] > high)).nonzero()[0])
-        raise CSBError(
-            f"{count} of the {len(x)} x of {path} lie outside the bounds, the first in row {row}: column {column} is "
-            f"{float(x[row, column]):g} and not in [{float(low[column]):g}, {float(high[column]):g}]; mend the bounds "
-            f"or leave out these pairs"
-        )
+        raise CSBError(f"the exact posterior of the pairs of {self.where} is not known; use metrics that need none")

@@ -1,4 +1,4 @@
-"""Reading pairs from an .npz file, as numpy.savez(path, x=x, y=y) writes it, and checking them.
+"""Reading pairs from an .npz file, as numpy.savez(path, x=x, y=y) writes it, and what any source of pairs must fulfil.
 
 The headers of both arrays are read and checked first: shapes and types are known, and what cannot be used is refused,
 before anything is allocated. Nothing is unpickled.
@@ -7,7 +7,8 @@ before anything is allocated. Nothing is unpickled.
 import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,49 +47,79 @@ def _open(path: Path) -> zipfile.ZipFile:
     except OSError as error:
         raise CSBError(f"{path} cannot be read ({error.strerror}); give a file that can (data.path=…)") from error
     except zipfile.BadZipFile as error:
+        if path.suffix == ".npy":
+            raise CSBError(
+                f"{path} is not an .npz file but one array; give two, data.x={path} data.y=…, and no data.path"
+            ) from error
         raise CSBError(f"{path} is not an .npz file ({error}); write one with numpy.savez(path, x=x, y=y)") from error
 
 
-def read_headers(path: Path) -> dict[str, Header]:
-    """Shape and type of x and y, checked.
+def read_headers(path: Path, names: tuple[str, str] = NAMES) -> dict[str, Header]:
+    """Shape and type of x and y, the arrays of these names, checked.
 
-    Raises CSBError for a file that is missing or no .npz, an array that is missing, of another type than numbers, or
-    neither vectors (N, d) nor images (N, C, H, W), for lengths that differ, and for fewer than LEAST pairs.
+    Raises CSBError for a file that is missing or no .npz, an array that is missing, and as :func:`check_headers`.
     """
     with _open(path) as archive:
         held = [name.removesuffix(".npy") for name in archive.namelist()]
-        if missing := [name for name in NAMES if name not in held]:
+        if missing := [name for name in names if name not in held]:
             raise CSBError(
                 f"{path} holds {', '.join(held) or 'no array'} and no {missing[0]}; write x and y with "
                 f"numpy.savez(path, x=x, y=y)"
             )
-        headers = {name: _header(path, archive, name) for name in NAMES}
-    x, y = headers["x"].shape, headers["y"].shape
-    if x[0] != y[0]:
-        raise CSBError(f"{path} holds {x[0]} x and {y[0]} y; give one y for each x, in the same order")
-    if x[0] < LEAST:
-        raise CSBError(f"{path} holds {x[0]} pairs; at least {LEAST} are needed to learn from and to hold out")
+        headers = {}
+        for key, name in zip(NAMES, names):
+            with archive_member(path, archive, name) as file:
+                headers[key] = read_header(f"{name} of {path}", file)
+    check_headers(headers, {key: f"{name} of {path}" for key, name in zip(NAMES, names)}, str(path))
     return headers
 
 
-def _header(path: Path, archive: zipfile.ZipFile, name: str) -> Header:
+@contextmanager
+def archive_member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """An array of the archive, opened. CSBError where it is damaged."""
     try:
-        with archive.open(f"{name}.npy") as file:
-            version = npy.read_magic(file)
-            if version not in _READERS:
-                raise ValueError(f"its format is {version}")
-            shape, _, dtype = _READERS[version](file)
+        file = archive.open(f"{name}.npy")
     except Exception as error:  # broken bytes make a reader raise anything
         raise CSBError(f"{name} of {path} cannot be read ({in_one_line(error)}); write the file again") from error
-    if dtype.kind not in "fiub":
-        raise CSBError(f"{name} of {path} has the type {dtype}; expected real numbers; convert it, e.g. to float32")
-    if len(shape) not in (2, 4):
-        raise CSBError(
-            f"{name} of {path} has shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it"
-        )
-    if 0 in shape[1:]:
-        raise CSBError(f"{name} of {path} has shape {shape}, which holds no numbers; give at least one for each pair")
+    with file:
+        yield file
+
+
+def read_header(label: str, file: IO[bytes]) -> Header:
+    """The header of an array in numpy's format, which names it as ``label`` in messages. CSBError where it is none."""
+    try:
+        version = npy.read_magic(file)
+        if version not in _READERS:
+            raise ValueError(f"its format is {version}")
+        shape, _, dtype = _READERS[version](file)
+    except Exception as error:  # broken bytes make a reader raise anything
+        raise CSBError(f"{label} cannot be read ({in_one_line(error)}); write the file again") from error
     return Header(tuple(shape), dtype)
+
+
+def check_headers(headers: dict[str, Header], labels: dict[str, str], where: str) -> None:
+    """What every source of pairs must fulfil.
+
+    Raises CSBError for an array of another type than real numbers, or that holds neither vectors (N, d) nor images (N,
+    C, H, W), for lengths that differ, and for fewer than LEAST pairs.
+
+    Args:
+        headers, labels: of x and y; what messages call them.
+        where: what messages call the two together.
+    """
+    for key, header in headers.items():
+        label, shape = labels[key], header.shape
+        if header.dtype.kind not in "fiub":
+            raise CSBError(f"{label} has the type {header.dtype}; expected real numbers; convert it, e.g. to float32")
+        if len(shape) not in (2, 4):
+            raise CSBError(f"{label} has shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it")
+        if 0 in shape[1:]:
+            raise CSBError(f"{label} has shape {shape}, which holds no numbers; give at least one for each pair")
+    x, y = headers["x"].shape, headers["y"].shape
+    if x[0] != y[0]:
+        raise CSBError(f"{where} holds {x[0]} x and {y[0]} y; give one y for each x, in the same order")
+    if x[0] < LEAST:
+        raise CSBError(f"{where} holds {x[0]} pairs; at least {LEAST} are needed to learn from and to hold out")
 
 
 def memory() -> int:
@@ -96,45 +127,32 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def read_pairs(path: Path) -> tuple[Tensor, Tensor]:
-    """x (N, …) and y (N, …), float32, checked.
+def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tensor]:
+    """x (N, …) and y (N, …), float32; their values are not checked.
 
-    Raises CSBError as :func:`read_headers`, for arrays that do not fit into memory, a damaged file, values that are not
-    finite as float32, and columns of vectors that are constant.
+    Raises CSBError as :func:`read_headers`, for arrays that do not fit into memory, and for a damaged file.
     """
-    headers = read_headers(path)
+    headers = read_headers(path, names)
     needed = sum(math.prod(h.shape) * (h.dtype.itemsize + _COPIES) for h in headers.values())
-    if needed > memory():
-        raise CSBError(
-            f"the pairs of {path} take about {needed / 2**30:.1f} GiB and this machine has {memory() / 2**30:.1f} GiB "
-            f"of memory; give fewer or smaller ones"
-        )
+    require_memory(needed, f"the pairs of {path}", "give them as .npy or HDF5, which are read by rows, or fewer")
     try:
         with np.load(path, allow_pickle=False) as file:
-            x, y = (_as_float32(file[name]) for name in NAMES)
+            x, y = (torch.from_numpy(as_float32(file[name])) for name in names)
     except Exception as error:  # broken bytes make a reader raise anything
         raise CSBError(f"{path} is damaged ({in_one_line(error)}); write it again") from error
-    for name, array in (("x", x), ("y", y)):
-        _check_values(path, name, array)
-    return torch.from_numpy(x), torch.from_numpy(y)
+    return x, y
 
 
-def _as_float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    with np.errstate(over="ignore"):  # what becomes infinite is told by the check of the values
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """CSBError where so many bytes are more than this machine's memory."""
+    if needed > memory():
+        raise CSBError(
+            f"{what} take about {needed / 2**30:.1f} GiB and this machine has {memory() / 2**30:.1f} GiB of memory; "
+            f"{remedy}"
+        )
+
+
+def as_float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Converted without a warning: what becomes infinite is told by the check of the values."""
+    with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _check_values(path: Path, name: str, array: np.ndarray[Any, Any]) -> None:
-    rows = array.reshape(len(array), -1)
-    bad = (~np.isfinite(rows)).sum(1)
-    if count := int(bad.sum()):
-        raise CSBError(
-            f"{name} of {path} holds {count} values that are NaN, infinite or beyond the range of float32, the first "
-            f"in row {int(np.flatnonzero(bad)[0])}; mend or leave out these pairs"
-        )
-    if array.ndim == 2 and len(constant := np.flatnonzero(rows.min(0) == rows.max(0))):
-        column = int(constant[0])
-        raise CSBError(
-            f"column {column} of {name} of {path} is constant at {rows[0, column]:g} in all rows; leave it out, there "
-            f"is nothing to learn from it"
-        )

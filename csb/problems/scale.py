@@ -5,9 +5,15 @@ from torch import Tensor
 
 from csb.errors import CSBError
 
-_PROBES, _POOL = 256, 100_000
+_PROBES, _POOL, _POOL_BYTES = 256, 100_000, 256 * 2**20
 _SHARE = 0.1  # of probes whose structure is at least this fine
 FEWEST = 50  # pairs
+
+
+def pool(z_shape: tuple[int, ...], c_shape: tuple[int, ...]) -> int:
+    """How many pairs the scale is read off at most: 100,000, and 256 MiB as float32."""
+    size = 4 * (torch.Size(z_shape).numel() + torch.Size(c_shape).numel())
+    return max(FEWEST, min(_POOL, _POOL_BYTES // size))
 
 
 def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
@@ -26,7 +32,8 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     Raises:
         CSBError: fewer than 50 pairs.
     """
-    z, c = z[:_POOL].flatten(1).double(), c[:_POOL].flatten(1).double()
+    most = pool(tuple(z.shape[1:]), tuple(c.shape[1:]))
+    z, c = z[:most].flatten(1).double(), c[:most].flatten(1).double()
     if len(z) < FEWEST:
         raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give process.power or more pairs")
     d, m = z.shape[1], c.shape[1]

@@ -72,8 +72,8 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     return cls(**{k: _deep_tuple(v) for k, v in given.items()})
 
 
-PLACES = ("root", "path")  # of data; a problem is the same wherever they lie
-SIZES = ("n_train", "n_val", "n_test")  # and however many pairs of it are taken
+PLACES = ("root", "path", "x", "y")  # of data; a problem is the same wherever they lie
+SIZES = ("n_train", "n_val", "n_test", "length")  # and however many pairs of it are taken
 
 
 def same_problem(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.problems.operators import Box, check_batch, check_box
+from csb.problems.rows import InMemoryRows, Moments, PairRows, Pairs
 from csb.problems.specs import build, to_spec
 
 
@@ -67,6 +68,11 @@ class Transform(nn.Module, ABC):
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
         return self
+
+    def fit_rows(self, rows: PairRows) -> Self:
+        """The same from pairs that are read by rows, in bounded memory where the transform knows how."""
+        everything = rows.head(len(rows))
+        return self.fit(everything.x, everything.y)
 
     def unknown(self, y: Tensor) -> Tensor | None:
         """The coordinates of x that observations y (B, *y_shape) leave open, boolean (B, *x_shape).
@@ -179,19 +185,27 @@ class Scaled(Transform):
         """
         check_batch("x", x, self.x_shape)
         check_batch("y", y, self.y_shape)
-        for key, values in (("x", self._free(x)), ("y", y)):
-            mean, std = _mean_and_std(values)
+        return self.fit_rows(InMemoryRows(Pairs(x, y)))
+
+    def fit_rows(self, rows: PairRows) -> Self:
+        """As :meth:`fit`, in one pass over the rows' blocks."""
+        found = {"x": Moments(), "y": Moments()}
+        for block in rows.blocks():
+            found["x"].update(self._free(block.x))
+            found["y"].update(block.y)
+        for key, moments in found.items():
+            mean, std = moments.mean, moments.std
             usable = torch.isfinite(std) & (std > 1e-6 * mean.abs()) & (std > 0)
             if not bool(usable.all()):
                 column = int((~usable).nonzero()[0])
-                part = "column" if values.ndim == 2 else "channel"
+                part = "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
                 raise CSBError(
                     f"{part} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
                     f"deviation {float(std[column]):g}); remove it or mend the data"
                 )
-            for kind, found in (("mean", mean), ("std", std)):
+            for kind, value in (("mean", mean), ("std", std)):
                 buffer = getattr(self, f"{key}_{kind}")
-                buffer.copy_(found.view_as(buffer))
+                buffer.copy_(value.view_as(buffer))
         return self
 
     @abstractmethod
@@ -217,16 +231,6 @@ class Scaled(Transform):
     @abstractmethod
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
-
-
-def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each coordinate (or channel) of values (N, d) or (N, C, H, W), in float64, a thousand rows at a time."""
-    axes, count = [0, *range(2, values.ndim)], values.numel() // values.shape[1]
-    rows = values.split(1000)
-    mean = sum((part.double().sum(axes) for part in rows), torch.zeros((), dtype=torch.float64)) / count
-    at = mean.view(-1, *[1] * (values.ndim - 2))
-    square = sum(((part.double() - at).square().sum(axes) for part in rows), torch.zeros((), dtype=torch.float64))
-    return mean, (square / count).sqrt()
 
 
 @register_transform

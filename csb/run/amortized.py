@@ -21,15 +21,16 @@ from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import default_device
 from csb.run.logs import Logs
-from csb.run.train import about, encode, quiet_lightning
+from csb.run.train import about, quiet_lightning
 from csb.samplers import flow_sampler, score_sampler
 from csb.training.conditional import train_conditional
+from csb.training.pairs import encoded
 
 
 def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
     """What a resumed training must have in common with the one it continues, as dotted names."""
     own = {k: v for k, v in vars(run.amortized).items() if k not in ("checkpoint_every", "alpha_bar_end")}
-    shared = {"problem": run.problem.spec(), "seed": run.seed, "optimizer": vars(run.optimizer), "amortized": own}
+    shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "amortized": own}
     return flatten({**spec.plain(), **shared})
 
 
@@ -40,17 +41,16 @@ def train_stage(run: RunConfig) -> None:
     """
     remove_leftovers(run.folder)
     run.problem.prepare()
-    train = run.problem.pairs("train")
-    transform = run.problem.make_transform(train)
+    rows = run.problem.rows("train")
+    transform = run.problem.make_transform(rows)
     spec = run.conditional_spec(run.stage, transform)
     model = build_conditional(spec, run.seed)
     model.transform.load_state_dict(transform.state_dict())
-    pairs = encode(transform, train, run.seed)
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
         with quiet_lightning():
             train_conditional(
-                model, pairs, run.folder, run.amortized, run.optimizer, run.device, run.seed,
+                model, encoded(transform, rows), run.folder, run.amortized, run.optimizer, run.device, run.seed,
                 _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
             )  # fmt: skip
         status = "success"

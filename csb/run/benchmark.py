@@ -6,12 +6,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from csb.errors import CSBError
-from csb.run import filtering, mixture, overheads, suite
+from csb.run import filtering, memory, mixture, overheads, suite
 
 SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]] = {
     "overheads": (overheads.check, overheads.overheads),
     "mixture": (mixture.read, mixture.mixture),
     "filtering": (filtering.read, filtering.filtering),
+    "memory": (memory.read, memory.memory),
     "sbi": (suite.check, suite.suite),
 }
 

@@ -1,6 +1,7 @@
 """From a Hydra config to checked, typed settings. Nothing here does any work: a bad config fails before any starts."""
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from csb.errors import CSBError, is_number, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
-from csb.problems.scale import finest_scale
+from csb.problems.scale import finest_scale, pool
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.run.logs import LoggerSettings
 from csb.run.recipe import AUTO, kernels, require_keys, require_teacher, resolved_by_shape
 from csb.samplers.build import BaselineSettings
-from csb.training.cache import capacity
+from csb.training.cache import DTYPES, capacity
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 
@@ -72,8 +74,10 @@ class RunConfig:
             self.grid.alpha_bar.tolist(), transform.spec(), self.backward, self.forward, self.device.precision
         )
 
-    def resolved(self, z: Tensor, c: Tensor) -> "RunConfig":
-        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs z (N, …), c (N, …).
+    def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
+
+        The scale is read off plain states: at walls, mirrored ones look coarser than the data are.
 
         √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
         :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
@@ -81,10 +85,11 @@ class RunConfig:
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale = process.get("scale")
+        scale, pairs = process.get("scale"), as_pairs(pairs)
         if scale is None:
+            z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), _FINEST), 0.5)
-        end = process["alpha_bar_end"] or automatic_horizon(z[0].numel())
+        end = process["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
         plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
         logger.info("ᾱ_T = %.3g; the first step resolves %.3g: power %.3g", end, scale, schedule.power)
@@ -105,7 +110,11 @@ class RunConfig:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
         free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
-        return flatten({key: value for key, value in self.plain.items() if key not in free})
+        told = flatten({key: value for key, value in self.plain.items() if key not in free})
+        told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
+        if isinstance(self.problem, FilePairs):
+            told["problem.length"] = self.problem.record()["length"]
+        return told
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,7 +282,11 @@ def _check_network(run: RunConfig) -> None:
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
     z_shape, sizes = run.problem.new_transform().z_shape, run.problem.sizes
-    capacity(z_shape, run.grid.T, run.objective, run.ipf.trajectories, run.ipf.cache_bytes)
+    ipf = run.ipf
+    capacity(
+        z_shape, run.grid.T, run.objective, ipf.trajectories, ipf.cache_bytes,
+        dtype=DTYPES[ipf.cache_dtype], spill=bool(ipf.cache_spill),
+    )  # fmt: skip
     require_pairs(sizes["train"], run.ipf)
     exact = run.problem.has_exact_posterior
     name = "exact_observations" if exact else "observations"

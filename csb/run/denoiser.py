@@ -11,9 +11,11 @@ from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
+from csb.problems.rows import Moments, PairRows
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
+from csb.training.pairs import EncodedPairs, InMemory, OnDisk
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
 logger = logging.getLogger(__name__)
@@ -29,13 +31,16 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
 
 
 def new_denoiser(
-    problem: Problem, network: dict[str, Any], x: Tensor, alpha_bar_end: float, seed: int
+    problem: Problem, network: dict[str, Any], data: PairRows, alpha_bar_end: float, seed: int
 ) -> NetworkDenoiser:
-    """An untrained denoiser for data x (N, *x_shape): digits from [0, 1] to [−1, 1], all else standardised."""
+    """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], all else standardised."""
     if problem.is_digit:
         shift, scale = torch.full(problem.x_shape, 0.5), 0.5
     else:
-        shift, scale = x.mean(0), float(x.std(0).square().mean().sqrt())
+        moments = Moments()
+        for block in data.blocks():
+            moments.update(block.x.flatten(1))
+        shift, scale = moments.mean.view(problem.x_shape), float(moments.std.square().mean().sqrt())
     denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale, alpha_bar_end), seed)
     denoiser.shift.copy_(shift)
     return denoiser
@@ -55,17 +60,29 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     device, schedule = settings(DeviceSettings, "trainer", config["trainer"]), schedule_of(config["process"])
     problem.prepare()
     remove_leftovers(folder, "denoiser")
-    x = problem.pairs("train").x
-    denoiser = new_denoiser(problem, network, x, own.alpha_bar_end, seed)
+    rows = problem.rows("train")
+    denoiser = new_denoiser(problem, network, rows, own.alpha_bar_end, seed)
     groups = {name: config[name] for name in ("process", "optimizer", "trainer", "denoiser")}
-    fingerprint = flatten({"problem": problem.spec(), "network": network, "seed": seed, **groups})
+    fingerprint = flatten({"problem": problem.record(), "network": network, "seed": seed, **groups})
     del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it
-    about = {"problem": problem.spec(), "config": config}
+    about = {"problem": problem.record(), "config": config}
     with quiet_lightning():
         return train_denoiser(
-            denoiser, denoiser.encode(x), schedule, folder, own, optimizer, device, seed, fingerprint, about, resume,
-            bar=bar,
+            denoiser, _states(denoiser, rows), schedule, folder, own, optimizer, device, seed, fingerprint, about,
+            resume, bar=bar,
         )  # fmt: skip
+
+
+def _states(denoiser: Denoiser, rows: PairRows) -> EncodedPairs:
+    """The states of x alone, without observations."""
+    shift, scale = denoiser.shift.cpu().clone(), denoiser.scale
+
+    def encode(x: Tensor, y: Tensor | None = None) -> Tensor:
+        return (x - shift) / scale
+
+    if rows.in_memory:
+        return InMemory(encode(rows.head(len(rows)).x))
+    return OnDisk(rows, denoiser.x_shape, encode, lambda y: y.new_empty(len(y), 0))
 
 
 def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) -> Denoiser | None:

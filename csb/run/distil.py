@@ -30,6 +30,7 @@ from csb.run.train import about, quiet_lightning
 from csb.samplers.consistency import ConsistencySampler
 from csb.training.cache import capacity
 from csb.training.distil import NAME, Distillation
+from csb.training.pairs import encoded
 from csb.training.scoring import check_patches
 
 
@@ -72,18 +73,18 @@ def train_stage(run: RunConfig) -> None:
     assert run.teacher is not None
     remove_leftovers(run.folder, NAME)
     run.problem.prepare()
-    c = bridge.transform.cpu().encode_y(run.problem.pairs("train").y)
+    pairs = encoded(bridge.transform, run.problem.rows("train"))
     spec = student_spec(run, bridge)
     student = build_student(spec, run.seed)
     student.transform.load_state_dict(bridge.transform.state_dict())
     warm_start(student, bridge.backward_kernel)
     of = checksum(run.teacher / "bridge.pt")
     own = {k: v for k, v in vars(run.distil).items() if k not in ("checkpoint_every", "out")}
-    shared = {"problem": run.problem.spec(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
+    shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
         task = Distillation(
-            student, bridge, c, run.folder, run.distil, run.optimizer, run.device, run.seed,
+            student, bridge, pairs, run.folder, run.distil, run.optimizer, run.device, run.seed,
             flatten({**spec.plain(), **shared, "run": of}), {**about(run), "bridge": of}, logs.metrics, run.progress,
         )  # fmt: skip
         with quiet_lightning():

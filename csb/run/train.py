@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
 
 import csb
 from csb.bridge import Bridge, build_bridge
@@ -30,9 +29,11 @@ from csb.run.config import RunConfig, require_pairs
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.ipf import IPF
+from csb.training.pairs import EncodedPairs, encoded
 from csb.training.state import load_progress
 
-_PREIMAGE = 73  # key of the random stream
+_FIRST = 73  # key of the random stream
+_WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
 logger = logging.getLogger(__name__)
 
@@ -49,28 +50,35 @@ def check_folder(run: RunConfig) -> None:
             f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
         )
     check_writable(folder)
+    if isinstance(run.ipf.cache_spill, str):
+        check_writable(Path(run.ipf.cache_spill), "ipf.cache_spill=…")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, remedy: str = "out=…") -> None:
     """Makes the folder. CSBError where it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise CSBError(f"cannot write to {folder}: {error.strerror}; choose another folder with out=…") from error
+        raise CSBError(f"cannot write to {folder}: {error.strerror}; choose another folder with {remedy}") from error
 
 
-def _check_space(run: RunConfig, bridge: Bridge, half_steps: int) -> None:
-    """CSBError where the disk has no room for the files of a whole run."""
-    weights = sum(p.numel() * p.element_size() for p in bridge.parameters())
-    needed = weights * (half_steps + 1) + 3 * weights * 2 + _SPARE_BYTES
-    free = shutil.disk_usage(run.folder).free
-    if free < needed:
-        raise CSBError(
-            f"{run.folder} has {free / 2**20:.0f} MiB free and the run needs about {needed / 2**20:.0f} MiB; free "
-            f"space or choose another folder with out=…"
-        )
+def _check_space(run: RunConfig, ipf: IPF) -> None:
+    """CSBError where the disk has no room for the files of a whole run, or for what the cache spills."""
+    weights = sum(p.numel() * p.element_size() for p in ipf.bridge.parameters())
+    needed = weights * (len(ipf.plan) + 1) + 3 * weights * 2 + _SPARE_BYTES
+    spill, (_, spilled) = ipf.storage.folder, ipf.cache_bytes
+    places = [(run.folder, needed, "the run", "out=…")]
+    if spill is not None:
+        places.append((spill, spilled, "its trajectory cache", "ipf.cache_spill=…, or lower ipf.trajectories"))
+    for folder, size, what, remedy in places:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise CSBError(
+                f"{folder} has {free / 2**20:.0f} MiB free and {what} needs about {size / 2**20:.0f} MiB; free space "
+                f"or choose another folder with {remedy}"
+            )
 
 
 def _clean(folder: Path) -> None:
@@ -96,29 +104,18 @@ def about(run: RunConfig) -> dict[str, Any]:
     """What goes with a saved bridge: problem, configuration and versions, as plain data."""
     versions = {"csb": csb.__version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
     return {
-        "problem": run.problem.spec(),
+        "problem": run.problem.record(),
         "config": run.plain,
         "versions": {**versions, "python": platform.python_version()},
     }
 
 
-def _data(run: RunConfig) -> tuple[Pairs, Pairs, Transform]:
-    train, val = run.problem.pairs("train"), run.problem.pairs("val")
-    require_pairs(len(train.x), run.ipf)
-    return train, val, run.problem.make_transform(train)
-
-
-def states(transform: Transform, z: Tensor, seed: int, key: int = 0) -> Tensor:
-    """Encoded z (N, *z_shape) as states to train on or to validate with, each one of those that decode to its x.
-
-    ``key`` tells the random numbers of one set of pairs from those of another.
-    """
-    return transform.preimage(z, seeded(seed, _PREIMAGE, key))
-
-
-def encode(transform: Transform, pairs: Pairs, seed: int, key: int = 0) -> tuple[Tensor, Tensor]:
-    """The :func:`states` z and the conditions c of pairs."""
-    return states(transform, transform.encode_x(pairs.x, pairs.y), seed, key), transform.encode_y(pairs.y)
+def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
+    """The encoded training pairs, and the map that encodes them."""
+    rows = run.problem.rows("train")
+    require_pairs(len(rows), run.ipf)
+    transform = run.problem.make_transform(rows)
+    return encoded(transform, rows), transform
 
 
 def train(run: RunConfig) -> dict[str, Any]:
@@ -136,11 +133,9 @@ def train(run: RunConfig) -> dict[str, Any]:
             logger.info("%s is finished; nothing to resume", run.folder)
             return result
     run.problem.prepare()
-    pairs, val, transform = _data(run)
-    z, c = transform.encode_x(pairs.x, pairs.y), transform.encode_y(pairs.y)
-    # the grid's scale is read off plain states: at walls, mirrored ones look coarser than the data are
-    fingerprint, run = run.fingerprint(), run.resolved(z, c)
-    encoded = (states(transform, z, run.seed), c)
+    pairs, transform = _data(run)
+    val = run.problem.pairs("val", min(_WATCHED, run.problem.sizes["val"]))
+    fingerprint, run = run.fingerprint(), run.resolved(pairs)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
@@ -148,18 +143,18 @@ def train(run: RunConfig) -> dict[str, Any]:
     status = "failed"
     try:
         ipf = IPF(
-            bridge, spec, run.objective, encoded, run.folder, run.ipf, run.optimizer, run.device, run.seed,
+            bridge, spec, run.objective, pairs, run.folder, run.ipf, run.optimizer, run.device, run.seed,
             fingerprint, about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
-            logs.metrics, run.progress, encode(transform, val, run.seed, key=1),
+            logs.metrics, run.progress, encoded(transform, run.problem.rows("val")),
         )  # fmt: skip
-        _check_space(run, bridge, len(ipf.plan))
+        _check_space(run, ipf)
         if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
             _clean(run.folder)
         write_json(run.folder / "config.json", run.plain)
         with quiet_lightning():
             progress = ipf.run(resume)
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
-        one = bridge.sample(val.y[:1], 1, generator=seeded(run.seed, _PREIMAGE), **vars(run.sampler))
+        one = bridge.sample(val.y[:1], 1, generator=seeded(run.seed, _FIRST), **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
         result = _result(run, progress.history, {**scores, **cost})
         logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))

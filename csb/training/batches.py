@@ -9,6 +9,7 @@ from torch import Tensor
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, draw_linear, seeded
 from csb.training.cache import Cache
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep
 
 _BATCH = 2  # the key of the training batches' random stream, apart from the cache's
@@ -45,7 +46,7 @@ class Batches:
         half_step: HalfStep,
         grid: Grid,
         objective: Objective,
-        pairs: tuple[Tensor, Tensor],
+        pairs: EncodedPairs | tuple[Tensor, Tensor],
         cache: Cache | None,
         batch_size: int,
         states_per_pair: int,
@@ -55,7 +56,7 @@ class Batches:
         key: int = _BATCH,
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache
-        self.z, self.c = pairs
+        self.pairs = as_pairs(pairs)
         self.reference, self.T = Reference(grid), grid.T
         self.batch_size, self.shared = batch_size, states_per_pair
         self.seed, self.steps, self.draw_targets = seed, range(*steps), draw_targets
@@ -80,18 +81,19 @@ class Batches:
         return torch.randint(available, (self.batch_size // self.shared,), generator=generator)
 
     def _first(self, step: int, generator: torch.Generator) -> Batch:
-        pairs, k = self._pairs(len(self.z), generator), self._numbers(generator)
-        x_0 = self.z[pairs].repeat_interleave(self.shared, 0)
+        pairs, k = self._pairs(len(self.pairs), generator), self._numbers(generator)
+        z, c = self.pairs.rows(pairs, generator)
+        x_0 = z.repeat_interleave(self.shared, 0)
         x_k = draw_linear(self.reference.marginal(k), x_0, generator)
-        return Batch(x_k, k, self.c[pairs], self.objective.first_target(self.reference, k, x_k, x_0), step)
+        return Batch(x_k, k, c, self.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _cached(self, step: int, generator: torch.Generator, cache: Cache) -> Batch:
         paths, k = self._pairs(len(cache.owner), generator), self._numbers(generator)
-        rows = paths.repeat_interleave(self.shared)
+        rows, c = paths.repeat_interleave(self.shared), self.pairs.conditions(cache.owner[paths])
         if self.objective.caches == "ends":
-            ends = cache.states[0, rows], cache.states[1, rows]
+            ends = cache.states[0, rows].float(), cache.states[1, rows].float()
             x, target = bridged(self.reference, self.half_step.direction, k, *ends, generator)
-            return Batch(x, k, self.c[cache.owner[paths]], target, step)
+            return Batch(x, k, c, target, step)
         here, there = (k, k - 1) if self.half_step.direction == "backward" else (k - 1, k)
         mean = cache.states[there, rows] if cache.targets is None else cache.targets[k - 1, rows]
-        return Batch(cache.states[here, rows], k, self.c[cache.owner[paths]], Target(mean), step)
+        return Batch(cache.states[here, rows].float(), k, c, Target(mean.float()), step)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,11 @@ from csb.bridge import Bridge, Direction, autocast
 from csb.bridge.objectives import Objective
 from csb.errors import CSBError
 from csb.process import Noise, seeded
+from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.spill import Spilled
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OWNER_BYTES = 8  # bytes of the owner of a trajectory
 
 
 @dataclass(frozen=True)
@@ -22,22 +28,74 @@ class Cache:
         owner: (N,), the pair whose observation goes with the trajectory: y is stored once, in the data.
     """
 
-    states: Tensor
-    targets: Tensor | None
+    states: Tensor | Spilled
+    targets: Tensor | Spilled | None
     owner: Tensor
 
+    def close(self) -> None:
+        """Gives back what it has on the disk; it is of no use then."""
+        for part in (self.states, self.targets):
+            if isinstance(part, Spilled):
+                part.close()
 
-def bytes_per_trajectory(z_shape: tuple[int, ...], T: int, objective: Objective) -> int:
-    """float32 states, the targets where the objective needs them, and the index of the observation."""
+
+@dataclass(frozen=True)
+class Storage:
+    """How trajectories are kept.
+
+    Attributes:
+        dtype: of states and targets. States have about unit scale: float16 keeps 11 bits of them, bfloat16 8.
+        budget: bytes of memory; None for any number.
+        folder: of the file that holds what the budget does not; None: all are in memory.
+    """
+
+    dtype: torch.dtype = torch.float32
+    budget: int | None = None
+    folder: Path | None = None
+
+    def inside(self, z_shape: tuple[int, ...], T: int, objective: Objective, size: int) -> int:
+        """How many of ``size`` trajectories lie in memory; the owner of each always does."""
+        if self.folder is None or self.budget is None:
+            return size
+        each = bytes_per_trajectory(z_shape, T, objective, self.dtype) - OWNER_BYTES
+        return min(size, max(0, self.budget - OWNER_BYTES * size) // each)
+
+    def sizes(self, z_shape: tuple[int, ...], T: int, objective: Objective, size: int) -> tuple[int, int]:
+        """Bytes of ``size`` trajectories in memory and on the disk."""
+        each = bytes_per_trajectory(z_shape, T, objective, self.dtype)
+        outside = (size - self.inside(z_shape, T, objective, size)) * (each - OWNER_BYTES)
+        return size * each - outside, outside
+
+    def new(self, rows: int, size: int, shape: tuple[int, ...], inside: int) -> Tensor | Spilled:
+        """An empty array (rows, size, *shape). CSBError where the disk has no room for it."""
+        if inside == size or self.folder is None:
+            return torch.empty((rows, size, *shape), dtype=self.dtype)
+        return Spilled(rows, size, shape, self.dtype, inside, self.folder)
+
+
+def bytes_per_trajectory(
+    z_shape: tuple[int, ...], T: int, objective: Objective, dtype: torch.dtype = torch.float32
+) -> int:
+    """The states, the targets where the objective needs them, and the index of the observation."""
     kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
-    return 4 * math.prod(z_shape) * kept + 8
+    return dtype.itemsize * math.prod(z_shape) * kept + OWNER_BYTES
 
 
 def capacity(
-    z_shape: tuple[int, ...], T: int, objective: Objective, wanted: int, budget: int, group: str = "ipf"
+    z_shape: tuple[int, ...],
+    T: int,
+    objective: Objective,
+    wanted: int,
+    budget: int,
+    group: str = "ipf",
+    dtype: torch.dtype = torch.float32,
+    spill: bool = False,
 ) -> int:
-    """Trajectories that fit the byte budget of a group, at most ``wanted``. CSBError where not even one does."""
-    each = bytes_per_trajectory(z_shape, T, objective)
+    """Trajectories that fit the byte budget of a group, at most ``wanted``. CSBError where not even one does.
+
+    With ``spill`` they go to the disk beyond it, and the budget bounds their indices alone.
+    """
+    each = OWNER_BYTES if spill else bytes_per_trajectory(z_shape, T, objective, dtype)
     if budget < each:
         raise CSBError(f"{group}.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
     return min(wanted, budget // each)
@@ -47,11 +105,11 @@ def fill(
     bridge: Bridge,
     source: Direction,
     objective: Objective,
-    z: Tensor,
-    c: Tensor,
+    pairs: EncodedPairs | tuple[Tensor, Tensor],
     size: int,
     seed: tuple[int, ...],
     chunk: int = 1024,
+    storage: Storage | None = None,
 ) -> Cache:
     """Runs the frozen kernels of ``source`` on ``size`` random pairs.
 
@@ -59,26 +117,35 @@ def fill(
 
     Args:
         bridge: on the device that fills.
-        source: "forward" starts at the data z, "backward" at N(0, I).
+        source: "forward" starts at the data, "backward" at N(0, I).
         objective: sets the targets.
-        z, c: encoded pairs (N, …), on the CPU.
+        pairs: encoded; or z (N, …) and c (N, …), on the CPU.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
         chunk: trajectories a network call.
+        storage: where they go; None: float32 in memory.
+
+    Raises:
+        CSBError: no room on the disk for what memory does not hold.
     """
-    generator = seeded(*seed, device=bridge.device)
-    owner = torch.randint(len(z), (size,), generator=seeded(*seed, 1))
-    T, kernel = bridge.grid.T, bridge.kernel(source)
+    generator, choice = seeded(*seed, device=bridge.device), seeded(*seed, 2)
+    pairs, storage = as_pairs(pairs), storage or Storage()
+    owner = torch.randint(len(pairs), (size,), generator=seeded(*seed, 1))
+    T, kernel, shape = bridge.grid.T, bridge.kernel(source), pairs.z_shape
     rows_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
-    states = torch.empty((len(rows_of), size, *z.shape[1:]))
-    targets = torch.empty((T, size, *z.shape[1:])) if objective.caches == "targets" else None
+    inside = storage.inside(shape, T, objective, size)
+    states = storage.new(len(rows_of), size, shape, inside)
+    targets = storage.new(T, size, shape, inside) if objective.caches == "targets" else None
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         for rows in torch.arange(size).split(chunk):
             where = slice(int(rows[0]), int(rows[-1]) + 1)
-            start = z[owner[where]].to(bridge.device)
             if source == "backward":
-                start = torch.randn(start.shape, device=start.device, generator=generator)
-            code = bridge.codes(source, c[owner[where]].to(bridge.device), chunk)
+                c = pairs.conditions(owner[where])
+                start = torch.randn((len(rows), *shape), device=bridge.device, generator=generator)
+            else:
+                z, c = pairs.rows(owner[where], choice)
+                start = z.to(bridge.device)
+            code = bridge.codes(source, c.to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[rows_of[k], where] = start.cpu()
             noise = Noise(generator, len(start), bridge.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import save_conditional
 from csb.networks.conditional import FlowNetwork, ScoreNetwork
 from csb.training.callbacks import Metrics
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import (
     Examples,
     Regression,
@@ -33,7 +34,7 @@ class ConditionalSettings(RegressionSettings):
 
 def train_conditional(
     model: ScoreNetwork | FlowNetwork,
-    pairs: tuple[Tensor, Tensor],
+    pairs: EncodedPairs | tuple[Tensor, Tensor],
     folder: Path,
     settings: ConditionalSettings,
     optimizer: OptimizerSettings,
@@ -49,7 +50,7 @@ def train_conditional(
 
     Args:
         model: with initial weights; changed in place. A score brings the schedule that it is trained on.
-        pairs: z (N, *z_shape) and c (N, *c_shape), on the CPU.
+        pairs: encoded; or z (N, *z_shape) and c (N, *c_shape), on the CPU.
         fingerprint: plain data; a resumed training must have the same.
         about: plain data that goes with the file, to which the seconds and steps of the training are added.
 
@@ -58,7 +59,6 @@ def train_conditional(
     """
 
     def predict(batch: Examples) -> Tensor:
-        assert batch.c is not None
         return model.velocity(batch.z, batch.level, model.encode(batch.c))
 
     path = diffusion_path(model.schedule) if isinstance(model, ScoreNetwork) else flow_path
@@ -66,7 +66,7 @@ def train_conditional(
         model.kind,
         model,
         predict,
-        pairs,
+        as_pairs(pairs),
         path,
         lambda progress: save_conditional(
             folder / f"{model.kind}.pt", model, {**about, "seconds": progress.seconds, "steps": progress.step}

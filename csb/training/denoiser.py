@@ -14,6 +14,7 @@ from csb.bridge.checkpoint import save_denoiser
 from csb.networks.denoiser import NetworkDenoiser
 from csb.process import Schedule
 from csb.training.callbacks import Metrics
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import Regression, RegressionSettings, diffusion_path, train_regression
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
@@ -27,7 +28,7 @@ class DenoiserSettings(RegressionSettings):
 
 def train_denoiser(
     denoiser: NetworkDenoiser,
-    z_0: Tensor,
+    z_0: EncodedPairs | Tensor,
     schedule: Schedule,
     folder: Path,
     settings: DenoiserSettings,
@@ -44,7 +45,7 @@ def train_denoiser(
 
     Args:
         denoiser: with initial weights, and the horizon that it is trained on; changed in place.
-        z_0: encoded training data, on the CPU.
+        z_0: encoded training data, on the CPU: states alone, or pairs whose observations are not looked at.
         schedule: of the bridge; its horizon is replaced by the denoiser's.
         fingerprint: plain data; a resumed training must have the same.
         about: plain data that goes with the file.
@@ -56,7 +57,7 @@ def train_denoiser(
         "denoiser",
         denoiser,
         lambda batch: denoiser.velocity(batch.z, batch.level),
-        (z_0, None),
+        as_pairs(z_0),
         diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end)),
         lambda progress: save_denoiser(folder / "denoiser.pt", denoiser, about),
     )

@@ -23,6 +23,7 @@ from csb.process import Grid, Reference, draw_pinned, expand, seeded
 from csb.training.cache import Cache, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.module import FitModule
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import state_file
 from csb.training.scoring import generator_score
 from csb.training.settings import DeviceSettings, OptimizerSettings
@@ -103,10 +104,10 @@ class JumpBatches:
     """An iterable over steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
 
     def __init__(
-        self, student: Student, grid: Grid, c: Tensor, cache: Cache, settings: DistilSettings, seed: int,
+        self, student: Student, grid: Grid, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int,
         steps: tuple[int, int],
     ) -> None:  # fmt: skip
-        self.c, self.cache, self.settings, self.seed, self.steps = c, cache, settings, seed, range(*steps)
+        self.pairs, self.cache, self.settings, self.seed, self.steps = pairs, cache, settings, seed, range(*steps)
         self.reference = Reference(grid)
         self.share = level_shares(student)
         self.noise_size = student.noise_size if isinstance(student, Generator) else 0
@@ -124,7 +125,7 @@ class JumpBatches:
             z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
             rows = size * self.settings.draws
             noise = torch.randn(rows, self.noise_size, generator=generator) if self.noise_size else None
-            yield Jumps(z, k, x_0, self.c[self.cache.owner[paths]], noise, step)
+            yield Jumps(z, k, x_0, self.pairs.conditions(self.cache.owner[paths]), noise, step)
 
 
 def level_shares(student: Student) -> Tensor:
@@ -172,7 +173,7 @@ class Distillation:
     Args:
         student: with initial weights; changed in place.
         bridge: the teacher, frozen.
-        c: encoded observations (N, *c_shape) of the training pairs, on the CPU.
+        pairs: the encoded training pairs, of which observations are taken.
         folder: of the files.
         settings, optimizer, device: see :mod:`csb.training.settings`.
         seed: of the cache and the batches.
@@ -186,7 +187,7 @@ class Distillation:
         self,
         student: Student,
         bridge: Bridge,
-        c: Tensor,
+        pairs: EncodedPairs | tuple[Tensor, Tensor],
         folder: Path,
         settings: DistilSettings,
         optimizer: OptimizerSettings,
@@ -197,7 +198,8 @@ class Distillation:
         log: Callable[[Metrics, int], None] = lambda metrics, step: None,
         bar: bool = True,
     ) -> None:
-        self.student, self.bridge, self.c, self.folder = student, bridge.requires_grad_(False), c, folder
+        self.student, self.bridge, self.folder = student, bridge.requires_grad_(False), folder
+        self.pairs = as_pairs(pairs)
         self.settings, self.optimizer, self.device, self.seed = settings, optimizer, device, seed
         self.fingerprint, self.about, self.log, self.show_bar = fingerprint, about, log, bar
         self.state = state_file(folder, NAME)
@@ -230,11 +232,10 @@ class Distillation:
         stop = min(settings.steps, (number + 1) * settings.refresh)
         self.bar.describe("drawing end points")
         self.bridge.to(self.device.where).eval()
-        z = torch.zeros(1, *self.bridge.transform.z_shape).expand(len(self.c), *self.bridge.transform.z_shape)
         key = (self.seed, 0, number, 0, _CACHE)
-        cache = fill(self.bridge, "backward", BridgeMatching(), z, self.c, self.size, key)
+        cache = fill(self.bridge, "backward", BridgeMatching(), self.pairs, self.size, key)
         self.bar.describe("distilling")
-        batches = JumpBatches(self.student, self.bridge.grid, self.c, cache, settings, self.seed, (start, stop))
+        batches = JumpBatches(self.student, self.bridge.grid, self.pairs, cache, settings, self.seed, (start, stop))
         reporter = Reporter(self.bar, self.log, 0, self.progress.losses, NAME)
         save = Every(settings.checkpoint_every, lambda step: self._save(module, step))
         fit(module, batches, self.device, self.optimizer.clip, [reporter, save])

@@ -15,9 +15,10 @@ from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
 from csb.errors import CSBError
 from csb.training.batches import Batches
-from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.cache import Cache, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
 from csb.training.module import HalfStepModule
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep, plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
@@ -54,7 +55,7 @@ class IPF:
     Args:
         bridge, spec: the bridge and its description, which goes into the files.
         objective: how kernels are fitted.
-        pairs: encoded training pairs (z, c), on the CPU.
+        pairs: encoded training pairs; or their z (N, …) and c (N, …), on the CPU.
         folder: where ``state.pt``, ``half_steps/*.pt`` and ``bridge.pt`` go.
         settings, optimizer, device: see :mod:`csb.training.settings`.
         seed: of all batches and caches.
@@ -73,7 +74,7 @@ class IPF:
         bridge: Bridge,
         spec: BridgeSpec,
         objective: Objective,
-        pairs: tuple[Tensor, Tensor],
+        pairs: EncodedPairs | tuple[Tensor, Tensor],
         folder: Path,
         settings: IPFSettings,
         optimizer: OptimizerSettings,
@@ -85,17 +86,19 @@ class IPF:
         calibrate: Callable[[Bridge], dict[str, Any]] | None = None,
         log: Callable[[Metrics, int], None] = lambda metrics, step: None,
         bar: bool = True,
-        val: tuple[Tensor, Tensor] | None = None,
+        val: EncodedPairs | tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, pairs
+        self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, as_pairs(pairs)
         self.folder, self.settings, self.optimizer, self.device = folder, settings, optimizer, device
         self.seed, self.fingerprint, self.about = seed, fingerprint, about
         self.observer, self.calibrate, self.log, self.show_bar = observer, calibrate, log, bar
-        self.val = val if settings.patience else None
+        self.val = as_pairs(val) if settings.patience and val is not None else None
         self.plan = plan(settings)
+        self.storage = settings.storage(folder)
         self.cache_size = capacity(
-            tuple(pairs[0].shape[1:]), bridge.grid.T, objective, settings.trajectories, settings.cache_bytes
-        )
+            self.pairs.z_shape, bridge.grid.T, objective, settings.trajectories, settings.cache_bytes,
+            dtype=self.storage.dtype, spill=self.storage.folder is not None,
+        )  # fmt: skip
 
     @property
     def state_file(self) -> Path:
@@ -139,7 +142,11 @@ class IPF:
             self.bridge.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
             cache = self._fill(half_step, round_)
             timing["fill"] += time.perf_counter() - clock
-            self._fit(module, cache, (self.progress.step, stop), validation)
+            try:
+                self._fit(module, cache, (self.progress.step, stop), validation)
+            finally:
+                if cache is not None:
+                    cache.close()
             timing["fit"] += time.perf_counter() - clock
             del cache  # before the next one is filled
         self.bar.skip(half_step.steps - self.progress.step)
@@ -152,15 +159,17 @@ class IPF:
         size = min(self.cache_size, _VALIDATION)
         self._describe(module.half_step, "filling the cache")
         return Validation(
-            self.bridge.eval(), module, self.objective, self.val, self.settings.batch_size, size, self.seed
-        )
+            self.bridge.eval(), module, self.objective, self.val, self.settings.batch_size, size, self.seed,
+            self.storage,
+        )  # fmt: skip
 
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
         if half_step.index == 0:
             return None
         self._describe(half_step, "filling the cache")
         seed = (self.seed, half_step.index, round_, 0, _CACHE)
-        return fill(self.bridge.eval(), half_step.source, self.objective, *self.pairs, self.cache_size, seed)
+        bridge, objective = self.bridge.eval(), self.objective
+        return fill(bridge, half_step.source, objective, self.pairs, self.cache_size, seed, storage=self.storage)
 
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
@@ -251,13 +260,13 @@ class IPF:
             self._describe(half_step, "calibrating")
             calibration = self.calibrate(self.bridge)
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
-        losses, trajectories = self.progress.losses, self.cache_size if half_step.index else 0
+        losses, (memory, disk) = self.progress.losses, self.cache_bytes if half_step.index else (0, 0)
         tail = losses[-max(1, len(losses) // 10) :]
-        shape, T = tuple(self.pairs[0].shape[1:]), self.bridge.grid.T
         metrics: dict[str, Any] = {
             "loss": sum(tail) / len(tail),
             "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-            "cache_mib": trajectories * bytes_per_trajectory(shape, T, self.objective) / 2**20,
+            "cache_mib": memory / 2**20,
+            "spilled_mib": disk / 2**20,
             **calibration,
         }
         if (best := self.progress.best) is not None:
@@ -277,6 +286,11 @@ class IPF:
         history = [*self.progress.history, row]
         self.progress = Progress(half_step.index + 1, 0, history=history)
         self._write()
+
+    @property
+    def cache_bytes(self) -> tuple[int, int]:
+        """Bytes of the cache in memory and on the disk."""
+        return self.storage.sizes(self.pairs.z_shape, self.bridge.grid.T, self.objective, self.cache_size)
 
     def _done(self, half_step: HalfStep) -> int:
         return sum(h.steps for h in self.plan[: half_step.index + 1])

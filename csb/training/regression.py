@@ -21,6 +21,7 @@ from csb.errors import CSBError, is_number, require_int
 from csb.process import Schedule, expand, seeded
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.module import FitModule
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
 
@@ -87,12 +88,12 @@ def flow_path(z_0: Tensor, generator: torch.Generator) -> Point:
 
 
 class Examples(NamedTuple):
-    """One optimiser step: a :class:`Point`, with the encoded observations c (B, *c_shape) or None."""
+    """One optimiser step: a :class:`Point`, with the encoded observations c (B, *c_shape), (B, 0) without any."""
 
     z: Tensor
     level: Tensor
     target: Tensor
-    c: Tensor | None
+    c: Tensor
     step: int
 
 
@@ -100,19 +101,23 @@ class ExampleBatches:
     """An iterable over steps start..stop − 1; batch s, of ``size`` examples, is a function of (seed, s) alone."""
 
     def __init__(
-        self, data: tuple[Tensor, Tensor | None], path: Interpolation, size: int, seed: int, steps: tuple[int, int]
+        self,
+        data: EncodedPairs | tuple[Tensor, Tensor | None],
+        path: Interpolation,
+        size: int,
+        seed: int,
+        steps: tuple[int, int],
     ) -> None:
-        self.data, self.path, self.size, self.seed, self.steps = data, path, size, seed, range(*steps)
+        self.data, self.path, self.size, self.seed, self.steps = as_pairs(data), path, size, seed, range(*steps)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Examples]:
-        z, c = self.data
         for step in self.steps:
             generator = seeded(self.seed, step, _BATCH)
-            rows = randint(len(z), (self.size,), generator=generator)
-            yield Examples(*self.path(z[rows], generator), None if c is None else c[rows], step)
+            z, c = self.data.rows(randint(len(self.data), (self.size,), generator=generator), generator)
+            yield Examples(*self.path(z, generator), c, step)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Regression:
         name: of the stage; ``<name>_state.pt`` holds the way to the result.
         model: with initial weights; changed in place.
         predict: the model's output for a batch.
-        data: encoded training data on the CPU: z (N, *z_shape), and c (N, *c_shape) or None.
+        data: encoded training pairs; (N, 0) for c where there are no observations.
         path: where the states come from.
         save: writes the trained model's file, given the progress.
     """
@@ -131,7 +136,7 @@ class Regression:
     name: str
     model: nn.Module
     predict: Callable[[Examples], Tensor]
-    data: tuple[Tensor, Tensor | None]
+    data: EncodedPairs
     path: Interpolation
     save: Callable[[Progress], None]
 

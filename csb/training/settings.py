@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from csb.bridge.kernel import FEW
 from csb.errors import CSBError, is_number, require_int
+from csb.training.cache import DTYPES, Storage
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")
@@ -31,7 +33,10 @@ class IPFSettings:
         states_per_pair: how many of them share one pair (one trajectory), whose observation is then encoded once.
         refresh: optimiser steps between refills of the trajectory cache.
         trajectories: wanted in the cache; fewer where the byte budget is smaller.
-        cache_bytes: byte budget of the cache.
+        cache_bytes: byte budget of the cache in memory.
+        cache_spill: keep trajectories beyond the budget in a memory-mapped file: in the run's folder (True) or in that
+            of this name; False or None: have fewer.
+        cache_dtype: in which states are kept: "float32", "float16" or "bfloat16".
         last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
         inflate: after each backward half-step, set the spread of the samples to the error of their mean on validation
             pairs (see csb.evaluation.inflation).
@@ -52,6 +57,8 @@ class IPFSettings:
     refresh: int = 500
     trajectories: int = 4096
     cache_bytes: int = 256 * 2**20
+    cache_spill: bool | str | None = False
+    cache_dtype: str = "float32"
     last_forward: bool = True
     inflate: bool = False
     select: str = "best"
@@ -62,7 +69,7 @@ class IPFSettings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if field.name not in ("last_forward", "inflate", "select"):
+            if field.name not in ("last_forward", "inflate", "select", "cache_spill", "cache_dtype"):
                 name = field.name if field.name == "L" else f"ipf.{field.name}"
                 require_int(name, getattr(self, field.name), 0 if field.name == "patience" else 1)
         if self.select not in SELECT:
@@ -70,11 +77,21 @@ class IPFSettings:
         for name in ("last_forward", "inflate"):
             if not isinstance(getattr(self, name), bool):
                 raise CSBError(f"ipf.{name}={getattr(self, name)!r} is neither true nor false; give one of them")
+        if not isinstance(self.cache_spill, bool | str | None) or self.cache_spill == "":
+            raise CSBError(f"ipf.cache_spill={self.cache_spill!r} is not possible; give true, false or a folder")
+        if self.cache_dtype not in DTYPES:
+            raise CSBError(f"ipf.cache_dtype={self.cache_dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if self.batch_size % self.states_per_pair:
             raise CSBError(
                 f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "
                 f"change one of them"
             )
+
+    def storage(self, folder: Path) -> Storage:
+        """How the trajectories of a run in a folder are kept."""
+        spill = self.cache_spill
+        where = Path(spill) if isinstance(spill, str) else folder if spill else None
+        return Storage(DTYPES[self.cache_dtype], self.cache_bytes, where)
 
 
 def automatic_weight_decay(z_shape: tuple[int, ...]) -> float:

@@ -3,13 +3,14 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
-from csb.training.cache import fill
+from csb.training.cache import Storage, fill
 from csb.training.module import FitModule, HalfStepModule
+from csb.training.pairs import EncodedPairs
 from csb.training.state import Progress, to_cpu
 
 _STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
@@ -22,10 +23,11 @@ class Validation:
         bridge: with the frozen kernels of the other direction.
         module: of the half-step.
         objective: of the training.
-        pairs: encoded validation pairs (z, c), on the CPU.
+        pairs: encoded validation pairs.
         batch_size: states a network call.
         size: validation trajectories, for half-steps that need any.
         seed: of the training.
+        storage: of the trajectories, as of those in training.
     """
 
     def __init__(
@@ -33,14 +35,16 @@ class Validation:
         bridge: Bridge,
         module: HalfStepModule,
         objective: Objective,
-        pairs: tuple[Tensor, Tensor],
+        pairs: EncodedPairs,
         batch_size: int,
         size: int,
         seed: int,
+        storage: Storage | None = None,
     ) -> None:
         half_step, cache = module.half_step, None
         if half_step.index:
-            cache = fill(bridge, half_step.source, objective, *pairs, size, (seed, half_step.index, 0, 0, _KEY))
+            key = (seed, half_step.index, 0, 0, _KEY)
+            cache = fill(bridge, half_step.source, objective, pairs, size, key, storage=storage)
         count = -(-_STATES // batch_size)
         self.batches = list(
             Batches(
@@ -49,6 +53,8 @@ class Validation:
             )
         )  # fmt: skip
         self.module = module
+        if cache is not None:
+            cache.close()
 
     def loss(self) -> float:
         """The mean loss of the averaged weights, steps weighted as in training."""

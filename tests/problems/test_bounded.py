@@ -22,9 +22,10 @@ from csb.problems import (
     build_transform,
 )
 from csb.problems.bounded import EDGE, make_bounded
+from csb.problems.rows import InMemoryRows
 from csb.problems.support import fold
 from csb.process import seeded
-from csb.run.train import encode
+from csb.training.pairs import encoded
 
 KINDS = {"reflect": Reflect, "probit": Probit}
 SUPPORT = Support((-1.0, 0.1, -float("inf")), (1.0, 0.3, float("inf")))
@@ -106,17 +107,18 @@ class TestPreimage:
         assert torch.equal(again.preimage(z, seeded(1)), z)
 
     def test_trainings_take_it(self):
-        """csb.run.train.encode, the only way from pairs to what is fitted."""
+        """csb.training.pairs.encoded, the only way from pairs to what is fitted."""
         x, y = uniform(5000)
         t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
-        (z, c), plain = encode(t, Pairs(x, y), 0), t.encode_x(x)
+        pairs, rows = encoded(t, InMemoryRows(Pairs(x, y))), torch.arange(5000)
+        (z, c), plain = pairs.rows(rows, seeded(0)), t.encode_x(x)
         moved = z != plain
         assert 0.005 < float(moved[:, :2].float().mean()) < 0.2
         torch.testing.assert_close(t.decode(z, y), x, atol=3e-6, rtol=1e-6)
         assert torch.equal(c, t.encode_y(y))
-        assert torch.equal(encode(t, Pairs(x, y), 0)[0], z)
-        for seed, key in ((1, 0), (0, 1)):
-            assert not torch.equal(encode(t, Pairs(x, y), seed, key)[0], z)
+        assert torch.equal(pairs.plain(rows)[0], plain)
+        assert torch.equal(pairs.rows(rows, seeded(0))[0], z)
+        assert not torch.equal(pairs.rows(rows, seeded(1))[0], z)
 
     def test_diagnostics_take_it(self):
         """A bridge that returns states of the trained law is at the floor; one of plain states is not."""

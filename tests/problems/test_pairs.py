@@ -114,7 +114,7 @@ class TestFiles:
 
     def test_a_single_array(self, tmp_path):
         np.save(tmp_path / "pairs.npy", numbers(N, 3))
-        assert "is not an .npz file" in refusal(tmp_path / "pairs.npy")
+        assert "is not an .npz file but one array; give two, data.x=" in refusal(tmp_path / "pairs.npy")
 
     def test_an_archive_of_other_things(self, tmp_path):
         path = tmp_path / "pairs.npz"
@@ -158,13 +158,13 @@ class TestFiles:
         monkeypatch.setattr(np, "load", None)
         message = refusal(path, val=10, test=10)
         assert "GiB" in message
-        assert "give fewer or smaller ones" in message
+        assert "give them as .npy or HDF5, which are read by rows, or fewer" in message
 
     def test_pairs_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
         path = write(tmp_path, good())
         needed = N * 5 * (8 + 12)
         monkeypatch.setattr(pairs_file, "memory", lambda: needed - 1)
-        assert "memory; give fewer or smaller ones" in refusal(path)
+        assert "memory; give them as .npy or HDF5" in refusal(path)
         monkeypatch.setattr(pairs_file, "memory", lambda: needed)
         read_all(path)
 
@@ -244,7 +244,8 @@ def test_the_spec_holds_the_path_and_needs_no_file():
     problem = build_problem({"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "seed": 3})
     spec = json.loads(json.dumps(problem.spec()))
     given = {"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "test": 0.1, "seed": 3}
-    assert spec == {**given, "low": None, "high": None, "transform": "auto"}
+    rest = {"low": None, "high": None, "transform": "auto", "x": None, "y": None, "length": None}
+    assert spec == {**given, **rest}
     assert build_problem(spec).spec() == problem.spec()
     with pytest.raises(CSBError, match="does not exist"):
         _ = problem.x_shape
@@ -252,9 +253,10 @@ def test_the_spec_holds_the_path_and_needs_no_file():
 
 def test_bad_arguments():
     for spec, match in (
-        ({"name": "pairs"}, "lacks the argument path"),
-        ({"name": "pairs", "path": None}, "path=None is a NoneType; expected str"),
-        ({"name": "pairs", "path": ""}, "path is empty"),
+        ({"name": "pairs"}, "path is missing; give the .npz or HDF5 file of your pairs"),
+        ({"name": "pairs", "path": 3}, "path=3 is a int; expected"),
+        ({"name": "pairs", "path": ""}, "path is missing"),
+        ({"name": "pairs", "x": "x.npy"}, "path is missing"),
         ({"name": "pairs", "path": "p.npz", "seed": -1}, "seed=-1"),
         ({"name": "pairs", "path": "p.npz", "val": "half"}, "val='half' is a str; expected float"),
     ):

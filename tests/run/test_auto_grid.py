@@ -22,29 +22,29 @@ def pairs(width):
 
 
 def test_finer_data_have_finer_first_steps():
-    first = [1 - float(config().resolved(*pairs(w)).grid.alpha_bar[1]) for w in (0.02, 0.1)]
+    first = [1 - float(config().resolved(pairs(w)).grid.alpha_bar[1]) for w in (0.02, 0.1)]
     assert 0 < first[0] < 0.5 * first[1] < 0.01
 
 
 def test_a_given_scale_and_what_is_kept_of_it():
-    run = config("process.scale=0.05", "process.alpha_bar_end=0.2").resolved(*pairs(0.1))
+    run = config("process.scale=0.05", "process.alpha_bar_end=0.2").resolved(pairs(0.1))
     assert 1 - float(run.grid.alpha_bar[1]) == pytest.approx(0.05**2, rel=1e-6)
     assert isinstance(run.schedule, Power)
     assert run.plain["process"] == {"schedule": "power", "alpha_bar_end": 0.2, "power": run.schedule.power}
-    assert run.resolved(*pairs(0.5)) is run
+    assert run.resolved(pairs(0.5)) is run
 
 
 def test_horizon_by_the_number_of_coordinates():
     for d, end in ((1, 0.1), (2, 0.1), (10, 0.02)):
         z = torch.randn(500, d, generator=seeded(1))
-        assert float(config().resolved(z, z[:, :1]).grid.alpha_bar[-1]) == pytest.approx(
+        assert float(config().resolved((z, z[:, :1])).grid.alpha_bar[-1]) == pytest.approx(
             end
         )  # y determines a coordinate
 
 
 def test_other_schedules_stay():
     run = config("process=power", "process.power=3")
-    assert run.resolved(*pairs(0.1)) is run
+    assert run.resolved(pairs(0.1)) is run
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, TwoMoons
+from csb.problems.rows import InMemoryRows
 from csb.run.compare import build_methods
 from csb.run.denoiser import exact_denoiser, new_denoiser
 from csb.run.load import Run
@@ -29,7 +30,7 @@ def compared(problem, denoiser, alpha_bar_end):
 
 
 def trained(problem, alpha_bar_end):
-    return new_denoiser(problem, MLP, problem.pairs("train", 2000).x, alpha_bar_end, 0)
+    return new_denoiser(problem, MLP, InMemoryRows(problem.pairs("train", 2000)), alpha_bar_end, 0)
 
 
 @pytest.mark.parametrize(

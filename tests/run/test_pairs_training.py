@@ -129,8 +129,12 @@ class TestRefused:
 
     @pytest.mark.parametrize("experiment", ["pairs", "pairs_images"])
     def test_no_path(self, tmp_path, experiment):
-        assert refuse(f"experiment={experiment}", f"out={tmp_path}/new") == "data.path is missing; give data.path=…"
-        assert "problem.path is missing" in refuse("problem=pairs", f"out={tmp_path}/new")
+        message = refuse(f"experiment={experiment}", f"out={tmp_path}/new")
+        assert message.startswith(
+            "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy"
+        )
+        assert refuse("problem=pairs", f"out={tmp_path}/new") == message
+        assert refuse(f"experiment={experiment}", "data.x=x.npy", f"out={tmp_path}/new") == message
 
     def test_no_file(self, tmp_path):
         message = refuse("experiment=pairs", f"data.path={tmp_path}/nothing.npz", f"out={tmp_path}/new")

@@ -50,9 +50,8 @@ def distilled(law, folder, **more):
     spec = StudentSpec(bridge.spec.alpha_bar, bridge.spec.transform, network, "v", law, own.calls, 1, noise=own.noise)
     student, c = build_student(spec), torch.randn(20_000, 2, generator=seeded(1))
     optimizer = OptimizerSettings(ema=0.98, clip=10.0)
-    Distillation(student, bridge.bridge, c, folder, own, optimizer, DeviceSettings("cpu"), 0, {}, {}, bar=False).run(
-        resume=False
-    )
+    device, pairs = DeviceSettings("cpu"), (torch.zeros_like(c), c)
+    Distillation(student, bridge.bridge, pairs, folder, own, optimizer, device, 0, {}, {}, bar=False).run(resume=False)
     return student, exact.law
 
 

@@ -164,9 +164,9 @@ class TestALossThatIsNotFinite:
         make(tmp_path / "whole", small, **SHORT).run(resume=False)
         run, fill = make(tmp_path / "run", small, **SHORT), ipf_module.fill
 
-        def poisoned(*args):
-            cache = fill(*args)
-            if args[6][1:3] == (2, 1):  # the third half-step's second round, steps 4 and 5
+        def poisoned(*args, **options):
+            cache = fill(*args, **options)
+            if args[5][1:3] == (2, 1):  # the third half-step's second round, steps 4 and 5
                 cache.states.fill_(float("nan"))
             return cache
 

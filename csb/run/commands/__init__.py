@@ -116,6 +116,7 @@ _ALL = (
             ("suite=sbi 'suite.problems=[two_moons]' 'suite.T=[5,10]' suite.jobs=2", "a part of it"),
             ("suite=mixture", "guided samplers with the exact denoiser"),
             ("suite=filtering", "bridges, ensemble and particle filters on chaotic systems"),
+            ("suite=memory", "the memory that a training on a million pairs takes"),
         ),
         "the same command goes on where a suite was stopped",
         groups=("suite",),

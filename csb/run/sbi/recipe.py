@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from omegaconf import DictConfig
 from sbi.inference import simulate_for_sbi
 from sbi.utils.user_input_checks import process_prior, process_simulator
 from torch import Tensor
@@ -19,7 +18,7 @@ from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError, require_int
 from csb.problems.pairs_file import LEAST
 from csb.run import cli
-from csb.run.config import RunConfig, read
+from csb.run.dataset import configured, require_free
 from csb.run.load import load_run
 from csb.run.sbi.bounds import Side, prior_bounds
 from csb.run.sbi.posterior import Posterior
@@ -130,9 +129,7 @@ def train_posterior(
     Raises:
         CSBError: as of :func:`pairs_from`; a wrong override; a folder that holds a run; whatever training raises.
     """
-    for override in overrides:
-        if override.partition("=")[0].lstrip("+~") in _OWN:
-            raise CSBError(f"overrides hold {override}, which train_posterior sets itself; use its arguments")
+    require_free(overrides, _OWN, "train_posterior")
     require_int("n", n, LEAST)
     used, theta, x = _simulate(prior, simulator, 1, seed)  # for the shapes, and to see that both work
     if bounds == "prior":
@@ -142,26 +139,13 @@ def train_posterior(
         given += [f"data.{side}={_list(values)}" for side, values in zip(("low", "high"), bounds)]
     with tempfile.TemporaryDirectory() as folder:  # what is wrong is told before hours of simulation
         _write(trial := Path(folder) / "pairs.npz", *(np.zeros((n, *a.shape[1:]), np.float32) for a in (theta, x)))
-        check_folder(_configured([*given, f"data.path={cli.quoted(str(trial))}"]))
+        check_folder(configured([*given, f"data.path={cli.quoted(str(trial))}"]))
     path = Path(out) / f"{name}.npz"
     pairs_from(prior, simulator, n, path, seed=seed, batch_size=batch_size, workers=workers)
-    run = _configured([*given, f"data.path={cli.quoted(str(path))}"])
+    run = configured([*given, f"data.path={cli.quoted(str(path))}"])
     train(run)
     return Posterior(load_run(run.folder).bridge, used)
 
 
 def _list(values: Side) -> str:
     return "[" + ",".join("null" if v is None else repr(float(v)) for v in values) + "]"
-
-
-def _configured(overrides: list[str]) -> RunConfig:
-    """The checked settings of train.py with these overrides."""
-    runs: list[RunConfig] = []
-
-    def keep(config: DictConfig, sweep: bool) -> None:
-        runs.append(read(config))
-
-    cli.check("train", overrides, keep)
-    if runs[0].stage != "bridge":
-        raise CSBError(f"stage={runs[0].stage} trains no bridge; leave stage out")
-    return runs[0]

@@ -1,0 +1,219 @@
+"""Trainings on pairs that are read by rows: the same, bit for bit, wherever the pairs and the trajectories lie."""
+
+import errno
+import os
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from csb.bridge import load_bridge
+from csb.errors import CSBError
+from csb.problems import sources
+from csb.run import cli
+from csb.run.amortized import load_baseline
+from csb.run.amortized import train_stage as amortized
+from csb.run.config import read
+from csb.run.dataset import configured, train_dataset
+from csb.run.denoiser import train_stage as denoiser
+from csb.run.distil import load_consistency
+from csb.run.distil import train_stage as distil
+from csb.run.load import load_run
+from csb.run.train import train
+from csb.samplers import flow_sampler
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
+N = 600
+SMALL = [
+    "L=2", "T=3", "progress=false", "logger=none", "trainer=default", "network.options={width: 16, depth: 1}",
+    "ipf.first_steps=8", "ipf.steps=6", "ipf.refresh=4", "ipf.batch_size=32", "ipf.trajectories=64",
+    "ipf.last_forward=false", "ipf.checkpoint_every=3", "ipf.observe_every=1000", "ipf.validate_every=4",
+    "metrics.samples=8", "metrics.observations=20", "metrics.picture_rows=2",
+]  # fmt: skip
+SPILL = ["ipf.cache_spill=true", "ipf.cache_bytes=900"]  # of 24 bytes a trajectory, 64 × 8 of them always in memory
+
+
+def arrays(n=N):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 2)).astype("f4")
+    return x, (x[:, :1] ** 2 + 0.1 * rng.normal(size=(n, 1))).astype("f4")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pairs as .npz, .npy and HDF5."""
+    folder = tmp_path_factory.mktemp("pairs")
+    save(folder, *arrays())
+    return folder
+
+
+def save(folder, x, y):
+    np.savez(folder / "p.npz", x=x, y=y)
+    np.save(folder / "x.npy", x)
+    np.save(folder / "y.npy", y)
+    with h5py.File(folder / "p.h5", "w") as file:
+        file["x"], file["y"] = x, y
+
+
+def data(folder, kind):
+    if kind == "npy":
+        return [f"data.x={folder}/x.npy", f"data.y={folder}/y.npy"]
+    return [f"data.path={folder}/p.{kind}"]
+
+
+def run_config(folder, kind, out, *more, name=None):
+    own = [f"out={out}", f"name={name or kind}"]
+    return configured(["experiment=pairs", *data(folder, kind), *own, *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """The run on the .npz file, with its cache in memory."""
+    run = run_config(folder, "npz", tmp_path_factory.mktemp("whole"))
+    train(run)
+    return run.folder
+
+
+def weights(path):
+    return load_bridge(path / "bridge.pt")[0].state_dict()
+
+
+def assert_same(one, two):
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def rows_of(folder):
+    """What the run's diagnostics say, but for seconds and where the cache lies."""
+    left_out = ("fill_share", "seconds", "cache_mib", "spilled_mib")
+    return [{k: v for k, v in row.items() if k not in left_out} for row in load_run(folder).history]
+
+
+@pytest.mark.parametrize(("kind", "more"), [("npy", SPILL), ("h5", []), ("npz", SPILL)])
+def test_the_same_training(whole, folder, tmp_path, kind, more):
+    run = run_config(folder, kind, tmp_path, *more)
+    train(run)
+    assert_same(weights(whole), weights(run.folder))
+    assert rows_of(whole) == rows_of(run.folder)
+    last = load_run(run.folder).history[-1]
+    assert (last["cache_mib"] * 2**20, last["spilled_mib"] * 2**20) == (
+        (64 * 8 + 24 * 16, 40 * 16) if more else (64 * 24, 0)
+    )
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+def test_a_dataset(whole, tmp_path):
+    run = train_dataset(TensorDataset(*map(torch.from_numpy, arrays())), overrides=SMALL, out=tmp_path, name="items")
+    assert_same(weights(whole), run.bridge.state_dict())
+    assert run.about["problem"]["path"] == "dataset:items"
+    assert run.problem.sizes["test"] == 60
+    sources.DATASETS.pop("items")  # as in another process
+    again = load_run(run.folder)
+    assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
+    with pytest.raises(CSBError, match="the dataset 'items' is not here"):
+        _ = again.problem.x_shape
+    with pytest.raises(CSBError, match="overrides hold data.path=x, which train_dataset sets itself"):
+        train_dataset(TensorDataset(torch.zeros(1)), overrides=["data.path=x"])
+
+
+def test_half_precision_is_near_and_half(whole, folder, tmp_path):
+    run = run_config(folder, "npz", tmp_path, "ipf.cache_dtype=float16")
+    train(run)
+    one, two = weights(whole), weights(run.folder)
+    assert any(not torch.equal(one[key], two[key]) for key in one)
+    assert all(torch.allclose(one[key], two[key], atol=5e-3) for key in one)  # rates of 1e-3 over 20 steps
+    assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * (8 + 8)
+
+
+def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
+    reserve, calls = os.posix_fallocate, []
+
+    def full(*given):
+        calls.append(given)
+        if len(calls) == 3:  # after the validation's cache and that of the first round
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(*given)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CSBError, match=r"the trajectory cache needs .* MiB in .* free space or give another folder"):
+        train(run_config(folder, "npy", tmp_path, *SPILL))
+    elsewhere = tmp_path / "elsewhere"
+    run = run_config(folder, "npy", tmp_path, *SPILL, f"ipf.cache_spill={elsewhere}", "resume=true")
+    train(run)
+    assert list(elsewhere.iterdir()) == []
+    assert_same(weights(whole), weights(run.folder))
+    monkeypatch.setattr("csb.run.train.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(CSBError, match=r"has 0 MiB free and the run needs about"):
+        train(run_config(folder, "npy", tmp_path, *SPILL, name="other"))
+
+
+def test_stages_train_on_rows(whole, folder, tmp_path):
+    """The score's twin, the flow, a denoiser and a student of a bridge, from .npz and .npy."""
+    few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
+           "distil.calls=[1]"]  # fmt: skip
+    found = {}
+    for kind in ("npz", "npy"):
+        out, given = tmp_path / kind, [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out={tmp_path / kind}"]
+        amortized(read_stage(given, "stage=flow"))
+        flow = load_baseline(out / "pairs", "flow").model
+        run = read_stage(given, "stage=denoiser")
+        run.folder.mkdir(exist_ok=True, parents=True)
+        prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
+        distil(read_stage(given, "stage=distil", f"run={whole}", f"distil.out={out / 'student'}"))
+        student = load_consistency(out / "student").student
+        found[kind] = [module.state_dict() for module in (flow, prior, student)]
+        assert flow_sampler(flow, "euler", N=2).sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
+    for one, two in zip(found["npz"], found["npy"], strict=True):
+        assert_same(one, two)
+
+
+def read_stage(given, *more):
+    runs = []
+    cli.check("train", [*given, *more], lambda config, sweep: runs.append(read(config)))
+    return runs[0]
+
+
+def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
+    save(tmp_path, *arrays())
+    run = run_config(tmp_path, "npy", tmp_path, "L=1")
+    train(run)
+    save(tmp_path, *(array[:500] for array in arrays()))
+    with pytest.raises(CSBError, match="holds 500 pairs and held 600 when the run was trained"):
+        load_run(run.folder).problem.pairs("test", 1)
+    with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
+        train(run_config(tmp_path, "npy", tmp_path, "L=1", "resume=true"))
+
+
+def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
+    """20,000 pairs: what is read at once, and how often."""
+    x, y = arrays(20_000)
+    save(tmp_path, x, y)
+    taken, take = [], sources.Npy._take
+
+    def counted(self, rows, names):
+        found = take(self, rows, names)
+        taken.append((isinstance(rows, slice), len(found[0])))
+        return found
+
+    monkeypatch.setattr(sources.Npy, "_take", counted)
+    monkeypatch.setattr("csb.problems.scale._POOL", 1000)  # in place of 100,000
+    train(run_config(tmp_path, "npy", tmp_path, "L=1", "ipf.patience=0"))
+    passes, picked = ([n for block, n in taken if block is kind] for kind in (True, False))
+    assert sum(passes) == 2 * 20_000  # the check, and mean and standard deviation
+    assert max(passes) == 8192
+    assert max(picked) == 2000  # validation pairs for diagnostics
+    assert sum(picked) < 2000 + 1000 + 8 * 32 + 100
+
+
+@pytest.mark.slow
+def test_a_million_pairs_take_bounded_memory(command):
+    """The benchmark: a gibibyte in .npy files, read by rows, and the same in an .npz file, in memory."""
+    done = command("suite=memory", "steps=5", script="scripts/benchmark.py", timeout=1800)
+    assert done.code == 0, done.err
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
+    (_, npy, npz) = [{"files": float(row[2]), "above": float(row[4])} for row in cells]
+    assert npy["files"] == pytest.approx(1e6 * 128 * 8 / 2**20, rel=1e-3)
+    assert npy["above"] < 0.5 * npy["files"]
+    assert npz["above"] > 1.2 * npz["files"]

@@ -1,0 +1,243 @@
+"""Pairs that are read by rows give the batches of pairs in memory, bit for bit; caches on the disk and at half."""
+
+import errno
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_exact_bridge
+
+from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
+from csb.errors import CSBError
+from csb.problems import FilePairs
+from csb.process import Grid, Power, seeded
+from csb.training.batches import Batches
+from csb.training.cache import DTYPES, Storage, bytes_per_trajectory, capacity, fill
+from csb.training.pairs import InMemory, OnDisk, as_pairs, encoded
+from csb.training.plan import HalfStep
+from csb.training.regression import ExampleBatches, flow_path
+from csb.training.settings import IPFSettings
+from csb.training.spill import Spilled
+
+GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
+FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
+
+
+@pytest.fixture(params=[{}, {"low": -3.0}, {"low": -3.0, "high": 3.0, "transform": "probit"}], ids=str)
+def both(request, tmp_path):
+    """Encoded pairs of one problem from an .npz file and from .npy files."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 2)).clip(-3, 3), rng.normal(size=(2000, 1))
+    np.savez(tmp_path / "p.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    problems = (
+        FilePairs(str(tmp_path / "p.npz"), **request.param),
+        FilePairs(None, x=str(tmp_path / "x.npy"), y=str(tmp_path / "y.npy"), **request.param),
+    )
+    found = [encoded(p.make_transform(p.rows("train")), p.rows("train")) for p in problems]
+    assert [type(one) for one in found] == [InMemory, OnDisk]
+    return found
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+class TestBothKindsOfPairs:
+    def test_rows(self, both):
+        one, two = both
+        assert len(one) == len(two) == 1600
+        assert one.z_shape == two.z_shape == (2,)
+        indices = torch.randint(1600, (333,), generator=seeded(1))
+        assert same(one.plain(indices), two.plain(indices))
+        assert same(one.rows(indices, seeded(2)), two.rows(indices, seeded(2)))
+        assert torch.equal(one.conditions(indices), two.conditions(indices))
+        assert same(one.head(10), two.plain(torch.arange(10)))
+
+    def test_batches(self, both):
+        lists = [list(Batches(FIRST, GRID, Likelihood(), p, None, 64, 2, 0, (0, 4))) for p in both]
+        for a, b in zip(*lists, strict=True):
+            assert same((a.x, a.k, a.c, a.target.mean), (b.x, b.k, b.c, b.target.mean))
+
+    def test_examples(self, both):
+        lists = [list(ExampleBatches(p, flow_path, 64, 0, (0, 4))) for p in both]
+        for a, b in zip(*lists, strict=True):
+            assert same(a[:4], b[:4])
+
+    @pytest.mark.parametrize("source", ["forward", "backward"])
+    def test_caches(self, both, source):
+        exact = make_exact_bridge("full", 1)
+        wide = [OnDiskOrNot(p) for p in both]
+        a, b = (fill(exact.bridge, source, Likelihood(), p, 300, (0, 1, 0, 0)) for p in wide)
+        assert torch.equal(a.states, b.states)
+
+
+class OnDiskOrNot(InMemory):
+    """Its pairs with observations of two numbers, for a bridge of two."""
+
+    def __init__(self, pairs):
+        z, c = pairs.rows(torch.arange(len(pairs)), seeded(0))
+        super().__init__(z, c.repeat(1, 2))
+
+
+def test_what_counts_as_pairs():
+    z, c = torch.randn(5, 2, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
+    pairs = as_pairs((z, c))
+    assert as_pairs(pairs) is pairs
+    assert same(pairs.plain(torch.tensor([3])), (z[3:4], c[3:4]))
+    assert as_pairs(z).conditions(torch.tensor([0, 1])).shape == (2, 0)
+
+
+def conditions(n):
+    return torch.randn(n, 2, generator=seeded(1))
+
+
+def filled(objective, size=500, storage=None, source="forward", n=400):
+    exact, c = make_exact_bridge("full", 1), conditions(n)
+    z = c + 1 + 0.5 * torch.randn(n, 2, generator=seeded(2))
+    return fill(exact.bridge, source, objective, (z, c), size, (0, 1, 0, 0), chunk=128, storage=storage)
+
+
+OBJECTIVES = [Likelihood(), MeanMatching(), BridgeMatching()]
+
+
+class TestSpilled:
+    @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.caches)
+    @pytest.mark.parametrize("dtype", DTYPES.values())
+    @pytest.mark.parametrize("inside", [0, 1, 130, 499])
+    def test_is_what_memory_would_hold(self, tmp_path, objective, dtype, inside):
+        each = bytes_per_trajectory((2,), 4, objective, dtype)
+        budget = 500 * 8 + inside * (each - 8)
+        one = filled(objective, storage=Storage(dtype))
+        two = filled(objective, storage=Storage(dtype, budget, tmp_path))
+        assert isinstance(two.states, Spilled)
+        assert two.states.inside == inside
+        assert two.states.memory.dtype == one.states.dtype == dtype
+        pairs, grid = (torch.zeros(400, 2), torch.randn(400, 2, generator=seeded(1))), make_exact_bridge("full", 1).grid
+        a, b = (list(Batches(BACKWARD, grid, objective, pairs, cache, 64, 2, 0, (0, 6))) for cache in (one, two))
+        for x, y in zip(a, b, strict=True):
+            assert x.x.dtype == x.target.mean.dtype == torch.float32
+            assert same((x.x, x.k, x.c, x.target.mean), (y.x, y.k, y.c, y.target.mean))
+        memory, disk = Storage(dtype, budget, tmp_path).sizes((2,), 4, objective, 500)
+        assert memory == budget
+        assert disk == sum(t.spilled_bytes for t in (two.states, two.targets) if t is not None)
+        assert memory + disk == 500 * each
+
+    def test_leaves_nothing_behind_and_gives_the_room_back(self, tmp_path):
+        cache = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
+        assert list(tmp_path.iterdir()) == []  # not even while it is there
+        file = cache.states._file
+        assert os.fstat(file.fileno()).st_size == cache.states.spilled_bytes
+        assert os.fstat(file.fileno()).st_blocks * 512 >= cache.states.spilled_bytes  # no hole in it
+        cache.close()
+        assert file.closed
+        again = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
+        file = again.states._file
+        del again
+        assert file.closed
+
+    def test_all_that_fits_is_in_memory(self, tmp_path):
+        assert isinstance(filled(Likelihood(), storage=Storage(torch.float32, 10**6, tmp_path)).states, torch.Tensor)
+
+    def test_a_full_disk(self, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(CSBError, match=r"the trajectory cache needs 0 MiB in .* \(No space left on device\); free"):
+            filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
+        with pytest.raises(CSBError, match="No such file or directory"):
+            filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path / "nowhere"))
+
+    def test_where_the_system_cannot_reserve(self, tmp_path, monkeypatch):
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+        cache = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
+        assert os.fstat(cache.states._file.fileno()).st_size == cache.states.spilled_bytes
+
+    def test_capacity(self):
+        given = (2,), 4, Likelihood(), 1000
+        assert capacity(*given, 800, spill=True) == 100  # the owners' indices
+        assert capacity(*given, 10**6, spill=True) == 1000
+        with pytest.raises(CSBError, match=r"ipf.cache_bytes=7 cannot hold one trajectory of 8 bytes"):
+            capacity(*given, 7, spill=True)
+
+
+class TestHalfPrecision:
+    @pytest.mark.parametrize("name", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.caches)
+    def test_bytes_are_what_is_said(self, name, objective):
+        cache = filled(objective, size=37, storage=Storage(DTYPES[name]))
+        held = sum(t.nbytes for t in (cache.states, cache.targets, cache.owner) if t is not None)
+        assert held == 37 * bytes_per_trajectory((2,), 4, objective, DTYPES[name])
+        assert 2 * (held - 37 * 8) == 37 * (bytes_per_trajectory((2,), 4, objective) - 8)
+        assert capacity((2,), 4, objective, 10**9, held, dtype=DTYPES[name]) == 37
+
+    @pytest.mark.parametrize("name", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("source", ["forward", "backward"])
+    def test_fits_differ_by_rounding_alone(self, name, source):
+        """Least squares on the cached states, which is the optimum of the likelihood for Gaussians.
+
+        Rounding to p bits moves v by at most u |v|, u = 2^−p, with errors of mean square ≤ u² v²/3 that are as good as
+        independent of everything. In first order they change a fit by their correlation with it in the sample, u/√N;
+        in second order they add u² v²/3 to the variance of a target, and, by the slope, to that of a regressor.
+        """
+        n, unit = 20_000, torch.finfo(DTYPES[name]).eps / 2
+        one, two = (filled(Likelihood(), n, Storage(dtype), source, n) for dtype in (torch.float32, DTYPES[name]))
+        assert not torch.equal(one.states, two.states.float())
+        torch.testing.assert_close(two.states.float(), one.states, rtol=unit, atol=1e-6)
+        c = conditions(n)[one.owner]
+        worst = 0.0
+        for k in range(1, 5):
+            before, after = (k - 1, k) if source == "forward" else (k, k - 1)
+            a, b = (least_squares(cache.states[before], cache.states[after], c) for cache in (one, two))
+            size = float(one.states[[before, after]].square().mean(1).max())  # E v² of the largest coordinate
+            spread, slope = float(a.cov.diagonal().max()), float(a.slopes.norm())
+            first = 8 * unit * math.sqrt(size * spread / n) * (1 + slope)
+            second = unit**2 / 3 * size * (1 + slope**2)
+            gap = float((a.cov - b.cov).abs().max())
+            assert gap < 2 * math.sqrt(spread) * first + 2 * second
+            worst = max(worst, gap / float(a.cov.diagonal().min()))
+            inverse = float(a.inverse.diagonal().max())  # of the regressors' covariance
+            assert float((a.slopes - b.slopes).abs().max()) < math.sqrt(inverse) * first + 2 * inverse * second
+        known = math.sqrt(2 / 50_000)  # to which a variance is known from a cache of the default size
+        assert worst < known * {"float16": 0.02, "bfloat16": 0.2}[name]
+
+
+class Fit:
+    def __init__(self, slopes, cov, inverse):
+        self.slopes, self.cov, self.inverse = slopes, cov, inverse
+
+
+def least_squares(inputs, targets, c):
+    """The regression of targets (N, 2) on inputs, c and 1."""
+    X = torch.cat([inputs, c, torch.ones(len(c), 1)], 1).double()
+    targets = targets.double()
+    inverse = torch.linalg.inv(X.T @ X / len(X))
+    slopes = inverse @ (X.T @ targets / len(X))
+    return Fit(slopes, (targets - X @ slopes).T.cov(), inverse)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cache_spill": 3}, "ipf.cache_spill=3 is not possible; give true, false or a folder"),
+        ({"cache_spill": ""}, "ipf.cache_spill='' is not possible"),
+        ({"cache_dtype": "int8"}, "ipf.cache_dtype='int8' is unknown; choose one of float32, float16, bfloat16"),
+        ({"cache_dtype": None}, "ipf.cache_dtype=None is unknown"),
+    ],
+    ids=str,
+)
+def test_settings(change, message):
+    with pytest.raises(CSBError) as error:
+        IPFSettings(L=1, first_steps=1, steps=1, **change)
+    assert str(error.value).startswith(message)
+
+
+def test_where_the_file_goes(tmp_path):
+    make = lambda spill: IPFSettings(1, 1, 1, cache_spill=spill).storage(tmp_path).folder  # noqa: E731
+    assert make(True) == tmp_path
+    assert make(None) is make(False) is None
+    assert make("/fast/disk").as_posix() == "/fast/disk"
