@@ -23,7 +23,9 @@ from csb.errors import CSBError
 from csb.run.commands import COMMANDS
 from csb.run.conf import CONF
 from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_flag
+from csb.run.processes import has_parent
 from csb.run.sweep import report
+from csb.training.ranks import LOST, lost, speaks
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
@@ -48,6 +50,11 @@ def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             return fail(str(error))
         except OSError as error:
             return fail(_of_file(error))
+        except Exception as error:
+            if lost(error):
+                return fail(None if has_parent() else LOST)
+            speaks()  # by a traceback; the other processes keep quiet
+            raise
 
     return wrapped
 
@@ -56,10 +63,14 @@ def _of_file(error: OSError) -> str:
     return f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another folder"
 
 
-def fail(message: str) -> NoReturn:
-    """Prints the line and ends with exit code 2. What a terminal would take for a command is shown as �."""
-    message = "".join(c if c.isprintable() else "�" for c in message)
-    print(f"error: {message}", file=sys.stderr)
+def fail(message: str | None) -> NoReturn:
+    """Prints the line and ends with exit code 2. What a terminal would take for a command is shown as �.
+
+    None, and what another process of the same training has said already, is not printed.
+    """
+    if message is not None and speaks():
+        message = "".join(c if c.isprintable() else "�" for c in message)
+        print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

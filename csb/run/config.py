@@ -110,7 +110,7 @@ class RunConfig:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
         free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
-        told = flatten({key: value for key, value in self.plain.items() if key not in free})
+        told = flatten({k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()})
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
         if isinstance(self.problem, FilePairs):
             told["problem.length"] = self.problem.record()["length"]
@@ -234,11 +234,9 @@ def read(config: DictConfig) -> RunConfig:
         progress=plain["progress"],
         plain=plain,
     )
-    _check_pairs(run)
-    _check_sampler(run)
-    _check_network(run)
-    _check_data(run)
-    _check_horizons(run)
+    run.device.check(run.ipf, run.stage)
+    for check in (_check_pairs, _check_sampler, _check_network, _check_data, _check_horizons):
+        check(run)
     return run
 
 

@@ -62,7 +62,8 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     remove_leftovers(folder, "denoiser")
     rows = problem.rows("train")
     denoiser = new_denoiser(problem, network, rows, own.alpha_bar_end, seed)
-    groups = {name: config[name] for name in ("process", "optimizer", "trainer", "denoiser")}
+    groups = {name: config[name] for name in ("process", "optimizer", "denoiser")}
+    groups["trainer"] = device.fingerprint()
     fingerprint = flatten({"problem": problem.record(), "network": network, "seed": seed, **groups})
     del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it
     about = {"problem": problem.record(), "config": config}

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from csb.run.distil import train_stage as distil
 from csb.run.evaluate import compare_run
 from csb.run.launch import is_requeued, take_gpu
 from csb.run.load import load_run
+from csb.run.processes import begin
 from csb.run.sweep import MARKER, read_json, write_marker
 from csb.run.train import check_folder, check_writable, finished, train
 from csb.training.distil import NAME
+from csb.training.ranks import LOST, Ranks, join, lost, speaks
 from csb.training.regression import state_file
 
 logger = logging.getLogger(__name__)
@@ -73,9 +76,14 @@ def main(config: DictConfig) -> dict[str, Any] | None:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         run = read(config)
+        ranks = begin(run.device, ["train", *sys.argv[1:]])  # of which cli.run has made the arguments of this job
+        if ranks is None:
+            return None
         if run.stage != "bridge":
             return stage_job(run)
         result = train(run)
+        if not ranks.main:
+            return None
         if run.evaluate:
             command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
             compare_run(
@@ -93,20 +101,27 @@ def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:
     folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     with open_dict(config):
         config.out, config.name = hydra.sweep.dir, hydra.sweep.subdir
-        if is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER)):
-            config.resume, config.overwrite = True, False
     left_out = list(hydra.job.config.override_dirname.exclude_keys)
     try:
-        overrides = [str(text) for text in hydra.overrides.task]
-        write_marker(folder, overrides, config.L, config.T, config.seed, str(hydra.job.id), left_out)
+        device = read(config).device
+        ranks = join(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
+        with open_dict(config):
+            if ranks.share(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
+                config.resume, config.overwrite = True, False
+        if ranks.main:
+            overrides = [str(text) for text in hydra.overrides.task]
+            write_marker(folder, overrides, config.L, config.T, config.seed, str(hydra.job.id), left_out)
         return train(read(config))
     except CSBError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"
     except Exception as error:  # not known to this program: its traceback is printed
-        logger.exception("%s", folder)
-        message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        message = LOST if lost(error) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if message != LOST:
+            logger.exception("%s", folder)
+    if not speaks():
+        return None
     logger.error("%s: %s", folder, message)
     if finished(folder) is None:
         write_json(folder / "result.json", {"L": config.L, "T": config.T, "error": message})

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from csb.errors import CSBError
 
@@ -68,39 +68,37 @@ def launcher_of(config: DictConfig) -> str:
     return str(config.hydra.launcher._target_).rpartition(".")[2]
 
 
-def devices(config: DictConfig) -> int:
-    """How many devices one job asks for: trainer.devices (a number, a list, "auto" or −1 for all) × num_nodes."""
+def processes(config: DictConfig) -> tuple[int, int]:
+    """How many processes one job takes on each machine, and on how many machines; 1 where no number is given."""
     trainer = config.get("trainer") or {}
-    wanted, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
-    gpus = torch.cuda.device_count() if trainer.get("accelerator") != "cpu" else 1
-    wanted = list(wanted) if OmegaConf.is_list(wanted) else wanted
-    if isinstance(wanted, str) and "," in wanted:
-        wanted = [part for part in wanted.split(",") if part.strip()]
-    if isinstance(wanted, list):
-        count = len(wanted)
-    elif str(wanted) in ("auto", "-1"):
-        count = gpus
-    else:
-        count = int(wanted) if re.fullmatch(r"\d+", str(wanted)) else 1
-    return max(1, count) * (nodes if isinstance(nodes, int) and nodes > 1 else 1)
+    counts = (trainer.get("devices", 1), trainer.get("num_nodes", 1))
+    devices, nodes = (n if isinstance(n, int) and n > 1 else 1 for n in counts)
+    return devices, nodes
 
 
 def check_launch(config: DictConfig) -> str:
     """Checks the launcher of one job of a sweep and returns its class name.
 
-    CSBError for jobs of several devices outside Slurm, where Lightning would start its processes by running the command
-    again, sweep and all; and for the Slurm launcher where there is no Slurm.
+    CSBError for jobs of several devices outside Slurm, where jobs run inside one process; for a Slurm launcher that
+    does not start a task for each of their devices; and for it where there is no Slurm.
     """
-    launcher, count = launcher_of(config), devices(config)
-    if count > 1 and launcher != SLURM:
+    launcher, (count, nodes) = launcher_of(config), processes(config)
+    if count * nodes > 1 and launcher != SLURM:
         raise CSBError(
-            f"-m with {count} devices a job (trainer.devices={config.trainer.devices}) would start the whole sweep "
-            f"once a device; give trainer.devices=1, with sweep=joblib, which puts each job on a GPU of its own, "
-            f"or with sweep=slurm"
+            f"-m with {count * nodes} devices a job is possible with sweep=slurm alone: elsewhere a job is one "
+            f"process; give trainer.devices=1 with sweep=joblib, which puts each job on a GPU of its own, or leave out "
+            f"-m"
         )
     if launcher == SLURM and not (shutil.which("sbatch") and shutil.which("srun")):
         raise CSBError("the Slurm launcher finds no sbatch and srun here; start it where jobs are submitted, or choose "
                        "sweep=joblib or sweep=slurm_local")  # fmt: skip
+    if launcher == SLURM:
+        own = config.hydra.launcher
+        for name, key, wanted in (("tasks_per_node", "devices", count), ("nodes", "num_nodes", nodes)):
+            if own.get(name, 1) != wanted:
+                raise CSBError(
+                    f"hydra.launcher.{name}={own.get(name, 1)} does not fit trainer.{key}={wanted}; give both the same"
+                )
     return launcher
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
+from csb.training.ranks import Ranks, leave
 from csb.training.state import load_progress
 
 _FIRST = 73  # key of the random stream
@@ -121,25 +123,23 @@ def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
 def train(run: RunConfig) -> dict[str, Any]:
     """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
 
+    Of several processes the first alone looks at the folder, writes and scores; the others return {}.
+
     Raises:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
     """
-    check_folder(run)
-    remove_leftovers(run.folder)
-    resume = run.resume and (run.folder / "state.pt").exists()
-    if resume:  # before anything is touched: a damaged state and other settings are told here
-        load_progress(run.folder / "state.pt", run.fingerprint())
-        if (result := finished(run.folder)) is not None:
-            logger.info("%s is finished; nothing to resume", run.folder)
-            return result
-    run.problem.prepare()
+    ranks = Ranks.of(run.device)
+    resume, result = ranks.share(_begun(run) if ranks.main else (False, None))
+    if result is not None:
+        return result
+    ranks.in_turn(run.problem.prepare)
     pairs, transform = _data(run)
     val = run.problem.pairs("val", min(_WATCHED, run.problem.sizes["val"]))
     fingerprint, run = run.fingerprint(), run.resolved(pairs)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    logs = Logs(run.logger, run.folder, run.plain)
+    logs = Logs(run.logger if ranks.main else replace(run.logger, name="none"), run.folder, run.plain)
     status = "failed"
     try:
         ipf = IPF(
@@ -147,12 +147,16 @@ def train(run: RunConfig) -> dict[str, Any]:
             fingerprint, about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
             logs.metrics, run.progress, encoded(transform, run.problem.rows("val")),
         )  # fmt: skip
-        _check_space(run, ipf)
-        if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
-            _clean(run.folder)
-        write_json(run.folder / "config.json", run.plain)
+        if ranks.main:
+            _check_space(run, ipf)
+            if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
+                _clean(run.folder)
+            write_json(run.folder / "config.json", run.plain)
         with quiet_lightning():
             progress = ipf.run(resume)
+        leave()
+        if not ranks.main:
+            return {}
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
         one = bridge.sample(val.y[:1], 1, generator=seeded(run.seed, _FIRST), **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
@@ -163,6 +167,21 @@ def train(run: RunConfig) -> dict[str, Any]:
     finally:
         logs.close(status)
     return result
+
+
+def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:
+    """Whether there is something to resume, and the result of a run that is finished.
+
+    Told before anything is touched: a damaged state, and other settings.
+    """
+    check_folder(run)
+    remove_leftovers(run.folder)
+    if not (run.resume and (run.folder / "state.pt").exists()):
+        return False, None
+    load_progress(run.folder / "state.pt", run.fingerprint())
+    if (result := finished(run.folder)) is not None:
+        logger.info("%s is finished; nothing to resume", run.folder)
+    return True, result
 
 
 def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The batches of a half-step. Batch s is a function of (seed, half-step, s) alone, so a resumed run repeats none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, draw_linear, seeded
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs, InMemory, as_pairs
 from csb.training.plan import HalfStep
+from csb.training.ranks import ALONE, Ranks
 
 _BATCH = 2  # the key of the training batches' random stream, apart from the cache's
 
@@ -27,18 +28,34 @@ class Batch(NamedTuple):
     target: Target
     step: int
 
+    def map(self, of: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with ``of`` applied to each of its tensors."""
+        var = self.target.var
+        target = Target(of(self.target.mean), of(var) if isinstance(var, Tensor) else var)
+        return Batch(of(self.x), of(self.k), of(self.c), target, self.step)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def part(self, ranks: Ranks) -> "Batch":
+        """A process's part of the batch, in whole pairs."""
+        if ranks.size == 1:
+            return self
+        pairs, shared = ranks.part(len(self.c)), len(self.x) // len(self.c)
+        rows = slice(pairs.start * shared, pairs.stop * shared)
         var = self.target.var
-        target = Target(self.target.mean.to(device), var.to(device) if isinstance(var, Tensor) else var)
-        return Batch(self.x.to(device), self.k.to(device), self.c.to(device), target, self.step)
+        target = Target(self.target.mean[rows], var[rows] if isinstance(var, Tensor) else var)
+        return Batch(self.x[rows], self.k[rows], self.c[pairs], target, self.step)
 
 
 class Batches:
     """An iterable over steps start..stop − 1 of a half-step.
 
     Without a cache, states come from the reference process (the first half-step); with one, from its trajectories.
-    ``draw_targets``: targets are single draws, for laws that cannot integrate a target's variance out.
+    ``draw_targets``: targets are single draws, for laws that cannot integrate a target's variance out. ``ranks``: the
+    processes that a batch of ``batch_size`` states is divided among. Batches are made where pairs and cache lie; which
+    pairs and steps they hold does not depend on it, their noise is that of the device.
     """
 
     def __init__(
@@ -54,46 +71,59 @@ class Batches:
         steps: tuple[int, int],
         draw_targets: bool = False,
         key: int = _BATCH,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache
-        self.pairs = as_pairs(pairs)
+        self.pairs, self.device = as_pairs(pairs), torch.device("cpu")
         self.reference, self.T = Reference(grid), grid.T
         self.batch_size, self.shared = batch_size, states_per_pair
         self.seed, self.steps, self.draw_targets = seed, range(*steps), draw_targets
-        self.key = key
+        self.key, self.ranks = key, ranks
 
     def __len__(self) -> int:
         return len(self.steps)
 
+    def move(self, device: torch.device) -> None:
+        """Puts pairs and cache, which must be in memory, on a device."""
+        assert isinstance(self.pairs, InMemory)
+        self.pairs, self.device = self.pairs.to(device), device
+        if self.cache is not None:
+            self.cache = self.cache.to(device)
+
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
-            generator = seeded(self.seed, self.half_step.index, step, self.key)
-            batch = self._first(step, generator) if self.cache is None else self._cached(step, generator, self.cache)
-            yield batch._replace(target=batch.target.drawn(generator)) if self.draw_targets else batch
+            key, device = (self.seed, self.half_step.index, step, self.key), self.device
+            generator = seeded(*key)
+            of = self._numbers_and_pairs(generator)
+            noise = generator if device.type == "cpu" else seeded(*key, device=device)
+            batch = self._first(step, *of, noise) if self.cache is None else self._cached(step, *of, noise, self.cache)
+            whole = batch._replace(target=batch.target.drawn(noise)) if self.draw_targets else batch
+            yield whole.part(self.ranks)
 
-    def _numbers(self, generator: torch.Generator) -> Tensor:
-        """k for each state: every step as often as any other, up to a remainder, in random order."""
+    def _numbers_and_pairs(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """k for each state, (B,): every step as often as any other, up to a remainder, in random order; on the CPU.
+
+        And a random pair, or trajectory, for every ``states_per_pair`` states, where the data lie.
+        """
+        available = len(self.pairs if self.cache is None else self.cache.owner)
+        rows = torch.randint(available, (self.batch_size // self.shared,), generator=generator)
         pool = torch.arange(self.batch_size) + int(torch.randint(self.T, (1,), generator=generator))
-        return pool[torch.randperm(self.batch_size, generator=generator)] % self.T + 1
+        k = pool[torch.randperm(self.batch_size, generator=generator)] % self.T + 1
+        return k, rows.to(self.device)
 
-    def _pairs(self, available: int, generator: torch.Generator) -> Tensor:
-        """Random pairs or trajectories, one for every ``states_per_pair`` states."""
-        return torch.randint(available, (self.batch_size // self.shared,), generator=generator)
-
-    def _first(self, step: int, generator: torch.Generator) -> Batch:
-        pairs, k = self._pairs(len(self.pairs), generator), self._numbers(generator)
-        z, c = self.pairs.rows(pairs, generator)
+    def _first(self, step: int, k: Tensor, chosen: Tensor, noise: torch.Generator) -> Batch:
+        z, c = self.pairs.rows(chosen, noise)
         x_0 = z.repeat_interleave(self.shared, 0)
-        x_k = draw_linear(self.reference.marginal(k), x_0, generator)
+        x_k = draw_linear(self.reference.marginal(k), x_0, noise)
         return Batch(x_k, k, c, self.objective.first_target(self.reference, k, x_k, x_0), step)
 
-    def _cached(self, step: int, generator: torch.Generator, cache: Cache) -> Batch:
-        paths, k = self._pairs(len(cache.owner), generator), self._numbers(generator)
+    def _cached(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
         rows, c = paths.repeat_interleave(self.shared), self.pairs.conditions(cache.owner[paths])
         if self.objective.caches == "ends":
             ends = cache.states[0, rows].float(), cache.states[1, rows].float()
-            x, target = bridged(self.reference, self.half_step.direction, k, *ends, generator)
+            x, target = bridged(self.reference, self.half_step.direction, k, *ends, noise)
             return Batch(x, k, c, target, step)
-        here, there = (k, k - 1) if self.half_step.direction == "backward" else (k - 1, k)
-        mean = cache.states[there, rows] if cache.targets is None else cache.targets[k - 1, rows]
+        at = k.to(rows.device)
+        here, there = (at, at - 1) if self.half_step.direction == "backward" else (at - 1, at)
+        mean = cache.states[there, rows] if cache.targets is None else cache.targets[at - 1, rows]
         return Batch(cache.states[here, rows].float(), k, c, Target(mean.float()), step)

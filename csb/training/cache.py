@@ -12,6 +12,7 @@ from csb.bridge.objectives import Objective
 from csb.errors import CSBError
 from csb.process import Noise, seeded
 from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.ranks import ALONE, Ranks
 from csb.training.spill import Spilled
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -31,6 +32,18 @@ class Cache:
     states: Tensor | Spilled
     targets: Tensor | Spilled | None
     owner: Tensor
+
+    def held(self) -> list[Tensor] | None:
+        """Its tensors; None where a part lies on the disk."""
+        parts = [part for part in (self.states, self.targets) if part is not None]
+        return None if any(isinstance(part, Spilled) for part in parts) else [*parts, self.owner]  # type: ignore[list-item]
+
+    def to(self, device: torch.device) -> "Cache":
+        """The same, which must be in memory, on a device."""
+        assert isinstance(self.states, Tensor)
+        assert not isinstance(self.targets, Spilled)
+        targets = None if self.targets is None else self.targets.to(device)
+        return Cache(self.states.to(device), targets, self.owner.to(device))
 
     def close(self) -> None:
         """Gives back what it has on the disk; it is of no use then."""
@@ -110,10 +123,12 @@ def fill(
     seed: tuple[int, ...],
     chunk: int = 1024,
     storage: Storage | None = None,
+    ranks: Ranks = ALONE,
 ) -> Cache:
     """Runs the frozen kernels of ``source`` on ``size`` random pairs.
 
-    A pure function of the kernels, the data and the seed: a resumed run fills the same cache again.
+    A pure function of the kernels, the data and the seed: a resumed run fills the same cache again. Of several
+    processes each draws the noise of all trajectories and runs the kernels on its part of each chunk.
 
     Args:
         bridge: on the device that fills.
@@ -122,8 +137,9 @@ def fill(
         pairs: encoded; or z (N, …) and c (N, …), on the CPU.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
-        chunk: trajectories a network call.
+        chunk: trajectories a network call of one process.
         storage: where they go; None: float32 in memory.
+        ranks: the processes that share the work; each gets the whole cache, in memory.
 
     Raises:
         CSBError: no room on the disk for what memory does not hold.
@@ -136,19 +152,20 @@ def fill(
     inside = storage.inside(shape, T, objective, size)
     states = storage.new(len(rows_of), size, shape, inside)
     targets = storage.new(T, size, shape, inside) if objective.caches == "targets" else None
+    for rows in (states, targets):
+        if isinstance(rows, Tensor) and ranks.size > 1:
+            rows.zero_()  # where the others compute
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         for rows in torch.arange(size).split(chunk):
-            where = slice(int(rows[0]), int(rows[-1]) + 1)
-            if source == "backward":
-                c = pairs.conditions(owner[where])
-                start = torch.randn((len(rows), *shape), device=bridge.device, generator=generator)
-            else:
-                z, c = pairs.rows(owner[where], choice)
-                start = z.to(bridge.device)
+            part, first = ranks.part(len(rows)), int(rows[0])
+            where = slice(first + part.start, first + part.stop)
+            start, c = _starts(source, pairs, owner[rows], part, generator, choice)
+            if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
+                continue
+            noise = _Part(generator, len(rows), bridge.device, part)
             code = bridge.codes(source, c.to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[rows_of[k], where] = start.cpu()
-            noise = Noise(generator, len(start), bridge.device)
             for end, mean in bridge.walk(source, start, code, 1, noise, chunk):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 if k in rows_of:
@@ -157,4 +174,38 @@ def fill(
                     number = torch.tensor([step], device=end.device)
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, code).cpu()
                 start = end
+    for rows in (states, targets):
+        if isinstance(rows, Tensor):  # of one process nothing is missing
+            ranks.complete(rows)
     return Cache(states, targets, owner)
+
+
+def _starts(
+    source: Direction,
+    pairs: EncodedPairs,
+    owner: Tensor,
+    part: slice,
+    generator: torch.Generator,
+    choice: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The first states of a part of trajectories, on the generator's device, and their conditions, on the CPU.
+
+    Random numbers are drawn for all of them: ``choice``, on the CPU, draws those of the data.
+    """
+    if source == "backward":
+        start = torch.randn((len(owner), *pairs.z_shape), device=generator.device, generator=generator)
+        return start[part], pairs.conditions(owner[part])
+    z, c = pairs.rows(owner, choice)
+    return z[part].to(generator.device), c[part]
+
+
+class _Part(Noise):
+    """The noise of a part of the observations, out of that drawn for all of them."""
+
+    def __init__(self, generator: torch.Generator, observations: int, device: torch.device, part: slice) -> None:
+        super().__init__(generator, observations, device)
+        self.part = part
+
+    def normal(self, n: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows = slice(n * self.part.start, n * self.part.stop)
+        return super().normal(n, *shape, dtype=dtype)[rows]

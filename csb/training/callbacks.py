@@ -1,18 +1,24 @@
 """What happens beside the fit: the bar over the half-steps, metrics on our own axis, checkpoints, pictures."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Protocol
 
 import lightning as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn.parallel import DistributedDataParallel
 
 from csb.bridge import Bridge
 from csb.training.plan import HalfStep
+from csb.training.ranks import environment
 from csb.training.settings import DeviceSettings
 
 Metrics = dict[str, float]
+_NEWER = "forward_sync_buffers"  # torch 2.14's name of it
+_BUFFERS = _NEWER if _NEWER in signature(DistributedDataParallel).parameters else "broadcast_buffers"
 
 
 class Observer(Protocol):
@@ -102,8 +108,13 @@ def fit(
 
     Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit.
     """
+    several: dict[str, Any] = {}
+    if device.world > 1:  # of processes that have joined; buffers are constants
+        buffers: dict[str, Any] = {_BUFFERS: False}
+        strategy = DDPStrategy(**buffers, gradient_as_bucket_view=True)
+        several = {"strategy": strategy, "num_nodes": device.num_nodes, "plugins": [environment()]}
     trainer = pl.Trainer(
-        accelerator=device.where.type, devices=device.devices, precision=device.precision,  # type: ignore[arg-type]
+        accelerator=device.where.type, devices=device.devices, precision=device.precision, **several,  # type: ignore[arg-type]
         max_epochs=1, gradient_clip_val=clip, callbacks=callbacks, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip

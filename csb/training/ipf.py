@@ -20,8 +20,10 @@ from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep, plan
+from csb.training.ranks import Ranks
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
+from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
 
 _VALIDATION = 4096  # trajectories of validation pairs
@@ -57,7 +59,8 @@ class IPF:
         objective: how kernels are fitted.
         pairs: encoded training pairs; or their z (N, …) and c (N, …), on the CPU.
         folder: where ``state.pt``, ``half_steps/*.pt`` and ``bridge.pt`` go.
-        settings, optimizer, device: see :mod:`csb.training.settings`.
+        settings, optimizer, device: see :mod:`csb.training.settings`. For several devices :mod:`csb.training.ranks`
+            must have joined the processes; the first alone writes, logs, and calls ``observer`` and ``calibrate``.
         seed: of all batches and caches.
         fingerprint: plain data; a resumed run must have the same.
         about: plain data that goes with each saved bridge.
@@ -91,8 +94,12 @@ class IPF:
         self.bridge, self.spec, self.objective, self.pairs = bridge, spec, objective, as_pairs(pairs)
         self.folder, self.settings, self.optimizer, self.device = folder, settings, optimizer, device
         self.seed, self.fingerprint, self.about = seed, fingerprint, about
+        self.ranks = Ranks.of(device)
         self.observer, self.calibrate, self.log, self.show_bar = observer, calibrate, log, bar
         self.val = as_pairs(val) if settings.patience and val is not None else None
+        if not self.ranks.main:
+            self.observer, self.log, self.show_bar = None, lambda metrics, step: None, False
+        compile_networks(bridge, device)
         self.plan = plan(settings)
         self.storage = settings.storage(folder)
         self.cache_size = capacity(
@@ -106,8 +113,9 @@ class IPF:
 
     def run(self, resume: bool) -> Progress:
         """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
-        self.progress = load_progress(self.state_file, self.fingerprint) if resume else Progress()
+        self.progress = load_progress(self.state_file, self.fingerprint) if resume and self.ranks.main else Progress()
         if resume:
+            self.progress = self.ranks.share(self.progress)
             self.bridge.load_state_dict(self.progress.weights)
         self.started = time.perf_counter() - self.progress.seconds
         done = sum(h.steps for h in self.plan[: self.progress.half_step]) + self.progress.step
@@ -115,7 +123,8 @@ class IPF:
         with self.bar.progress:
             for half_step in self.plan[self.progress.half_step :]:
                 self._half_step(half_step)
-        self._select()
+        if self.ranks.main:
+            self._select()
         return self.progress
 
     def _select(self) -> None:
@@ -129,7 +138,7 @@ class IPF:
         save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
-        module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
+        module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer, self.ranks)
         if self.progress.average is not None:
             module.average.load_state_dict(self.progress.average)
             module.optimizer_state = self.progress.optimizer
@@ -158,18 +167,18 @@ class IPF:
         self.bridge.to(self.device.where)
         size = min(self.cache_size, _VALIDATION)
         self._describe(module.half_step, "filling the cache")
+        bridge, batch_size = self.bridge.eval(), self.settings.batch_size
         return Validation(
-            self.bridge.eval(), module, self.objective, self.val, self.settings.batch_size, size, self.seed,
-            self.storage,
-        )  # fmt: skip
+            bridge, module, self.objective, self.val, batch_size, size, self.seed, self.storage, self.ranks
+        )
 
     def _fill(self, half_step: HalfStep, round_: int) -> Cache | None:
         if half_step.index == 0:
             return None
         self._describe(half_step, "filling the cache")
         seed = (self.seed, half_step.index, round_, 0, _CACHE)
-        bridge, objective = self.bridge.eval(), self.objective
-        return fill(bridge, half_step.source, objective, self.pairs, self.cache_size, seed, storage=self.storage)
+        bridge, objective, size = self.bridge.eval(), self.objective, self.cache_size
+        return fill(bridge, half_step.source, objective, self.pairs, size, seed, storage=self.storage, ranks=self.ranks)
 
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
@@ -190,6 +199,7 @@ class IPF:
             self.seed,
             steps,
             draw_targets=not module.kernel.integrates_targets,
+            ranks=self.ranks,
         )
         offset = sum(h.steps for h in self.plan[: half_step.index])
         about: Metrics = {"iteration": half_step.iteration}
@@ -201,8 +211,8 @@ class IPF:
         if self.observer is not None:
             callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
         if validation is not None:
-            callbacks.insert(0, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
-        fit(module, batches, self.device, self.optimizer.clip, callbacks)
+            callbacks.insert(1, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
+        fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks)
         reached = len(self.progress.losses)
         if reached < steps[1] and not self.progress.stopped:
             raise CSBError(
@@ -229,6 +239,8 @@ class IPF:
         self._write()
 
     def _write(self) -> None:
+        if not self.ranks.main:
+            return
         self.progress.weights = to_cpu(self.bridge.state_dict())
         self.progress.seconds = time.perf_counter() - self.started
         save_progress(self.state_file, self.progress, self.fingerprint)
@@ -255,10 +267,10 @@ class IPF:
         module.to(self.device.where)  # and the bridge in it: Lightning leaves a model elsewhere than where it ran
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
-        calibration: dict[str, Any] = {}
-        if self.calibrate is not None and half_step.direction == "backward":
-            self._describe(half_step, "calibrating")
-            calibration = self.calibrate(self.bridge)
+        calibration = self._calibrated(half_step)
+        if not self.ranks.main:
+            self.progress = Progress(half_step.index + 1, 0)
+            return
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
         losses, (memory, disk) = self.progress.losses, self.cache_bytes if half_step.index else (0, 0)
         tail = losses[-max(1, len(losses) // 10) :]
@@ -282,7 +294,8 @@ class IPF:
             "seconds": time.perf_counter() - self.started,
         }
         figures = {key: value for key, value in metrics.items() if key != EACH}
-        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, self._done(half_step))
+        done = sum(h.steps for h in self.plan[: half_step.index + 1])
+        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, done)
         history = [*self.progress.history, row]
         self.progress = Progress(half_step.index + 1, 0, history=history)
         self._write()
@@ -292,5 +305,12 @@ class IPF:
         """Bytes of the cache in memory and on the disk."""
         return self.storage.sizes(self.pairs.z_shape, self.bridge.grid.T, self.objective, self.cache_size)
 
-    def _done(self, half_step: HalfStep) -> int:
-        return sum(h.steps for h in self.plan[: half_step.index + 1])
+    def _calibrated(self, half_step: HalfStep) -> dict[str, Any]:
+        """The figures of ``calibrate``, whose changes of the bridge all processes take over."""
+        if self.calibrate is None or half_step.direction == "forward":
+            return {}
+        self._describe(half_step, "calibrating")
+        found = self.calibrate(self.bridge) if self.ranks.main else {}
+        if self.ranks.size > 1:
+            self.bridge.load_state_dict(self.ranks.share(to_cpu(self.bridge.state_dict())))
+        return found

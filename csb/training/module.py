@@ -13,6 +13,7 @@ from csb.bridge.objectives import Objective
 from csb.errors import CSBError
 from csb.training.batches import Batch
 from csb.training.plan import HalfStep
+from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import OptimizerSettings
 
 
@@ -57,12 +58,16 @@ class FitModule(pl.LightningModule):
         steps: optimiser steps in all.
         peak: the learning rate after warm-up.
         settings: the optimiser's.
+        ranks: the processes that fit it.
     """
 
     last_loss: Tensor
 
-    def __init__(self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings) -> None:
+    def __init__(
+        self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
+        self.ranks = ranks
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
         self.average = averaged(model, settings.ema)
         self.optimizer_state: dict[str, Any] | None = None
@@ -85,10 +90,13 @@ class FitModule(pl.LightningModule):
         return self.trainer.optimizers[0]
 
     def require_finite(self, loss: Tensor, where: str) -> Tensor:
-        """The loss. CSBError where it is not finite."""
-        if not bool(torch.isfinite(loss)):
+        """The loss. CSBError, in all processes, where their mean is not finite; that of ``last_loss`` is kept."""
+        mean = loss.detach()
+        if self.ranks.size > 1:
+            mean, self.last_loss = self.ranks.mean(torch.stack([mean, self.last_loss]))
+        if not bool(torch.isfinite(mean)):
             raise CSBError(
-                f"the loss became {float(loss.detach())} in {where}; the state before is kept; train again with a "
+                f"the loss became {float(mean)} in {where}; the state before is kept; train again with a "
                 f"lower optimizer.lr or a higher variance floor"
             )
         return loss
@@ -109,11 +117,18 @@ class HalfStepModule(FitModule):
     beta: Tensor
     weight: Tensor
 
-    def __init__(self, bridge: Bridge, half_step: HalfStep, objective: Objective, settings: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        half_step: HalfStep,
+        objective: Objective,
+        settings: OptimizerSettings,
+        ranks: Ranks = ALONE,
+    ) -> None:
         peak = settings.lr if half_step.iteration == 1 else settings.later_lr
         kernel = bridge.kernel(half_step.direction)
         kernel.inflation.fill_(1.0)  # the likelihood is fitted without
-        super().__init__(kernel, half_step.steps, peak, settings)
+        super().__init__(kernel, half_step.steps, peak, settings, ranks)
         self.bridge, self.half_step, self.objective, self.kernel = bridge, half_step, objective, kernel
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
         self.register_buffer("weight", balance(kernel, settings.balance), persistent=False)

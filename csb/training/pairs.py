@@ -40,7 +40,7 @@ class EncodedPairs(ABC):
         """The c of :meth:`plain` alone."""
 
     def rows(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As :meth:`plain`, with states to train on; the generator, on the CPU, draws them where there is a choice."""
+        """As :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
         z, c = self.plain(indices)
         return (z if self._preimage is None else self._preimage(z, generator)), c
 
@@ -58,6 +58,10 @@ class InMemory(EncodedPairs):
 
     def __len__(self) -> int:
         return len(self.z)
+
+    def to(self, device: torch.device) -> "InMemory":
+        """The same pairs on a device; what they are asked for there, and the generator, live on it too."""
+        return InMemory(self.z.to(device), self.c.to(device), self._preimage)
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.z[indices], self.c[indices]

@@ -1,9 +1,13 @@
 """The numbers of a training, checked when they are set."""
 
 import dataclasses
+import importlib.util
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +17,7 @@ from csb.training.cache import DTYPES, Storage
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")
+STRATEGIES = ("auto", "ddp")
 
 
 def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -29,11 +34,11 @@ class IPFSettings:
         L: iterations; each is a backward and a forward half-step.
         first_steps: optimiser steps of the first half-step, which needs no simulation.
         steps: optimiser steps of every later half-step.
-        batch_size: states a step, spread evenly over k = 1..T.
+        batch_size: states a step, of all devices together, spread evenly over k = 1..T.
         states_per_pair: how many of them share one pair (one trajectory), whose observation is then encoded once.
         refresh: optimiser steps between refills of the trajectory cache.
         trajectories: wanted in the cache; fewer where the byte budget is smaller.
-        cache_bytes: byte budget of the cache in memory.
+        cache_bytes: byte budget of the cache in memory, in each process.
         cache_spill: keep trajectories beyond the budget in a memory-mapped file: in the run's folder (True) or in that
             of this name; False or None: have fewer.
         cache_dtype: in which states are kept: "float32", "float16" or "bfloat16".
@@ -140,13 +145,22 @@ class DeviceSettings:
 
     Attributes:
         accelerator: one of ACCELERATORS.
-        devices: 1.
+        devices: of each machine, with a process each.
+        num_nodes: machines.
+        strategy: "auto" or "ddp", which several devices take in any case.
         precision: "32-true" or "bf16-mixed".
+        compile: whether networks are compiled by torch.compile.
+        gpu_share: of a GPU's free memory, 0..1, that pairs and cache may take; where they need more, they stay on the
+            CPU and batches are copied ahead.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "32-true"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    compile: bool = False
+    gpu_share: float = 0.3
 
     def __post_init__(self) -> None:
         if self.accelerator not in ACCELERATORS:
@@ -155,12 +169,73 @@ class DeviceSettings:
             )
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise CSBError(f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto")
-        if self.devices != 1:
-            raise CSBError(f"trainer.devices={self.devices!r} is not possible yet; train on one device, devices=1")
+        for name in ("devices", "num_nodes"):
+            require_int(f"trainer.{name}", getattr(self, name), 1)
+        if self.strategy not in STRATEGIES:
+            raise CSBError(
+                f"trainer.strategy={self.strategy!r} is not supported: every network fits on one device, and the "
+                f"averaged weights and the optimiser need whole ones; choose {' or '.join(STRATEGIES)}"
+            )
         if self.precision not in ("32-true", "bf16-mixed"):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
+        if not isinstance(self.compile, bool):
+            raise CSBError(f"trainer.compile={self.compile!r} is neither true nor false; give one of them")
+        _check("trainer.gpu_share", self.gpu_share, 0.0, 1.0)
+        if self.compile:
+            require_compiler(self.where)
 
     @property
     def where(self) -> torch.device:
         """The device: a GPU where one is there and was not declined, else the CPU."""
         return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+    @property
+    def world(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+    def require_gpus(self) -> None:
+        """CSBError where training is on GPUs and this process sees fewer of them than its machine's devices."""
+        if self.where.type == "cuda" and (seen := torch.cuda.device_count()) < self.devices:
+            raise CSBError(
+                f"trainer.devices={self.devices} and {seen} GPUs are seen here; lower it, choose "
+                f"trainer.accelerator=cpu, or let each process see all GPUs of its machine"
+            )
+
+    def check(self, ipf: IPFSettings, stage: str) -> None:
+        """CSBError where a stage is not for several devices, or they do not share a batch evenly, in whole pairs."""
+        if self.world > 1 and stage != "bridge":
+            raise CSBError(
+                f"stage={stage} with trainer.devices={self.devices}, trainer.num_nodes={self.num_nodes} is not "
+                f"possible: the bridge alone is trained on several devices; give trainer.devices=1"
+            )
+        if self.world > 1 and ipf.cache_spill:
+            raise CSBError(
+                f"ipf.cache_spill={ipf.cache_spill} with trainer.devices={self.devices}, "
+                f"trainer.num_nodes={self.num_nodes} is not possible: several devices keep their cache in memory; give "
+                f"ipf.cache_spill=false"
+            )
+        if ipf.batch_size % (each := self.world * ipf.states_per_pair):
+            pairs = "" if ipf.states_per_pair == 1 else f", in pairs of ipf.states_per_pair={ipf.states_per_pair}"
+            raise CSBError(
+                f"ipf.batch_size={ipf.batch_size}, that of all devices together, is not divided evenly among "
+                f"{self.world} of them{pairs}; give a multiple of {each}"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must have in common: of options that came later, those that are set."""
+        always, never = ("accelerator", "devices", "precision"), ("gpu_share",)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        kept = {key: value for key, value in vars(self).items() if key in always or value != defaults[key]}
+        return {key: value for key, value in kept.items() if key not in never}
+
+
+def require_compiler(device: torch.device) -> None:
+    """CSBError where torch.compile finds no compiler for a device: Triton for a GPU, one of C++ for the CPU."""
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise CSBError(
+                "trainer.compile=true needs Triton on a GPU; install triton, or choose trainer.compile=false"
+            )
+    elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+        raise CSBError("trainer.compile=true finds no C++ compiler here; install g++, or choose trainer.compile=false")

@@ -11,6 +11,7 @@ from csb.training.batches import Batches
 from csb.training.cache import Storage, fill
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.pairs import EncodedPairs
+from csb.training.ranks import ALONE, Ranks
 from csb.training.state import Progress, to_cpu
 
 _STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
@@ -28,6 +29,7 @@ class Validation:
         size: validation trajectories, for half-steps that need any.
         seed: of the training.
         storage: of the trajectories, as of those in training.
+        ranks: the processes that share the work.
     """
 
     def __init__(
@@ -40,19 +42,20 @@ class Validation:
         size: int,
         seed: int,
         storage: Storage | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         half_step, cache = module.half_step, None
         if half_step.index:
             key = (seed, half_step.index, 0, 0, _KEY)
-            cache = fill(bridge, half_step.source, objective, pairs, size, key, storage=storage)
+            cache = fill(bridge, half_step.source, objective, pairs, size, key, storage=storage, ranks=ranks)
         count = -(-_STATES // batch_size)
         self.batches = list(
             Batches(
                 half_step, bridge.grid, objective, pairs, cache, batch_size, 1, seed, (0, count),
                 not module.kernel.integrates_targets, key=_KEY,
             )
-        )  # fmt: skip
-        self.module = module
+        )[ranks.part(count)]  # fmt: skip
+        self.module, self.ranks = module, ranks
         if cache is not None:
             cache.close()
 
@@ -63,15 +66,16 @@ class Validation:
 
     @torch.no_grad()
     def losses(self) -> list[float]:
-        """The loss of each batch."""
+        """The loss of each batch, of all processes."""
         average = self.module.average.module
         assert isinstance(average, Kernel)
         device, training = self.module.beta.device, average.training
         average.eval()
         try:
-            return [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
+            own = [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
         finally:
             average.train(training)
+        return [loss for part in self.ranks.gather(own) for loss in part]
 
     def restore(self, progress: Progress) -> int:
         """Gives the moving average the weights of the lowest loss, unless those that it has are as good.

@@ -114,7 +114,7 @@ def test_a_dataset(whole, tmp_path):
     assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
     with pytest.raises(CSBError, match="the dataset 'items' is not here"):
         _ = again.problem.x_shape
-    with pytest.raises(CSBError, match="overrides hold data.path=x, which train_dataset sets itself"):
+    with pytest.raises(CSBError, match=r"overrides hold data\.path=x, which train_dataset sets itself"):
         train_dataset(TensorDataset(torch.zeros(1)), overrides=["data.path=x"])
 
 

@@ -186,25 +186,32 @@ class TestRefused:
         assert "\n" not in str(found.value)
         return str(found.value)
 
-    @pytest.mark.parametrize("option", ["trainer.devices=2", "trainer.devices=[0,1]", "+trainer.num_nodes=2"])
-    def test_several_devices_a_job(self, tmp_path, option):
-        message = self.refuse("-m", "T=2,3", option, f"out={tmp_path}/new")
-        assert "with 2 devices a job" in message
+    @pytest.mark.parametrize("options", [["trainer.devices=4"], ["trainer.devices=2", "trainer.num_nodes=2"]])
+    def test_several_devices_a_job(self, tmp_path, options):
+        message = self.refuse("-m", "T=2,3", *options, f"out={tmp_path}/new")
+        assert "with 4 devices a job" in message
         assert "sweep=joblib" in message
         assert "sweep=slurm" in message
         assert os.listdir(tmp_path) == []
 
-    @pytest.mark.parametrize(("devices", "count"), [("auto", 4), (-1, 4), ("2", 2), ("0,3", 2), (1, 1), ([0], 1)])
-    def test_devices_of_a_machine_with_four(self, monkeypatch, devices, count):
-        monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
-        assert launch.devices(OmegaConf.create({"trainer": {"devices": devices, "accelerator": "auto"}})) == count
-
-    def test_the_slurm_launcher_allows_several(self, monkeypatch):
+    def slurm(self, monkeypatch, tmp_path, *options):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
-        target = {"launcher": {"_target_": "hydra_plugins.x.SlurmLauncher"}}
-        config = OmegaConf.create({"trainer": {"devices": 4}, "hydra": target})
-        assert launch.check_launch(config) == launch.SLURM
+        return ["-m", "T=2,3", "sweep=slurm", "trainer.devices=4", "trainer.num_nodes=2", *options, f"out={tmp_path}/n"]
+
+    def test_slurm_starts_a_task_for_each_device(self, monkeypatch, tmp_path):
+        arguments, seen = self.slurm(monkeypatch, tmp_path), []
+        monkeypatch.setattr(cli, "check_launch", lambda config: seen.append(config) or launch.check_launch(config))
+        found = cli.check("train", arguments, validate)
+        assert found is not None
+        assert (found.launcher, found.jobs) == (launch.SLURM, 2)
+        own = seen[0].hydra.launcher
+        assert (own.tasks_per_node, own.nodes, own.gpus_per_node) == (4, 2, 4)
+
+    @pytest.mark.parametrize(("option", "value"), [("tasks_per_node", 1), ("nodes", 3)])
+    def test_tasks_that_do_not_fit_the_devices(self, monkeypatch, tmp_path, option, value):
+        message = self.refuse(*self.slurm(monkeypatch, tmp_path, f"hydra.launcher.{option}={value}"))
+        assert f"hydra.launcher.{option}={value} does not fit trainer." in message
 
     def test_the_slurm_settings_fit_the_launcher(self, monkeypatch, tmp_path):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -1,0 +1,198 @@
+"""The processes of one training on several devices: who each is, what they tell each other, and who tells of a
+failure.
+
+Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.run.processes`). All run
+the same code; Lightning's DDP averages their gradients. What makes their number leave no trace in the result but the
+order of floating-point sums:
+
+- **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
+  rows.** Batch s is the function of (seed, half-step, s) that it is for one process, and process r takes the r-th of
+  equal parts of it (:meth:`csb.training.batches.Batch.part`).
+- **The cache is filled in shares**: each process runs the kernels on its share of the trajectories
+  (:func:`csb.training.cache.fill`), then they exchange what they have, so that all hold one and the same cache and any
+  row of it may go to any process. It costs ``ipf.cache_bytes`` a process and one exchange in ``ipf.refresh`` steps;
+  were each to keep its own trajectories alone, batches would have to be drawn by process, and depend on their number.
+- The validation loss is computed in shares of whole batches; its mean is taken over all of them in their order.
+
+Process 0 decides and writes: averaged weights, checkpoints, the calibration, logs and pictures are its own, and what it
+decides it tells the others. A resumed training is bit-identical for the same number of processes; that number is in
+the run's fingerprint, and another is refused.
+
+Where one process fails, the others find its connection closed, and end. One line is printed in all, by whoever asks
+:func:`speaks` first: the one that failed.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from csb.errors import CSBError
+from csb.training.settings import DeviceSettings
+
+T = TypeVar("T")
+JOINING, WAITING = timedelta(minutes=10), timedelta(hours=2)  # for all to be there; for one that has more to do alone
+LOST = (
+    "another process of this training ended without a word, perhaps for want of memory; resume=true goes on from the "
+    "last checkpoint"
+)
+_SPOKEN = "csb_spoken"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a training; by itself as it stands.
+
+    Attributes:
+        rank: 0..size − 1; 0 decides and writes.
+        size: processes in all.
+        local: the process's number on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def of(cls, device: DeviceSettings) -> "Ranks":
+        """Those that :func:`join` made. CSBError where the settings want several and they were not joined."""
+        if device.world == 1:
+            return ALONE
+        if _joined is None or _joined.size != device.world:
+            raise CSBError(f"trainer.devices={device.devices} takes {device.world} processes; start it with csb train")
+        return _joined
+
+    @property
+    def main(self) -> bool:
+        """Whether this is process 0."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """This process's share of ``count`` rows: neighbours, as many as any other's or one more."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def share(self, value: T) -> T:
+        """Process 0's value, in all. The others' is not looked at."""
+        if self.size == 1:
+            return value
+        box = [value if self.main else None]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]  # pyright: ignore[reportReturnType]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each process, in their order, in all. Nobody goes on before all are there."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, on the CPU in float64; of one process its values as they are."""
+        if self.size == 1:
+            return values
+        total = values.detach().to("cpu", torch.float64, copy=True)
+        dist.all_reduce(total)
+        return total / self.size
+
+    def complete(self, rows: Tensor) -> None:
+        """Fills in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing."""
+        if self.size > 1:
+            dist.all_reduce(rows if rows.dtype == torch.float32 else rows.view(torch.uint8))  # of bytes: the same bits
+
+    def in_turn(self, action: Callable[[], Any]) -> None:
+        """Calls the action, on each machine in one process before the others: it makes files that they then find."""
+        for turn in (True, False):
+            if (self.local == 0) is turn:
+                action()
+            self.gather(None)
+
+
+ALONE = Ranks()
+_joined: Ranks | None = None
+_store: Any = None
+
+
+def environment() -> ClusterEnvironment | None:
+    """Who started this process as one of several: torchrun, or :mod:`csb.run.processes`; Slurm's srun; None: nobody.
+
+    A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
+    CSBError where srun was not told how many tasks a machine has.
+    """
+    if dist.is_available() and dist.is_torchelastic_launched():
+        return TorchElasticEnvironment()
+    if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1 and "SLURM_PROCID" in os.environ:
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise CSBError(f"srun started {tasks} tasks without --ntasks-per-node; give it, as many as trainer.devices")
+        return SLURMEnvironment(auto_requeue=False)
+    return None
+
+
+def join(device: DeviceSettings) -> Ranks:
+    """Joins the processes that were started for this training, each with a device of its own.
+
+    CSBError where their number is not the settings', this machine has too few GPUs, or some do not come.
+    """
+    global _joined, _store
+    where = environment()
+    if where is None or (started := where.world_size()) != device.world:
+        found = 1 if where is None else started
+        raise CSBError(
+            f"trainer.devices={device.devices} × trainer.num_nodes={device.num_nodes} takes {device.world} processes "
+            f"and {found} were started; start one a device, or set trainer.devices to those of a machine"
+        )
+    ranks = Ranks(where.global_rank(), started, where.local_rank())
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = where.main_address, str(where.main_port)
+    device.require_gpus()
+    gpu = device.where.type == "cuda"
+    if gpu:
+        torch.cuda.set_device(ranks.local)
+    try:
+        _store, _, _ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=JOINING))
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        store = PrefixStore("csb", _store)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=WAITING)
+    except dist.DistError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CSBError(f"the {ranks.size} processes of the training did not find each other ({reason})") from error
+    _joined = ranks
+    return ranks
+
+
+def leave() -> None:
+    """Ends what :func:`join` began, after the last exchange."""
+    if _joined is not None and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def speaks() -> bool:
+    """Whether this process is the one to print why the training ends: the first that asks, by itself always.
+
+    What ends all of them at once, such as a loss that is not finite, is left to process 0.
+    """
+    if _joined is None:
+        return True
+    if not _joined.main:
+        time.sleep(0.3)
+    try:
+        return _store.add(_SPOKEN, 1) == 1
+    except (dist.DistError, RuntimeError):  # the store was process 0's, which has ended and said why
+        return False
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error tells that another process has ended."""
+    if _joined is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed" in str(error)

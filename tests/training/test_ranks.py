@@ -1,0 +1,254 @@
+"""Shares of processes that are put together again, and how processes are found: all without starting any."""
+
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
+from csb.errors import CSBError
+from csb.process import Grid, Power
+from csb.run import launch, processes
+from csb.training import ranks
+from csb.training.batches import Batches
+from csb.training.cache import fill
+from csb.training.plan import HalfStep
+from csb.training.ranks import ALONE, Ranks, environment, join
+from csb.training.settings import DeviceSettings, IPFSettings
+from csb.training.transfer import Ahead, compile_networks, on_device
+
+GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
+
+
+class Incomplete(Ranks):
+    """A process that is left with its own rows of the cache."""
+
+    def complete(self, rows):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 6, 75])
+def test_shares_make_up_the_whole(count, size):
+    parts = [range(count)[Ranks(rank, size).part(count)] for rank in range(size)]
+    assert [row for part in parts for row in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("objective", [Likelihood(), MeanMatching(), BridgeMatching()])
+@pytest.mark.parametrize(("source", "size"), [("forward", 23), ("backward", 21)])
+def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, objective, source, size):
+    """Chunks of 10 among three processes: of the last, of one trajectory, two have none."""
+    bridge = exact_bridge("fixed", 1).bridge
+    z, c = torch.randn(50, 2), torch.randn(50, 2)
+    whole = fill(bridge, source, objective, z, c, size, (0, 1, 0, 0), 10)
+    shares = [fill(bridge, source, objective, z, c, size, (0, 1, 0, 0), 10, Incomplete(r, 3)) for r in range(3)]
+    torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
+    if whole.targets is not None:
+        torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(share.owner, whole.owner) for share in shares)
+    assert all(int((share.states[0] == 0).all(1).sum()) >= size // 2 for share in shares)  # the others' rows
+
+
+@pytest.mark.parametrize("draw_targets", [False, True])
+@pytest.mark.parametrize("shared", [1, 3])
+def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
+    def batches(ranks):
+        half_step, pairs = HalfStep(0, 1, "backward", 9), (torch.arange(40.0)[:, None], torch.arange(40.0)[:, None])
+        steps = (0, 4)
+        return Batches(half_step, GRID, Likelihood(), pairs, None, 24, shared, 0, steps, draw_targets, ranks=ranks)
+
+    parts = zip(*(batches(Ranks(rank, 4)) for rank in range(4)), strict=True)
+    for whole, four in zip(batches(ALONE), parts, strict=True):
+        for name in ("x", "k", "c"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in four]), getattr(whole, name))
+        assert torch.equal(torch.cat([part.target.mean for part in four]), whole.target.mean)
+        assert {len(part.x) for part in four} == {6}
+        if not draw_targets:
+            assert torch.equal(torch.cat([part.target.var for part in four]), whole.target.var)
+
+
+class TestEven:
+    @pytest.mark.parametrize(("batch", "shared"), [(10, 1), (12, 2), (4, 1)])
+    def test_refused(self, batch, shared):
+        settings = IPFSettings(1, 1, 1, batch_size=batch, states_per_pair=shared)
+        with pytest.raises(CSBError, match=f"^ipf.batch_size={batch}, .* give a multiple of {8 * shared}$"):
+            DeviceSettings("cpu", 4, num_nodes=2).check(settings, "bridge")
+
+    def test_other_stages(self):
+        with pytest.raises(CSBError, match=r"^stage=flow with trainer.devices=2, .* give trainer.devices=1$"):
+            DeviceSettings("cpu", 2).check(IPFSettings(1, 1, 1), "flow")
+
+    def test_one_device_takes_any(self):
+        DeviceSettings("cpu").check(IPFSettings(1, 1, 1, batch_size=7), "flow")
+
+
+class TestFingerprint:
+    def test_options_that_came_later_count_where_they_are_set(self):
+        old = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+        assert DeviceSettings("cpu").fingerprint() == old
+        assert DeviceSettings("cpu", gpu_share=0.5).fingerprint() == old
+        assert DeviceSettings("cpu", 2, num_nodes=3).fingerprint() == {**old, "devices": 2, "num_nodes": 3}
+
+
+class TestProcesses:
+    """How a process finds out that it is one of several."""
+
+    @pytest.fixture(autouse=True)
+    def _nobody(self, monkeypatch):
+        for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "CSB_PARENT"):
+            monkeypatch.delenv(name, raising=False)
+
+    def srun(self, monkeypatch, tasks):
+        own = {"STEP_NUM_TASKS": tasks, "NTASKS": tasks, "NTASKS_PER_NODE": tasks // 2, "JOB_ID": 123456}
+        own |= {"PROCID": 5, "LOCALID": 1, "NODEID": 1, "NODELIST": "gpu[3-4]"}
+        for name, value in own.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        monkeypatch.setenv("MASTER_ADDR", "")  # so that it is restored, whatever Lightning sets
+        del os.environ["MASTER_ADDR"]
+
+    def test_of_slurm(self, monkeypatch):
+        self.srun(monkeypatch, 8)
+        found = environment()
+        assert found is not None
+        assert (found.global_rank(), found.local_rank(), found.world_size()) == (5, 1, 8)
+        assert found.main_address == "gpu3"
+
+    def test_of_slurm_without_tasks_per_node(self, monkeypatch):
+        self.srun(monkeypatch, 8)
+        monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+        with pytest.raises(CSBError, match=r"^srun started 8 tasks without --ntasks-per-node; give it"):
+            environment()
+
+    def test_a_batch_script_is_no_task(self, monkeypatch):
+        monkeypatch.setenv("SLURM_NTASKS", "8")
+        monkeypatch.setenv("SLURM_PROCID", "0")
+        assert environment() is None
+
+    @pytest.mark.parametrize("devices", [2, 8])
+    def test_another_number_than_was_started(self, monkeypatch, devices):
+        self.srun(monkeypatch, 4)
+        with pytest.raises(
+            CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 4 were started"
+        ):
+            join(DeviceSettings("cpu", devices))
+
+    def test_torchrun_of_a_training_on_one_device(self, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(CSBError, match=r"^torchrun started 2 processes; give trainer.devices="):
+            processes.begin(DeviceSettings("cpu"), [])
+
+    def test_several_machines_need_processes(self):
+        with pytest.raises(CSBError, match=r"^trainer.num_nodes=2 needs a process for each device of every machine"):
+            processes.begin(DeviceSettings("cpu", num_nodes=2), [])
+
+    def test_one_device_starts_none(self):
+        assert processes.begin(DeviceSettings("cpu"), ["no", "command"]) is ALONE
+
+    def test_several_that_have_not_joined(self):
+        with pytest.raises(CSBError, match="start it with csb train"):
+            Ranks.of(DeviceSettings("cpu", 2))
+
+    def test_too_few_gpus(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(CSBError, match=r"^trainer.devices=4 and 1 GPUs are seen here"):
+            processes.begin(DeviceSettings("auto", 4), [])
+
+    @pytest.mark.parametrize(
+        ("trainer", "count"), [({}, (1, 1)), ({"devices": 4, "num_nodes": 2}, (4, 2)), ({"devices": "x"}, (1, 1))]
+    )
+    def test_processes_of_a_job(self, trainer, count):
+        assert launch.processes(OmegaConf.create({"trainer": trainer})) == count
+
+    def test_one_process_shares_nothing(self):
+        values = torch.tensor([1.0, 2.0])
+        assert ALONE.mean(values) is values
+        assert (ALONE.share(3), ALONE.gather(3), ALONE.main) == (3, [3], True)
+        done = []
+        ALONE.in_turn(lambda: done.append(1))
+        assert done == [1]
+        assert ranks.speaks()
+        assert ranks.speaks()
+
+
+class TestAhead:
+    def batches(self):
+        half_step, pairs = HalfStep(0, 1, "backward", 50), (torch.randn(40, 2), torch.randn(40, 1))
+        return Batches(half_step, GRID, Likelihood(), pairs, None, 12, 1, 0, (0, 30))
+
+    def test_are_the_same_in_the_same_order(self):
+        plain = self.batches()
+        ahead = Ahead(plain, torch.device("cpu"))
+        assert len(ahead) == 30
+        for one, two in zip(plain, ahead, strict=True):
+            assert one.step == two.step
+            assert torch.equal(one.x, two.x)
+            assert torch.equal(one.target.mean, two.target.mean)
+
+    def test_no_more_are_made_than_asked_for(self):
+        made = []
+
+        def make():
+            for batch in self.batches():
+                made.append(batch.step)
+                yield batch
+
+        iterator = iter(Ahead(make(), torch.device("cpu"), depth=2))
+        next(iterator)
+        iterator.close()
+        assert len(made) <= 5
+
+    def test_what_fails_is_raised(self):
+        def make():
+            yield from list(self.batches())[:2]
+            raise CSBError("no more")
+
+        iterator = iter(Ahead(make(), torch.device("cpu")))
+        assert [next(iterator).step, next(iterator).step] == [0, 1]
+        with pytest.raises(CSBError, match=r"^no more$"):
+            next(iterator)
+
+    def test_the_cpu_leaves_batches_as_they_are(self):
+        batches = self.batches()
+        assert on_device(batches, DeviceSettings("cpu")) is batches
+
+    @pytest.mark.parametrize(("share", "moved"), [(0.5, True), (0.4, False)])
+    def test_a_gpu_takes_what_fits_its_share(self, monkeypatch, share, moved):
+        batches, to = self.batches(), []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 40 * 3 * 4, 10**9))
+        monkeypatch.setattr(batches, "move", to.append)
+        found = on_device(batches, DeviceSettings("auto", gpu_share=share))
+        assert (found is batches) is moved
+        assert isinstance(found, Ahead) is not moved
+        assert to == [torch.device("cuda")] * moved
+
+
+class TestCompile:
+    def test_no_compiler(self, monkeypatch):
+        monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: None)
+        with pytest.raises(CSBError, match=r"^trainer.compile=true finds no C\+\+ compiler here"):
+            DeviceSettings("cpu", compile=True)
+        DeviceSettings("cpu")
+
+    def test_only_where_it_is_asked_for(self, exact_bridge, monkeypatch):
+        bridge, asked = exact_bridge("full", 1).bridge, []
+        for kernel in (bridge.backward_kernel, bridge.forward_kernel):
+            monkeypatch.setattr(kernel.network, "compile", lambda dynamic: asked.append(dynamic))
+        compile_networks(bridge, DeviceSettings("cpu"))
+        assert asked == []
+        monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
+        compile_networks(bridge, DeviceSettings("cpu", compile=True))
+        assert asked == [True, True]
+
+    @pytest.mark.slow
+    def test_a_compiled_training_is_the_same_up_to_rounding(self, tmp_path):
+        from two_processes import training
+
+        plain, compiled = (training(tmp_path / str(on), 1, "likelihood", compile=on) for on in (False, True))
+        for name, losses in plain["losses"].items():
+            assert compiled["losses"][name] == pytest.approx(losses, rel=1e-3)
+        assert compiled["weights"].keys() == plain["weights"].keys()
