@@ -11,6 +11,10 @@ class CSBError(ValueError):
     """
 
 
+class Terminated(BaseException):
+    """SIGTERM has come, as from a scheduler that wants the machine back; a running fit has saved its state first."""
+
+
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """What an error says, in one line of at most so many characters; its type where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -126,13 +126,13 @@ def find_chromium() -> str:
 
 @dataclass
 class Hook:
-    """Kills the process with SIGKILL, or raises, at the n-th call of a function.
+    """Kills the process with SIGKILL, sends it another signal, or raises, at the n-th call of a function.
 
     Attributes:
         name: dotted name of what is replaced, e.g. "os.replace".
         call: which call, from 1.
         before: act before the function runs, otherwise after it.
-        raises: name of a builtin exception, or CSBError, to raise in place of the kill.
+        raises: name of a builtin exception, or CSBError, to raise in place of the kill, or of a signal to send.
     """
 
     name: str
@@ -165,11 +165,11 @@ class Hook:
         setattr(owner, attribute, replaced)
 
     def _act(self) -> None:
-        if self.raises:
-            if self.raises == "CSBError":
-                raise CSBError("planned failure; try again")
+        if self.raises == "CSBError":
+            raise CSBError("planned failure; try again")
+        if self.raises and not self.raises.startswith("SIG"):
             raise getattr(builtins, self.raises)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[self.raises or "SIGKILL"])
 
 
 def _command(script: str, arguments: list[str], hooks: list[Hook], folder: str, cwd: str, env: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def _server():
+def server():
     """A server that has imported everything and forks a child a command: seconds less than a fresh interpreter."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["csb.run.jobs", "csb.run.cli", "conftest"])
@@ -212,13 +212,13 @@ def _server():
 
 
 @pytest.fixture(scope="session")
-def command(_server, tmp_path_factory):
+def command(server, tmp_path_factory):
     """Runs ``train.py`` in a process of its own: command(*arguments, hooks=(), kill_after=None, cwd=…, env={})."""
 
     def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=120):
         folder = tmp_path_factory.mktemp("command")
         args = (str(ROOT / script), list(arguments), list(hooks), str(folder), str(cwd), env or {})
-        process = _server.Process(target=_command, args=args)
+        process = server.Process(target=_command, args=args)
         process.start()
         process.join(kill_after if kill_after is not None else timeout)
         if process.is_alive():

@@ -20,6 +20,13 @@ from csb.errors import CSBError
 MISSING = "–"
 
 
+class _Output(Console):
+    """Standard output; where it is closed, BrokenPipeError, where rich would end the program without a word."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # (rich calls this while it handles the error)
+
+
 def format_value(value: Any) -> str:
     """A cell: floats with 4 significant digits, integers and text as they are, None as a dash."""
     if value is None:
@@ -97,7 +104,7 @@ def print_table(
         table.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(format_value(row.get(name))) for name in names))
-    (console or Console()).print(table)
+    (console or _Output()).print(table)
 
 
 def _plain(obj: Any) -> Any:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -19,9 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from csb.errors import CSBError
-from csb.run.commands import COMMANDS
+from csb.errors import CSBError, Terminated
+from csb.run.commands import COMMANDS, Command
 from csb.run.conf import CONF
+from csb.run.ends import TERMINATED, explain, fail, flush_output, terminable
 from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_flag
 from csb.run.processes import has_parent
 from csb.run.sweep import report
@@ -40,38 +41,23 @@ def one_line(error: BaseException) -> str:
 
 
 def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """A job whose CSBError ends the program with one line; without it Hydra would print a traceback."""
+    """A job whose error ends the program with one line; without it Hydra would print a traceback."""
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Any:
         try:
-            return main(config)
-        except CSBError as error:
-            return fail(str(error))
-        except OSError as error:
-            return fail(_of_file(error))
+            result = main(config)
+            flush_output()
         except Exception as error:
             if lost(error):
                 return fail(None if has_parent() else LOST)
-            speaks()  # by a traceback; the other processes keep quiet
-            raise
+            if (line := explain(error)) is None:
+                speaks()  # by a traceback; the other processes keep quiet
+                raise
+            return fail(line)
+        return result
 
     return wrapped
-
-
-def _of_file(error: OSError) -> str:
-    return f"{error.filename or 'a file'}: {error.strerror or error}; free space or choose another folder"
-
-
-def fail(message: str | None) -> NoReturn:
-    """Prints the line and ends with exit code 2. What a terminal would take for a command is shown as �.
-
-    None, and what another process of the same training has said already, is not printed.
-    """
-    if message is not None and speaks():
-        message = "".join(c if c.isprintable() else "�" for c in message)
-        print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], bool]:
@@ -169,23 +155,33 @@ def _sweep(main: Callable[[], Any], launch: Launch) -> None:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """Checks the arguments of a command, then runs it; a CSBError ends it with one line and exit code 2.
+    """Checks the arguments of a command, then runs it. An error ends it with one line and exit code 2, SIGTERM 143.
 
     The command's ``validate(config, sweep)`` is called for the config of each job before any of them starts.
     """
-    command = COMMANDS[name]
+    command, shown = COMMANDS[name], logging.raiseExceptions
+    logging.raiseExceptions = False  # a log line that cannot be written, e.g. to a closed pipe, ends nothing
     try:
-        module = importlib.import_module(command.module)
-        launch = None if any(a in INFORMATION for a in arguments) else check(name, arguments, module.validate)
-        with _command_line([f"csb {name}", *arguments]):
-            main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))
-            main() if launch is None else _sweep(main, launch)
-    except CSBError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(_of_file(error))
+        with terminable():
+            _run(name, command, arguments)
     except KeyboardInterrupt:
         fail(f"interrupted; {command.hint}")
+    except Terminated:
+        fail(f"terminated by SIGTERM; {command.hint}", TERMINATED)
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        fail(line)
+    finally:
+        logging.raiseExceptions = shown
+
+
+def _run(name: str, command: Command, arguments: list[str]) -> None:
+    module = importlib.import_module(command.module)
+    launch = None if any(a in INFORMATION for a in arguments) else check(name, arguments, module.validate)
+    with _command_line([f"csb {name}", *arguments]):
+        main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))
+        main() if launch is None else _sweep(main, launch)
 
 
 @contextmanager

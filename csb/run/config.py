@@ -29,6 +29,7 @@ from csb.training.distil import DistilSettings
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.state import FREE
 
 _SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
@@ -114,7 +115,7 @@ class RunConfig:
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
         if isinstance(self.problem, FilePairs):
             told["problem.length"] = self.problem.record()["length"]
-        return told
+        return {key: value for key, value in told.items() if key not in FREE}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from csb.run.config import DISTIL, RunConfig, read
 from csb.run.denoiser import train_stage
 from csb.run.distil import teacher
 from csb.run.distil import train_stage as distil
+from csb.run.ends import explain
 from csb.run.evaluate import compare_run
 from csb.run.launch import is_requeued, take_gpu
 from csb.run.load import load_run
@@ -112,14 +113,11 @@ def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:
             overrides = [str(text) for text in hydra.overrides.task]
             write_marker(folder, overrides, config.L, config.T, config.seed, str(hydra.job.id), left_out)
         return train(read(config))
-    except CSBError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename or 'a file'}: {error.strerror or error}"
-    except Exception as error:  # not known to this program: its traceback is printed
-        message = LOST if lost(error) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        if message != LOST:
+    except Exception as error:
+        message = LOST if lost(error) else explain(error)
+        if message is None:  # not known to this program: its traceback is printed
             logger.exception("%s", folder)
+            message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if not speaks():
         return None
     logger.error("%s: %s", folder, message)

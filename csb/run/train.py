@@ -16,7 +16,7 @@ import lightning
 import torch
 
 import csb
-from csb.bridge import Bridge, build_bridge
+from csb.bridge import Bridge, build_bridge, load_bridge
 from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
 from csb.evaluation.inflation import inflate
@@ -84,12 +84,12 @@ def _check_space(run: RunConfig, ipf: IPF) -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Removes an earlier run's files (overwrite=true)."""
-    for name in ("half_steps", "pictures"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    files = ("state.pt", "bridge.pt", "result.json", "config.json", "history.json")
+    """Removes an earlier run's files (overwrite=true), in an order that a kill leaves the old run or none to resume."""
+    files = ("result.json", "bridge.pt", "state.pt", "config.json", "history.json")
     for name in (*files, "evaluation.json", "evaluation.md", "evaluation.png"):
         (folder / name).unlink(missing_ok=True)
+    for name in ("half_steps", "pictures"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -100,6 +100,16 @@ def finished(folder: Path) -> dict[str, Any] | None:
         return None
     done = isinstance(result, dict) and "error" not in result and (folder / "bridge.pt").exists()
     return result if done else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a finished run's bridge can be read; where not, it is written again from those of the half-steps."""
+    try:
+        load_bridge(path)
+    except CSBError as error:
+        logger.warning("%s; it is written again", error)
+        return False
+    return True
 
 
 def about(run: RunConfig) -> dict[str, Any]:
@@ -179,8 +189,10 @@ def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:
     if not (run.resume and (run.folder / "state.pt").exists()):
         return False, None
     load_progress(run.folder / "state.pt", run.fingerprint())
-    if (result := finished(run.folder)) is not None:
-        logger.info("%s is finished; nothing to resume", run.folder)
+    result = finished(run.folder)
+    if result is None or not _is_whole(run.folder / "bridge.pt"):
+        return True, None
+    logger.info("%s is finished; nothing to resume", run.folder)
     return True, result
 
 

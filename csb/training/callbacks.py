@@ -1,17 +1,23 @@
 """What happens beside the fit: the bar over the half-steps, metrics on our own axis, checkpoints, pictures."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any, Protocol
 
 import lightning as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn.parallel import DistributedDataParallel
 
 from csb.bridge import Bridge
+from csb.errors import Terminated
+from csb.training.divergence import LossWatch, exploded
 from csb.training.plan import HalfStep
 from csb.training.ranks import environment
 from csb.training.settings import DeviceSettings
@@ -33,6 +39,13 @@ class Observer(Protocol):
         ...
 
 
+class _Screen(Console):
+    """A terminal that may go away: nothing more is shown then, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Bar:
     """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
 
@@ -41,13 +54,17 @@ class Bar:
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
-            console=Console(stderr=True), disable=not enabled,
+            console=_Screen(stderr=True), disable=not enabled,
         )  # fmt: skip
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
 
     def describe(self, text: str) -> None:
         """Says what is being done."""
         self.progress.update(self.task, description=text)
+
+    def go_to(self, done: int) -> None:
+        """So many steps are done: a training went back."""
+        self.progress.update(self.task, completed=done)
 
     def skip(self, steps: int) -> None:
         """Steps that are not needed."""
@@ -63,7 +80,7 @@ class Reporter(Callback):
     """After each optimiser step: the bar, and every ``log_every`` steps the loss and learning rate to the loggers.
 
     ``losses`` are those of the fit so far, to which each step's is added; ``name`` is the loss's in the logs, ``about``
-    goes with it.
+    goes with it. Raises Diverged where they explode (see :class:`csb.training.divergence.LossWatch`).
     """
 
     def __init__(
@@ -77,11 +94,13 @@ class Reporter(Callback):
         log_every: int = 20,
     ) -> None:
         self.bar, self.write, self.offset, self.log_every = bar, log, offset, log_every  # Lightning owns self.log
-        self.losses, self.name, self.about = losses, name, about or {}
+        self.losses, self.name, self.about, self.watch = losses, name, about or {}, LossWatch(losses)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(module.last_loss)
         self.losses.append(loss)
+        if (found := self.watch.exploded()) is not None:
+            raise exploded(*found, module.where(batch.step))
         self.bar.advance(loss)
         if (batch.step + 1) % self.log_every == 0:
             recent = self.losses[-self.log_every :]
@@ -101,27 +120,67 @@ class Every(Callback):
             self.action(batch.step + 1)
 
 
+class _Stop(Callback):
+    """Ends a fit after the running step once SIGTERM has come.
+
+    Lightning does so itself, except for a signal that comes before it listens.
+    """
+
+    asked = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop |= self.asked
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGTERM is noted and no more. Where it is ignored, and outside the main thread, nothing changes."""
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        ):
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda number, frame: setattr(self, "asked", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def fit(
-    module: pl.LightningModule, batches: Any, device: DeviceSettings, clip: float, callbacks: list[Callback]
+    module: pl.LightningModule,
+    batches: Any,
+    device: DeviceSettings,
+    clip: float,
+    callbacks: list[Callback],
+    save: Callable[[], None],
 ) -> None:
     """One Trainer's fit over the batches, with nothing on the screen or disk but what the callbacks put there.
 
-    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit.
+    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit. On SIGTERM it ends after the
+    running step, calls ``save`` and raises Terminated.
     """
     several: dict[str, Any] = {}
     if device.world > 1:  # of processes that have joined; buffers are constants
         buffers: dict[str, Any] = {_BUFFERS: False}
         strategy = DDPStrategy(**buffers, gradient_as_bucket_view=True)
         several = {"strategy": strategy, "num_nodes": device.num_nodes, "plugins": [environment()]}
+    stop = _Stop()
     trainer = pl.Trainer(
         accelerator=device.where.type, devices=device.devices, precision=device.precision, **several,  # type: ignore[arg-type]
-        max_epochs=1, gradient_clip_val=clip, callbacks=callbacks, logger=False,
+        max_epochs=1, gradient_clip_val=clip, callbacks=[*callbacks, stop], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     module.train()
-    try:
-        trainer.fit(module, train_dataloaders=batches)
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    with stop.listening():
+        try:
+            trainer.fit(module, train_dataloaders=batches)
+        except SIGTERMException:  # of Lightning, between two steps
+            stop.asked = True
+        except SystemExit:
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        if stop.asked:
+            save()
+            raise Terminated

@@ -68,8 +68,6 @@ def train_conditional(
         predict,
         as_pairs(pairs),
         path,
-        lambda progress: save_conditional(
-            folder / f"{model.kind}.pt", model, {**about, "seconds": progress.seconds, "steps": progress.step}
-        ),
+        lambda told: save_conditional(folder / f"{model.kind}.pt", model, {**about, **told}),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)

@@ -5,7 +5,6 @@ anew every ``refresh`` steps. A state of the batch lies on a level of one of the
 frequent, as are the levels of each: the first level is part of all of them.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,13 @@ from csb.errors import CSBError, is_number, require_int
 from csb.process import Grid, Reference, draw_pinned, expand, seeded
 from csb.training.cache import Cache, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
+from csb.training.divergence import require_calm
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import state_file
+from csb.training.retry import Stage
 from csb.training.scoring import generator_score
 from csb.training.settings import DeviceSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, save_progress, to_cpu
 
 NAME = "consistency"  # of the files
 _CACHE, _BATCH = 5, 6  # keys of random streams
@@ -164,7 +164,10 @@ class DistilModule(FitModule):
     def training_step(self, batch: Jumps, batch_idx: int) -> Tensor:
         loss = student_loss(self.student, batch, self.patches)
         self.last_loss = loss.detach()
-        return self.require_finite(loss, f"the distillation at step {batch.step}")
+        return loss
+
+    def where(self, step: int) -> str:
+        return f"the distillation at step {step}"
 
 
 class Distillation:
@@ -208,26 +211,26 @@ class Distillation:
 
     def run(self, resume: bool) -> None:
         """All steps that are not done yet. CSBError for a state of other settings, a full disk, a diverging loss."""
-        self.progress = load_progress(self.state, self.fingerprint) if resume and self.state.exists() else Progress()
-        module = DistilModule(self.student, self.settings, self.optimizer)
-        if self.progress.average is not None:
-            self.student.load_state_dict(self.progress.weights)
-            module.average.load_state_dict(self.progress.average)
-            module.optimizer_state = self.progress.optimizer
-        self.started = time.perf_counter() - self.progress.seconds
-        self.bar = Bar(self.settings.steps, self.progress.step, self.show_bar)
+        stage = Stage(self.state, self.fingerprint, self.student, self.optimizer.retries, resume)
+        self.stage, self.bar = stage, Bar(self.settings.steps, stage.progress.step, self.show_bar)
         with self.bar.progress:
-            while self.progress.step < self.settings.steps:
-                self._round(module)
+            module = stage.until_done(self._attempt, self.bar, self.log)
         module.adopt_average()
         self.student.to(self.device.where)
-        about = {**self.about, "seconds": self.progress.seconds, "steps": self.progress.step}
-        save_student(self.folder / f"{NAME}.pt", self.student, about)
+        save_student(self.folder / f"{NAME}.pt", self.student, {**self.about, **stage.told()})
         self.state.unlink(missing_ok=True)
+
+    def _attempt(self) -> DistilModule:
+        """All steps from where the progress stands. Diverged where one fails."""
+        module = self.stage.take_up(lambda: DistilModule(self.student, self.settings, self.optimizer))
+        while self.stage.progress.step < self.settings.steps:
+            self._round(module)
+        require_calm(self.stage.progress.losses, module.where(self.settings.steps))
+        return module
 
     def _round(self, module: DistilModule) -> None:
         """Fills the cache, and fits until the next filling."""
-        settings, start = self.settings, self.progress.step
+        settings, start, losses = self.settings, self.stage.progress.step, self.stage.progress.losses
         number = start // settings.refresh
         stop = min(settings.steps, (number + 1) * settings.refresh)
         self.bar.describe("drawing end points")
@@ -236,14 +239,8 @@ class Distillation:
         cache = fill(self.bridge, "backward", BridgeMatching(), self.pairs, self.size, key)
         self.bar.describe("distilling")
         batches = JumpBatches(self.student, self.bridge.grid, self.pairs, cache, settings, self.seed, (start, stop))
-        reporter = Reporter(self.bar, self.log, 0, self.progress.losses, NAME)
-        save = Every(settings.checkpoint_every, lambda step: self._save(module, step))
-        fit(module, batches, self.device, self.optimizer.clip, [reporter, save])
-        self._save(module, stop)
-
-    def _save(self, module: DistilModule, step: int) -> None:
-        progress, module.optimizer_state = self.progress, to_cpu(module.optimizer_on_trainer().state_dict())
-        progress.step, progress.seconds = step, time.perf_counter() - self.started
-        progress.weights, progress.average = to_cpu(self.student.state_dict()), to_cpu(module.average.state_dict())
-        progress.optimizer = module.optimizer_state
-        save_progress(self.state, progress, self.fingerprint)
+        reporter = Reporter(self.bar, self.log, 0, losses, NAME)
+        every = Every(settings.checkpoint_every, lambda step: self.stage.save(module, step))
+        save = lambda: self.stage.save(module, len(losses))  # noqa: E731
+        fit(module, batches, self.device, self.optimizer.clip, [reporter, every], save)
+        self.stage.save(module, stop)

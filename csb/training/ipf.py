@@ -17,12 +17,14 @@ from csb.errors import CSBError
 from csb.training.batches import Batches
 from csb.training.cache import Cache, capacity, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
+from csb.training.divergence import Diverged, LossWatch, require_calm
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep, plan
 from csb.training.ranks import Ranks
+from csb.training.retry import go_back, rate_factor
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, save_progress, to_cpu
+from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
 from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
 
@@ -112,20 +114,38 @@ class IPF:
         return self.folder / "state.pt"
 
     def run(self, resume: bool) -> Progress:
-        """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
+        """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history.
+
+        Without ``resume`` a state that is there is removed: what is gone back to is this training's own.
+        """
+        if not resume and self.ranks.main:
+            self.state_file.unlink(missing_ok=True)
         self.progress = load_progress(self.state_file, self.fingerprint) if resume and self.ranks.main else Progress()
         if resume:
             self.progress = self.ranks.share(self.progress)
-            self.bridge.load_state_dict(self.progress.weights)
+            restore(self.bridge, self.progress, self.state_file)
+        start = Progress(weights=to_cpu(self.bridge.state_dict())) if self.optimizer.retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
-        done = sum(h.steps for h in self.plan[: self.progress.half_step]) + self.progress.step
-        self.bar = Bar(sum(h.steps for h in self.plan), done, self.show_bar)
+        self.bar = Bar(sum(h.steps for h in self.plan), self._done(self.progress), self.show_bar)
         with self.bar.progress:
-            for half_step in self.plan[self.progress.half_step :]:
-                self._half_step(half_step)
+            while self.progress.half_step < len(self.plan):
+                try:
+                    self._half_step(self.plan[self.progress.half_step])
+                except Diverged as error:
+                    self._go_back(start, error)
         if self.ranks.main:
             self._select()
         return self.progress
+
+    def _go_back(self, start: Progress, error: Diverged) -> None:
+        """To the last good state; ``error`` is raised again where there were optimizer.retries of it."""
+        retries, failed = self.optimizer.retries, self._done(self.progress)
+        if self.ranks.main or len(self.progress.retries) >= retries:
+            start = go_back(self.state_file, start, self.fingerprint, self.progress, error, retries)
+        self.progress = self.ranks.share(start)
+        self.bridge.load_state_dict(self.progress.weights)
+        self.log({"retries": len(self.progress.retries)}, failed)
+        self.bar.go_to(self._done(self.progress))
 
     def _select(self) -> None:
         """Writes ``bridge.pt``, with the kernels of the best iteration; they are in ``self.bridge`` afterwards."""
@@ -142,6 +162,7 @@ class IPF:
         if self.progress.average is not None:
             module.average.load_state_dict(self.progress.average)
             module.optimizer_state = self.progress.optimizer
+        module.rate_factor = rate_factor(self.progress)
         timing = {"fill": 0.0, "fit": 0.0}
         validation = self._validation(module)
         while self.progress.step < half_step.steps and not self.progress.stopped:
@@ -189,18 +210,10 @@ class IPF:
         half_step, settings = module.half_step, self.settings
         self._describe(half_step, "fitting")
         batches = Batches(
-            half_step,
-            self.bridge.grid,
-            self.objective,
-            self.pairs,
-            cache,
-            settings.batch_size,
-            settings.states_per_pair,
-            self.seed,
-            steps,
-            draw_targets=not module.kernel.integrates_targets,
+            half_step, self.bridge.grid, self.objective, self.pairs, cache, settings.batch_size,
+            settings.states_per_pair, self.seed, steps, draw_targets=not module.kernel.integrates_targets,
             ranks=self.ranks,
-        )
+        )  # fmt: skip
         offset = sum(h.steps for h in self.plan[: half_step.index])
         about: Metrics = {"iteration": half_step.iteration}
         reporter = Reporter(self.bar, self.log, offset, self.progress.losses, half_step.direction, about)
@@ -212,7 +225,8 @@ class IPF:
             callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
         if validation is not None:
             callbacks.insert(1, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
-        fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks)
+        save = lambda: self._save(module, len(self.progress.losses))  # noqa: E731
+        fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks, save)
         reached = len(self.progress.losses)
         if reached < steps[1] and not self.progress.stopped:
             raise CSBError(
@@ -231,12 +245,13 @@ class IPF:
             self.progress.stopped = module.trainer.should_stop = True
 
     def _save(self, module: HalfStepModule, step: int) -> None:
-        """The state after ``step`` steps of the half-step."""
+        """The state after ``step`` steps of the half-step; not written where the loss may be exploding."""
         module.optimizer_state = to_cpu(module.optimizer_on_trainer().state_dict())
         self.progress.step = step
         self.progress.average = to_cpu(module.average.state_dict())
         self.progress.optimizer = module.optimizer_state
-        self._write()
+        if LossWatch(self.progress.losses).suspicious() is None:
+            self._write()
 
     def _write(self) -> None:
         if not self.ranks.main:
@@ -264,6 +279,7 @@ class IPF:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
+        require_calm(self.progress.losses, module.where(self.progress.step))
         module.to(self.device.where)  # and the bridge in it: Lightning leaves a model elsewhere than where it ran
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
@@ -284,6 +300,8 @@ class IPF:
         if (best := self.progress.best) is not None:
             steps = {"best_step": best["step"], "kept_step": kept, "steps": self.progress.step}
             metrics |= {"val_loss": best["loss"], **steps}
+        if count := sum(record["half_step"] == half_step.index for record in self.progress.retries):
+            metrics["retries"] = count
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, losses)
         row = {
@@ -294,10 +312,10 @@ class IPF:
             "seconds": time.perf_counter() - self.started,
         }
         figures = {key: value for key, value in metrics.items() if key != EACH}
-        done = sum(h.steps for h in self.plan[: half_step.index + 1])
-        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, done)
         history = [*self.progress.history, row]
-        self.progress = Progress(half_step.index + 1, 0, history=history)
+        self.progress = Progress(half_step.index + 1, 0, history=history, retries=self.progress.retries)
+        done = self._done(self.progress)
+        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, done)
         self._write()
 
     @property
@@ -314,3 +332,7 @@ class IPF:
         if self.ranks.size > 1:
             self.bridge.load_state_dict(self.ranks.share(to_cpu(self.bridge.state_dict())))
         return found
+
+    def _done(self, progress: Progress) -> int:
+        """Optimiser steps of the whole training."""
+        return sum(h.steps for h in self.plan[: progress.half_step]) + progress.step

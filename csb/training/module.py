@@ -10,8 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
-from csb.errors import CSBError
 from csb.training.batches import Batch
+from csb.training.divergence import not_finite
 from csb.training.plan import HalfStep
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import OptimizerSettings
@@ -62,6 +62,7 @@ class FitModule(pl.LightningModule):
     """
 
     last_loss: Tensor
+    batch: Any  # under training
 
     def __init__(
         self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings, ranks: Ranks = ALONE
@@ -69,6 +70,7 @@ class FitModule(pl.LightningModule):
         super().__init__()
         self.ranks = ranks
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
+        self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
         self.average = averaged(model, settings.ema)
         self.optimizer_state: dict[str, Any] | None = None
 
@@ -81,25 +83,31 @@ class FitModule(pl.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
 
+    def where(self, step: int) -> str:
+        """The place of a step in the training, for messages."""
+        raise NotImplementedError
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.batch = batch
+        rate = self.rate_factor * learning_rate(batch.step, self.steps, self.peak, self.settings.warmup)
         for group in self.optimizer_on_trainer().param_groups:
-            group["lr"] = learning_rate(batch.step, self.steps, self.peak, self.settings.warmup)
+            group["lr"] = rate
 
     def optimizer_on_trainer(self) -> torch.optim.Optimizer:
         """The optimiser of the running fit."""
         return self.trainer.optimizers[0]
 
-    def require_finite(self, loss: Tensor, where: str) -> Tensor:
-        """The loss. CSBError, in all processes, where their mean is not finite; that of ``last_loss`` is kept."""
-        mean = loss.detach()
-        if self.ranks.size > 1:
-            mean, self.last_loss = self.ranks.mean(torch.stack([mean, self.last_loss]))
-        if not bool(torch.isfinite(mean)):
-            raise CSBError(
-                f"the loss became {float(mean)} in {where}; the state before is kept; train again with a "
-                f"lower optimizer.lr or a higher variance floor"
-            )
-        return loss
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the gradients' norm. CSBError where it or the loss is not finite, before any weight is changed.
+
+        The norm is that of all processes' mean gradient, so that all of them stop at the same step.
+        """
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val or math.inf)
+        if not bool(torch.isfinite(norm + self.last_loss)):
+            with self.trainer.precision_plugin.train_step_context():
+                raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
@@ -141,7 +149,12 @@ class HalfStepModule(FitModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.weighted_loss(self.kernel, batch)
-        return self.require_finite(loss, f"half-step {self.half_step.name} at step {batch.step}")
+        if self.ranks.size > 1:
+            self.last_loss = self.ranks.mean(self.last_loss)
+        return loss
+
+    def where(self, step: int) -> str:
+        return f"half-step {self.half_step.name} at step {step}"
 
     def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
         """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""

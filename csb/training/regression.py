@@ -8,7 +8,6 @@ interpolations whose regression target has the conditional mean that a sampler n
 - flow: t uniform in [0, 1]; z = (1−t) ε + t z_0, target z_0 − ε (Lipman et al. 2023, eq. 23 with σ_min = 0).
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ from torch import Tensor, nn, rand, randint, randn
 from csb.errors import CSBError, is_number, require_int
 from csb.process import Schedule, expand, seeded
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
+from csb.training.divergence import require_calm
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.retry import Stage
 from csb.training.settings import DeviceSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, save_progress, to_cpu
 
 _BATCH = 3  # the key of the batches' random stream
 
@@ -130,7 +130,7 @@ class Regression:
         predict: the model's output for a batch.
         data: encoded training pairs; (N, 0) for c where there are no observations.
         path: where the states come from.
-        save: writes the trained model's file, given the progress.
+        save: writes the trained model's file, given the seconds and steps that it took.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Regression:
     predict: Callable[[Examples], Tensor]
     data: EncodedPairs
     path: Interpolation
-    save: Callable[[Progress], None]
+    save: Callable[[dict[str, Any]], None]
 
 
 class RegressionModule(FitModule):
@@ -151,7 +151,10 @@ class RegressionModule(FitModule):
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
         loss = (self.task.predict(batch) - batch.target).square().mean()
         self.last_loss = loss.detach()
-        return self.require_finite(loss, f"the {self.task.name} at step {batch.step}")
+        return loss
+
+    def where(self, step: int) -> str:
+        return f"the {self.task.name} at step {step}"
 
 
 def train_regression(
@@ -178,33 +181,28 @@ def train_regression(
     Raises:
         CSBError: a state of other settings, a full disk, a diverging loss.
     """
-    state = state_file(folder, task.name)
-    progress = load_progress(state, fingerprint) if resume and state.exists() else Progress()
-    model, module = task.model, RegressionModule(task, settings.steps, settings.lr, optimizer)
-    if progress.average is not None:
-        model.load_state_dict(progress.weights)
-        module.average.load_state_dict(progress.average)
-        module.optimizer_state = progress.optimizer
-    started = time.perf_counter() - progress.seconds
-
-    def checkpoint(step: int) -> None:
-        progress.step, progress.seconds = step, time.perf_counter() - started
-        progress.weights, progress.average = to_cpu(model.state_dict()), to_cpu(module.average.state_dict())
-        progress.optimizer = to_cpu(module.optimizer_on_trainer().state_dict())
-        save_progress(state, progress, fingerprint)
-
-    shown = Bar(settings.steps, progress.step, bar)
+    stage = Stage(state_file(folder, task.name), fingerprint, task.model, optimizer.retries, resume)
+    shown = Bar(settings.steps, stage.progress.step, bar)
     shown.describe(task.name)
+
+    def attempt() -> RegressionModule:
+        module = stage.take_up(lambda: RegressionModule(task, settings.steps, settings.lr, optimizer))
+        begun, losses = stage.progress.step, stage.progress.losses
+        if begun < settings.steps:
+            batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (begun, settings.steps))
+            every = Every(settings.checkpoint_every, lambda step: stage.save(module, step))
+            callbacks = [Reporter(shown, log, 0, losses, task.name), every]
+            fit(module, batches, device, optimizer.clip, callbacks, lambda: stage.save(module, len(losses)))
+            require_calm(losses, module.where(settings.steps))
+            stage.save(module, settings.steps)
+        return module
+
     with shown.progress:
-        if progress.step < settings.steps:
-            batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (progress.step, settings.steps))
-            reporter = Reporter(shown, log, 0, progress.losses, task.name)
-            fit(module, batches, device, optimizer.clip, [reporter, Every(settings.checkpoint_every, checkpoint)])
-            checkpoint(settings.steps)
+        module = stage.until_done(attempt, shown, log)
     module.adopt_average()
-    model.to(device.where)
-    task.save(progress)
-    state.unlink(missing_ok=True)
+    task.model.to(device.where)
+    task.save(stage.told())
+    stage.path.unlink(missing_ok=True)
 
 
 def state_file(folder: Path, name: str) -> Path:

@@ -120,6 +120,8 @@ class OptimizerSettings:
         ema: decay of the exponential moving average of the weights, which every half-step ends with.
         clip: norm to which gradients are clipped.
         balance: exponent in 0..1 that evens out the steps' weights (see csb.training.module.balance); 0 leaves them.
+        retries: how often, in the whole training, a diverged one goes back to its last good state and on with 0.3 times
+            the learning rate, before it ends with an error.
     """
 
     lr: float = 1e-3
@@ -129,6 +131,7 @@ class OptimizerSettings:
     ema: float = 0.999
     clip: float = 1.0
     balance: float = 0.5
+    retries: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -137,6 +140,7 @@ class OptimizerSettings:
             ("balance", 0.0, 1.0),
         ):  # fmt: skip
             _check(f"optimizer.{name}", getattr(self, name), low, high)
+        require_int("optimizer.retries", self.retries, 0)
 
 
 @dataclass(frozen=True)

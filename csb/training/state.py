@@ -1,13 +1,16 @@
 """Progress on disk: one small plain-data file, written atomically, from which a killed run goes on bit for bit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from csb.bridge.checkpoint import FORMAT, load, save
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
+from csb.training.divergence import REMEDY, Diverged, first_bad
+
+FREE = {"optimizer.retries"}  # of the settings: a resumed training may have another number
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Progress:
         history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
         best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
         stopped: whether the half-step has ended before its last step.
+        retries: one record for each time that the training went back to an earlier state (see csb.training.retry).
     """
 
     half_step: int = 0
@@ -37,26 +41,52 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     stopped: bool = False
+    retries: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -> None:
-    """Writes the state with the fingerprint of the settings that it belongs to."""
+    """Writes the state with the fingerprint of the settings that it belongs to.
+
+    Diverged, and the file stays as it was, where a number to train on from is not finite.
+    """
+    for name in ("weights", "average", "optimizer", "best"):
+        if (found := first_bad(getattr(progress, name), name)) is not None:
+            raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
     save(path, {"format": FORMAT, "fingerprint": fingerprint, **vars(progress)})
 
 
 def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
-    """Reads it again. CSBError where it is damaged, or belongs to other settings (named in the message)."""
+    """Reads it again. CSBError where it is damaged, foreign, or of other settings (named in the message)."""
     data = load(path)
-    data.pop("format")
-    stored = data.pop("fingerprint")
-    differing = sorted(k for k in {*stored, *fingerprint} if stored.get(k) != fingerprint.get(k))
+    stored = data.pop("fingerprint", None)
+    known = {field.name for field in fields(Progress)}
+    if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):
+        raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
+    differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
     if differing:
         key = differing[0]
         raise CSBError(
             f"{path.parent} was trained with {key}={stored.get(key)!r}, not {fingerprint.get(key)!r}; resume with the "
             f"same settings or choose another name"
         )
+    for name in ("weights", "average", "optimizer"):
+        if (found := first_bad(data.get(name), name)) is not None:
+            raise CSBError(
+                f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true"
+            )
+    data.pop("format")
     return Progress(**data)
+
+
+def restore(model: nn.Module, progress: Progress, path: Path) -> None:
+    """Gives a model the progress's weights. CSBError where they are of another network than the state's file says."""
+    try:
+        model.load_state_dict(progress.weights)
+    except RuntimeError as error:
+        raise CSBError(
+            f"{path} does not fit the network ({in_one_line(error)}); it is of another version: train again with "
+            f"overwrite=true"
+        ) from error
 
 
 def to_cpu(tree: Any) -> Any:
@@ -70,4 +100,4 @@ def to_cpu(tree: Any) -> Any:
     return tree
 
 
-__all__ = ["Progress", "load_progress", "save_progress", "to_cpu"]
+__all__ = ["Progress", "load_progress", "restore", "save_progress", "to_cpu"]

@@ -9,6 +9,7 @@ from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
 from csb.training.cache import Storage, fill
+from csb.training.divergence import REMEDY, Diverged
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
@@ -60,9 +61,13 @@ class Validation:
             cache.close()
 
     def loss(self) -> float:
-        """The mean loss of the averaged weights, steps weighted as in training."""
+        """The mean loss of the averaged weights, steps weighted as in training. Diverged where it is not finite."""
         losses = self.losses()
-        return sum(losses) / len(losses)
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            where = f"half-step {self.module.half_step.name}"
+            raise Diverged(f"the loss on validation pairs became {loss} in {where}; {REMEDY}")
+        return loss
 
     @torch.no_grad()
     def losses(self) -> list[float]:

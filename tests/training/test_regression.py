@@ -10,7 +10,7 @@ from csb.networks.denoiser import DenoiserSpec, build_denoiser
 from csb.problems import LinearGaussian
 from csb.process import LinearBeta, seeded
 from csb.samplers import flow_sampler, score_sampler
-from csb.training import regression
+from csb.training import regression, retry
 from csb.training.conditional import ConditionalSettings, train_conditional
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.regression import ExampleBatches, diffusion_path, flow_path
@@ -100,7 +100,7 @@ class TestResume:
     def test_bit_for_bit(self, kind, tmp_path, monkeypatch, saves):
         """Cut off at the n-th checkpoint (of steps 3, 6, 9, 12 and the end), and continued."""
         whole = train(kind, tmp_path / "whole")
-        calls, save = [], regression.save_progress
+        calls, save = [], retry.save_progress
 
         def stopping(*arguments):
             save(*arguments)
@@ -108,11 +108,11 @@ class TestResume:
             if len(calls) == saves:
                 raise Stop
 
-        monkeypatch.setattr(regression, "save_progress", stopping)
+        monkeypatch.setattr(retry, "save_progress", stopping)
         with pytest.raises(Stop):
             train(kind, tmp_path / "cut")
         assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}_state.pt"]
-        monkeypatch.setattr(regression, "save_progress", save)
+        monkeypatch.setattr(retry, "save_progress", save)
         again = train(kind, tmp_path / "cut", resume=True)
         assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}.pt"]
         assert all(torch.equal(again[key], value) for key, value in whole.items())
@@ -124,7 +124,7 @@ class TestResume:
             train(kind, tmp_path, resume=True, fingerprint={"a": 2})
 
     def test_a_loss_that_is_not_finite_is_one_line(self, kind, tmp_path):
-        with pytest.raises(CSBError, match=f"the loss became nan in the {kind} at step 0") as error:
+        with pytest.raises(CSBError, match=f"the loss became nan in the {kind} at step 0: already the data") as error:
             train(kind, tmp_path, pairs=(PAIRS[0] * torch.nan, PAIRS[1]))
         assert "\n" not in str(error.value)
         assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Hook
+
+from tests.training.fault_runs import ClosedOutput
 
 STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10
 
@@ -109,29 +110,24 @@ def test_killed_again_and_again(command, tiny, tmp_path, whole):
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_killed_at_random(command, tiny, tmp_path, whole, seed):
-    clock, line = random.Random(seed), [*tiny, f"out={tmp_path}", "name=run", "resume=true"]
-    for limit in (0.9, 1.8):
-        killed = command(*line, kill_after=clock.uniform(0.4, limit))
-        assert killed.code in (0, -signal.SIGKILL), killed.err
-    done = command(*line)
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", whole)
-
-
-def test_a_real_process(tiny, tmp_path, whole):
-    """The command line itself, killed from outside as soon as it has a state."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_real_process(command, tiny, tmp_path, whole, number):
+    """The command line itself, ended from outside as soon as it has a state."""
     line = [sys.executable, str(ROOT / "train.py"), *tiny, f"out={tmp_path}", "name=run", "resume=true"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=-3) as process:
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=-1, text=True) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + signal.SIGTERM, error
+        assert error.splitlines()[-1].startswith("error: terminated by SIGTERM; resume=true ")
+    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
+    assert done.code == 0, done.err
     assert_same(tmp_path / "run", whole)
 
 
@@ -253,3 +249,44 @@ class TestWithoutAKill:
         assert "Traceback" not in done.err
         assert self.run(command, tiny, tmp_path / "run", "resume=true").code == 0
         assert_same(tmp_path / "run", whole)
+
+
+class TestOtherEnds:
+    def ended(self, command, line, code, message, hook):
+        done = command(*line, hooks=[hook])
+        assert done.code == code, done.err
+        assert "Traceback" not in done.err
+        last = done.err.splitlines()[-1:]
+        assert len(last) == 1 and last[0].startswith(f"error: {message}") if message else last == []
+
+    @pytest.mark.parametrize(
+        ("code", "message", "hook"),
+        [
+            (143, "terminated by SIGTERM; resume=true", Hook(STEP, 17, raises="SIGTERM")),
+            (143, "terminated by SIGTERM; resume=true", Hook("csb.training.cache.Bridge.codes", 9, raises="SIGTERM")),
+            (143, "terminated by SIGTERM; resume=true", Hook("csb.run.train.final_scores", 1, raises="SIGTERM")),
+            (2, "out of memory; lower ipf.batch_size", Hook(STEP, 17, raises="MemoryError")),
+            (2, "out of memory; lower ipf.batch_size", Hook("csb.training.ipf.fill", 2, raises="MemoryError")),
+            (2, "the output was closed before all of it was written", ClosedOutput()),
+            (2, "", ClosedOutput(errors=True)),
+        ],
+        ids=["fit", "cache", "scores", "memory, fit", "memory, cache", "closed output", "closed output and errors"],
+    )
+    def test_one_line_and_resumes(self, command, tiny, tmp_path, whole, code, message, hook):
+        line = [*tiny, f"out={tmp_path}", "name=run"]
+        bar = ["progress=true"] if isinstance(hook, ClosedOutput) else []
+        self.ended(command, [*line, *bar], code, message, hook)
+        done = command(*line, "resume=true")
+        assert done.code == 0, done.err
+        assert_same(tmp_path / "run", whole)
+
+    def test_a_finished_run_mends_its_files(self, command, tiny, tmp_path, whole):
+        """The bridge is written again from those of the half-steps, and the scores are computed again."""
+        subprocess.run(["cp", "-a", str(whole), str(tmp_path / "run")], check=True)
+        for name in ("bridge.pt", "result.json", "config.json", "history.json"):
+            content = (tmp_path / "run" / name).read_bytes()
+            (tmp_path / "run" / name).write_bytes(content[: len(content) // 2])
+        done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
+        assert done.code == 0, done.err
+        assert_same(tmp_path / "run", whole)
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["L"] == 2

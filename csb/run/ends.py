@@ -1,0 +1,97 @@
+"""What ends a command: its errors in one line each, SIGTERM, and an output that nobody reads any more."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+
+from csb.errors import CSBError, Terminated
+from csb.training.ranks import speaks
+
+TERMINATED = 128 + signal.SIGTERM  # the exit code, as shells have it
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def explain(error: Exception) -> str | None:
+    """The line that tells of an error which is no mistake of this program; None for one that is."""
+    if isinstance(error, CSBError):
+        return str(error)
+    if is_out_of_memory(error):
+        return (
+            "out of memory; lower ipf.batch_size, ipf.cache_bytes or the network's size, or give the job more memory; "
+            "what a training has saved is kept, and resume=true goes on from it with the same settings"
+        )
+    if isinstance(error, BrokenPipeError):
+        return "the output was closed before all of it was written; files are not affected"
+    if isinstance(error, OSError):
+        remedy = "free space" if error.errno in _NO_SPACE else "check the path and its permissions"
+        return f"{error.filename or 'a file'}: {error.strerror or error}; {remedy} or choose another folder"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's CPU allocator or a GPU has no memory left."""
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or on_cpu or no_memory
+
+
+def fail(message: str | None, code: int = 2) -> NoReturn:
+    """Prints the line and ends with the exit code. What a terminal would take for a command is shown as �.
+
+    None, and what another process of the same training has said already, is not printed.
+    """
+    if message is not None and speaks():
+        message = "".join(c if c.isprintable() else "�" for c in message)
+        with contextlib.suppress(OSError, ValueError):  # of a closed stderr
+            print(f"error: {message}", file=sys.stderr, flush=True)
+    _drop_output()
+    raise SystemExit(code)
+
+
+def flush_output() -> None:
+    """Writes what is still buffered, so that a closed pipe shows here and not, as noise, when the interpreter ends."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Where an output is closed, the interpreter's last flush of it goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated; a running fit notes it, and ends after its step (csb.training.callbacks).
+
+    A handler that is there already, or that the signal is ignored, is left as it is; so is all outside the main thread.
+    """
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+__all__ = ["TERMINATED", "explain", "fail", "flush_output", "is_out_of_memory", "terminable"]

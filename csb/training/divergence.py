@@ -1,0 +1,191 @@
+"""A training that goes wrong: where the first number that is not finite appears, and when a loss counts as exploded.
+
+While all is well this costs one comparison a step. The layer is looked for after the failure alone, by running the
+batch again with hooks.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csb.errors import CSBError
+
+BLOCK, LAST = 50, 5  # steps whose median loss is looked at: to stop, and before a checkpoint is written
+EXPLODED = 1000.0  # multiple of max(1, |lowest median|) by which a median above the lowest counts as exploded
+
+
+class Diverged(CSBError):
+    """A number that is not finite, or an exploded loss: other learning rates may get further from the same state."""
+
+
+class LossWatch:
+    """Tells an exploded loss: half of the last steps are far above the lowest median of earlier ones.
+
+    Far is 1000·max(1, |lowest|). A negative log-likelihood is one a coordinate, so it takes errors of 45 standard
+    deviations in every coordinate of half the states of a batch, in half of the steps: single bad batches never count.
+
+    Args:
+        losses: of all steps of the fit so far, a list that grows; the verdict is a function of it alone.
+    """
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses, self.lowest = losses, math.inf
+        for end in range(BLOCK, len(losses) + 1, BLOCK):
+            self._lower(statistics.median(losses[end - BLOCK : end]))
+
+    def exploded(self) -> tuple[float, float] | None:
+        """To be asked after every step. The median of the last 50 and the lowest before, where they are far apart."""
+        if len(self.losses) % BLOCK:
+            return None
+        found = self._above(BLOCK)
+        self._lower(statistics.median(self.losses[-BLOCK:]))
+        return found
+
+    def suspicious(self) -> tuple[float, float] | None:
+        """The median of the last 5 steps and the lowest before, where they are far apart: a state not to be kept."""
+        return self._above(LAST)
+
+    def _lower(self, median: float) -> None:
+        self.lowest = min(self.lowest, median)
+
+    def _above(self, count: int) -> tuple[float, float] | None:
+        lowest = min(self.lowest, statistics.median(self.losses[:LAST])) if self.losses else math.inf
+        median = statistics.median(self.losses[-count:]) if self.losses else -math.inf
+        return (median, lowest) if median > lowest + EXPLODED * max(1.0, abs(lowest)) else None
+
+
+def require_calm(losses: list[float], where: str) -> None:
+    """Diverged where the last losses of a fit are far above its lowest: its weights are not to be kept."""
+    if (found := LossWatch(losses).suspicious()) is not None:
+        raise exploded(*found, where)
+
+
+def exploded(median: float, lowest: float, where: str) -> Diverged:
+    """The error of an exploded loss."""
+    return Diverged(
+        f"the loss exploded in {where}: the median of the last steps is {median:.4g}, the lowest before was "
+        f"{lowest:.4g}; {REMEDY}"
+    )
+
+
+REMEDY = (
+    "the last good state is kept: give resume=true optimizer.retries=1 to go on from it with a lower learning rate, or "
+    "train again with a lower optimizer.lr or a higher variance floor"
+)
+
+
+def not_finite(loss: float, where: str, module: Any, batch: Any) -> CSBError:
+    """The error of a loss or a gradient that is not finite, with the layer and the rows in which it begins.
+
+    Args:
+        loss: of the batch.
+        where: of the training.
+        module: a :class:`csb.training.module.FitModule` with the weights that gave the loss.
+        batch: the batch, a named tuple.
+    """
+    what = "the gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
+    if (found := first_bad(batch, "batch")) is not None:
+        return CSBError(
+            f"{what} in {where}: already the data of its batch are not finite, first in {found}; mend the data and "
+            f"train again"
+        )
+    return Diverged(f"{what} in {where}, first in {origin(module, batch)}; {REMEDY}")
+
+
+def origin(module: Any, batch: Any) -> str:
+    """The weight, the layer's output or the gradient that is the first not to be finite when the batch is run again."""
+    model: nn.Module = module.model
+    weights = dict(model.named_parameters())
+    if (found := first_bad(weights, "")) is not None:
+        return f"the weights {found}"
+    outputs: list[str] = []
+    gradients: list[str] = []
+    handles = [layer.register_forward_hook(_watch(name, layer, outputs, gradients, batch))
+               for name, layer in model.named_modules()]  # fmt: skip
+    try:
+        with torch.enable_grad():
+            loss = module.training_step(batch, 0)
+        if outputs:
+            return f"the output of {outputs[0]}"
+        if not bool(torch.isfinite(loss)):
+            return "the loss itself: the outputs of all layers are finite"
+        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if gradients:
+        return f"the gradient at the output of {gradients[0]}"
+    if (bad := first_bad(dict(zip(weights, found)), "")) is not None:
+        return f"the gradient of the weights {bad}"
+    return "a number that was finite when the batch was run again"
+
+
+def _watch(name: str, layer: nn.Module, outputs: list[str], gradients: list[str], batch: Any) -> Any:
+    """A forward hook that notes the layer where its output, or on the way back the gradient there, is not finite.
+
+    Layers inside a layer end before it does, so the first note is of the innermost.
+    """
+    label = f"layer {name or 'of all'} ({type(layer).__name__})"
+
+    def hook(layer: nn.Module, args: Any, output: Any) -> None:
+        for part, tensor in _tensors(output):
+            inside = label + (f", {part}" if part else "")
+            if not outputs and (rows := _rows(tensor, batch)) is not None:
+                outputs.append(f"{inside}, {rows}")
+            if tensor.requires_grad:
+                tensor.register_hook(lambda g, inside=inside: _note(gradients, g, inside, batch))
+
+    return hook
+
+
+def _note(gradients: list[str], gradient: Tensor, inside: str, batch: Any) -> None:
+    if not gradients and (rows := _rows(gradient, batch)) is not None:
+        gradients.append(f"{inside}, {rows}")
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors in a value, with the names of the fields that they are in."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value
+        return
+    parts: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        parts = value
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        parts = value._asdict()  # type: ignore[attr-defined]
+    elif isinstance(value, list | tuple):
+        parts = dict(enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = vars(value)
+    for key, part in parts.items():
+        yield from _tensors(part, f"{name}.{key}" if name else str(key))
+
+
+def first_bad(value: Any, name: str) -> str | None:
+    """The first tensor in a value with numbers that are not finite, and their rows; None where there is none."""
+    for part, tensor in _tensors(value, name):
+        if (rows := _rows(tensor, None)) is not None:
+            return f"{part}, {rows}"
+    return None
+
+
+def _rows(tensor: Tensor, batch: Any, most: int = 5) -> str | None:
+    """The rows of a tensor whose numbers are not all finite, in words, with the steps k of a batch's states."""
+    finite = torch.isfinite(tensor.detach())
+    if bool(finite.all()):
+        return None
+    if tensor.ndim == 0:
+        return "a single number"
+    rows = (~finite.flatten(1).all(1) if tensor.ndim > 1 else ~finite).nonzero()[:, 0].tolist()
+    shown = ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
+    k = getattr(batch, "k", None)
+    at = ""
+    if k is not None and len(k) == len(tensor):
+        at = f" (k = {', '.join(str(int(k[row])) for row in rows[:most])}{', …' if len(rows) > most else ''})"
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of {len(tensor)}{at}"

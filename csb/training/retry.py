@@ -1,0 +1,114 @@
+"""Going back to the last good state after a divergence, with a lower learning rate."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from csb.training.callbacks import Bar, Metrics
+from csb.training.divergence import Diverged, LossWatch
+from csb.training.module import FitModule
+from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
+
+LOWER = 0.3  # the factor on the learning rate of a retry
+Module = TypeVar("Module", bound=FitModule)
+logger = logging.getLogger(__name__)
+
+
+def rate_factor(progress: Progress) -> float:
+    """The factor on all learning rates from here on: 0.3 for each retry so far."""
+    return LOWER ** len(progress.retries)
+
+
+def go_back(
+    path: Path, start: Progress, fingerprint: dict[str, Any], failed: Progress, error: Diverged, most: int
+) -> Progress:
+    """The last good state, with the retry on its record, which is written before anything else is done.
+
+    What follows is a function of the state alone, so a training that is killed after a retry ends as one that is not.
+
+    Args:
+        path: of the state file; where there is none, no checkpoint was reached, and ``start`` is gone back to.
+        start: the progress at step 0 of the whole training, with the initial weights.
+        fingerprint: of the settings.
+        failed: where the training stands.
+        error: what ended it, raised again where ``most`` retries were made.
+        most: optimizer.retries.
+    """
+    number = len(failed.retries) + 1
+    if number > most:
+        raise error
+    good = load_progress(path, fingerprint) if path.exists() else start
+    record = {"half_step": failed.half_step, "failed_after": len(failed.losses), "from": [good.half_step, good.step],
+              "rate_factor": LOWER**number, "reason": str(error)}  # fmt: skip
+    good.retries = [*failed.retries, record]
+    good.seconds = failed.seconds
+    save_progress(path, good, fingerprint)
+    logger.warning(
+        "%s; retry %d of %d: on from step %d with the learning rate times %.3g",
+        str(error).partition(";")[0], number, most, good.step, LOWER**number,
+    )  # fmt: skip
+    return good
+
+
+class Stage:
+    """The progress, on disk and in memory, of a training of one network.
+
+    Args:
+        path: of the state file. Without ``resume`` one that is there is removed.
+        fingerprint: plain data; a resumed training must have the same.
+        model: with initial weights; changed in place.
+        retries: optimizer.retries.
+
+    Raises:
+        CSBError: a state that is damaged or of other settings.
+    """
+
+    def __init__(self, path: Path, fingerprint: dict[str, Any], model: nn.Module, retries: int, resume: bool) -> None:
+        self.path, self.fingerprint, self.model, self.retries = path, fingerprint, model, retries
+        if not resume:
+            path.unlink(missing_ok=True)
+        self.progress = load_progress(path, fingerprint) if path.exists() else Progress()
+        self.start = Progress(weights=to_cpu(model.state_dict())) if retries else Progress()
+        self.started = time.perf_counter() - self.progress.seconds
+
+    def take_up(self, make: Callable[[], Module]) -> Module:
+        """The module that ``make`` makes of the model, where the progress stands."""
+        progress = self.progress
+        if progress.weights:
+            restore(self.model, progress, self.path)
+        module = make()
+        if progress.average is not None:
+            module.average.load_state_dict(progress.average)
+            module.optimizer_state = progress.optimizer
+        module.rate_factor = rate_factor(progress)
+        return module
+
+    def save(self, module: FitModule, step: int) -> None:
+        """The progress after ``step`` steps; not written where the loss may be exploding."""
+        progress, module.optimizer_state = self.progress, to_cpu(module.optimizer_on_trainer().state_dict())
+        progress.step, progress.seconds = step, time.perf_counter() - self.started
+        progress.weights, progress.average = to_cpu(self.model.state_dict()), to_cpu(module.average.state_dict())
+        progress.optimizer = module.optimizer_state
+        if LossWatch(progress.losses).suspicious() is None:
+            save_progress(self.path, progress, self.fingerprint)
+
+    def until_done(self, attempt: Callable[[], Module], bar: Bar, log: Callable[[Metrics, int], None]) -> Module:
+        """What ``attempt`` returns, begun again from the last good state after each divergence."""
+        while True:
+            try:
+                return attempt()
+            except Diverged as error:
+                failed = len(self.progress.losses)
+                self.progress = go_back(self.path, self.start, self.fingerprint, self.progress, error, self.retries)
+                log({"retries": len(self.progress.retries)}, failed)
+                bar.go_to(self.progress.step)
+
+    def told(self) -> dict[str, Any]:
+        """What goes with the trained model: seconds, optimiser steps, and how often the training went back."""
+        progress = self.progress
+        retries = {"retries": len(progress.retries)} if progress.retries else {}
+        return {"seconds": progress.seconds, "steps": progress.step, **retries}

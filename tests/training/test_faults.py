@@ -1,0 +1,54 @@
+"""Trainings struck at random instants, and resumed: the weights are those, bit for bit, of one that was left alone.
+
+An instant is a function call, of Python or C, drawn by a seed among all calls of the training, those that write a file
+included. CSB_FAULTS=1000 pytest -m slow tests/training/test_faults.py drives that many.
+"""
+
+import os
+
+import pytest
+
+from tests.training.fault_runs import KINDS, assert_same, go_on, in_a_process, story
+
+LIVES = {"SIGKILL": 24, "SIGTERM": 10, "SIGINT": 8, "MemoryError": 8, "OSError": 8}  # 58 faults
+MANY = int(os.environ.get("CSB_FAULTS", "400"))
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory):
+    """The uninterrupted training."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert in_a_process(server, folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calls(whole):
+    """How many function calls it makes."""
+    count = int(whole.with_suffix(".calls").read_text())
+    assert count > 10_000
+    return count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_struck_at_random(server, tmp_path, whole, calls, kind):
+    struck = story(server, tmp_path / "run", kind, 0, LIVES[kind], calls)
+    assert struck >= LIVES[kind] // 2
+    assert in_a_process(server, tmp_path / "run") == 0
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_struck_very_often(server, tmp_path, whole, calls, kind):
+    """Twelve lives each training, so that every part of it is struck."""
+    for seed in range(1, 1 + -(-MANY // (12 * len(KINDS)))):
+        story(server, tmp_path / str(seed), kind, seed, 12, calls)
+        assert in_a_process(server, tmp_path / str(seed)) == 0
+        assert_same(tmp_path / str(seed), whole)
+
+
+def test_resuming_a_finished_training_changes_nothing(whole, tmp_path):
+    before = {p: p.read_bytes() for p in whole.rglob("*.pt") if p.name != "bridge.pt"}
+    go_on(whole)
+    assert {p: p.read_bytes() for p in before} == before
