@@ -22,7 +22,6 @@ from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horiz
 from csb.run.logs import LoggerSettings
 from csb.run.recipe import AUTO, kernels, require_keys, require_teacher, resolved_by_shape
 from csb.samplers.build import BaselineSettings
-from csb.training.cache import DTYPES, capacity
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
@@ -30,6 +29,7 @@ from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import FREE
+from csb.training.storage import DTYPES, capacity
 
 _SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve

@@ -28,10 +28,10 @@ from csb.run.logs import Logs
 from csb.run.recipe import AUTO
 from csb.run.train import about, quiet_lightning
 from csb.samplers.consistency import ConsistencySampler
-from csb.training.cache import capacity
 from csb.training.distil import NAME, Distillation
 from csb.training.pairs import encoded
 from csb.training.scoring import check_patches
+from csb.training.storage import capacity
 
 
 def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:

@@ -19,7 +19,7 @@ from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
 from csb.errors import CSBError, is_number, require_int
 from csb.process import Grid, Reference, draw_pinned, expand, seeded
-from csb.training.cache import Cache, capacity, fill
+from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.divergence import require_calm
 from csb.training.module import FitModule
@@ -28,6 +28,7 @@ from csb.training.regression import state_file
 from csb.training.retry import Stage
 from csb.training.scoring import generator_score
 from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.storage import capacity
 
 NAME = "consistency"  # of the files
 _CACHE, _BATCH = 5, 6  # keys of random streams

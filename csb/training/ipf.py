@@ -15,7 +15,7 @@ from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
 from csb.errors import CSBError
 from csb.training.batches import Batches
-from csb.training.cache import Cache, capacity, fill
+from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
 from csb.training.divergence import Diverged, LossWatch, require_calm
 from csb.training.module import HalfStepModule
@@ -25,6 +25,7 @@ from csb.training.ranks import Ranks
 from csb.training.retry import go_back, rate_factor
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
+from csb.training.storage import capacity
 from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
 

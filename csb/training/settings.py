@@ -13,7 +13,7 @@ import torch
 
 from csb.bridge.kernel import FEW
 from csb.errors import CSBError, is_number, require_int
-from csb.training.cache import DTYPES, Storage
+from csb.training.storage import DTYPES, Storage
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")

@@ -8,12 +8,13 @@ from torch import nn
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
 from csb.training.batches import Batches
-from csb.training.cache import Storage, fill
+from csb.training.cache import fill
 from csb.training.divergence import REMEDY, Diverged
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.state import Progress, to_cpu
+from csb.training.storage import Storage
 
 _STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
 

@@ -9,7 +9,8 @@ from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineLaw
 from csb.process import seeded
-from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.cache import Cache, fill
+from csb.training.storage import bytes_per_trajectory, capacity
 
 N = 60_000
 

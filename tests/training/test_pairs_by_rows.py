@@ -14,12 +14,13 @@ from csb.errors import CSBError
 from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
 from csb.training.batches import Batches
-from csb.training.cache import DTYPES, Storage, bytes_per_trajectory, capacity, fill
+from csb.training.cache import fill
 from csb.training.pairs import InMemory, OnDisk, as_pairs, encoded
 from csb.training.plan import HalfStep
 from csb.training.regression import ExampleBatches, flow_path
 from csb.training.settings import IPFSettings
 from csb.training.spill import Spilled
+from csb.training.storage import DTYPES, Storage, bytes_per_trajectory, capacity
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
