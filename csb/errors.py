@@ -1,14 +1,27 @@
 """The one exception that users see, and the commonest checks behind it."""
 
+import os
+import re
+from collections.abc import Container
+from pathlib import Path
 from typing import Any
+
+LARGEST = 2**63 - 1  # of integers: what torch and csb's files hold
+MOST_DRAWS = 1_000_000  # samples or observations that are scored or drawn as one
+MOST_ROUNDS = 1000  # repetitions of a part of a step
+
+_LONGEST = 255  # bytes of a name of a file
 
 
 class CSBError(ValueError):
     """Bad input, configuration or file.
 
     The message is one line, complete by itself: it names the value, what was expected, and the remedy. Entry points
-    print it without a traceback.
+    print it without a traceback. A value whose text takes several lines, as that of a tensor, is put in one.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\s*\n\s*", " ", message))
 
 
 class Terminated(BaseException):
@@ -21,12 +34,34 @@ def in_one_line(error: BaseException, most: int = 200) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether value is an integer or a float; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether value is an integer, of at most 64 bits, or a float; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= LARGEST
 
 
-def require_int(name: str, value: Any, low: int, high: float = float("inf")) -> None:
-    """CSBError unless value is an integer in low..high."""
+def is_one_of(value: Any, choices: Container[str]) -> bool:
+    """Whether value is one of some names; a list or anything else that is no text is none."""
+    return isinstance(value, str) and value in choices
+
+
+def require_int(name: str, value: Any, low: int, high: int = LARGEST) -> None:
+    """CSBError unless value is an integer in low..high, by default one of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        limit = f"of at least {low}" if high == float("inf") else f"in {low}..{high:g}"
+        limit = f"of at least {low}" if high == LARGEST else f"in {low}..{high}"
         raise CSBError(f"{name}={value!r} is not possible; give an integer {limit}")
+
+
+def require_place(name: str, value: Any) -> Path:
+    """The path that value stands for. CSBError for what no file can be called."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
+        raise CSBError(f"{name}={value!r} names no folder or file; give its path")
+    if max(len(os.fsencode(part)) for part in Path(value).parts) > _LONGEST:
+        raise CSBError(f"{name}={str(value)!r:.60} is longer than names of files can be; give a shorter one")
+    return Path(value)
+
+
+def require_flag(name: str, value: Any) -> None:
+    """CSBError unless value is True or False."""
+    if not isinstance(value, bool):
+        raise CSBError(f"{name}={value!r} is neither true nor false; give one of them")

@@ -13,9 +13,9 @@ from csb.bridge.kernel import Kernel
 from csb.bridge.law import moved
 from csb.bridge.parametrisation import Direction
 from csb.bridge.progress import Tick, network_calls, silent
-from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations, measured
+from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations, measured, require_room
 from csb.bridge.steps import check_leaps, hops, stops_of
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, require_flag, require_int
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise
 
@@ -107,9 +107,12 @@ class Bridge(nn.Module):
                 of range; leaps that the kernels do not allow.
         """
         stops = self.stops(n, batch_size, refine, sample_steps)
+        for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
+            require_flag(name, value)
         y, single = check_observations(y, self.transform.y_shape, self.device)
-        noise = Noise(generator, len(y), self.device)
         S = len(stops) - 1
+        require_room(n, len(y), self.transform.x_shape, self.device, S if trajectory else 0)
+        noise = Noise(generator, len(y), self.device)
         calls = S * (1 + 2 * refine)
         bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
@@ -179,8 +182,10 @@ class Bridge(nn.Module):
         """
         for name, value in (("n", n), ("batch_size", batch_size)):
             require_int(name, value, 1)
+        require_flag("with_info", with_info)
         y, single = check_observations(y, self.transform.y_shape, self.device)
         x, shape = check_points(x, self.transform.x_shape, len(y), single, self.device)
+        require_room(n, math.prod(x.shape[:2]), self.transform.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         with self.frozen(), measured(self.device) as cost:
             value, ess, error, proposal = estimate(self, x, y, n, noise, batch_size)

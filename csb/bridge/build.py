@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from csb.bridge.bridge import Bridge
-from csb.bridge.kernel import COVARIANCES, Kernel, heads
+from csb.bridge.kernel import COVARIANCES, MOST, Kernel, heads
 from csb.bridge.parametrisation import PARAMETRISATIONS, Direction
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number, is_one_of, require_int
 from csb.networks import build_network
 from csb.problems.transform import build_transform
 from csb.process import Grid
@@ -36,14 +36,16 @@ class KernelSpec:
     components: int = 8
 
     def __post_init__(self) -> None:
-        if self.parametrisation not in PARAMETRISATIONS:
+        if not is_one_of(self.parametrisation, PARAMETRISATIONS):
             raise CSBError(
                 f"parametrisation {self.parametrisation!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}"
             )
-        if self.covariance not in COVARIANCES:
+        if not is_one_of(self.covariance, COVARIANCES):
             raise CSBError(f"covariance {self.covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
-        if not self.variance_floor >= 0:
-            raise CSBError(f"variance_floor={self.variance_floor!r} is negative; choose 0 or more")
+        if not is_number(self.variance_floor) or not 0 <= self.variance_floor <= 1:
+            raise CSBError(f"variance_floor={self.variance_floor!r} is negative or above 1; choose a number in [0, 1]")
+        for name in ("rank", "components"):
+            require_int(name, getattr(self, name), 0, MOST)
 
 
 @dataclass(frozen=True)

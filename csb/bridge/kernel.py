@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from csb.bridge.law import Diagonal, Full, Law, LowRank, Mixture
 from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.networks import Network
 from csb.process import Grid, expand
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
 FEW = 4  # coordinates, up to which pairs lie dense enough for mixtures: in more dimensions they overfit
+MOST = 4096  # Gaussians, or directions of a low-rank covariance
 MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
 
 
@@ -26,7 +27,7 @@ def automatic_covariance(z_shape: tuple[int, ...]) -> str:
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
     """Output heads of the state's shape that a kernel needs: the means, then what its covariance and weights take."""
-    if covariance not in COVARIANCES:
+    if not is_one_of(covariance, COVARIANCES):
         raise CSBError(f"covariance {covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
     d = math.prod(z_shape)
     if covariance in ("full", "mixture") and d > MAX_FULL:

@@ -1,6 +1,7 @@
 """What every posterior sampler takes and returns."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.pairs_file import memory as machine_memory
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Samples:
     log_weights: Tensor | None = field(default=None)
 
 
+_COPIES = 4  # of the samples, in float32: states before and after a step, its noise, and as data
 Numbers = Tensor | np.ndarray | Sequence[Any]  # a tensor, an array, or a nested list of numbers
 
 
@@ -78,6 +81,8 @@ def as_floats(name: str, value: Numbers, shape: tuple[int, ...], device: torch.d
         integers, found = array.dtype.kind in "iu", array.dtype
         tensor = torch.from_numpy(array.astype(np.float64))  # a copy, in native byte order
     else:
+        if value.layout != torch.strided or value.device.type == "meta":
+            raise CSBError(f"{name} is a {value.layout} tensor on {value.device}; pass a dense one that holds numbers")
         if value.dtype == torch.bool or value.is_complex():
             raise CSBError(f"{name} is {value.dtype}; {wanted}")
         integers, found, tensor = not value.is_floating_point(), value.dtype, value
@@ -101,6 +106,18 @@ def check_observations(y: Numbers, shape: tuple[int, ...], device: torch.device)
     if not bool(torch.isfinite(y).all()):
         raise CSBError("y holds NaN or infinite values; pass finite observations")
     return y, single
+
+
+def require_room(n: int, items: int, shape: tuple[int, ...], device: torch.device, kept: int = 0) -> None:
+    """CSBError where n samples of this shape for each of some items do not fit into memory, with ``kept`` states."""
+    on_gpu = device.type == "cuda"
+    there = torch.cuda.get_device_properties(device).total_memory if on_gpu else machine_memory()
+    needed = 4 * n * items * math.prod(shape) * (_COPIES + kept)
+    if needed > there:
+        raise CSBError(
+            f"n={n} for each of {items} would take about {needed / 2**30:.3g} GiB and {device} has {there / 2**30:.1f} "
+            f"GiB of memory; draw fewer at a time"
+        )
 
 
 class Cost:

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.steps import stops_of
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_one_of, require_int
 from csb.networks import Network, build_network
 from csb.problems.transform import Transform, build_transform
 from csb.process import Grid, expand
@@ -211,7 +211,7 @@ class Generator(Student):
 def student_network(spec: StudentSpec, transform: Transform) -> Network:
     """The network of a student. CSBError for names, numbers or shapes that do not fit."""
     shape = transform.z_shape
-    if spec.law not in LAWS:
+    if not is_one_of(spec.law, LAWS):
         raise CSBError(f"law={spec.law!r} is unknown; choose one of {', '.join(LAWS)}")
     if spec.law == GENERATOR:
         require_int("noise", spec.noise, 1)

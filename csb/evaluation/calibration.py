@@ -22,8 +22,8 @@ import torch
 from scipy.stats import chisquare, kstest
 from torch import Generator, Tensor
 
-from csb.errors import CSBError, require_int
-from csb.evaluation.inputs import concentration, ensemble_weights, ensembles, finite, uniform
+from csb.errors import CSBError, is_number, require_int
+from csb.evaluation.inputs import concentration, ensemble_weights, ensembles, finite, require_tensors, uniform
 
 LEVELS = tuple(i / 20 for i in range(1, 20))
 MAX_RANKED = 16  # coordinates: a p-value of ranks over hundreds of dependent ones, such as pixels, says nothing
@@ -188,14 +188,16 @@ def tarp(
 
 def _coverage(least: Tensor, levels: Sequence[float]) -> Coverage:
     """Coverage from the least credibility (B, P) whose region holds the truth."""
-    if not levels or not all(0 < c < 1 for c in levels):
-        raise CSBError(f"levels={list(levels)} are not credibilities; give numbers above 0 and below 1")
+    fits = isinstance(levels, Sequence) and all(is_number(c) and 0 < c < 1 for c in levels)
+    if not fits or not levels:
+        raise CSBError(f"levels={levels!r} are not credibilities; give numbers above 0 and below 1")
     c = torch.tensor(levels, dtype=torch.float64)
     return Coverage(c, torch.stack([(least <= level).double().mean(0) for level in c]), len(least))
 
 
 def _checked_ranks(ranks: Tensor) -> Tensor:
     """Ranks (B, P), float64, on the CPU."""
+    require_tensors(ranks=ranks)
     if ranks.ndim != 2:
         raise CSBError(f"ranks have shape {tuple(ranks.shape)}; expected (B, P), as sbc_ranks gives them")
     r = finite("ranks", ranks).double().cpu()

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from csb.errors import CSBError
-from csb.evaluation.inputs import ensemble_weights, ensembles, finite, posterior_mean
+from csb.errors import CSBError, is_number
+from csb.evaluation.inputs import ensemble_weights, ensembles, finite, posterior_mean, require_tensors
 
 _SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
@@ -38,7 +38,7 @@ def psnr(estimate: Tensor, truth: Tensor, data_range: float = 1.0, *, per_image:
 
 def decibel(mse: Tensor, data_range: float) -> Tensor:
     """10·log₁₀(range²/MSE). Raises CSBError unless data_range is positive and finite."""
-    if not data_range > 0 or not math.isfinite(data_range):
+    if not is_number(data_range) or not 0 < data_range < math.inf:
         raise CSBError(f"data_range={data_range!r} is not positive; give the largest minus the smallest pixel value")
     return 10 * torch.log10(data_range**2 / mse)
 
@@ -79,6 +79,7 @@ def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = Non
 
 
 def _pair(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    require_tensors(estimate=estimate, truth=truth)
     if estimate.shape != truth.shape or estimate.ndim < 2:
         shapes = f"estimate has shape {tuple(estimate.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected one shape (B, *shape)")

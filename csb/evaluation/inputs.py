@@ -28,6 +28,13 @@ def finite(name: str, x: Tensor) -> Tensor:
     return x.detach()
 
 
+def require_tensors(**values: object) -> None:
+    """CSBError for what is no tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise CSBError(f"{name} is a {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
+
+
 def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """The mask, of ``shape`` for all observations or (B, *shape), as a boolean tensor (B, P); all True for None."""
     if mask is None:
@@ -47,6 +54,7 @@ def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch
 
 def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Checked (samples (B, n, P), truth (B, P), mask (B, P)); the first two in their own dtype, on one device."""
+    require_tensors(samples=samples, truth=truth)
     if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
         shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected (B, n, *shape) and (B, *shape), the same B and shape")

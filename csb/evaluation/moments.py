@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.evaluation.ensemble import pairs_share, ratio
-from csb.evaluation.inputs import cloud_weights, finite
+from csb.evaluation.inputs import cloud_weights, finite, require_tensors
 
 
 class MomentErrors(NamedTuple):
@@ -32,6 +32,7 @@ def sample_moments(samples: Tensor, log_weights: Tensor | None = None) -> dict[s
         samples: (n, d), n ≥ 2.
         log_weights: (n,) of sum 1 after exp, or None for equal weights.
     """
+    require_tensors(samples=samples)
     if samples.ndim != 2 or len(samples) < 2:
         raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (n, d) with n ≥ 2")
     x = finite("samples", samples).double()
@@ -74,6 +75,7 @@ def _moment(key: str, reference: Mapping[str, Tensor], found: Tensor) -> Tensor:
     shape = tuple(found.shape)
     if key not in reference:
         raise CSBError(f"the reference has the moments {sorted(reference)}, not {key}; give {key} of shape {shape}")
+    require_tensors(**{key: reference[key]})
     if tuple(reference[key].shape) != shape:
         raise CSBError(f"{key} has shape {tuple(reference[key].shape)}; expected {shape}, as the samples give it")
     return finite(key, reference[key].to(found.device)).double()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_DRAWS, require_flag, require_int
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class SamplerSettings:
         require_int("sampler.refine", self.refine, 0)
         if self.sample_steps is not None:
             require_int("sampler.sample_steps", self.sample_steps, 1)
-        if not isinstance(self.mean_only, bool):
-            raise CSBError(f"sampler.mean_only={self.mean_only!r} is neither true nor false; give one of them")
+        require_flag("sampler.mean_only", self.mean_only)
 
 
 @dataclass(frozen=True)
@@ -58,5 +57,5 @@ class MetricsSettings:
             ("c2st_samples", 0),
             ("c2st_observations", 1),
         ):
-            require_int(f"metrics.{name}", getattr(self, name), low)
+            require_int(f"metrics.{name}", getattr(self, name), low, MOST_DRAWS)
         require_int("metrics.picture_rows", self.picture_rows, 1, 12)

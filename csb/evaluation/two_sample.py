@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from csb.errors import CSBError
-from csb.evaluation.inputs import cloud_weights, concentration, finite, systematic, uniform
+from csb.errors import MOST_DRAWS, CSBError, is_number, require_int
+from csb.evaluation.inputs import cloud_weights, concentration, finite, require_tensors, systematic, uniform
 from csb.problems.mixture_math import Mixture
 
 _FOLDS = 5
@@ -21,6 +21,7 @@ _BLOCK = 4_000_000  # distances held at once
 
 def _clouds(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both clouds, checked, float64, on one device."""
+    require_tensors(a=a, b=b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise CSBError(f"a and b have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (N, d) and (M, d)")
     return finite("a", a).double(), finite("b", b.to(a.device)).double()
@@ -48,8 +49,9 @@ def sliced_wasserstein(
         p: order, ≥ 1.
         log_weights_a, log_weights_b: (N,), (M,), or None for equal weights.
     """
-    if n_projections < 1 or p < 1:
-        raise CSBError(f"n_projections={n_projections}, p={p}; both must be at least 1")
+    require_int("n_projections", n_projections, 1, MOST_DRAWS)
+    if not is_number(p) or not 1 <= p < math.inf:
+        raise CSBError(f"p={p!r} is no order; give a finite number of at least 1")
     a, b = _clouds(a, b)
     w, v = cloud_weights("log_weights_a", log_weights_a, a), cloud_weights("log_weights_b", log_weights_b, b)
     equal = log_weights_a is None and log_weights_b is None
@@ -164,7 +166,7 @@ def mmd(
         raise CSBError(f"a and b have {len(a)} and {len(b)} points; expected at least 2 of each")
     w, v = cloud_weights("log_weights_a", log_weights_a, a), cloud_weights("log_weights_b", log_weights_b, b)
     h = _median_distance(a, b, w, v) if bandwidth is None else bandwidth
-    if not h > 0 or not math.isfinite(h):
+    if not is_number(h) or not 0 < h < math.inf:
         raise CSBError(f"bandwidth={bandwidth!r} is not positive and finite; give a distance, or None for the median")
     within = []
     for x, u in ((a, w), (b, v)):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number
 from csb.filtering.model import StateSpace
 
 
@@ -68,6 +68,6 @@ def check(model: StateSpace, x: Tensor, y: Tensor) -> None:
 
 def require_between(name: str, value: float, low: float, high: float = math.inf) -> None:
     """CSBError unless low ≤ value ≤ high, and value is finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
+    if not is_number(value) or not low <= value <= high or math.isinf(value):
         limit = f"of at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         raise CSBError(f"{name}={value!r} is not possible; give a number {limit}")

@@ -37,7 +37,7 @@ import math
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_DRAWS, MOST_ROUNDS, CSBError, is_one_of, require_int
 from csb.filtering.base import Analysis, Filter, require_between
 from csb.filtering.model import StateSpace
 from csb.filtering.noise import uncorrelated
@@ -80,12 +80,12 @@ class BridgeFilter(Filter):
         locality: float | None = None,
         way: str = "replay",
     ) -> None:
-        require_int("L", L, 1)
-        require_int("features", features, 0)
+        require_int("L", L, 1, MOST_ROUNDS)
+        require_int("features", features, 0, MOST_DRAWS)
         require_between("width", width, 1e-3)
         if locality is not None:
             require_between("locality", locality, 1e-3)
-        if way not in WAYS:
+        if not is_one_of(way, WAYS):
             raise CSBError(f"way={way!r} is unknown; choose one of {', '.join(WAYS)}")
         self.reference = Reference(Grid.from_schedule(Power(alpha_bar_end, power), T))
         self.T, self.L, self.features, self.width = T, L, features, width

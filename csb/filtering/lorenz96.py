@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_one_of, require_int
 from csb.filtering.model import StateSpace, require_positive, rk4
 
 OBSERVED = ("linear", "arctan")
@@ -51,7 +51,7 @@ class Lorenz96(StateSpace):
         require_int("dx", self.dx, 4)
         require_int("substeps", self.substeps, 1)
         require_positive(self, "forcing", "dt", "model_std", "noise_std")
-        if self.observed not in OBSERVED:
+        if not is_one_of(self.observed, OBSERVED):
             raise CSBError(f"observed={self.observed!r} is unknown; choose one of {', '.join(OBSERVED)}")
 
     @property

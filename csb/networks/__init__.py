@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.networks.base import Network
 from csb.networks.mlp import MLP, Affine
 from csb.networks.unet import UNet
@@ -15,7 +15,7 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     """A network from plain data: {"name": one of NETWORKS, **options}. Raises CSBError on unknown names or options."""
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
     name = options.pop("name", None)
-    if name not in NETWORKS:
+    if not is_one_of(name, NETWORKS):
         raise CSBError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
     parameters = inspect.signature(NETWORKS[name]).parameters
     known = [key for key, p in parameters.items() if p.kind == p.KEYWORD_ONLY]

@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+MOST_WIDTH, MOST_DEPTH = 2**16, 1000  # of any layer; blocks of a network
+
 
 class Network(nn.Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.networks import Affine, Network, build_network
 from csb.problems.specs import build
 from csb.problems.transform import Transform, build_transform
@@ -162,7 +162,7 @@ CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": Score
 
 def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | FlowNetwork:
     """A model with initial weights that are a function of the seed. CSBError for unknown names or options."""
-    if spec.kind not in CONDITIONAL:
+    if not is_one_of(spec.kind, CONDITIONAL):
         raise CSBError(f"model {spec.kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import require_int
-from csb.networks.base import Network, TimeEmbedding, exit_init, zero_init
+from csb.networks.base import MOST_DEPTH, MOST_WIDTH, Network, TimeEmbedding, exit_init, zero_init
+from csb.process.grid import MOST_STEPS
 
 
 class ResidualBlock(nn.Module):
@@ -37,8 +38,8 @@ class MLP(Network):
         self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, width: int = 256, depth: int = 4
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        require_int("width", width, 1)
-        require_int("depth", depth, 1)
+        require_int("width", width, 1, MOST_WIDTH)
+        require_int("depth", depth, 1, MOST_DEPTH)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.entry = nn.Linear(z_dim, width)
@@ -70,7 +71,7 @@ class Affine(Network):
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
         super().__init__(z_shape, c_shape, heads)
-        require_int("steps", steps, 1)
+        require_int("steps", steps, 1, MOST_STEPS)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.steps = steps
         self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError, require_int
-from csb.networks.base import Network, TimeEmbedding, exit_init, zero_init
+from csb.errors import CSBError, require_flag, require_int
+from csb.networks.base import MOST_DEPTH, MOST_WIDTH, Network, TimeEmbedding, exit_init, zero_init
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -132,17 +132,17 @@ class UNet(Network):
     def _check(
         channels: int, multipliers: tuple[int, ...], blocks: int, patch: int, margin: int, attention: bool
     ) -> None:
-        for name, value, low in (("channels", channels, 1), ("blocks", blocks, 1), ("patch", patch, 1)):
-            require_int(name, value, low)
-        require_int("margin", margin, 0)
+        require_int("channels", channels, 1, MOST_WIDTH)
+        require_int("blocks", blocks, 1, MOST_DEPTH)
+        require_int("patch", patch, 1, MOST_WIDTH)
+        require_int("margin", margin, 0, MOST_WIDTH)
         if channels % 8:
             raise CSBError(f"channels={channels} is not a multiple of 8; choose one, e.g. 48")
-        if not isinstance(multipliers, tuple) or not multipliers:
+        if not isinstance(multipliers, tuple) or not 1 <= len(multipliers) <= 8:
             raise CSBError(f"multipliers={multipliers!r} is not a list of widths; give one for each level, e.g. [1, 2]")
         for multiplier in multipliers:
-            require_int("each of multipliers", multiplier, 1)
-        if not isinstance(attention, bool):
-            raise CSBError(f"attention={attention!r} is neither true nor false; give one of them")
+            require_int("each of multipliers", multiplier, 1, 64)
+        require_flag("attention", attention)
 
     def _levels(self, width: int, widths: list[int], blocks: int, embedding: int) -> int:
         """The way down from maps of a width, the middle and the way up; returns the width at the end."""

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import LARGEST, CSBError, is_one_of
 from csb.problems.operators import Operator
 from csb.problems.rows import InMemoryRows, PairRows, Pairs
 from csb.problems.specs import build, to_spec
@@ -17,6 +18,7 @@ from csb.process import noise_like, seeded
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
+MOST_COORDINATES = 2000
 
 
 class Posterior(ABC):
@@ -123,13 +125,15 @@ class Problem(ABC):
 
     def check_observation(self, y: Tensor) -> Tensor:
         """y in float64 on the CPU, checked to be one finite observation."""
+        if not isinstance(y, Tensor):
+            raise CSBError(f"y is a {type(y).__name__}; pass ONE observation of {self.name} as a tensor")
         if tuple(y.shape) != self.y_shape:
             raise CSBError(
                 f"y has shape {tuple(y.shape)}; the posterior of {self.name} takes ONE observation of shape "
                 f"{self.y_shape}; index the batch first"
             )
-        if not bool(torch.isfinite(y).all()):
-            raise CSBError(f"y of {self.name} holds values that are not finite; pass a finite observation")
+        if not bool(torch.isfinite(y.float()).all()):
+            raise CSBError(f"y of {self.name} holds values that are not finite as float32; pass a finite observation")
         return y.detach().to(device="cpu", dtype=torch.float64)
 
 
@@ -162,8 +166,8 @@ class Simulated(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
-        size = self.sizes.get(split, 0)
         n = check_request(split, n)
+        size = self.sizes[split]
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             x = self.prior(BLOCK, generator)
@@ -202,14 +206,26 @@ class LinearProblem(AdditiveNoise):
 
 
 def require_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
-    """CSBError unless value ≥ low (or > low). NaN fails."""
+    """CSBError unless value is a number ≥ low (or > low), and no larger than LARGEST. NaN and infinity fail."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise CSBError(f"{name}={value!r} is no number; give one of at least {low:g}")
     if not (value > low if strictly else value >= low):
         raise CSBError(f"{name}={value!r} is too small; it must be {'above' if strictly else 'at least'} {low:g}")
+    if value > LARGEST:
+        raise CSBError(f"{name}={value!r} is too large; it must be at most {LARGEST:.0e}")
+
+
+def require_dimensions(**sizes: int) -> None:
+    """CSBError unless each number of coordinates is in 1..MOST_COORDINATES: matrices of their squares are kept."""
+    for name, value in sizes.items():
+        require_at_least(name, value, 1)
+        if value > MOST_COORDINATES:
+            raise CSBError(f"{name}={value!r} is too large; give at most {MOST_COORDINATES}")
 
 
 def check_request(split: str, n: int | None) -> int | None:
     """n, checked with the name of the split."""
-    if split not in SPLITS:
+    if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")

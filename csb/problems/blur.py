@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.problems.operators import Operator
 from csb.problems.svd import SVD, separable
 
@@ -49,7 +49,7 @@ class Blur(Operator):
             raise CSBError(f"x_shape={x_shape} is not an image; expected (channels, height, width)")
         if not std > 0 or not math.isfinite(std):
             raise CSBError(f"std={std!r} of a blur is not a positive number of pixels; give e.g. 2.0")
-        if edge not in EDGES:
+        if not is_one_of(edge, EDGES):
             raise CSBError(f"edge={edge!r} of a blur is unknown; choose one of {', '.join(EDGES)}")
         super().__init__(x_shape, x_shape)
         self.std, self.edge = std, edge

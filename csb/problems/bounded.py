@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.problems.base import Simulated
 from csb.problems.rows import PairRows
 from csb.problems.scale import FEWEST, finest_scale, pool
@@ -184,7 +184,7 @@ class Probit(Boxed):
 
 def check_kind(kind: str) -> None:
     """CSBError unless the name is one of KINDS."""
-    if kind not in KINDS:
+    if not is_one_of(kind, KINDS):
         raise CSBError(f"transform={kind!r} is unknown; choose one of {', '.join(KINDS)}")
 
 

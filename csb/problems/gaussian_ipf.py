@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.process import Grid, Reference
 
 
@@ -138,7 +138,7 @@ def exact_ipf(
     Raises:
         CSBError: unknown objective, L < 1, or shapes that do not fit.
     """
-    if objective not in OBJECTIVES:
+    if not is_one_of(objective, OBJECTIVES):
         raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
     project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
 

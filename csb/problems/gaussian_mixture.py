@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least
+from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
 from csb.problems.mixture_math import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Standardise
@@ -57,6 +57,7 @@ class GaussianMixture(Simulated, LinearProblem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_dimensions(dx=self.dx, dy=self.dy)
         if self.dx < 2 or self.dx % 2:
             raise CSBError(f"dx={self.dx} is not even and at least 2; the means repeat (8i, 8j)")
         if not 1 <= self.dy <= self.dx:

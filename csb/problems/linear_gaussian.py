@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least
+from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
 from csb.process import seeded
@@ -56,8 +56,7 @@ class LinearGaussian(Simulated, LinearProblem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least("dx", self.dx, 1)
-        require_at_least("dy", self.dy, 1)
+        require_dimensions(dx=self.dx, dy=self.dy)
         require_at_least("noise", self.noise, 0, strictly=True)
 
     @property

@@ -11,8 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
-from csb.problems.base import Simulated, register, require_at_least
+from csb.problems.base import Simulated, register, require_at_least, require_dimensions
 from csb.problems.class_problem import ClassProblem
 from csb.problems.linear_gaussian import GaussianPosterior
 from csb.problems.mixture_math import Mixture
@@ -45,10 +44,9 @@ class MixtureClass(Simulated, ClassProblem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_dimensions(components=self.components)
         require_at_least("components", self.components, 2)
         require_at_least("radius", self.radius, 0, strictly=True)
-        if not math.isfinite(self.radius):
-            raise CSBError(f"radius={self.radius!r} is not finite; give the radius of a circle")
 
     @property
     def x_shape(self) -> tuple[int, ...]:

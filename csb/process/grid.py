@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.process.schedule import Schedule
+
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +28,34 @@ class Grid:
         if a.dtype != torch.float64:
             raise CSBError(f"alpha_bar has dtype {a.dtype}; expected torch.float64")
         if a[0] != 1 or not bool((a[1:] < a[:-1]).all()) or not bool(a[-1] > 0):
-            raise CSBError("alpha_bar must fall strictly from 1 and stay above 0; use fewer steps or another schedule")
+            raise CSBError(
+                f"alpha_bar must fall strictly from 1 and stay above 0, not end at {float(a[-1]):.3g}; use fewer "
+                f"steps, or another schedule or alpha_bar_end"
+            )
 
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
-        """ᾱ at τ_k = k/T. Raises CSBError where T is not an integer ≥ 1."""
-        if isinstance(T, bool) or not isinstance(T, int) or T < 1:
-            raise CSBError(f"T={T!r} is not a number of steps; T must be an integer of at least 1")
+        """ᾱ at τ_k = k/T. Raises CSBError where T is not an integer in 1..MOST_STEPS."""
+        if isinstance(T, bool) or not isinstance(T, int) or not 1 <= T <= MOST_STEPS:
+            raise CSBError(f"T={T!r} is not a number of steps; T must be an integer in 1..{MOST_STEPS}")
         return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
 
     @classmethod
     def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":
         """Steps whose σ = √((1−ᾱ)/ᾱ) has evenly spaced ρ-th roots, from σ_1 = sigma_min (Karras et al. 2022, eq. 5).
 
-        Raises CSBError where T is not an integer ≥ 1, or sigma_min is not below the horizon's σ.
+        Raises CSBError where T is not an integer in 1..MOST_STEPS, ``alpha_bar_end`` lies outside (0, 1), rho outside
+        [1, 100], or sigma_min is not below the horizon's σ.
         """
-        require_int("T", T, 1)
+        require_int("T", T, 1, MOST_STEPS)
+        for name, value, low, high in (("alpha_bar_end", alpha_bar_end, 1e-30, 1 - 1e-12), ("rho", rho, 1, 100)):
+            if not is_number(value) or not low <= value <= high:
+                raise CSBError(f"{name}={value!r} is outside [{low:g}, {high:g}]; choose a value between them")
         sigma_max = ((1 - alpha_bar_end) / alpha_bar_end) ** 0.5
-        if not 0 < sigma_min < sigma_max:
-            raise CSBError(f"sigma_min={sigma_min!r} is outside (0, {sigma_max:.3g}); choose one below the horizon's σ")
+        if not is_number(sigma_min) or not 1e-6 <= sigma_min < sigma_max:
+            raise CSBError(
+                f"sigma_min={sigma_min!r} is outside [1e-06, {sigma_max:.3g}); choose one below the horizon's σ"
+            )
         low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
         share = torch.linspace(0, 1, T, dtype=torch.float64) if T > 1 else torch.ones(1, dtype=torch.float64)
         sigma = (low + share * (high - low)) ** rho

@@ -14,11 +14,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number
+
+LEAST_SCALE = 1e-6  # of which the square is still seen beside 1
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
-    if not (low < value < high):
+    if not is_number(value) or not low < value < high:
         raise CSBError(f"{name}={value!r} is outside ({low:g}, {high:g}); choose a value strictly between them")
 
 
@@ -63,7 +65,7 @@ class LinearBeta(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         limit = -math.log(self.alpha_bar_end)
-        if not (0 <= self.beta_min <= limit):
+        if not is_number(self.beta_min) or not 0 <= self.beta_min <= limit:
             raise CSBError(
                 f"beta_min={self.beta_min!r} is outside [0, {limit:.3g}], the range that alpha_bar_end="
                 f"{self.alpha_bar_end!r} allows; lower beta_min or alpha_bar_end"
@@ -129,9 +131,9 @@ class Power(Schedule):
         Args:
             alpha_bar_end: the horizon.
             T: steps; at T = 1 the power plays no part.
-            scale: in (0, 1), in units of the state: about half the finest structure of the data.
+            scale: in (LEAST_SCALE, 1), in units of the state: about half the finest structure of the data.
         """
-        _require_between("scale", scale, 0.0, 1.0)
+        _require_between("scale", scale, LEAST_SCALE, 1.0)
         schedule = cls(alpha_bar_end)
         if T == 1:
             return schedule

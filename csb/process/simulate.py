@@ -13,10 +13,8 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
 
     Streams of different keys are independent (numpy's SeedSequence hashing), so a resumed run needs no saved RNG state.
     """
-    if seed < 0 or any(key < 0 for key in keys):
-        raise CSBError(
-            f"seed={seed!r} with keys {keys} has a negative number; seeds and keys are integers of at least 0"
-        )
+    if any(not isinstance(number, int | np.integer) or number < 0 for number in (seed, *keys)):
+        raise CSBError(f"seed={seed!r} with keys {keys} is not possible; seeds and keys are integers of at least 0")
     state = np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0]
     return torch.Generator(device=device).manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
 

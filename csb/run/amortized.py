@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 import torch
 
 from csb.bridge.checkpoint import load_conditional, remove_leftovers
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import default_device
 from csb.run.logs import Logs
-from csb.run.train import about, quiet_lightning
+from csb.run.train import about, quiet_lightning, record
 from csb.samplers import flow_sampler, score_sampler
 from csb.training.conditional import train_conditional
 from csb.training.pairs import encoded
+from csb.training.regression import state_file
 
 
 def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def train_stage(run: RunConfig) -> None:
     spec = run.conditional_spec(run.stage, transform)
     model = build_conditional(spec, run.seed)
     model.transform.load_state_dict(transform.state_dict())
+    record(run, resumed=run.resume and state_file(run.folder, run.stage).exists())
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
         with quiet_lightning():
@@ -84,7 +86,7 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
     Raises:
         CSBError: an unknown kind, no such file, a damaged file or one of another kind.
     """
-    if kind not in CONDITIONAL:
+    if not is_one_of(kind, CONDITIONAL):
         raise CSBError(f"baseline {kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
     path = Path(folder) / f"{kind}.pt"
     if not path.is_file():

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.run import filtering, memory, mixture, overheads, suite
 
 SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]] = {
@@ -19,7 +19,7 @@ SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None
 
 def _of(config: DictConfig) -> tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]:
     name = config.suite.get("name") if isinstance(config.suite, DictConfig) else None
-    if name not in SUITES:
+    if not is_one_of(name, SUITES):
         raise CSBError(f"suite={name!r} is unknown; choose one of {', '.join(SUITES)}")
     return SUITES[name]
 

@@ -12,22 +12,33 @@ from torch import Tensor
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.bridge.steps import check_leaps
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, is_number, is_one_of, require_flag, require_int, require_place
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale, pool
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
+from csb.process.schedule import LEAST_SCALE
 from csb.run.logs import LoggerSettings
-from csb.run.recipe import AUTO, kernels, require_keys, require_teacher, resolved_by_shape
+from csb.run.recipe import (
+    AUTO,
+    kernels,
+    require_given,
+    require_groups,
+    require_keys,
+    require_teacher,
+    resolved_by_shape,
+    settings,
+)
+from csb.run.room import require_room
 from csb.samplers.build import BaselineSettings
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import FREE
 from csb.training.storage import DTYPES, capacity
 
@@ -127,18 +138,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
-    group = plain.get(name)
-    if not isinstance(group, dict):
+    if not isinstance(group := plain.get(name), dict):
         raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
     return dict(group)
-
-
-def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
-    """A settings dataclass from a config group. CSBError for a key that it does not have or lacks."""
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise CSBError(f"{name} does not fit: {str(error).replace('__init__()', name)}; see conf/{name}") from error
 
 
 def schedule_of(group: dict[str, Any]) -> Schedule:
@@ -150,28 +152,21 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     name = group.pop("schedule", None)
     if name == AUTO:
         scale = group.pop("scale", None)
-        if scale is not None and (not is_number(scale) or not 0 < scale < 1):
-            raise CSBError(f"process.scale={scale!r} is not possible; give a number between 0 and 1, or null")
+        if scale is not None and (not is_number(scale) or not LEAST_SCALE < scale < 1):
+            raise CSBError(
+                f"process.scale={scale!r} is not possible; give a number between {LEAST_SCALE} and 1, or null"
+            )
         name = "power"
         if group.get("alpha_bar_end", 0) is None:
             group["alpha_bar_end"] = SHORT
         if "power" in group:
             raise CSBError(f"process.power={group['power']!r} is chosen by process.schedule=auto; use process=power")
-    if name not in SCHEDULES:
+    if not is_one_of(name, SCHEDULES):
         raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
     for key, value in group.items():
         if not is_number(value):
             raise CSBError(f"process.{key}={value!r} is not a number; give one")
     return settings(SCHEDULES[name], "process", group)
-
-
-def _require_given(config: DictConfig) -> None:
-    """CSBError for a value that has to be given and was not (??? in conf/)."""
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    for key, value in flatten({str(name): part for name, part in plain.items()}).items():
-        if value == "???":
-            raise CSBError(f"{key} is missing; give {key}=…")
 
 
 def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
@@ -183,24 +178,23 @@ def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
 
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
-    _require_given(config)
+    require_groups(config, ("problem", "ipf", "optimizer"))
+    require_given(config)
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain = {str(key): value for key, value in plain.items()}
     require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", "run", *_FLAGS))
     for name in ("out", "name"):
-        if plain[name] is None or str(plain[name]) == "":
-            raise CSBError(f"{name}={plain[name]!r} names no folder; give one")
-    if plain["stage"] not in STAGES:
+        require_place(name, plain[name] if isinstance(plain[name], str) or plain[name] is None else str(plain[name]))
+    if not is_one_of(plain["stage"], STAGES):
         raise CSBError(f"stage={plain['stage']!r} is unknown; choose one of {', '.join(STAGES)}")
     for name in _FLAGS:
-        if not isinstance(plain[name], bool):
-            raise CSBError(f"{name}={plain[name]!r} is neither true nor false; give one of them")
+        require_flag(name, plain[name])
     if plain["resume"] and plain["overwrite"]:
         raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
     require_teacher(plain["stage"] == DISTIL, plain["run"])
     require_int("seed", plain["seed"], 0)
-    require_int("L", plain["L"], 1)
+    require_int("L", plain["L"], 1, MOST_ITERATIONS)
     problem = build_problem(_group(plain, "problem"))
     plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), problem.new_transform().z_shape)
     schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
@@ -236,7 +230,7 @@ def read(config: DictConfig) -> RunConfig:
         plain=plain,
     )
     run.device.check(run.ipf, run.stage)
-    for check in (_check_pairs, _check_sampler, _check_network, _check_data, _check_horizons):
+    for check in (_check_pairs, _check_sampler, require_room, _check_network, _check_data, _check_horizons):
         check(run)
     return run
 

@@ -12,10 +12,12 @@ from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
 from csb.problems.rows import Moments, PairRows
+from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.pairs import EncodedPairs, InMemory, OnDisk
+from csb.training.regression import state_file
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,9 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     groups["trainer"] = device.fingerprint()
     fingerprint = flatten({"problem": problem.record(), "network": network, "seed": seed, **groups})
     del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it
-    about = {"problem": problem.record(), "config": config}
+    about = {"problem": problem.record(), "config": config, "versions": provenance.versions()}
+    resumed = resume and state_file(folder, "denoiser").exists()
+    provenance.record(folder, "denoiser", problem, device.where, device.precision, seed, config, resumed)
     with quiet_lightning():
         return train_denoiser(
             denoiser, _states(denoiser, rows), schedule, folder, own, optimizer, device, seed, fingerprint, about,

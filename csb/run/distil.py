@@ -26,10 +26,11 @@ from csb.run.config import RunConfig, flatten
 from csb.run.load import Run, default_device, load_run
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
-from csb.run.train import about, quiet_lightning
+from csb.run.train import about, quiet_lightning, record
 from csb.samplers.consistency import ConsistencySampler
 from csb.training.distil import NAME, Distillation
 from csb.training.pairs import encoded
+from csb.training.regression import state_file
 from csb.training.scoring import check_patches
 from csb.training.storage import capacity
 
@@ -79,6 +80,7 @@ def train_stage(run: RunConfig) -> None:
     student.transform.load_state_dict(bridge.transform.state_dict())
     warm_start(student, bridge.backward_kernel)
     of = checksum(run.teacher / "bridge.pt")
+    record(run, resumed=run.resume and state_file(run.folder, NAME).exists(), bridge=of)
     own = {k: v for k, v in vars(run.distil).items() if k not in ("checkpoint_every", "out")}
     shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"

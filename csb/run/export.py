@@ -46,7 +46,7 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
 
 def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | None) -> None:
     """CSBError where :func:`export` could not write there, or would write over something else than an export."""
-    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence):
+    if licence is not None and not (isinstance(licence, str) and re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence)):
         raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
     if out.exists() and not out.is_dir():
         raise CSBError(f"out={out} is a file; choose another folder")

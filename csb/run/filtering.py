@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_one_of, require_int, require_place
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
@@ -41,7 +41,7 @@ class FilteringSettings:
             raise CSBError(f"seeds={self.seeds!r} is not a list of different integers; give seeds=[0,1]")
         for seed in self.seeds:
             require_int("seeds", seed, 0)
-        if self.out is not None and (not isinstance(self.out, str) or Path(self.out).is_file()):
+        if self.out is not None and require_place("out", self.out).is_file():
             raise CSBError(f"out={self.out!r} is not a folder; give out=FOLDER, or out=null for the table alone")
         if not self.jobs():
             raise CSBError("no system has members; give lorenz63.members=[500] or lorenz96.members=[40]")
@@ -66,7 +66,7 @@ def _jobs(name: str, of: Any) -> list[Job]:
 
 def _method(key: str, given: Any) -> tuple[str, Filter]:
     """A filter with the label of its row, from {filter: its name, **options}."""
-    if not isinstance(given, dict) or given.get("filter") not in FILTERS:
+    if not isinstance(given, dict) or not is_one_of(given.get("filter"), FILTERS):
         raise CSBError(f"{key} holds {given!r}; give {{filter: {'|'.join(FILTERS)}, option: value, …}}")
     options = {option: value for option, value in given.items() if option != "filter"}
     try:

@@ -7,14 +7,14 @@ from typing import Any
 
 from csb.bridge import Bridge
 from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, load_folder
-from csb.errors import CSBError, in_one_line
+from csb.errors import CSBError, in_one_line, require_place
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def is_repo_id(source: str) -> bool:
     """Whether this is spelled like "owner/name" on the Hub, and could not climb out of a folder."""
-    return bool(_ID.fullmatch(source)) and ".." not in source
+    return isinstance(source, str) and bool(_ID.fullmatch(source)) and ".." not in source
 
 
 def _hub() -> ModuleType:
@@ -39,10 +39,9 @@ def from_pretrained(
     Raises:
         CSBError: neither is there, the Hub does not answer, or what it holds is no bridge.
     """
-    from csb.run.load import default_device
+    from csb.run.load import usable_device
 
-    device = device or default_device()
-    folder = Path(source)
+    device, folder = usable_device(device), require_place("source", source)
     if folder.is_dir():
         return load_folder(folder, device)
     if not is_repo_id(str(source)):
@@ -74,7 +73,7 @@ def push_to_hub(
     Raises:
         CSBError: the folder is no exported bridge, the name is none, or the Hub refuses.
     """
-    folder = Path(source)
+    folder = require_place("source", source)
     if not is_folder(folder):
         raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
     if not is_repo_id(repo_id):

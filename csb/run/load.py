@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import Bridge, load_bridge
 from csb.bridge.folder import CONFIG, WEIGHTS, is_folder, load_folder
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line, require_place
 from csb.problems import Problem, build_problem
 from csb.run.hub import from_pretrained, is_repo_id
 
@@ -55,9 +55,23 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def usable_device(device: str | torch.device | None) -> str:
+    """The device's name, the default's for None. CSBError where nothing can be computed on it."""
+    if device is None:
+        return default_device()
+    try:
+        where = torch.device(device)
+        if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError("there is no such GPU")
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise CSBError(f"device={device!r} cannot be used here ({in_one_line(error, 80)}); give cpu or cuda") from error
+    return str(where)
+
+
 def load_any(source: str | Path, device: str | None = None) -> Bridge:
     """The bridge of a run's folder, a file, an exported folder, or a repository on the Hub; see :func:`csb.load`."""
-    path, where = Path(source), device or default_device()
+    path, where = require_place("source", source), usable_device(device)
     if path.suffix == ".pt" and path.exists():
         return load_bridge(path, where)[0]
     if path.is_file():
@@ -68,7 +82,7 @@ def load_any(source: str | Path, device: str | None = None) -> Bridge:
         return load_folder(path, where)
     if not path.exists() and not path.parent.is_dir() and is_repo_id(str(source)):
         return from_pretrained(str(source), where)
-    return load_run(path, device).bridge
+    return load_run(path, where).bridge
 
 
 def problem_of(bridge: Bridge, source: str | Path) -> Problem:
@@ -93,7 +107,7 @@ def run_folder(config: DictConfig) -> str:
     """``run`` of a config. CSBError where it was not given."""
     if OmegaConf.is_missing(config, "run") or config.run is None:
         raise CSBError("run= is missing; give the folder of a finished run, e.g. run=outputs/mnist_inpaint")
-    return str(config.run)
+    return str(require_place("run", config.run))
 
 
 def load_run(folder: str | Path, device: str | None = None) -> Run:

@@ -27,6 +27,10 @@ class LoggerSettings:
             raise CSBError(f"logger {self.name!r} is unknown; choose one of {', '.join(NAMES)}")
         if self.mode not in MODES:
             raise CSBError(f"logger.mode={self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if not isinstance(self.project, str) or not self.project or not isinstance(self.entity, str | None):
+            raise CSBError(
+                f"logger.project={self.project!r}, logger.entity={self.entity!r}; give names, entity or null"
+            )
         if self.name == "tensorboard":
             try:
                 import tensorboard  # noqa: F401

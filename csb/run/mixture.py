@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, is_number, is_one_of, require_int
 from csb.evaluation.metrics import sliced_wasserstein
 from csb.evaluation.suite.tables import mean_and_error
 from csb.evaluation.tables import print_table
@@ -91,7 +91,7 @@ class MixtureSettings:
             )
             if not fits or len(set(values)) < len(values):
                 raise CSBError(f"{name}={values!r} is not a list of different positive numbers; give {name}=[…]")
-        if not isinstance(self.schedule, dict) or self.schedule.get("schedule") not in SCHEDULES:
+        if not isinstance(self.schedule, dict) or not is_one_of(self.schedule.get("schedule"), SCHEDULES):
             raise CSBError(
                 f"schedule={self.schedule!r}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process"
             )

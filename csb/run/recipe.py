@@ -1,10 +1,13 @@
 """The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
 
+import dataclasses
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from csb.bridge import KernelSpec
-from csb.bridge.kernel import automatic_covariance
-from csb.errors import CSBError, is_number, require_int
+from csb.bridge.kernel import MOST, automatic_covariance
+from csb.errors import CSBError, is_number, require_int, require_place
 from csb.training.settings import automatic_weight_decay
 
 AUTO = "auto"  # a value that is chosen: the schedule from the data, these two from the shape of a state
@@ -22,6 +25,19 @@ def resolved_by_shape(
     return {"objective": objective, "optimizer": optimizer}
 
 
+def require_given(config: DictConfig) -> None:
+    """CSBError for a value that has to be given and was not (??? in conf/)."""
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise CSBError(f"{key} is missing; give {key}=…")
+
+
+def require_groups(config: DictConfig, names: tuple[str, ...]) -> None:
+    """CSBError where a group that others refer to is none, before anything is looked up in it."""
+    for name in names:
+        if not isinstance(group := config.get(name), DictConfig):
+            raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
+
+
 def require_keys(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
     """CSBError for a key that was deleted."""
     for key in keys:
@@ -29,10 +45,24 @@ def require_keys(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> N
             raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
 
 
+def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
+    """A settings dataclass from a config group. CSBError for a key that it does not have or lacks."""
+    if not isinstance(values, dict):
+        raise CSBError(f"{name}={values!r} is not a group of settings; choose a file of conf/{name}")
+    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    if unknown := [key for key in values if key not in known]:
+        raise CSBError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+    needed = (key for key, field in known.items() if field.default is dataclasses.MISSING)
+    require_keys(name, values, tuple(needed))
+    return kind(**values)
+
+
 def require_teacher(distils: bool, run: Any) -> None:
     """CSBError where the stage that distils a run was given none, or another stage was given one."""
     if distils and run is None:
         raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
+    if distils:
+        require_place("run", run)
     if not distils and run is not None:
         raise CSBError(f"run={run} is of stage=distil alone; leave it out, or give stage=distil")
 
@@ -53,8 +83,8 @@ def kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelS
     floor = objective["variance_floor"]
     if not is_number(floor):
         raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
-    require_int("objective.rank", objective["rank"], 1)
-    require_int("objective.components", objective["components"], 1)
+    require_int("objective.rank", objective["rank"], 1, MOST)
+    require_int("objective.components", objective["components"], 1, MOST)
     if objective["name"] == "mean_matching" and covariance != "fixed":
         raise CSBError(f"objective.covariance={covariance!r} cannot be fitted by mean_matching; use fixed")
     backward, forward = (

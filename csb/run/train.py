@@ -2,7 +2,6 @@
 
 import json
 import logging
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-
-import csb
 from csb.bridge import Bridge, build_bridge, load_bridge
 from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
@@ -26,6 +21,7 @@ from csb.evaluation.tables import write_json
 from csb.problems import Pairs
 from csb.problems.transform import Transform
 from csb.process import seeded
+from csb.run import provenance
 from csb.run.config import RunConfig, require_pairs
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
@@ -114,12 +110,13 @@ def _is_whole(path: Path) -> bool:
 
 def about(run: RunConfig) -> dict[str, Any]:
     """What goes with a saved bridge: problem, configuration and versions, as plain data."""
-    versions = {"csb": csb.__version__, "torch": str(torch.__version__), "lightning": lightning.__version__}
-    return {
-        "problem": run.problem.record(),
-        "config": run.plain,
-        "versions": {**versions, "python": platform.python_version()},
-    }
+    return {"problem": run.problem.record(), "config": run.plain, "versions": provenance.versions()}
+
+
+def record(run: RunConfig, **more: Any) -> None:
+    """Writes what the run is made with beside its results; see :mod:`csb.run.provenance`."""
+    where, precision = run.device.where, run.device.precision
+    provenance.record(run.folder, run.stage, run.problem, where, precision, run.seed, run.plain, **more)
 
 
 def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
@@ -162,6 +159,7 @@ def train(run: RunConfig) -> dict[str, Any]:
             if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
                 _clean(run.folder)
             write_json(run.folder / "config.json", run.plain)
+            record(run, resumed=resume)
         with quiet_lightning():
             progress = ipf.run(resume)
         leave()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import LARGEST, MOST_DRAWS, CSBError, is_number, is_one_of, require_int
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
+from csb.process.grid import MOST_STEPS
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler
@@ -76,9 +77,12 @@ class BaselineSettings:
     def __post_init__(self) -> None:
         self._check_lists()
         self._check_methods()
-        for name, low in (("T", 1), ("batch_size", 1), ("sweep_observations", 1), ("sweep_samples", 2)):
-            require_int(f"baselines.{name}", getattr(self, name), low)
-        if self.resampling not in RESAMPLING:
+        for name, low, high in (
+            ("T", 1, MOST_STEPS), ("batch_size", 1, LARGEST), ("sweep_observations", 1, MOST_DRAWS),
+            ("sweep_samples", 2, MOST_DRAWS),
+        ):  # fmt: skip
+            require_int(f"baselines.{name}", getattr(self, name), low, high)
+        if not is_one_of(self.resampling, RESAMPLING):
             choices = ", ".join(RESAMPLING)
             raise CSBError(f"baselines.resampling={self.resampling!r} is unknown; choose one of {choices}")
         if not is_number(self.ess_threshold) or not 0 <= self.ess_threshold <= 1:
@@ -99,12 +103,12 @@ class BaselineSettings:
             if not isinstance(value, list) and not (name == "particles" and value is None):
                 raise CSBError(f"baselines.{name}={value!r} is not a list; give [value, …]")
         for method in self.methods:
-            if method not in GUIDED:
+            if not is_one_of(method, GUIDED):
                 raise CSBError(f"baselines.methods has {method!r}; choose among {', '.join(GUIDED)}")
         if self.particles == []:
             raise CSBError("baselines.particles is empty; give at least one number, or null")
         for count in self.particles or []:
-            require_int("each of baselines.particles", count, 1)
+            require_int("each of baselines.particles", count, 1, MOST_DRAWS)
 
     def _check_methods(self) -> None:
         """CSBError unless sweeps and options are tables of what their methods have."""
@@ -121,7 +125,7 @@ class BaselineSettings:
 
 
 def _check_sweep(name: str, values: Any) -> None:
-    if name not in GUIDED or GUIDED[name].swept is None:
+    if not is_one_of(name, GUIDED) or GUIDED[name].swept is None:
         choices = ", ".join(name for name, made in GUIDED.items() if made.swept)
         raise CSBError(f"baselines.sweeps has {name!r}, which is not swept; choose among {choices}")
     if not isinstance(values, list) or not values:
@@ -129,7 +133,7 @@ def _check_sweep(name: str, values: Any) -> None:
 
 
 def _check_options(name: str, given: Any) -> None:
-    if name not in GUIDED:
+    if not is_one_of(name, GUIDED):
         raise CSBError(f"baselines.options has {name!r}; choose among {', '.join(GUIDED)}")
     if not isinstance(given, dict):
         raise CSBError(f"baselines.options.{name}={given!r} is not a table; give {{argument: value}}")

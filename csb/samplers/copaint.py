@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import MOST_ROUNDS, CSBError, is_number, require_int
 from csb.process import Noise, ddim, mix
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler, require_eta
@@ -73,7 +73,7 @@ class CoPaint(DiffusionSampler):
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
-        require_int("gradient_steps of CoPaint", gradient_steps, 1)
+        require_int("gradient_steps of CoPaint", gradient_steps, 1, MOST_ROUNDS)
         for name, value in (("xi", xi), ("learning_rate", learning_rate)):
             if not is_number(value) or not 0 < value < math.inf:
                 raise CSBError(f"{name}={value!r} of CoPaint is not a finite number above 0; try 0.3, 1 or 3")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number
 from csb.process import Noise
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler
@@ -31,7 +31,7 @@ class DPS(DiffusionSampler):
 
     def __init__(self, *args: Any, step_size: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        if not step_size >= 0 or not math.isfinite(step_size):
+        if not is_number(step_size) or not 0 <= step_size < math.inf:
             raise CSBError(f"step_size={step_size!r} of DPS is not a number of at least 0; sweep over e.g. 0.1 … 3")
         self.step_size = step_size
 

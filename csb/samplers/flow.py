@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_one_of, require_int
 from csb.networks.conditional import ConditionalVelocity, FlowNetwork
 from csb.process import Noise
+from csb.process.grid import MOST_STEPS
 from csb.samplers.conditional import ConditionalSampler
 
 
@@ -28,7 +29,7 @@ class FlowSampler(ConditionalSampler):
 
     def __init__(self, model: ConditionalVelocity, N: int, batch_size: int = 1024) -> None:
         super().__init__(model, batch_size)
-        require_int("N", N, 1)
+        require_int("N", N, 1, MOST_STEPS)
         self.times = torch.linspace(0, 1, N + 1, dtype=torch.float64)
 
     @property
@@ -84,6 +85,6 @@ def flow_sampler(model: FlowNetwork, method: str, N: int, **options: Any) -> Flo
     Raises:
         CSBError: an unknown name, or a value out of range.
     """
-    if method not in FLOW:
+    if not is_one_of(method, FLOW):
         raise CSBError(f"method {method!r} of a flow is unknown; choose one of {', '.join(FLOW)}")
     return FLOW[method](model, N, **options)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_number
 from csb.process import Noise
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler
@@ -33,7 +33,7 @@ class ClassifierGuidance(DiffusionSampler):
 
     def __init__(self, *args: Any, scale: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        if not scale >= 0 or not math.isfinite(scale):
+        if not is_number(scale) or not 0 <= scale < math.inf:
             raise CSBError(f"scale={scale!r} of guidance is not a number of at least 0; sweep over e.g. 1, 2, 4")
         self.scale = scale
 

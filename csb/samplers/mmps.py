@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import require_int
+from csb.errors import MOST_ROUNDS, require_int
 from csb.samplers.linear import MomentSampler, Spread
 
 
@@ -34,7 +34,7 @@ class MMPS(MomentSampler):
 
     def __init__(self, *args: Any, iterations: int = 3, eta: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, eta=eta, **settings)
-        require_int("iterations", iterations, 1)
+        require_int("iterations", iterations, 1, MOST_ROUNDS)
         self.iterations = iterations
 
     @property

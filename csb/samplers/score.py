@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.networks.conditional import ConditionalDenoiser, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, expand, mix, noise_ratio
 from csb.samplers.conditional import ConditionalSampler
@@ -170,9 +170,9 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
     Raises:
         CSBError: an unknown name, or a value out of range.
     """
-    if method not in SCORE:
+    if not is_one_of(method, SCORE):
         raise CSBError(f"method {method!r} of a score is unknown; choose one of {', '.join(SCORE)}")
-    if spacing not in SPACINGS:
+    if not is_one_of(spacing, SPACINGS):
         raise CSBError(f"spacing {spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
     if not isinstance(model, ScoreNetwork):
         raise CSBError(f"score_sampler takes a trained score, not a {type(model).__name__}; load the kind score")

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import MOST_ROUNDS, CSBError, is_number, require_int
 from csb.problems import LinearProblem
 from csb.process import Noise, ddim, mix
 from csb.samplers.base import Draws
@@ -52,7 +52,7 @@ class SDA(DiffusionSampler):
             raise CSBError(f"gamma={gamma!r} of SDA is no number above 0; sweep over e.g. 0.1 … 10")
         if not is_number(step) or not 0 < step < 2:
             raise CSBError(f"step={step!r} of SDA is outside (0, 2), where its Langevin steps are stable; try 0.5")
-        require_int("corrections", corrections, 0)
+        require_int("corrections", corrections, 0, MOST_ROUNDS)
         self.gamma, self.corrections, self.step_size = float(gamma), corrections, float(step)
         spread = self.likelihood.spread
         self.noise_var = max(self.likelihood.noise_std, FLOOR * float(spread.mean().sqrt())) ** 2

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_DRAWS, CSBError, is_number, is_one_of, require_int
 from csb.process import Noise
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler, Guidance, gaussian_log_ratio
@@ -55,10 +55,10 @@ class ParticleSampler(DiffusionSampler):
     ) -> None:
         super().__init__(*args, **settings)
         if particles is not None:
-            require_int("particles", particles, 1)
-        if resampling not in RESAMPLING:
+            require_int("particles", particles, 1, MOST_DRAWS)
+        if not is_one_of(resampling, RESAMPLING):
             raise CSBError(f"resampling={resampling!r} is unknown; choose one of {', '.join(RESAMPLING)}")
-        if not 0 <= ess_threshold <= 1:
+        if not is_number(ess_threshold) or not 0 <= ess_threshold <= 1:
             raise CSBError(f"ess_threshold={ess_threshold!r} is outside [0, 1]; it is a share of the particles")
         self.particles, self.resampling, self.ess_threshold = particles, resampling, ess_threshold
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 from csb.samplers.linear import MomentSampler, Spread
 
 SOLVERS = ("auto", "full", "diagonal")
@@ -38,7 +38,7 @@ class TMPD(MomentSampler):
 
     def __init__(self, *args: Any, solver: str = "auto", eta: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, eta=eta, **settings)
-        if solver not in SOLVERS:
+        if not is_one_of(solver, SOLVERS):
             raise CSBError(f"solver={solver!r} of TMPD is unknown; choose one of {', '.join(SOLVERS)}")
         self.numbers = torch.Size(self.y_shape).numel()
         self.full = solver == "full" or (solver == "auto" and self.numbers <= _FULL)

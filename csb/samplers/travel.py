@@ -10,14 +10,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_ROUNDS, CSBError, require_int
 from csb.process import Grid, Noise, expand
 
 
 def check_travel(method: str, T: int, jump_length: int, resamples: int) -> None:
     """CSBError unless both are integers of at least 1 and a jump fits in the T steps (j < T, or j = 1)."""
     require_int(f"jump_length of {method}", jump_length, 1)
-    require_int(f"resamples of {method}", resamples, 1)
+    require_int(f"resamples of {method}", resamples, 1, MOST_ROUNDS)
     if jump_length > max(T - 1, 1):
         raise CSBError(
             f"jump_length={jump_length} of {method} does not fit in T={T} steps; give at most {max(T - 1, 1)}"

@@ -17,7 +17,7 @@ from csb.bridge import Bridge
 from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, is_number, require_int, require_place
 from csb.process import Grid, Reference, draw_pinned, expand, seeded
 from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
@@ -30,6 +30,7 @@ from csb.training.scoring import generator_score
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.storage import capacity
 
+MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
 _CACHE, _BATCH = 5, 6  # keys of random streams
 
@@ -71,11 +72,10 @@ class DistilSettings:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("components", 1), ("rank", 1), ("noise", 1), ("draws", 2), ("steps", 1), ("batch_size", 1), ("refresh", 1),
-            ("trajectories", 1), ("cache_bytes", 1), ("checkpoint_every", 1),
-        ):  # fmt: skip
-            require_int(f"distil.{name}", getattr(self, name), low)
+        for name in ("steps", "batch_size", "refresh", "trajectories", "cache_bytes", "checkpoint_every"):
+            require_int(f"distil.{name}", getattr(self, name), 1)
+        for name, low in (("components", 1), ("rank", 1), ("noise", 1), ("draws", 2)):
+            require_int(f"distil.{name}", getattr(self, name), low, MOST)
         if not is_number(self.lr) or not 0 < self.lr < 10:
             raise CSBError(f"distil.lr={self.lr!r} is not possible; give a number between 0 and 10")
         if self.law not in ("auto", *LAWS):
@@ -85,6 +85,8 @@ class DistilSettings:
         for side in self.patches:
             require_int("each of distil.patches", side, 1)
         check_calls(self.calls)
+        if self.out is not None:
+            require_place("distil.out", self.out)
 
 
 class Jumps(NamedTuple):

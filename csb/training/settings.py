@@ -12,18 +12,18 @@ from typing import Any
 import torch
 
 from csb.bridge.kernel import FEW
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import LARGEST, CSBError, is_number, is_one_of, require_flag, require_int
 from csb.training.storage import DTYPES, Storage
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")
 STRATEGIES = ("auto", "ddp")
+MOST_ITERATIONS = 1000
 
 
-def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
+def _check(name: str, value: float, low: float, high: float) -> None:
     if not is_number(value) or not low <= value <= high:
-        limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-        raise CSBError(f"{name}={value!r} is not possible; it must be a number {limit}")
+        raise CSBError(f"{name}={value!r} is not possible; it must be a number between {low:g} and {high:g}")
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class IPFSettings:
         for field in dataclasses.fields(self):
             if field.name not in ("last_forward", "inflate", "select", "cache_spill", "cache_dtype"):
                 name = field.name if field.name == "L" else f"ipf.{field.name}"
-                require_int(name, getattr(self, field.name), 0 if field.name == "patience" else 1)
-        if self.select not in SELECT:
+                most = MOST_ITERATIONS if field.name == "L" else LARGEST
+                require_int(name, getattr(self, field.name), 0 if field.name == "patience" else 1, most)
+        if not is_one_of(self.select, SELECT):
             raise CSBError(f"ipf.select={self.select!r} is unknown; choose one of {', '.join(SELECT)}")
         for name in ("last_forward", "inflate"):
-            if not isinstance(getattr(self, name), bool):
-                raise CSBError(f"ipf.{name}={getattr(self, name)!r} is neither true nor false; give one of them")
+            require_flag(f"ipf.{name}", getattr(self, name))
         if not isinstance(self.cache_spill, bool | str | None) or self.cache_spill == "":
             raise CSBError(f"ipf.cache_spill={self.cache_spill!r} is not possible; give true, false or a folder")
-        if self.cache_dtype not in DTYPES:
+        if not is_one_of(self.cache_dtype, DTYPES):
             raise CSBError(f"ipf.cache_dtype={self.cache_dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if self.batch_size % self.states_per_pair:
             raise CSBError(
@@ -136,7 +136,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("lr", 1e-12, 10.0), ("later_lr", 1e-12, 10.0), ("weight_decay", 0.0, 10.0), ("warmup", 0.0, 1.0),
-            ("ema", 0.0, 1.0 - 1e-12), ("clip", 1e-9, float("inf")),
+            ("ema", 0.0, 1.0 - 1e-12), ("clip", 1e-9, 1e9),
             ("balance", 0.0, 1.0),
         ):  # fmt: skip
             _check(f"optimizer.{name}", getattr(self, name), low, high)
@@ -167,7 +167,7 @@ class DeviceSettings:
     gpu_share: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.accelerator not in ACCELERATORS:
+        if not is_one_of(self.accelerator, ACCELERATORS):
             raise CSBError(
                 f"trainer.accelerator={self.accelerator!r} is unknown; choose one of {', '.join(ACCELERATORS)}"
             )
@@ -175,15 +175,14 @@ class DeviceSettings:
             raise CSBError(f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto")
         for name in ("devices", "num_nodes"):
             require_int(f"trainer.{name}", getattr(self, name), 1)
-        if self.strategy not in STRATEGIES:
+        if not is_one_of(self.strategy, STRATEGIES):
             raise CSBError(
                 f"trainer.strategy={self.strategy!r} is not supported: every network fits on one device, and the "
                 f"averaged weights and the optimiser need whole ones; choose {' or '.join(STRATEGIES)}"
             )
-        if self.precision not in ("32-true", "bf16-mixed"):
+        if not is_one_of(self.precision, ("32-true", "bf16-mixed")):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
-        if not isinstance(self.compile, bool):
-            raise CSBError(f"trainer.compile={self.compile!r} is neither true nor false; give one of them")
+        require_flag("trainer.compile", self.compile)
         _check("trainer.gpu_share", self.gpu_share, 0.0, 1.0)
         if self.compile:
             require_compiler(self.where)

@@ -191,14 +191,14 @@ class TestUNetSees:
             {"name": "unet", "patch": 0},
             (1, 28, 28),
             (1, 28, 28),
-            "patch=0 is not possible; give an integer of at least 1",
+            "patch=0 is not possible; give an integer in 1..65536",
         ),
         ({"name": "unet", "channels": 12}, (1, 8, 8), (1, 8, 8), "channels=12 is not a multiple of 8"),
         (
             {"name": "unet", "channels": 0},
             (1, 8, 8),
             (1, 8, 8),
-            "channels=0 is not possible; give an integer of at least 1",
+            "channels=0 is not possible; give an integer in 1..65536",
         ),
     ],
 )

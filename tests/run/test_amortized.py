@@ -45,7 +45,7 @@ def test_what_is_loaded(folder, kind, cls):
     torch.testing.assert_close(transform.x_mean, problem.pairs("train").x.mean(0), rtol=1e-3, atol=1e-4)
     assert about["steps"] == 12 + 3 * 10  # of all the bridge's half-steps
     assert about["config"]["stage"] == kind
-    assert set(about["versions"]) == {"csb", "torch", "lightning", "python"}
+    assert set(about["versions"]) == {"csb", "python", "torch", "lightning", "numpy", "scipy"}
     assert model.spec.network == {"name": "mlp", "width": 16, "depth": 1}
     if kind == "score":
         assert model.schedule == Power(1e-4, 4.0)

@@ -81,6 +81,7 @@ class TestCommand:
         assert done.code == 0, done.err
         assert "at most 4 passes a sample" in done.out
         found = json.loads((tmp_path / "compare.json").read_text())
+        assert set(json.loads((tmp_path / "provenance.json").read_text())) == {"compare"}
         tables = found["tables"]
         assert list(tables) == [f"at most {budget} a sample" for budget in ("4 passes", "9 passes", "0.001 seconds")]
         for budget, of in zip((4, 9), tables.values()):

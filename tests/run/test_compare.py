@@ -51,6 +51,9 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert found["tds"]["metrics"]["mean_error"] < 0.25 < found["dps"]["metrics"]["cov_error"]
     assert found["exact"]["metrics"]["sliced_w"] < 2 * found["exact"]["metrics"]["sliced_w_floor"]
     assert len(found["dps"]["sweeps"][0]["rows"]) == 6
+    entries = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert set(entries) == {"bridge", "evaluate"}  # the denoiser is exact
+    assert entries["evaluate"]["config"]["baselines"]["T"] == 40
 
 
 def test_a_training_that_evaluates_ends_with_a_report(tmp_path):

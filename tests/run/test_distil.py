@@ -63,7 +63,7 @@ def test_what_is_loaded(folder):
         assert torch.equal(own, of)
     assert (problem.name, about["steps"], about["config"]["stage"]) == ("two_moons", 22, "distil")
     assert about["seconds"] > 0
-    assert set(about["versions"]) == {"csb", "torch", "lightning", "python"}
+    assert set(about["versions"]) == {"csb", "python", "torch", "lightning", "numpy", "scipy"}
     x = ConsistencySampler(student, 2).sample(torch.tensor([[0.1, 0.2], [0.0, -0.3]]), 3, seeded(1))
     assert x.x.shape == (2, 3, 2)
     assert x.info.forward_evaluations == 2

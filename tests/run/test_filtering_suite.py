@@ -68,7 +68,7 @@ def test_a_filter_that_diverges_is_a_row_of_dashes(tmp_path):
         ("lorenz63.methods=[{filter: ekf}]", "give {filter: bridge|enkf|bootstrap|ensf"),
         ("lorenz63.methods=[{filter: enkf, width: 3}]", "enkf does not take ['width']"),
         ("lorenz63.methods=[{filter: bridge, T: 0}]", "T=0"),
-        ("+lorenz63.model.speed=3", "lorenz63.model does not fit"),
+        ("+lorenz63.model.speed=3", "lorenz63.model has no setting 'speed'"),
         ("lorenz96.model.dx=2", "dx=2"),
         ("+foo=1", "foo"),
         ("+suite.foo=1", "suite.foo is unknown"),

@@ -32,7 +32,7 @@ class TestPlan:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"L": 0}, "L=0 is not possible; give an integer of at least 1"),
+        ({"L": 0}, "L=0 is not possible; give an integer in 1..1000"),
         ({"L": 1.5}, "L=1.5 is not possible"),
         ({"L": True}, "L=True is not possible"),
         ({"first_steps": 0}, "ipf.first_steps=0 is not possible"),

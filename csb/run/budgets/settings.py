@@ -6,11 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import LARGEST, MOST_DRAWS, CSBError, is_number, require_int, require_place
 from csb.evaluation.budgets import Budget
 from csb.evaluation.settings import MetricsSettings
 from csb.problems import ClassProblem, Problem, build_problem
 from csb.process import Schedule
+from csb.process.grid import MOST_STEPS
 from csb.run.budgets.methods import METHODS
 from csb.run.config import schedule_of, settings
 from csb.samplers.build import GUIDED, BaselineSettings
@@ -53,9 +54,8 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         for name in ("run", "prior", "out"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None) or value == "" or (name == "out" and value is None):
-                raise CSBError(f"{name}={value!r} names no folder; give one")
+            if getattr(self, name) is not None or name == "out":
+                require_place(name, getattr(self, name))
         _require_list("others", self.others, lambda v: isinstance(v, str), "folders", empty=True)
         _require_list("calls", self.calls, _is_count, "integers of at least 1", empty=True)
         if self.seconds is not None:
@@ -71,11 +71,11 @@ class CompareSettings:
             raise CSBError(f"schedule={self.schedule!r} is none; give {{schedule: …}} as in conf/process, or null")
 
     def _check_numbers(self) -> None:
-        for name, low in (("steps", 1), ("c2st_samples", 0), ("seed", 0)):
-            require_int(name, getattr(self, name), low)
+        for name, low, high in (("steps", 1, MOST_STEPS), ("c2st_samples", 0, MOST_DRAWS), ("seed", 0, LARGEST)):
+            require_int(name, getattr(self, name), low, high)
         for name in ("observations", "samples"):
             if getattr(self, name) is not None:
-                require_int(name, getattr(self, name), 2)
+                require_int(name, getattr(self, name), 2, MOST_DRAWS)
 
 
 def _is_count(value: Any) -> bool:
@@ -90,7 +90,7 @@ def _require_list(name: str, values: Any, fits: Any, what: str, empty: bool = Fa
     """CSBError unless values is a list of what fits, without repetition, and not empty unless it may be."""
     if not isinstance(values, list) or not all(map(fits, values)) or (not values and not empty):
         raise CSBError(f"{name}={values!r} is not possible; give a list of {what}, {name}=[…]")
-    if len(set(values)) < len(values):
+    if len(set(map(repr, values))) < len(values):
         raise CSBError(f"{name}={values!r} repeats an entry; give each once")
 
 
@@ -144,6 +144,8 @@ def read(config: DictConfig) -> Comparison:
     if not isinstance(plain["problem"], dict):
         raise CSBError(f"problem={plain['problem']!r} is no problem; choose a file of conf/problem")
     problem, group = build_problem(plain.pop("problem")), plain.pop("baselines")
+    if not isinstance(group, dict):
+        raise CSBError(f"baselines={group!r} is not a group of settings; choose a file of conf/baselines")
     if isinstance(problem, ClassProblem) and problem.is_digit:
         raise CSBError(
             f"problem={problem.name}: samples of a class are scored by csb evaluate; compare another problem"

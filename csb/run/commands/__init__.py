@@ -88,6 +88,18 @@ _ALL = (
         ),
     ),
     Command(
+        "reproduce",
+        "train a run again from what is stored beside it, and compare weights and figures",
+        "csb.run.commands.reproduce",
+        (
+            ("run=outputs/two_moons", "into outputs/two_moons_reproduced; every bit must be the same"),
+            ("run=outputs/two_moons tolerance=0.05 out=again", "on another machine: figures within 5 %"),
+            ("run=outputs/mnist_inpaint data=/data/mnist resume=true", "data elsewhere; go on after a kill"),
+            ("run=outputs/two_moons stage=score", "another stage"),
+        ),
+        "resume=true continues from the last checkpoint",
+    ),
+    Command(
         "export",
         "write a trained bridge into a folder to share, without its training state",
         "csb.run.commands.export",

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from csb.evaluation.budgets import KEYS, Budget, Row, budget_table, draw_budgets
 from csb.evaluation.report import metric
 from csb.evaluation.report.table import escape_markdown
 from csb.evaluation.tables import markdown_table, print_table, write_text
+from csb.run import provenance
 from csb.run.budgets.field import Field
 from csb.run.budgets.methods import Contender, contenders
 from csb.run.budgets.settings import Comparison, read
@@ -126,4 +128,7 @@ def main(config: DictConfig) -> None:
     for note in notes:
         print(note)
     _write(comparison, work, fits, notes, command)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    own, where = comparison.settings, torch.device(work.field.device)
+    provenance.record(Path(own.out), "compare", comparison.problem, where, None, own.seed, plain)
     logger.info("tables: %s", Path(comparison.settings.out) / "compare.md")

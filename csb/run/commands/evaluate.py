@@ -7,8 +7,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, require_int, require_place
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.run import provenance
 from csb.run.config import settings
 from csb.run.evaluate import compare_run, evaluate
 from csb.run.load import load_run, run_folder
@@ -35,7 +36,7 @@ def _read(config: DictConfig) -> _Config:
             f"others={plain['others']!r}, tables={plain['tables']!r}; give a list of folders, and true or false"
         )
     return _Config(
-        folder, [str(one) for one in plain["others"]], plain["tables"], plain["seed"],
+        folder, [str(require_place("others", one)) for one in plain["others"]], plain["tables"], plain["seed"],
         settings(SamplerSettings, "sampler", plain["sampler"]), settings(MetricsSettings, "metrics", plain["metrics"]),
         settings(BaselineSettings, "baselines", plain["baselines"]),
     )  # fmt: skip
@@ -56,3 +57,6 @@ def main(config: DictConfig) -> None:
         evaluate(run, read.sampler, read.metrics, read.seed)
     command = shlex.join(["csb", "evaluate", *HydraConfig.get().overrides.task])
     compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    where, precision = run.bridge.device, run.bridge.precision
+    provenance.record(run.folder, "evaluate", run.problem, where, precision, read.seed, plain)

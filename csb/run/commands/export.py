@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError
+from csb.errors import CSBError, require_flag, require_place
 from csb.run.export import check_out, export
 from csb.run.load import load_any, run_folder
 
@@ -14,12 +14,12 @@ def _read(config: DictConfig) -> tuple[str, Path, bool, str | None]:
     source = run_folder(config)
     plain: Any = OmegaConf.to_container(config, throw_on_missing=False)
     out, overwrite, licence = plain["out"], plain["overwrite"], plain["licence"]
-    if not isinstance(overwrite, bool):
-        raise CSBError(f"overwrite={overwrite!r} is neither true nor false; give one of them")
+    require_flag("overwrite", overwrite)
     if out is None or OmegaConf.is_missing(config, "out"):
         raise CSBError("out= is missing; give a new folder, e.g. out=two_moons")
-    check_out(source, Path(str(out)), overwrite, None if licence is None else str(licence))
-    return source, Path(str(out)), overwrite, licence
+    path = require_place("out", out)
+    check_out(source, path, overwrite, licence)
+    return source, path, overwrite, licence
 
 
 def validate(config: DictConfig, sweep: bool = False) -> None:

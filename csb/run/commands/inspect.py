@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from csb.errors import CSBError
+from csb.errors import require_flag
 from csb.evaluation.tables import json_text
 from csb.run.inspection import inspect, print_inspection
 from csb.run.load import run_folder
@@ -10,8 +10,7 @@ from csb.run.load import run_folder
 
 def validate(config: DictConfig, sweep: bool = False) -> None:
     """CSBError where a value is wrong, or nothing can be read there."""
-    if not isinstance(config.json, bool):
-        raise CSBError(f"json={config.json!r} is neither true nor false; give one of them")
+    require_flag("json", config.json)
     inspect(run_folder(config))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import write_atomically
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, require_int, require_place
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import Problem
 from csb.process import seeded
@@ -59,8 +59,8 @@ def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, 
 
 
 def _check_out(out: Any, y: Any) -> Path:
-    path = Path(str(out))
-    if out is None or path.is_dir() or not path.parent.is_dir():
+    path = require_place("out", out)
+    if path.is_dir() or not path.parent.is_dir():
         raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
     if y is not None and path.exists() and path.samefile(y):
         raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
@@ -73,7 +73,7 @@ def _read(config: DictConfig) -> _Job:
     for name, low in (("observations", 1), ("n", 1), ("seed", 0)):
         require_int(name, plain[name], low)
     sampler = settings(SamplerSettings, "sampler", plain["sampler"])
-    if plain["y"] is not None and not Path(str(plain["y"])).is_file():
+    if plain["y"] is not None and not require_place("y", plain["y"]).is_file():
         raise CSBError(f"y={plain['y']} is not a file; give a .npy or .npz file of observations")
     out = _check_out(plain["out"], plain["y"])
     if plain["calls"] is None:

@@ -14,7 +14,7 @@ sbi is an extra, ``pip install 'csb[sbi]'``. This module is imported without it;
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_one_of
 
 if TYPE_CHECKING:
     from csb.run.sbi.posterior import Posterior
@@ -36,7 +36,7 @@ def require_sbi() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if not is_one_of(name, _HOMES):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require_sbi()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, require_int, require_place
 from csb.evaluation.suite import ScoreSettings
 from csb.run.config import settings
 from csb.run.suite.methods import METHODS
@@ -50,13 +50,13 @@ class SuiteSettings:
     score: ScoreSettings
 
     def __post_init__(self) -> None:
-        if not isinstance(self.out, str) or not self.out:
-            raise CSBError(f"suite.out={self.out!r} names no folder; give one")
+        require_place("suite.out", self.out)
         for name in ("problems", "methods", "train"):
             _require_list(f"suite.{name}", getattr(self, name), str, "texts", empty=name == "train")
         for name, low in (("pairs", 1), ("T", 1), ("seeds", 0)):
             _require_list(f"suite.{name}", getattr(self, name), int, "integers")
             require_int(f"the smallest of suite.{name}, {name}", min(getattr(self, name)), low)
+            require_int(f"the largest of suite.{name}, {name}", max(getattr(self, name)), low)
         for name in ("L", "jobs", "c2st_processes"):
             require_int(f"suite.{name}", getattr(self, name), 1)
         if self.iterations is not None:

@@ -1,0 +1,213 @@
+"""A training done again with the configuration, seed and data of the first, and compared with it."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from csb.bridge.checkpoint import load_bridge, load_conditional, load_denoiser, load_student
+from csb.errors import CSBError, is_one_of
+from csb.evaluation.suite.store import checksum
+from csb.run import jobs, provenance
+from csb.run.config import DISTIL, STAGES, RunConfig, flatten, read
+from csb.run.distil import teacher
+from csb.run.load import half_step_files
+from csb.run.train import check_folder, train
+from csb.training.distil import NAME
+
+_ROUNDING = 1e-5  # of float32 numbers of about one, on another processor
+_CLOCK = ("seconds",)  # figures that no two runs share
+_LOAD = {"bridge": load_bridge, "denoiser": load_denoiser, DISTIL: load_student}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A training that is done again.
+
+    Attributes:
+        folder: of the first.
+        first: its entry in ``provenance.json``.
+        run: the configuration of the second.
+        tolerance: see :func:`agrees`.
+    """
+
+    folder: Path
+    first: dict[str, Any]
+    run: RunConfig
+    tolerance: float
+
+    def check(self) -> None:
+        """CSBError where the folder of the second cannot be written or holds a run, or the data are others."""
+        if self.run.folder.resolve() == self.folder.resolve():
+            raise CSBError(f"out={self.run.folder} is the folder of the first training; choose another one")
+        if self.run.stage == DISTIL:
+            self._check_teacher()
+        self.run.problem.prepare()
+        require_same_data(self.first["data"], provenance.data_of(self.run.problem), self.tolerance)
+        jobs.check_stage(self.run) if self.run.stage != "bridge" else check_folder(self.run)
+
+    def _check_teacher(self) -> None:
+        """CSBError where the bridge that was distilled is not there, or another one is."""
+        path = teacher(self.run).folder / "bridge.pt"
+        if checksum(path) != self.first.get("bridge"):
+            raise CSBError(f"{path} is another bridge than that of the first training; restore it")
+
+    def differences(self) -> list[dict[str, Any]]:
+        """What of the environment is not as it was: rows with its name, then and now."""
+        device = self.run.device
+        now = provenance.environment(self.run.problem, device.where, device.precision)
+        parts = ("versions", "git", "device")
+        then, now = (flatten({part: one[part] for part in parts}) for one in (self.first, now))
+        names = sorted(then.keys() | now.keys())
+        return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
+
+    def train(self) -> None:
+        """Trains, with as many threads as the first time: sums of other lengths round otherwise."""
+        with _threads(int(self.first["device"]["threads"])):
+            train(self.run) if self.run.stage == "bridge" else jobs.stage_job(self.run)
+
+    def compare(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of weights, a file each, and of the figures of ``result.json``."""
+        stage, one, two = self.run.stage, self.folder, self.run.folder
+        names = [_file(stage)]
+        if stage == "bridge":
+            names += [str(path.relative_to(one)) for path in half_step_files(one)]
+        weights = [weight_row(name, _weights(one / name, stage), _weights(two / name, stage)) for name in names]
+        return {"weights": weights, "figures": figure_rows(_result(one), _result(two)) if stage == "bridge" else []}
+
+
+def prepare(
+    folder: Path, stage: str, out: Path | None, tolerance: float, data: str | None, flags: Mapping[str, bool]
+) -> Reproduction:
+    """The reproduction of a stage's training in a folder.
+
+    ``flags``: resume, overwrite and progress of the second training. CSBError where the first is not finished or its
+    environment is not known, and as :func:`csb.run.config.read`.
+    """
+    if not is_one_of(stage, STAGES):
+        raise CSBError(f"stage={stage!r} is unknown; choose one of {', '.join(STAGES)}")
+    if not (folder / _file(stage)).is_file():
+        raise CSBError(f"run={folder} holds no {_file(stage)}; give the folder of a finished training of stage={stage}")
+    first = provenance.read(folder).get(stage)
+    if not isinstance(first, dict) or not all(isinstance(first.get(k), dict) for k in ("config", "data", "device")):
+        raise CSBError(f"run={folder} does not say in {provenance.FILE} how {_file(stage)} was made; train it anew")
+    new = folder.with_name(f"{folder.resolve().name}_reproduced") if out is None else out
+    plain = {**first["config"], **flags, "stage": stage, "evaluate": False, "logger": {"name": "none"}}
+    plain |= {"out": str(new.parent), "name": new.name, "seed": first["seed"]}
+    plain["trainer"] = {**plain["trainer"], "accelerator": "cpu" if first["device"]["device"] == "cpu" else "auto"}
+    if stage == DISTIL:
+        plain["run"] = str(folder) if (folder / "bridge.pt").is_file() else plain["run"]
+        plain["distil"] = {**plain["distil"], "out": str(new)}
+    else:
+        plain["run"] = None
+    if data is not None:
+        plain["problem"] = _moved(plain["problem"], data)
+    return Reproduction(folder, first, read(OmegaConf.create(plain)), tolerance)
+
+
+def _moved(problem: dict[str, Any], data: str) -> dict[str, Any]:
+    """The problem's spec with another place of its data. CSBError where it has none."""
+    places = [place for place in ("root", "path") if place in problem]
+    if not places:
+        raise CSBError(f"data={data} has no meaning for {problem.get('name')}, whose pairs are drawn; leave it out")
+    return {**problem, places[0]: data}
+
+
+def require_same_data(then: dict[str, Any], now: dict[str, Any], tolerance: float) -> None:
+    """CSBError where the data are not those of the first training.
+
+    Pairs that are drawn may be rounded otherwise on another machine: with a tolerance, numbers that are near will do.
+    """
+    if sorted(then["files"].values()) != sorted(now["files"].values()):
+        told = ", ".join(f"{name} {value}" for name, value in {**then["files"], **now["files"]}.items())
+        raise CSBError(f"the data differ from those of the first training ({told}); give them with data=…")
+    if then["sha256"] == now["sha256"]:
+        return
+    same_length = len(then["first"]) == len(now["first"])
+    near = same_length and all(math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+                               for a, b in zip(then["first"], now["first"]))  # fmt: skip
+    if not near:
+        raise CSBError(
+            f"the first {now['pairs']} training pairs differ from those of the first training (SHA-256 "
+            f"{now['sha256'][:12]}…, not {then['sha256'][:12]}…); use the version of csb and torch that made them"
+        )
+    if tolerance == 0:
+        raise CSBError(
+            "the training pairs differ in rounding from those of the first training, so that nothing can be the same "
+            "bit for bit; give tolerance=0.05 or the like"
+        )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _file(stage: str) -> str:
+    return f"{NAME if stage == DISTIL else stage}.pt"
+
+
+def _weights(path: Path, stage: str) -> dict[str, Tensor]:
+    return _LOAD.get(stage, load_conditional)(path)[0].state_dict()
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    path = folder / "result.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CSBError(f"cannot read {path}; restore it, or train again") from error
+    return {key: value for key, value in found.items() if key not in _CLOCK}
+
+
+def weight_row(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A file's weights compared: whether they are the same bit for bit, and the largest difference.
+
+    "relative" is that difference by the largest weight of the first; both are None for tensors of other shapes.
+    """
+    shapes = [{key: tensor.shape for key, tensor in weights.items()} for weights in (one, two)]
+    if shapes[0] != shapes[1]:
+        return {"file": name, "identical": False, "difference": None, "relative": None}
+    identical = all(torch.equal(one[key], two[key]) for key in one)
+    largest = max((float((one[key] - two[key]).abs().max()) for key in one if one[key].numel()), default=0.0)
+    scale = max((float(one[key].abs().max()) for key in one if one[key].numel()), default=0.0)
+    return {"file": name, "identical": identical, "difference": largest, "relative": largest / scale if scale else 0.0}
+
+
+def figure_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of both, their difference, and that by the larger of them; None where one lacks it."""
+    rows = []
+    for key in dict.fromkeys([*one, *two]):
+        a, b = one.get(key), two.get(key)
+        numbers = all(isinstance(v, int | float) for v in (a, b))
+        difference = abs(a - b) if numbers else 0.0 if a == b and key in one and key in two else None
+        scale = max(abs(a), abs(b)) if numbers else 0.0
+        relative = difference if not difference or difference is None else difference / scale
+        rows.append({"figure": key, "first": a, "again": b, "difference": difference, "relative": relative})
+    return rows
+
+
+def agrees(found: Mapping[str, list[dict[str, Any]]], tolerance: float) -> bool:
+    """Whether two trainings agree.
+
+    With no tolerance: every weight bit for bit, and every figure. With one: every figure's relative difference is
+    within it; where there are no figures, that of the weights.
+    """
+    if tolerance == 0:
+        return all(row["identical"] for row in found["weights"]) and all(r["difference"] == 0 for r in found["figures"])
+    rows = found["figures"] or found["weights"]
+    return all(row["relative"] is not None and row["relative"] <= tolerance for row in rows)

@@ -1,0 +1,138 @@
+"""Input that nobody meant: values of every kind, the keys that they are put in, and what is asked of the answer."""
+
+import contextlib
+import math
+import resource
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from csb.errors import CSBError
+from csb.run.cli import one_line
+from csb.run.conf import CONF
+
+SECONDS = 30  # that one case may take, on a busy machine
+MORE = 6 * 2**30  # bytes that a process may take beside what it has: what is larger fails at once
+
+EDGES: tuple[Any, ...] = (
+    None, True, False, -1, 0, 1, 2.5, -0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf, 2**31, 2**63, 10**30,
+    10**400, "", " ", "x", "1", "nan", "auto", "ü∀\u202e", "a\nb", "a\x1b[2J", "x" * 300, "a/../..", "~", [], [[]],
+    [0], [math.nan], [1, "x"], [None], {}, {"a": {"b": 1}}, {"name": "x"}, [1e300], [-1], [10**30],
+)  # fmt: skip
+
+_numbers = st.integers() | st.integers(-(10**40), 10**40) | st.floats()
+_texts = st.text(st.characters(exclude_characters="$", exclude_categories=["Cs"]), max_size=12)
+_leaves = st.none() | st.booleans() | _numbers | _texts
+_nested = st.recursive(
+    _leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=2), max_leaves=4
+)
+
+
+def edges() -> st.SearchStrategy[Any]:
+    """Values at the edges of ranges and types, a fixed list: a change of the code draws no others."""
+    return st.sampled_from(EDGES)
+
+
+def anything() -> st.SearchStrategy[Any]:
+    """Plain data of any kind, as YAML could hold it; half of it from :func:`edges`."""
+    return edges() | _nested
+
+
+def each(strategy: st.SearchStrategy[Any], count: int, of: int, check: Callable[[Any], None]) -> None:
+    """Calls check with ``count`` values, the same in every run and others for another ``of``."""
+
+    @seed(of)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(strategy)
+    def run(value: Any) -> None:
+        check(value)
+
+    run()
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Within, a case that takes too long, or too much memory, fails in place of the machine."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no answer within {SECONDS} s")
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, late)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MORE, before[1]))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def answer(call: Callable[[], Any], *names: str) -> str | None:
+    """The one line with which a call refuses, or None where it accepts.
+
+    AssertionError for anything else: another exception, a warning, a line that is none, or one that holds none of
+    ``names``.
+    """
+    try:
+        with limited(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call()
+    except CSBError as error:
+        message = str(error)
+    except OmegaConfBaseException as error:  # which the command line tells in one line
+        message = one_line(error)
+    except (Exception, SystemExit) as error:
+        raise AssertionError(f"{type(error).__name__}: {str(error)[:300]}") from error
+    else:
+        return None
+    assert "\n" not in message, message
+    assert 10 < len(message) < 700, message
+    assert not names or any(name in message for name in names), f"{message}: none of {names}"
+    return message
+
+
+def shown(value: Any) -> tuple[str, ...]:
+    """How a message may show a value: as it is, or its beginning."""
+    return tuple(text[:20] for text in (repr(value), str(value)) if text.strip())
+
+
+def base(command: str, *overrides: str) -> DictConfig:
+    """The composed configuration of a command, without Hydra's own part."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
+def keys(config: DictConfig, within: str = "") -> list[str]:
+    """The dotted names of all values and groups of a configuration, or those within one group."""
+    found: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            name = f"{prefix}{key}"
+            found.append(name)
+            if OmegaConf.is_dict(inner := node._get_node(key)) and not inner._is_none() and not inner._is_missing():
+                walk(inner, f"{name}.")
+
+    walk(OmegaConf.select(config, within) if within else config, f"{within}." if within else "")
+    return found
+
+
+def changed(config: DictConfig, key: str, value: Any) -> DictConfig:
+    """A copy with another value at a key, as an override of the command line would put it there."""
+    config = config.copy()
+    with open_dict(config):
+        OmegaConf.update(config, key, value, merge=False)
+    return config

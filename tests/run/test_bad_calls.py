@@ -1,0 +1,436 @@
+"""The Python interface with arguments of every kind: refused in one line, or accepted and then an answer of numbers."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import csb
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save_bridge
+from csb.bridge.folder import CONFIG, WEIGHTS, load_folder
+from csb.bridge.student import StudentSpec, build_student
+from csb.errors import CSBError
+from csb.evaluation import calibration, ensemble, fidelity, metrics, moments, two_sample
+from csb.filtering import FILTERS, MODELS
+from csb.networks import NETWORKS, build_network
+from csb.networks.denoiser import MixtureDenoiser
+from csb.problems import PROBLEMS, GaussianMixture, build_problem
+from csb.problems.specs import arguments as arguments_of
+from csb.process import SCHEDULES, Grid, Power, seeded
+from csb.run.export import check_out, export
+from csb.run.observations import read_observations
+from csb.samplers import FLOW, SCORE, Likelihood, flow_sampler, score_sampler
+from csb.samplers.build import GUIDED, arguments
+from csb.samplers.smc import ParticleSampler
+from tests.bad_input import EDGES, answer, each, edges, shown
+from tests.conftest import make_untrained_bridge
+from tests.samplers.conditional_models import untrained
+
+
+def try_calls(calls, count, strategy=None):
+    """Calls each of ``calls``, by name, with ``count`` values. Returns how many refused and accepted."""
+    failures, cases = [], {"refused": 0, "accepted": 0}
+    for name, call in calls.items():
+        seen = set()
+
+        def one(value, name=name, call=call, seen=seen):
+            if repr(value) in seen:
+                return
+            seen.add(repr(value))
+            try:
+                told = answer(lambda: call(value), *name.replace("(", " ").split(), *shown(value))
+            except AssertionError as error:
+                failures.append(f"{name} of {value!r:.100}: {error}")
+                return
+            cases["refused" if told else "accepted"] += 1
+
+        each(edges() if strategy is None else strategy, count, zlib.crc32(name.encode()), one)
+    assert not failures, "\n".join([f"{len(failures)} of {sum(cases.values()) + len(failures)} cases:", *failures])
+    return cases
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    return make_untrained_bridge(3, 2).eval()
+
+
+Y = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
+TENSORS = [
+    torch.zeros(0), torch.zeros(()), torch.zeros(3), torch.zeros(2), torch.zeros(2, 3), torch.zeros(2, 2),
+    torch.zeros(0, 2), torch.zeros(2, 5, 3), torch.zeros(1, 1, 1, 2), torch.full((2, 2), torch.nan),
+    torch.full((2, 3), torch.inf), torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, 2, dtype=torch.bool),
+    torch.ones(2, 2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.float16),
+    torch.full((2, 2), 1e300, dtype=torch.float64), torch.zeros(2, 2).numpy(), np.zeros((2, 2), dtype=object),
+    np.array(["a", "b"]), np.zeros(2, dtype="M8[s]"),
+    np.ma.zeros((2, 2)), torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta"), object(), range(2), b"ab",
+    {"y": 1}, [[1.0, 2.0], [3.0]], (1.0, 2.0), [torch.zeros(2), torch.zeros(2)], lambda: 0, torch.Generator(), 1j,
+]  # fmt: skip
+ANYTHING = st.sampled_from(TENSORS) | edges()
+
+
+SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (2,),
+    (3,),
+    (1, 2),
+    (2, 2),
+    (3, 2),
+    (2, 3),
+    (0, 2),
+    (2, 0),
+    (1, 1, 2),
+    (2, 1, 2),
+    (2, 2, 2, 2),
+]
+
+
+def finite(samples):
+    assert bool(torch.isfinite(samples.x).all())
+
+
+class TestBridge:
+    def test_sample(self, bridge):
+        def option(name):
+            return lambda value: finite(bridge.sample(Y, **{"n": 2, "generator": seeded(0), name: value}))
+
+        calls = {
+            name: option(name) for name in ("n", "batch_size", "refine", "sample_steps", "mean_only", "trajectory")
+        }
+        cases = try_calls(calls, 20)
+        assert cases["refused"] > 60
+
+    @pytest.mark.parametrize("n", [10**9, 10**12, 2**62])
+    def test_more_samples_than_memory(self, bridge, n):
+        assert "draw fewer" in answer(lambda: bridge.sample(Y, n))
+        assert "draw fewer" in answer(lambda: bridge.log_prob(torch.zeros(2, 3), Y, n))
+
+    def test_y_and_x(self, bridge):
+        x = torch.zeros(2, 3)
+        calls = {
+            "y of sample": lambda v: finite(bridge.sample(v, 2, generator=seeded(0))),
+            "y of log_prob": lambda v: bridge.log_prob(x, v, 2, seeded(0)),
+            "x": lambda v: bridge.log_prob(v, Y, 2, seeded(0)),
+        }
+        assert try_calls(calls, 45, ANYTHING)["refused"] > 60
+
+    def test_generators(self, bridge):
+        two = [seeded(0), seeded(1)]
+        odd = st.sampled_from([two, two[:1], [*two, 3], tuple(two), "0", 0, 1.5, np.random.default_rng(0), {}, []])
+        calls = {"generator of": lambda v: finite(bridge.sample(Y, 2, generator=v))}
+        assert try_calls(calls, 15, odd | edges())["refused"] > 8
+
+    def test_log_prob(self, bridge):
+        calls = {
+            name: (lambda v, name=name: bridge.log_prob(torch.zeros(2, 3), Y, **{"n": 2, name: v}))
+            for name in ("n", "batch_size", "with_info")
+        }
+        assert try_calls(calls, 15)["refused"] > 20
+
+    def test_a_description(self):
+        good = {"name": "mlp", "width": 8, "depth": 1}
+        shapes = {"name": "standardise", "x_shape": [2], "y_shape": [1]}
+
+        def made(name):
+            def call(value):
+                part = KernelSpec(**{"network": good, name: value})
+                build_bridge(BridgeSpec([1.0, 0.5], shapes, part, part))
+
+            return call
+
+        calls = {n: made(n) for n in ("parametrisation", "covariance", "rank", "variance_floor", "components")}
+        assert try_calls(calls, 12)["refused"] > 20
+
+
+class TestPlaces:
+    @pytest.fixture
+    def file(self, exact_bridge, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        made = exact_bridge()
+        save_bridge(tmp_path / "bridge.pt", made.bridge, made.spec, {})
+        return tmp_path / "bridge.pt"
+
+    def test_load(self, file):
+        no_hub = edges().filter(lambda v: not isinstance(v, str) or "/" not in v)  # which would be asked
+        assert try_calls({"of csb.load": csb.load}, 40, no_hub)["refused"] > 20
+        devices = st.sampled_from(["cpu", "cuda:99", "xpu9", "gpu", "cpu:1", "meta", "", torch.device("cpu")])
+        cases = try_calls({"device": lambda v: csb.load(file, v)}, 25, devices | edges())
+        assert cases["refused"] > 12
+        assert cases["accepted"] >= 1
+
+    def test_export(self, file):
+        def out(value):
+            check_out(file, value, False, None)
+
+        calls = {"licence": lambda v: check_out(file, file.parent / "new", False, v)}
+        assert try_calls(calls, 30)["refused"] > 15
+        export(file, file.parent / "folder")
+        before = {path.name: path.read_bytes() for path in (file.parent / "folder").iterdir()}
+        for name in (CONFIG, WEIGHTS):
+            path = file.parent / "folder" / name
+            for cut in sorted({0, 1, 7, 8, 9, 60, len(before[name]) // 2, len(before[name]) - 1}):
+                path.write_bytes(before[name][:cut])
+                assert str(file.parent) in answer(lambda: load_folder(file.parent / "folder"))
+            path.write_bytes(before[name])
+        assert answer(lambda: load_folder(file.parent / "folder")) is None
+
+    def test_names_on_the_hub(self, file):
+        calls = {
+            "source is": lambda v: csb.from_pretrained(v),
+            "repo_id is": lambda v: csb.push_to_hub(file.parent / "folder", v),
+        }
+        export(file, file.parent / "folder")
+        names = st.sampled_from(["a", "a/b/c", "../b", "a/..", "a b/c", "a/\n", "/a", "a/", "ä/b", "a/b\0"])
+        assert try_calls(calls, 20, names | edges().filter(lambda v: not isinstance(v, str)))["refused"] > 20
+
+    def test_observations_cut_short(self, tmp_path):
+        good = np.arange(6.0).reshape(3, 2)
+        for name, save in (("y.npy", np.save), ("y.npz", lambda f, a: np.savez(f, y=a))):
+            save(tmp_path / name, good)
+            data = (tmp_path / name).read_bytes()
+
+            def cut(at, name=name, data=data):
+                (tmp_path / name).write_bytes(data[:at])
+                read_observations(tmp_path / name, (2,))
+
+            ends = st.integers(0, len(data) - 1)
+            assert try_calls({f"{name}": cut}, 20, ends) == {"refused": 20, "accepted": 0}
+            (tmp_path / name).write_bytes(data)
+            assert read_observations(tmp_path / name, (2,)).tolist() == good.tolist()
+
+    def test_observations_of_any_type_and_shape(self, tmp_path):
+        kinds = ["<f2", ">f8", "i1", "u8", "?", "c8", "U3", "S2", "M8[D]", "O", "V4", "f4,i2"]
+        shapes = st.sampled_from(SHAPES)
+
+        def read(value):
+            kind, shape = value
+            np.save(tmp_path / "y.npy", np.zeros(shape, kind))
+            y = read_observations(tmp_path / "y.npy", (2,))
+            assert y.dtype == torch.float32
+            assert y.shape[1:] == (2,)
+
+        cases = try_calls({"y.npy": read}, 60, st.tuples(st.sampled_from(kinds), shapes))
+        assert cases["refused"] > 40
+
+    def test_pairs_cut_short(self, tmp_path):
+        x = np.random.default_rng(0).normal(size=(200, 2))
+        np.savez(tmp_path / "p.npz", x=x, y=x)
+        data = (tmp_path / "p.npz").read_bytes()
+
+        def cut(at):
+            (tmp_path / "p.npz").write_bytes(data[:at])
+            build_problem({"name": "pairs", "path": str(tmp_path / "p.npz")}).prepare()
+
+        assert try_calls({"p.npz": cut}, 25, st.integers(0, len(data) - 1))["accepted"] == 0
+
+
+class TestProblems:
+    @pytest.mark.parametrize("name", sorted(PROBLEMS))
+    def test_every_argument(self, name, tmp_path):
+        np.savez(tmp_path / "p.npz", x=np.random.default_rng(0).normal(size=(200, 2)), y=np.arange(200.0)[:, None])
+        own = {"path": str(tmp_path / "p.npz")} if name == "pairs" else {}
+
+        def made(argument):
+            def call(value):
+                problem = build_problem({"name": name, **own, argument: value})
+                problem.new_transform()
+                assert min(problem.sizes.values()) >= 1
+                assert build_problem(problem.spec()).spec() == problem.spec()
+
+            return call
+
+        cases = try_calls({argument: made(argument) for argument in arguments_of(PROBLEMS[name])}, 8)
+        assert cases["refused"] >= 4
+
+    def test_requests_for_pairs(self):
+        problem = build_problem({"name": "bod"})
+        calls = {
+            "split": lambda v: problem.pairs(v, 1),
+            "n=": lambda v: problem.pairs("train", v),
+            "y": lambda v: problem.posterior(torch.tensor([v] * 5, dtype=torch.float64) if isinstance(v, float) else v),
+        }
+        small = edges().filter(lambda v: not isinstance(v, int) or v < 10**5)
+        assert try_calls(calls, 15, small)["refused"] > 20
+
+
+class TestProcess:
+    @pytest.mark.parametrize("name", SCHEDULES)
+    def test_schedules(self, name):
+        make = SCHEDULES[name]
+        own = next(field for field in make.__dataclass_fields__ if field != "alpha_bar_end")
+
+        def grid(**given):
+            Grid.from_schedule(make(**{"alpha_bar_end": 0.1, **given}), 7)
+
+        calls = {f"{key} alpha_bar": (lambda v, key=key: grid(**{key: v})) for key in ("alpha_bar_end", own)}
+        calls["T"] = lambda v: Grid.from_schedule(make(0.1), v)
+        calls["alpha_bar_end of with_horizon"] = lambda v: make(0.1).with_horizon(v)
+        assert try_calls(calls, 20)["refused"] > 40
+
+    def test_grids(self):
+        calls = {
+            "T": lambda v: Grid.karras(v, 1e-3),
+            "alpha_bar_end": lambda v: Grid.karras(5, v),
+            "sigma_min": lambda v: Grid.karras(5, 1e-3, v),
+            "rho": lambda v: Grid.karras(5, 1e-3, 0.002, v),
+            "scale": lambda v: Power.resolving(0.1, 5, v),
+            "seed": lambda v: seeded(v),
+        }
+        assert try_calls(calls, 15)["refused"] > 45
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_every_option(self, name):
+        shape = (1, 8, 8) if name == "unet" else (3,)
+        needed = {"steps": 4} if name == "affine" else {}
+        known = {"mlp": ["width", "depth"], "affine": ["steps"]}.get(
+            name, ["channels", "multipliers", "blocks", "patch", "margin", "attention"]
+        )
+
+        def made(option):
+            def call(value):
+                with torch.device("meta"):  # of a network that is possible but large, nothing is allocated
+                    build_network({"name": name, **needed, option: value}, shape, shape, 2)
+
+            return call
+
+        calls = {option: made(option) for option in known}
+        calls["name of network"] = lambda v: build_network({"name": v}, shape, shape, 2)
+        assert try_calls(calls, 12)["refused"] > 12
+
+    def test_students(self):
+        plain = {
+            "alpha_bar": [1.0, 0.5, 0.1], "transform": {"name": "standardise", "x_shape": [2], "y_shape": [1]},
+            "network": {"name": "mlp", "width": 8, "depth": 1}, "parametrisation": "x0", "law": "mixture",
+            "calls": [1, 2], "components": 2, "rank": 1, "noise": 1, "variance_floor": 1e-6, "precision": "32-true",
+        }  # fmt: skip
+
+        def made(key):
+            return lambda value: build_student(StudentSpec(**{**plain, key: value}))
+
+        keys = ("law", "calls", "components", "parametrisation")
+        assert try_calls({key: made(key) for key in keys}, 10)["refused"] > 15
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """What guided samplers are made of: a problem, its exact denoiser and its likelihood."""
+    problem = GaussianMixture(n_train=2000, n_val=100, n_test=100)
+    denoiser = MixtureDenoiser(problem.mixture)
+    return problem, denoiser, Likelihood.of(problem, denoiser, problem.pairs("train", 1000))
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("name", GUIDED)
+    def test_every_option(self, name, parts):
+        grid, make = Grid.from_schedule(SCHEDULES["linear"](1e-4), 4), GUIDED[name]
+        y = parts[0].pairs("test", 2).y
+
+        def made(option):
+            def call(value):
+                finite(make(*parts, grid, **{option: value}).sample(y, 2, seeded(0)))
+
+            return call
+
+        own = ["particles", "resampling", "ess_threshold"] if issubclass(make, ParticleSampler) else []
+        options = [*arguments(name), *own, "batch_size", "precision"]
+        assert try_calls({option: made(option) for option in options}, 8)["refused"] > 6
+
+    def test_what_all_samplers_take(self, parts):
+        sampler = GUIDED["dps"](*parts, Grid.from_schedule(SCHEDULES["linear"](1e-4), 3))
+        y = parts[0].pairs("test", 2).y
+        calls = {
+            "n": lambda v: finite(sampler.sample(y, v, seeded(0))),
+            "y": lambda v: finite(sampler.sample(v, 1, seeded(0))),
+            "generator": lambda v: finite(sampler.sample(y, 1, v)),
+        }
+        assert try_calls(calls, 20, ANYTHING)["refused"] > 35
+        assert "draw fewer" in answer(lambda: sampler.sample(y, 10**12, seeded(0)))
+
+    def test_amortized(self):
+        score, flow = untrained("score", 3, 2), untrained("flow", 3, 2)
+        calls = {
+            "method of": lambda v: score_sampler(score, v, 3),
+            "method of a": lambda v: flow_sampler(flow, v, 3),
+            "T": lambda v: score_sampler(score, "ddim", v),
+            "N": lambda v: flow_sampler(flow, "heun", v),
+            "spacing": lambda v: score_sampler(score, "ddim", 3, v),
+            "eta": lambda v: score_sampler(score, "ddim", 3, eta=v),
+            "batch_size": lambda v: flow_sampler(flow, "euler", 3, batch_size=v),
+            "batch_size of": lambda v: score_sampler(score, "sde", 3, batch_size=v),
+        }
+        assert try_calls(calls, 10)["refused"] > 45
+        assert set(SCORE) | set(FLOW) >= {"ddim", "heun", "euler", "sde"}
+
+    @pytest.mark.parametrize("name", [*FILTERS, *MODELS])
+    def test_filters_and_models(self, name):
+        make = FILTERS.get(name) or MODELS[name]
+        calls = {f"{key} alpha_bar": (lambda v, key=key: make(**{key: v})) for key in arguments_of(make)}
+        assert try_calls(calls, 8)["refused"] >= (4 if calls else 0)
+
+
+def tensors(*shapes):
+    """Tensors of one of these shapes or of another, of numbers of every kind, and what is no tensor."""
+    sizes = st.sampled_from([*shapes, *shapes, *SHAPES])
+    kinds = st.sampled_from([torch.float32] * 4 + [torch.float64, torch.int64, torch.bool, torch.complex64])
+    odd = st.sampled_from([0.0, 0.5, 1.0, float("nan"), float("inf"), -1.0, 1e30])
+
+    def make(one):
+        size, kind, fill = one
+        x = torch.linspace(0, 1, max(1, int(np.prod(size))), dtype=torch.float64)[: int(np.prod(size))].reshape(size)
+        return (x if fill == 0.5 else torch.full(size, fill).double()).to(kind)
+
+    return st.tuples(sizes, kinds, odd).map(make) | st.sampled_from([None, [0.0, 1.0], "x", np.zeros((2, 3))])
+
+
+class TestMetrics:
+    @pytest.mark.filterwarnings("ignore:Casting complex:UserWarning", "ignore:overflow")
+    def test_ensembles(self):
+        functions = [
+            ensemble.crps_ensemble, ensemble.energy_score, ensemble.spread_skill, ensemble.std_error_correlation,
+            fidelity.ssim_scores, metrics.EnsembleScores().update,
+            lambda x, y: calibration.sbc_ranks(x, y, seeded(0)), lambda x, y: calibration.tarp(x, y, seeded(0)),
+        ]  # fmt: skip
+        calls = {f"call {i}": (lambda v, f=f: f(*v)) for i, f in enumerate(functions)}
+        pairs = st.tuples(tensors((2, 5, 3), (2, 4, 1, 8, 8)), tensors((2, 3), (2, 1, 8, 8)))
+        assert plain(calls, 15, pairs)["refused"] > 60
+
+    def test_clouds(self):
+        functions = [
+            lambda a, b: two_sample.sliced_wasserstein(a, b, seeded(0)), two_sample.mmd, two_sample.c2st,
+            fidelity.psnr, fidelity.ssim,
+            lambda a, b: moments.moment_errors(a, {"mean": b}),
+        ]  # fmt: skip
+        calls = {f"call {i}": (lambda v, f=f: f(*v)) for i, f in enumerate(functions)}
+        pairs = st.tuples(tensors((6, 2), (2, 3)), tensors((6, 2), (2, 3), (2,)))
+        assert plain(calls, 15, pairs)["refused"] > 45
+
+    def test_numbers(self):
+        a = torch.linspace(0, 1, 12).reshape(6, 2)
+        calls = {
+            "n_projections": lambda v: two_sample.sliced_wasserstein(a, a, seeded(0), v),
+            "p": lambda v: two_sample.sliced_wasserstein(a, a, seeded(0), 4, v),
+            "bandwidth": lambda v: two_sample.mmd(a, a, v),
+            "data_range": lambda v: fidelity.psnr(a, a + 1, v),
+            "bins": lambda v: calibration.rank_uniformity(torch.rand(60, 2, generator=seeded(0)), v),
+            "levels": lambda v: calibration.central_coverage(torch.rand(60, 2, generator=seeded(0)), v),
+            "ranks": calibration.central_coverage,
+        }
+        assert try_calls(calls, 12)["refused"] > 50
+
+
+def plain(calls, count, strategy):
+    """As :func:`try_calls`; the message may name any of what was given."""
+    words = ("samples", "truth", "shape", "expected", "a and b", "a ", "b ", "images", "mean", "weights", "holds")
+    return try_calls({f"{name} {' '.join(words)}": call for name, call in calls.items()}, count, strategy)
+
+
+def test_the_cases_are_many():
+    """The lists from which values are drawn do not shrink unseen."""
+    assert len({repr(v) for v in EDGES}) > 40
+    assert len(TENSORS) > 30
+    assert issubclass(CSBError, ValueError)
