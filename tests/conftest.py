@@ -29,6 +29,20 @@ from csb.process import Grid, Power, seeded
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+    """What ``-n auto`` is: a worker a core, four at most; none for a single file, whose tests share fixtures."""
+    files = {argument.split("::")[0] for argument in config.args}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone = len(files) == 1 and files.pop().endswith(".py")
+    return 0 if alone or cores == 1 else min(cores, 4)
+
+
+def pytest_configure(config) -> None:
+    """One thread for each worker and for what it starts: several would wait for each other's cores."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 class ExactBridge(NamedTuple):
     """A bridge whose kernels are those of the closed-form recursion, and the recursion."""
 
@@ -215,7 +229,7 @@ def server():
 def command(server, tmp_path_factory):
     """Runs ``train.py`` in a process of its own: command(*arguments, hooks=(), kill_after=None, cwd=…, env={})."""
 
-    def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=120):
+    def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=600):
         folder = tmp_path_factory.mktemp("command")
         args = (str(ROOT / script), list(arguments), list(hooks), str(folder), str(cwd), env or {})
         process = server.Process(target=_command, args=args)

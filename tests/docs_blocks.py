@@ -145,6 +145,8 @@ class Page:
         elif program == "csb":
             assert "csb" in PROJECT["project"]["scripts"], f"{where}: pyproject.toml has no command csb"
             self._command(rest[0] if rest else "--help", rest[1:], where)
+        elif words[0].startswith(".ci/"):
+            assert (ROOT / words[0]).is_file(), f"{where}: there is no {words[0]}"
         elif program in ("pip", "pytest", "mkdocs"):
             self._module([program, *rest], where)
         else:

@@ -1,17 +1,12 @@
 """The comparison of a run with other samplers, through the scripts a user calls."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from csb.problems import PROBLEMS, MnistInpaint
 from csb.run.compare import _description
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "ipf.first_steps=40",
     "ipf.steps=20",
@@ -23,22 +18,22 @@ SMALL = (
 )
 
 
-def call(tmp_path, *arguments):
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def call(command):
+    """The output of a script that must end well."""
+
+    def run(script, *arguments):
+        done = command(*arguments, script=script)
+        assert done.code == 0, done.err[-2000:]
+        return done.out
+
+    return run
 
 
-def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior(tmp_path):
-    call(tmp_path, "train.py", "experiment=linear_gaussian", f"out={tmp_path}", "name=run", *SMALL)
+def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior(call, tmp_path):
+    call("train.py", "experiment=linear_gaussian", f"out={tmp_path}", "name=run", *SMALL)
     out = call(
-        tmp_path, "scripts/evaluate.py", f"run={tmp_path / 'run'}", "tables=false", "metrics.exact_samples=400",
+        "scripts/evaluate.py", f"run={tmp_path / 'run'}", "tables=false", "metrics.exact_samples=400",
         "metrics.exact_observations=3", "metrics.c2st_samples=0", "metrics.compare_samples=50", "baselines.T=40",
         "baselines.methods=[tds,smc,dps,replacement,pigdm,tmpd,guidance]", "metrics.compare_observations=30",
     )  # fmt: skip
@@ -56,9 +51,9 @@ def test_a_gaussian_run_is_compared_with_guided_samplers_and_the_exact_posterior
     assert entries["evaluate"]["config"]["baselines"]["T"] == 40
 
 
-def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
+def test_a_training_that_evaluates_ends_with_a_report(call, tmp_path):
     out = call(
-        tmp_path, "train.py", "experiment=linear_gaussian", "evaluate=true", f"out={tmp_path}", "name=run", *SMALL,
+        "train.py", "experiment=linear_gaussian", "evaluate=true", f"out={tmp_path}", "name=run", *SMALL,
         "metrics.exact_observations=2", "metrics.compare_observations=4", "metrics.compare_samples=8", "baselines.T=10",
         "baselines.sweeps.dps=[0.3]", "baselines.sweep_observations=3", "metrics.c2st_samples=50",
         "baselines.methods=[tds,smc,dps,replacement,copaint]",
@@ -76,25 +71,22 @@ def test_a_training_that_evaluates_ends_with_a_report(tmp_path):
 
 
 @pytest.mark.parametrize("problem", ["bod"])
-def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(tmp_path, problem):
-    stage = ("train.py", f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")
-    call(tmp_path, *stage, "denoiser.steps=30", "denoiser.batch_size=64")
+def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(call, command, tmp_path, problem):
+    stage = (f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")
+    call("train.py", *stage, "denoiser.steps=30", "denoiser.batch_size=64")
     assert (tmp_path / "run" / "denoiser.pt").exists()
     assert not (tmp_path / "run" / "denoiser_state.pt").exists()
-    again = subprocess.run([sys.executable, *stage], cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert "denoiser.pt is there already" in again.stderr
+    again = command(*stage)
+    assert again.code == 2
+    assert "denoiser.pt is there already" in again.err
 
 
 @pytest.mark.parametrize("option", ["stage=denoiser", "evaluate=true"])
-def test_what_a_sweep_would_leave_out_is_refused(tmp_path, option):
-    done = subprocess.run(
-        [sys.executable, "train.py", "-m", "experiment=linear_gaussian", "L=1,2", option, f"out={tmp_path}"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert option.split("=")[1].lower() in done.stderr.lower()
-    assert "cannot be swept over" in done.stderr
+def test_what_a_sweep_would_leave_out_is_refused(command, tmp_path, option):
+    done = command("-m", "experiment=linear_gaussian", "L=1,2", option, f"out={tmp_path}")
+    assert done.code == 2
+    assert option.split("=")[1].lower() in done.err.lower()
+    assert "cannot be swept over" in done.err
     assert not list(tmp_path.iterdir())
 
 

@@ -78,8 +78,9 @@ class TestEarlyStopping:
 @pytest.mark.parametrize("objective", ["likelihood", "bridge_matching"])
 def test_the_loss_is_that_of_training(small, tmp_path, objective):
     """At the exact fixed point of the first half-step no weights have a lower validation loss."""
-    run = with_validation(make(tmp_path, small, objective=objective, L=1, **{**SHORT, "first_steps": 400}), small, 1)
-    run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000})
+    short = {**SHORT, "first_steps": 400, "refresh": 400}
+    run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
+    run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
     module = ipf_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.optimizer)
     validation = Validation(run.bridge, module, run.objective, run.val, 64, 64, 0)
