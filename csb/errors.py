@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 LARGEST = 2**63 - 1  # of integers: what torch and csb's files hold
 MOST_DRAWS = 1_000_000  # samples or observations that are scored or drawn as one
@@ -40,7 +40,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or abs(value) <= LARGEST
 
 
-def is_one_of(value: Any, choices: Container[str]) -> bool:
+def is_one_of(value: Any, choices: Container[str]) -> TypeGuard[str]:
     """Whether value is one of some names; a list or anything else that is no text is none."""
     return isinstance(value, str) and value in choices
 

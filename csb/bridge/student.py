@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.steps import stops_of
-from csb.errors import CSBError, is_one_of, require_int
+from csb.errors import LARGEST, CSBError, is_one_of, require_int
 from csb.networks import Network, build_network
 from csb.problems.transform import Transform, build_transform
 from csb.process import Grid, expand
@@ -57,7 +57,7 @@ def automatic_law(z_shape: tuple[int, ...]) -> str:
     return "mixture" if len(z_shape) == 1 and z_shape[0] <= MAX_FULL else GENERATOR
 
 
-def check_calls(calls: Any, T: float = math.inf) -> None:
+def check_calls(calls: Any, T: int = LARGEST) -> None:
     """CSBError unless calls is a list of different numbers of network calls, each in 1..T."""
     if not isinstance(calls, list | tuple) or not calls or len(set(map(str, calls))) < len(calls):
         raise CSBError(f"calls={calls!r} is not a list of different numbers of network calls; give e.g. [1, 2, 4]")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
 
-NAMES = ("x", "y")
+NAMES: tuple[str, str] = ("x", "y")
 LEAST = 100  # pairs
 _READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
     (1, 0): npy.read_array_header_1_0,

@@ -193,9 +193,10 @@ def figure_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[dict[str
     rows = []
     for key in dict.fromkeys([*one, *two]):
         a, b = one.get(key), two.get(key)
-        numbers = all(isinstance(v, int | float) for v in (a, b))
-        difference = abs(a - b) if numbers else 0.0 if a == b and key in one and key in two else None
-        scale = max(abs(a), abs(b)) if numbers else 0.0
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            difference, scale = abs(a - b), max(abs(a), abs(b))
+        else:
+            difference, scale = 0.0 if a == b and key in one and key in two else None, 0.0
         relative = difference if not difference or difference is None else difference / scale
         rows.append({"figure": key, "first": a, "again": b, "difference": difference, "relative": relative})
     return rows

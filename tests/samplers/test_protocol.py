@@ -1,5 +1,7 @@
 """One sweep over every sampler: shapes, randomness, independence of observations, counts of evaluations, errors."""
 
+import re
+
 import pytest
 import torch
 
@@ -180,7 +182,7 @@ def test_observations_are_left_alone(sampler):
         (torch.zeros(2), {"generator": [seeded(1)] * 2}, "2 generators were given for 1 observations"),
         (torch.zeros(2), {"generator": 1}, "generator=1 is no torch.Generator"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" object at 0x\w+", "", str(value)),  # the same in every process
 )
 def test_errors(sampler, y, options, message):
     with pytest.raises(CSBError) as error:
