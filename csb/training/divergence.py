@@ -24,7 +24,7 @@ class Diverged(CSBError):
 
 
 class LossWatch:
-    """Tells an exploded loss: half of the last steps are far above the lowest median of earlier ones.
+    """Tells an exploded loss: half of the last steps are far above the lowest earlier median, or the first loss.
 
     Far is 1000·max(1, |lowest|). A negative log-likelihood is one a coordinate, so it takes errors of 45 standard
     deviations in every coordinate of half the states of a batch, in half of the steps: single bad batches never count.
@@ -54,8 +54,9 @@ class LossWatch:
         self.lowest = min(self.lowest, median)
 
     def _above(self, count: int) -> tuple[float, float] | None:
-        lowest = min(self.lowest, statistics.median(self.losses[:LAST])) if self.losses else math.inf
-        median = statistics.median(self.losses[-count:]) if self.losses else -math.inf
+        if len(self.losses) < count:
+            return None
+        lowest, median = min(self.lowest, self.losses[0]), statistics.median(self.losses[-count:])
         return (median, lowest) if median > lowest + EXPLODED * max(1.0, abs(lowest)) else None
 
 

@@ -140,9 +140,10 @@ class IPF:
 
     def _go_back(self, start: Progress, error: Diverged) -> None:
         """To the last good state; ``error`` is raised again where there were optimizer.retries of it."""
-        retries, failed = self.optimizer.retries, self._done(self.progress)
-        if self.ranks.main or len(self.progress.retries) >= retries:
-            start = go_back(self.state_file, start, self.fingerprint, self.progress, error, retries)
+        failed = self._done(self.progress) - self.progress.step + len(self.progress.losses)
+        most = self.optimizer.retries
+        if self.ranks.main or len(self.progress.retries) >= most:
+            start = go_back(self.state_file, start, self.fingerprint, self.progress, error, most)
         self.progress = self.ranks.share(start)
         self.bridge.load_state_dict(self.progress.weights)
         self.log({"retries": len(self.progress.retries)}, failed)
@@ -286,18 +287,15 @@ class IPF:
         module.adopt_average()
         calibration = self._calibrated(half_step)
         if not self.ranks.main:
-            self.progress = Progress(half_step.index + 1, 0)
+            self.progress = Progress(half_step.index + 1, 0, retries=self.progress.retries)
             return
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
         losses, (memory, disk) = self.progress.losses, self.cache_bytes if half_step.index else (0, 0)
         tail = losses[-max(1, len(losses) // 10) :]
         metrics: dict[str, Any] = {
-            "loss": sum(tail) / len(tail),
-            "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-            "cache_mib": memory / 2**20,
-            "spilled_mib": disk / 2**20,
-            **calibration,
-        }
+            "loss": sum(tail) / len(tail), "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
+            "cache_mib": memory / 2**20, "spilled_mib": disk / 2**20, **calibration,
+        }  # fmt: skip
         if (best := self.progress.best) is not None:
             steps = {"best_step": best["step"], "kept_step": kept, "steps": self.progress.step}
             metrics |= {"val_loss": best["loss"], **steps}

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class ClosedOutput:
 
 
 KINDS = {  # exit codes that a life may end with; 0 where the fault came too late, or something caught the exception
-    "SIGKILL": {-signal.SIGKILL},
+    "SIGKILL": {-signal.SIGKILL, 0},
     "SIGTERM": {TERMINATED, 0},
     "SIGINT": {INTERRUPTED, 0},
     "MemoryError": {OUT_OF_MEMORY, ONE_LINE, 0},
@@ -167,18 +168,22 @@ def in_a_process(server, folder, fault=None, timeout=120):
     return process.exitcode
 
 
-def story(server, folder, kind, seed, lives, calls):
-    """So many lives of one training, each struck at a seeded call; it starts over where a life has reached the end.
+def story(server, folder, whole, kind, seed, strikes, calls):
+    """A training that is struck so many times, each time at a seeded call; begun again where it has reached its end.
 
-    Returns how many were struck.
+    Wherever it ends, its files are those of the whole one.
     """
-    draw, struck = random.Random(f"{kind} {seed}"), 0
-    for _ in range(lives):
-        code = in_a_process(server, folder, Fault(kind, draw.randint(1, calls)))
+    draw, struck, code = random.Random(f"{kind} {seed}"), 0, None
+    while struck < strikes:
+        if code == 0:
+            assert_same(folder, whole)
+            shutil.rmtree(folder)
+        code = in_a_process(server, folder, Fault(kind, draw.randint(1, calls // 2)))
         assert code in KINDS[kind], f"{kind}: exit code {code}"
         struck += code != 0
         assert_intact(folder)
-    return struck
+    assert in_a_process(server, folder) == 0
+    assert_same(folder, whole)
 
 
 def assert_intact(folder):

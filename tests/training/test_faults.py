@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from tests.training.fault_runs import KINDS, assert_same, go_on, in_a_process, story
+from tests.training.fault_runs import KINDS, go_on, in_a_process, story
 
-LIVES = {"SIGKILL": 24, "SIGTERM": 10, "SIGINT": 8, "MemoryError": 8, "OSError": 8}  # 58 faults
+STRIKES = {"SIGKILL": 24, "SIGTERM": 10, "SIGINT": 8, "MemoryError": 8, "OSError": 8}  # 58 faults
 MANY = int(os.environ.get("CSB_FAULTS", "400"))
 
 
@@ -32,20 +32,14 @@ def calls(whole):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_struck_at_random(server, tmp_path, whole, calls, kind):
-    struck = story(server, tmp_path / "run", kind, 0, LIVES[kind], calls)
-    assert struck >= LIVES[kind] // 2
-    assert in_a_process(server, tmp_path / "run") == 0
-    assert_same(tmp_path / "run", whole)
+    story(server, tmp_path / "run", whole, kind, 0, STRIKES[kind], calls)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_struck_very_often(server, tmp_path, whole, calls, kind):
-    """Twelve lives each training, so that every part of it is struck."""
-    for seed in range(1, 1 + -(-MANY // (12 * len(KINDS)))):
-        story(server, tmp_path / str(seed), kind, seed, 12, calls)
-        assert in_a_process(server, tmp_path / str(seed)) == 0
-        assert_same(tmp_path / str(seed), whole)
+    for seed in range(1, 1 + -(-MANY // (10 * len(KINDS)))):
+        story(server, tmp_path / str(seed), whole, kind, seed, 10, calls)
 
 
 def test_resuming_a_finished_training_changes_nothing(whole, tmp_path):
