@@ -93,8 +93,8 @@ class TestKarras:
         ("values", "message"),
         [
             ((0, 1e-4), "T=0 is not possible"),
-            ((5, 1e-4, 0.0), r"sigma_min=0.0 is outside \(0, 100\)"),
-            ((5, 0.5, 2.0), r"sigma_min=2.0 is outside \(0, 1\)"),
+            ((5, 1e-4, 0.0), r"sigma_min=0.0 is outside \[1e-06, 100\)"),
+            ((5, 0.5, 2.0), r"sigma_min=2.0 is outside \[1e-06, 1\)"),
         ],
         ids=str,
     )

@@ -65,7 +65,7 @@ def test_ipf_settings(change, message):
         ({"weight_decay": -1}, "optimizer.weight_decay=-1 is not possible"),
         ({"warmup": 1.1}, "optimizer.warmup=1.1 is not possible; it must be a number between 0 and 1"),
         ({"ema": 1.0}, "optimizer.ema=1.0 is not possible"),
-        ({"clip": 0}, "optimizer.clip=0 is not possible; it must be a number at least"),
+        ({"clip": 0}, "optimizer.clip=0 is not possible; it must be a number between 1e-09 and"),
         ({"balance": 2}, "optimizer.balance=2 is not possible"),
         ({"lr": "fast"}, "optimizer.lr='fast' is not possible"),
         ({"lr": True}, "optimizer.lr=True is not possible"),
