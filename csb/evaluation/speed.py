@@ -1,8 +1,8 @@
-"""What sampling costs beyond its network calls."""
+"""What sampling costs beyond its network calls, and how things are timed against each other."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,12 +10,31 @@ from torch import Tensor
 from csb.bridge import Bridge, autocast
 
 
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    action()
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once all that was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return time.perf_counter()
+
+
+def interleaved(actions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
+    """The median seconds of each action.
+
+    The actions are timed in turn (A B C A B C …), so that what else the machine does falls on all of them alike; a
+    first round warms up.
+
+    Args:
+        actions: by name.
+        repeats: timings of each, ≥ 1.
+        device: where they work.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeats + 1):
+        for name, action in actions.items():
+            start = now(device)
+            action()
+            times[name].append(now(device) - start)
+    return {name: statistics.median(of[1:]) for name, of in times.items()}
 
 
 def sampling_overhead(bridge: Bridge, y: Tensor, n: int, repeats: int = 7) -> dict[str, float]:
@@ -39,9 +58,7 @@ def sampling_overhead(bridge: Bridge, y: Tensor, n: int, repeats: int = 7) -> di
 
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         code = bridge.codes("backward", c, rows).repeat_interleave(n, 0)
-    times: dict[str, list[float]] = {"sample": [], "bare": []}
-    for _ in range(repeats + 1):  # the first of each warms up
-        times["bare"].append(_seconds(bare, bridge.device))
-        times["sample"].append(_seconds(lambda: bridge.sample(y, n, batch_size=rows), bridge.device))
-    sample, calls = (statistics.median(times[key][1:]) for key in ("sample", "bare"))
+    actions = {"bare": bare, "sample": lambda: bridge.sample(y, n, batch_size=rows)}
+    found = interleaved(actions, repeats, bridge.device)
+    sample, calls = found["sample"], found["bare"]
     return {"states": rows, "T": T, "sample_ms": 1e3 * sample, "calls_ms": 1e3 * calls, "ratio": sample / calls}

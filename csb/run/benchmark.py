@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from csb.errors import CSBError, is_one_of
-from csb.run import filtering, memory, mixture, overheads, suite
+from csb.run import filtering, memory, mixture, overheads, speed, suite, target
 
 SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None]]] = {
     "overheads": (overheads.check, overheads.overheads),
@@ -14,6 +14,8 @@ SUITES: dict[str, tuple[Callable[[DictConfig], Any], Callable[[DictConfig], None
     "filtering": (filtering.read, filtering.filtering),
     "memory": (memory.read, memory.memory),
     "sbi": (suite.check, suite.suite),
+    "speed": (speed.check, speed.speed),
+    "target": (target.check, target.target),
 }
 
 

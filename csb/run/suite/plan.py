@@ -51,8 +51,11 @@ class Job:
 
 
 @cache
-def _training(overrides: tuple[str, ...]) -> RunConfig:
-    """The checked configuration of train.py with these overrides. CSBError where it is wrong."""
+def training_config(overrides: tuple[str, ...]) -> RunConfig:
+    """The checked configuration of train.py with these overrides. CSBError where it is wrong.
+
+    Kept, for Hydra composes no other configuration while a command runs: what is checked before is known then.
+    """
     found: list[RunConfig] = []
     cli.check("train", list(overrides), lambda config, sweep: found.append(read(config)))
     return found[0]
@@ -69,7 +72,7 @@ def _job(settings: SuiteSettings, name: str, problem: str, pairs: int | None, T:
     own = {"problem.n_train": pairs, "T": T, "L": None if method.trains == "never" else settings.L, "seed": seed}
     given = [f"{key}={value}" for key, value in own.items() if value is not None]
     overrides = (f"experiment={problem}", *settings.train, *given, *method.overrides)
-    run = _training(overrides)
+    run = training_config(overrides)
     if not run.problem.has_exact_posterior:
         raise CSBError(f"{problem} has no exact posterior to score against; leave it out of suite.problems")
     steps = {"each T": [T], "once": settings.T, "never": [0]}[method.trains]
