@@ -25,6 +25,7 @@ from csb.run import provenance
 from csb.run.config import RunConfig, require_pairs
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
+from csb.training.callbacks import Observer
 from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
@@ -127,10 +128,11 @@ def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
     return encoded(transform, rows), transform
 
 
-def train(run: RunConfig) -> dict[str, Any]:
+def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
 
-    Of several processes the first alone looks at the folder, writes and scores; the others return {}.
+    ``observer`` looks at the bridge meanwhile, in place of the one that makes pictures and diagnostics. Of several
+    processes the first alone looks at the folder, writes and scores; the others return {}.
 
     Raises:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
@@ -151,7 +153,7 @@ def train(run: RunConfig) -> dict[str, Any]:
     try:
         ipf = IPF(
             bridge, spec, run.objective, pairs, run.folder, run.ipf, run.optimizer, run.device, run.seed,
-            fingerprint, about(run), RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
+            fingerprint, about(run), observer or RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
             logs.metrics, run.progress, encoded(transform, run.problem.rows("val")),
         )  # fmt: skip
         if ranks.main:

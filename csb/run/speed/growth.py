@@ -98,7 +98,7 @@ def over_T(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
     states, Ts = extent.states[0], extent.T
     pairs = recipe.pairs(states)
     fills = {
-        str(T): partial(fill, recipe.bridge(T).eval(), "forward", recipe.run.objective, *pairs, states, (0,))
+        str(T): partial(fill, recipe.bridge(T).eval(), "forward", recipe.run.objective, pairs, states, (0,))
         for T in Ts
     }
     jobs = {
@@ -116,7 +116,7 @@ def over_cache(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
     """Filling a cache of N trajectories, and drawing a batch from it."""
     bridge, objective = recipe.bridge().eval(), recipe.run.objective
     module, size, seed = module_of(recipe, later=True), recipe.run.ipf.batch_size, (0,)
-    fills = {str(N): partial(fill, bridge, "forward", objective, *recipe.pairs(N), N, seed) for N in extent.caches}
+    fills = {str(N): partial(fill, bridge, "forward", objective, recipe.pairs(N), N, seed) for N in extent.caches}
     drawn = {}
     for N in extent.caches:
         batches = batches_of(recipe, module, size, fills[str(N)](), 1)

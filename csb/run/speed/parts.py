@@ -9,9 +9,10 @@ from csb.bridge.objectives import OBJECTIVES, build_objective
 from csb.evaluation.speed import sampling_overhead
 from csb.run.speed.recipes import Recipe
 from csb.run.train import quiet_lightning
-from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.cache import Cache, fill
 from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
+from csb.training.storage import bytes_per_trajectory, capacity
 
 _FEW = 32  # trajectories whose bytes are counted
 
@@ -44,9 +45,8 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
 
 
 def nbytes(cache: Cache) -> int:
-    """Bytes of a cache's tensors."""
-    tensors = (cache.states, cache.targets, cache.owner)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    """Bytes of the tensors of a cache in memory."""
+    return sum(tensor.nbytes for tensor in cache.held() or ())
 
 
 def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
     bridge = recipe.bridge().eval()
     for name in OBJECTIVES:
         objective = build_objective(name)
-        cache = fill(bridge, "forward", objective, *recipe.pairs(_FEW), _FEW, (0,))
+        cache = fill(bridge, "forward", objective, recipe.pairs(_FEW), _FEW, (0,))
         each = bytes_per_trajectory(shape, T, objective)
         held = capacity(shape, T, objective, ipf.trajectories, ipf.cache_bytes)
         rows.append(

@@ -123,7 +123,7 @@ def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict
     module, device = module_of(recipe, later=later, steps=steps), recipe.device
     cache = None
     if later:
-        cache = fill(module.bridge.eval(), "forward", recipe.run.objective, *recipe.pairs(_TRAJECTORIES),
+        cache = fill(module.bridge.eval(), "forward", recipe.run.objective, recipe.pairs(_TRAJECTORIES),
                      _TRAJECTORIES, (0,))  # fmt: skip
     batches = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, steps)
     batch = next(iter(batches)).to(device)
