@@ -98,8 +98,7 @@ def over_T(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
     states, Ts = extent.states[0], extent.T
     pairs = recipe.pairs(states)
     fills = {
-        str(T): partial(fill, recipe.bridge(T).eval(), "forward", recipe.run.objective, pairs, states, (0,))
-        for T in Ts
+        str(T): partial(fill, recipe.bridge(T).eval(), "forward", recipe.run.objective, pairs, states, (0,)) for T in Ts
     }
     jobs = {
         f"sampling {states} states": {str(T): _sample(recipe, states, T) for T in Ts},

@@ -110,7 +110,7 @@ def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
     """A fit as the training does it: Lightning, clipping, averaging, the bar and the losses."""
     reporter = Reporter(Bar(len(batches), 0, False), lambda metrics, step: None, 0, [], "backward")
     with quiet_lightning():
-        fit(module, batches, recipe.run.device, recipe.run.optimizer.clip, [reporter])
+        fit(module, batches, recipe.run.device, recipe.run.optimizer.clip, [reporter], lambda: None)
 
 
 def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict[str, Any]:
