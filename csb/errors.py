@@ -56,7 +56,7 @@ def require_place(name: str, value: Any) -> Path:
     """The path that value stands for. CSBError for what no file can be called."""
     if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
         raise CSBError(f"{name}={value!r} names no folder or file; give its path")
-    if max(len(os.fsencode(part)) for part in Path(value).parts) > _LONGEST:
+    if max((len(os.fsencode(part)) for part in Path(value).parts), default=0) > _LONGEST:
         raise CSBError(f"{name}={str(value)!r:.60} is longer than names of files can be; give a shorter one")
     return Path(value)
 

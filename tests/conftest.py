@@ -218,7 +218,7 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def server():
+def fork_server():
     """A server that has imported everything and forks a child a command: seconds less than a fresh interpreter."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["csb.run.jobs", "csb.run.cli", "conftest"])
@@ -226,13 +226,13 @@ def server():
 
 
 @pytest.fixture(scope="session")
-def command(server, tmp_path_factory):
+def command(fork_server, tmp_path_factory):
     """Runs ``train.py`` in a process of its own: command(*arguments, hooks=(), kill_after=None, cwd=…, env={})."""
 
     def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=600):
         folder = tmp_path_factory.mktemp("command")
         args = (str(ROOT / script), list(arguments), list(hooks), str(folder), str(cwd), env or {})
-        process = server.Process(target=_command, args=args)
+        process = fork_server.Process(target=_command, args=args)
         process.start()
         process.join(kill_after if kill_after is not None else timeout)
         if process.is_alive():

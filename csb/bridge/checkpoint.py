@@ -46,11 +46,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.chmod(name, 0o666 & ~_umask())  # temporary files are private; results are as readable as any other file
         os.replace(name, path)
         name = None
-    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
-        raise CSBError(f"cannot write {path}: {in_one_line(error)}; free space or choose another folder") from error
+    except (OSError, RuntimeError) as error:  # torch.save fails once more, on closing its archive, after a full disk
+        why = in_one_line(_first_os_error(error))
+        raise CSBError(f"cannot write {path}: {why}; free space or choose another folder") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
+
+
+def _first_os_error(error: BaseException) -> BaseException:
+    """The error of the system behind an error; the error itself where there is none."""
+    found, seen = error, error
+    while (before := seen.__context__) is not None:
+        seen = before
+        if isinstance(seen, OSError):
+            found = seen
+    return found
 
 
 def _umask() -> int:

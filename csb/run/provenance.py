@@ -22,7 +22,7 @@ import csb
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.suite.store import checksum
 from csb.evaluation.tables import write_json
-from csb.problems import FilePairs, Problem, mnist
+from csb.problems import FilePairs, Problem, Simulated, mnist
 from csb.problems.mnist_problem import MnistProblem
 
 FILE = "provenance.json"
@@ -85,7 +85,10 @@ def data_of(problem: Problem) -> dict[str, Any]:
         "first": up to 32 numbers of the first of them; "files": of data from files their checksums by name, SHA-256
         of a file of pairs and MD5 of those of MNIST, which are compared when they are loaded.
     """
-    found = problem.pairs("train", min(PAIRS, problem.sizes["train"]))
+    if isinstance(problem, Simulated):
+        found = problem.pairs("train", min(PAIRS, problem.sizes["train"]))
+    else:  # as many as the files hold
+        found = problem.rows("train").head(PAIRS)
     parts = [part.detach().cpu().float().contiguous() for part in (found.x, found.y)]
     total = hashlib.sha256()
     for part in parts:

@@ -104,6 +104,7 @@ def test_the_report_compares_what_needs_no_residuals(trained):
 def test_the_guiding_classifier_is_kept_for_its_denoiser(data, tmp_path, caplog):
     problem, one = MnistClass(root=str(data)), denoiser()
     first = digit_guide(problem, one, tmp_path, 0)
+    caplog.clear()
     caplog.set_level(logging.WARNING)
     again = digit_guide(problem, one, tmp_path, 1)  # from the file, whatever the seed
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))

@@ -61,7 +61,7 @@ def test_a_filter_that_diverges_is_a_row_of_dashes(tmp_path):
         ("seeds=[]", "seeds=[] is not a list of different integers"),
         ("seeds=[0,0]", "is not a list of different integers"),
         ("seeds=[-1]", "seeds=-1"),
-        ("out=3", "out=3 is not a folder"),
+        ("out=3", "out=3 names no folder"),
         ("lorenz63.members=[1]", "lorenz63.members=1 is not possible"),
         ("lorenz63.members=5", "are lists"),
         ("lorenz63=null", "lorenz63=None is not possible"),

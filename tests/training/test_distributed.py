@@ -22,7 +22,7 @@ SHORT = ["L=1", "ipf.first_steps=6", "ipf.steps=6", "ipf.refresh=3", "trainer.de
 
 def test_the_losses_and_weights_of_two_processes_are_those_of_one(request, tmp_path):
     """With a first half-step and a cached one, validation, and a calibration that process 0 alone makes."""
-    folder, port, server = tmp_path / "two", free_port(), request.getfixturevalue("_server")
+    folder, port, server = tmp_path / "two", free_port(), request.getfixturevalue("fork_server")
     folder.mkdir()
     both = [server.Process(target=process, args=(rank, port, folder, "bridge_matching")) for rank in (0, 1)]
     for one in both:

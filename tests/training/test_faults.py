@@ -15,10 +15,10 @@ MANY = int(os.environ.get("CSB_FAULTS", "400"))
 
 
 @pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
+def whole(fork_server, tmp_path_factory):
     """The uninterrupted training."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert in_a_process(server, folder) == 0
+    assert in_a_process(fork_server, folder) == 0
     return folder
 
 
@@ -31,15 +31,15 @@ def calls(whole):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_struck_at_random(server, tmp_path, whole, calls, kind):
-    story(server, tmp_path / "run", whole, kind, 0, STRIKES[kind], calls)
+def test_struck_at_random(fork_server, tmp_path, whole, calls, kind):
+    story(fork_server, tmp_path / "run", whole, kind, 0, STRIKES[kind], calls)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_struck_very_often(server, tmp_path, whole, calls, kind):
+def test_struck_very_often(fork_server, tmp_path, whole, calls, kind):
     for seed in range(1, 1 + -(-MANY // (10 * len(KINDS)))):
-        story(server, tmp_path / str(seed), whole, kind, seed, 10, calls)
+        story(fork_server, tmp_path / str(seed), whole, kind, seed, 10, calls)
 
 
 def test_resuming_a_finished_training_changes_nothing(whole, tmp_path):

@@ -201,7 +201,7 @@ def test_a_folder_that_vanishes_while_it_is_written_into(tmp_path):
 def test_an_error_where_the_data_come_from(copy, whole, monkeypatch, where):
     """As of a worker that dies: it is passed on as it is, and the state is that before."""
 
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise RuntimeError("a worker died")
 
     with monkeypatch.context() as patch:
@@ -213,8 +213,8 @@ def test_an_error_where_the_data_come_from(copy, whole, monkeypatch, where):
     assert_same(copy, whole)
 
 
-def test_a_line_is_all_that_a_full_disk_leaves_behind(server, copy):
+def test_a_line_is_all_that_a_full_disk_leaves_behind(fork_server, copy):
     """In a process of its own: the exit code, and the message."""
-    code = in_a_process(server, copy, Fault("OSError", 1))
+    code = in_a_process(fork_server, copy, Fault("OSError", 1))
     assert code == ONE_LINE
     assert Path(f"{copy}.error").read_text().count("\n") == 0

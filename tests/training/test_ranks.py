@@ -42,8 +42,8 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, object
     """Chunks of 10 among three processes: of the last, of one trajectory, two have none."""
     bridge = exact_bridge("fixed", 1).bridge
     z, c = torch.randn(50, 2), torch.randn(50, 2)
-    whole = fill(bridge, source, objective, z, c, size, (0, 1, 0, 0), 10)
-    shares = [fill(bridge, source, objective, z, c, size, (0, 1, 0, 0), 10, Incomplete(r, 3)) for r in range(3)]
+    whole = fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), 10)
+    shares = [fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), 10, ranks=Incomplete(r, 3)) for r in range(3)]
     torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
     if whole.targets is not None:
         torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
