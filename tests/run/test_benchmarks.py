@@ -1,8 +1,11 @@
 """The benchmarks of scripts/benchmark.py that are no suites of trainings."""
 
 import pytest
+import torch
 from benchmark_checks import refuse
 
+from csb.run.dataset import configured
+from csb.run.memory import WRITERS
 from csb.run.mixture import MORE
 
 
@@ -45,3 +48,26 @@ class TestMixture:
     )
     def test_bad_config(self, argument, message):
         assert message in refuse(*self.SMALL, argument)
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("pairs=10", "pairs=10 is not possible; give an integer of at least 2000"),
+            ("kinds=[]", "kinds=[] is not possible; give a list of npy, npz"),
+            ("kinds=[csv]", "kinds=['csv'] is not possible"),
+            ("steps=0", "steps=0 is not possible"),
+            ("+suite.foo=1", "suite.foo is unknown"),
+        ],
+    )
+    def test_bad_config(self, argument, message):
+        assert message in refuse("suite=memory", argument)
+
+    def test_the_files_are_what_a_training_reads(self, tmp_path):
+        """Both kinds hold the same pairs; x and y go together."""
+        one, two = (configured(["experiment=pairs", *WRITERS[kind](tmp_path, 12_000, 3)]).problem for kind in WRITERS)
+        a, b = one.pairs("train"), two.pairs("train")
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+        assert float((a.y - a.x).std()) == pytest.approx(0.5, rel=0.02)
