@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
@@ -24,7 +25,13 @@ def configured(overrides: Sequence[str]) -> RunConfig:
     def keep(config: DictConfig, sweep: bool) -> None:
         runs.append(read(config))
 
-    cli.check("train", list(overrides), keep)
+    outer = GlobalHydra.instance().hydra  # of a program that is run by Hydra itself
+    GlobalHydra.instance().clear()
+    try:
+        cli.check("train", list(overrides), keep)
+    finally:
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
     if runs[0].stage != "bridge":
         raise CSBError(f"stage={runs[0].stage} trains no bridge; leave stage out")
     return runs[0]
