@@ -230,7 +230,10 @@ class TestProcesses:
 
 BAD = [
     ("suite=nope", "nope"),
-    ("suite.name=nope", "suite='nope' is unknown; choose one of overheads, mixture, filtering, sbi, speed, target"),
+    (
+        "suite.name=nope",
+        "suite='nope' is unknown; choose one of overheads, mixture, filtering, memory, sbi, speed, target",
+    ),
     ("suite.problems=[]", "suite.problems=[] is not possible; give a list"),
     ("suite.problems=two_moons", "suite.problems='two_moons' is not possible"),
     ("suite.problems=[nope]", "nope"),

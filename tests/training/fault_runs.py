@@ -116,11 +116,11 @@ KINDS = {  # exit codes that a life may end with; 0 where the fault came too lat
 }
 
 
-def writes(event, function):
-    """Whether a call of C code writes to the disk. Not a warning's to the screen, whose errors Python passes over."""
+def writes(event, function, frame):
+    """Whether a call of C code writes to the disk; not what shows a warning, whose errors Python passes over."""
     names = ("write", "flush", "fsync", "replace", "mkdir", "open", "chmod")
-    on_screen = getattr(function, "__self__", None) in (sys.stdout, sys.stderr)
-    return event == "c_call" and function.__name__ in names and not on_screen
+    of_a_warning = frame.f_globals.get("__name__") in ("warnings", "linecache", "tokenize")
+    return event == "c_call" and function.__name__ in names and not of_a_warning
 
 
 def live(folder, fault):
@@ -134,7 +134,7 @@ def live(folder, fault):
         if event not in ("call", "c_call"):
             return
         calls += 1
-        if fault is None or calls < fault.call or (fault.kind == "OSError" and not writes(event, argument)):
+        if fault is None or calls < fault.call or (fault.kind == "OSError" and not writes(event, argument, frame)):
             return
         sys.setprofile(None)
         fault.strike()
