@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from csb.errors import CSBError, is_one_of, require_int, require_place
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
-from csb.run.config import settings
+from csb.run.recipe import settings, suite_settings
 
 
 class Job(NamedTuple):
@@ -78,10 +78,7 @@ def _method(key: str, given: Any) -> tuple[str, Filter]:
 
 def read(config: DictConfig) -> FilteringSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if unknown := [key for key in plain.pop("suite") if key != "name"]:
-        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite=filtering stand at the top level")
-    return settings(FilteringSettings, "suite/filtering", plain)
+    return suite_settings(FilteringSettings, "filtering", config)
 
 
 def row(job: Job, setup: FilteringSettings) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from csb.errors import CSBError, require_int
 from csb.evaluation.tables import print_table
 from csb.run import cli
-from csb.run.config import settings
 from csb.run.dataset import configured
+from csb.run.recipe import suite_settings
 from csb.run.train import check_writable, train
 
 _CHUNK, _FEWEST = 10_000, 2_000
@@ -96,10 +96,7 @@ def measure(setup: MemorySettings, kind: str, pairs: int) -> dict[str, Any]:
 
 def read(config: DictConfig) -> MemorySettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if unknown := [key for key in plain.pop("suite") if key != "name"]:
-        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite=memory stand at the top level")
-    return settings(MemorySettings, "suite/memory", plain)
+    return suite_settings(MemorySettings, "memory", config)
 
 
 def memory(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from csb.errors import CSBError, is_number, is_one_of, require_int
 from csb.evaluation.metrics import sliced_wasserstein
@@ -18,7 +18,8 @@ from csb.evaluation.tables import print_table
 from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
-from csb.run.config import schedule_of, settings
+from csb.run.config import schedule_of
+from csb.run.recipe import suite_settings
 from csb.samplers import (
     DDRM,
     DPS,
@@ -133,10 +134,7 @@ def floors(setup: MixtureSettings, n: int) -> list[float]:
 
 def read(config: DictConfig) -> MixtureSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if unknown := [key for key in plain.pop("suite") if key != "name"]:
-        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite=mixture stand at the top level")
-    return settings(MixtureSettings, "suite/mixture", plain)
+    return suite_settings(MixtureSettings, "mixture", config)
 
 
 def mixture(config: DictConfig) -> None:

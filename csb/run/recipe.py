@@ -57,6 +57,17 @@ def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
     return kind(**values)
 
 
+def suite_settings(kind: type, suite: str, config: DictConfig) -> Any:
+    """The settings of a suite that stand at the top level, beside the group ``suite`` with its name.
+
+    CSBError with one line for the first thing that is wrong.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    if unknown := [key for key in plain.pop("suite") if key != "name"]:
+        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite={suite} stand at the top level")
+    return settings(kind, f"suite/{suite}", plain)
+
+
 def require_teacher(distils: bool, run: Any) -> None:
     """CSBError where the stage that distils a run was given none, or another stage was given one."""
     if distils and run is None:

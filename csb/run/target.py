@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from csb.bridge import Bridge
 from csb.errors import CSBError, is_number, require_int
@@ -22,8 +22,9 @@ from csb.evaluation.two_sample import c2st
 from csb.problems import Problem
 from csb.process import seeded
 from csb.run import cli
-from csb.run.config import RunConfig, settings
+from csb.run.config import RunConfig
 from csb.run.machine import machine
+from csb.run.recipe import suite_settings
 from csb.run.suite.plan import training_config
 from csb.run.train import check_writable, train
 from csb.training.plan import HalfStep
@@ -116,10 +117,7 @@ class TargetSettings:
 
 def read_settings(config: DictConfig) -> TargetSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if unknown := [key for key in plain.pop("suite") if key != "name"]:
-        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite=target stand at the top level")
-    return settings(TargetSettings, "suite/target", plain)
+    return suite_settings(TargetSettings, "target", config)
 
 
 def check(config: DictConfig) -> Callable[[], None]:
