@@ -6,10 +6,10 @@ import itertools
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -30,6 +30,7 @@ from csb.training.ranks import LOST, lost, speaks
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
+Read = TypeVar("Read")
 logger = logging.getLogger(__name__)
 
 
@@ -114,6 +115,13 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     with open_dict(config):
         del config["hydra"]
     return config
+
+
+def checked(name: str, arguments: Sequence[str], read: Callable[[DictConfig], Read]) -> Read:
+    """What ``read`` makes of the config of one job with these arguments, from Python. CSBError as of :func:`check`."""
+    found: list[Read] = []
+    check(name, list(arguments), lambda config, sweep: found.append(read(config)))
+    return found[0]
 
 
 def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool], Any]) -> Launch | None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError
@@ -20,21 +19,16 @@ _OWN = ("experiment", "problem", "data.path", "out", "name")  # set by train_dat
 
 def configured(overrides: Sequence[str]) -> RunConfig:
     """The checked settings of ``csb train`` with these overrides. CSBError where they are wrong, or train no bridge."""
-    runs: list[RunConfig] = []
-
-    def keep(config: DictConfig, sweep: bool) -> None:
-        runs.append(read(config))
-
     outer = GlobalHydra.instance().hydra  # of a program that is run by Hydra itself
     GlobalHydra.instance().clear()
     try:
-        cli.check("train", list(overrides), keep)
+        run = cli.checked("train", overrides, read)
     finally:
         if outer is not None:
             GlobalHydra.instance().initialize(outer)
-    if runs[0].stage != "bridge":
-        raise CSBError(f"stage={runs[0].stage} trains no bridge; leave stage out")
-    return runs[0]
+    if run.stage != "bridge":
+        raise CSBError(f"stage={run.stage} trains no bridge; leave stage out")
+    return run
 
 
 def require_free(overrides: Sequence[str], own: Sequence[str], function: str) -> None:

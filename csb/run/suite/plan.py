@@ -56,9 +56,7 @@ def training_config(overrides: tuple[str, ...]) -> RunConfig:
 
     Kept, for Hydra composes no other configuration while a command runs: what is checked before is known then.
     """
-    found: list[RunConfig] = []
-    cli.check("train", list(overrides), lambda config, sweep: found.append(read(config)))
-    return found[0]
+    return cli.checked("train", overrides, read)
 
 
 def _identity(run: RunConfig, method: Method) -> dict[str, Any]:
