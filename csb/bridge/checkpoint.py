@@ -1,6 +1,7 @@
 """Files: written atomically, read with ``weights_only=True``, and holding plain data and tensors only."""
 
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -33,9 +34,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Runs ``write`` on a temporary file beside ``path``, syncs it to disk and renames it into place.
 
     A kill at any instant leaves the old file or the new one, never a part. CSBError where the disk is full or the
-    folder cannot be written.
+    folder cannot be written; what interrupts it (Ctrl+C, SIGTERM, no memory) is raised as it is.
     """
-    name = None
+    name, outer = None, sys.exception()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
@@ -46,20 +47,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.chmod(name, 0o666 & ~_umask())  # temporary files are private; results are as readable as any other file
         os.replace(name, path)
         name = None
-    except (OSError, RuntimeError) as error:  # torch.save fails once more, on closing its archive, after a full disk
-        why = in_one_line(_first_os_error(error))
-        raise CSBError(f"cannot write {path}: {why}; free space or choose another folder") from error
+    except (OSError, RuntimeError) as error:
+        cause = _cause(error, outer)
+        if isinstance(cause, MemoryError) or not isinstance(cause, Exception):
+            raise cause from None
+        raise CSBError(f"cannot write {path}: {in_one_line(cause)}; free space or choose another folder") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
 
 
-def _first_os_error(error: BaseException) -> BaseException:
-    """The error of the system behind an error; the error itself where there is none."""
+def _cause(error: BaseException, outer: BaseException | None) -> BaseException:
+    """What began the failure of a write, where an error came of another one; of the system's, the first.
+
+    After a full disk, or Ctrl+C, torch.save fails once more, with a RuntimeError, on closing its archive.
+    ``outer`` is what was being handled before the write began.
+    """
     found, seen = error, error
-    while (before := seen.__context__) is not None:
+    while (before := seen.__context__) is not None and before is not outer:
         seen = before
-        if isinstance(seen, OSError):
+        if isinstance(seen, OSError | MemoryError) or not isinstance(seen, Exception):
             found = seen
     return found
 

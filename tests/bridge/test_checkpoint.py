@@ -10,7 +10,7 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge, save_bridge
 from csb.bridge.checkpoint import FORMAT, load, remove_leftovers, save, write_atomically
-from csb.errors import CSBError
+from csb.errors import CSBError, Terminated
 from csb.process import seeded
 
 SPEC = BridgeSpec(
@@ -211,6 +211,35 @@ class TestWriteAtomically:
         fails_in_one_line(lambda: write_atomically(old, self.failing(error)), "cannot write", str(old))
         assert old.read_bytes() == b"old"
         assert os.listdir(old.parent) == ["file"]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated(), MemoryError()], ids=repr)
+    def test_what_interrupts_the_writer_of_torch_is_raised_as_it_is(self, old, error, monkeypatch):
+        """Its archive, closed in the middle of a record, adds a RuntimeError."""
+
+        def interrupted(write, name, data, size):
+            write(name, data, size)
+            raise error
+
+        class Writer(torch._C.PyTorchFileWriter):
+            def write_record(self, name, data, size):
+                interrupted(super().write_record, name, data, size)
+
+            def write_end_of_file(self):
+                raise RuntimeError("unexpected pos 64 vs 0")
+
+        monkeypatch.setattr(torch._C, "PyTorchFileWriter", Writer)
+        with pytest.raises(type(error)) as raised:
+            save(old, {"format": FORMAT, "x": torch.zeros(3)})
+        assert raised.value is error
+        assert old.read_bytes() == b"old"
+        assert os.listdir(old.parent) == ["file"]
+
+    def test_what_was_handled_before_a_write_is_not_its_cause(self, old):
+        with pytest.raises(CSBError, match="no room"):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                write_atomically(old, self.failing(RuntimeError("no room")))
 
     def test_a_folder_in_the_way(self, tmp_path):
         (tmp_path / "file").mkdir()

@@ -181,11 +181,17 @@ def story(fork_server, folder, whole, kind, seed, strikes, calls):
             assert_same(folder, whole)
             shutil.rmtree(folder)
         code = in_a_process(fork_server, folder, Fault(kind, draw.randint(1, calls // 2)))
-        assert code in KINDS[kind], f"{kind}: exit code {code}"
+        assert code in KINDS[kind], f"{kind}: exit code {code}: {error_of(folder)}"
         struck += code != 0
         assert_intact(folder)
     assert in_a_process(fork_server, folder) == 0
     assert_same(folder, whole)
+
+
+def error_of(folder):
+    """What the life that ended last told of its error; empty where it told none."""
+    path = Path(f"{folder}.error")
+    return path.read_text() if path.exists() else ""
 
 
 def assert_intact(folder):
