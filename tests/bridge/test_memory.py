@@ -35,7 +35,18 @@ def linux():
 @pytest.mark.usefixtures("linux")
 class TestMemory:
     def test_what_a_block_of_work_takes(self):
+        reset_peak(CPU)
         assert 60 * MIB < cost(64) < 80 * MIB
+
+    def test_what_the_allocator_held_unused_counts(self):
+        """In blocks too small to be given back to the system one by one; the last one keeps the heap from shrinking."""
+        use(31)
+        blocks = [torch.ones(20 * MIB // 4) for _ in range(10)]
+        last = torch.ones(MIB // 4)
+        del blocks
+        reset_peak(CPU)
+        assert 60 * MIB < cost(64) < 80 * MIB
+        assert float(last[0]) == 1
 
     def test_a_smaller_one_is_not_known_until_the_mark_is_set_back(self):
         use(256)

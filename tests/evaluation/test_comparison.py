@@ -75,7 +75,6 @@ class Hungry(Sampler):
         return Draws(noise.normal(n, 2).view(len(y), n, 2), 1, 0)
 
 
-@pytest.mark.slow  # alone: what earlier tests of a process leave in its heap is used first
 def test_the_peak_memory_of_each_call_is_measured():
     """However much was taken before."""
     gc.collect()  # what other tests have left, so that nothing of it is given back meanwhile

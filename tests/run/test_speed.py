@@ -63,7 +63,6 @@ class TestGrowth:
         assert (row["from"], row["to"], row["at_from"], row["at_to"]) == (2, 4, 1.0, 2.0)
         assert row["exponent"] == pytest.approx(1)
 
-    @pytest.mark.slow  # alone: what earlier tests of a process leave in its heap is used first
     def test_peak_memory_is_what_an_action_holds_at_once(self):
         """64 MiB that are written and then freed; 48 take three quarters. (The C library keeps less for later uses.)"""
         gc.collect()  # so that nothing else is freed meanwhile
