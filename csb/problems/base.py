@@ -91,6 +91,10 @@ class Problem(ABC):
     def new_transform(self) -> Transform:
         """The map between data and bridge states, before it is fitted: its kind and shapes."""
 
+    def first(self, split: str, n: int) -> Pairs:
+        """The first n pairs of a split; all of them where there are fewer."""
+        return self.pairs(split, min(n, self.sizes[split]))
+
     def rows(self, split: str) -> PairRows:
         """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
         return InMemoryRows(self.pairs(split))

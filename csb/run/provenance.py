@@ -22,13 +22,12 @@ import csb
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.suite.store import checksum
 from csb.evaluation.tables import write_json
-from csb.problems import FilePairs, Problem, Simulated, mnist
+from csb.problems import FilePairs, Problem, mnist
 from csb.problems.mnist_problem import MnistProblem
 
 FILE = "provenance.json"
 PAIRS = 1000  # training pairs that the checksum is of
 _SHOWN = 32  # numbers of the first pair that are kept, to tell other data from other rounding
-_ENVIRONMENT = ("versions", "git", "device")
 
 
 def versions() -> dict[str, str]:
@@ -85,10 +84,7 @@ def data_of(problem: Problem) -> dict[str, Any]:
         "first": up to 32 numbers of the first of them; "files": of data from files their checksums by name, SHA-256
         of a file of pairs and MD5 of those of MNIST, which are compared when they are loaded.
     """
-    if isinstance(problem, Simulated):
-        found = problem.pairs("train", min(PAIRS, problem.sizes["train"]))
-    else:  # as many as the files hold
-        found = problem.rows("train").head(PAIRS)
+    found = problem.first("train", PAIRS)
     parts = [part.detach().cpu().float().contiguous() for part in (found.x, found.y)]
     total = hashlib.sha256()
     for part in parts:
@@ -103,10 +99,9 @@ def data_of(problem: Problem) -> dict[str, Any]:
     return told
 
 
-def environment(problem: Problem, where: torch.device, precision: str | None) -> dict[str, Any]:
-    """Versions, commit, device and data, as they are now."""
-    device = device_of(where, precision)
-    return {"versions": versions(), "git": git(), "device": device, "data": data_of(problem)}
+def environment(where: torch.device, precision: str | None) -> dict[str, Any]:
+    """Versions, commit and device, as they are now."""
+    return {"versions": versions(), "git": git(), "device": device_of(where, precision)}
 
 
 def record(
@@ -142,10 +137,11 @@ def record(
         before = read(folder)
     except CSBError:
         before = {}  # damaged, or of another kind: what is known now is written anew
-    entry = {**environment(problem, where, precision), "seed": seed, "config": config, **more}
+    now = environment(where, precision)
     if resumed and isinstance(begun := before.get(job), dict):
-        again = {key: entry[key] for key in _ENVIRONMENT}
-        entry = {**begun, "resumed": [*begun.get("resumed", []), again]}
+        entry = {**begun, "resumed": [*begun.get("resumed", []), now]}
+    else:
+        entry = {**now, "data": data_of(problem), "seed": seed, "config": config, **more}
     write_json(path, {**before, job: entry})
 
 

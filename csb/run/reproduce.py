@@ -64,9 +64,8 @@ class Reproduction:
     def differences(self) -> list[dict[str, Any]]:
         """What of the environment is not as it was: rows with its name, then and now."""
         device = self.run.device
-        now = provenance.environment(self.run.problem, device.where, device.precision)
-        parts = ("versions", "git", "device")
-        then, now = (flatten({part: one[part] for part in parts}) for one in (self.first, now))
+        environment = provenance.environment(device.where, device.precision)
+        then, now = (flatten({part: one[part] for part in environment}) for one in (self.first, environment))
         names = sorted(then.keys() | now.keys())
         return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
 

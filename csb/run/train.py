@@ -143,7 +143,7 @@ def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
         return result
     ranks.in_turn(run.problem.prepare)
     pairs, transform = _data(run)
-    val = run.problem.pairs("val", min(_WATCHED, run.problem.sizes["val"]))
+    val = run.problem.first("val", _WATCHED)
     fingerprint, run = run.fingerprint(), run.resolved(pairs)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)

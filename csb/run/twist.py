@@ -60,7 +60,7 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
     logger.info("the classifier that guides to a digit is trained now, once: about ten minutes on a CPU core")
     train = problem.pairs("train")
     model = training.train_guide(train.x, _labels(train), denoiser, seed=seed)
-    val, test = (problem.pairs(split, min(_HELD_OUT, problem.sizes[split])) for split in ("val", "test"))
+    val, test = (problem.first(split, _HELD_OUT) for split in ("val", "test"))
     temperature = training.calibrate(model, val.x, _labels(val), denoiser, seed)
     figures = training.guide_figures(model, test.x, _labels(test), denoiser, seed)
     text = "; ".join(f"{row['accuracy']:.2%} at ᾱ = {row['alpha_bar']:g}" for row in figures)
