@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from omegaconf import DictConfig
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.tables import print_table
 from csb.run import cli
 from csb.run.dataset import configured
@@ -46,7 +46,7 @@ class MemorySettings:
         for name, low in (("pairs", _FEWEST), ("width", 1), ("steps", 1)):
             require_int(name, getattr(self, name), low)
         kinds = self.kinds
-        if not isinstance(kinds, list) or not kinds or any(k not in WRITERS for k in kinds):
+        if not isinstance(kinds, list) or not kinds or not all(is_one_of(k, WRITERS) for k in kinds):
             raise CSBError(f"kinds={kinds!r} is not possible; give a list of {', '.join(WRITERS)}")
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from csb.bridge import Bridge
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, is_number, is_one_of, require_int, require_place
 from csb.evaluation.scores import ensemble_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.tables import write_json
@@ -87,7 +87,7 @@ class TargetSettings:
     out: str
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
+        if not is_one_of(self.target, TARGETS):
             raise CSBError(f"target={self.target!r} is unknown; choose one of {', '.join(TARGETS)}")
         if self.threshold is not None and not is_number(self.threshold):
             raise CSBError(f"threshold={self.threshold!r} is not a number; give one, or null")
@@ -96,8 +96,7 @@ class TargetSettings:
                 require_int(name, getattr(self, name), low)
         if not isinstance(self.train, list) or not all(isinstance(one, str) for one in self.train):
             raise CSBError(f"train={self.train!r} is not a list of overrides; give train=['key=value']")
-        if not isinstance(self.out, str) or not self.out:
-            raise CSBError(f"out={self.out!r} names no folder; give one")
+        require_place("out", self.out)
 
     def chosen(self) -> Target:
         """The target with the numbers that were given."""

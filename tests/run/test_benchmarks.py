@@ -57,6 +57,7 @@ class TestMemory:
             ("pairs=10", "pairs=10 is not possible; give an integer of at least 2000"),
             ("kinds=[]", "kinds=[] is not possible; give a list of npy, npz"),
             ("kinds=[csv]", "kinds=['csv'] is not possible"),
+            ("kinds=[[1]]", "kinds=[[1]] is not possible"),
             ("steps=0", "steps=0 is not possible"),
             ("+suite.foo=1", "suite.foo is unknown"),
         ],

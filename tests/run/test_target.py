@@ -92,6 +92,7 @@ class TestWatch:
     ("argument", "message"),
     [
         ("target=nope", "target='nope' is unknown; choose one of two_moons, mnist_inpaint"),
+        ("target=[two_moons]", "target=['two_moons'] is unknown"),
         ("threshold=x", "threshold='x' is not a number"),
         ("every=0", "every=0 is not possible"),
         ("observations=0", "observations=0 is not possible"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from csb.errors import CSBError, require_int
+from csb.errors import require_flag, require_int, require_place
 from csb.run.config import settings
 
 
@@ -19,10 +19,8 @@ class SpeedSettings:
     repeats: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.out, str) or not self.out:
-            raise CSBError(f"suite.out={self.out!r} names no folder; give one")
-        if not isinstance(self.quick, bool):
-            raise CSBError(f"suite.quick={self.quick!r} is neither true nor false; give one of them")
+        require_place("suite.out", self.out)
+        require_flag("suite.quick", self.quick)
         require_int("suite.repeats", self.repeats, 1)
 
 
