@@ -40,7 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
+from csb.bridge.kernel import COVARIANCES, MAX_FULL, MOST, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.steps import stops_of
 from csb.errors import LARGEST, CSBError, is_one_of, require_int
@@ -214,9 +214,9 @@ def student_network(spec: StudentSpec, transform: Transform) -> Network:
     if not is_one_of(spec.law, LAWS):
         raise CSBError(f"law={spec.law!r} is unknown; choose one of {', '.join(LAWS)}")
     if spec.law == GENERATOR:
-        require_int("noise", spec.noise, 1)
+        require_int("noise", spec.noise, 1, MOST)
         return build_network(spec.network, (shape[0] + spec.noise, *shape[1:]), transform.c_shape, 1)
-    require_int("components", spec.components, 1)
+    require_int("components", spec.components, 1, MOST)
     return build_network(spec.network, shape, transform.c_shape, heads(spec.law, shape, spec.rank, spec.components))
 
 

@@ -23,6 +23,7 @@ from csb.process.schedule import LEAST_SCALE
 from csb.run.logs import LoggerSettings
 from csb.run.recipe import (
     AUTO,
+    flatten,
     kernels,
     require_given,
     require_groups,
@@ -127,14 +128,6 @@ class RunConfig:
         if isinstance(self.problem, FilePairs):
             told["problem.length"] = self.problem.record()["length"]
         return {key: value for key, value in told.items() if key not in FREE}
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import scipy
 import torch
 
 import csb
+from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.suite.store import checksum
 from csb.evaluation.tables import write_json
@@ -133,6 +134,7 @@ def record(
         CSBError: the file cannot be written.
     """
     path = folder / FILE
+    remove_leftovers(folder, FILE)
     try:
         before = read(folder)
     except CSBError:

@@ -25,10 +25,19 @@ def resolved_by_shape(
     return {"objective": objective, "optimizer": optimizer}
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def require_given(config: DictConfig) -> None:
     """CSBError for a value that has to be given and was not (??? in conf/)."""
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise CSBError(f"{key} is missing; give {key}=…")
+    for key, value in flatten(OmegaConf.to_container(config, resolve=False)).items():
+        if value == "???":
+            raise CSBError(f"{key} is missing; give {key}=…")
 
 
 def require_groups(config: DictConfig, names: tuple[str, ...]) -> None:

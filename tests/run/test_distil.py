@@ -169,6 +169,7 @@ class TestRefusals:
             (["run=RUN", "distil.calls=[1,4]"], "each of calls=4 is not possible; give an integer in 1..3"),
             (["run=RUN", "distil.calls=2"], "calls=2 is not a list"),
             (["run=RUN", "distil.law=nope"], "distil.law='nope' is unknown; choose one of auto, diagonal"),
+            (["run=RUN", "distil.components=100000"], "components=100000 is not possible; give an integer in 1..4096"),
             (["run=RUN", "distil.law=generator", "distil.patches=[3]"], "distil.patches has 3, and states have"),
             (["run=RUN", "distil.patches=3"], "distil.patches=3 is not a list"),
             (["run=RUN", "distil.draws=1"], "distil.draws=1 is not possible"),

@@ -36,6 +36,16 @@ SMALL = [
 SPILL = ["ipf.cache_spill=true", "ipf.cache_bytes=900"]  # of 24 bytes a trajectory, 64 × 8 of them always in memory
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Without pictures, and with fewer validation states: both take longer than these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("csb.run.observer.draw_samples", lambda *_: None)
+        patch.setattr("csb.run.observer.loss_curve", lambda *_: None)
+        patch.setattr("csb.training.validation._STATES", 512)
+        yield
+
+
 def arrays(n=N):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, 2)).astype("f4")
