@@ -202,6 +202,33 @@ class TestReproduce:
         assert "does not say in provenance.json" in refused(folder)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_pairs_that_were_moved(tiny, tmp_path, kind):
+    """The files are elsewhere; others in the same place are refused."""
+    there, here, rng = tmp_path / "there", tmp_path / "here", np.random.default_rng(0)
+    there.mkdir()
+    pairs = {"x": rng.normal(size=(200, 2)), "y": rng.normal(size=(200, 1))}
+    if kind == "npz":
+        np.savez(there / "pairs.npz", **pairs)
+        given, data = [f"data.path={there}/pairs.npz"], here / "pairs.npz"
+    else:
+        for name, array in pairs.items():
+            np.save(there / f"{name}.npy", array)
+        given, data = [f"data.{name}={there}/{name}.npy" for name in pairs], here
+    options = [one for one in tiny if not one.startswith(("experiment=", "problem", "+problem"))]
+    train(read(config_of("train", "experiment=pairs", *options, *SHORT, *given, f"out={tmp_path}", "name=run")))
+    there.rename(here)
+    assert f"{there}/" in refused(tmp_path / "run")
+    assert again(tmp_path / "run", f"data={data}")["agrees"] is True
+    changed = np.load(here / "x.npy") if kind == "npy" else pairs["x"].copy()
+    changed[0] += 1
+    if kind == "npz":
+        np.savez(data, x=changed, y=pairs["y"])
+    else:
+        np.save(here / "x.npy", changed)
+    assert "data differ" in refused(tmp_path / "run", f"data={data}", f"out={tmp_path}/other")
+
+
 class TestAgreement:
     ONE = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor(3)}
 
