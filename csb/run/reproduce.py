@@ -114,7 +114,7 @@ def prepare(
 
 
 def _moved(problem: dict[str, Any], data: str) -> dict[str, Any]:
-    """The problem's spec with another place of its data, for two .npy files their folder. CSBError where it has none."""
+    """The problem's spec with another place of its data; of two .npy files the folder. CSBError where it has none."""
     if "path" in problem and problem["path"] is None:
         return {**problem, **{key: str(Path(data) / Path(problem[key]).name) for key in ("x", "y")}}
     places = [place for place in ("root", "path") if place in problem]
