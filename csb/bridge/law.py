@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from csb.bridge.low_rank import low_rank_nll
 from csb.bridge.steps import Leap
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
@@ -165,21 +166,10 @@ class LowRank(Law):
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        # I + Vᵀ D⁻¹ V spans many orders of magnitude where the variance is small, hence double precision. A failure
-        # gives NaN, which the training reports with its place.
-        low, precision = self.low.double(), 1 / self.var.flatten(1).double()
-        error = (target - self.mean).flatten(1).double()[..., None]
-        scaled = low * precision[..., None]  # D⁻¹ V
-        inner = low.mT @ scaled + torch.eye(low.shape[2], dtype=low.dtype, device=low.device)
-        factor = torch.linalg.cholesky_ex(inner).L
-        solved = torch.linalg.solve_triangular(factor, scaled.mT, upper=False)
-        common = torch.linalg.solve_triangular(factor.mT, solved @ error, upper=True)  # E[common factors | error]
-        square = ((error - low @ common) ** 2)[..., 0] * precision
-        spread = precision - (solved**2).sum(1)  # the diagonal of the inverse covariance
-        shared = (common**2).sum((1, 2)) + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)  # by all coordinates
-        terms = (square + (shared / error.shape[1])[:, None]).to(self.mean.dtype).view_as(self.mean)
-        terms = terms + target_var * spread.to(self.mean.dtype).view_as(self.mean)
-        return 0.5 * (terms + self.var.log() + _LOG_2PI)
+        """In equal shares of the coordinates; see :mod:`csb.bridge.low_rank`."""
+        total = low_rank_nll((target - self.mean).flatten(1), self.var.flatten(1), self.low, target_var)
+        each = (total / self.low.shape[1]).to(self.mean.dtype)
+        return each.reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.var.flatten(1)) + self.low @ self.low.mT
