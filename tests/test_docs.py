@@ -118,6 +118,9 @@ def page(request, trained, _digits, tmp_path, command):
                 continue
             if (source := trained(name, *more)) is not None:
                 link(source, here)
+                for asked, names in zip(more, (("score.pt", "flow.pt"), ("consistency.pt",))):
+                    for other in () if asked else names:  # which another page has asked for
+                        (here / other).unlink(missing_ok=True)
 
     registries = [(registry, dict(registry)) for registry in (PROBLEMS, TRANSFORMS, NETWORKS)]
     threads = torch.get_num_threads()
