@@ -10,7 +10,7 @@ by V it is 2 S V = W − q aᵀ − τ Σ⁻¹ W, by var the diagonal of S, and 
 
     Σ⁻¹ W = D⁻¹ W − W K,    [Σ⁻²]_ii = (1 − 2 (W Vᵀ)_ii) / var_i² + (W K (D⁻¹ V)ᵀ)_ii.
 
-Four products of d × r × r in all, O(d r²). Automatic differentiation keeps and passes each of the large intermediate
+Four products of d × r × r in all, two where τ = 0: O(d r²). Automatic differentiation keeps and passes each of the large intermediate
 arrays, and takes about twice as long (Petersen & Pedersen 2012, The Matrix Cookbook, §2.1, 3.2).
 """
 
@@ -26,7 +26,7 @@ class _LowRankNLL(torch.autograd.Function):
     """The gradient is found with the value, which shares all that is expensive."""
 
     @staticmethod
-    def forward(ctx: Any, error: Tensor, var: Tensor, low: Tensor, tau: Tensor) -> Tensor:
+    def forward(ctx: Any, error: Tensor, var: Tensor, low: Tensor, tau: Tensor | None) -> Tensor:
         # M spans many orders of magnitude where the variance is small, hence double precision. A failure of its
         # factor gives NaN, which the training reports with its place.
         e, precision, V = error.double(), 1 / var.double(), low.double()
@@ -41,13 +41,17 @@ class _LowRankNLL(torch.autograd.Function):
         spread = precision * (1 - shared)
         log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1) - precision.log().sum(1)
         square = (rest * q).sum(1) + (a**2).sum(1)
-        value = 0.5 * (square + tau * spread.sum(1) + log_det + e.shape[1] * math.log(2 * math.pi))
+        value = 0.5 * (square + log_det + e.shape[1] * math.log(2 * math.pi))
+        if tau is not None:
+            value += 0.5 * tau * spread.sum(1)
         if any(ctx.needs_input_grad[:3]):
-            WK = W @ (scaled.mT @ W)
-            twice = precision**2 * (1 - 2 * shared) + (WK * scaled).sum(2)  # [Σ⁻²]_ii
-            by_var = 0.5 * (spread - q**2 - tau[:, None] * twice)
-            by_low = WK.sub_(precision[..., None] * W).mul_(tau[:, None, None]).add_(W)
-            by_low.baddbmm_(q[..., None], a[:, None], alpha=-1)
+            by_var = 0.5 * (spread - q**2)
+            by_low = torch.baddbmm(W, q[..., None], a[:, None], alpha=-1)
+            if tau is not None:
+                WK = W @ (scaled.mT @ W)
+                twice = precision**2 * (1 - 2 * shared) + (WK * scaled).sum(2)  # [Σ⁻²]_ii
+                by_var -= 0.5 * tau[:, None] * twice
+                by_low += WK.sub_(precision[..., None] * W).mul_(tau[:, None, None])
             ctx.save_for_backward(q.to(error.dtype), by_var.to(var.dtype), by_low.to(low.dtype))
         return value
 
@@ -68,5 +72,8 @@ def low_rank_nll(error: Tensor, var: Tensor, low: Tensor, target_var: Tensor | f
         low: V, (B, d, r).
         target_var: τ ≥ 0, a number or one for each item, with B elements; it gets no gradient.
     """
-    tau = torch.as_tensor(target_var, dtype=torch.double, device=error.device).detach().reshape(-1)
-    return _LowRankNLL.apply(error, var, low, tau.expand(len(error)))  # type: ignore[no-any-return]
+    tau = None
+    if isinstance(target_var, Tensor) or target_var:
+        tau = torch.as_tensor(target_var, dtype=torch.double, device=error.device).detach().reshape(-1)
+        tau = tau.expand(len(error))
+    return _LowRankNLL.apply(error, var, low, tau)  # type: ignore[no-any-return]

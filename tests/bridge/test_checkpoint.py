@@ -216,13 +216,10 @@ class TestWriteAtomically:
     def test_what_interrupts_the_writer_of_torch_is_raised_as_it_is(self, old, error, monkeypatch):
         """Its archive, closed in the middle of a record, adds a RuntimeError."""
 
-        def interrupted(write, name, data, size):
-            write(name, data, size)
-            raise error
-
         class Writer(torch._C.PyTorchFileWriter):
             def write_record(self, name, data, size):
-                interrupted(super().write_record, name, data, size)
+                super().write_record(name, data, size)
+                raise error
 
             def write_end_of_file(self):
                 raise RuntimeError("unexpected pos 64 vs 0")

@@ -160,6 +160,7 @@ def live(folder, fault):
 
 def in_a_process(fork_server, folder, fault=None, timeout=120):
     """The exit code of one life."""
+    Path(f"{folder}.error").unlink(missing_ok=True)  # of an earlier life
     process = fork_server.Process(target=live, args=(str(folder), fault))
     process.start()
     process.join(timeout)

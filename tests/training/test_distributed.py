@@ -98,9 +98,10 @@ def test_killed_and_resumed_bit_for_bit(two, command, tiny, tmp_path):
     assert one.keys() == other.keys()
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
     (tmp_path / "run" / "result.json").unlink()
-    refused = command(*line, "name=run", "resume=true", "trainer.devices=1")  # not bit for bit, hence not at all
-    assert refused.code == 2
-    assert "was trained with trainer.devices=2, not 1" in refused.err
+    for devices in (1, 4):  # not bit for bit, hence not at all
+        refused = command(*line, "name=run", "resume=true", f"trainer.devices={devices}")
+        assert refused.code == 2
+        assert f"was trained with trainer.devices=2, not {devices}" in refused.err
 
 
 @pytest.mark.slow
