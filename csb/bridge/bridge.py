@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from csb.bridge.density import DensityInfo, check_points, estimate
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import moved
+from csb.bridge.law import Law, moved
 from csb.bridge.parametrisation import Direction
 from csb.bridge.progress import Tick, network_calls, silent
 from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations, measured, require_room
@@ -239,7 +239,7 @@ class Bridge(nn.Module):
         for direction in passes:
             path = path[-1:]
             codes = self.codes(direction, c, batch)
-            for state, _ in self.walk(direction, path[-1], codes, n, noise, batch, mean_only, stops, tick):
+            for state in self.walk(direction, path[-1], codes, n, noise, batch, mean_only, stops, tick):
                 path = [*path, state] if keep else [state]
         return path
 
@@ -259,8 +259,9 @@ class Bridge(nn.Module):
         mean_only: bool = False,
         stops: list[int] | None = None,
         tick: Tick = silent,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The states that follow z in one direction, one after the other, each with the mean it was drawn at.
+        laws: list[Law] | None = None,
+    ) -> Iterator[Tensor]:
+        """The states that follow z in one direction, one after the other.
 
         Args:
             direction: of the kernels.
@@ -271,18 +272,20 @@ class Bridge(nn.Module):
             batch, mean_only: see :meth:`sample`.
             stops: the states to visit, ascending from 0 to T (see :func:`csb.bridge.steps.stops_of`); None: all.
             tick: called after each network call.
+            laws: where given, the law that each network call gives is added there.
         """
         kernel = self.kernel(direction)
         owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
+        parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
+        kept = codes[owner] if len(parts) == 1 else None  # of a single batch they are gathered once for all steps
         for k, leap in hops(self.grid, direction, stops):
-            step, states, means = torch.tensor([k], device=z.device), [], []
+            step, states = torch.tensor([k], device=z.device), []
             numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
-            for rows in torch.arange(len(z)).split(batch):
-                part = slice(int(rows[0]), int(rows[-1]) + 1)
-                law = kernel(z[part], step, codes[owner[part]])
-                state, mean = moved(law, z[part], leap, None if numbers is None else numbers[part])
-                states.append(state)
-                means.append(mean)
+            for part in parts:
+                law = kernel(z[part], step, codes[owner[part]] if kept is None else kept)
+                states.append(moved(law, z[part], leap, None if numbers is None else numbers[part]))
+                if laws is not None:
+                    laws.append(law)
                 tick()
-            z, mean = torch.cat(states), torch.cat(means)
-            yield z, mean
+            z = torch.cat(states)
+            yield z

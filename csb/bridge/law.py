@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csb.bridge.low_rank import low_rank_nll
 from csb.bridge.steps import Leap
+from csb.process import repeated
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
@@ -21,9 +22,11 @@ def _exact(method: Method) -> Method:
     """The method outside autocast: small matrix products are no place for bfloat16."""
 
     @functools.wraps(method)
-    def wrapped(self: "Law", *args: Any, **kwargs: Any) -> Tensor:
-        with torch.autocast(self.mean.device.type, enabled=False):
-            return method(self, *args, **kwargs)
+    def wrapped(self: "Law", at: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_autocast_enabled(at.device.type):  # a context costs as much as several small operations
+            return method(self, at, *args, **kwargs)
+        with torch.autocast(at.device.type, enabled=False):
+            return method(self, at, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
 
@@ -47,7 +50,6 @@ def _leap_factor(covariance: Tensor, leap: Leap) -> Tensor:
     return factor
 
 
-@dataclass(frozen=True)
 class Law(ABC):
     """A batch of laws over states. ``mean`` is (B, *z_shape)."""
 
@@ -80,6 +82,7 @@ class Law(ABC):
 class Diagonal(Law):
     """Covariance diag(var); var is (B, *z_shape)."""
 
+    mean: Tensor
     var: Tensor
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -105,13 +108,15 @@ class Full(Law):
     only; a draw solves one triangular system.
     """
 
+    mean: Tensor
     root: Tensor
 
     @classmethod
     def of(cls, mean: Tensor, rows: Tensor, var: Tensor) -> Self:
         """From rows (B, d, d), of which only the part below the diagonal counts, and conditional variances (B, d)."""
-        unit = rows.tril(-1) + torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        return cls(mean, unit / var.sqrt()[..., None])
+        identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        below = torch.ones_like(identity, dtype=torch.bool).tril(-1)
+        return cls(mean, torch.where(below, rows, identity) / var.sqrt()[..., None])
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:
@@ -144,6 +149,7 @@ class LowRank(Law):
     variance. Likelihoods cost O(d r²) by the Woodbury identity.
     """
 
+    mean: Tensor
     var: Tensor
     low: Tensor
 
@@ -177,32 +183,32 @@ class LowRank(Law):
 
 @dataclass(frozen=True)
 class Mixture(Law):
-    """A mixture of M Gaussians: log-weights (B, M), means (B, M, *z_shape), roots (B, M, d, d) as of :class:`Full`.
+    """A mixture of M Gaussians, each as :meth:`Full.of` makes it, where and when it is needed.
 
-    A few large steps leave laws of several modes, which no Gaussian draws. ``mean`` is the mixture's.
+    Log-weights are (B, M), means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d). A few large steps leave laws of
+    several modes, which no Gaussian draws.
     """
 
     log_weights: Tensor
     means: Tensor
-    roots: Tensor
+    rows: Tensor
+    var: Tensor
 
-    @classmethod
-    def of(cls, logits: Tensor, means: Tensor, rows: Tensor, var: Tensor) -> Self:
-        """From logits (B, M), means (B, M, *z_shape), and rows (B, M, d, d) and variances (B, M, d) of the roots."""
-        parts = Full.of(means.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
-        log_weights = logits.log_softmax(1)
-        weights = log_weights.exp().reshape(log_weights.shape + (1,) * (means.ndim - 2))
-        return cls((weights * means).sum(1), log_weights, means, parts.root.unflatten(0, logits.shape))
+    @functools.cached_property
+    def mean(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The mixture's, found when it is asked for: draws and likelihoods take none."""
+        weights = self.log_weights.exp().reshape(self.log_weights.shape + (1,) * (self.means.ndim - 2))
+        return (weights * self.means).sum(1)
 
     def _parts(self) -> Full:
-        return Full(self.means.flatten(0, 1), self.roots.flatten(0, 1))
+        return Full.of(self.means.flatten(0, 1), self.rows.flatten(0, 1), self.var.flatten(0, 1))
 
     def _chosen(self, noise: Tensor) -> Full:
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = torch.special.ndtr(noise)
         chosen = (self.log_weights.exp().cumsum(1) < level).sum(1).clamp(max=self.log_weights.shape[1] - 1)
-        rows = torch.arange(len(noise), device=noise.device)
-        return Full(self.means[rows, chosen], self.roots[rows, chosen])
+        items = torch.arange(len(noise), device=noise.device)
+        return Full.of(self.means[items, chosen], self.rows[items, chosen], self.var[items, chosen])
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:
@@ -216,7 +222,7 @@ class Mixture(Law):
         if isinstance(target_var, Tensor) or target_var:
             raise ValueError("a mixture's likelihood has no closed form at an uncertain target; draw it first")
         M = self.log_weights.shape[1]
-        each = self._parts().nll(target.repeat_interleave(M, 0)).flatten(1).sum(1).view(-1, M)
+        each = self._parts().nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
         total = -(self.log_weights - each).logsumexp(1)
         return (total / target[0].numel()).reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
 
@@ -227,12 +233,8 @@ class Mixture(Law):
         return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
 
 
-def moved(law: Law, x: Tensor, leap: Leap | None, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The next state and the mean it was drawn at, both (B, *z_shape): a step of the law, the kernel's at x, or a leap.
-
-    Without noise the state is the mean.
-    """
-    if leap is None:
-        return (law.mean if noise is None else law.draw(noise)), law.mean
-    mean = leap.mean(x, law.mean)
-    return (mean if noise is None else law.leap(x, leap, noise)), mean
+def moved(law: Law, x: Tensor, leap: Leap | None, noise: Tensor | None) -> Tensor:
+    """The next state, (B, *z_shape): a step of the law, the kernel's at x, or a leap. Without noise it is the mean."""
+    if noise is None:
+        return law.mean if leap is None else leap.mean(x, law.mean)
+    return law.draw(noise) if leap is None else law.leap(x, leap, noise)

@@ -10,8 +10,8 @@ by V it is 2 S V = W − q aᵀ − τ Σ⁻¹ W, by var the diagonal of S, and 
 
     Σ⁻¹ W = D⁻¹ W − W K,    [Σ⁻²]_ii = (1 − 2 (W Vᵀ)_ii) / var_i² + (W K (D⁻¹ V)ᵀ)_ii.
 
-Four products of d × r × r in all, two where τ = 0: O(d r²). Automatic differentiation keeps and passes each of the large intermediate
-arrays, and takes about twice as long (Petersen & Pedersen 2012, The Matrix Cookbook, §2.1, 3.2).
+Four products of d × r × r in all, two where τ = 0: O(d r²). Automatic differentiation keeps and passes each of the
+large intermediate arrays, and takes about twice as long (Petersen & Pedersen 2012, The Matrix Cookbook, §2.1, 3.2).
 """
 
 import math

@@ -49,6 +49,14 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     )
 
 
+def repeated(x: Tensor, n: int) -> Tensor:
+    """Each of x (B, …) n times, side by side, (B·n, …).
+
+    As ``repeat_interleave``, whose gradient gathers by index on the way back; that of this is a sum.
+    """
+    return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
+
+
 def mix(law: Pinned, near: Tensor, far: Tensor) -> Tensor:
     """The mean of a pinned law at the two given states, (B, …)."""
     return expand(law.near, near) * near + expand(law.far, far) * far

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.objectives import Objective, Target, bridged
-from csb.process import Grid, Reference, draw_linear, seeded
+from csb.process import Grid, Reference, draw_linear, repeated, seeded
 from csb.training.cache import Cache
 from csb.training.pairs import EncodedPairs, InMemory, as_pairs
 from csb.training.plan import HalfStep
@@ -113,12 +113,12 @@ class Batches:
 
     def _first(self, step: int, k: Tensor, chosen: Tensor, noise: torch.Generator) -> Batch:
         z, c = self.pairs.rows(chosen, noise)
-        x_0 = z.repeat_interleave(self.shared, 0)
+        x_0 = repeated(z, self.shared)
         x_k = draw_linear(self.reference.marginal(k), x_0, noise)
         return Batch(x_k, k, c, self.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _cached(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
-        rows, c = paths.repeat_interleave(self.shared), self.pairs.conditions(cache.owner[paths])
+        rows, c = repeated(paths, self.shared), self.pairs.conditions(cache.owner[paths])
         if self.objective.caches == "ends":
             ends = cache.states[0, rows].float(), cache.states[1, rows].float()
             x, target = bridged(self.reference, self.half_step.direction, k, *ends, noise)

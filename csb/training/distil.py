@@ -18,7 +18,7 @@ from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
 from csb.errors import CSBError, is_number, require_int, require_place
-from csb.process import Grid, Reference, draw_pinned, expand, seeded
+from csb.process import Grid, Reference, draw_pinned, expand, repeated, seeded
 from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.divergence import require_calm
@@ -152,7 +152,7 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
         return (nll - width.log()).mean()
     assert batch.noise is not None
     m = len(batch.noise) // len(batch.z)
-    z, k, code = (one.repeat_interleave(m, 0) for one in (batch.z, batch.k, code))
+    z, k, code = (repeated(one, m) for one in (batch.z, batch.k, code))
     draws, scale = student.draw(z, k, code, batch.noise).unflatten(0, (-1, m)), expand(1 / width, batch.z)
     return generator_score(draws * scale[:, None], batch.x_0 * scale, patches)
 

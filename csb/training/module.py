@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
+from csb.process import repeated
 from csb.training.batches import Batch
 from csb.training.divergence import not_finite
 from csb.training.plan import HalfStep
@@ -17,15 +18,26 @@ from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import OptimizerSettings
 
 
-def averaged(kernel: nn.Module, decay: float) -> AveragedModel:
-    """A moving average of the weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n))."""
+class MovingAverage(AveragedModel):
+    """A moving average of weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n)).
 
-    def average(old: Any, new: Any, count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
+    Step 0 copies them. The number of the step is passed in: torch's own update reads its counter of steps for every
+    array of weights, and each reading waits for the GPU.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes the model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
+        old: list[Tensor] = list(self.module.parameters())
+        new: list[Tensor] = list(model.parameters())
+        weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
         torch._foreach_lerp_(old, new, weight)  # pyright: ignore[reportPrivateImportUsage]
-
-    return AveragedModel(kernel, multi_avg_fn=average).requires_grad_(False)
+        self.n_averaged += 1
 
 
 def balance(kernel: Kernel, exponent: float) -> Tensor:
@@ -71,13 +83,13 @@ class FitModule(pl.LightningModule):
         self.ranks = ranks
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
         self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
-        self.average = averaged(model, settings.ema)
+        self.average = MovingAverage(model, settings.ema)
         self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, foreach=True
+            self.model.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, fused=True
         )
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
@@ -104,15 +116,18 @@ class FitModule(pl.LightningModule):
 
         The norm is that of all processes' mean gradient, so that all of them stop at the same step.
         """
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val or math.inf)
+        gradients = [w.grad for w in self.model.parameters() if w.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm + self.last_loss)):
             with self.trainer.precision_plugin.train_step_context():
                 raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
+        if gradient_clip_val and norm > gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
         super().optimizer_step(*args, **kwargs)
-        self.average.update_parameters(self.model)
+        self.average.update(self.model, self.batch.step)
 
     def adopt_average(self) -> None:
         """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
@@ -158,7 +173,7 @@ class HalfStepModule(FitModule):
 
     def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
         """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
-        code = kernel.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
+        code = repeated(kernel.encode(batch.c), len(batch.x) // len(batch.c))
         law = kernel(batch.x, batch.k, code)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()

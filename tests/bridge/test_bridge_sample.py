@@ -53,7 +53,7 @@ class TestAgainstClosedForms:
                 bridge.walk("forward", start, bridge.codes("forward", y[None], 10), N, Noise(seeded(5), 1), 1024)
             )
         assert len(states) == exact.grid.T
-        assert_law(states[-1][0], exact.steps[-1].end, y)
+        assert_law(states[-1], exact.steps[-1].end, y)
 
     def test_every_state_on_the_way_has_its_law(self, exact_bridge):
         exact = exact_bridge("full", 2)

@@ -164,9 +164,9 @@ class TestMixtureOfGaussians:
         apart = law.means[:, 1] - law.means[:, 0]
         torch.testing.assert_close(apart, gain * (torch.tensor([1.0, -1.0]) - 0.7))
         unit = torch.tensor([[4.0, -2.0], [-2.0, 10.0]])  # as in the test of innovations above
-        first = Full(law.means[:, 0], law.roots[:, 0]).covariance()
+        first = Full.of(law.means[:, 0], law.rows[:, 0], law.var[:, 0]).covariance()
         torch.testing.assert_close(first, GRID.beta[k].float()[:, None, None] * unit)
-        second = Full(law.means[:, 1], law.roots[:, 1]).covariance()
+        second = Full.of(law.means[:, 1], law.rows[:, 1], law.var[:, 1]).covariance()
         torch.testing.assert_close(second, GRID.beta[k].float()[:, None, None] * torch.eye(2))
 
     def test_the_mean_is_the_mixtures(self):
@@ -243,7 +243,8 @@ class TestMixtureLaw:
     weights = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
     means = torch.stack([MEAN, 0.5 - MEAN], dim=1)
     roots = torch.stack([ROOT, ROOT.flip(0)], dim=1)
-    law = Mixture((weights[..., None, None] * means).sum(1), weights.log(), means, roots)
+    var = roots.diagonal(dim1=2, dim2=3) ** -2
+    law = Mixture(weights.log(), means, roots * var.sqrt()[..., None], var)
 
     def exact(self):
         parts = MultivariateNormal(self.means[:, :, 0], torch.linalg.inv(self.roots.mT @ self.roots))
@@ -257,7 +258,7 @@ class TestMixtureLaw:
 
     def test_draws_have_the_mean_and_the_covariance(self):
         n = 400_000
-        parts = [value[1:].expand(n, *value.shape[1:]) for value in vars(self.law).values()]
+        parts = [value[1:].expand(n, *value.shape[1:]) for name, value in vars(self.law).items() if name != "mean"]
         draws = Mixture(*parts).draw(torch.randn(n, 4, generator=seeded(5)))[:, 0]
         exact = self.law.covariance()[1]
         torch.testing.assert_close(self.law.mean[:, 0], self.exact().mean)
@@ -269,7 +270,7 @@ class TestMixtureLaw:
         n = 100_000
         means = torch.tensor([[-100.0, 0.0, 100.0]]).expand(n, 3)[..., None]
         log_weights = torch.tensor([[0.1, 0.3, 0.6]]).log().expand(n, 3)
-        law = Mixture(means.mean(1), log_weights, means, torch.ones(n, 3, 1, 1))
+        law = Mixture(log_weights, means, torch.zeros(n, 3, 1, 1), torch.ones(n, 3, 1))
         draws = law.draw(torch.randn(n, 2, generator=seeded(6)))[:, 0]
         shares = torch.stack([(draws < -50).float().mean(), (draws.abs() < 50).float().mean()])
         torch.testing.assert_close(shares, torch.tensor([0.1, 0.3]), atol=0.007, rtol=0)

@@ -86,7 +86,9 @@ class TestLaws:
         parts = [random_full(5, 3, 0.1, 0.5, seed) for seed in (1, 2)]
         log_weights = torch.tensor([0.3, 0.7]).log().expand(5, 2)
         means = torch.stack([part.mean for part, _ in parts], 1)
-        law = Mixture(means.mean(1), log_weights, means, torch.stack([part.root for part, _ in parts], 1))
+        roots = torch.stack([part.root for part, _ in parts], 1)
+        var = roots.diagonal(dim1=2, dim2=3) ** -2
+        law = Mixture(log_weights, means, roots * var.sqrt()[..., None], var)
         for level, (part, cov) in zip((-2.0, 2.0), parts):  # Φ(−2) lies below the first weight, Φ(2) above
             start = torch.full((5, 1), level)
             mean = law.leap(self.X, LEAP, torch.cat([start, torch.zeros(5, 3)], 1))

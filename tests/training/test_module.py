@@ -8,7 +8,7 @@ from csb.bridge.objectives import Likelihood, MeanMatching, Target
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.training.batches import Batch
-from csb.training.module import HalfStepModule, averaged, balance
+from csb.training.module import HalfStepModule, MovingAverage, balance
 from csb.training.plan import HalfStep
 from csb.training.settings import OptimizerSettings
 from csb.training.state import to_cpu
@@ -53,11 +53,11 @@ class TestBalance:
 class TestMovingAverage:
     def test_formula(self):
         layer = torch.nn.Linear(1, 1, bias=False)
-        average, expected = averaged(layer, 0.5), None
+        average, expected = MovingAverage(layer, 0.5), None
         for n, value in enumerate([1.0, 2.0, -3.0, 5.0, 0.5, 8.0, 1.0, 1.0, 4.0, 2.0, 7.0, 3.0]):
             with torch.no_grad():
                 layer.weight.fill_(value)
-            average.update_parameters(layer)
+            average.update(layer, n)
             # The first update copies; update n ≥ 1 has decay min(0.5, (1 + n)/(10 + n)).
             decay = min(0.5, (1 + n) / (10 + n))
             expected = value if expected is None else decay * expected + (1 - decay) * value
@@ -65,16 +65,16 @@ class TestMovingAverage:
 
     def test_long_memory_in_the_end(self):
         layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
-        average = averaged(layer, 0.99)
+        average = MovingAverage(layer, 0.99)
         layer.weight.fill_(1.0)
-        for _ in range(3000):
-            average.update_parameters(layer)
+        for n in range(3000):
+            average.update(layer, n)
         layer.weight.fill_(2.0)
-        average.update_parameters(layer)
+        average.update(layer, 3000)
         assert float(average.module.weight) == pytest.approx(1.01, abs=1e-4)
 
     def test_holds_no_gradients(self, bridge):
-        assert not any(p.requires_grad for p in averaged(bridge.kernel("backward"), 0.9).parameters())
+        assert not any(p.requires_grad for p in MovingAverage(bridge.kernel("backward"), 0.9).parameters())
 
     def test_is_adopted_at_the_end(self, bridge):
         module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())

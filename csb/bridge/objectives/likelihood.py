@@ -30,4 +30,4 @@ class Likelihood(Objective):
         return start
 
     def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
-        return law.nll(target.mean, target.var) - 0.5 * expand(beta, law.mean).log()
+        return law.nll(target.mean, target.var) - 0.5 * expand(beta, target.mean).log()

@@ -9,6 +9,7 @@ import torch
 
 from csb.bridge import autocast
 from csb.evaluation.speed import interleaved, now
+from csb.process import repeated
 from csb.run.speed.recipes import Recipe
 from csb.run.train import quiet_lightning
 from csb.training.batches import Batch, Batches
@@ -50,7 +51,7 @@ def network_step(module: HalfStepModule, batch: Batch) -> Step:
 
     def step() -> None:
         with autocast(precision, device):
-            code = network.encode(batch.c).repeat_interleave(len(batch.x) // len(batch.c), 0)
+            code = repeated(network.encode(batch.c), len(batch.x) // len(batch.c))
             loss = (network(batch.x, time, code).float() - 1).square().mean()
         loss.backward()
         optimizer.step()
