@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Container
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -24,8 +25,19 @@ class CSBError(ValueError):
         super().__init__(re.sub(r"\s*\n\s*", " ", message))
 
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # of a scheduler that wants the machine back; of a terminal that went away
+
+
 class Terminated(BaseException):
-    """SIGTERM has come, as from a scheduler that wants the machine back; a running fit has saved its state first."""
+    """A signal of ENDING has come; a running fit has saved its state first.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:

@@ -19,11 +19,16 @@ class ResidualBlock(nn.Module):
         self.inner, self.outer = nn.Linear(width, width), zero_init(nn.Linear(width, width))
         self.film = nn.Linear(embedding, 2 * width)
 
-    def forward(self, h: Tensor, embedding: Tensor, rows: Tensor) -> Tensor:
-        """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's."""
-        film = self.film(embedding).index_select(0, rows)  # whose backward pass takes a fifth of that of film[rows]
+    def forward(self, h: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
+        """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's.
+
+        rows is None where U = 1.
+        """
+        film = self.film(embedding)
+        if rows is not None:
+            film = film.index_select(0, rows)  # whose backward pass takes a fifth of that of film[rows]
         scale, shift = film.chunk(2, dim=1)
-        inner = self.inner(self.norm(h)) * (1 + scale) + shift
+        inner = torch.addcmul(shift, self.inner(self.norm(h)), 1 + scale)
         return h + self.outer(nn.functional.silu(inner))
 
 
@@ -54,8 +59,10 @@ class MLP(Network):
     def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
             h = self.entry(z.flatten(1)) + code
-        times, rows = torch.unique(time, return_inverse=True)  # a batch holds at most T different times
-        embedding = nn.functional.silu(self.time(times))
+        rows = None
+        if len(time) > 1:  # a batch holds at most T different times
+            time, rows = torch.unique(time, return_inverse=True)
+        embedding = nn.functional.silu(self.time(time))
         for block in self.blocks:
             h = block(h, embedding, rows)
         with torch.autocast(z.device.type, enabled=False):

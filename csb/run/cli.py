@@ -5,6 +5,7 @@ import importlib
 import itertools
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from csb.errors import CSBError, Terminated
 from csb.run.commands import COMMANDS, Command
 from csb.run.conf import CONF
-from csb.run.ends import TERMINATED, explain, fail, flush_output, terminable
+from csb.run.ends import explain, fail, flush_output, terminable
 from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_flag
 from csb.run.processes import has_parent
 from csb.run.sweep import report
@@ -163,8 +164,9 @@ def _sweep(main: Callable[[], Any], launch: Launch) -> None:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """Checks the arguments of a command, then runs it. An error ends it with one line and exit code 2, SIGTERM 143.
+    """Checks the arguments of a command, then runs it.
 
+    An error ends it with one line and exit code 2, SIGTERM with 143, SIGHUP with 129.
     The command's ``validate(config, sweep)`` is called for the config of each job before any of them starts.
     """
     command, shown = COMMANDS[name], logging.raiseExceptions
@@ -174,8 +176,8 @@ def run(name: str, arguments: list[str]) -> None:
             _run(name, command, arguments)
     except KeyboardInterrupt:
         fail(f"interrupted; {command.hint}")
-    except Terminated:
-        fail(f"terminated by SIGTERM; {command.hint}", TERMINATED)
+    except Terminated as end:
+        fail(f"terminated by {signal.Signals(end.number).name}; {command.hint}", 128 + end.number)  # as shells have it
     except Exception as error:
         if (line := explain(error)) is None:
             raise

@@ -1,4 +1,4 @@
-"""What ends a command: its errors in one line each, SIGTERM, and an output that nobody reads any more."""
+"""What ends a command: its errors in one line each, signals, and an output that nobody reads any more."""
 
 import contextlib
 import errno
@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from csb.errors import CSBError, Terminated
+from csb.errors import ENDING, CSBError, Terminated
 from csb.training.ranks import speaks
 
-TERMINATED = 128 + signal.SIGTERM  # the exit code, as shells have it
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -75,23 +74,23 @@ def _drop_output() -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated; a running fit notes it, and ends after its step (csb.training.callbacks).
+    """Inside, SIGTERM and SIGHUP raise Terminated; a fit notes them, and ends after its step (csb.training.callbacks).
 
-    A handler that is there already, or that the signal is ignored, is left as it is; so is all outside the main thread.
+    A handler that is there already, or that a signal is ignored, is left as it is; so is all outside the main thread.
     """
 
     def end(number: int, frame: Any) -> NoReturn:
-        raise Terminated
+        raise Terminated(number)
 
     here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
+    ours = [number for number in ENDING if here and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
-__all__ = ["TERMINATED", "explain", "fail", "flush_output", "is_out_of_memory", "terminable"]
+__all__ = ["explain", "fail", "flush_output", "is_out_of_memory", "terminable"]

@@ -13,8 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from csb.errors import CSBError
-from csb.run.ends import TERMINATED
+from csb.errors import ENDING, CSBError
 from csb.run.launch import THREADS, cores
 from csb.training.ranks import Ranks, environment, join
 from csb.training.settings import DeviceSettings
@@ -81,8 +80,8 @@ def _run(count: int, command: list[str]) -> None:
             f"resume=true goes on from the last checkpoint"
         ) from None
     except SignalException as error:
-        if error.sigval in (signal.SIGINT, signal.SIGTERM):  # the processes got it too, and have said so
-            raise SystemExit(2 if error.sigval == signal.SIGINT else TERMINATED) from None
+        if error.sigval in (signal.SIGINT, *ENDING):  # the processes got it too, and have said so
+            raise SystemExit(2 if error.sigval == signal.SIGINT else 128 + error.sigval) from None
         raise CSBError(f"stopped by {error.sigval.name}; resume=true goes on from the last checkpoint") from None
 
 

@@ -1,11 +1,12 @@
 """What happens beside the fit: the bar over the half-steps, metrics on our own axis, checkpoints, pictures."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import lightning as pl
 from lightning.pytorch.callbacks import Callback
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.parallel import DistributedDataParallel
 
 from csb.bridge import Bridge
-from csb.errors import Terminated
+from csb.errors import ENDING, Terminated
 from csb.training.divergence import LossWatch, exploded
 from csb.training.plan import HalfStep
 from csb.training.ranks import environment
@@ -39,11 +40,28 @@ class Observer(Protocol):
         ...
 
 
-class _Screen(Console):
-    """A terminal that may go away: nothing more is shown then, where rich would end the program."""
+class _Screen:
+    """A stream that rich writes to. Once it has gone away, nothing more is shown."""
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream, self.gone = stream, False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self.gone:
+            try:
+                action()
+            except (OSError, ValueError):  # a closed pipe, a terminal that hung up; a closed file
+                self.gone = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Bar:
@@ -51,10 +69,11 @@ class Bar:
 
     def __init__(self, total: int, done: int, enabled: bool = True) -> None:
         self.loss = float("nan")
+        screen = None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr))  # None: nothing is shown
         self.progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
-            console=_Screen(stderr=True), disable=not enabled,
+            console=Console(file=screen, stderr=True), disable=not enabled,
         )  # fmt: skip
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
 
@@ -121,30 +140,27 @@ class Every(Callback):
 
 
 class _Stop(Callback):
-    """Ends a fit after the running step once SIGTERM has come.
+    """Ends a fit after the running step once a signal of ENDING has come.
 
-    Lightning does so itself, except for a signal that comes before it listens.
+    Lightning does so itself for SIGTERM, except for one that comes before it listens.
     """
 
-    asked = False
+    asked: int | None = None  # by which
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        trainer.should_stop |= self.asked
+        trainer.should_stop |= self.asked is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGTERM is noted and no more. Where it is ignored, and outside the main thread, nothing changes."""
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-        ):
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, lambda number, frame: setattr(self, "asked", True))
+        """Inside, they are noted and no more. One that is ignored stays so; outside the main thread nothing changes."""
+        here = threading.current_thread() is threading.main_thread()
+        ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
+        before = [signal.signal(number, lambda number, frame: setattr(self, "asked", number)) for number in ours]
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in zip(ours, before):
+                signal.signal(number, handler)
 
 
 def fit(
@@ -157,8 +173,8 @@ def fit(
 ) -> None:
     """One Trainer's fit over the batches, with nothing on the screen or disk but what the callbacks put there.
 
-    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit. On SIGTERM it ends after the
-    running step, calls ``save`` and raises Terminated.
+    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit. On SIGTERM or SIGHUP it ends
+    after the running step, calls ``save`` and raises Terminated.
     """
     several: dict[str, Any] = {}
     if device.world > 1:  # of processes that have joined; buffers are constants
@@ -176,11 +192,11 @@ def fit(
         try:
             trainer.fit(module, train_dataloaders=batches)
         except SIGTERMException:  # of Lightning, between two steps
-            stop.asked = True
+            stop.asked = signal.SIGTERM
         except SystemExit:
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-        if stop.asked:
+        if stop.asked is not None:
             save()
-            raise Terminated
+            raise Terminated(stop.asked)

@@ -16,14 +16,14 @@ from csb.bridge.objectives import build_objective
 from csb.errors import CSBError, Terminated
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
-from csb.run.ends import TERMINATED, terminable
+from csb.run.ends import terminable
 from csb.run.train import quiet_lightning
 from csb.training.ipf import IPF, SCORE
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import load_progress
 
 FINGERPRINT = {"seed": 0}
-OUT_OF_MEMORY, INTERRUPTED, ONE_LINE = 3, 130, 2  # exit codes of a life
+OUT_OF_MEMORY, INTERRUPTED, ONE_LINE, TERMINATED, HUNG_UP = 3, 130, 2, 143, 129  # exit codes of a life
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=1, n_train=200)
 NETWORK = {"name": "mlp", "width": 8, "depth": 1}
 
@@ -110,6 +110,7 @@ class ClosedOutput:
 KINDS = {  # exit codes that a life may end with; 0 where the fault came too late, or something caught the exception
     "SIGKILL": {-signal.SIGKILL, 0},
     "SIGTERM": {TERMINATED, 0},
+    "SIGHUP": {HUNG_UP, 0},
     "SIGINT": {INTERRUPTED, 0},
     "MemoryError": {OUT_OF_MEMORY, ONE_LINE, 0},
     "OSError": {ONE_LINE, 0},
@@ -145,8 +146,8 @@ def live(folder, fault):
             sys.setprofile(count)
             go_on(folder)
         sys.setprofile(None)
-    except Terminated:
-        code = TERMINATED
+    except Terminated as end:
+        code = 128 + end.number
     except KeyboardInterrupt:
         code = INTERRUPTED
     except MemoryError:

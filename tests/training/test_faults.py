@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.fault_runs import KINDS, go_on, in_a_process, story
 
-STRIKES = {"SIGKILL": 24, "SIGTERM": 10, "SIGINT": 8, "MemoryError": 8, "OSError": 8}  # 58 faults
+STRIKES = {"SIGKILL": 24, "SIGTERM": 10, "SIGHUP": 6, "SIGINT": 8, "MemoryError": 8, "OSError": 8}  # 64 faults
 MANY = int(os.environ.get("CSB_FAULTS", "400"))
 
 

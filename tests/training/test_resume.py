@@ -1,10 +1,13 @@
 """A training killed at any instant and resumed ends with the weights, bit for bit, of one that was left alone."""
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 import zipfile
 from pathlib import Path
@@ -129,6 +132,32 @@ def test_a_real_process(command, tiny, tmp_path, whole, number):
     done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
     assert done.code == 0, done.err
     assert_same(tmp_path / "run", whole)
+
+
+def test_the_terminal_goes_away(command, tiny, tmp_path):
+    """Closed in the middle of a fit that shows its bar there: its state is saved, and nothing is said to nobody."""
+    settings = [*tiny, "ipf.first_steps=400", "ipf.checkpoint_every=1000", f"out={tmp_path}"]
+    assert command(*settings, "name=whole").code == 0
+    line = [sys.executable, str(ROOT / "train.py"), *settings, "name=run", "progress=true"]
+    master, terminal = os.openpty()
+    streams, environment = (
+        dict.fromkeys(("stdin", "stdout", "stderr"), terminal),
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    with subprocess.Popen(  # a hang-up reaches the process whose terminal it is
+        line, cwd=ROOT, env=environment, **streams, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        seen = b""
+        while not re.search(rb"[1-9]/430\b", seen):
+            seen += os.read(master, 10_000)
+        os.close(master)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    assert (tmp_path / "run" / "state.pt").exists()
+    done = command(*settings, "name=run", "resume=true")
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
