@@ -199,12 +199,14 @@ class Bridge(nn.Module):
     def frozen(self) -> Iterator[None]:
         """The bridge in evaluation mode, without gradients, at its precision; its mode is restored afterwards."""
         training = self.training
-        self.eval()
+        if training:  # a loaded bridge is not, and is spared two walks through all of its modules
+            self.eval()
         try:
             with torch.no_grad(), autocast(self.precision, self.device):
                 yield
         finally:
-            self.train(training)
+            if training:
+                self.train()
 
     def stops(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
         """The states that a pass visits, by k, ascending. CSBError for numbers out of range, here and beside them."""

@@ -127,7 +127,8 @@ class Kernel(nn.Module):
         means = (expand(self.skip[k], x) * x)[:, None] + expand(self.gain[k], out) * out[:, :M]
         rows = out[:, M : M + M * d].flatten(2).unflatten(1, (M, d))
         logits = out[:, M + M * d :].flatten(1)[:, :M]
-        return Mixture(logits.log_softmax(1), means, rows, self._variance(rows.diagonal(dim1=2, dim2=3), log_beta))
+        log_weights = logits.T.log_softmax(0).T  # along a short last dimension it takes six times as long on a CPU
+        return Mixture(log_weights, means, rows, self._variance(rows.diagonal(dim1=2, dim2=3), log_beta))
 
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor

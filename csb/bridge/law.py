@@ -16,6 +16,7 @@ from csb.process import repeated
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
+_TINY = 4  # coordinates, to which a triangular system is solved one by one
 
 
 def _exact(method: Method) -> Method:
@@ -100,6 +101,23 @@ class Diagonal(Law):
         return torch.diag_embed(self.var.flatten(1))
 
 
+def _solved(root: Tensor, noise: Tensor) -> Tensor:
+    """root⁻¹ noise, (B, d), for lower triangular roots (B, d, d).
+
+    A few coordinates are found one after the other: on batches of tiny matrices the solver takes several times as long.
+    """
+    d = noise.shape[1]
+    if d > _TINY:
+        return torch.linalg.solve_triangular(root, noise[..., None], upper=False)[..., 0]
+    x: list[Tensor] = []
+    for i in range(d):
+        rest = noise[:, i]
+        for j in range(i):
+            rest = torch.addcmul(rest, root[:, i, j], x[j], value=-1)
+        x.append(rest / root[:, i, i])
+    return torch.stack(x, dim=1)
+
+
 @dataclass(frozen=True)
 class Full(Law):
     """Precision rootᵀ·root; root is (B, d, d), lower triangular with a positive diagonal.
@@ -120,7 +138,7 @@ class Full(Law):
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:
-        return self.mean + torch.linalg.solve_triangular(self.root, noise[..., None], upper=False).view_as(self.mean)
+        return self.mean + _solved(self.root, noise).view_as(self.mean)
 
     @_exact
     def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:

@@ -72,4 +72,4 @@ def sampling(recipe: Recipe, states: int, repeats: int) -> dict[str, Any]:
     """Sampling ``states`` of 16 observations, or fewer, against its bare network calls."""
     observations = min(16, states)
     y = recipe.observations(observations)
-    return {"recipe": recipe.name, **sampling_overhead(recipe.bridge(), y, states // observations, repeats)}
+    return {"recipe": recipe.name, **sampling_overhead(recipe.bridge().eval(), y, states // observations, repeats)}
