@@ -28,15 +28,14 @@ class MovingAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model)
         self.decay = decay
+        self.weights: list[Tensor] = list(self.module.parameters())  # asked for once: a walk through all modules
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Takes the model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
-        old: list[Tensor] = list(self.module.parameters())
-        new: list[Tensor] = list(model.parameters())
+    def update(self, weights: list[Tensor], step: int) -> None:
+        """Takes a model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
-        torch._foreach_lerp_(old, new, weight)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self.weights, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
         self.n_averaged += 1
 
 
@@ -84,6 +83,7 @@ class FitModule(pl.LightningModule):
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
         self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
         self.average = MovingAverage(model, settings.ema)
+        self.weights: list[Tensor] = list(model.parameters())
         self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -116,18 +116,18 @@ class FitModule(pl.LightningModule):
 
         The norm is that of all processes' mean gradient, so that all of them stop at the same step.
         """
-        gradients = [w.grad for w in self.model.parameters() if w.grad is not None]
+        gradients = [w.grad for w in self.weights if w.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm + self.last_loss)):
             with self.trainer.precision_plugin.train_step_context():
                 raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
         if gradient_clip_val and norm > gradient_clip_val:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, norm)
+            nn.utils.clip_grads_with_norm_(self.weights, gradient_clip_val, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
         super().optimizer_step(*args, **kwargs)
-        self.average.update(self.model, self.batch.step)
+        self.average.update(self.weights, self.batch.step)
 
     def adopt_average(self) -> None:
         """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""

@@ -57,7 +57,7 @@ class TestMovingAverage:
         for n, value in enumerate([1.0, 2.0, -3.0, 5.0, 0.5, 8.0, 1.0, 1.0, 4.0, 2.0, 7.0, 3.0]):
             with torch.no_grad():
                 layer.weight.fill_(value)
-            average.update(layer, n)
+            average.update(list(layer.parameters()), n)
             # The first update copies; update n ≥ 1 has decay min(0.5, (1 + n)/(10 + n)).
             decay = min(0.5, (1 + n) / (10 + n))
             expected = value if expected is None else decay * expected + (1 - decay) * value
@@ -68,9 +68,9 @@ class TestMovingAverage:
         average = MovingAverage(layer, 0.99)
         layer.weight.fill_(1.0)
         for n in range(3000):
-            average.update(layer, n)
+            average.update(list(layer.parameters()), n)
         layer.weight.fill_(2.0)
-        average.update(layer, 3000)
+        average.update(list(layer.parameters()), 3000)
         assert float(average.module.weight) == pytest.approx(1.01, abs=1e-4)
 
     def test_holds_no_gradients(self, bridge):
