@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig
 
 from csb.errors import CSBError, is_one_of, require_int, require_place
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
+from csb.run.machine import machine
 from csb.run.recipe import settings, suite_settings
 
 
@@ -103,7 +105,8 @@ def filtering(config: DictConfig) -> None:
     for job in setup.jobs():
         rows.append(row(job, setup))
         if setup.out is not None:
-            write_json(Path(setup.out) / "filtering.json", rows)
+            about = {"settings": setup, "machine": machine(torch.device("cpu")), "rows": rows}
+            write_json(Path(setup.out) / "filtering.json", about)
             write_text(Path(setup.out) / "filtering.md", markdown_table(rows))
     print_table(
         rows, title=f"{setup.cycles} assimilations after {setup.spin_up} of spin-up, {len(setup.seeds)} seed(s)"

@@ -1,15 +1,15 @@
-"""The machine that measured times belong to."""
+"""The machine and the code that measured figures belong to."""
 
 import os
 from typing import Any
 
 import torch
 
-from csb.run.provenance import device_of, versions
+from csb.run.provenance import device_of, git, versions
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, cores, threads of torch, and versions, as plain data."""
+    """Device, cores, threads of torch, versions and the commit, as plain data."""
     told, of = device_of(device, None), versions()
     about = {"device": told["name"], "cores": os.cpu_count(), "threads": told["threads"]}
-    return {**about, "torch": of["torch"], "python": of["python"]}
+    return {**about, "torch": of["torch"], "python": of["python"], "csb": of["csb"], "git": git()}

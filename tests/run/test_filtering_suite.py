@@ -25,7 +25,7 @@ def composed(*arguments):
 
 def test_table_and_files(tmp_path, capsys):
     main(composed(*SMALL, "seeds=[0,1]", f"out={tmp_path}"))
-    rows = json.loads((tmp_path / "filtering.json").read_text())
+    rows = json.loads((tmp_path / "filtering.json").read_text())["rows"]
     assert [(one["system"], one["members"], one["filter"]) for one in rows] == [
         ("lorenz63", 40, "bridge, T = 2, features = 4, locality = 1.0"),
         ("lorenz63", 40, "enkf"),
@@ -47,7 +47,7 @@ def test_the_defaults_are_valid():
 def test_a_filter_that_diverges_is_a_row_of_dashes(tmp_path):
     wild = "lorenz63.methods=[{filter: enkf, inflation: 1e200}, {filter: enkf}]"
     main(composed(*SMALL[:3], "lorenz63.members=[40]", "lorenz96.members=[]", wild, f"out={tmp_path}"))
-    one, two = json.loads((tmp_path / "filtering.json").read_text())
+    one, two = json.loads((tmp_path / "filtering.json").read_text())["rows"]
     assert one["rmse"] is None
     assert "cycle" in one["note"]
     assert two["rmse"] > 0

@@ -114,6 +114,7 @@ class TestStory:
 
     def test_what_is_collected(self, story):
         suite = json.loads((story["out"] / "suite.json").read_text())
+        assert suite["machine"]["torch"] == str(torch.__version__)
         assert suite["missing"] == []
         assert suite["failures"] == {}
         rows = suite["rows"]

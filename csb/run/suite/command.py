@@ -7,10 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from csb.evaluation.suite import PUBLISHED, draw_suite, suite_tables
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.run.machine import machine
 from csb.run.suite.plan import Job, plan
 from csb.run.suite.processes import Outcome, Runner
 from csb.run.suite.settings import SuiteSettings, read
@@ -69,8 +71,8 @@ def collect(jobs: list[Job], settings: SuiteSettings, failures: dict[str, str]) 
     tables = suite_tables(rows, PUBLISHED)
     picture = draw_suite(out / "suite.png", rows, PUBLISHED)
     own = [one._asdict() for one in PUBLISHED if one.problem in settings.problems]
-    about = {"settings": settings, "rows": rows, "published": own, "missing": missing, "failures": failures}
-    write_json(out / "suite.json", about)
+    about = {"settings": settings, "machine": machine(torch.device("cpu")), "rows": rows, "published": own}
+    write_json(out / "suite.json", {**about, "missing": missing, "failures": failures})
     text = _head(settings)
     if missing:
         text += "Not finished: " + "; ".join(missing) + ".\n\n"
