@@ -10,7 +10,7 @@ from csb.bridge import Bridge, Direction, load_bridge
 from csb.errors import CSBError
 from csb.evaluation.tables import format_value, print_table
 from csb.run.load import half_step_files, load_any
-from csb.training.ipf import EACH
+from csb.training.history import EACH
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
 _KERNELS: tuple[Direction, ...] = ("backward", "forward")

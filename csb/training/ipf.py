@@ -1,6 +1,5 @@
 """The IPF loop: half-steps one after the other, each a sequence of cache rounds, each a fresh Lightning Trainer."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as pl
-import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
@@ -17,12 +15,13 @@ from csb.errors import CSBError
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
-from csb.training.divergence import Diverged, LossWatch, require_calm
+from csb.training.divergence import Diverged, require_calm
+from csb.training.history import EACH, SCORE, best_iteration, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep, plan
 from csb.training.ranks import Ranks
-from csb.training.retry import go_back, rate_factor
+from csb.training.retry import go_back, note, take_up
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
 from csb.training.storage import capacity
@@ -31,27 +30,6 @@ from csb.training.validation import Validation, keep_best
 
 _VALIDATION = 4096  # trajectories of validation pairs
 _CACHE = 1  # the key of the cache's random stream
-SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
-
-
-def best_iteration(rows: list[dict[str, Any]]) -> int:
-    """The earliest iteration whose score is not worse than the lowest by more than its standard error.
-
-    Iterations are scored on the same pairs, so the error is that of the mean of the paired differences. Where further
-    iterations gain nothing that the pairs can show, what they add is the error of their fits.
-
-    Args:
-        rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
-    """
-    best = min(rows, key=lambda row: row[SCORE])
-    for row in rows:
-        each, lowest = row.get(EACH), best.get(EACH)
-        error = 0.0
-        if each and lowest and len(each) == len(lowest) > 1:
-            error = float((torch.tensor(each) - torch.tensor(lowest)).std()) / math.sqrt(len(each))
-        if row[SCORE] <= best[SCORE] + error:
-            return int(row["iteration"])
-    return int(best["iteration"])
 
 
 class IPF:
@@ -69,7 +47,7 @@ class IPF:
         about: plain data that goes with each saved bridge.
         observer: pictures and diagnostics.
         calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
-            figures, among them :data:`SCORE` if the best iteration is to be chosen.
+            figures, among them :data:`csb.training.history.SCORE` if the best iteration is to be chosen.
         val: encoded validation pairs, for early stopping; None switches it off.
         log: called as log(metrics, step) on the axis of all optimiser steps.
         bar: show the progress bar.
@@ -161,10 +139,7 @@ class IPF:
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer, self.ranks)
-        if self.progress.average is not None:
-            module.average.load_state_dict(self.progress.average)
-            module.optimizer_state = self.progress.optimizer
-        module.rate_factor = rate_factor(self.progress)
+        take_up(module, self.progress)
         timing = {"fill": 0.0, "fit": 0.0}
         validation = self._validation(module)
         while self.progress.step < half_step.steps and not self.progress.stopped:
@@ -248,11 +223,7 @@ class IPF:
 
     def _save(self, module: HalfStepModule, step: int) -> None:
         """The state after ``step`` steps of the half-step; not written where the loss may be exploding."""
-        module.optimizer_state = to_cpu(module.optimizer_on_trainer().state_dict())
-        self.progress.step = step
-        self.progress.average = to_cpu(module.average.state_dict())
-        self.progress.optimizer = module.optimizer_state
-        if LossWatch(self.progress.losses).suspicious() is None:
+        if note(module, self.progress, step):
             self._write()
 
     def _write(self) -> None:
@@ -290,19 +261,9 @@ class IPF:
             self.progress = Progress(half_step.index + 1, 0, retries=self.progress.retries)
             return
         save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
-        losses, (memory, disk) = self.progress.losses, self.cache_bytes if half_step.index else (0, 0)
-        tail = losses[-max(1, len(losses) // 10) :]
-        metrics: dict[str, Any] = {
-            "loss": sum(tail) / len(tail), "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-            "cache_mib": memory / 2**20, "spilled_mib": disk / 2**20, **calibration,
-        }  # fmt: skip
-        if (best := self.progress.best) is not None:
-            steps = {"best_step": best["step"], "kept_step": kept, "steps": self.progress.step}
-            metrics |= {"val_loss": best["loss"], **steps}
-        if count := sum(record["half_step"] == half_step.index for record in self.progress.retries):
-            metrics["retries"] = count
+        metrics = figures(self.progress, timing, self.cache_bytes if half_step.index else (0, 0), kept) | calibration
         if self.observer is not None:
-            metrics |= self.observer.after(self.bridge, half_step, losses)
+            metrics |= self.observer.after(self.bridge, half_step, self.progress.losses)
         row = {
             "half_step": half_step.name,
             "iteration": half_step.iteration,
@@ -310,11 +271,10 @@ class IPF:
             **metrics,
             "seconds": time.perf_counter() - self.started,
         }
-        figures = {key: value for key, value in metrics.items() if key != EACH}
         history = [*self.progress.history, row]
         self.progress = Progress(half_step.index + 1, 0, history=history, retries=self.progress.retries)
         done = self._done(self.progress)
-        self.log({f"{half_step.direction}/{key}": value for key, value in figures.items()}, done)
+        self.log({f"{half_step.direction}/{key}": value for key, value in metrics.items() if key != EACH}, done)
         self._write()
 
     @property

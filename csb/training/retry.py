@@ -23,6 +23,22 @@ def rate_factor(progress: Progress) -> float:
     return LOWER ** len(progress.retries)
 
 
+def take_up(module: FitModule, progress: Progress) -> None:
+    """Puts a fresh module where the progress stands."""
+    if progress.average is not None:
+        module.average.load_state_dict(progress.average)
+        module.optimizer_state = progress.optimizer
+    module.rate_factor = rate_factor(progress)
+
+
+def note(module: FitModule, progress: Progress, step: int) -> bool:
+    """Takes the module's state after ``step`` steps down in the progress; False where the loss may be exploding."""
+    module.optimizer_state = to_cpu(module.optimizer_on_trainer().state_dict())
+    progress.step, progress.optimizer = step, module.optimizer_state
+    progress.average = to_cpu(module.average.state_dict())
+    return LossWatch(progress.losses).suspicious() is None
+
+
 def go_back(
     path: Path, start: Progress, fingerprint: dict[str, Any], failed: Progress, error: Diverged, most: int
 ) -> Progress:
@@ -77,24 +93,19 @@ class Stage:
 
     def take_up(self, make: Callable[[], Module]) -> Module:
         """The module that ``make`` makes of the model, where the progress stands."""
-        progress = self.progress
-        if progress.weights:
-            restore(self.model, progress, self.path)
+        if self.progress.weights:
+            restore(self.model, self.progress, self.path)
         module = make()
-        if progress.average is not None:
-            module.average.load_state_dict(progress.average)
-            module.optimizer_state = progress.optimizer
-        module.rate_factor = rate_factor(progress)
+        take_up(module, self.progress)
         return module
 
     def save(self, module: FitModule, step: int) -> None:
         """The progress after ``step`` steps; not written where the loss may be exploding."""
-        progress, module.optimizer_state = self.progress, to_cpu(module.optimizer_on_trainer().state_dict())
-        progress.step, progress.seconds = step, time.perf_counter() - self.started
-        progress.weights, progress.average = to_cpu(self.model.state_dict()), to_cpu(module.average.state_dict())
-        progress.optimizer = module.optimizer_state
-        if LossWatch(progress.losses).suspicious() is None:
-            save_progress(self.path, progress, self.fingerprint)
+        good = note(module, self.progress, step)
+        self.progress.seconds = time.perf_counter() - self.started
+        self.progress.weights = to_cpu(self.model.state_dict())
+        if good:
+            save_progress(self.path, self.progress, self.fingerprint)
 
     def until_done(self, attempt: Callable[[], Module], bar: Bar, log: Callable[[Metrics, int], None]) -> Module:
         """What ``attempt`` returns, begun again from the last good state after each divergence."""

@@ -23,7 +23,7 @@ from csb.run.conf import CONF, find_conf
 from csb.run.inspection import inspect, print_inspection
 from csb.run.main import main
 from csb.run.observations import read_observations
-from csb.training.ipf import EACH, SCORE, best_iteration
+from csb.training.history import EACH, SCORE, best_iteration
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]

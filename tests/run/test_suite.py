@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from benchmark_checks import refuse
 from conftest import ROOT
 

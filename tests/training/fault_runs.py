@@ -18,7 +18,8 @@ from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.run.ends import terminable
 from csb.run.train import quiet_lightning
-from csb.training.ipf import IPF, SCORE
+from csb.training.history import SCORE
+from csb.training.ipf import IPF
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import load_progress
 

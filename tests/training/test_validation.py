@@ -12,7 +12,8 @@ from csb.bridge.objectives import build_objective
 from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import ipf as ipf_module
-from csb.training.ipf import EACH, IPF, SCORE, best_iteration
+from csb.training.history import EACH, SCORE, best_iteration
+from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
 from csb.training.validation import Validation
 

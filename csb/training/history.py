@@ -1,0 +1,58 @@
+"""What is told of a finished half-step, and the choice of the best iteration by it."""
+
+import math
+from typing import Any
+
+import torch
+
+from csb.training.state import Progress
+
+SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+
+
+def best_iteration(rows: list[dict[str, Any]]) -> int:
+    """The earliest iteration whose score is not worse than the lowest by more than its standard error.
+
+    Iterations are scored on the same pairs, so the error is that of the mean of the paired differences. Where further
+    iterations gain nothing that the pairs can show, what they add is the error of their fits.
+
+    Args:
+        rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
+    """
+    best = min(rows, key=lambda row: row[SCORE])
+    for row in rows:
+        each, lowest = row.get(EACH), best.get(EACH)
+        error = 0.0
+        if each and lowest and len(each) == len(lowest) > 1:
+            error = float((torch.tensor(each) - torch.tensor(lowest)).std()) / math.sqrt(len(each))
+        if row[SCORE] <= best[SCORE] + error:
+            return int(row["iteration"])
+    return int(best["iteration"])
+
+
+def figures(
+    progress: Progress, timing: dict[str, float], cache_bytes: tuple[int, int], kept: int | None
+) -> dict[str, Any]:
+    """The figures of a half-step at its end.
+
+    Args:
+        progress: of the half-step.
+        timing: seconds of "fill", and of "fit" with the filling.
+        cache_bytes: in memory and on the disk.
+        kept: the step whose weights validation has kept.
+
+    Returns:
+        "loss", the mean of the last tenth of the steps; "fill_share" of the time; "cache_mib" and "spilled_mib"; with
+        validation "val_loss", "best_step", "kept_step", "steps"; "retries", where there were any.
+    """
+    losses, (memory, disk) = progress.losses, cache_bytes
+    tail = losses[-max(1, len(losses) // 10) :]
+    found: dict[str, Any] = {
+        "loss": sum(tail) / len(tail), "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
+        "cache_mib": memory / 2**20, "spilled_mib": disk / 2**20,
+    }  # fmt: skip
+    if (best := progress.best) is not None:
+        found |= {"val_loss": best["loss"], "best_step": best["step"], "kept_step": kept, "steps": progress.step}
+    if count := sum(record["half_step"] == progress.half_step for record in progress.retries):
+        found["retries"] = count
+    return found
