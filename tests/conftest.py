@@ -108,6 +108,12 @@ def make_exact_bridge(
     return ExactBridge(bridge, spec, grid, G, torch.tensor([0.3, -0.2]).double(), C, steps)
 
 
+def unpacked(root):
+    """The rows and conditional variances of a full law whose precision is rootᵀ root, (…, d, d) lower triangular."""
+    var = root.diagonal(dim1=-2, dim2=-1) ** -2
+    return root * var.sqrt()[..., None], var
+
+
 @pytest.fixture
 def exact_bridge() -> Callable[..., ExactBridge]:
     """Makes an :class:`ExactBridge`; see :func:`make_exact_bridge`."""

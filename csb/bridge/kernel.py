@@ -119,7 +119,7 @@ class Kernel(nn.Module):
             low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
             return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
         rows = rest.flatten(2)
-        return Full.of(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))
+        return Full(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))
 
     def _mixture(self, x: Tensor, k: Tensor, out: Tensor) -> Mixture:
         M, d = self.components, math.prod(self.network.z_shape)

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -101,44 +101,43 @@ class Diagonal(Law):
         return torch.diag_embed(self.var.flatten(1))
 
 
-def _solved(root: Tensor, noise: Tensor) -> Tensor:
-    """root⁻¹ noise, (B, d), for lower triangular roots (B, d, d).
-
-    A few coordinates are found one after the other: on batches of tiny matrices the solver takes several times as long.
-    """
-    d = noise.shape[1]
-    if d > _TINY:
-        return torch.linalg.solve_triangular(root, noise[..., None], upper=False)[..., 0]
-    x: list[Tensor] = []
-    for i in range(d):
-        rest = noise[:, i]
-        for j in range(i):
-            rest = torch.addcmul(rest, root[:, i, j], x[j], value=-1)
-        x.append(rest / root[:, i, i])
-    return torch.stack(x, dim=1)
-
-
 @dataclass(frozen=True)
 class Full(Law):
-    """Precision rootᵀ·root; root is (B, d, d), lower triangular with a positive diagonal.
+    """Precision Uᵀ D⁻¹ U; U (B, d, d) is unit lower triangular, D = diag(var), var (B, d).
 
-    Row i of root·(x − mean) is the innovation of coordinate i given those before it, so the likelihood needs products
-    only; a draw solves one triangular system.
+    ``rows`` (B, d, d) holds U below its diagonal; its other numbers count for nothing. Row i of U (x − mean) is the
+    innovation of coordinate i given those before it and var_i its variance (Pourahmadi 1999), so the likelihood needs
+    products only; a draw solves one triangular system.
     """
 
     mean: Tensor
-    root: Tensor
+    rows: Tensor
+    var: Tensor
 
-    @classmethod
-    def of(cls, mean: Tensor, rows: Tensor, var: Tensor) -> Self:
-        """From rows (B, d, d), of which only the part below the diagonal counts, and conditional variances (B, d)."""
-        identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    def _unit(self) -> Tensor:
+        identity = torch.eye(self.rows.shape[1], dtype=self.rows.dtype, device=self.rows.device)
         below = torch.ones_like(identity, dtype=torch.bool).tril(-1)
-        return cls(mean, torch.where(below, rows, identity) / var.sqrt()[..., None])
+        return torch.where(below, self.rows, identity)
+
+    def _solved(self, innovations: Tensor) -> Tensor:
+        """U⁻¹ innovations, (B, d), from (B, d).
+
+        A few coordinates are found one by one: on batches of tiny matrices the solver takes several times as long.
+        """
+        d = innovations.shape[1]
+        if d > _TINY:
+            return torch.linalg.solve_triangular(self._unit(), innovations[..., None], upper=False)[..., 0]
+        x: list[Tensor] = []
+        for i in range(d):
+            rest = innovations[:, i]
+            for j in range(i):
+                rest = torch.addcmul(rest, self.rows[:, i, j], x[j], value=-1)
+            x.append(rest)
+        return torch.stack(x, dim=1)
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:
-        return self.mean + _solved(self.root, noise).view_as(self.mean)
+        return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
 
     @_exact
     def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
@@ -147,14 +146,16 @@ class Full(Law):
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        white = (self.root @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean)
-        spread = target_var * (self.root**2).sum(2).view_as(self.mean)
-        log_det = self.root.diagonal(dim1=1, dim2=2).log().view_as(self.mean)
-        return 0.5 * (white**2 + spread + _LOG_2PI) - log_det
+        unit, var = self._unit(), self.var.view_as(self.mean)
+        square = (unit @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean) ** 2
+        if isinstance(target_var, Tensor) or target_var:
+            square = square + target_var * (unit**2).sum(2).view_as(self.mean)
+        return 0.5 * (square / var + var.log() + _LOG_2PI)
 
     def covariance(self) -> Tensor:
-        identity = torch.eye(self.root.shape[1], dtype=self.root.dtype, device=self.root.device)
-        inverse = torch.linalg.solve_triangular(self.root, identity.expand_as(self.root), upper=False)
+        unit = self._unit()
+        identity = torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
+        inverse = torch.linalg.solve_triangular(unit, identity.expand_as(unit), upper=False) * self.var.sqrt()[:, None]
         return inverse @ inverse.mT
 
 
@@ -201,7 +202,7 @@ class LowRank(Law):
 
 @dataclass(frozen=True)
 class Mixture(Law):
-    """A mixture of M Gaussians, each as :meth:`Full.of` makes it, where and when it is needed.
+    """A mixture of M Gaussians, each a :class:`Full`, made where and when it is needed.
 
     Log-weights are (B, M), means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d). A few large steps leave laws of
     several modes, which no Gaussian draws.
@@ -219,14 +220,14 @@ class Mixture(Law):
         return (weights * self.means).sum(1)
 
     def _parts(self) -> Full:
-        return Full.of(self.means.flatten(0, 1), self.rows.flatten(0, 1), self.var.flatten(0, 1))
+        return Full(self.means.flatten(0, 1), self.rows.flatten(0, 1), self.var.flatten(0, 1))
 
     def _chosen(self, noise: Tensor) -> Full:
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = torch.special.ndtr(noise)
         chosen = (self.log_weights.exp().cumsum(1) < level).sum(1).clamp(max=self.log_weights.shape[1] - 1)
         items = torch.arange(len(noise), device=noise.device)
-        return Full.of(self.means[items, chosen], self.rows[items, chosen], self.var[items, chosen])
+        return Full(self.means[items, chosen], self.rows[items, chosen], self.var[items, chosen])
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:

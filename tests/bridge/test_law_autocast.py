@@ -11,7 +11,7 @@ MEAN, TARGET = torch.randn(4, 1, 3, 4, generator=GENERATOR), torch.randn(4, 1, 3
 VAR = torch.rand(4, 1, 3, 4, generator=GENERATOR) * 1e-3 + 4e-4
 LAWS = {
     "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
-    "full": Full.of(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
+    "full": Full(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
     "mixture": Mixture(
         torch.randn(4, 2, generator=GENERATOR).log_softmax(1),
         torch.stack([MEAN, -MEAN], 1),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import unpacked
 
 from csb.bridge.law import Diagonal, Full
 from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged, build_objective
@@ -56,7 +57,7 @@ def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
 
     def loss(mean, cov):
         root = torch.linalg.inv(torch.linalg.cholesky(cov))
-        law = Full(mean.expand(40, 2), root.expand(40, 2, 2))
+        law = Full(mean.expand(40, 2), *unpacked(root.expand(40, 2, 2)))
         return Likelihood().loss(law, Target(states), torch.full((40,), 0.3)).sum(1).mean()
 
     shift = torch.zeros(2, requires_grad=True)

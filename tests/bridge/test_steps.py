@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import unpacked
 
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.law import Diagonal, Full, LowRank, Mixture
@@ -44,7 +45,7 @@ def random_full(B, d, low, high, seed=0):
     Q = torch.linalg.qr(torch.randn(B, d, d, generator=g)).Q
     values = low + (high - low) * torch.rand(B, d, generator=g)
     cov = (Q * values[:, None]) @ Q.mT
-    return Full(torch.randn(B, d, generator=g), torch.linalg.inv(torch.linalg.cholesky(cov))), cov
+    return Full(torch.randn(B, d, generator=g), *unpacked(torch.linalg.inv(torch.linalg.cholesky(cov)))), cov
 
 
 class TestLaws:
@@ -86,9 +87,8 @@ class TestLaws:
         parts = [random_full(5, 3, 0.1, 0.5, seed) for seed in (1, 2)]
         log_weights = torch.tensor([0.3, 0.7]).log().expand(5, 2)
         means = torch.stack([part.mean for part, _ in parts], 1)
-        roots = torch.stack([part.root for part, _ in parts], 1)
-        var = roots.diagonal(dim1=2, dim2=3) ** -2
-        law = Mixture(log_weights, means, roots * var.sqrt()[..., None], var)
+        rows, var = (torch.stack([getattr(part, name) for part, _ in parts], 1) for name in ("rows", "var"))
+        law = Mixture(log_weights, means, rows, var)
         for level, (part, cov) in zip((-2.0, 2.0), parts):  # Φ(−2) lies below the first weight, Φ(2) above
             start = torch.full((5, 1), level)
             mean = law.leap(self.X, LEAP, torch.cat([start, torch.zeros(5, 3)], 1))
