@@ -25,7 +25,9 @@ class CSBError(ValueError):
         super().__init__(re.sub(r"\s*\n\s*", " ", message))
 
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)  # of a scheduler that wants the machine back; of a terminal that went away
+ENDING = tuple(  # of a scheduler that wants the machine back; of a terminal that went away, which not every system has
+    signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Terminated(BaseException):

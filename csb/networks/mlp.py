@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
         """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's.
 
-        rows is None where U = 1.
+        Without rows the embeddings are those of the rows themselves, or one for all.
         """
         film = self.film(embedding)
         if rows is not None:
@@ -60,7 +60,7 @@ class MLP(Network):
         with torch.autocast(z.device.type, enabled=False):
             h = self.entry(z.flatten(1)) + code
         rows = None
-        if len(time) > 1:  # a batch holds at most T different times
+        if len(time) > 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
             time, rows = torch.unique(time, return_inverse=True)
         embedding = nn.functional.silu(self.time(time))
         for block in self.blocks:

@@ -40,7 +40,7 @@ def train_stage(run: RunConfig) -> None:
 
     CSBError for a state of other settings, missing data, a full disk, a diverging loss.
     """
-    remove_leftovers(run.folder)
+    remove_leftovers(run.folder, run.stage)
     run.problem.prepare()
     rows = run.problem.rows("train")
     transform = run.problem.make_transform(rows)

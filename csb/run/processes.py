@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from csb.errors import ENDING, CSBError
 from csb.run.launch import THREADS, cores
@@ -64,9 +65,16 @@ def _run(count: int, command: list[str]) -> None:
     for name in THREADS:
         os.environ.setdefault(name, str(max(1, cores() // count)))
     os.environ[_PARENT] = str(os.getpid())
+    options: dict[str, Any] = {}
+    if (
+        "signals_to_handle" in LaunchConfig.__dataclass_fields__
+    ):  # torch 2.10: one that is ignored, as under nohup, stays so
+        names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+        heard = [name for name in names if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN]
+        options = {"signals_to_handle": ",".join(heard)}
     config = LaunchConfig(
         1, 1, count, DefaultLogsSpecs(), rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
-        local_addr="localhost", run_id="csb",
+        local_addr="localhost", run_id="csb", **options,
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-c", _CHILD, *command)

@@ -168,7 +168,8 @@ def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
         if not ranks.main:
             return {}
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
-        one = bridge.sample(val.y[:1], 1, generator=seeded(run.seed, _FIRST), **vars(run.sampler))
+        generator = seeded(run.seed, _FIRST, device=bridge.device)
+        one = bridge.sample(val.y[:1], 1, generator=generator, **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
         result = _result(run, progress.history, {**scores, **cost})
         logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))

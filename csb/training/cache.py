@@ -71,7 +71,7 @@ def fill(
         pairs: encoded; or z (N, …) and c (N, …), on the CPU.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
-        chunk: trajectories a network call of one process.
+        chunk: trajectories of a network call, of all processes together.
         storage: where they go; None: float32 in memory.
         ranks: the processes that share the work; each gets the whole cache, in memory.
 

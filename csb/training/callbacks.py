@@ -4,11 +4,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import IO, Any, Protocol, cast
 
 import lightning as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -140,27 +141,52 @@ class Every(Callback):
 
 
 class _Stop(Callback):
-    """Ends a fit after the running step once a signal of ENDING has come.
+    """Ends a fit after the running step once a signal of ENDING has come to one of its processes.
 
-    Lightning does so itself for SIGTERM, except for one that comes before it listens.
+    Lightning's own handler of SIGTERM is replaced: of several processes it waits for all the others' handlers, while
+    they may be waiting for this one's gradients.
     """
 
-    asked: int | None = None  # by which
+    def __init__(self, module: Any) -> None:
+        self.module, self.number = module, 0
+
+    @property
+    def asked(self) -> int:
+        """The number of the signal; 0 while there is none."""
+        return self.number or (signal.SIGTERM if self.module.ends else 0)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.number, self.module.asked = number, True
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self._listen()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        trainer.should_stop |= self.asked is not None
+        trainer.should_stop |= module.ends or (module.asked and module.ranks.size == 1)
+
+    def _listen(self) -> dict[int, Any]:
+        """Notes the signals, but for one that is ignored. Returns the handlers from before, none in other threads."""
+        here = threading.current_thread() is threading.main_thread()
+        ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
+        return {number: signal.signal(number, self._note) for number in ours}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, they are noted and no more. One that is ignored stays so; outside the main thread nothing changes."""
-        here = threading.current_thread() is threading.main_thread()
-        ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
-        before = [signal.signal(number, lambda number, frame: setattr(self, "asked", number)) for number in ours]
+        """Inside, signals are noted and no more."""
+        before = self._listen()
         try:
             yield
         finally:
-            for number, handler in zip(ours, before):
+            for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _repeatable(where: torch.device) -> AbstractContextManager[Any]:
+    """Inside, convolutions on a GPU have gradients that are the same each time."""
+    cudnn = torch.backends.cudnn
+    if where.type != "cuda":
+        return nullcontext()
+    return cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
 
 
 def fit(
@@ -181,22 +207,23 @@ def fit(
         buffers: dict[str, Any] = {_BUFFERS: False}
         strategy = DDPStrategy(**buffers, gradient_as_bucket_view=True)
         several = {"strategy": strategy, "num_nodes": device.num_nodes, "plugins": [environment()]}
-    stop = _Stop()
+    stop = _Stop(module)
     trainer = pl.Trainer(
         accelerator=device.where.type, devices=device.devices, precision=device.precision, **several,  # type: ignore[arg-type]
         max_epochs=1, gradient_clip_val=clip, callbacks=[*callbacks, stop], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     module.train()
-    with stop.listening():
+    with stop.listening(), _repeatable(device.where):
         try:
             trainer.fit(module, train_dataloaders=batches)
-        except SIGTERMException:  # of Lightning, between two steps
-            stop.asked = signal.SIGTERM
+        except SIGTERMException:  # of Lightning, before the first step
+            stop.number = signal.SIGTERM
         except SystemExit:
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-        if stop.asked is not None:
+        if stop.asked:
             save()
-            raise Terminated(stop.asked)
+    if stop.asked:  # also at the last moment
+        raise Terminated(stop.asked)

@@ -23,7 +23,7 @@ from csb.training.plan import HalfStep, plan
 from csb.training.ranks import Ranks
 from csb.training.retry import go_back, note, take_up
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
+from csb.training.state import Progress, load_progress, require_finite, restore, save_progress, to_cpu
 from csb.training.storage import capacity
 from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
@@ -203,7 +203,10 @@ class IPF:
         if validation is not None:
             callbacks.insert(1, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
         save = lambda: self._save(module, len(self.progress.losses))  # noqa: E731
-        fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks, save)
+        try:
+            fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks, save)
+        finally:
+            batches.release()
         reached = len(self.progress.losses)
         if reached < steps[1] and not self.progress.stopped:
             raise CSBError(
@@ -227,9 +230,10 @@ class IPF:
             self._write()
 
     def _write(self) -> None:
-        if not self.ranks.main:
-            return
         self.progress.weights = to_cpu(self.bridge.state_dict())
+        if not self.ranks.main:
+            require_finite(self.progress)  # all find what one finds, and go back together
+            return
         self.progress.seconds = time.perf_counter() - self.started
         save_progress(self.state_file, self.progress, self.fingerprint)
 

@@ -47,7 +47,7 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
     that depends on k alone leaves each step's optimum where it was (cf. Hang et al. 2023, min-SNR weighting).
     """
     weight = (kernel.log_beta[1:].exp() / kernel.gain[1:] ** 2) ** exponent
-    return torch.cat([torch.zeros(1), weight / weight.mean()])
+    return torch.cat([weight.new_zeros(1), weight / weight.mean()])
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -82,6 +82,7 @@ class FitModule(pl.LightningModule):
         self.ranks = ranks
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
         self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
+        self.asked, self.ends = False, False  # to end after the running step: this process; all of them
         self.average = MovingAverage(model, settings.ema)
         self.weights: list[Tensor] = list(model.parameters())
         self.optimizer_state: dict[str, Any] | None = None
@@ -116,6 +117,7 @@ class FitModule(pl.LightningModule):
 
         The norm is that of all processes' mean gradient, so that all of them stop at the same step.
         """
+        self._exchange()
         gradients = [w.grad for w in self.weights if w.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm + self.last_loss)):
@@ -123,6 +125,18 @@ class FitModule(pl.LightningModule):
                 raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
         if gradient_clip_val and norm > gradient_clip_val:
             nn.utils.clip_grads_with_norm_(self.weights, gradient_clip_val, norm)
+
+    def _exchange(self) -> None:
+        """The loss of all processes together, and whether they end: all at one step, where one of them was asked to.
+
+        After the backward pass, whose kernels a GPU works on meanwhile.
+        """
+        self.ends = self.asked
+        if self.ranks.size > 1:
+            found = self.ranks.mean(
+                torch.stack([self.last_loss.double(), self.last_loss.new_tensor(self.asked).double()])
+            )
+            self.last_loss, self.ends = found[0], bool(found[1] > 0)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
@@ -163,10 +177,7 @@ class HalfStepModule(FitModule):
         self.kernel.requires_grad_(True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.weighted_loss(self.kernel, batch)
-        if self.ranks.size > 1:
-            self.last_loss = self.ranks.mean(self.last_loss)
-        return loss
+        return self.weighted_loss(self.kernel, batch)
 
     def where(self, step: int) -> str:
         return f"half-step {self.half_step.name} at step {step}"

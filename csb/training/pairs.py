@@ -13,20 +13,18 @@ from torch import Tensor
 
 from csb.problems import PairRows, Transform
 
-Preimage = Callable[[Tensor, torch.Generator], Tensor]
-
 
 class EncodedPairs(ABC):
     """N encoded pairs, on the CPU.
 
     Args:
         z_shape: of one state.
-        preimage: draws, among the states that stand for the same x, the one to train on
+        transform: draws, among the states that stand for the same x, the one to train on
             (:meth:`csb.problems.Transform.preimage`); None where each stands for itself.
     """
 
-    def __init__(self, z_shape: tuple[int, ...], preimage: Preimage | None = None) -> None:
-        self.z_shape, self._preimage = tuple(z_shape), preimage
+    def __init__(self, z_shape: tuple[int, ...], transform: Transform | None = None) -> None:
+        self.z_shape, self.transform = tuple(z_shape), transform
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -42,7 +40,7 @@ class EncodedPairs(ABC):
     def rows(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
         z, c = self.plain(indices)
-        return (z if self._preimage is None else self._preimage(z, generator)), c
+        return (z if self.transform is None else self.transform.preimage(z, generator)), c
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
         """:meth:`plain` of the first n pairs; of all where there are fewer."""
@@ -52,8 +50,8 @@ class EncodedPairs(ABC):
 class InMemory(EncodedPairs):
     """z (N, *z_shape) and c (N, *c_shape), encoded; without c there are no conditions: c (N, 0)."""
 
-    def __init__(self, z: Tensor, c: Tensor | None = None, preimage: Preimage | None = None) -> None:
-        super().__init__(tuple(z.shape[1:]), preimage)
+    def __init__(self, z: Tensor, c: Tensor | None = None, transform: Transform | None = None) -> None:
+        super().__init__(tuple(z.shape[1:]), transform)
         self.z, self.c = z, z.new_empty(len(z), 0) if c is None else c
 
     def __len__(self) -> int:
@@ -61,7 +59,8 @@ class InMemory(EncodedPairs):
 
     def to(self, device: torch.device) -> "InMemory":
         """The same pairs on a device; what they are asked for there, and the generator, live on it too."""
-        return InMemory(self.z.to(device), self.c.to(device), self._preimage)
+        transform = None if self.transform is None else copy.deepcopy(self.transform).to(device)
+        return InMemory(self.z.to(device), self.c.to(device), transform)
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.z[indices], self.c[indices]
@@ -86,9 +85,9 @@ class OnDisk(EncodedPairs):
         z_shape: tuple[int, ...],
         encode_x: Callable[[Tensor, Tensor], Tensor],
         encode_y: Callable[[Tensor], Tensor],
-        preimage: Preimage | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        super().__init__(z_shape, preimage)
+        super().__init__(z_shape, transform)
         self.source, self.encode_x, self.encode_y = source, encode_x, encode_y
 
     def __len__(self) -> int:
@@ -106,9 +105,9 @@ def encoded(transform: Transform, source: PairRows) -> EncodedPairs:
     """The pairs of a source by a fitted transform, of which a copy is kept: it may move to another device."""
     own = copy.deepcopy(transform).cpu().requires_grad_(False)
     if not source.in_memory:
-        return OnDisk(source, own.z_shape, own.encode_x, own.encode_y, own.preimage)
+        return OnDisk(source, own.z_shape, own.encode_x, own.encode_y, own)
     x, y, _ = source.head(len(source))
-    return InMemory(own.encode_x(x, y), own.encode_y(y), own.preimage)
+    return InMemory(own.encode_x(x, y), own.encode_y(y), own)
 
 
 def as_pairs(pairs: EncodedPairs | tuple[Tensor, Tensor | None] | Tensor) -> EncodedPairs:

@@ -154,7 +154,7 @@ class DeviceSettings:
         strategy: "auto" or "ddp", which several devices take in any case.
         precision: "32-true" or "bf16-mixed".
         compile: whether networks are compiled by torch.compile.
-        gpu_share: of a GPU's free memory, 0..1, that pairs and cache may take; where they need more, they stay on the
+        gpu_share: of a GPU's memory, 0..1, that pairs and cache may take; where they need more, they stay on the
             CPU and batches are copied ahead.
     """
 
@@ -227,7 +227,8 @@ class DeviceSettings:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common: of options that came later, those that are set."""
-        always, never = ("accelerator", "devices", "precision"), ("gpu_share",)
+        always = ("accelerator", "devices", "precision")
+        never = () if self.where.type == "cuda" else ("gpu_share",)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         kept = {key: value for key, value in vars(self).items() if key in always or value != defaults[key]}
         return {key: value for key, value in kept.items() if key not in never}

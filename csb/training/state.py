@@ -44,14 +44,19 @@ class Progress:
     retries: list[dict[str, Any]] = field(default_factory=list)
 
 
+def require_finite(progress: Progress) -> None:
+    """Diverged where a number to train on from is not finite."""
+    for name in ("weights", "average", "optimizer", "best"):
+        if (found := first_bad(getattr(progress, name), name)) is not None:
+            raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
+
+
 def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -> None:
     """Writes the state with the fingerprint of the settings that it belongs to.
 
     Diverged, and the file stays as it was, where a number to train on from is not finite.
     """
-    for name in ("weights", "average", "optimizer", "best"):
-        if (found := first_bad(getattr(progress, name), name)) is not None:
-            raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
+    require_finite(progress)
     save(path, {"format": FORMAT, "fingerprint": fingerprint, **vars(progress)})
 
 
@@ -100,4 +105,4 @@ def to_cpu(tree: Any) -> Any:
     return tree
 
 
-__all__ = ["Progress", "load_progress", "restore", "save_progress", "to_cpu"]
+__all__ = ["Progress", "load_progress", "require_finite", "restore", "save_progress", "to_cpu"]

@@ -32,12 +32,15 @@ def compile_networks(bridge: Bridge, device: DeviceSettings) -> None:
 
 
 def resident(pairs: EncodedPairs, cache: Cache | None, device: DeviceSettings) -> bool:
-    """Whether pairs and cache may lie on the GPU: in memory, they take at most ``gpu_share`` of the GPU's free one."""
+    """Whether pairs and cache may lie on the GPU: in memory, they take at most ``gpu_share`` of the GPU's.
+
+    Of all it has: what is free depends on what ran before, and where a batch is made on which random numbers it is of.
+    """
     kept = [] if cache is None else cache.held()
     if device.where.type != "cuda" or not isinstance(pairs, InMemory) or kept is None:
         return False
-    free, _ = torch.cuda.mem_get_info()
-    return sum(tensor.nbytes for tensor in (pairs.z, pairs.c, *kept)) <= device.gpu_share * free
+    total = torch.cuda.mem_get_info()[1]
+    return sum(tensor.nbytes for tensor in (pairs.z, pairs.c, *kept)) <= device.gpu_share * total
 
 
 def on_device(batches: Batches, device: DeviceSettings) -> "Batches | Ahead":
@@ -47,7 +50,9 @@ def on_device(batches: Batches, device: DeviceSettings) -> "Batches | Ahead":
     if resident(batches.pairs, batches.cache, device):
         batches.move(device.where)
         return batches
-    return Ahead(batches, device.where)
+    return Ahead(
+        batches, torch.device("cuda", torch.cuda.current_device())
+    )  # another thread's current one is the first
 
 
 class Ahead:
@@ -92,7 +97,10 @@ class Ahead:
                     continue
             return False
 
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        stream = None
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread
+            stream = torch.cuda.Stream(self.device)
         try:
             for batch in self.batches:
                 if not put(self._sent(batch, stream)):

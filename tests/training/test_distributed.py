@@ -76,6 +76,17 @@ def test_the_failure_of_one_ends_both_with_one_line(two, tiny, tmp_path):
     assert (tmp_path / "two_moons" / "state.pt").exists()
 
 
+def test_a_signal_to_one_ends_both_at_the_same_step(two, command, tiny, tmp_path):
+    """Process 1 alone hears it, in the first half-step; process 0 writes the state of the step that they agree on."""
+    line = [*tiny, *SHORT, f"out={tmp_path}", "ipf.first_steps=20", "ipf.checkpoint_every=1000"]
+    done = two(*line, hooks=[Hook(STEP, 8, raises="SIGTERM")])
+    assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
+    (said,) = errors(done)
+    assert said.startswith("error: terminated by SIGTERM; resume=true ")
+    state = torch.load(tmp_path / "two_moons" / "state.pt", weights_only=True)
+    assert state["step"] == len(state["losses"]) == 8
+
+
 def weights(folder):
     files = [folder / "bridge.pt", *sorted((folder / "half_steps").iterdir())]
     return {f"{f.name}:{k}": v for f in files for k, v in torch.load(f, weights_only=True)["weights"].items()}
@@ -111,6 +122,10 @@ def test_csb_starts_the_processes_itself(tiny, tmp_path):
     done = subprocess.run([*line, "name=whole"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ sliced_w ") == 1  # one table, of one process
+    again = [sys.executable, "-c", "from csb.run.main import main; main()", "reproduce", f"run={tmp_path}/whole"]
+    found = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
+    assert found.returncode == 0, found.stderr
+    assert "it agrees: bit for bit" in found.stdout
     long = ["ipf.first_steps=100000", "ipf.checkpoint_every=2"]
     for name, victim in (("child", "child"), ("parent", "parent")):
         state = tmp_path / name / "state.pt"

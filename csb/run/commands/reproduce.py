@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from csb.errors import CSBError, is_number, require_flag, require_place
 from csb.evaluation.tables import print_table, write_json
 from csb.run.load import run_folder
+from csb.run.processes import begin
 from csb.run.reproduce import Reproduction, agrees, prepare
 
 _FLAGS = ("resume", "overwrite", "progress")
@@ -40,14 +41,20 @@ def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
 def main(config: DictConfig) -> None:
     """Trains again and compares. Exit code 1 where the two trainings do not agree."""
     again = _read(config)
-    again.check()
+    again.check()  # in all processes before they join: what is written later belongs to this training
+    ranks = begin(again.run.device, ["reproduce", *sys.argv[1:]])
+    if ranks is None:
+        return
     told = again.differences()
-    if told:
+    if ranks.main and told:
         print_table(told, title="what is not as it was")
-    else:
+    elif ranks.main:
         print("versions, commit and device are as they were")
-    print("the data are the same")
+    if ranks.main:
+        print("the data are the same")
     again.train()
+    if not ranks.main:
+        return
     found = again.compare()
     for title, rows in found.items():
         if rows:

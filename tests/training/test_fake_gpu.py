@@ -1,0 +1,76 @@
+"""What a training computes on a GPU, with tensors that have a device and no numbers: none is on the wrong one.
+
+Forward passes alone: gradients need a driver.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.objectives import Likelihood, Target
+from csb.bridge.steps import hops
+from csb.problems import TwoMoons
+from csb.process import Noise
+from csb.training.batches import Batch
+from csb.training.module import HalfStepModule, balance
+from csb.training.pairs import InMemory, encoded
+from csb.training.plan import HalfStep
+from csb.training.settings import OptimizerSettings
+
+GPU = torch.device("cuda", 0)
+
+
+def on_gpu(module):
+    """The module with parameters and buffers of the same shapes on a GPU that is not there."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=value.dtype, device=GPU))
+        for name, value in part._buffers.items():
+            part._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device=GPU)
+    return module
+
+
+def test_devices_are_told_apart():
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="device"):
+        torch.cat([torch.zeros(1), torch.zeros(1, device=GPU)])
+
+
+COVARIANCES = [("diagonal", 2), ("full", 3), ("full", 6), ("low_rank", 6), ("mixture", 2)]
+
+
+@pytest.mark.parametrize(("covariance", "d"), COVARIANCES)
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, monkeypatch):
+    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", covariance, 2, 1e-6, 3)
+    transform = {"name": "identity", "x_shape": [d], "y_shape": [2]}
+    bridge = build_bridge(BridgeSpec([1.0, 0.7, 0.4, 0.1], transform, part, part), 0)
+    module = HalfStepModule(bridge, HalfStep(2, 2, direction, 10), Likelihood(), OptimizerSettings())
+    moves = hops(bridge.grid, direction)  # of numbers, on the CPU
+    monkeypatch.setattr("csb.bridge.bridge.hops", lambda *_: moves)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        on_gpu(module)
+        assert balance(module.kernel, 0.5).device == GPU  # of a half-step that begins there
+        x, k = torch.empty(6, d, device=GPU), torch.empty(6, dtype=torch.long, device=GPU)
+        loss = module.weighted_loss(module.kernel, Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
+        assert loss.device == module.last_loss.device == GPU
+        c = torch.empty(3, 2, device=GPU)
+        states = list(bridge.walk(direction, x, bridge.codes(direction, c, 2), 2, Noise(None, 3, GPU), 4))
+        assert [state.device for state in states] == [GPU] * 3
+
+
+def test_mirrored_states_of_pairs(monkeypatch):
+    problem = TwoMoons(n_train=200, transform="reflect")
+    rows = problem.rows("train")
+    pairs = encoded(problem.make_transform(rows), rows)
+    assert isinstance(pairs, InMemory)
+    own = copy.deepcopy(pairs.transform)
+    monkeypatch.setattr("csb.training.pairs.copy.deepcopy", {pairs.transform: own}.get)  # which the mode cannot
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        z, c = pairs.to(GPU).rows(torch.empty(7, dtype=torch.long, device=GPU), None)  # of a generator there
+        assert z.device == c.device == GPU
+    z, _ = pairs.rows(torch.arange(7), torch.Generator().manual_seed(0))  # those that are here stay so
+    assert z.device == torch.device("cpu")
