@@ -12,7 +12,7 @@ from csb.bridge.parametrisation import PARAMETRISATIONS, Direction
 from csb.errors import CSBError, is_number, is_one_of, require_int
 from csb.networks import build_network
 from csb.problems.transform import build_transform
-from csb.process import Grid
+from csb.process import Grid, initialised
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,6 @@ def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
             network, grid, direction, part.parametrisation, part.covariance, part.variance_floor, part.components
         )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initialised(seed):
         backward, forward = kernel("backward", spec.backward), kernel("forward", spec.forward)
     return Bridge(grid, backward, forward, transform, spec.precision)

@@ -46,7 +46,7 @@ from csb.bridge.steps import stops_of
 from csb.errors import LARGEST, CSBError, is_one_of, require_int
 from csb.networks import Network, build_network
 from csb.problems.transform import Transform, build_transform
-from csb.process import Grid, expand
+from csb.process import Grid, expand, initialised
 
 GENERATOR = "generator"
 LAWS = (*(name for name in COVARIANCES if name != "fixed"), GENERATOR)
@@ -223,8 +223,7 @@ def student_network(spec: StudentSpec, transform: Transform) -> Network:
 def build_student(spec: StudentSpec, seed: int = 0) -> LawStudent | Generator:
     """A student with initial weights that are a function of the seed; torch's global generator is left as it was."""
     transform = build_transform(spec.transform)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initialised(seed):
         return (Generator if spec.law == GENERATOR else LawStudent)(spec, transform, student_network(spec, transform))
 
 

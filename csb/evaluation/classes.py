@@ -40,7 +40,7 @@ def frechet(a: Tensor, b: Tensor, weights: Tensor | None = None) -> float:
         b: (m, d).
     """
     a, b = a.double(), b.double()
-    w = torch.full((len(a),), 1 / len(a), dtype=torch.float64) if weights is None else weights.double()
+    w = a.new_full((len(a),), 1 / len(a)) if weights is None else weights.to(a)
     mean_a, mean_b = w @ a, b.mean(0)
     cov_a, cov_b = (a - mean_a).T @ (w[:, None] * (a - mean_a)), (b - mean_b).T @ (b - mean_b) / len(b)
     values, vectors = torch.linalg.eigh(cov_a)

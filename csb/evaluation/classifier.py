@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError
-from csb.process import seeded
+from csb.process import initialised, seeded
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ def _check(images: Tensor, labels: Tensor | None = None) -> None:
 
 def _initialised(seed: int) -> DigitClassifier:
     """A new network on the CPU, a pure function of the seed; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeded(seed, 0).initial_seed())
+    with initialised(seeded(seed, 0).initial_seed()):
         return DigitClassifier()
 
 

@@ -35,14 +35,15 @@ def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recur
 @torch.no_grad()
 def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor], y: Tensor) -> dict[str, float]:
     """Relative errors over all steps; ``states`` are those at which step 1..T starts."""
-    code = kernel.encode(y.float())
+    device = kernel.log_beta.device
+    code = kernel.encode(y.float().to(device))
     wrong, size, move, spread = 0.0, 0.0, 0.0, []
     for k, (law, x) in enumerate(zip(exact, states), start=1):
-        ours, right = kernel(x.float(), torch.tensor([k]), code), law.mean(x, y)
-        wrong += float(((ours.mean - right) ** 2).mean())
+        ours, right = kernel(x.float().to(device), torch.tensor([k], device=device), code), law.mean(x, y)
+        wrong += float(((ours.mean.cpu() - right) ** 2).mean())
         size += float((right**2).mean())
         move += float(((right - x) ** 2).mean())
-        spread.append(float((ours.covariance().double().mean(0) - law.S).norm() / law.S.norm()))
+        spread.append(float((ours.covariance().double().mean(0).cpu() - law.S).norm() / law.S.norm()))
     errors = {"mean_map": (wrong / size) ** 0.5, "displacement": (wrong / move) ** 0.5}
     return errors | ({"covariance": sum(spread) / len(spread)} if kernel.learns_variance else {})
 

@@ -23,7 +23,7 @@ from csb.errors import CSBError, is_one_of
 from csb.networks import Affine, Network, build_network
 from csb.problems.specs import build
 from csb.problems.transform import Transform, build_transform
-from csb.process import SCHEDULES, Schedule, expand
+from csb.process import SCHEDULES, Schedule, expand, initialised
 
 LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous levels here
 
@@ -164,6 +164,5 @@ def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | Fl
     """A model with initial weights that are a function of the seed. CSBError for unknown names or options."""
     if not is_one_of(spec.kind, CONDITIONAL):
         raise CSBError(f"model {spec.kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initialised(seed):
         return CONDITIONAL[spec.kind](spec)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from csb.errors import CSBError
 from csb.networks import build_network
 from csb.problems.mixture_math import Mixture
-from csb.process import expand
+from csb.process import expand, initialised
 
 
 class Denoiser(nn.Module, ABC):
@@ -125,6 +125,5 @@ class NetworkDenoiser(Denoiser):
 
 def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
     """A denoiser with initial weights that are a function of the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initialised(seed):
         return NetworkDenoiser(spec)

@@ -5,7 +5,7 @@ from csb.process.noise import Generators, Noise
 from csb.process.reference import Linear, Pinned, Reference, expand, mix, repeated
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
-from csb.process.simulate import draw, draw_linear, draw_pinned, noise_like, seeded, simulate
+from csb.process.simulate import draw, draw_linear, draw_pinned, initialised, noise_like, seeded, simulate
 
 __all__ = [
     "SCHEDULES",
@@ -29,6 +29,7 @@ __all__ = [
     "draw_pinned",
     "euler_maruyama",
     "expand",
+    "initialised",
     "mix",
     "noise_like",
     "noise_ratio",

@@ -1,5 +1,8 @@
 """Drawing from the reference process, and seeds for everything that draws."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +20,17 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
         raise CSBError(f"seed={seed!r} with keys {keys} is not possible; seeds and keys are integers of at least 0")
     state = np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0]
     return torch.Generator(device=device).manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+@contextmanager
+def initialised(seed: int) -> Iterator[None]:
+    """Inside, layers made on the CPU get weights that are a function of the seed.
+
+    torch's global generators are left as they were, those of GPUs untouched: ``torch.manual_seed`` seeds them too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

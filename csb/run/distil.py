@@ -51,7 +51,7 @@ def teacher(run: RunConfig) -> Run:
     CSBError where there is none or it is not finished, it is of another problem, or no student of it can be made.
     """
     assert run.teacher is not None
-    found = load_run(run.teacher)
+    found = load_run(run.teacher, str(run.device.where))
     of, wanted = found.about["problem"], run.problem.spec()
     if not same_problem(of, wanted):
         raise CSBError(f"run={run.teacher} is a bridge of {of}, not of {wanted}; give the experiment=… of run=")

@@ -88,7 +88,14 @@ def main(config: DictConfig) -> dict[str, Any] | None:
         if run.evaluate:
             command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
             compare_run(
-                load_run(run.folder), [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress
+                load_run(run.folder, str(run.device.where)),
+                [],
+                run.baselines,
+                run.sampler,
+                run.metrics,
+                run.seed,
+                command,
+                run.progress,
             )
         rows = [{"figure": key, "value": value} for key, value in result.items()]
         print_table(rows, title=f"{config.out}/{config.name}")

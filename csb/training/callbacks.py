@@ -199,8 +199,8 @@ def fit(
 ) -> None:
     """One Trainer's fit over the batches, with nothing on the screen or disk but what the callbacks put there.
 
-    Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit. On SIGTERM or SIGHUP it ends
-    after the running step, calls ``save`` and raises Terminated.
+    At its end it calls ``save``. Raises KeyboardInterrupt on Ctrl+C, which Lightning would turn into a silent exit. On
+    SIGTERM or SIGHUP it ends after the running step, and raises Terminated when it has saved.
     """
     several: dict[str, Any] = {}
     if device.world > 1:  # of processes that have joined; buffers are constants
@@ -223,7 +223,6 @@ def fit(
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-        if stop.asked:
-            save()
-    if stop.asked:  # also at the last moment
+        save()
+    if stop.asked:
         raise Terminated(stop.asked)

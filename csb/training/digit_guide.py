@@ -17,7 +17,7 @@ from torch import Tensor
 
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
-from csb.process import seeded
+from csb.process import initialised, seeded
 
 STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3
 LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are told
@@ -54,8 +54,7 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
         steps: of 128 digits.
     """
     device = denoiser.shift.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeded(seed, _KEY, 0).initial_seed())
+    with initialised(seeded(seed, _KEY, 0).initial_seed()):
         model = DigitGuide().to(device)
     generator = seeded(seed, _KEY, 1)
     furthest = math.acos(math.sqrt(denoiser.alpha_bar_end))

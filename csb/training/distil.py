@@ -246,4 +246,3 @@ class Distillation:
         every = Every(settings.checkpoint_every, lambda step: self.stage.save(module, step))
         save = lambda: self.stage.save(module, len(losses))  # noqa: E731
         fit(module, batches, self.device, self.optimizer.clip, [reporter, every], save)
-        self.stage.save(module, stop)

@@ -212,7 +212,6 @@ class IPF:
             raise CSBError(
                 f"the fit of half-step {half_step.name} ended at step {reached} of {steps[1]}; resume the training"
             )
-        self._save(module, reached)
 
     def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""

@@ -194,7 +194,6 @@ def train_regression(
             callbacks = [Reporter(shown, log, 0, losses, task.name), every]
             fit(module, batches, device, optimizer.clip, callbacks, lambda: stage.save(module, len(losses)))
             require_calm(losses, module.where(settings.steps))
-            stage.save(module, settings.steps)
         return module
 
     with shown.progress:

@@ -14,7 +14,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Likelihood, Target
 from csb.bridge.steps import hops
 from csb.problems import TwoMoons
-from csb.process import Noise
+from csb.process import Noise, initialised
 from csb.training.batches import Batch
 from csb.training.module import HalfStepModule, balance
 from csb.training.pairs import InMemory, encoded
@@ -74,3 +74,18 @@ def test_mirrored_states_of_pairs(monkeypatch):
         assert z.device == c.device == GPU
     z, _ = pairs.rows(torch.arange(7), torch.Generator().manual_seed(0))  # those that are here stay so
     assert z.device == torch.device("cpu")
+
+
+def test_weights_are_made_without_a_word_to_gpus(monkeypatch):
+    """Whose global generators a seed would set back, and with them what is sampled next."""
+    told = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", told.append)
+    state = torch.get_rng_state()
+    with initialised(3):
+        one = torch.randn(4)
+    with initialised(3):
+        assert torch.equal(torch.randn(4), one)
+    assert torch.equal(torch.get_rng_state(), state)
+    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
+    build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, part, part), 0)
+    assert told == []

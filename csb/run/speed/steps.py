@@ -17,6 +17,7 @@ from csb.training.cache import Cache, fill
 from csb.training.callbacks import Bar, Reporter, fit
 from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep
+from csb.training.transfer import Ahead, on_device
 
 _TRAJECTORIES = 512  # of the cache that later half-steps draw from
 Step = Callable[[], object]
@@ -82,7 +83,7 @@ class Alternating:
         seconds: a step of each in every block but the first, which warms up; the training's is "step".
     """
 
-    def __init__(self, batches: Batches, block: int, others: dict[str, Step], device: torch.device) -> None:
+    def __init__(self, batches: Batches | Ahead, block: int, others: dict[str, Step], device: torch.device) -> None:
         self.batches, self.block, self.others, self.device = batches, block, others, device
         self.seconds: dict[str, list[float]] = {name: [] for name in ("step", *others)}
 
@@ -129,11 +130,13 @@ def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict
     batches = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, steps)
     batch = next(iter(batches)).to(device)
     others = {"network": network_step(_twin(module), batch), "objective": objective_step(_twin(module), batch)}
-    alternating = Alternating(batches, block, others, device)
+    alternating = Alternating(on_device(batches, recipe.run.device), block, others, device)
     _fit(recipe, module, alternating)
     found = alternating.medians()
     one = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, 1)
-    start = interleaved({"round": lambda: _fit(recipe, module, one)}, repeats, device)["round"]
+    start = interleaved({"round": lambda: _fit(recipe, module, on_device(one, recipe.run.device))}, repeats, device)[
+        "round"
+    ]
     return {
         "recipe": recipe.name,
         "half_step": "later, from the cache" if later else "first",
