@@ -284,10 +284,11 @@ class Bridge(nn.Module):
             step, states = torch.tensor([k], device=z.device), []
             numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
             for part in parts:
-                law = kernel(z[part], step, codes[owner[part]] if kept is None else kept)
-                states.append(moved(law, z[part], leap, None if numbers is None else numbers[part]))
+                here = z[part]
+                law = kernel(here, step, codes[owner[part]] if kept is None else kept)
+                states.append(moved(law, here, leap, None if numbers is None else numbers[part]))
                 if laws is not None:
                     laws.append(law)
                 tick()
-            z = torch.cat(states)
+            z = states[0] if len(states) == 1 else torch.cat(states)
             yield z

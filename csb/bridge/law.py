@@ -225,7 +225,8 @@ class Mixture(Law):
     def _chosen(self, noise: Tensor) -> Full:
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = torch.special.ndtr(noise)
-        chosen = (self.log_weights.exp().cumsum(1) < level).sum(1).clamp(max=self.log_weights.shape[1] - 1)
+        inner = self.log_weights.exp().cumsum(1)[:, :-1]  # bounds: the last component takes what rounding leaves
+        chosen = (inner < level).sum(1)
         items = torch.arange(len(noise), device=noise.device)
         return Full(self.means[items, chosen], self.rows[items, chosen], self.var[items, chosen])
 

@@ -41,9 +41,8 @@ class Noise:
     def normal(self, n: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers (B·n, *shape), the n rows of an observation side by side."""
         rows = n * self.observations // len(self.parts)
-        return torch.cat(
-            [torch.randn((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts]
-        )
+        found = [torch.randn((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def uniform(self, n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""

@@ -24,6 +24,7 @@ from csb.errors import CSBError, Terminated
 from csb.run.commands import COMMANDS, Command
 from csb.run.conf import CONF
 from csb.run.ends import explain, fail, flush_output, terminable
+from csb.run.heap import keep_freed_memory
 from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_flag
 from csb.run.processes import has_parent
 from csb.run.sweep import report
@@ -169,6 +170,7 @@ def run(name: str, arguments: list[str]) -> None:
     An error ends it with one line and exit code 2, SIGTERM with 143, SIGHUP with 129.
     The command's ``validate(config, sweep)`` is called for the config of each job before any of them starts.
     """
+    keep_freed_memory()
     command, shown = COMMANDS[name], logging.raiseExceptions
     logging.raiseExceptions = False  # a log line that cannot be written, e.g. to a closed pipe, ends nothing
     try:
