@@ -65,10 +65,8 @@ def _run(count: int, command: list[str]) -> None:
     for name in THREADS:
         os.environ.setdefault(name, str(max(1, cores() // count)))
     os.environ[_PARENT] = str(os.getpid())
-    options: dict[str, Any] = {}
-    if (
-        "signals_to_handle" in LaunchConfig.__dataclass_fields__
-    ):  # torch 2.10: one that is ignored, as under nohup, stays so
+    options: dict[str, Any] = {}  # since torch 2.10 a signal that is ignored, as under nohup, can stay so
+    if "signals_to_handle" in LaunchConfig.__dataclass_fields__:
         names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
         heard = [name for name in names if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN]
         options = {"signals_to_handle": ",".join(heard)}
