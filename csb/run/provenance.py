@@ -147,6 +147,16 @@ def record(
     write_json(path, {**before, job: entry})
 
 
+def forget(folder: Path, job: str) -> None:
+    """Takes a job's entry out, where there is one: its results are no more."""
+    try:
+        entries = read(folder)
+    except CSBError:
+        return
+    if entries.pop(job, None) is not None:
+        write_json(folder / FILE, entries)
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The entries of a folder by job; none where it has no file. CSBError where the file is damaged."""
     path = folder / FILE

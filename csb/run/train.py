@@ -85,6 +85,7 @@ def _clean(folder: Path) -> None:
     files = ("result.json", "bridge.pt", "state.pt", "config.json", "history.json")
     for name in (*files, "evaluation.json", "evaluation.md", "evaluation.png"):
         (folder / name).unlink(missing_ok=True)
+    provenance.forget(folder, "evaluate")
     for name in ("half_steps", "pictures"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

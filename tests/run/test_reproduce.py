@@ -96,6 +96,14 @@ class TestProvenance:
         config = json.loads((first / "config.json").read_text())
         assert entries["bridge"]["config"] == config
 
+    def test_entries_of_results_that_are_gone(self, tmp_path):
+        entries = {"bridge": {"seed": 0}, "evaluate": {"seed": 1}}
+        (tmp_path / provenance.FILE).write_text(json.dumps(entries))
+        for _ in range(2):
+            provenance.forget(tmp_path, "evaluate")
+            assert provenance.read(tmp_path) == {"bridge": {"seed": 0}}
+        provenance.forget(tmp_path / "none", "evaluate")
+
     def test_the_commit_is_that_of_the_checkout(self):
         ask = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         done = subprocess.run(ask, capture_output=True, text=True)
