@@ -129,6 +129,7 @@ def live(folder, fault):
     """One life of the training, in a process of its own; leaves the number of its calls, or its error, in files."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has its children ignore
     calls, code = 0, 0
 
     def count(frame, event, argument):
@@ -178,8 +179,10 @@ def story(fork_server, folder, whole, kind, seed, strikes, calls):
 
     Wherever it ends, its files are those of the whole one.
     """
-    draw, struck, code = random.Random(f"{kind} {seed}"), 0, None
+    draw, struck, code, lives = random.Random(f"{kind} {seed}"), 0, None, 0
     while struck < strikes:
+        lives += 1
+        assert lives <= 20 * strikes, f"{kind} hardly ever strikes"
         if code == 0:
             assert_same(folder, whole)
             shutil.rmtree(folder)

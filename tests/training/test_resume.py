@@ -134,6 +134,12 @@ def test_a_real_process(command, tiny, tmp_path, whole, number):
     assert_same(tmp_path / "run", whole)
 
 
+def take_the_terminal():
+    """In the child: what is its standard input is its own, and so is its end, which nohup would have it ignore."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_the_terminal_goes_away(command, tiny, tmp_path):
     """Closed in the middle of a fit that shows its bar there: its state is saved, and nothing is said to nobody."""
     settings = [*tiny, "ipf.first_steps=400", "ipf.checkpoint_every=1000", f"out={tmp_path}"]
@@ -146,7 +152,7 @@ def test_the_terminal_goes_away(command, tiny, tmp_path):
     )
     with subprocess.Popen(  # a hang-up reaches the process whose terminal it is
         line, cwd=ROOT, env=environment, **streams, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_the_terminal,
     ) as process:  # fmt: skip
         os.close(terminal)
         seen = b""
