@@ -50,9 +50,8 @@ def on_device(batches: Batches, device: DeviceSettings) -> "Batches | Ahead":
     if resident(batches.pairs, batches.cache, device):
         batches.move(device.where)
         return batches
-    return Ahead(
-        batches, torch.device("cuda", torch.cuda.current_device())
-    )  # another thread's current one is the first
+    own = torch.device("cuda", torch.cuda.current_device())  # another thread's current one is the first
+    return Ahead(batches, own)
 
 
 class Ahead:

@@ -55,7 +55,7 @@ def speed(config: DictConfig) -> None:
     out, about = Path(settings.out), machine(vectors.device)
     drawn = draw_speed(out / "speed.png", curves)
     write_json(out / "speed.json", {"settings": settings, "machine": about, "tables": tables, "curves": curves})
-    text = _head(about, settings)
+    text = _head(about, settings, extent.often)
     text += "".join(f"## {title}\n\n{markdown_table(rows)}\n" for title, rows in tables.items())
     write_text(out / "speed.md", text + ("![growth](speed.png)\n" if drawn else ""))
     for title, rows in tables.items():
@@ -67,13 +67,14 @@ def _tables(
     vectors: Recipe, images: Recipe, extent: Extent, settings: SpeedSettings
 ) -> tuple[Tables, list[dict[str, Any]]]:
     """The tables but that of growth, and the rows of the vectors' half-steps."""
-    both = list(zip((vectors, images), extent.block, extent.shrink, extent.L, extent.states))
+    many = [often * settings.repeats for often in extent.often]
+    both = list(zip((vectors, images), many, extent.block, extent.shrink, extent.L, extent.states))
     logger.info("training steps")
-    steps = [training_step(one, later, block, settings.repeats) for one, block, *_ in both for later in (False, True)]
+    steps = [training_step(one, later, block, many) for one, many, block, *_ in both for later in (False, True)]
     logger.info("half-steps")
-    halves = [row for one, _, shrink, L, _ in both for row in half_steps(one, L, shrink)]
+    halves = [row for one, _, _, shrink, L, _ in both for row in half_steps(one, L, shrink)]
     logger.info("sampling")
-    samples = [sampling(one, states, settings.repeats) for one, *_, states in both]
+    samples = [sampling(one, states, many) for one, many, *_, states in both]
     tables = {
         "Training steps against bare network steps": _judged(steps, "over_network"),
         "Sampling against bare network calls": _judged(samples, "ratio"),
@@ -98,12 +99,13 @@ def _curves(
     return [*found, over_L(vectors, halves), *over_memory(vectors, images, extent)]
 
 
-def _head(about: dict[str, Any], settings: SpeedSettings) -> str:
+def _head(about: dict[str, Any], settings: SpeedSettings, often: tuple[int, int]) -> str:
+    vectors, images = (each * settings.repeats for each in often)
     told = ", ".join(f"{key} {value}" for key, value in about.items())
     return (
         f"# Speed\n\n{told}.\n\n"
-        f"Medians of {settings.repeats}, each timed in turn with what it is compared with. The bare step is forward, "
-        f"backward and optimiser of the same network on a batch of the same shape; the training's step also makes the "
+        f"Medians of {settings.repeats} timings, of steps and samples of {vectors} (vectors) and {images} (images), "
+        f"each taken in turn with what it is compared with. The bare step is forward, backward and optimiser of the same network on a batch of the same shape; the training's step also makes the "
         f"batch, the kernel's law and the objective's loss, clips, averages the weights and reports. `objective_ms` is "
         f"the bare step with law and loss; `round_ms` starts a fit, once a cache round. `fill_share` is cache filling "
         f"as a share of a half-step. Memory is the peak beyond what was held before.\n\n"

@@ -32,6 +32,7 @@ class Extent:
         vectors, images: overrides of the two shipped trainings.
         block: optimiser steps of the vectors' and of the images' training between two steps of what they are compared
             with.
+        often: how many times ``repeats`` of such blocks, and of samples, are timed: the shorter, the more.
         shrink: by how much the vectors' and the images' half-steps are shortened: steps, trajectories and rounds
             alike, so that shares stay what they are.
         L: iterations of those trainings.
@@ -44,6 +45,7 @@ class Extent:
     vectors: tuple[str, ...]
     images: tuple[str, ...]
     block: tuple[int, int]
+    often: tuple[int, int]
     shrink: tuple[int, int]
     L: tuple[int, int]
     states: tuple[int, int]
@@ -58,7 +60,8 @@ class Extent:
 FULL = Extent(
     vectors=(),
     images=(),
-    block=(40, 3),
+    block=(10, 2),
+    often=(10, 2),
     shrink=(10, 25),
     L=(3, 2),
     states=(1024, 256),
@@ -77,6 +80,7 @@ QUICK = Extent(
         "ipf.batch_size=8",
     ),
     block=(2, 1),
+    often=(1, 1),
     shrink=(250, 175),
     L=(2, 1),
     states=(32, 8),
