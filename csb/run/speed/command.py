@@ -101,12 +101,13 @@ def _curves(
 
 def _head(about: dict[str, Any], settings: SpeedSettings, often: tuple[int, int]) -> str:
     vectors, images = (each * settings.repeats for each in often)
-    told = ", ".join(f"{key} {value}" for key, value in about.items())
+    told = ", ".join(f"{key} {value}" for key, value in about.items() if key != "git")
     return (
         f"# Speed\n\n{told}.\n\n"
         f"Medians of {settings.repeats} timings, of steps and samples of {vectors} (vectors) and {images} (images), "
-        f"each taken in turn with what it is compared with. The bare step is forward, backward and optimiser of the same network on a batch of the same shape; the training's step also makes the "
-        f"batch, the kernel's law and the objective's loss, clips, averages the weights and reports. `objective_ms` is "
-        f"the bare step with law and loss; `round_ms` starts a fit, once a cache round. `fill_share` is cache filling "
+        f"each taken in turn with what it is compared with. The bare step is forward, backward and optimiser of the "
+        f"same network on a batch of the same shape; the training's step also makes the batch, the kernel's law and "
+        f"the objective's loss, clips, averages the weights and reports. `objective_ms` is the bare step with law and "
+        f"loss; `round_ms` starts a fit, once a cache round. `fill_share` is cache filling "
         f"as a share of a half-step. Memory is the peak beyond what was held before.\n\n"
     )
