@@ -76,7 +76,7 @@ def test_the_failure_of_one_ends_both_with_one_line(two, tiny, tmp_path):
     assert (tmp_path / "two_moons" / "state.pt").exists()
 
 
-def test_a_signal_to_one_ends_both_at_the_same_step(two, command, tiny, tmp_path):
+def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
     """Process 1 alone hears it, in the first half-step; process 0 writes the state of the step that they agree on."""
     line = [*tiny, *SHORT, f"out={tmp_path}", "ipf.first_steps=20", "ipf.checkpoint_every=1000"]
     done = two(*line, hooks=[Hook(STEP, 8, raises="SIGTERM")])

@@ -22,8 +22,6 @@ from csb.training.plan import HalfStep
 from csb.training.settings import OptimizerSettings
 
 GPU = torch.device("cuda", 0)
-
-
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
 pytestmark = pytest.mark.skipif(OLD, reason="torch 2.9 computes with such tensors only where there is a driver")
 
