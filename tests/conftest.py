@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
+from csb.bridge.law import Full, Mixture
 from csb.bridge.parametrisation import coefficients
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
@@ -112,6 +113,15 @@ def unpacked(root):
     """The rows and conditional variances of a full law whose precision is rootᵀ root, (…, d, d) lower triangular."""
     var = root.diagonal(dim1=-2, dim2=-1) ** -2
     return root * var.sqrt()[..., None], var
+
+
+def mixture_of(log_weights, means, rows, var):
+    """The mixture of given Gaussians: means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d)."""
+
+    def full(raw, rows):
+        return Full(raw.flatten(0, 1), rows.flatten(0, 1), rows.diagonal(dim1=-2, dim2=-1).flatten(0, 1))
+
+    return Mixture(log_weights, means, rows.tril(-1) + torch.diag_embed(var), full)
 
 
 @pytest.fixture

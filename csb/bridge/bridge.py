@@ -17,7 +17,7 @@ from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations,
 from csb.bridge.steps import check_leaps, hops, stops_of
 from csb.errors import CSBError, require_flag, require_int
 from csb.problems.transform import Transform
-from csb.process import Generators, Grid, Noise
+from csb.process import Generators, Grid, Noise, repeated
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -29,6 +29,11 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision == "32-true":
         return nullcontext()
     raise CSBError(f"precision={precision!r} is unknown; choose 32-true or bf16-mixed")
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Bridge(nn.Module):
@@ -248,7 +253,7 @@ class Bridge(nn.Module):
     def codes(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
         """The codes of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
         kernel = self.kernel(direction)
-        return torch.cat([kernel.encode(part) for part in c.split(batch)])
+        return joined([kernel.encode(part) for part in c.split(batch)])
 
     def walk(
         self,
@@ -277,9 +282,9 @@ class Bridge(nn.Module):
             laws: where given, the law that each network call gives is added there.
         """
         kernel = self.kernel(direction)
-        owner = torch.arange(len(codes), device=z.device).repeat_interleave(n)
         parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
-        kept = codes[owner] if len(parts) == 1 else None  # of a single batch they are gathered once for all steps
+        kept = repeated(codes, n) if len(parts) == 1 else None  # of a single batch they are copied once for all steps
+        owner = torch.arange(len(z), device=z.device) // n
         for k, leap in hops(self.grid, direction, stops):
             step, states = torch.tensor([k], device=z.device), []
             numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
@@ -290,5 +295,5 @@ class Bridge(nn.Module):
                 if laws is not None:
                     laws.append(law)
                 tick()
-            z = states[0] if len(states) == 1 else torch.cat(states)
+            z = joined(states)
             yield z

@@ -1,6 +1,7 @@
 """A y-conditioned family of kernels: one network, T steps, one direction."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -55,14 +56,12 @@ class Kernel(nn.Module):
             likelihood bounded where a coordinate is (nearly) known.
 
     Attributes:
+        steps: (T + 1, 4), for each k skip and gain of the mean, log β_k, and the reach of the low-rank part.
         inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
             :mod:`csb.evaluation.inflation`); saved with the weights.
     """
 
-    skip: Tensor
-    gain: Tensor
-    log_beta: Tensor
-    reach: Tensor
+    steps: Tensor
     inflation: Tensor
 
     def __init__(
@@ -85,8 +84,8 @@ class Kernel(nn.Module):
         beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
         log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
         reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
-        for name, value in (("skip", skip), ("gain", gain), ("log_beta", log_beta), ("reach", reach)):
-            self.register_buffer(name, value.float(), persistent=False)
+        steps = torch.stack([skip, gain, log_beta, reach], dim=1)  # one look-up a call
+        self.register_buffer("steps", steps.float(), persistent=False)
         self.register_buffer("inflation", torch.ones(()))
 
     @property
@@ -106,29 +105,31 @@ class Kernel(nn.Module):
             code: from :meth:`encode`, (B, …).
         """
         out = self.network(x, k.to(x.dtype) / self.T, code).to(x.dtype)
+        skip, gain, log_beta, reach = self.steps.index_select(0, k).to(x.dtype).unbind(1)
+        start, gain, log_beta = expand(skip, x) * x, expand(gain, x), expand(log_beta, x)
         if self.covariance == "mixture":
-            return self._mixture(x, k, out)
-        mean = expand(self.skip[k], x) * x + expand(self.gain[k], x) * out[:, 0]
-        log_beta, rest = expand(self.log_beta[k], x), out[:, 1:]
+            return self._mixture(out, partial(self._full, start, gain, log_beta))
+        if self.covariance == "full":
+            return self._full(start, gain, log_beta, out[:, :1], out[:, 1:].flatten(2)[:, None])
+        mean, rest = start + gain * out[:, 0], out[:, 1:]
         if self.covariance == "fixed":
             return Diagonal(mean, log_beta.exp().expand_as(mean))
         if self.covariance == "diagonal":
             return Diagonal(mean, self._variance(rest[:, 0], log_beta))
-        if self.covariance == "low_rank":
-            scale = (self.inflation.sqrt() * self.reach[k]).to(x.dtype)
-            low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
-            return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
-        rows = rest.flatten(2)
-        return Full(mean, rows, self._variance(rows.diagonal(dim1=1, dim2=2), log_beta.flatten(1)))
+        scale = self.inflation.sqrt().to(x.dtype) * reach
+        low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
+        return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
 
-    def _mixture(self, x: Tensor, k: Tensor, out: Tensor) -> Mixture:
+    def _full(self, start: Tensor, gain: Tensor, log_beta: Tensor, raw: Tensor, rows: Tensor) -> Full:
+        """B·m Gaussians with means start + gain·raw, from raw (B, m, *z_shape) and rows (B, m, d, d)."""
+        mean = torch.addcmul(start[:, None], gain[:, None], raw)
+        var = self._variance(rows.diagonal(dim1=2, dim2=3), log_beta.flatten(1)[:, None])
+        return Full(mean.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
+
+    def _mixture(self, out: Tensor, full: Callable[[Tensor, Tensor], Full]) -> Mixture:
         M, d = self.components, math.prod(self.network.z_shape)
-        log_beta = self.log_beta[k].to(x.dtype)[:, None, None]
-        means = torch.addcmul((expand(self.skip[k], x) * x)[:, None], expand(self.gain[k], out), out[:, :M])
         rows = out[:, M : M + M * d].flatten(2).unflatten(1, (M, d))
-        logits = out[:, M + M * d :].flatten(1)[:, :M]
-        log_weights = logits.T.log_softmax(0).T  # along a short last dimension it takes six times as long on a CPU
-        return Mixture(log_weights, means, rows, self._variance(rows.diagonal(dim1=2, dim2=3), log_beta))
+        return Mixture(out[:, M + M * d :].flatten(1)[:, :M], out[:, :M], rows, full)
 
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
@@ -146,4 +147,4 @@ class Kernel(nn.Module):
 
     def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:
         """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""
-        return (self(x, k, code).mean - x) * torch.exp(-expand(self.log_beta[k], x))
+        return (self(x, k, code).mean - x) * torch.exp(-expand(self.steps[k, 2], x))

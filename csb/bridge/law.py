@@ -204,31 +204,45 @@ class LowRank(Law):
 class Mixture(Law):
     """A mixture of M Gaussians, each a :class:`Full`, made where and when it is needed.
 
-    Log-weights are (B, M), means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d). A few large steps leave laws of
-    several modes, which no Gaussian draws.
+    A few large steps leave laws of several modes, which no Gaussian draws.
+
+    Args:
+        logits: (B, M), log-weights up to a constant.
+        raw: (B, M, *z_shape), what the means are made of.
+        rows: (B, M, d, d).
+        full: makes B·m Gaussians of m of these for each state, (B, m, *z_shape) and (B, m, d, d). A draw takes one
+            for each state, and the time to make all M would count beside that of a small network.
     """
 
-    log_weights: Tensor
-    means: Tensor
+    logits: Tensor
+    raw: Tensor
     rows: Tensor
-    var: Tensor
+    full: Callable[[Tensor, Tensor], Full]
 
     @functools.cached_property
     def mean(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The mixture's, found when it is asked for: draws and likelihoods take none."""
-        weights = self.log_weights.exp().reshape(self.log_weights.shape + (1,) * (self.means.ndim - 2))
-        return (weights * self.means).sum(1)
+        means = self.parts.mean.view_as(self.raw)
+        return (self._weights.reshape(self.logits.shape + (1,) * (means.ndim - 2)) * means).sum(1)
 
-    def _parts(self) -> Full:
-        return Full(self.means.flatten(0, 1), self.rows.flatten(0, 1), self.var.flatten(0, 1))
+    @functools.cached_property
+    def parts(self) -> Full:
+        """All B·M of them, those of a state side by side."""
+        return self.full(self.raw, self.rows)
+
+    @property
+    def _weights(self) -> Tensor:
+        return self.logits.T.softmax(0).T  # along a short last dimension it takes six times as long on a CPU
 
     def _chosen(self, noise: Tensor) -> Full:
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
-        level = torch.special.ndtr(noise)
-        inner = self.log_weights.exp().cumsum(1)[:, :-1]  # bounds: the last component takes what rounding leaves
-        chosen = (inner < level).sum(1)
-        items = torch.arange(len(noise), device=noise.device)
-        return Full(self.means[items, chosen], self.rows[items, chosen], self.var[items, chosen])
+        level = 0.5 * torch.erfc(-math.sqrt(0.5) * noise)  # ndtr, which makes tensors of its constants, takes longer
+        inner = self._weights.T[:-1].cumsum(0)  # bounds: the last component takes what rounding leaves
+        chosen = (inner < level.T).sum(0)[:, None, None]
+        d = self.rows.shape[2]
+        raw = self.raw.flatten(2).gather(1, chosen.expand(-1, 1, d)).view_as(self.raw[:, :1])
+        rows = self.rows.flatten(2).gather(1, chosen.expand(-1, 1, d * d)).view_as(self.rows[:, :1])
+        return self.full(raw, rows)
 
     @_exact
     def draw(self, noise: Tensor) -> Tensor:
@@ -241,15 +255,15 @@ class Mixture(Law):
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         if isinstance(target_var, Tensor) or target_var:
             raise ValueError("a mixture's likelihood has no closed form at an uncertain target; draw it first")
-        M = self.log_weights.shape[1]
-        each = self._parts().nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
-        total = -(self.log_weights - each).logsumexp(1)
+        M, log_weights = self.logits.shape[1], self.logits.T.log_softmax(0).T
+        each = self.parts.nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
+        total = -(log_weights - each).logsumexp(1)
         return (total / target[0].numel()).reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
 
     def covariance(self) -> Tensor:
-        M, weights = self.log_weights.shape[1], self.log_weights.exp()[..., None, None]
-        within = self._parts().covariance().unflatten(0, (-1, M))
-        apart = (self.means - self.mean[:, None]).flatten(2)
+        M, weights = self.logits.shape[1], self._weights[..., None, None]
+        within = self.parts.covariance().unflatten(0, (-1, M))
+        apart = (self.parts.mean.view_as(self.raw) - self.mean[:, None]).flatten(2)
         return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
 
 

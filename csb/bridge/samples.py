@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -145,6 +146,9 @@ def measured(device: torch.device) -> Iterator[Cost]:
         cost.peak_memory = after.peak - before.now
 
 
+_MARKS = re.compile(rb"^(VmRSS|VmHWM):\s*(\d+) kB", re.MULTILINE)
+
+
 class Memory(NamedTuple):
     """Bytes in use, and the highest mark so far."""
 
@@ -157,11 +161,11 @@ def memory(device: torch.device) -> Memory | None:
     if device.type == "cuda":
         return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
     try:
-        lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+        text = Path("/proc/self/status").read_bytes()
     except OSError:
         return None
-    found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
-    return Memory(found["VmRSS:"], found["VmHWM:"]) if len(found) == 2 else None
+    found = {name: int(number) * 1024 for name, number in _MARKS.findall(text)}
+    return Memory(found[b"VmRSS"], found[b"VmHWM"]) if len(found) == 2 else None
 
 
 def reset_peak(device: torch.device) -> None:

@@ -35,7 +35,7 @@ def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recur
 @torch.no_grad()
 def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor], y: Tensor) -> dict[str, float]:
     """Relative errors over all steps; ``states`` are those at which step 1..T starts."""
-    device = kernel.log_beta.device
+    device = kernel.steps.device
     code = kernel.encode(y.float().to(device))
     wrong, size, move, spread = 0.0, 0.0, 0.0, []
     for k, (law, x) in enumerate(zip(exact, states), start=1):

@@ -46,7 +46,8 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
     data to the noise end of an image's grid; unbalanced, the network spends itself on the last step's pixels. A weight
     that depends on k alone leaves each step's optimum where it was (cf. Hang et al. 2023, min-SNR weighting).
     """
-    weight = (kernel.log_beta[1:].exp() / kernel.gain[1:] ** 2) ** exponent
+    _, gain, log_beta, _ = kernel.steps[1:].unbind(1)
+    weight = (log_beta.exp() / gain**2) ** exponent
     return torch.cat([weight.new_zeros(1), weight / weight.mean()])
 
 

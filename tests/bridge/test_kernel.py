@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import unpacked
+from conftest import mixture_of, unpacked
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from csb.bridge.kernel import LOG_VARIANCE_LIMIT, MAX_FULL, Kernel, heads
-from csb.bridge.law import Diagonal, Full, LowRank, Mixture
+from csb.bridge.law import Diagonal, Full, LowRank
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
 from csb.errors import CSBError
 from csb.networks import MLP, Network
@@ -160,19 +160,19 @@ class TestMixtureOfGaussians:
     def test_each_component_reads_its_own_heads(self):
         k = torch.tensor([1, 3, 5])
         law = self.law(k)
-        torch.testing.assert_close(law.log_weights.exp(), torch.tensor([[0.25, 0.75]]).expand(3, 2))
+        torch.testing.assert_close(law.logits.softmax(1), torch.tensor([[0.25, 0.75]]).expand(3, 2))
         gain = coefficients("v", GRID, "backward").gain[k].float()[:, None]
-        apart = law.means[:, 1] - law.means[:, 0]
+        means, covariances = law.parts.mean.view(3, 2, 2), law.parts.covariance().view(3, 2, 2, 2)
+        apart = means[:, 1] - means[:, 0]
         torch.testing.assert_close(apart, gain * (torch.tensor([1.0, -1.0]) - 0.7))
         unit = torch.tensor([[4.0, -2.0], [-2.0, 10.0]])  # as in the test of innovations above
-        first = Full(law.means[:, 0], law.rows[:, 0], law.var[:, 0]).covariance()
-        torch.testing.assert_close(first, GRID.beta[k].float()[:, None, None] * unit)
-        second = Full(law.means[:, 1], law.rows[:, 1], law.var[:, 1]).covariance()
-        torch.testing.assert_close(second, GRID.beta[k].float()[:, None, None] * torch.eye(2))
+        torch.testing.assert_close(covariances[:, 0], GRID.beta[k].float()[:, None, None] * unit)
+        torch.testing.assert_close(covariances[:, 1], GRID.beta[k].float()[:, None, None] * torch.eye(2))
 
     def test_the_mean_is_the_mixtures(self):
         law = self.law(torch.tensor([4]))
-        torch.testing.assert_close(law.mean, 0.25 * law.means[:, 0] + 0.75 * law.means[:, 1])
+        means = law.parts.mean.view(3, 2, 2)
+        torch.testing.assert_close(law.mean, 0.25 * means[:, 0] + 0.75 * means[:, 1])
 
     def test_an_uncertain_target_is_refused(self):
         with pytest.raises(ValueError, match="no closed form"):
@@ -244,7 +244,7 @@ class TestMixtureLaw:
     weights = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
     means = torch.stack([MEAN, 0.5 - MEAN], dim=1)
     roots = torch.stack([ROOT, ROOT.flip(0)], dim=1)
-    law = Mixture(weights.log(), means, *unpacked(roots))
+    law = mixture_of(weights.log(), means, *unpacked(roots))
 
     def exact(self):
         parts = MultivariateNormal(self.means[:, :, 0], torch.linalg.inv(self.roots.mT @ self.roots))
@@ -258,8 +258,10 @@ class TestMixtureLaw:
 
     def test_draws_have_the_mean_and_the_covariance(self):
         n = 400_000
-        parts = [value[1:].expand(n, *value.shape[1:]) for name, value in vars(self.law).items() if name != "mean"]
-        draws = Mixture(*parts).draw(torch.randn(n, 4, generator=seeded(5)))[:, 0]
+        law = mixture_of(
+            *(of[1:].expand(n, *of.shape[1:]) for of in (self.weights.log(), self.means, *unpacked(self.roots)))
+        )
+        draws = law.draw(torch.randn(n, 4, generator=seeded(5)))[:, 0]
         exact = self.law.covariance()[1]
         torch.testing.assert_close(self.law.mean[:, 0], self.exact().mean)
         torch.testing.assert_close(self.law.covariance().diagonal(dim1=1, dim2=2), self.exact().variance)
@@ -270,7 +272,7 @@ class TestMixtureLaw:
         n = 100_000
         means = torch.tensor([[-100.0, 0.0, 100.0]]).expand(n, 3)[..., None]
         log_weights = torch.tensor([[0.1, 0.3, 0.6]]).log().expand(n, 3)
-        law = Mixture(log_weights, means, torch.zeros(n, 3, 1, 1), torch.ones(n, 3, 1))
+        law = mixture_of(log_weights, means, torch.zeros(n, 3, 1, 1), torch.ones(n, 3, 1))
         draws = law.draw(torch.randn(n, 2, generator=seeded(6)))[:, 0]
         shares = torch.stack([(draws < -50).float().mean(), (draws.abs() < 50).float().mean()])
         torch.testing.assert_close(shares, torch.tensor([0.1, 0.3]), atol=0.007, rtol=0)

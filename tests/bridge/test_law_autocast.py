@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import mixture_of
 
-from csb.bridge.law import Full, LowRank, Mixture
+from csb.bridge.law import Full, LowRank
 from csb.process import seeded
 
 GENERATOR = seeded(3)
@@ -12,7 +13,7 @@ VAR = torch.rand(4, 1, 3, 4, generator=GENERATOR) * 1e-3 + 4e-4
 LAWS = {
     "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
     "full": Full(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
-    "mixture": Mixture(
+    "mixture": mixture_of(
         torch.randn(4, 2, generator=GENERATOR).log_softmax(1),
         torch.stack([MEAN, -MEAN], 1),
         torch.randn(4, 2, 12, 12, generator=GENERATOR),

@@ -90,7 +90,7 @@ def test_without_the_system_nothing_is_known(monkeypatch):
     def forbidden(*_):
         raise PermissionError
 
-    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    monkeypatch.setattr("pathlib.Path.read_bytes", forbidden)
     monkeypatch.setattr("pathlib.Path.write_text", forbidden)
     reset_peak(CPU)
     assert memory(CPU) is None

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import unpacked
+from conftest import mixture_of, unpacked
 
 from csb.bridge.kernel import COVARIANCES
-from csb.bridge.law import Diagonal, Full, LowRank, Mixture
+from csb.bridge.law import Diagonal, Full, LowRank
 from csb.bridge.steps import Leap, hops, stops_of
 from csb.errors import CSBError
 from csb.problems.gaussian_imf import compose, coupling, exact_imf
@@ -88,7 +88,7 @@ class TestLaws:
         log_weights = torch.tensor([0.3, 0.7]).log().expand(5, 2)
         means = torch.stack([part.mean for part, _ in parts], 1)
         rows, var = (torch.stack([getattr(part, name) for part, _ in parts], 1) for name in ("rows", "var"))
-        law = Mixture(log_weights, means, rows, var)
+        law = mixture_of(log_weights, means, rows, var)
         for level, (part, cov) in zip((-2.0, 2.0), parts):  # Φ(−2) lies below the first weight, Φ(2) above
             start = torch.full((5, 1), level)
             mean = law.leap(self.X, LEAP, torch.cat([start, torch.zeros(5, 3)], 1))
