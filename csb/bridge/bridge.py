@@ -73,7 +73,7 @@ class Bridge(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.backward_kernel.steps.device  # asked for often: parameters() walks through all modules
 
     def sample(
         self,
@@ -122,7 +122,7 @@ class Bridge(nn.Module):
         bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
             path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, stops, tick)
-            x = self.transform.decode(path[-1], y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+            x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
             states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
         info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
         return Samples(x[0] if single else x, info)
@@ -281,13 +281,14 @@ class Bridge(nn.Module):
             tick: called after each network call.
             laws: where given, the law that each network call gives is added there.
         """
-        kernel = self.kernel(direction)
+        kernel, size = self.kernel(direction), self.kernel(direction).noise_size
+        ks = torch.arange(self.grid.T + 1, device=z.device)
         parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
         kept = repeated(codes, n) if len(parts) == 1 else None  # of a single batch they are copied once for all steps
         owner = torch.arange(len(z), device=z.device) // n
         for k, leap in hops(self.grid, direction, stops):
-            step, states = torch.tensor([k], device=z.device), []
-            numbers = None if mean_only else noise.normal(n, kernel.noise_size, dtype=z.dtype)
+            step, states = ks[k : k + 1], []
+            numbers = None if mean_only else noise.normal(n, size, dtype=z.dtype)
             for part in parts:
                 here = z[part]
                 law = kernel(here, step, codes[owner[part]] if kept is None else kept)

@@ -56,7 +56,7 @@ class Kernel(nn.Module):
             likelihood bounded where a coordinate is (nearly) known.
 
     Attributes:
-        steps: (T + 1, 4), for each k skip and gain of the mean, log β_k, and the reach of the low-rank part.
+        steps: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
         inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
             :mod:`csb.evaluation.inflation`); saved with the weights.
     """
@@ -84,7 +84,8 @@ class Kernel(nn.Module):
         beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
         log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
         reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
-        steps = torch.stack([skip, gain, log_beta, reach], dim=1)  # one look-up a call
+        time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
+        steps = torch.stack([time, skip, gain, log_beta, reach])  # one look-up a call
         self.register_buffer("steps", steps.float(), persistent=False)
         self.register_buffer("inflation", torch.ones(()))
 
@@ -104,9 +105,10 @@ class Kernel(nn.Module):
             k: LongTensor (B,), or (1,) where the whole batch is at one step; in 1..T.
             code: from :meth:`encode`, (B, …).
         """
-        out = self.network(x, k.to(x.dtype) / self.T, code).to(x.dtype)
-        skip, gain, log_beta, reach = self.steps.index_select(0, k).to(x.dtype).unbind(1)
-        start, gain, log_beta = expand(skip, x) * x, expand(gain, x), expand(log_beta, x)
+        of_k = self.steps.index_select(1, k).to(x.dtype)
+        out = self.network(x, of_k[0], code).to(x.dtype)
+        skip, gain, log_beta, reach = of_k[1:].reshape(4, -1, *(1,) * (x.ndim - 1)).unbind(0)
+        start = skip * x
         if self.covariance == "mixture":
             return self._mixture(out, partial(self._full, start, gain, log_beta))
         if self.covariance == "full":
@@ -116,7 +118,7 @@ class Kernel(nn.Module):
             return Diagonal(mean, log_beta.exp().expand_as(mean))
         if self.covariance == "diagonal":
             return Diagonal(mean, self._variance(rest[:, 0], log_beta))
-        scale = self.inflation.sqrt().to(x.dtype) * reach
+        scale = self.inflation.sqrt().to(x.dtype) * reach.flatten()
         low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
         return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
 
@@ -128,8 +130,8 @@ class Kernel(nn.Module):
 
     def _mixture(self, out: Tensor, full: Callable[[Tensor, Tensor], Full]) -> Mixture:
         M, d = self.components, math.prod(self.network.z_shape)
-        rows = out[:, M : M + M * d].flatten(2).unflatten(1, (M, d))
-        return Mixture(out[:, M + M * d :].flatten(1)[:, :M], out[:, :M], rows, full)
+        means, rows, logits = out.flatten(1).split([M * d, M * d * d, self.network.heads * d - M * d * (1 + d)], dim=1)
+        return Mixture(logits[:, :M], means.view(-1, M, *self.network.z_shape), rows.view(-1, M, d, d), full)
 
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
@@ -147,4 +149,4 @@ class Kernel(nn.Module):
 
     def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:
         """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""
-        return (self(x, k, code).mean - x) * torch.exp(-expand(self.steps[k, 2], x))
+        return (self(x, k, code).mean - x) * torch.exp(-expand(self.steps[3, k], x))

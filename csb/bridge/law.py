@@ -126,7 +126,7 @@ class Full(Law):
         """
         d = innovations.shape[1]
         if d > _TINY:
-            return torch.linalg.solve_triangular(self._unit(), innovations[..., None], upper=False)[..., 0]
+            return self._triangular(innovations)
         x: list[Tensor] = []
         for i in range(d):
             rest = innovations[:, i]
@@ -136,6 +136,9 @@ class Full(Law):
         return torch.stack(x, dim=1)
 
     @_exact
+    def _triangular(self, innovations: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._unit(), innovations[..., None], upper=False)[..., 0]
+
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
 
@@ -244,11 +247,9 @@ class Mixture(Law):
         rows = self.rows.flatten(2).gather(1, chosen.expand(-1, 1, d * d)).view_as(self.rows[:, :1])
         return self.full(raw, rows)
 
-    @_exact
     def draw(self, noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).draw(noise[:, 1:])
 
-    @_exact
     def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).leap(x, leap, noise[:, 1:])
 

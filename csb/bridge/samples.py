@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.pairs_file import memory as machine_memory
+from csb.memory import require_memory
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,9 @@ def check_observations(y: Numbers, shape: tuple[int, ...], device: torch.device)
 def require_room(n: int, items: int, shape: tuple[int, ...], device: torch.device, kept: int = 0) -> None:
     """CSBError where n samples of this shape for each of some items do not fit into memory, with ``kept`` states."""
     on_gpu = device.type == "cuda"
-    there = torch.cuda.get_device_properties(device).total_memory if on_gpu else machine_memory()
+    room = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
     needed = 4 * n * items * math.prod(shape) * (_COPIES + kept)
-    if needed > there:
-        raise CSBError(
-            f"n={n} for each of {items} would take about {needed / 2**30:.3g} GiB and {device} has {there / 2**30:.1f} "
-            f"GiB of memory; draw fewer at a time"
-        )
+    require_memory(needed, f"n={n} for each of {items}", "draw fewer at a time", room, str(device))
 
 
 class Cost:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.memory import require_memory
 from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
 from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.pairs_check import check_pairs
-from csb.problems.pairs_file import require_memory
 from csb.problems.rows import PairRows
 from csb.problems.sources import Source, open_source
 from csb.problems.support import Support

@@ -5,7 +5,6 @@ before anything is allocated. Nothing is unpickled.
 """
 
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
+from csb.memory import require_memory
 
 NAMES: tuple[str, str] = ("x", "y")
 LEAST = 100  # pairs
@@ -122,11 +122,6 @@ def check_headers(headers: dict[str, Header], labels: dict[str, str], where: str
         raise CSBError(f"{where} holds {x[0]} pairs; at least {LEAST} are needed to learn from and to hold out")
 
 
-def memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tensor]:
     """x (N, …) and y (N, …), float32; their values are not checked.
 
@@ -141,15 +136,6 @@ def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tens
     except Exception as error:  # broken bytes make a reader raise anything
         raise CSBError(f"{path} is damaged ({in_one_line(error)}); write it again") from error
     return x, y
-
-
-def require_memory(needed: int, what: str, remedy: str) -> None:
-    """CSBError where so many bytes are more than this machine's memory."""
-    if needed > memory():
-        raise CSBError(
-            f"{what} take about {needed / 2**30:.1f} GiB and this machine has {memory() / 2**30:.1f} GiB of memory; "
-            f"{remedy}"
-        )
 
 
 def as_float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from csb.bridge import Bridge
 from csb.errors import ENDING, Terminated
 from csb.training.divergence import LossWatch, exploded
+from csb.training.module import FitModule
 from csb.training.plan import HalfStep
 from csb.training.ranks import environment
 from csb.training.settings import DeviceSettings
@@ -147,22 +148,22 @@ class _Stop(Callback):
     they may be waiting for this one's gradients.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.module, self.number = module, 0
+    def __init__(self, module: FitModule) -> None:
+        self.module = module
 
     @property
-    def asked(self) -> int:
-        """The number of the signal; 0 while there is none."""
-        return self.number or (signal.SIGTERM if self.module.ends else 0)
+    def number(self) -> int:
+        """That of the signal; 0 while there is none, SIGTERM where it came to another process."""
+        return self.module.asked or (signal.SIGTERM if self.module.ends else 0)
 
     def _note(self, number: int, frame: Any) -> None:
-        self.number, self.module.asked = number, True
+        self.module.asked = number
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._listen()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        trainer.should_stop |= module.ends or (module.asked and module.ranks.size == 1)
+        trainer.should_stop |= module.ends or (module.asked != 0 and module.ranks.size == 1)
 
     def _listen(self) -> dict[int, Any]:
         """Notes the signals, but for one that is ignored. Returns the handlers from before, none in other threads."""
@@ -190,7 +191,7 @@ def _repeatable(where: torch.device) -> AbstractContextManager[Any]:
 
 
 def fit(
-    module: pl.LightningModule,
+    module: FitModule,
     batches: Any,
     device: DeviceSettings,
     clip: float,
@@ -218,11 +219,11 @@ def fit(
         try:
             trainer.fit(module, train_dataloaders=batches)
         except SIGTERMException:  # of Lightning, before the first step
-            stop.number = signal.SIGTERM
+            module.asked = signal.SIGTERM
         except SystemExit:
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
         save()
-    if stop.asked:
-        raise Terminated(stop.asked)
+    if stop.number:
+        raise Terminated(stop.number)

@@ -92,13 +92,14 @@ class DistilSettings:
 class Jumps(NamedTuple):
     """One optimiser step: states z (B, *z_shape) at k (B,), the ends x_0 of their paths, and their observations.
 
-    ``noise``: (B·m, noise_size), of a generator's m draws a state; None for other students.
+    ``width``: √(1−ᾱ_k), (B,). ``noise``: (B·m, noise_size), of a generator's m draws a state; None for other students.
     """
 
     z: Tensor
     k: Tensor
     x_0: Tensor
     c: Tensor
+    width: Tensor
     noise: Tensor | None
     step: int
 
@@ -111,7 +112,7 @@ class JumpBatches:
         steps: tuple[int, int],
     ) -> None:  # fmt: skip
         self.pairs, self.cache, self.settings, self.seed, self.steps = pairs, cache, settings, seed, range(*steps)
-        self.reference = Reference(grid)
+        self.reference, self.width = Reference(grid), (1 - grid.alpha_bar).sqrt().float()
         self.share = level_shares(student)
         self.noise_size = student.noise_size if isinstance(student, Generator) else 0
 
@@ -128,7 +129,8 @@ class JumpBatches:
             z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
             rows = size * self.settings.draws
             noise = torch.randn(rows, self.noise_size, generator=generator) if self.noise_size else None
-            yield Jumps(z, k, x_0, self.pairs.conditions(self.cache.owner[paths]), noise, step)
+            c, width = self.pairs.conditions(self.cache.owner[paths]), self.width[k]
+            yield Jumps(z, k, x_0, c, width, noise, step)
 
 
 def level_shares(student: Student) -> Tensor:
@@ -146,7 +148,7 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
     Of a density the negative logarithm a coordinate, relative to that of the width √(1−ᾱ_k); of a generator the energy
     score in units of that width, so that levels count alike.
     """
-    code, width = student.encode(batch.c), (1 - student.grid.alpha_bar[batch.k.cpu()]).sqrt().to(batch.z)
+    code, width = student.encode(batch.c), batch.width
     if isinstance(student, LawStudent):
         nll = student.kernel(batch.z, batch.k, code).nll(batch.x_0).flatten(1).mean(1)
         return (nll - width.log()).mean()

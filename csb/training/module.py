@@ -46,7 +46,7 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
     data to the noise end of an image's grid; unbalanced, the network spends itself on the last step's pixels. A weight
     that depends on k alone leaves each step's optimum where it was (cf. Hang et al. 2023, min-SNR weighting).
     """
-    _, gain, log_beta, _ = kernel.steps[1:].unbind(1)
+    _, _, gain, log_beta, _ = kernel.steps[:, 1:]
     weight = (log_beta.exp() / gain**2) ** exponent
     return torch.cat([weight.new_zeros(1), weight / weight.mean()])
 
@@ -83,7 +83,7 @@ class FitModule(pl.LightningModule):
         self.ranks = ranks
         self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
         self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
-        self.asked, self.ends = False, False  # to end after the running step: this process; all of them
+        self.asked, self.ends = 0, False  # to end after the running step: this process, by which signal; all of them
         self.average = MovingAverage(model, settings.ema)
         self.weights: list[Tensor] = list(model.parameters())
         self.optimizer_state: dict[str, Any] | None = None
@@ -132,11 +132,10 @@ class FitModule(pl.LightningModule):
 
         After the backward pass, whose kernels a GPU works on meanwhile.
         """
-        self.ends = self.asked
+        self.ends = self.asked != 0
         if self.ranks.size > 1:
-            found = self.ranks.mean(
-                torch.stack([self.last_loss.double(), self.last_loss.new_tensor(self.asked).double()])
-            )
+            asked = self.last_loss.new_tensor(float(self.ends))
+            found = self.ranks.mean(torch.stack([self.last_loss.double(), asked.double()]))
             self.last_loss, self.ends = found[0], bool(found[1] > 0)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

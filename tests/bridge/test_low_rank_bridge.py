@@ -21,7 +21,7 @@ def test_low_rank_kernels_reach_the_posterior_of_full_ones():
             small = 0.5 * torch.linalg.eigvalsh(S)[0]  # diag(small) + low·lowᵀ = S
             kernel.network.spread[k, 0] = (small / exact.grid.beta[k]).log()
             low = torch.linalg.cholesky(S - small * torch.eye(2).double())
-            kernel.network.spread[k, 1:] = low.T / kernel.steps[k, 3]
+            kernel.network.spread[k, 1:] = low.T / kernel.steps[4, k]
     y = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
     for x, one in zip(bridge.sample(y, N, generator=seeded(1)).x, y):
         mean = exact.G @ one.double() + exact.g

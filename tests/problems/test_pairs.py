@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import FilePairs, build_problem, pairs_file
+from csb.problems import FilePairs, build_problem
 from csb.process import seeded
 
 N = 200
@@ -163,9 +163,9 @@ class TestFiles:
     def test_pairs_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
         path = write(tmp_path, good())
         needed = N * 5 * (8 + 12)
-        monkeypatch.setattr(pairs_file, "memory", lambda: needed - 1)
+        monkeypatch.setattr("csb.memory.installed", lambda: needed - 1)
         assert "memory; give them as .npy or HDF5" in refusal(path)
-        monkeypatch.setattr(pairs_file, "memory", lambda: needed)
+        monkeypatch.setattr("csb.memory.installed", lambda: needed)
         read_all(path)
 
 
