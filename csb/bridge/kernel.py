@@ -56,6 +56,7 @@ class Kernel(nn.Module):
             likelihood bounded where a coordinate is (nearly) known.
 
     Attributes:
+        replayed: whether the network is a CUDA graph that is replayed.
         steps: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
         inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
             :mod:`csb.evaluation.inflation`); saved with the weights.
@@ -79,6 +80,7 @@ class Kernel(nn.Module):
         self.network, self.direction, self.T = network, direction, grid.T
         self.parametrisation, self.covariance = parametrisation, covariance
         self.variance_floor, self.components = variance_floor, components
+        self.replayed = False
         of = partial(jump_coefficients, grid=grid) if jump else partial(coefficients, grid=grid, direction=direction)
         skip, gain = of(parametrisation)
         beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
@@ -107,6 +109,8 @@ class Kernel(nn.Module):
         """
         of_k = self.steps.index_select(1, k).to(x.dtype)
         out = self.network(x, of_k[0], code).to(x.dtype)
+        if self.replayed:
+            out = out.clone()  # the law outlives the next replay, which overwrites this one's output
         skip, gain, log_beta, reach = of_k[1:].reshape(4, -1, *(1,) * (x.ndim - 1)).unbind(0)
         start = skip * x
         if self.covariance == "mixture":

@@ -154,6 +154,7 @@ class DeviceSettings:
         strategy: "auto" or "ddp", which several devices take in any case.
         precision: "32-true" or "bf16-mixed".
         compile: whether networks are compiled by torch.compile.
+        cuda_graphs: whether compiled networks are replayed as CUDA graphs.
         gpu_share: of a GPU's memory, 0..1, that pairs and cache may take; where they need more, they stay on the
             CPU and batches are copied ahead.
     """
@@ -165,6 +166,7 @@ class DeviceSettings:
     strategy: str = "auto"
     compile: bool = False
     gpu_share: float = 0.3
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if not is_one_of(self.accelerator, ACCELERATORS):
@@ -182,10 +184,16 @@ class DeviceSettings:
             )
         if not is_one_of(self.precision, ("32-true", "bf16-mixed")):
             raise CSBError(f"precision={self.precision!r} is unknown; choose 32-true or bf16-mixed")
-        require_flag("trainer.compile", self.compile)
+        for name in ("compile", "cuda_graphs"):
+            require_flag(f"trainer.{name}", getattr(self, name))
         _check("trainer.gpu_share", self.gpu_share, 0.0, 1.0)
         if self.compile:
             require_compiler(self.where)
+        if self.cuda_graphs and not (self.compile and self.where.type == "cuda"):
+            raise CSBError(
+                f"trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are {self.where.type} and "
+                f"trainer.compile={str(self.compile).lower()}: change them, or choose trainer.cuda_graphs=false"
+            )
 
     @property
     def where(self) -> torch.device:

@@ -24,11 +24,14 @@ from csb.training.settings import DeviceSettings
 def compile_networks(bridge: Bridge, device: DeviceSettings) -> None:
     """Where the settings ask for it, torch.compile of both networks in place, which weights and their names outlive.
 
-    One kernel for all batch sizes: were sizes compiled as they come up, a resumed run might compute with others.
+    One kernel for all batch sizes: were sizes compiled as they come up, a resumed run might compute with others. With
+    ``cuda_graphs`` torch records the launches of each size once and replays them.
     """
     if device.compile:
+        mode = "reduce-overhead" if device.cuda_graphs else None
         for kernel in (bridge.backward_kernel, bridge.forward_kernel):
-            kernel.network.compile(dynamic=True)
+            kernel.network.compile(dynamic=True, mode=mode)
+            kernel.replayed = device.cuda_graphs
 
 
 def resident(pairs: EncodedPairs, cache: Cache | None, device: DeviceSettings) -> bool:

@@ -202,6 +202,24 @@ def test_laws_are_float32_under_autocast():
         assert law.mean.dtype == law.var.dtype == torch.float32
 
 
+def test_a_mixture_outlives_the_next_replay_of_its_network():
+    """It makes its means and covariances when they are asked for, from the network's output."""
+
+    class Replayed(Rows):
+        output = None
+
+        def forward(self, z, time, code):
+            self.output = super().forward(z, time, code) if self.output is None else self.output.add_(1)
+            return self.output
+
+    kernel = Kernel(Replayed(TestMixtureOfGaussians.rows), GRID, "backward", "v", "mixture", 0.0, components=2)
+    kernel.replayed = True
+    with torch.no_grad():
+        laws = [at(kernel, torch.tensor([2])) for _ in range(2)]
+    assert torch.equal(laws[0].mean, TestMixtureOfGaussians().law(torch.tensor([2])).mean)
+    assert not torch.equal(laws[1].mean, laws[0].mean)
+
+
 def test_draw_has_the_law():
     law = Diagonal(torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2))
     draws = law.draw(torch.randn(200_000, 2, generator=seeded(3)))

@@ -98,6 +98,7 @@ VALUES = [
     ("trainer.devices=3", "ipf.batch_size=1024, that of all devices together, is not divided evenly among 3 of them"),
     ("trainer.strategy=fsdp", "trainer.strategy='fsdp' is not supported: every network fits on one device"),
     ("trainer.compile=1", "trainer.compile=1 is neither true nor false"),
+    ("trainer.cuda_graphs=1", "trainer.cuda_graphs=1 is neither true nor false"),
     ("trainer.gpu_share=2", "trainer.gpu_share=2 is not possible; it must be a number between 0 and 1"),
     ("logger.mode=loud", "mode"),
     ("metrics.picture_rows=99", "metrics.picture_rows=99 is not possible"),

@@ -239,12 +239,31 @@ class TestCompile:
     def test_only_where_it_is_asked_for(self, exact_bridge, monkeypatch):
         bridge, asked = exact_bridge("full", 1).bridge, []
         for kernel in (bridge.backward_kernel, bridge.forward_kernel):
-            monkeypatch.setattr(kernel.network, "compile", lambda dynamic: asked.append(dynamic))
+            monkeypatch.setattr(kernel.network, "compile", lambda **how: asked.append(how))
         compile_networks(bridge, DeviceSettings("cpu"))
         assert asked == []
         monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
         compile_networks(bridge, DeviceSettings("cpu", compile=True))
-        assert asked == [True, True]
+        assert asked == [{"dynamic": True, "mode": None}] * 2
+        assert not bridge.backward_kernel.replayed
+
+    def test_cuda_graphs(self, exact_bridge, monkeypatch):
+        bridge, asked = exact_bridge("full", 1).bridge, []
+        for kernel in (bridge.backward_kernel, bridge.forward_kernel):
+            monkeypatch.setattr(kernel.network, "compile", lambda **how: asked.append(how))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("csb.training.settings.importlib.util.find_spec", lambda name: name)
+        compile_networks(bridge, DeviceSettings(compile=True, cuda_graphs=True))
+        assert asked == [{"dynamic": True, "mode": "reduce-overhead"}] * 2
+        assert bridge.backward_kernel.replayed
+        assert bridge.forward_kernel.replayed
+
+    @pytest.mark.parametrize(("accelerator", "compiled"), [("cpu", True), ("auto", False)])
+    def test_cuda_graphs_need_a_gpu_and_compiled_networks(self, monkeypatch, accelerator, compiled):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
+        with pytest.raises(CSBError, match=r"^trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are"):
+            DeviceSettings(accelerator, compile=compiled, cuda_graphs=True)
 
     @pytest.mark.slow
     def test_a_compiled_training_is_the_same_up_to_rounding(self, tmp_path):
