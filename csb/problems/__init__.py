@@ -31,9 +31,10 @@ from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
 from csb.problems.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
 from csb.problems.sbi_gaussian_mixture import SbiGaussianMixture
 from csb.problems.sources import from_dataset
+from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.svd import SVD
-from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Standardise, Transform, build_transform
+from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Transform, build_transform
 from csb.problems.two_moons import TwoMoons
 
 __all__ = [

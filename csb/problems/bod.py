@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csb.problems.base import AdditiveNoise, Posterior, Simulated, register
-from csb.problems.transform import Standardise
+from csb.problems.standardise import Standardise
 
 _VAR = 1e-3
 _REACH = 8.0  # the prior beyond ±8 holds 1e-15 of the mass

@@ -24,8 +24,9 @@ from csb.errors import CSBError, is_one_of
 from csb.problems.base import Simulated
 from csb.problems.rows import PairRows
 from csb.problems.scale import FEWEST, finest_scale, pool
+from csb.problems.standardise import Scaled, Standardise
 from csb.problems.support import Support, fold
-from csb.problems.transform import Scaled, Standardise, Transform, register_transform
+from csb.problems.transform import Transform, register_transform
 from csb.process import seeded
 
 KINDS = ("standardise", "reflect", "probit")

@@ -13,7 +13,7 @@ from csb.errors import CSBError
 from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
 from csb.problems.mixture_math import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
-from csb.problems.transform import Standardise
+from csb.problems.standardise import Standardise
 from csb.process import seeded
 
 _WEIGHTS, _MATRIX = 1000, 1001  # seed keys, apart from those of the splits

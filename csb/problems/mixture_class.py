@@ -15,7 +15,7 @@ from csb.problems.base import Simulated, register, require_at_least, require_dim
 from csb.problems.class_problem import ClassProblem
 from csb.problems.linear_gaussian import GaussianPosterior
 from csb.problems.mixture_math import Mixture
-from csb.problems.transform import Standardise
+from csb.problems.standardise import Standardise
 
 
 @register

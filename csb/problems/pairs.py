@@ -16,8 +16,9 @@ from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.pairs_check import check_pairs
 from csb.problems.rows import PairRows
 from csb.problems.sources import Source, open_source
+from csb.problems.standardise import Standardise
 from csb.problems.support import Support
-from csb.problems.transform import Standardise, Transform
+from csb.problems.transform import Transform
 from csb.process import seeded
 
 _ORDER = 1000  # seed key of the permutation

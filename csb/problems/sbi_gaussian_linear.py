@@ -13,7 +13,7 @@ from csb.problems.base import LinearProblem, Simulated, register
 from csb.problems.linear_gaussian import GaussianPosterior
 from csb.problems.mixture_math import Mixture
 from csb.problems.operators import Matrix
-from csb.problems.transform import Standardise
+from csb.problems.standardise import Standardise
 
 DIMENSIONS = 10
 VARIANCE = 0.1

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, build_bridge
 from csb.bridge.kernel import automatic_covariance
-from csb.problems.transform import Hole, Standardise, Transform
+from csb.problems.standardise import Standardise
+from csb.problems.transform import Hole, Transform
 from csb.process import Grid, seeded
 from csb.run.config import RunConfig
 from csb.run.suite.plan import training_config
