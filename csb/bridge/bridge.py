@@ -281,7 +281,8 @@ class Bridge(nn.Module):
             tick: called after each network call.
             laws: where given, the law that each network call gives is added there.
         """
-        kernel, size = self.kernel(direction), self.kernel(direction).noise_size
+        kernel = self.kernel(direction)
+        size = kernel.noise_size
         ks = torch.arange(self.grid.T + 1, device=z.device)
         parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
         kept = repeated(codes, n) if len(parts) == 1 else None  # of a single batch they are copied once for all steps
@@ -296,5 +297,4 @@ class Bridge(nn.Module):
                 if laws is not None:
                     laws.append(law)
                 tick()
-            z = joined(states)
-            yield z
+            yield (z := joined(states))

@@ -228,7 +228,7 @@ class Mixture(Law):
         means = self.parts.mean.view_as(self.raw)
         return (self._weights.reshape(self.logits.shape + (1,) * (means.ndim - 2)) * means).sum(1)
 
-    @functools.cached_property
+    @property
     def parts(self) -> Full:
         """All B·M of them, those of a state side by side."""
         return self.full(self.raw, self.rows)
@@ -263,8 +263,9 @@ class Mixture(Law):
 
     def covariance(self) -> Tensor:
         M, weights = self.logits.shape[1], self._weights[..., None, None]
-        within = self.parts.covariance().unflatten(0, (-1, M))
-        apart = (self.parts.mean.view_as(self.raw) - self.mean[:, None]).flatten(2)
+        parts = self.parts
+        within = parts.covariance().unflatten(0, (-1, M))
+        apart = (parts.mean.view_as(self.raw) - self.mean[:, None]).flatten(2)
         return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
 
 

@@ -40,7 +40,7 @@ class Boxed(Scaled):
     """x in a box.
 
     Args:
-        x_shape, y_shape: (d,), and as in :class:`csb.problems.transform.Scaled`.
+        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Scaled`.
         low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
     """
 

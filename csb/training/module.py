@@ -122,6 +122,8 @@ class FitModule(pl.LightningModule):
         gradients = [w.grad for w in self.weights if w.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm + self.last_loss)):
+            for weight in self.weights:  # what a CUDA graph owns is lost in the search below, and Lightning copies it
+                weight.grad = None
             with self.trainer.precision_plugin.train_step_context():
                 raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
         if gradient_clip_val and norm > gradient_clip_val:

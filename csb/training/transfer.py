@@ -25,7 +25,8 @@ def compile_networks(bridge: Bridge, device: DeviceSettings) -> None:
     """Where the settings ask for it, torch.compile of both networks in place, which weights and their names outlive.
 
     One kernel for all batch sizes: were sizes compiled as they come up, a resumed run might compute with others. With
-    ``cuda_graphs`` torch records the launches of each size once and replays them.
+    ``cuda_graphs`` torch records the launches, for each size and for each place where the weights come to lie, and
+    replays them.
     """
     if device.compile:
         mode = "reduce-overhead" if device.cuda_graphs else None
