@@ -83,9 +83,31 @@ def remove_leftovers(folder: Path, of: str = "") -> None:
         path.unlink(missing_ok=True)
 
 
+class _Stream:
+    """A file that torch writes to, until :meth:`end`; what comes later is dropped.
+
+    Where Ctrl+C or a lack of memory struck before its archive was ended, the archive writes its end when it is
+    destroyed, from C++, where an error, as that of a closed file, ends the process at once.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write, self.seek, self.flush = file.write, file.seek, file.flush
+
+    def end(self) -> None:
+        self.write, self.seek = len, max  # functions of C: no signal is handled inside of them
+
+
 def save(path: Path, data: dict[str, Any]) -> None:
     """Plain data and tensors to a file, atomically."""
-    write_atomically(path, lambda file: torch.save(data, file))
+
+    def write(file: BinaryIO) -> None:
+        stream = _Stream(file)
+        try:
+            torch.save(data, stream)  # pyright: ignore[reportArgumentType]
+        finally:
+            stream.end()
+
+    write_atomically(path, write)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from csb.bridge.checkpoint import write_atomically
+from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.process import initialised, seeded
 
@@ -175,7 +175,7 @@ def load_or_train(
             f"expected at least {MIN_ACCURACY:.1%}; train on all of MNIST, for more epochs or with another seed"
         )
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    write_atomically(file, lambda stream: torch.save({"accuracy": reached, "state": state}, stream))
+    save(file, {"accuracy": reached, "state": state})
     return model, reached
 
 

@@ -35,10 +35,13 @@ class Grid:
 
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
-        """ᾱ at τ_k = k/T. Raises CSBError where T is not an integer in 1..MOST_STEPS."""
+        """ᾱ at τ_k = k/T. CSBError where T is not an integer in 1..MOST_STEPS, or two steps have the same ᾱ."""
         if isinstance(T, bool) or not isinstance(T, int) or not 1 <= T <= MOST_STEPS:
             raise CSBError(f"T={T!r} is not a number of steps; T must be an integer in 1..{MOST_STEPS}")
-        return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
+        try:
+            return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
+        except CSBError as error:
+            raise CSBError(f"{schedule} with T={T}: {error}") from None
 
     @classmethod
     def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csb.bridge.checkpoint import write_atomically
+from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
@@ -66,8 +66,7 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
     text = "; ".join(f"{row['accuracy']:.2%} at ᾱ = {row['alpha_bar']:g}" for row in figures)
     logger.info("the guiding classifier reads test digits, denoised: %s; temperature %.2f", text, temperature)
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    content = {"denoiser": made_for, "figures": figures, "state": state}
-    write_atomically(path, lambda file: torch.save(content, file))
+    save(path, {"denoiser": made_for, "figures": figures, "state": state})
     return model
 
 

@@ -97,6 +97,11 @@ def test_grid_rejects(alpha_bar, match):
         Grid(alpha_bar)
 
 
+def test_steps_that_fall_together_name_the_schedule():
+    with pytest.raises(CSBError, match=r"^Power\(alpha_bar_end=0.1, power=1e-300\) with T=10: alpha_bar must fall"):
+        Grid.from_schedule(Power(0.1, 1e-300), 10)
+
+
 @pytest.mark.parametrize("T", [1, 2, 10, 100])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_grid_beta_and_mirror(name, T):
