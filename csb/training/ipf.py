@@ -23,7 +23,7 @@ from csb.training.plan import HalfStep, plan
 from csb.training.ranks import Ranks
 from csb.training.retry import go_back, note, take_up
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, require_finite, restore, save_progress, to_cpu
+from csb.training.state import Progress, load_progress, require_finite, restore, save_progress, take_weights, to_cpu
 from csb.training.storage import capacity
 from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
@@ -123,7 +123,7 @@ class IPF:
         if self.ranks.main or len(self.progress.retries) >= most:
             start = go_back(self.state_file, start, self.fingerprint, self.progress, error, most)
         self.progress = self.ranks.share(start)
-        self.bridge.load_state_dict(self.progress.weights)
+        take_weights(self.bridge, self.progress.weights)
         self.log({"retries": len(self.progress.retries)}, failed)
         self.bar.go_to(self._done(self.progress))
 
@@ -134,7 +134,7 @@ class IPF:
         if self.settings.select == "best" and scored:
             best = best_iteration(scored)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
-            self.bridge.load_state_dict(load_bridge(self.folder / "half_steps" / f"{name}.pt")[0].state_dict())
+            take_weights(self.bridge, load_bridge(self.folder / "half_steps" / f"{name}.pt")[0].state_dict())
         save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
@@ -292,7 +292,7 @@ class IPF:
         self._describe(half_step, "calibrating")
         found = self.calibrate(self.bridge) if self.ranks.main else {}
         if self.ranks.size > 1:
-            self.bridge.load_state_dict(self.ranks.share(to_cpu(self.bridge.state_dict())))
+            take_weights(self.bridge, self.ranks.share(to_cpu(self.bridge.state_dict())))
         return found
 
     def _done(self, progress: Progress) -> int:

@@ -16,6 +16,7 @@ from csb.training.divergence import not_finite
 from csb.training.plan import HalfStep
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import OptimizerSettings
+from csb.training.state import take_weights
 
 
 class MovingAverage(AveragedModel):
@@ -147,7 +148,7 @@ class FitModule(pl.LightningModule):
 
     def adopt_average(self) -> None:
         """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
-        self.model.load_state_dict(self.average.module.state_dict())
+        take_weights(self.model, self.average.module.state_dict())
 
 
 class HalfStepModule(FitModule):

@@ -11,7 +11,7 @@ from torch import nn
 from csb.training.callbacks import Bar, Metrics
 from csb.training.divergence import Diverged, LossWatch
 from csb.training.module import FitModule
-from csb.training.state import Progress, load_progress, restore, save_progress, to_cpu
+from csb.training.state import Progress, load_progress, restore, save_progress, take_weights, to_cpu
 
 LOWER = 0.3  # the factor on the learning rate of a retry
 Module = TypeVar("Module", bound=FitModule)
@@ -26,7 +26,7 @@ def rate_factor(progress: Progress) -> float:
 def take_up(module: FitModule, progress: Progress) -> None:
     """Puts a fresh module where the progress stands."""
     if progress.average is not None:
-        module.average.load_state_dict(progress.average)
+        take_weights(module.average, progress.average)
         module.optimizer_state = progress.optimizer
     module.rate_factor = rate_factor(progress)
 

@@ -1,9 +1,11 @@
 """Progress on disk: one small plain-data file, written atomically, from which a killed run goes on bit for bit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from csb.bridge.checkpoint import FORMAT, load, save
@@ -83,10 +85,25 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     return Progress(**data)
 
 
+def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Gives a model the weights of a state_dict. RuntimeError where their names or shapes are others.
+
+    ``load_state_dict`` takes whatever strikes it while it copies, as a lack of memory, for a shape that does not fit.
+    """
+    own = model.state_dict()
+    shapes = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    if shapes != {name: tensor.shape for name, tensor in own.items()}:
+        model.load_state_dict(weights)  # says what does not fit, or knows how it does
+        return
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
 def restore(model: nn.Module, progress: Progress, path: Path) -> None:
     """Gives a model the progress's weights. CSBError where they are of another network than the state's file says."""
     try:
-        model.load_state_dict(progress.weights)
+        take_weights(model, progress.weights)
     except RuntimeError as error:
         raise CSBError(
             f"{path} does not fit the network ({in_one_line(error)}); it is of another version: train again with "
@@ -105,4 +122,4 @@ def to_cpu(tree: Any) -> Any:
     return tree
 
 
-__all__ = ["Progress", "load_progress", "require_finite", "restore", "save_progress", "to_cpu"]
+__all__ = ["Progress", "load_progress", "require_finite", "restore", "save_progress", "take_weights", "to_cpu"]

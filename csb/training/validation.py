@@ -13,7 +13,7 @@ from csb.training.divergence import REMEDY, Diverged
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
-from csb.training.state import Progress, to_cpu
+from csb.training.state import Progress, take_weights, to_cpu
 from csb.training.storage import Storage
 
 _STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
@@ -102,7 +102,7 @@ class Validation:
         error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
         if float(gaps.mean()) > error:
             return int(progress.best["step"])
-        average.load_state_dict(weights)
+        take_weights(average, weights)
         return progress.step
 
 
@@ -115,4 +115,4 @@ def keep_best(progress: Progress, loss: float, average: nn.Module, step: int) ->
 def restore_best(progress: Progress, module: FitModule) -> None:
     """Gives the moving average the weights of the lowest validation loss, where there was one."""
     if progress.best is not None:
-        module.average.module.load_state_dict(progress.best["weights"])
+        take_weights(module.average.module, progress.best["weights"])
