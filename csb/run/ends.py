@@ -35,10 +35,16 @@ def explain(error: Exception) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's CPU allocator or a GPU has no memory left."""
+    """Whether Python, torch's CPU allocator or a GPU has no memory left.
+
+    Libraries make other errors of that (``inspect`` a TypeError), so that what an error came of counts as well.
+    """
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or on_cpu or no_memory
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or on_cpu or no_memory:
+        return True
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return before is not None and is_out_of_memory(before)
 
 
 def fail(message: str | None, code: int = 2) -> NoReturn:

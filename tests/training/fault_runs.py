@@ -16,7 +16,7 @@ from csb.bridge.objectives import build_objective
 from csb.errors import CSBError, Terminated
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
-from csb.run.ends import terminable
+from csb.run.ends import is_out_of_memory, terminable
 from csb.run.train import quiet_lightning
 from csb.training.history import SCORE
 from csb.training.ipf import IPF
@@ -152,11 +152,13 @@ def live(folder, fault):
         code = 128 + end.number
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except MemoryError:
-        code = OUT_OF_MEMORY
     except (CSBError, OSError) as error:
         Path(f"{folder}.error").write_text(str(error))
         code = ONE_LINE
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        code = OUT_OF_MEMORY
     Path(f"{folder}.calls").write_text(str(calls))
     os._exit(code)
 
