@@ -17,7 +17,7 @@ def raised(error, of=None, hidden=False):
         except type(of or error):
             if hidden:
                 raise error from None
-            raise error
+            raise error  # noqa: B904 (its context is what matters here)
     except Exception as found:
         return found
 
