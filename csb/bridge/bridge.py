@@ -17,7 +17,7 @@ from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations,
 from csb.bridge.steps import check_leaps, hops, stops_of
 from csb.errors import CSBError, require_flag, require_int
 from csb.problems.transform import Transform
-from csb.process import Generators, Grid, Noise, repeated
+from csb.process import Generators, Grid, Noise, joined, repeated
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -29,11 +29,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if precision == "32-true":
         return nullcontext()
     raise CSBError(f"precision={precision!r} is unknown; choose 32-true or bf16-mixed")
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Bridge(nn.Module):

@@ -2,7 +2,7 @@
 
 from csb.process.grid import Grid
 from csb.process.noise import Generators, Noise
-from csb.process.reference import Linear, Pinned, Reference, expand, mix, repeated
+from csb.process.reference import Linear, Pinned, Reference, expand, joined, mix, repeated
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
 from csb.process.simulate import draw, draw_linear, draw_pinned, initialised, noise_like, seeded, simulate
@@ -30,6 +30,7 @@ __all__ = [
     "euler_maruyama",
     "expand",
     "initialised",
+    "joined",
     "mix",
     "noise_like",
     "noise_ratio",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.process.reference import joined
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -42,7 +43,7 @@ class Noise:
         """Standard normal numbers (B·n, *shape), the n rows of an observation side by side."""
         rows = n * self.observations // len(self.parts)
         found = [torch.randn((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return joined(found)
 
     def uniform(self, n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""

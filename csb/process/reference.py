@@ -14,6 +14,7 @@ the mirrored grid, because the process is reversible with respect to N(0, I).
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from csb.process.grid import Grid
@@ -55,6 +56,11 @@ def repeated(x: Tensor, n: int) -> Tensor:
     As ``repeat_interleave``, whose gradient gathers by index on the way back; that of this is a sum.
     """
     return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def mix(law: Pinned, near: Tensor, far: Tensor) -> Tensor:

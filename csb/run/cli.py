@@ -25,7 +25,7 @@ from csb.run.commands import COMMANDS, Command
 from csb.run.conf import CONF
 from csb.run.ends import explain, fail, flush_output, terminable
 from csb.run.heap import keep_freed_memory
-from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_sweep
+from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
 from csb.run.processes import has_parent
 from csb.run.sweep import report
 from csb.training.ranks import LOST, lost, speaks
@@ -142,7 +142,7 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
                 launch, later = _check_sweep(name, overrides, validate)
             else:
                 config = _compose(name, overrides)
-                require_sweep(config)
+                require_single(config)
                 launch, later = None, [validate(_without_hydra(config), False)]
     except (HydraException, OmegaConfBaseException) as error:
         raise CSBError(explain_missing(one_line(error))) from error

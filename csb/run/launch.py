@@ -54,7 +54,7 @@ def explain_missing(message: str) -> str:
     return f"the launcher {found[1]} needs the package {_PACKAGES[found[2]]}; run pip install 'csb[sweep]'"
 
 
-def require_sweep(config: DictConfig) -> None:
+def require_single(config: DictConfig) -> None:
     """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
     if config.hydra.mode == RunMode.MULTIRUN:
         raise CSBError("hydra.mode=MULTIRUN is not supported; give -m")
