@@ -13,7 +13,16 @@ from csb.bridge.kernel import Kernel
 from csb.bridge.law import Law, moved
 from csb.bridge.parametrisation import Direction
 from csb.bridge.progress import Tick, network_calls, silent
-from csb.bridge.samples import Numbers, SampleInfo, Samples, check_observations, measured, require_room
+from csb.bridge.samples import (
+    Numbers,
+    SampleInfo,
+    Samples,
+    check_observations,
+    measured,
+    require_finite,
+    require_room,
+    warn_far,
+)
 from csb.bridge.steps import check_leaps, hops, stops_of
 from csb.errors import CSBError, require_flag, require_int
 from csb.problems.transform import Transform
@@ -103,13 +112,13 @@ class Bridge(nn.Module):
             progress: show a bar over the network calls on standard error.
 
         Raises:
-            CSBError: y not made of numbers, of another shape or not finite; n, batch_size, refine or sample_steps out
-                of range; leaps that the kernels do not allow.
+            CSBError: y not made of numbers, of another shape or not finite, or so far out that the states are not
+                finite; n, batch_size, refine or sample_steps out of range; leaps that the kernels do not allow.
         """
         stops = self.stops(n, batch_size, refine, sample_steps)
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
-        y, single = check_observations(y, self.transform.y_shape, self.device)
+        y, single = self._observations(y)
         S = len(stops) - 1
         require_room(n, len(y), self.transform.x_shape, self.device, S if trajectory else 0)
         noise = Noise(generator, len(y), self.device)
@@ -118,6 +127,7 @@ class Bridge(nn.Module):
         with self.frozen(), measured(self.device) as cost, bar as tick:
             path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, stops, tick)
             x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
+            require_finite("the bridge", x)
             states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
         info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
         return Samples(x[0] if single else x, info)
@@ -183,17 +193,24 @@ class Bridge(nn.Module):
         for name, value in (("n", n), ("batch_size", batch_size)):
             require_int(name, value, 1)
         require_flag("with_info", with_info)
-        y, single = check_observations(y, self.transform.y_shape, self.device)
-        x, shape = check_points(x, self.transform.x_shape, len(y), single, self.device)
+        y, single = self._observations(y)
+        x, shape = check_points(x, self.transform, len(y), single, self.device)
         require_room(n, math.prod(x.shape[:2]), self.transform.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         with self.frozen(), measured(self.device) as cost:
             value, ess, error, proposal = estimate(self, x, y, n, noise, batch_size)
+        require_finite("the density", value.nan_to_num(torch.nan, torch.inf, 0.0))  # −∞ is that of no density
         if not with_info:
             return value.view(shape)
         calls = self.grid.T * (2 if proposal == "forward" else 1)
         info = DensityInfo(ess.view(shape), error.view(shape), proposal, calls, cost.seconds, cost.peak_memory)
         return value.view(shape), info
+
+    def _observations(self, y: Numbers) -> tuple[Tensor, bool]:
+        """y as a batch, checked, and whether it was a single observation. Warns where it is far from the training."""
+        y, single = check_observations(y, self.transform.y_shape, self.device, self.transform.dtype_of("y"))
+        warn_far(self.transform, y)
+        return y, single
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

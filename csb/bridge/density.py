@@ -30,6 +30,7 @@ from csb.bridge.kernel import Kernel
 from csb.bridge.law import Diagonal, Law
 from csb.bridge.samples import Numbers, as_floats
 from csb.errors import CSBError
+from csb.problems.transform import Transform
 from csb.process import Grid, Noise, Reference, expand
 
 if TYPE_CHECKING:
@@ -61,13 +62,14 @@ class DensityInfo:
 
 
 def check_points(
-    x: Numbers, shape: tuple[int, ...], observations: int, single: bool, device: torch.device
+    x: Numbers, transform: Transform, observations: int, single: bool, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """x as (B, m, *shape), float32, on the device, and the shape of the answer.
+    """x as (B, m, *x_shape), in its dtype as data, on the device, and the shape of the answer.
 
     Raises CSBError where x is not made of numbers, does not go with the B observations, is empty or not finite.
     """
-    x = as_floats("x", x, shape, device)
+    shape = transform.x_shape
+    x = as_floats("x", x, shape, device, transform.dtype_of("x"))
     lead = tuple(x.shape[: max(x.ndim - len(shape), 0)])
     begins = lead[:1] == (observations,) if not single else True
     if tuple(x.shape[len(lead) :]) != shape or not begins or len(lead) not in ((0, 1) if single else (1, 2)):

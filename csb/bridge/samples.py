@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import math
 import re
 import sys
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.memory import require_memory
+from csb.problems.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Samples:
     """Posterior samples of B observations.
 
     Attributes:
-        x: (B, n, *x_shape).
+        x: (B, n, *x_shape), float32; float64 where float32 is too coarse for x, as for seconds since 1970.
         info: see :class:`SampleInfo`.
         log_weights: (B, n) log-weights of sum 1 an observation, or None where all samples weigh the same.
     """
@@ -61,12 +63,15 @@ class Samples:
     log_weights: Tensor | None = field(default=None)
 
 
+logger = logging.getLogger(__name__)
 _COPIES = 4  # of the samples, in float32: states before and after a step, its noise, and as data
 Numbers = Tensor | np.ndarray | Sequence[Any]  # a tensor, an array, or a nested list of numbers
 
 
-def as_floats(name: str, value: Numbers, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers as a float32 tensor on the device; ``shape`` is that of one item.
+def as_floats(
+    name: str, value: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Numbers as a tensor of a dtype on the device; ``shape`` is that of one item.
 
     Raises CSBError for what is not made of real numbers, and for integers where one item is an image (C, H, W): they
     may count in 0..255 or in 0..1.
@@ -91,15 +96,17 @@ def as_floats(name: str, value: Numbers, shape: tuple[int, ...], device: torch.d
         integers, found, tensor = not value.is_floating_point(), value.dtype, value
     if integers and len(shape) == 3:
         raise CSBError(f"{name} is {found}, and whether its pixels lie in 0..255 is not known; pass floats as trained")
-    return tensor.to(device, torch.float32)
+    return tensor.to(device, dtype)
 
 
-def check_observations(y: Numbers, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, bool]:
-    """y as a batch (B, *shape), float32, on the device, and whether it was a single observation.
+def check_observations(
+    y: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, bool]:
+    """y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
 
     Raises CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
     """
-    y = as_floats("y", y, shape, device)
+    y = as_floats("y", y, shape, device, dtype)
     single = tuple(y.shape) == shape
     if not single and (y.ndim == 0 or tuple(y.shape[1:]) != shape):
         raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
@@ -109,6 +116,22 @@ def check_observations(y: Numbers, shape: tuple[int, ...], device: torch.device)
     if not bool(torch.isfinite(y).all()):
         raise CSBError("y holds NaN or infinite values; pass finite observations")
     return y, single
+
+
+def warn_far(transform: Transform, y: Tensor) -> None:
+    """One warning where checked observations lie far outside what training saw."""
+    if len(far := transform.is_far(y).nonzero()):
+        logger.warning(
+            "%d of %d observations lie far outside those of the training, the first is number %d: what is drawn there "
+            "is a guess; check its values and units",
+            len(far), len(y), int(far[0]),
+        )  # fmt: skip
+
+
+def require_finite(name: str, values: Tensor, remedy: str = "check the values and units of y") -> None:
+    """CSBError that names the first observation of values (B, …) that are not finite."""
+    if len(bad := (~torch.isfinite(values)).flatten(1).any(1).nonzero()):
+        raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
 
 
 def require_room(n: int, items: int, shape: tuple[int, ...], device: torch.device, kept: int = 0) -> None:

@@ -55,23 +55,24 @@ class Boxed(Scaled):
                 f"coordinate of a vector"
             )
         self.low, self.high = tuple(low), tuple(high)
-        lower = torch.tensor([-torch.inf if v is None else v for v in low])
-        upper = torch.tensor([torch.inf if v is None else v for v in high])
+        lower = torch.tensor([-torch.inf if v is None else v for v in low], dtype=torch.float64)
+        upper = torch.tensor([torch.inf if v is None else v for v in high], dtype=torch.float64)
         if not bool((lower < upper).all()):
             raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
         self.register_buffer("lower", lower, persistent=False)
         self.register_buffer("upper", upper, persistent=False)
 
-    def _walls(self) -> tuple[Tensor, Tensor]:
-        """The box in units of the state."""
-        return (self.lower - self.x_mean) / self.x_std, (self.upper - self.x_mean) / self.x_std
+    def _sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The box in the dtype of a tensor: a bound that is rounded as the data are has them inside."""
+        return self.lower.to(like.dtype), self.upper.to(like.dtype)
 
     def _outside(self, x: Tensor) -> Tensor:
         """Which coordinates lie outside the box."""
-        return (x < self.lower) | (x > self.upper)
+        low, high = self._sides(x)
+        return (x < low) | (x > high)
 
     def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_scale = super().lift(x.clamp(self.lower, self.upper), uniform)
+        z, log_scale = super().lift(x.clamp(*self._sides(x)), uniform)
         return z, torch.where(self._outside(x).any(dim=1), -torch.inf, log_scale)
 
 
@@ -104,8 +105,21 @@ class Reflect(Boxed):
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
         finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(_PROBES))
-        self.softness.copy_(((self.upper - self.lower) / self.x_std / 8).clamp(max=finest))
+        low, high = self._walls()
+        width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
+        self.softness.copy_((width / 8).clamp(max=finest))
         return self
+
+    def _walls(self) -> tuple[Tensor, Tensor]:
+        """The box in units of the state."""
+        low, high = (self.scale("x").encode(side.to(self.dtype_of("x"))) for side in (self.lower, self.upper))
+        return low.to(self.x_mean.dtype), high.to(self.x_mean.dtype)
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        plain = self.scale("x").plain
+        if not bool(plain.all()):  # mirrored in units of the state, where x is no linear map of it
+            z = torch.where(plain, z, fold(z, *self._walls()))
+        return super()._decode(z, y)
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         low, high = self._walls()
@@ -118,7 +132,7 @@ class Reflect(Boxed):
         return x
 
     def _back(self, v: Tensor) -> Tensor:
-        return fold(v, self.lower, self.upper)
+        return fold(v, *self._sides(v))
 
     def _log_slope(self, x: Tensor) -> Tensor:
         return torch.where(self._outside(x), -torch.inf, torch.zeros((), dtype=torch.float64, device=x.device))
@@ -159,13 +173,16 @@ class Probit(Boxed):
     def _box(self) -> tuple[Tensor, Tensor, Tensor]:
         """Lower bounds and widths in float64, 0 and 1 where there are none; and where there are."""
         bounded = self.lower.isfinite()
-        low = torch.where(bounded, self.lower, 0.0).double()
-        return low, torch.where(bounded, self.upper.double() - low, 1.0), bounded
+        low = torch.where(bounded, self.lower, 0.0)
+        return low, torch.where(bounded, self.upper - low, 1.0), bounded
 
     def _free(self, x: Tensor) -> Tensor:
         if outside := int(self._outside(x).any(dim=1).sum()):
             raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
         return torch.where(self._box()[2], self._quantile(x).to(x.dtype), x)
+
+    def _free_within(self, x: Tensor) -> Tensor:
+        return torch.where(self._box()[2], self._quantile(x), x)
 
     def _quantile(self, x: Tensor) -> Tensor:
         """Φ⁻¹ of the place between the bounds, float64; of no use where there are none."""
@@ -180,7 +197,7 @@ class Probit(Boxed):
     def _back(self, v: Tensor) -> Tensor:
         low, width, bounded = self._box()
         inside = (low + width * torch.special.ndtr(v.double())).to(v.dtype)
-        return torch.where(bounded, inside, v).clamp(self.lower, self.upper)
+        return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
 def check_kind(kind: str) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError
-from csb.problems.transform import Transform, register_transform
+from csb.problems.transform import SYMMETRIC, Transform, register_transform
 
 
 @register_transform
@@ -50,6 +50,9 @@ class MovingHole(Transform):
                 "pixels; give 0 in the hole and 1 elsewhere"
             )
         return top, left
+
+    def y_range(self) -> tuple[Tensor, Tensor]:
+        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (y[:, -1:] == 0).expand(-1, self.x_shape[0], -1, -1)

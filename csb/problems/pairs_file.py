@@ -19,6 +19,7 @@ from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
 from csb.memory import require_memory
+from csb.problems.robust import is_coarse
 
 NAMES: tuple[str, str] = ("x", "y")
 LEAST = 100  # pairs
@@ -26,6 +27,8 @@ _READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
 }
+SOME = 1000  # rows that tell whether float32 will do
+_NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
 
 
@@ -123,7 +126,7 @@ def check_headers(headers: dict[str, Header], labels: dict[str, str], where: str
 
 
 def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tensor]:
-    """x (N, …) and y (N, …), float32; their values are not checked.
+    """x (N, …) and y (N, …), float32, or float64 where float32 is too coarse; their values are not checked.
 
     Raises CSBError as :func:`read_headers`, for arrays that do not fit into memory, and for a damaged file.
     """
@@ -132,13 +135,28 @@ def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tens
     require_memory(needed, f"the pairs of {path}", "give them as .npy or HDF5, which are read by rows, or fewer")
     try:
         with np.load(path, allow_pickle=False) as file:
-            x, y = (torch.from_numpy(as_float32(file[name])) for name in names)
+            arrays = [file[name] for name in names]
+            rows = np.linspace(0, len(arrays[0]) - 1, min(SOME, len(arrays[0]))).astype(np.int64)
+            x, y = (torch.from_numpy(as_floats(array, is_wide(array[rows]))) for array in arrays)
     except Exception as error:  # broken bytes make a reader raise anything
         raise CSBError(f"{path} is damaged ({in_one_line(error)}); write it again") from error
     return x, y
 
 
-def as_float32(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Converted without a warning: what becomes infinite is told by the check of the values."""
+def as_floats(array: np.ndarray[Any, Any], wide: bool = False) -> np.ndarray[Any, Any]:
+    """As float32, or float64 where ``wide``; without a warning: the check of values tells what became infinite."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+
+
+def is_wide(array: np.ndarray[Any, Any]) -> bool:
+    """Whether float32 is too coarse for some column of an array (n, …) of a wider type, for its distance from 0.
+
+    The median and the range from the quantile .05 to .95 tell, so that no row far out does.
+    """
+    if np.can_cast(array.dtype, np.float32):
+        return False
+    values = np.asarray(array, dtype=np.float64)
+    values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
+    return is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE))

@@ -5,6 +5,7 @@ larger than memory: only the rows that are asked for are read.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +18,11 @@ from torch.utils.data import Dataset
 from csb.errors import CSBError, in_one_line
 from csb.problems.pairs_file import (
     NAMES,
+    SOME,
     Header,
-    as_float32,
+    as_floats,
     check_headers,
+    is_wide,
     read_header,
     read_headers,
     read_pairs,
@@ -56,11 +59,22 @@ class Source(ABC):
         return self.headers["x"].shape[0]
 
     @abstractmethod
+    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
+        """These rows of x, of y or of both, in their own type; a slice has a start and a stop."""
+
+    @cached_property
+    def wide(self) -> dict[str, bool]:
+        """Whether x, and y, are read as float64: some rows from the beginning to the end tell."""
+        rows = np.linspace(0, len(self) - 1, min(SOME, len(self))).astype(np.int64)
+        typed = {name: np.can_cast(header.dtype, np.float32) for name, header in self.headers.items()}
+        return {name: not typed[name] and is_wide(self._raw(rows, (name,))[0]) for name in NAMES}
+
     def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
-        """These rows of x, of y or of both, float32; a slice has a start and a stop."""
+        """These rows of x, of y or of both, float32, or float64 where float32 is too coarse."""
+        return [_tensor(array, self.wide[name]) for name, array in zip(names, self._raw(rows, names))]
 
     def read(self, rows: Tensor, names: tuple[str, ...] = NAMES) -> list[Tensor]:
-        """The rows (B,), int64, of x, of y or of both, float32, checked to be finite."""
+        """The rows (B,), int64, of x, of y or of both, float32 or float64, checked to be finite."""
         found = self._take(rows.numpy(), names)
         for name, values in zip(names, found):
             if not bool(torch.isfinite(values).all()):
@@ -72,7 +86,7 @@ class Source(ABC):
         return found
 
     def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first row, x, y) of all pairs in the order of the source, float32, not checked."""
+        """(first row, x, y) of all pairs in the order of the source, float32 or float64, not checked."""
         size = block_rows(self.headers["x"].shape[1:], self.headers["y"].shape[1:])
         for start in range(0, len(self), size):
             x, y = self._take(slice(start, min(start + size, len(self))), NAMES)
@@ -96,6 +110,9 @@ class Npz(Source):
         labels = {key: f"{name} of {path}" for key, name in zip(NAMES, names)}
         super().__init__(str(path), labels, read_headers(path, names))
         self._arrays: dict[str, Tensor] = {}
+
+    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
+        return [part.numpy() for part in self._take(rows, names)]
 
     def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
         if not self._arrays:
@@ -131,8 +148,8 @@ class Npy(Source):
             raise self._changed(name, found)
         return array
 
-    def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
-        return [_tensor(self._map(name)[rows]) for name in names]
+    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
+        return [self._map(name)[rows] for name in names]
 
 
 class Hdf5(Source):
@@ -161,7 +178,7 @@ class Hdf5(Source):
         except Exception as error:  # broken bytes make a reader raise anything
             raise CSBError(f"{self.path} cannot be read as HDF5 ({in_one_line(error)}); write it again") from error
 
-    def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
+    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
         found = []
         with self._open() as file:
             for key in names:
@@ -169,10 +186,10 @@ class Hdf5(Source):
                 if held is None or (now := Header(held.shape, held.dtype)) != self.headers[key]:
                     raise self._changed(key, now if held is not None else Header((), np.dtype("V")))
                 if isinstance(rows, slice):
-                    found.append(_tensor(held[rows]))
+                    found.append(held[rows])
                 else:  # h5py wants them in order and each once
                     unique, back = np.unique(rows, return_inverse=True)
-                    found.append(_tensor(held[unique][back]))
+                    found.append(held[unique][back])
         return found
 
 
@@ -218,7 +235,7 @@ class Items(Source):
         x, y = (torch.as_tensor(part) for part in item)
         return x, y
 
-    def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
+    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
         wanted = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
         if len(self.dataset) != len(self):  # pyright: ignore[reportArgumentType]
             length = len(self.dataset)  # pyright: ignore[reportArgumentType]
@@ -232,19 +249,23 @@ class Items(Source):
                         f"{name} of item {index} of {self.where} has shape {shape} and that of item 0 "
                         f"{self.headers[name].shape[1:]}; give all the same"
                     )
-                parts.append(pair[name].detach().to("cpu", torch.float32))
-        return [torch.stack(parts) for parts in found]
+                parts.append(_native(pair[name].detach().cpu()))
+        return [torch.stack(parts).numpy() for parts in found]
+
+
+def _native(value: Tensor) -> Tensor:
+    """Of a type that numpy has: it lacks bfloat16."""
+    return value.float() if value.dtype == torch.bfloat16 else value
 
 
 def _item_header(value: Tensor, count: int) -> Header:
-    kind = str(value.dtype).removeprefix("torch.")
-    known = hasattr(np, kind) or not value.is_floating_point()  # numpy has no bfloat16
-    return Header((count, *value.shape), np.dtype(kind if known else "float32"))
+    return Header((count, *value.shape), np.dtype(str(_native(value).dtype).removeprefix("torch.")))
 
 
-def _tensor(array: Array) -> Tensor:
+def _tensor(array: Array, wide: bool) -> Tensor:
     """A copy, which holds no file open."""
-    return torch.from_numpy(as_float32(array).copy() if array.dtype == np.float32 else as_float32(array))
+    found = as_floats(array, wide)
+    return torch.from_numpy(found.copy() if array.dtype == found.dtype else found)
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:

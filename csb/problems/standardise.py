@@ -1,22 +1,31 @@
-"""Transforms to mean 0 and standard deviation 1, fitted to the training pairs."""
+"""Transforms to unit scale, fitted to the training pairs."""
 
+import logging
 from abc import abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import check_batch
+from csb.problems.robust import ROWS, VALUES, Scale, codes, is_coarse, quantiles
 from csb.problems.rows import InMemoryRows, Moments, PairRows, Pairs
+from csb.problems.scale import pool
 from csb.problems.transform import Transform, register_transform
+
+KEYS = ("x", "y")
+_PARTS = {"mean": 0.0, "std": 1.0, "log": 0.0, "tail": 0.0}  # of a scale, and what files of before do not hold
+_EDGE = 0.001  # quantile at which the range of the observations ends
+logger = logging.getLogger(__name__)
 
 
 class Scaled(Transform):
-    """Shifted and scaled to mean 0 and standard deviation 1 on the training pairs.
+    """Shifted and scaled to mean 0 and standard deviation 1 on the training pairs; see :mod:`csb.problems.robust`.
 
     Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel, with one shift and scale for
-    all pixels of a channel. x may be mapped to unbounded coordinates first.
+    all pixels of a channel. x may be mapped to unbounded coordinates first. Offsets leave, and come back, in float64
+    where float32 is too coarse for them; states and conditions are float32.
     """
 
     x_mean: Tensor
@@ -26,14 +35,41 @@ class Scaled(Transform):
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)
-        for key, shape in (("x", self.x_shape), ("y", self.y_shape)):
+        for key, shape in zip(KEYS, (self.x_shape, self.y_shape)):
             if len(shape) not in (1, 3):
                 raise CSBError(
                     f"{key}_shape={shape} is neither that of a vector (d,) nor of an image (channels, height, width)"
                 )
             size = (shape[0], 1, 1) if len(shape) == 3 else shape
-            self.register_buffer(f"{key}_mean", torch.zeros(size))
-            self.register_buffer(f"{key}_std", torch.ones(size))
+            for part, value in _PARTS.items():
+                self.register_buffer(f"{key}_{part}", torch.full(size, value, dtype=torch.float32))
+        for side in ("low", "high"):  # of the observations in training, encoded; both 0 where they are not known
+            self.register_buffer(f"y_{side}", torch.zeros_like(self.y_mean))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Files of before there were other maps than mean and standard deviation hold neither them nor a range."""
+        for name in ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high"):
+            state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def scale(self, key: str) -> Scale:
+        """The map of "x" (mapped to unbounded coordinates) or "y"."""
+        return Scale(*(getattr(self, f"{key}_{part}") for part in _PARTS))
+
+    def x_scale(self) -> Tensor:
+        return self._spread("x")
+
+    def _spread(self, key: str) -> Tensor:
+        """The width of the bulk in units of the data, float64."""
+        scale = Scale(*(part.double() for part in self.scale(key)))
+        one = torch.ones_like(scale.mean)
+        wide = (scale.decode(one) - scale.decode(-one)) / 2
+        return torch.where(scale.plain, scale.std, wide)
+
+    def dtype_of(self, key: str) -> torch.dtype:
+        """In which x or y is data: float64 where float32 is too coarse for its distance from 0."""
+        scale = self.scale(key)
+        return torch.float64 if is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std) else torch.float32
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """From x (N, *x_shape) and y (N, *y_shape).
@@ -45,25 +81,63 @@ class Scaled(Transform):
         return self.fit_rows(InMemoryRows(Pairs(x, y)))
 
     def fit_rows(self, rows: PairRows) -> Self:
-        """As :meth:`fit`, in one pass over the rows' blocks."""
+        """As :meth:`fit`, in one pass over the rows' blocks, and a sample of them for the quantiles."""
         found = {"x": Moments(), "y": Moments()}
         for block in rows.blocks():
             found["x"].update(self._free(block.x))
             found["y"].update(block.y)
+        head = rows.head(min(ROWS, pool(rows.x_shape, rows.y_shape)))
         for key, moments in found.items():
-            mean, std = moments.mean, moments.std
-            usable = torch.isfinite(std) & (std > 1e-6 * mean.abs()) & (std > 0)
-            if not bool(usable.all()):
-                column = int((~usable).nonzero()[0])
-                part = "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
-                raise CSBError(
-                    f"{part} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
-                    f"deviation {float(std[column]):g}); remove it or mend the data"
-                )
-            for kind, value in (("mean", mean), ("std", std)):
-                buffer = getattr(self, f"{key}_{kind}")
+            values = self._free(head.x) if key == "x" else head.y
+            self._require_varying(key, moments, values.dtype)
+            sample = _columns(values)
+            scale = Scale.fit(sample, moments.mean, moments.std)
+            for part, value in zip(_PARTS, scale):
+                buffer = getattr(self, f"{key}_{part}")
                 buffer.copy_(value.view_as(buffer))
+            if far := codes(sample, scale):
+                self._tell(key, far, rows)
+        self._fit_range(head.y)
         return self
+
+    def _require_varying(self, key: str, moments: Moments, dtype: torch.dtype) -> None:
+        mean, std = moments.mean, moments.std
+        resolution = 8 * torch.finfo(dtype).eps
+        usable = torch.isfinite(std) & (std > resolution * mean.abs()) & (std > 0)
+        if not bool(usable.all()):
+            column = int((~usable).nonzero()[0])
+            raise CSBError(
+                f"{self._part(key)} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, "
+                f"standard deviation {float(std[column]):g}); remove it or mend the data"
+            )
+
+    def _part(self, key: str) -> str:
+        return "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
+
+    def _tell(self, key: str, far: list[tuple[int, float]], rows: PairRows) -> None:
+        """Warns of values that are most likely codes, with the number of rows that hold them."""
+        counts = [0] * len(far)
+        for block in rows.blocks():
+            values = self._free(block.x) if key == "x" else block.y
+            for i, (column, value) in enumerate(far):
+                counts[i] += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
+        for (column, value), count in zip(far, counts):
+            logger.warning(
+                "%s %d of %s is %g in %d rows, far outside all other values: most likely outliers that stand for "
+                "missing values; leave these rows out, or put NaN there and drop them",
+                self._part(key), column, key, value, count,
+            )  # fmt: skip
+
+    def _fit_range(self, y: Tensor) -> None:
+        """The range of encoded observations; of an image that of its least and its largest pixel."""
+        c = self._encode_y(y).flatten(2) if y.ndim == 4 else self._encode_y(y)[..., None]
+        for side, extreme, level in (("low", c.amin(2), _EDGE), ("high", c.amax(2), 1 - _EDGE)):
+            ends = torch.stack([quantiles(v.double(), (level,))[0] for v in extreme.unbind(1)])
+            buffer = getattr(self, f"y_{side}")
+            buffer.copy_(ends.view_as(buffer))
+
+    def y_range(self) -> tuple[Tensor, Tensor] | None:
+        return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None
 
     @abstractmethod
     def _free(self, x: Tensor) -> Tensor:
@@ -74,25 +148,42 @@ class Scaled(Transform):
         """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
 
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return (self._free(x) - self.x_mean) / self.x_std
+        return self.scale("x").encode(self._free(x)).to(self.x_mean.dtype)
 
     def _encode_y(self, y: Tensor) -> Tensor:
-        return (y - self.y_mean) / self.y_std
+        return self.scale("y").encode(y).to(self.y_mean.dtype)
 
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
-        return self._back(self.x_mean + self.x_std * z)
+        wide = torch.promote_types(z.dtype, self.dtype_of("x"))
+        return self._back(self.scale("x").decode(z.to(wide)))
 
     def log_jacobian(self, x: Tensor) -> Tensor:
-        return (self._log_slope(x) - self.x_std.double().log()).expand(x.shape).flatten(1).sum(1)
+        slope = self.scale("x").log_slope(self._free_within(x))
+        return (self._log_slope(x) + slope).expand(x.shape).flatten(1).sum(1)
+
+    def _free_within(self, x: Tensor) -> Tensor:
+        """As :meth:`_free`, for x that may lie outside what it is defined on, where the density is 0."""
+        return self._free(x)
 
     @abstractmethod
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
 
 
+def _columns(values: Tensor) -> Tensor:
+    """Vectors (n, d) as they are, images (n, C, H, W) as columns of pixels (n', C), float64."""
+    if values.ndim == 4:
+        values = values.transpose(0, 1).flatten(1).T
+        values = values[:: max(1, len(values) // VALUES)]
+    return values.double()
+
+
 @register_transform
 class Standardise(Scaled):
-    """z = (x − mean)/std, c = (y − mean)/std. Samples may be anywhere, whatever the support of the prior."""
+    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
+
+    Samples may be anywhere, whatever the support of the prior.
+    """
 
     name = "standardise"
 

@@ -16,6 +16,8 @@ from csb.problems.operators import Box, check_batch, check_box
 from csb.problems.rows import PairRows
 from csb.problems.specs import build, to_spec
 
+SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
+
 
 class Transform(nn.Module, ABC):
     """x ↔ z given y, and y → c.
@@ -80,6 +82,23 @@ class Transform(nn.Module, ABC):
         None where they leave every coordinate open.
         """
         return None
+
+    def dtype_of(self, key: str) -> torch.dtype:
+        """The dtype of "x" or "y" as data: float64 where float32 is too coarse for its distance from 0."""
+        return torch.float32
+
+    def y_range(self) -> tuple[Tensor, Tensor] | None:
+        """Between which encoded observations lay in training, broadcastable to c_shape; None where it is not known."""
+        return None
+
+    def is_far(self, y: Tensor) -> Tensor:
+        """Which of the observations (B, *y_shape) lie outside the range of training by more than half of it: (B,)."""
+        if (known := self.y_range()) is None:
+            return torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        low, high = known
+        margin = ((high - low) / 2).clamp_min(1)
+        c = self.encode_y(y)
+        return ((c < low - margin) | (c > high + margin)).flatten(1).any(1)
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
@@ -164,6 +183,9 @@ class PixelRange(Transform):
 
     name = "pixel_range"
 
+    def y_range(self) -> tuple[Tensor, Tensor]:
+        return SYMMETRIC
+
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)
 
@@ -198,6 +220,9 @@ class Hole(Transform):
         known = torch.ones(x_shape)
         self._crop(known).zero_()
         self.register_buffer("known", known)
+
+    def y_range(self) -> tuple[Tensor, Tensor]:
+        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)

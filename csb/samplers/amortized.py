@@ -29,7 +29,7 @@ class BridgeSampler(Sampler):
         sample_steps: int | None = None,
     ) -> None:
         super().__init__(bridge.transform.x_shape, bridge.transform.y_shape, bridge.device)
-        self.bridge = bridge
+        self.bridge, self.y_dtype = bridge, bridge.transform.dtype_of("y")
         self.options = {
             "batch_size": batch_size, "mean_only": mean_only, "refine": refine, "sample_steps": sample_steps
         }  # fmt: skip

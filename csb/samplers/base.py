@@ -33,6 +33,7 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    y_dtype: torch.dtype = torch.float32  # of observations as data
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
         self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
@@ -52,7 +53,7 @@ class Sampler(ABC):
             CSBError: y of another shape or not finite, or an n that the method cannot give.
         """
         require_int("n", n, 1)
-        y, single = check_observations(y, self.y_shape, self.device)
+        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype)
         self._check(n)
         require_room(n, len(y), self.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.bridge import autocast
+from csb.bridge.samples import require_finite, warn_far
 from csb.errors import CSBError, require_int
 from csb.networks.conditional import ConditionalModel
 from csb.process import Noise
@@ -37,6 +38,7 @@ class ConditionalSampler(Sampler):
         require_int("batch_size", batch_size, 1)
         autocast(model.precision, self.device)  # raises for an unknown one
         self.model, self.batch_size = model.eval().requires_grad_(False), batch_size
+        self.y_dtype = model.transform.dtype_of("y")
 
     @property
     @abstractmethod
@@ -69,10 +71,11 @@ class ConditionalSampler(Sampler):
         return noise.normal(len(z) // len(codes), *z.shape[1:], dtype=z.dtype)
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+        warn_far(self.model.transform, y)
         z = noise.normal(n, *self.model.transform.z_shape)
         for state in self.walk(z, self.codes(y), noise):
             z = state
-        if not bool(torch.isfinite(z).all()):
-            raise CSBError(f"{self.name} diverged: its states are not finite; use more steps or train the model again")
+        remedy = "use more steps, train the model again, or check the values and units of y"
+        require_finite(self.name, z.unflatten(0, (len(y), n)), remedy)
         x = self.model.transform.decode(z, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), self.evaluations, 0)

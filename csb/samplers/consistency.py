@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from csb.bridge.bridge import autocast
+from csb.bridge.samples import require_finite, warn_far
 from csb.bridge.student import Student
-from csb.errors import CSBError, require_int
+from csb.errors import require_int
 from csb.process import Noise, Reference, expand, mix
 from csb.samplers.base import Draws, Sampler
 
@@ -38,10 +39,12 @@ class ConsistencySampler(Sampler):
     def __init__(self, student: Student, calls: int = 1, batch_size: int = 1024) -> None:
         super().__init__(student.transform.x_shape, student.transform.y_shape, student.device)
         require_int("batch_size", batch_size, 1)
+        self.y_dtype = student.transform.dtype_of("y")
         self.levels, self.student, self.batch_size = student.levels(calls), student.eval(), batch_size
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         student, grid = self.student, self.student.grid
+        warn_far(student.transform, y)
         with autocast(student.spec.precision, self.device):
             codes = torch.cat([student.encode(c) for c in student.transform.encode_y(y).split(self.batch_size)])
             z = noise.normal(n, *student.transform.z_shape)
@@ -50,8 +53,7 @@ class ConsistencySampler(Sampler):
                 law = Reference(grid.keep(0, j, k)).pinned_start(2)
                 z = mix(law, z, x_0) + expand(law.var.sqrt(), z) * noise.normal(n, *z.shape[1:])
                 x_0 = self._call(z, j, codes, noise.normal(n, student.noise_size))
-        if not bool(torch.isfinite(x_0).all()):
-            raise CSBError("consistency gave states that are not finite; distil the bridge again")
+        require_finite(self.name, x_0.unflatten(0, (len(y), n)), "distil the bridge again, or check y")
         x = student.transform.decode(x_0, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), len(self.levels), 0)
 

@@ -40,7 +40,7 @@ def test_standardise():
     for z in (t.encode_x(x), t.encode_y(y)):
         torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-4, rtol=0)
         torch.testing.assert_close(z.std(0, correction=0), torch.ones(z.shape[1]), atol=1e-4, rtol=0)
-    assert set(t.state_dict()) == {"x_mean", "x_std", "y_mean", "y_std"}
+    assert {"x_mean", "x_std", "y_mean", "y_std"} <= set(t.state_dict())
     assert all(v.dtype == torch.float32 for v in t.state_dict().values())
 
 
