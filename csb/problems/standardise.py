@@ -32,6 +32,8 @@ class Scaled(Transform):
     x_std: Tensor
     y_mean: Tensor
     y_std: Tensor
+    y_low: Tensor
+    y_high: Tensor
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__(x_shape, y_shape)

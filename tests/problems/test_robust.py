@@ -1,0 +1,214 @@
+"""The bulk of a coordinate has unit scale whatever its tails do; offsets leave and come back in float64."""
+
+import logging
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform, from_dataset
+from csb.problems.robust import Scale, codes
+from csb.problems.rows import InMemoryRows
+from csb.process import seeded
+
+N = 20_000
+
+
+def normal(n=N, key=0):
+    return torch.randn(n, generator=seeded(key), dtype=torch.float64)
+
+
+def uniform(n=N, key=0):
+    return torch.rand(n, generator=seeded(key), dtype=torch.float64)
+
+
+def changed(every, value):
+    v = normal()
+    v[::every] = value
+    return v
+
+
+CLEAN = {"normal": normal(), "far": 50 + normal(), "uniform": uniform(), "exponential": -uniform().log()}
+TAILS = {
+    "one row": changed(N, 1e5),
+    "a code": changed(1000, -9999.0),
+    "codes in 3 %": changed(33, -9999.0),
+    "log-normal": (3 * normal()).exp(),
+    "both signs over decades": (3 * normal()).exp() * (1 - 2 * (uniform(key=1) < 0.5).double()),
+    "log-uniform": 10 ** (6 * uniform() - 3),
+    "Cauchy": normal() / normal(key=1),
+}
+
+
+def fitted(v):
+    return Scale.fit(v[:, None], v.mean()[None], v.std(correction=0)[None])
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean_coordinates_keep_mean_and_standard_deviation(name):
+    v = CLEAN[name]
+    scale = fitted(v)
+    assert bool(scale.plain.all())
+    assert torch.equal(scale.encode(v), (v - v.mean()) / v.std(correction=0))
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_the_bulk_has_unit_scale(name):
+    v = TAILS[name]
+    low, middle, high = fitted(v).encode(v[:, None]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=v.dtype)).tolist()
+    assert 0.4 < (high - low) / 1.349 < 2.5
+    assert abs(middle) < 0.1
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_the_map_is_increasing_on_the_whole_line_and_has_an_inverse(name):
+    scale = fitted(TAILS[name])
+    size = torch.logspace(-6, 30, 500, dtype=torch.float64)
+    v = torch.cat([-size.flip(0), size])
+    z = scale.encode(v)
+    assert bool((z.diff() > 0).all())
+    assert float(z.abs().max()) < 200  # a network still works there
+    torch.testing.assert_close(scale.decode(z), v, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_the_slope_is_the_derivative(name):
+    scale = fitted(TAILS[name])
+    v = torch.cat([TAILS[name][:500], torch.tensor([-1e6, 1e6])]).double().requires_grad_()
+    (slope,) = torch.autograd.grad(scale.encode(v).sum(), v)
+    torch.testing.assert_close(scale.log_slope(v.detach()), slope.log(), rtol=1e-6, atol=1e-6)
+    z = scale.encode(v.detach()).requires_grad_()
+    (back,) = torch.autograd.grad(scale.decode(z).sum(), z)  # guided samplers differentiate decode
+    torch.testing.assert_close(back.log(), -slope.log(), rtol=1e-6, atol=1e-6)
+
+
+def test_masses_are_no_codes_and_repeated_ends_far_out_are():
+    counts = torch.poisson(torch.full((N,), 3.0), generator=seeded(0)).double()
+    for v in (counts * (uniform() > 0.8), torch.poisson(50 * (uniform() > 0.8).double(), generator=seeded(1)), counts):
+        assert codes(v[:, None], fitted(v)) == []
+    assert codes(TAILS["one row"][:, None], fitted(TAILS["one row"])) == []  # it does not repeat
+    both = changed(1000, -9999.0)
+    both[1::1000] = 9999.0
+    assert codes(both[:, None], fitted(both)) == [(0, -9999.0), (0, 9999.0)]
+
+
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_a_likely_code_is_named_with_its_rows(key, caplog):
+    good, bad = (
+        torch.stack([normal(), normal(key=1)], 1).float(),
+        torch.stack([normal(), changed(1000, -9999)], 1).float(),
+    )
+    with caplog.at_level(logging.WARNING):
+        Standardise((2,), (2,)).fit(*((bad, good) if key == "x" else (good, bad)))
+    (record,) = caplog.records
+    assert f"column 1 of {key} is -9999 in 20 rows" in record.getMessage()
+
+
+def images(n=400):
+    return torch.randn(n, 2, 4, 4, generator=seeded(0))
+
+
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_one_hot_pixel_leaves_the_others_their_scale(key):
+    hot = images()
+    hot[5, 1, 2, 2] = 1e6
+    transform = Standardise((2, 4, 4), (2, 4, 4)).fit(*((hot, images()) if key == "x" else (images(), hot)))
+    z = transform.encode_x(hot) if key == "x" else transform.encode_y(hot)
+    low, high = z[:, 1].flatten().quantile(torch.tensor([0.25, 0.75]))
+    assert 0.9 < float(high - low) / 1.349 < 1.1
+    torch.testing.assert_close(z[:, 0], images()[:, 0], atol=0.1, rtol=0.1)
+    if key == "x":
+        torch.testing.assert_close(transform.decode(z, hot), hot, rtol=1e-4, atol=1e-4)
+
+
+class TestBounds:
+    """x over six decades, in a box."""
+
+    LOW, HIGH = (1e-3, -1.0), (1e3, 1.0)
+
+    def pair(self):
+        x = torch.stack([TAILS["log-uniform"].clamp(1e-3, 1e3), 2 * uniform(key=3) - 1], 1).float()
+        return x, torch.stack([normal(), normal(key=4)], 1).float()
+
+    @pytest.fixture(params=[Reflect, Probit])
+    def transform(self, request):
+        return request.param((2,), (2,), self.LOW, self.HIGH).fit(*self.pair())
+
+    def test_small_values_are_told_apart(self, transform):
+        x = torch.tensor([[2e-3, 0.0], [4e-3, 0.0], [100.0, 0.0], [200.0, 0.0]])
+        z = transform.encode_x(x)[:, 0]
+        assert float(z[1] - z[0]) > 0.03
+        if transform.name == "reflect":
+            assert 0.5 < float((z[1] - z[0]) / (z[3] - z[2])) < 2
+
+    def test_states_decode_into_the_box_and_mirrored_ones_to_the_same_x(self, transform):
+        x, y = self.pair()
+        z = transform.encode_x(x)
+        torch.testing.assert_close(transform.decode(z, y), x, rtol=2e-3, atol=2e-4)
+        again = transform.decode(transform.preimage(z, seeded(5)), y)
+        torch.testing.assert_close(again, x, rtol=2e-3, atol=2e-4)
+        wild = transform.decode(20 * torch.randn(N, 2, generator=seeded(6)), y)
+        low, high = torch.tensor(self.LOW), torch.tensor(self.HIGH)
+        assert bool(((wild >= low) & (wild <= high)).all())
+
+    def test_the_density_has_mass_one(self):
+        """That of x for a state N(0, 1), mirrored at the walls or not, by quadrature over log x."""
+        x, y = self.pair()
+        transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(x[:, :1], y[:, :1])
+        grid = torch.linspace(np.log(1.0001e-3), np.log(0.9999e3), 4001, dtype=torch.float64).exp()
+        uniform = torch.rand(500, len(grid), 1, generator=seeded(7), dtype=torch.float64)
+        total = torch.zeros_like(grid)
+        for u in uniform:
+            z, log_scale = transform.lift(grid[:, None].float(), u)
+            total += (log_scale - 0.5 * (z.double().square().sum(1) + np.log(2 * np.pi))).exp() / len(uniform)
+        assert float(torch.trapezoid(total, grid)) == pytest.approx(1, abs=0.01)
+
+
+class TestOffsets:
+    SECONDS = 1.7e9 + 3e3 * normal()[:, None]
+
+    def write(self, kind, folder, x, y):
+        if kind == "npz":
+            np.savez(folder / "pairs.npz", x=x, y=y)
+            return {"path": str(folder / "pairs.npz")}
+        if kind == "npy":
+            for name, values in (("x", x), ("y", y)):
+                np.save(folder / f"{name}.npy", values)
+            return {name: str(folder / f"{name}.npy") for name in ("x", "y")}
+        if kind == "hdf5":
+            with h5py.File(folder / "pairs.h5", "w") as file:
+                file["x"], file["y"] = x, y
+            return {"path": str(folder / "pairs.h5")}
+        return {"path": from_dataset(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), "offsets")}
+
+    @pytest.mark.parametrize("kind", ["npz", "npy", "hdf5", "dataset"])
+    @pytest.mark.parametrize("key", ["x", "y"])
+    def test_sources_read_float64_where_float32_is_too_coarse(self, kind, key, tmp_path):
+        near, far = normal(key=1)[:, None].numpy(), self.SECONDS.round().long().numpy()
+        problem = FilePairs(**self.write(kind, tmp_path, *((far, near) if key == "x" else (near, far))))
+        pairs = problem.pairs("train")
+        assert {"x": pairs.x.dtype, "y": pairs.y.dtype} == {"x": torch.float32, "y": torch.float32, key: torch.float64}
+        found = torch.cat([getattr(problem.pairs(split), key) for split in ("train", "val", "test")])
+        assert sorted(found[:, 0].long().tolist()) == sorted(far[:, 0].tolist())
+
+    @pytest.mark.parametrize("make", [Standardise, lambda x, y: Reflect(x, y, (1.6e9,), (None,))])
+    def test_what_is_encoded_comes_back(self, make):
+        y = (2.45e6 + normal(key=1))[:, None]
+        transform = make((1,), (1,)).fit_rows(InMemoryRows(Pairs(self.SECONDS, y)))
+        z, c = transform.encode_x(self.SECONDS), transform.encode_y(y)
+        assert z.dtype == c.dtype == torch.float32
+        torch.testing.assert_close(c[:, 0], normal(key=1).float(), atol=0.05, rtol=0.05)
+        assert transform.dtype_of("x") == transform.dtype_of("y") == torch.float64
+        again = build_transform(transform.spec())
+        again.load_state_dict(transform.state_dict())
+        x = again.decode(z, y)
+        assert x.dtype == torch.float64
+        torch.testing.assert_close(x, self.SECONDS, atol=2e-3, rtol=0)
+
+    def test_one_row_far_out_is_no_offset(self, tmp_path):
+        x = changed(N, 1e12)[:, None].numpy()
+        problem = FilePairs(**self.write("npz", tmp_path, x, x))
+        assert problem.pairs("train").x.dtype == torch.float32
+        assert problem.make_transform(problem.rows("train")).dtype_of("x") == torch.float32
