@@ -89,7 +89,7 @@ class Kernel(nn.Module):
         time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
         steps = torch.stack([time, skip, gain, log_beta, reach])  # one look-up a call
         self.register_buffer("steps", steps.float(), persistent=False)
-        self.register_buffer("inflation", torch.ones(()))
+        self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     @property
     def learns_variance(self) -> bool:

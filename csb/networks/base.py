@@ -66,7 +66,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, features: int = 64) -> None:
         super().__init__()
         half = features // 2
-        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (torch.log(torch.tensor(1e4)) / half))
+        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (torch.log(torch.tensor(1e4, dtype=torch.float32)) / half))
         self.register_buffer("frequencies", (1000 * frequencies).float(), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
 

@@ -32,8 +32,8 @@ class Scaled(Transform):
                     f"{key}_shape={shape} is neither that of a vector (d,) nor of an image (channels, height, width)"
                 )
             size = (shape[0], 1, 1) if len(shape) == 3 else shape
-            self.register_buffer(f"{key}_mean", torch.zeros(size))
-            self.register_buffer(f"{key}_std", torch.ones(size))
+            self.register_buffer(f"{key}_mean", torch.zeros(size, dtype=torch.float32))
+            self.register_buffer(f"{key}_std", torch.ones(size, dtype=torch.float32))
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """From x (N, *x_shape) and y (N, *y_shape).

@@ -195,7 +195,7 @@ class Hole(Transform):
         check_box(box, tuple(x_shape))
         super().__init__(x_shape, x_shape, z_shape=(x_shape[0], box[2], box[3]))
         self.box = tuple(box)
-        known = torch.ones(x_shape)
+        known = torch.ones(x_shape, dtype=torch.float32)
         self._crop(known).zero_()
         self.register_buffer("known", known)
 

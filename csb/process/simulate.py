@@ -24,13 +24,19 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
 
 @contextmanager
 def initialised(seed: int) -> Iterator[None]:
-    """Inside, layers made on the CPU get weights that are a function of the seed.
+    """Inside, layers made on the CPU get float32 weights that are a function of the seed.
 
-    torch's global generators are left as they were, those of GPUs untouched: ``torch.manual_seed`` seeds them too.
+    torch's global generators are left as they were, those of GPUs untouched: ``torch.manual_seed`` seeds them too. So
+    is torch's default dtype, which layers take where none is stated.
     """
+    dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -43,7 +43,7 @@ def twist_of(problem: Problem, denoiser: Denoiser, folder: Path, min_std: float,
     model = digit_guide(problem, denoiser, folder, seed)
 
     def log_probabilities(x: Tensor, alpha_bar: float) -> Tensor:
-        return model(x.float(), torch.full((len(x),), alpha_bar, device=x.device))
+        return model(x.float(), torch.full((len(x),), alpha_bar, dtype=torch.float32, device=x.device))
 
     return ClassLikelihood(log_probabilities, z_variance)
 
