@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import build_network
 from csb.problems.mixture_math import Mixture
 from csb.process import expand, initialised
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(Float32Module, ABC):
     """E[z_0 | z_k].
 
     Args:

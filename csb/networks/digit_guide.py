@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from csb.dtypes import Float32Module
+
 WIDTHS = (32, 64, 64)
 
 
-class DigitGuide(nn.Module):
+class DigitGuide(Float32Module):
     """Three 3×3 convolutions, each moved by an embedding of ᾱ and pooled, then two linear layers.
 
     Smooth, for its gradient is what it is for. Its logits are divided by ``temperature`` (Guo et al. 2017).

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, check_batch, check_box
 from csb.problems.rows import PairRows
 from csb.problems.specs import build, to_spec
 
 
-class Transform(nn.Module, ABC):
+class Transform(Float32Module, ABC):
     """x ↔ z given y, and y → c.
 
     Attributes:

@@ -82,7 +82,8 @@ def diffusion_path(schedule: Schedule) -> Interpolation:
 
 def flow_path(z_0: Tensor, generator: torch.Generator) -> Point:
     """Points of the straight paths from noise to data z_0 (B, *z_shape); see the module's docstring."""
-    noise, t = randn(z_0.shape, dtype=z_0.dtype, generator=generator), rand(len(z_0), dtype=z_0.dtype, generator=generator)
+    noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
+    t = rand(len(z_0), dtype=z_0.dtype, generator=generator)
     share = expand(t, z_0)
     return Point((1 - share) * noise + share * z_0, t, z_0 - noise)
 
