@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,19 @@ class Float32Module(nn.Module):
     """A module that moves between devices and keeps the dtypes of its tensors.
 
     ``double``, ``half``, ``bfloat16`` and ``to`` with another dtype raise CSBError before anything is converted:
-    states, noise and observations are float32, and a product of them with other weights fails.
+    states, noise and observations are float32, and a product of them with other weights fails. ``float`` leaves float64
+    buffers as they are, which are float64 because float32 cannot hold them.
+
+    Attributes:
+        works_in: the dtypes that it can compute in.
     """
+
+    works_in: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What all of torch's moves and conversions go through."""
         asked = fn(torch.empty(0, dtype=torch.float32)).dtype
-        if asked != torch.float32:
+        if asked not in self.works_in:
             raise CSBError(
                 f"a {type(self).__name__} computes in float32 and cannot be converted to {asked}; convert its samples, "
                 f"e.g. samples.x.to({asked}); for bfloat16 products set precision='bf16-mixed'"
@@ -39,6 +45,6 @@ class Float32Module(nn.Module):
 
         def moved(tensor: Tensor) -> Tensor:
             found = fn(tensor)
-            return found if found.dtype == tensor.dtype else tensor.to(found.device)  # float() leaves float64 as it is
+            return found if found.dtype == tensor.dtype or asked != torch.float32 else tensor.to(found.device)
 
         return super()._apply(moved, recurse)

@@ -27,6 +27,7 @@ class Transform(Float32Module, ABC):
     """
 
     name: ClassVar[str]
+    works_in = (torch.float32, torch.float64)
 
     def __init__(
         self,
