@@ -271,6 +271,17 @@ class Moved(Denoiser):
         return self.mixture.denoise(z, float(alpha_bar))
 
 
+@contextlib.contextmanager
+def default_dtype(dtype):
+    """torch's default dtype set for a block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def make_untrained_bridge(dx, dy, covariance="diagonal", parametrisation="v"):
     """A bridge on vectors whose weights are moved away from zero, so that every part of it has an effect."""
     part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, parametrisation, covariance, rank=1, components=3)

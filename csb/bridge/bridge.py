@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from csb.bridge.density import DensityInfo, check_points, estimate
 from csb.bridge.kernel import Kernel
@@ -24,6 +24,7 @@ from csb.bridge.samples import (
     warn_far,
 )
 from csb.bridge.steps import check_leaps, hops, stops_of
+from csb.dtypes import Float32Module
 from csb.errors import CSBError, require_flag, require_int
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise, joined, repeated
@@ -40,7 +41,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     raise CSBError(f"precision={precision!r} is unknown; choose 32-true or bf16-mixed")
 
 
-class Bridge(nn.Module):
+class Bridge(Float32Module):
     """Kernels B_k (towards the data) and F_k (towards N(0, I)), conditioned on y at every step.
 
     The kernels work on states z and encoded observations c; ``transform`` maps the data (x, y) to them and back.

@@ -133,9 +133,9 @@ def is_fitted(kernel: Kernel, code: Tensor) -> bool:
 
     ``code`` is one observation's, (1, …).
     """
-    k = torch.arange(1, kernel.T + 1, device=code.device)
-    x = torch.ones((kernel.T, *kernel.network.z_shape), device=code.device)
-    return bool((kernel.network(x, k / kernel.T, code.expand(kernel.T, *code.shape[1:]))[:, 0] != 0).any())
+    time = torch.arange(1, kernel.T + 1, dtype=torch.float32, device=code.device) / kernel.T
+    x = torch.ones((kernel.T, *kernel.network.z_shape), dtype=torch.float32, device=code.device)
+    return bool((kernel.network(x, time, code.expand(kernel.T, *code.shape[1:]))[:, 0] != 0).any())
 
 
 def _reference_steps(grid: Grid) -> Callable[[Tensor, Tensor, Tensor], Law]:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from csb.bridge.law import Diagonal, Full, Law, LowRank, Mixture
 from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
+from csb.dtypes import Float32Module
 from csb.errors import CSBError, is_one_of
 from csb.networks import Network
 from csb.process import Grid, expand
@@ -39,7 +40,7 @@ def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int)
     return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d, "mixture": mixture}[covariance]
 
 
-class Kernel(nn.Module):
+class Kernel(Float32Module):
     """backward: x_k ↦ law of x_{k−1}; forward: x_{k−1} ↦ law of x_k; both given the observation.
 
     Args:
@@ -89,7 +90,7 @@ class Kernel(nn.Module):
         time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
         steps = torch.stack([time, skip, gain, log_beta, reach])  # one look-up a call
         self.register_buffer("steps", steps.float(), persistent=False)
-        self.register_buffer("inflation", torch.ones(()))
+        self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     @property
     def learns_variance(self) -> bool:

@@ -38,11 +38,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, MOST, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.steps import stops_of
+from csb.dtypes import Float32Module
 from csb.errors import LARGEST, CSBError, is_one_of, require_int
 from csb.networks import Network, build_network
 from csb.problems.transform import Transform, build_transform
@@ -108,7 +109,7 @@ class StudentSpec:
             raise CSBError(f"not the description of a student ({error}); distil the bridge again") from error
 
 
-class Student(nn.Module, ABC):
+class Student(Float32Module, ABC):
     """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
 
     Attributes:

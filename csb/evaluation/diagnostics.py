@@ -41,7 +41,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     def distance(a: Tensor, b: Tensor) -> float:
         return sliced_wasserstein(a.flatten(1).cpu(), b.flatten(1).cpu(), seeded(seed, _DIAGNOSTICS, 1))
 
-    noise = [torch.randn(z[:half].shape, device=z.device, generator=generator) for _ in range(3)]
+    noise = [torch.randn(z[:half].shape, dtype=z.dtype, device=z.device, generator=generator) for _ in range(3)]
     return {
         "x0_distance": distance(run("backward", noise[0]), z[:half]),
         "x0_floor": distance(z[half : 2 * half], z[:half]),
@@ -57,7 +57,7 @@ def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> d
     z, c = _states(bridge, x, y, seed), bridge.transform.encode_y(y)
     generator = seeded(seed, _DIAGNOSTICS, 2, device=bridge.device)
     T = bridge.grid.T
-    state = z if direction == "forward" else torch.randn(z.shape, device=z.device, generator=generator)
+    state = z if direction == "forward" else torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
     total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)
     draws, laws = Noise(generator, len(c), state.device), []
     steps = bridge.walk(direction, state, bridge.codes(direction, c, len(c)), 1, draws, len(c), laws=laws)

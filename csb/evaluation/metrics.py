@@ -40,7 +40,7 @@ class EnsembleScores:
     """
 
     def __init__(self, mask: Tensor | None = None, data_range: float = 1.0) -> None:
-        decibel(torch.ones(()), data_range)
+        decibel(torch.ones((), dtype=torch.float32), data_range)
         self._mask, self._data_range = mask, data_range
         self._rows: list[Tensor] = []
         self._n: int | None = None
@@ -103,7 +103,7 @@ class EnsembleScores:
 
         The ratios a/b of two means by the delta method: (a/b)·std(a_i/a − b_i/b)/√B.
         """
-        rows = torch.cat(self._rows) if self._rows else torch.empty(0)
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0, dtype=torch.float32)
         if len(rows) < 2:
             return {}
 

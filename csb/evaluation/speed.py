@@ -48,13 +48,13 @@ def sampling_overhead(bridge: Bridge, y: Tensor, n: int, repeats: int = 7) -> di
         n: samples an observation; B·n states make one network call.
     """
     network, T, rows = bridge.backward_kernel.network, bridge.grid.T, len(y) * n
-    z = torch.randn(rows, *bridge.transform.z_shape, device=bridge.device)
+    z = torch.randn(rows, *bridge.transform.z_shape, dtype=torch.float32, device=bridge.device)
     c = bridge.transform.encode_y(y.to(bridge.device))
 
     def bare() -> None:
         with torch.no_grad(), autocast(bridge.precision, bridge.device):
             for k in range(T, 0, -1):
-                network(z, torch.tensor([k / T], device=z.device), code)
+                network(z, torch.tensor([k / T], dtype=z.dtype, device=z.device), code)
 
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         code = bridge.codes("backward", c, rows).repeat_interleave(n, 0)

@@ -93,4 +93,5 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         diagnostics.append(told)
     rmse, spread, crps = torch.tensor(rows, dtype=torch.float64).unbind(1)
     names = diagnostics[0]
-    return Track(rmse, spread, crps, seconds, {key: torch.tensor([one[key] for one in diagnostics]) for key in names})
+    told = {key: torch.tensor([one[key] for one in diagnostics], dtype=torch.float32) for key in names}
+    return Track(rmse, spread, crps, seconds, told)

@@ -6,10 +6,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from csb.dtypes import Float32Module
+
 MOST_WIDTH, MOST_DEPTH = 2**16, 1000  # of any layer; blocks of a network
 
 
-class Network(nn.Module, ABC):
+class Network(Float32Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
 
     The observation is encoded once and the code is reused at every step and for every sample of that observation.
@@ -66,7 +68,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, features: int = 64) -> None:
         super().__init__()
         half = features // 2
-        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (torch.log(torch.tensor(1e4)) / half))
+        longest = torch.log(torch.tensor(1e4, dtype=torch.float32))
+        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (longest / half))
         self.register_buffer("frequencies", (1000 * frequencies).float(), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
 

@@ -17,8 +17,9 @@ from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csb.dtypes import Float32Module
 from csb.errors import CSBError, is_one_of
 from csb.networks import Affine, Network, build_network
 from csb.problems.specs import build
@@ -28,7 +29,7 @@ from csb.process import SCHEDULES, Schedule, expand, initialised
 LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous levels here
 
 
-class ConditionalModel(nn.Module, ABC):
+class ConditionalModel(Float32Module, ABC):
     """A function of (state z, noise level, code of the observation) that amortized samplers integrate.
 
     Args:

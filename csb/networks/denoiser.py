@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import build_network
 from csb.problems.mixture_math import Mixture
 from csb.process import expand, initialised
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(Float32Module, ABC):
     """E[z_0 | z_k].
 
     Args:
@@ -62,7 +63,7 @@ class MixtureDenoiser(Denoiser):
     """
 
     def __init__(self, mixture: Mixture) -> None:
-        super().__init__(torch.zeros(mixture.means.shape[1]), 1.0)
+        super().__init__(torch.zeros(mixture.means.shape[1], dtype=torch.float32), 1.0)
         self.mixture = mixture
 
     def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class NetworkDenoiser(Denoiser):
     """
 
     def __init__(self, spec: DenoiserSpec) -> None:
-        super().__init__(torch.zeros(spec.x_shape), spec.scale, spec.alpha_bar_end)
+        super().__init__(torch.zeros(spec.x_shape, dtype=torch.float32), spec.scale, spec.alpha_bar_end)
         self.spec = spec
         self.network = build_network(spec.network, spec.x_shape, (1,), 1)
 
@@ -119,7 +120,7 @@ class NetworkDenoiser(Denoiser):
     def velocity(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
         """The network's output v ≈ E[√ᾱ ε − √(1−ᾱ) z_0 | z_k], (B, *x_shape)."""
         time = (alpha_bar.sqrt().acos() * (2 / math.pi)).to(z).reshape(-1)
-        code = self.network.encode(torch.zeros((1, 1), device=z.device)).expand(len(z), -1)
+        code = self.network.encode(torch.zeros((1, 1), dtype=z.dtype, device=z.device)).expand(len(z), -1)
         return self.network(z, time, code).to(z.dtype)[:, 0]
 
 

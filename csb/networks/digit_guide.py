@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from csb.dtypes import Float32Module
+
 WIDTHS = (32, 64, 64)
 
 
-class DigitGuide(nn.Module):
+class DigitGuide(Float32Module):
     """Three 3×3 convolutions, each moved by an embedding of ᾱ and pooled, then two linear layers.
 
     Smooth, for its gradient is what it is for. Its logits are divided by ``temperature`` (Guo et al. 2017).
@@ -25,7 +27,7 @@ class DigitGuide(nn.Module):
         self.level = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, sum(WIDTHS)))
         self.hidden = nn.Linear(WIDTHS[-1] * 3 * 3, 128)
         self.exit = nn.Linear(128, 10)
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float32))
 
     def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """log p(digit | x̂_0, ᾱ), (B, 10): x̂_0 (B, 1, 28, 28), pixels on the scale [0, 1]; ᾱ (B,) in (0, 1]."""

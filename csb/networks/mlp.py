@@ -81,9 +81,9 @@ class Affine(Network):
         require_int("steps", steps, 1, MOST_STEPS)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.steps = steps
-        self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim))
-        self.bias = nn.Parameter(torch.zeros(steps + 1, z_dim))
-        spread = torch.zeros(steps + 1, heads - 1, z_dim)
+        self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(steps + 1, z_dim, dtype=torch.float32))
+        spread = torch.zeros(steps + 1, heads - 1, z_dim, dtype=torch.float32)
         nn.init.normal_(spread[:, 1:], std=0.01)
         self.spread = nn.Parameter(spread)
 

@@ -110,7 +110,7 @@ class BOD(Simulated, AdditiveNoise):
         return curve(x)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, 2, generator=generator)
+        return torch.randn(n, 2, dtype=torch.float32, generator=generator)
 
     def new_transform(self) -> Standardise:
         return Standardise(self.x_shape, self.y_shape)

@@ -92,7 +92,7 @@ class Reflect(Boxed):
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
-        self.register_buffer("softness", torch.zeros(self.x_shape))
+        self.register_buffer("softness", torch.zeros(self.x_shape, dtype=torch.float32))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Files of before there was a softness hold none; sampling does not need it."""
@@ -125,7 +125,7 @@ class Reflect(Boxed):
         low, high = self._walls()
         wall = torch.where(z - low < high - z, low, high)
         chance = torch.special.ndtr(-(z - wall).abs() / self.softness)  # of no softness: 0, and ½ at the wall itself
-        mirrored = torch.rand(z.shape, generator=generator, device=z.device) < chance.nan_to_num(0.5)
+        mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
         return torch.where(mirrored, 2 * wall - z, z)
 
     def _free(self, x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class LinearGaussian(Simulated, LinearProblem):
         return self.noise
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, self.dx, generator=generator)
+        return torch.randn(n, self.dx, dtype=torch.float32, generator=generator)
 
     def new_transform(self) -> Identity:
         return Identity(self.x_shape, self.y_shape)

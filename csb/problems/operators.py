@@ -129,7 +129,7 @@ class InpaintBox(Operator):
         check_box(box, x_shape)
         super().__init__(x_shape, x_shape)
         self.box = box
-        self.mask = torch.ones(x_shape)  # 1 = observed
+        self.mask = torch.ones(x_shape, dtype=torch.float32)  # 1 = observed
         top, left, height, width = box
         self.mask[:, top : top + height, left : left + width] = 0
 

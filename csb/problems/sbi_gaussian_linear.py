@@ -32,7 +32,7 @@ class NoisyCopy(LinearProblem):
 
     @property
     def operator(self) -> Matrix:
-        return Matrix(torch.eye(DIMENSIONS))
+        return Matrix(torch.eye(DIMENSIONS, dtype=torch.float32))
 
     @property
     def noise_std(self) -> float:
@@ -58,7 +58,7 @@ class SbiGaussianLinear(Simulated, NoisyCopy):
         return Mixture.isotropic(DIMENSIONS, VARIANCE)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return math.sqrt(VARIANCE) * torch.randn(n, DIMENSIONS, generator=generator)
+        return math.sqrt(VARIANCE) * torch.randn(n, DIMENSIONS, dtype=torch.float32, generator=generator)
 
     def new_transform(self) -> Standardise:
         return Standardise(self.x_shape, self.y_shape)

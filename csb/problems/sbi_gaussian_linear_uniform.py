@@ -39,7 +39,7 @@ class SbiGaussianLinearUniform(Bounded, NoisyCopy):
         return Support((-1.0,) * DIMENSIONS, (1.0,) * DIMENSIONS)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return 2 * torch.rand(n, DIMENSIONS, generator=generator) - 1
+        return 2 * torch.rand(n, DIMENSIONS, dtype=torch.float32, generator=generator) - 1
 
     def posterior(self, y: Tensor) -> TruncatedMixture:
         return TruncatedMixture(self.check_observation(y), (self.noise_std,), self.support)

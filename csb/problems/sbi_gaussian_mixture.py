@@ -51,11 +51,11 @@ class SbiGaussianMixture(Bounded):
         return Support((-_BOUND,) * 2, (_BOUND,) * 2)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return _BOUND * (2 * torch.rand(n, 2, generator=generator) - 1)
+        return _BOUND * (2 * torch.rand(n, 2, dtype=torch.float32, generator=generator) - 1)
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        broad = torch.rand(len(x), 1, generator=generator, device=x.device) < 0.5  # one draw for both coordinates
-        return x + torch.where(broad, _SCALES[0], _SCALES[1]).to(x) * noise_like(x, generator)
+        u = torch.rand(len(x), 1, dtype=torch.float32, generator=generator, device=x.device)  # one for both coordinates
+        return x + torch.where(u < 0.5, *x.new_tensor(_SCALES)) * noise_like(x, generator)
 
     def posterior(self, y: Tensor) -> TruncatedMixture:
         return TruncatedMixture(self.check_observation(y), _SCALES, self.support)

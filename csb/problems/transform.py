@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, check_batch, check_box
 from csb.problems.rows import PairRows
@@ -19,7 +20,7 @@ from csb.problems.specs import build, to_spec
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
 
 
-class Transform(nn.Module, ABC):
+class Transform(Float32Module, ABC):
     """x ↔ z given y, and y → c.
 
     Attributes:
@@ -28,6 +29,7 @@ class Transform(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    works_in = (torch.float32, torch.float64)
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class Hole(Transform):
         check_box(box, tuple(x_shape))
         super().__init__(x_shape, x_shape, z_shape=(x_shape[0], box[2], box[3]))
         self.box = tuple(box)
-        known = torch.ones(x_shape)
+        known = torch.ones(x_shape, dtype=torch.float32)
         self._crop(known).zero_()
         self.register_buffer("known", known)
 

@@ -48,7 +48,7 @@ class TruncatedNormal:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances, (d,) each, float64."""
-        nearest = torch.minimum(self._b, torch.zeros(()))  # of the interval to the centre of the uncut law
+        nearest = self._b.clamp_max(0)  # of the interval to the centre of the uncut law
         reach = (nearest.square() + 2 * _LOG_CUT).sqrt()
         start, stop = torch.maximum(self._a, -reach), torch.minimum(self._b, reach)
         nodes, weights = _legendre()

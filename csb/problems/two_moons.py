@@ -53,7 +53,7 @@ class TwoMoonsPosterior(Posterior):
                 f"y=({self.y[0]:.4g}, {self.y[1]:.4g}) is (nearly) impossible under the prior of two_moons: "
                 f"{n - missing} of {n} draws found; pass an observation that the simulator can produce"
             )
-        return torch.cat(kept).float() if kept else torch.empty(0, 2)
+        return torch.cat(kept).float() if kept else torch.empty(0, 2, dtype=torch.float32)
 
     def _propose(self, n: int, generator: torch.Generator) -> Tensor:
         m = _crescent(n, generator)
@@ -96,7 +96,7 @@ class TwoMoons(Bounded):
         return Support((-1.0, -1.0), (1.0, 1.0))
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return 2 * torch.rand(n, 2, generator=generator) - 1
+        return 2 * torch.rand(n, 2, dtype=torch.float32, generator=generator) - 1
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         shift = torch.stack([-(x[:, 0] + x[:, 1]).abs(), x[:, 1] - x[:, 0]], dim=1) / math.sqrt(2)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csb.dtypes import float32_layers
 from csb.errors import CSBError
 from csb.process.reference import Linear, Pinned, Reference, Step, expand, mix
 
@@ -24,11 +25,11 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
 
 @contextmanager
 def initialised(seed: int) -> Iterator[None]:
-    """Inside, layers made on the CPU get weights that are a function of the seed.
+    """Inside, layers made on the CPU get float32 weights that are a function of the seed.
 
     torch's global generators are left as they were, those of GPUs untouched: ``torch.manual_seed`` seeds them too.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), float32_layers():
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -37,7 +37,7 @@ def new_denoiser(
 ) -> NetworkDenoiser:
     """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], all else standardised."""
     if problem.is_digit:
-        shift, scale = torch.full(problem.x_shape, 0.5), 0.5
+        shift, scale = torch.full(problem.x_shape, 0.5, dtype=torch.float32), 0.5
     else:
         moments = Moments()
         for block in data.blocks():

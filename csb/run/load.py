@@ -63,7 +63,7 @@ def usable_device(device: str | torch.device | None) -> str:
         where = torch.device(device)
         if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
             raise RuntimeError("there is no such GPU")
-        torch.zeros(1, device=where).item()
+        torch.zeros(1, dtype=torch.float32, device=where).item()
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise CSBError(f"device={device!r} cannot be used here ({in_one_line(error, 80)}); give cpu or cuda") from error
     return str(where)

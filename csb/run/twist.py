@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.checkpoint import save
+from csb.dtypes import float32_layers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
@@ -43,7 +44,7 @@ def twist_of(problem: Problem, denoiser: Denoiser, folder: Path, min_std: float,
     model = digit_guide(problem, denoiser, folder, seed)
 
     def log_probabilities(x: Tensor, alpha_bar: float) -> Tensor:
-        return model(x.float(), torch.full((len(x),), alpha_bar, device=x.device))
+        return model(x.float(), torch.full((len(x),), alpha_bar, dtype=torch.float32, device=x.device))
 
     return ClassLikelihood(log_probabilities, z_variance)
 
@@ -86,7 +87,8 @@ def _fingerprint(denoiser: Denoiser) -> str:
 
 def _stored(path: Path, made_for: str) -> DigitGuide | None:
     """The classifier of a file, or None, with a warning, where it cannot be used."""
-    model = DigitGuide()
+    with float32_layers():
+        model = DigitGuide()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["denoiser"] != made_for:

@@ -100,7 +100,8 @@ class CoPaint(DiffusionSampler):
 
     def optimise(self, start: Tensor, k: int, y: Tensor) -> Point:
         """Where G gradient steps on φ_k lead to, from z̃_k (N, *x_shape), for y (N, *y_shape): never to a larger φ_k."""
-        rate = torch.full((len(start), *(1,) * (start.ndim - 1)), self.learning_rate * self.prior_variance(k)).to(start)
+        size = self.learning_rate * self.prior_variance(k)
+        rate = torch.full((len(start), *(1,) * (start.ndim - 1)), size, dtype=start.dtype, device=start.device)
         best = self._at(start, start, k, y, True)
         for left in range(self.gradient_steps - 1, -1, -1):
             trial = self._at(best.z - rate * best.gradient, start, k, y, left > 0)

@@ -23,7 +23,7 @@ class ProjectionSampler(LinearSampler):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        probe = torch.randn((2, *self.x_shape), generator=torch.Generator().manual_seed(0))
+        probe = torch.randn((2, *self.x_shape), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
         seen = self.operator(probe)
         again = self.operator(self.operator.adjoint(seen))
         self.c = float((again * seen).sum() / (seen * seen).sum())

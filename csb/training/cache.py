@@ -128,7 +128,8 @@ def _starts(
     Random numbers are drawn for all of them: ``choice``, on the CPU, draws those of the data.
     """
     if source == "backward":
-        start = torch.randn((len(owner), *pairs.z_shape), device=generator.device, generator=generator)
+        shape, device = (len(owner), *pairs.z_shape), generator.device
+        start = torch.randn(shape, dtype=torch.float32, device=device, generator=generator)
         return start[part], pairs.conditions(owner[part])
     z, c = pairs.rows(owner, choice)
     return z[part].to(generator.device), c[part]

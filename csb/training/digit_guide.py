@@ -21,7 +21,7 @@ from csb.process import initialised, seeded
 
 STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3
 LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are told
-TEMPERATURES = torch.logspace(-1, 1, 41, base=2)  # ½ to 2
+TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
 _KEY = 91  # of the random streams
 _CHUNK = 500
 
@@ -62,11 +62,11 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps + 1, pct_start=0.2)
     for _ in range(steps):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
-        angle = furthest * torch.rand(BATCH, generator=generator)
+        angle = furthest * torch.rand(BATCH, dtype=torch.float32, generator=generator)
         angle[: BATCH // 2] = 0
         level = angles_to_levels(angle).to(device)
         x = images[chosen].to(device)
-        seen = denoised(denoiser, x, level, torch.randn(x.shape, generator=generator).to(device))
+        seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))
         loss = nnf.nll_loss(model(seen, level), labels[chosen].to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -80,8 +80,8 @@ def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, al
     """Of denoised images (N, 1, 28, 28) at one level, (N, 10), on the CPU."""
     device, generator, found = denoiser.shift.device, seeded(seed, _KEY, 2), []
     for part in images.split(_CHUNK):
-        x, level = part.to(device), torch.full((len(part),), alpha_bar, device=device)
-        seen = denoised(denoiser, x, level, torch.randn(x.shape, generator=generator).to(device))
+        x, level = part.to(device), torch.full((len(part),), alpha_bar, dtype=torch.float32, device=device)
+        seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))
         found.append(model(seen, level).cpu())
     return torch.cat(found)
 

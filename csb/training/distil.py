@@ -127,15 +127,16 @@ class JumpBatches:
             k = torch.multinomial(self.share, size, replacement=True, generator=generator)
             x_0, x_T = self.cache.states[0, paths], self.cache.states[1, paths]
             z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
-            rows = size * self.settings.draws
-            noise = torch.randn(rows, self.noise_size, generator=generator) if self.noise_size else None
+            shape, noise = (size * self.settings.draws, self.noise_size), None
+            if self.noise_size:
+                noise = torch.randn(shape, dtype=torch.float32, generator=generator)
             c, width = self.pairs.conditions(self.cache.owner[paths]), self.width[k]
             yield Jumps(z, k, x_0, c, width, noise, step)
 
 
 def level_shares(student: Student) -> Tensor:
     """How frequent each k in 0..T is in training, (T + 1,), of sum 1."""
-    share = torch.zeros(student.grid.T + 1)
+    share = torch.zeros(student.grid.T + 1, dtype=torch.float32)
     for calls in student.spec.calls:
         levels = student.levels(calls)
         share[levels] += 1 / (len(levels) * len(student.spec.calls))

@@ -24,7 +24,8 @@ def best_iteration(rows: list[dict[str, Any]]) -> int:
         each, lowest = row.get(EACH), best.get(EACH)
         error = 0.0
         if each and lowest and len(each) == len(lowest) > 1:
-            error = float((torch.tensor(each) - torch.tensor(lowest)).std()) / math.sqrt(len(each))
+            own, other = torch.tensor([each, lowest], dtype=torch.float32)
+            error = float((own - other).std()) / math.sqrt(len(each))
         if row[SCORE] <= best[SCORE] + error:
             return int(row["iteration"])
     return int(best["iteration"])

@@ -72,8 +72,8 @@ def diffusion_path(schedule: Schedule) -> Interpolation:
     """Points of a diffusion on a schedule from data z_0 (B, *z_shape); see the module's docstring."""
 
     def draw(z_0: Tensor, generator: torch.Generator) -> Point:
-        noise = randn(z_0.shape, generator=generator)
-        alpha_bar = schedule.alpha_bar(rand(len(z_0), generator=generator).double()).float()
+        noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
+        alpha_bar = schedule.alpha_bar(rand(len(z_0), dtype=z_0.dtype, generator=generator).double()).float()
         signal, rest = expand(alpha_bar.sqrt(), z_0), expand((1 - alpha_bar).sqrt(), z_0)
         return Point(signal * z_0 + rest * noise, alpha_bar, signal * noise - rest * z_0)
 
@@ -82,7 +82,8 @@ def diffusion_path(schedule: Schedule) -> Interpolation:
 
 def flow_path(z_0: Tensor, generator: torch.Generator) -> Point:
     """Points of the straight paths from noise to data z_0 (B, *z_shape); see the module's docstring."""
-    noise, t = randn(z_0.shape, generator=generator), rand(len(z_0), generator=generator)
+    noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
+    t = rand(len(z_0), dtype=z_0.dtype, generator=generator)
     share = expand(t, z_0)
     return Point((1 - share) * noise + share * z_0, t, z_0 - noise)
 

@@ -24,6 +24,7 @@ from csb.run.distil import train_stage as distil
 from csb.run.load import load_run
 from csb.run.train import train
 from csb.samplers import flow_sampler
+from tests.conftest import default_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 N = 600
@@ -112,6 +113,16 @@ def test_the_same_training(whole, folder, tmp_path, kind, more):
         (64 * 8 + 24 * 16, 40 * 16) if more else (64 * 24, 0)
     )
     assert not list(run.folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_torchs_default_dtype_plays_no_part(whole, folder, tmp_path, dtype):
+    """Neither in the weights nor in the scores and diagnostics of the iterations."""
+    with default_dtype(dtype):
+        run = run_config(folder, "npz", tmp_path)
+        train(run)
+    assert_same(weights(whole), weights(run.folder))
+    assert rows_of(whole) == rows_of(run.folder)
 
 
 def test_a_dataset(whole, tmp_path):

@@ -6,7 +6,19 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Exponential, MultivariateNormal, Normal, Uniform
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Dirichlet,
+    Exponential,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+    Uniform,
+)
 
 pytest.importorskip("sbi")
 from sbi.analysis import pairplot, plot_tarp, sbc_rank_plot
@@ -14,12 +26,14 @@ from sbi.diagnostics import check_sbc, check_tarp, get_nltp, run_sbc, run_tarp
 from sbi.diagnostics.sbc import check_uniformity_frequentist
 from sbi.inference.posteriors.base_posterior import NeuralPosterior
 from sbi.utils import BoxUniform
+from sbi.utils.user_input_checks import process_prior
 
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineKernel
 from csb.run import sbi as package
-from csb.run.sbi import Posterior
+from csb.run.sbi import Posterior, pairs_from, train_posterior
 from csb.run.sbi.bounds import prior_bounds
+from csb.run.sbi.volume import draws_needed, require_volume
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
 
 N, SAMPLES = 200, 100
@@ -164,6 +178,31 @@ class TestSamples:
         kept = Posterior(exact.bridge, prior).sample_batched((500,), x=x, reject_outside_prior=False)
         assert not bool(prior.support.check(kept).all())
 
+    @pytest.mark.parametrize("prior", [None, BoxUniform(-torch.ones(2), torch.ones(2))], ids=["no prior", "prior"])
+    def test_none_are_none(self, exact, prior):
+        posterior = Posterior(exact.bridge, prior)
+        assert posterior.sample((0,), x=torch.zeros(2)).shape == (0, 2)
+        assert posterior.sample((3, 0), x=torch.zeros(2)).shape == (3, 0, 2)
+        assert posterior.sample_batched((0,), x=torch.zeros(4, 2)).shape == (0, 4, 2)
+        for shape in (5, (-1,)):
+            with pytest.raises(CSBError, match="sample_shape"):
+                posterior.sample(shape, x=torch.zeros(2))
+
+    def test_drawing_again_ends_where_none_or_few_lie_inside(self, exact):
+        """And says how many of how many did, of which observation."""
+        torch.manual_seed(5)
+        x = torch.zeros(2, 2)
+        x[0] = torch.linalg.solve(exact.G.float(), 50.5 - exact.g.float())  # whose posterior lies around (50.5, 50.5)
+        far = BoxUniform(50 * torch.ones(2), 51 * torch.ones(2))
+        with pytest.raises(CSBError, match=r"^0 of 1\d{4} samples of observation 1 lie .*bounds.*reject_outside_prior"):
+            Posterior(exact.bridge, far).sample_batched((5,), x=x)
+        mean, std = law(exact, x[1:]).mean[0], law(exact, x[1:]).variance[0].sqrt()
+        rare = BoxUniform(mean + 3.5 * std, mean + 9 * std)  # less than one in 4,000
+        with pytest.raises(CSBError, match=r"^\d of 1\d{4} samples of observation 0"):
+            Posterior(exact.bridge, rare).sample((5,), x=x[1])
+        with pytest.raises(CSBError, match=r"samples of observation 0 lie in the prior's support after 0 s"):
+            Posterior(exact.bridge, rare).sample((5,), x=x[1], max_sampling_time=0.0)
+
 
 class TestDensity:
     @pytest.fixture
@@ -188,6 +227,7 @@ class TestDensity:
             torch.testing.assert_close(get_nltp(theta[0], x, posterior), -batched[0])
 
     def test_a_prior_cuts_and_normalises(self, dense):
+        torch.manual_seed(4)
         prior = BoxUniform(torch.zeros(2), torch.full((2,), 4.0))
         posterior, x = Posterior(dense.bridge, prior), torch.tensor([1.0, 0.5])
         theta = torch.tensor([[0.5, 0.5], [-0.5, 0.5]])
@@ -198,6 +238,21 @@ class TestDensity:
         share = Posterior(dense.bridge).log_prob(grid, x).exp().sum() * (4 / 200) ** 2
         assert float(cut[0] - free[0]) == pytest.approx(-math.log(float(share)), abs=0.06)
         assert float(posterior.log_prob(theta, x, norm_posterior=False)[0]) == float(free[0])
+
+    def test_no_sample_inside_the_prior_is_a_share_of_one_in_ten_thousand(self, dense, caplog):
+        prior = BoxUniform(20 * torch.ones(2), 21 * torch.ones(2))
+        torch.manual_seed(6)
+        posterior, x = Posterior(dense.bridge, prior), torch.zeros(2, 2)
+        x[1] = torch.linalg.solve(dense.G.float(), 20.5 - dense.g.float())  # whose posterior lies inside
+        theta = torch.tensor([[20.5, 20.5], [0.0, 0.0]])
+        inside, outside = posterior.log_prob(theta, x[0])
+        assert float(outside) == -math.inf
+        assert float(inside) == pytest.approx(float(Posterior(dense.bridge).log_prob(theta[0], x[0])) + math.log(1e4))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "none of 10000 samples of observation 0" in caplog.text
+        both = posterior.log_prob_batched(theta[:1, None].expand(-1, 2, -1), x)[0]
+        assert float(both[0]) == float(inside)
+        assert -3 < float(both[1] - Posterior(dense.bridge).log_prob(theta[0], x[1])[0]) < 3
 
     def test_what_is_not_there_is_said(self, dense):
         posterior, theta, x = Posterior(dense.bridge), torch.zeros(2), torch.zeros(2)
@@ -231,6 +286,78 @@ class TestBounds:
         assert prior_bounds(MultivariateNormal(torch.zeros(2), torch.eye(2)), 2) is None
         with pytest.raises(CSBError, match="Dirichlet is no box; give bounds"):
             prior_bounds(torch.distributions.Dirichlet(torch.ones(3)), 3)
+
+
+class Hidden:
+    """A prior of a user's, of which only draws are known."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def sample(self, shape=()):
+        return self.draw(torch.Size(shape))
+
+    def log_prob(self, theta):
+        return torch.zeros(theta.shape[:-1])
+
+
+def normal(shape, *size):
+    return torch.randn(*shape, *size)
+
+
+ONE, TWO, THREE = torch.ones(1), torch.ones(2), torch.ones(3)
+WITHOUT = {
+    "simplex": (Dirichlet(THREE), "Dirichlet has no density.*simplex.*stick-breaking"),
+    "simplex beside others": ([Dirichlet(THREE), Normal(0 * ONE, ONE)], "simplex.*stick-breaking"),
+    "yes or no": (Bernoulli(0.5 * ONE), "Bernoulli has no density.*whole numbers.*uniform noise"),
+    "classes": (Categorical(torch.ones(1, 3)), "whole numbers.*uniform noise"),
+    "counts": (Independent(Poisson(9 * TWO), 1), "whole numbers.*uniform noise"),
+    "counts of many": (Binomial(10, 0.5 * ONE), "whole numbers.*uniform noise"),
+    "one count beside others": ([Normal(0 * ONE, ONE), Poisson(9 * ONE)], "coordinate 1 .*whole numbers"),
+    "mixture of counts": (
+        MixtureSameFamily(Categorical(TWO), Independent(Poisson(torch.ones(2, 3)), 1)),
+        "whole numbers",
+    ),
+}
+HIDDEN = {
+    "sum": (lambda s: Dirichlet(THREE).sample(s), "span 2 of 3 dimensions; give it 2 free"),
+    "copy": (lambda s: normal(s, 1).expand(*s, 2) * torch.tensor([1.0, -2.0]), "span 1 of 2 dimensions"),
+    "counts": (lambda s: torch.poisson(1e4 * torch.ones(*s, 1)), "coordinate 0 .*whole numbers"),
+    "few": (lambda s: torch.tensor([0.1, 0.2, 0.7])[torch.randint(3, (*s, 1))], "coordinate 0 .*few values"),
+    "constant": (lambda s: torch.cat([normal(s, 1), torch.full((*s, 1), 2.0)], -1), "coordinate 1 .*always 2"),
+}  # fmt: skip
+WITH = {
+    "seconds since 1970": lambda s: 1.7e9 + 3e3 * normal(s, 1),  # which float32 rounds to 128 s
+    "large": lambda s: 1e9 * normal(s, 2),  # floats that are all whole
+    "over decades": lambda s: 10 ** (9 * torch.rand(*s, 2)),
+    "nearly equal": lambda s: normal(s, 1) + 1e-3 * normal(s, 3),
+    "mass at a value": lambda s: normal(s, 2) * (torch.rand(*s, 2) < 0.5),
+    "many coordinates": lambda s: normal(s, 300),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(Prior is lacking|prior bounds|Prior was provided):UserWarning")
+class TestPriorsWithoutVolume:
+    @pytest.mark.parametrize(("prior", "match"), WITHOUT.values(), ids=WITHOUT)
+    def test_the_support_tells(self, exact, prior, match, tmp_path):
+        """In training, before anything is simulated, and where a prior is put beside a bridge."""
+        with pytest.raises(CSBError, match=match) as error:
+            train_posterior(prior, lambda theta: theta / 0, 500, out=tmp_path)
+        assert "\n" not in str(error.value)
+        assert not any(tmp_path.iterdir())
+        with pytest.raises(CSBError, match="has no density"):
+            Posterior(exact.bridge, process_prior(prior)[0])
+
+    @pytest.mark.parametrize(("draw", "match"), HIDDEN.values(), ids=HIDDEN)
+    def test_draws_tell_what_a_wrapper_hides(self, draw, match, tmp_path):
+        for call in (train_posterior, pairs_from):
+            with pytest.raises(CSBError, match=match):
+                call(Hidden(draw), lambda theta: theta, 500, **{"path" if call is pairs_from else "out": tmp_path})
+
+    @pytest.mark.parametrize("draw", WITH.values(), ids=WITH)
+    def test_what_has_one_is_taken(self, draw):
+        torch.manual_seed(7)
+        require_volume(Hidden(draw), draw(torch.Size([draws_needed(300)])))
 
 
 class TestInstallation:

@@ -11,7 +11,7 @@ from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import BridgeSampler, ExactSampler, Likelihood, Replacement, horizon_bias
 from csb.samplers.build import GUIDED
-from tests.conftest import make_untrained_bridge
+from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
 
 PASSES = {  # forward and backward, on GRID
@@ -103,6 +103,17 @@ def test_seeds(sampler):
     assert not torch.allclose(one.x, other.x, atol=1e-2)
     if one.log_weights is not None:
         assert torch.equal(one.log_weights, two.log_weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_torchs_default_dtype_plays_no_part(sampler, name, dtype):
+    expected = sampler.sample(Y, 8, seeded(1))
+    with default_dtype(dtype):
+        found = make(name).sample(Y, 8, seeded(1))
+    assert torch.equal(found.x, expected.x)
+    assert found.x.dtype == torch.float32
+    if expected.log_weights is not None:
+        assert torch.equal(found.log_weights, expected.log_weights)
 
 
 def test_observations_differ_with_one_generator(sampler):

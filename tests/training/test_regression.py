@@ -16,6 +16,7 @@ from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.regression import ExampleBatches, diffusion_path, flow_path
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.state import to_cpu
+from tests.conftest import default_dtype
 from tests.samplers.conditional_models import SCHEDULE, ExactDenoiser, ExactVelocity
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
@@ -88,6 +89,15 @@ def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
         made = model(kind)
         train_conditional(made, pairs, folder, ConditionalSettings(**SETTINGS), *rest, bar=False)
     return to_cpu(made.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "score", "flow"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_torchs_default_dtype_plays_no_part(kind, dtype, tmp_path):
+    expected = train(kind, tmp_path / "a")
+    with default_dtype(dtype):
+        found = train(kind, tmp_path / "b")
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 class Stop(Exception):

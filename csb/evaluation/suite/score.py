@@ -169,7 +169,7 @@ def _reference(sampler: Sampler, problem: Problem, settings: ScoreSettings, stor
     """{"moments": …} at the observation of REFERENCE_Y: mean, var, skew and kurtosis of each coordinate; or {}."""
     if problem.name not in REFERENCE_Y:
         return {}
-    y = torch.tensor(REFERENCE_Y[problem.name])
+    y = torch.tensor(REFERENCE_Y[problem.name], dtype=torch.float32)
     key = {"y": list(REFERENCE_Y[problem.name]), "samples": settings.moment_samples, "seed": settings.seed}
     moments = store.load(key)
     if moments is None:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from csb.errors import CSBError
+from csb.run.sbi.volume import support_of
 
 Side = list[float | None]
 _UNBOUNDED = (type(constraints.real), type(constraints.real_vector))
@@ -20,12 +21,16 @@ def _limits(constraint: constraints.Constraint, dim: int) -> tuple[Tensor, Tenso
         if len(whole) < len(parts):
             return None
         return torch.cat([low for low, _ in whole]), torch.cat([high for _, high in whole])
+    if constraint.is_discrete:
+        return None
     low, high = (getattr(constraint, f"{side}_bound", None) for side in ("lower", "upper"))
     if low is None and high is None and not isinstance(constraint, _UNBOUNDED):
         return None
     none = (-torch.inf, torch.inf)
-    sides = [torch.as_tensor(unbounded if v is None else v) for v, unbounded in zip((low, high), none)]
-    low, high = (side.detach().cpu().double().reshape(-1).expand(dim) for side in sides)
+    sides = [
+        torch.as_tensor(unbounded if v is None else v, dtype=torch.float64) for v, unbounded in zip((low, high), none)
+    ]
+    low, high = (side.detach().cpu().reshape(-1).expand(dim) for side in sides)
     return low, high
 
 
@@ -40,10 +45,7 @@ def prior_bounds(prior: Distribution, dim: int) -> tuple[Side, Side] | None:
     Raises:
         CSBError: a support that is neither a box nor all of ℝᵈ (a simplex, whole numbers), or is not known.
     """
-    try:
-        support = prior.support  # a property that torch leaves unimplemented where it is not known
-    except (NotImplementedError, AttributeError):
-        support = None
+    support = support_of(prior)
     limits = None if support is None else _limits(support, dim)
     if limits is None:
         raise CSBError(

@@ -4,7 +4,9 @@ theta of sbi is x of the bridge, x of sbi is its y. Nothing here reads sbi's tra
 plots only ask a posterior for samples, and some for a density.
 """
 
+import logging
 import math
+import time
 from typing import Any, NoReturn
 
 import torch
@@ -18,8 +20,11 @@ from torch.distributions import Distribution
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
+from csb.run.sbi.volume import require_volume
 
 _CORRECTION = 10_000  # samples that the share of a posterior inside the prior's support is estimated from, as sbi's own
+_LEAST_SHARE = 1e-3  # of that many samples or more, below which drawing again is given up
+logger = logging.getLogger(__name__)
 
 
 class _Density(BasePotential):
@@ -33,6 +38,39 @@ class _Density(BasePotential):
         return self.posterior.log_prob(theta, self.x_o, norm_posterior=False, track_gradients=track_gradients)
 
 
+class _Tries:
+    """Samples of B observations that were drawn, and how many of them lay inside the prior's support.
+
+    Args:
+        prior: of theta.
+        observations: B.
+        seconds: after which :meth:`check` gives up; None for no limit.
+    """
+
+    def __init__(self, prior: Distribution, observations: int, seconds: float | None) -> None:
+        self.prior, self.seconds, self.start = prior, seconds, time.monotonic()
+        self.drawn, self.inside = 0, torch.zeros(observations, dtype=torch.int64)
+
+    def accept(self, theta: Tensor) -> Tensor:
+        """Which of theta (m, B, d) lie inside, (m, B)."""
+        found = within_support(self.prior, theta)
+        self.drawn += len(theta)
+        self.inside += found.sum(0).cpu()
+        return found
+
+    def check(self) -> None:
+        """CSBError where too few lay inside for drawing on to end, or the time is over."""
+        few = self.drawn >= _CORRECTION and int(self.inside.min()) < _LEAST_SHARE * self.drawn
+        late = self.seconds is not None and time.monotonic() - self.start > self.seconds
+        if few or late:
+            worst = int(self.inside.argmin())
+            raise CSBError(
+                f"{int(self.inside[worst])} of {self.drawn} samples of observation {worst} lie in the prior's support"
+                f"{f' after {self.seconds:g} s' if late else ''}; train with the prior's bounds or longer, see whether "
+                f"the simulator makes such an x, or sample with reject_outside_prior=False"
+            )
+
+
 class Posterior(NeuralPosterior):
     """p(theta | x) of a trained bridge, for whatever in sbi takes a posterior: ``run_sbc``, ``run_tarp``, ``LC2ST``, ….
 
@@ -42,9 +80,14 @@ class Posterior(NeuralPosterior):
         bridge: theta is its x, flattened to vectors of d numbers; x is its y.
         prior: where given, samples outside its support are drawn again, and :meth:`log_prob` is −∞ there. A bridge
             trained with the prior's bounds (``transform=reflect`` or ``probit``) has none outside.
+
+    Raises:
+        CSBError: a prior whose support has no volume, as a simplex or whole numbers.
     """
 
     def __init__(self, bridge: Bridge, prior: Distribution | None = None) -> None:
+        if prior is not None:
+            require_volume(prior)
         self.bridge, self.prior = bridge, prior
         super().__init__(_Density(self), device=bridge.device)
         self._purpose = f"It draws samples by a bridge, in {bridge.grid.T} network calls each."
@@ -74,13 +117,13 @@ class Posterior(NeuralPosterior):
         """Samples at one observation, (*sample_shape, d).
 
         Args:
-            sample_shape: e.g. (1000,); () for one theta.
+            sample_shape: e.g. (1000,); () for one theta, (0,) for none.
             x: the observation, of the shape of the bridge's y, flattened or not; None takes the default x.
             show_progress_bars: whether drawing again outside the prior's support shows one.
             options: as of :meth:`sample_batched`.
 
         Raises:
-            CSBError: an x of another shape, or several; not finite.
+            CSBError: an x of another shape, or several; not finite; as :meth:`sample_batched`.
         """
         y = self._observation(x)
         return self._draw(sample_shape, y, show_progress_bars, **options).squeeze(-2)
@@ -102,7 +145,8 @@ class Posterior(NeuralPosterior):
                 ``max_sampling_time`` (None; seconds, of drawing again).
 
         Raises:
-            CSBError: an x of another shape or not finite.
+            CSBError: an x of another shape or not finite; fewer than one in 1,000 of 10,000 samples or more lie inside
+                the prior's support, or the time is over.
         """
         return self._draw(sample_shape, self._observations(torch.as_tensor(x)), show_progress_bars, **options)
 
@@ -116,7 +160,15 @@ class Posterior(NeuralPosterior):
         max_sampling_time: float | None = None,
     ) -> Tensor:
         """(*sample_shape, B, d) for observations y (B, *y_shape)."""
-        shape = torch.Size(sample_shape)
+        try:
+            shape = torch.Size(sample_shape)
+        except TypeError:
+            raise CSBError(f"sample_shape={sample_shape!r} is no tuple of numbers; give e.g. (1000,)") from None
+        if min(shape, default=0) < 0:
+            raise CSBError(f"sample_shape={sample_shape!r} holds a number below 0; give e.g. (1000,)")
+        if not shape.numel():
+            d = math.prod(self.bridge.transform.x_shape)
+            return torch.empty((*shape, len(y), d), dtype=torch.float32, device=self.device)
 
         def propose(sample_shape: torch.Size, **given: Tensor) -> Tensor:
             x = self.bridge.sample(given["condition"], sample_shape.numel(), batch_size=max_sampling_batch_size).x
@@ -125,14 +177,16 @@ class Posterior(NeuralPosterior):
         if self.prior is None or not reject_outside_prior:
             theta = propose(shape, condition=y)
         else:
+            tries = _Tries(self.prior, len(y), max_sampling_time)
+
+            def checked(sample_shape: torch.Size, **given: Tensor) -> Tensor:
+                tries.check()
+                return propose(sample_shape, **given)
+
             theta, _ = accept_reject_sample(
-                propose,
-                lambda theta: within_support(self.prior, theta),
-                shape.numel(),
-                show_progress_bars=progress,
+                checked, tries.accept, shape.numel(), show_progress_bars=progress,
                 proposal_sampling_kwargs={"condition": y},
-                max_sampling_time=max_sampling_time,
-            )
+            )  # fmt: skip
         return theta.reshape(*shape, *theta.shape[1:])
 
     def log_prob(
@@ -149,7 +203,7 @@ class Posterior(NeuralPosterior):
             theta: (m, d) or (d,).
             x: as of :meth:`sample`.
             norm_posterior: with a prior: divide by the share of the bridge's samples inside the prior's support,
-                estimated from 10,000 of them.
+                estimated from 10,000 of them; where none of them is inside, by 1/10,000, with a warning.
             track_gradients: must be False.
             n: as of ``Bridge.log_prob``, which estimates the density.
 
@@ -187,7 +241,14 @@ class Posterior(NeuralPosterior):
         if not normed:
             return found
         drawn = self._draw((_CORRECTION,), y, False, reject_outside_prior=False)
-        return found - within_support(self.prior, drawn).double().mean(0).log().to(found.dtype)
+        inside = within_support(self.prior, drawn).sum(0)
+        for i in (inside == 0).nonzero()[:, 0].tolist():
+            logger.warning(
+                "none of %d samples of observation %d lies inside the prior's support: its log_prob is normalised by a "
+                "share of 1/%d and too low; train with the prior's bounds or longer",
+                _CORRECTION, i, _CORRECTION,
+            )  # fmt: skip
+        return found - (inside.clamp_min(1).double() / _CORRECTION).log().to(found.dtype)
 
     def map(self, *args: Any, **options: Any) -> NoReturn:
         """NotImplementedError: sbi climbs the density by its gradient; a bridge's is a noisy estimate without one."""

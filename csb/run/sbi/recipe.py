@@ -22,6 +22,7 @@ from csb.run.dataset import configured, require_free
 from csb.run.load import load_run
 from csb.run.sbi.bounds import Side, prior_bounds
 from csb.run.sbi.posterior import Posterior
+from csb.run.sbi.volume import draws_needed, require_volume
 from csb.run.train import check_folder, check_writable, train
 
 Bounds = tuple[Side, Side] | None
@@ -58,7 +59,8 @@ def pairs_from(
         The prior as sbi uses it, and the path. Pairs whose x is not finite are left out, with a warning.
 
     Raises:
-        CSBError: numbers out of range, a path that cannot be written, too few pairs that are finite.
+        CSBError: numbers out of range, a prior without a density (a simplex, whole numbers), a path that cannot be
+            written, too few pairs that are finite.
     """
     require_int("n", n, LEAST)
     for key, value, low in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
@@ -74,9 +76,11 @@ def pairs_from(
 def _simulate(
     prior: Prior, simulator: Callable[..., Any], n: int, seed: int, batch_size: int = 1, workers: int = 1
 ) -> tuple[Distribution, Tensor, Tensor]:
-    """The prior as sbi uses it, theta (n, d) and x (n, m) or (n, C, H, W)."""
+    """The prior as sbi uses it, theta (n, d) and x (n, m) or (n, C, H, W). CSBError for a prior without a density."""
     with isolate_rng():
-        used, _, numpy = process_prior(prior)
+        used, dim, numpy = process_prior(prior)
+        torch.manual_seed(seed)
+        require_volume(used, used.sample((draws_needed(dim),)).reshape(-1, dim))
         ready = process_simulator(simulator, used, numpy)
         theta, x = simulate_for_sbi(
             ready, used, n, workers, min(batch_size, n), seed=seed, show_progress_bar=False

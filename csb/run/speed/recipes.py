@@ -33,12 +33,12 @@ class Recipe:
         """Standard normal states (n, *z_shape) and conditions (n, *c_shape), on the CPU."""
         generator = seeded(self.run.seed, _PAIRS)
         shapes = self.transform.z_shape, self.transform.c_shape
-        z, c = (torch.randn(n, *shape, generator=generator) for shape in shapes)
+        z, c = (torch.randn(n, *shape, dtype=torch.float32, generator=generator) for shape in shapes)
         return z, c
 
     def observations(self, n: int) -> Tensor:
         """y (n, *y_shape) between 0 and 1."""
-        return torch.rand(n, *self.transform.y_shape, generator=seeded(self.run.seed, _PAIRS, 1))
+        return torch.rand(n, *self.transform.y_shape, dtype=torch.float32, generator=seeded(self.run.seed, _PAIRS, 1))
 
     def spec(self, T: int | None = None) -> BridgeSpec:
         """The bridge's description, with T steps in place of the recipe's where given."""

@@ -1,0 +1,50 @@
+"""Single precision: layers are made in float32 whatever torch's default dtype is, and models stay in it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from csb.errors import CSBError
+
+
+@contextmanager
+def float32_layers() -> Iterator[None]:
+    """Inside, layers are made in float32, whatever torch's default dtype is, which they take where none is stated."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+class Float32Module(nn.Module):
+    """A module that moves between devices and keeps the dtypes of its tensors.
+
+    ``double``, ``half``, ``bfloat16`` and ``to`` with another dtype raise CSBError before anything is converted:
+    states, noise and observations are float32, and a product of them with other weights fails. ``float`` leaves float64
+    buffers as they are, which are float64 because float32 cannot hold them.
+
+    Attributes:
+        works_in: the dtypes that it can compute in.
+    """
+
+    works_in: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What all of torch's moves and conversions go through."""
+        asked = fn(torch.empty(0, dtype=torch.float32)).dtype
+        if asked not in self.works_in:
+            raise CSBError(
+                f"a {type(self).__name__} computes in float32 and cannot be converted to {asked}; convert its samples, "
+                f"e.g. samples.x.to({asked}); for bfloat16 products set precision='bf16-mixed'"
+            )
+
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype or asked != torch.float32 else tensor.to(found.device)
+
+        return super()._apply(moved, recurse)
