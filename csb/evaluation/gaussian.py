@@ -10,7 +10,7 @@ from csb.bridge import Bridge, Direction, Kernel
 from csb.problems.gaussian_imf import exact_imf
 from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
 from csb.problems.linear_gaussian import LinearGaussian
-from csb.process import Grid, seeded
+from csb.process import Grid, psd_cholesky, seeded
 
 _STATES, _KEY = 20_000, 31
 
@@ -20,7 +20,7 @@ def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: 
     states = [start]
     for kernel in kernels:
         noise = torch.randn(start.shape, dtype=start.dtype, generator=generator)
-        states.append(kernel.mean(states[-1], y) + noise @ torch.linalg.cholesky(kernel.S).T)
+        states.append(kernel.mean(states[-1], y) + noise @ psd_cholesky(kernel.S).T)
     return states
 
 
@@ -67,7 +67,7 @@ def half_step_table(
     d, m = problem.dx, problem.dy
     exact = exact_half_steps(problem, grid, (len(half_steps) + 1) // 2, recursion)
     y = problem.pairs("test", _STATES).y.double()
-    factor, path, rows = torch.linalg.cholesky(problem.C), reference_kernels(grid, d, m), []
+    factor, path, rows = psd_cholesky(problem.C), reference_kernels(grid, d, m), []
     for index, (name, bridge) in enumerate(half_steps):
         generator = seeded(seed, _KEY, index)
         noise = torch.randn(len(y), d, dtype=torch.float64, generator=generator)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from csb.errors import CSBError, is_number
 from csb.filtering.model import StateSpace
+from csb.filtering.whitening import spread
+
+_FAR = 1e6  # standard deviations of the forecast, from which on an analysis is none
 
 
 class Analysis(NamedTuple):
@@ -33,17 +36,26 @@ class Filter(ABC):
 
         Args:
             model: gives h and the noise of y.
-            x: (M, dx), float64, M ≥ 2 draws of the forecast.
-            y: (dy,), float64, the observation.
+            x: (M, dx), M ≥ 2 draws of the forecast; computed with, and given back, as float64 whatever its dtype.
+            y: (dy,), the observation.
             generator: of all that is random.
 
         Raises:
-            CSBError: M < 2, shapes that do not fit the model, members or y that are not finite, before or after.
+            CSBError: M < 2, shapes that do not fit the model, members or y that are not finite, before or after; an
+                analysis a million standard deviations of the forecast, or more, away from it.
         """
+        x, y = torch.as_tensor(x).double(), torch.as_tensor(y).double()
         check(model, x, y)
         found = self._analyse(model, x, y, generator)
         if not bool(torch.isfinite(found.x).all()):
             raise CSBError(f"{self.name} gave members that are not finite: it diverged; use more members or inflation")
+        std = spread(x)
+        far = ((found.x - x.mean(0)).abs() / torch.where(std > 0, std, torch.inf)).max()
+        if not bool(far < _FAR):
+            raise CSBError(
+                f"{self.name} gave members that are {float(far):.1e} standard deviations of the forecast away from it: "
+                f"it diverged; use more members or inflation, or check y and the forecast"
+            )
         return found
 
     @abstractmethod

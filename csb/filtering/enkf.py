@@ -15,6 +15,7 @@ from torch import Tensor
 
 from csb.filtering.base import Analysis, Filter, require_between
 from csb.filtering.model import StateSpace
+from csb.process import psd_solve
 
 
 def gaspari_cohn(distance: Tensor, c: float) -> Tensor:
@@ -54,6 +55,6 @@ class EnKF(Filter):
             taper = gaspari_cohn(model.distance(), self.localisation)
             C_xh, C_hh = C_xh * taper, C_hh * taper
         noise = model.noise_std**2 * torch.eye(model.dy, dtype=x.dtype)
-        gain = torch.linalg.solve(C_hh + noise, C_xh.T)
+        gain = psd_solve(C_hh + noise, C_xh.T)
         perturbed = h + model.noise_std * torch.randn(h.shape, dtype=h.dtype, generator=generator)
         return Analysis(x + (y - perturbed) @ gain, {"gain": float(gain.norm())})

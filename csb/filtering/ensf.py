@@ -8,15 +8,24 @@ Gaussians,
 
 and that of the analysis is taken to be s_t(z) + h(t)·∇_z log p(y | z) with the damping h(t) = 1 − t: the likelihood
 of the noisy state itself, which is right at t = 0 alone. So the filter is biased, for Gaussians by what a linear
-recursion tells (tests/filtering/test_ensf.py). The reverse SDE is integrated by Euler's rule.
-
+recursion tells (tests/filtering/test_ensf.py). 
 On this project's process: u = z_t/c_t with c_t² = α_t² + β_t² preserves variance, with ᾱ = α_t²/c_t². In the clock s
-= −log ᾱ its reverse SDE is du = [−½u − S] ds + dW̄, where S = c_t·(score in z), so that
+= −log ᾱ its reverse SDE is du = [−½u − S] ds + dW̄, where S = c_t·(score in z). Euler's rule for the forecast's part of
+S, with near, far and var of :func:`csb.process.euler_maruyama` and the denoiser of the members in the place of a
+trained one, gives
 
-    u_{k−1} = near·u_k + far·ẑ_0 + (s_k − s_{k−1})·c_k·h_k·∇_z log p(y | z = c_k u_k) + √var·ε,    ẑ_0 = Σ_j w_j z^j,
+    u' = near·u_k + far·ẑ_0 + √var·ε,    ẑ_0 = Σ_j w_j z^j.
 
-with near, far and var of :func:`csb.process.euler_maruyama`: the denoiser of the members takes the place of a trained
-one. Where M members are few against the dimensions, that denoiser leads every state back to the member nearest to it,
+For the likelihood's part it would explode where y is precise. That step is implicit instead, in h linearised at u': with
+δ = s_k − s_{k−1}, J = ∂h/∂z and B = √(δ h_{k−1}) c_{k−1} J/σ,
+
+    u_{k−1} = u' + Bᵀ(I + BBᵀ)⁻¹[√(δ h_{k−1}) (y − h(c_{k−1} u'))/σ + ξ],    ξ ~ N(0, δ/2 I),
+
+stable for any σ where h is linear. ξ gives back what an implicit step damps of ε beyond what the SDE does: a direction
+that y decides has the SDE's variance, half of what is right, down to σ → 0. At k = 1, where var = 0 for the sake of
+what y does not decide, ξ has the covariance δ/2 I + (I + BBᵀ/δ)⁻¹: ε is kept in the measure of Kalman's gain.
+
+Where M members are few against the dimensions, that denoiser leads every state back to the member nearest to it,
 and near the observation to the same few: the ensemble collapses. With a mini-batch of one, ẑ_0 = z^m for state m, each
 state is led back to its own member: a relaxation towards the observation that keeps the members apart. It is no
 estimate of the forecast's score, and its bias is another one, known for any forecast since the steps are affine.
@@ -28,6 +37,7 @@ from torch import Tensor
 from csb.errors import CSBError, require_int
 from csb.filtering.base import Analysis, Filter, require_between
 from csb.filtering.model import StateSpace
+from csb.filtering.whitening import spread
 from csb.process import Grid, clock, euler_maruyama, noise_like
 
 
@@ -38,11 +48,23 @@ def denoise(u: Tensor, members: Tensor, alpha_bar: float) -> Tensor:
     return (-square / (2 * (1 - alpha_bar))).softmax(1) @ members
 
 
+def _assimilate(B: Tensor, gap: Tensor, spare: Tensor | None, delta: Tensor) -> Tensor:
+    """Bᵀ(I + BBᵀ)⁻¹(gap + L⁻ᵀ spare), L Lᵀ = I + BBᵀ/δ, (M, d): B (M, m, d), or (1, m, d) for all; the others (M, m)."""
+    eye, gram = torch.eye(B.shape[1], dtype=B.dtype), B @ B.mT
+    columns = gap.T[None] if len(B) == 1 else gap[..., None]
+    if spare is not None:
+        factor = torch.linalg.cholesky_ex(eye + gram / delta).L  # fails for NaN alone, which comes through
+        extra = spare.T[None] if len(B) == 1 else spare[..., None]
+        columns = columns + torch.linalg.solve_triangular(factor.mT, extra, upper=True)
+    found = B.mT @ torch.cholesky_solve(columns, torch.linalg.cholesky_ex(eye + gram).L)
+    return found[0].T if len(B) == 1 else found[..., 0]
+
+
 class EnSF(Filter):
     """See the module's docstring.
 
     Args:
-        steps: T ≥ 2, of Euler's rule.
+        steps: T ≥ 2.
         floor: ε_α in (0, 1), the share of the state that is left at t = 1.
         batch: members that the score is estimated from, drawn once an analysis, at a cost of M·batch·T; None for all;
             1 for each state its own.
@@ -69,15 +91,19 @@ class EnSF(Filter):
         self.grid, self.damping = Grid(alpha.square() / self.scale.square()), 1 - t
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
-        mean, std = x.mean(0), x.std(0)
-        members = (x - mean) / std
+        mean, std = x.mean(0), spread(x)
+        members = (x - mean) / torch.where(std > 0, std, torch.inf)
         if self.batch is not None and 1 < self.batch < len(x):
             members = members[torch.randperm(len(x), generator=generator)[: self.batch]]
         s, u = clock(self.grid), noise_like(x, generator)
         for k in range(self.steps, 0, -1):
-            law, c = euler_maruyama(self.grid, k), self.scale[k]
-            force = c * self.damping[k] * std * model.likelihood_score(y, mean + std * c * u)
+            law, c, delta = euler_maruyama(self.grid, k), self.scale[k - 1], s[k] - s[k - 1]
             guess = members if self.batch == 1 else denoise(u, members, float(self.grid.alpha_bar[k]))
-            u = law.near * u + law.far * guess + (s[k] - s[k - 1]) * force + law.var.sqrt() * noise_like(u, generator)
+            u = law.near * u + law.far * guess + law.var.sqrt() * noise_like(u, generator)
+            h, J = model.linearised(mean + std * c * u)
+            weight = (delta * self.damping[k - 1]).sqrt() / model.noise_std
+            gap = weight * (y - h) + (delta / 2).sqrt() * noise_like(h, generator)
+            spare = noise_like(h, generator) if k == 1 else None
+            u = u + _assimilate(weight * c * J * std, gap, spare, delta)
         centre = u.mean(0)
         return Analysis(mean + std * (centre + self.inflation * (u - centre)), {"shift": float(centre.norm())})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.filtering.model import StateSpace, require_positive
+from csb.process import psd_cholesky, psd_solve
 
 
 class Gaussian(NamedTuple):
@@ -27,13 +28,13 @@ class LinearGaussianModel(StateSpace):
 
     Args:
         A: (dx, dx).
-        Q: (dx, dx), positive definite.
+        Q: (dx, dx), positive semi-definite; 0 for a state that moves without noise.
         H: (dy, dx).
-        start: the law of x before the first forecast.
+        start: the law of x before the first forecast; its covariance may be singular too.
         noise_std: σ > 0.
 
     Raises:
-        CSBError: shapes that do not fit.
+        CSBError: shapes that do not fit, or Q or start.cov that is no covariance.
     """
 
     A: Tensor
@@ -46,10 +47,19 @@ class LinearGaussianModel(StateSpace):
 
     def __post_init__(self) -> None:
         require_positive(self, "noise_std")
+        for field in ("A", "Q", "H"):
+            object.__setattr__(self, field, getattr(self, field).double())
+        object.__setattr__(self, "start", Gaussian(*(part.double() for part in self.start)))
         d = len(self.A)
         shapes = (self.A.shape, self.Q.shape, self.H.shape[1:], self.start.mean.shape, self.start.cov.shape)
         if shapes != ((d, d), (d, d), (d,), (d,), (d, d)):
             raise CSBError(f"A, Q, H, start have {[tuple(s) for s in shapes]}; expected (d, d), (d, d), (dy, d), (d,)")
+        for field, cov in (("Q", self.Q), ("start.cov", self.start.cov)):
+            if not bool(torch.isfinite(cov).all()) or not torch.allclose(cov, cov.T):
+                raise CSBError(f"{field} is not finite and symmetric; give a covariance")
+            least = float(torch.linalg.eigvalsh(cov).min())
+            if least < -1e-6 * float(cov.abs().max()):
+                raise CSBError(f"{field} has the eigenvalue {least:.3g}; those of a covariance are at least 0")
 
     @property
     def dx(self) -> int:
@@ -63,7 +73,7 @@ class LinearGaussianModel(StateSpace):
 
     @staticmethod
     def _noise(cov: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn((n, len(cov)), dtype=torch.float64, generator=generator) @ torch.linalg.cholesky(cov).T
+        return torch.randn((n, len(cov)), dtype=torch.float64, generator=generator) @ psd_cholesky(cov).T
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         return self.start.mean + self._noise(self.start.cov, n, generator)
@@ -81,7 +91,7 @@ class LinearGaussianModel(StateSpace):
     def condition(self, law: Gaussian, y: Tensor) -> Gaussian:
         """The law of x given y (dy,) too."""
         noise = self.noise_std**2 * torch.eye(self.dy, dtype=torch.float64)
-        gain = torch.linalg.solve(self.H @ law.cov @ self.H.T + noise, self.H @ law.cov).T
+        gain = psd_solve(self.H @ law.cov @ self.H.T + noise, self.H @ law.cov).T
         keep = torch.eye(self.dx, dtype=torch.float64) - gain @ self.H
         mean = law.mean + gain @ (y - self.H @ law.mean)
         return Gaussian(mean, keep @ law.cov @ keep.T + gain @ noise @ gain.T)

@@ -65,11 +65,20 @@ class StateSpace(ABC):
         """log p(y | x) but for a constant, y (dy,) and x (n, dx): (n,)."""
         return -0.5 * ((y - self.observe(x)) / self.noise_std).square().sum(1)
 
-    def likelihood_score(self, y: Tensor, x: Tensor) -> Tensor:
-        """∇_x log p(y | x), y (dy,) and x (n, dx): (n, dx)."""
+    def linearised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """h (n, dy) and its Jacobian at x (n, dx): (n, dy, dx), or (1, dy, dx) where h is affine over these x."""
+        h, J = self.observe(x), self._jacobian(x[:1])
+        affine = h[:1] + (x - x[:1]) @ J[0].T
+        return h, J if bool(((h - affine).abs() <= 1e-9 * h.abs().amax()).all()) else self._jacobian(x)
+
+    def _jacobian(self, x: Tensor) -> Tensor:
+        """∂h/∂x at x (n, dx): (n, dy, dx)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.log_likelihood(y, x).sum(), x)[0]
+            h = self.observe(x)
+            seeds = torch.eye(self.dy, dtype=h.dtype)[:, None].expand(-1, len(x), -1)
+            (rows,) = torch.autograd.grad(h, x, seeds, is_grads_batched=True)
+        return rows.transpose(0, 1)
 
 
 class Twin(NamedTuple):

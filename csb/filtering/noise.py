@@ -6,6 +6,19 @@ from torch import Tensor
 from csb.process import noise_like
 
 
+_LEAST = 1e-10  # of a column of length 1, which the others before it must leave
+
+
+def _basis(columns: Tensor) -> Tensor:
+    """Orthonormal columns that span those of (M, p), of which some may depend on others."""
+    columns = columns / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+    Q, R = torch.linalg.qr(columns)
+    if bool((R.diagonal().abs() > _LEAST).all()):
+        return Q
+    U, s, _ = torch.linalg.svd(columns, full_matrices=False)
+    return U[:, s > _LEAST * s[0]]
+
+
 def uncorrelated(like: Tensor, given: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """Nearly normal numbers as ``like`` (M, d), of sample mean 0 and covariance I, and uncorrelated with ``given``.
 
@@ -17,7 +30,7 @@ def uncorrelated(like: Tensor, given: tuple[Tensor, ...], generator: torch.Gener
     columns = torch.cat([torch.ones_like(noise[:, :1]), *given], dim=1)
     if rows <= columns.shape[1] + like.shape[1]:
         return noise
-    basis = torch.linalg.qr(columns).Q
+    basis = _basis(columns)
     noise = noise - basis @ (basis.T @ noise)
-    factor = torch.linalg.cholesky(noise.T @ noise / (rows - 1))
+    factor = torch.linalg.cholesky_ex(noise.T @ noise / (rows - 1)).L  # fails for NaN alone, which comes through
     return torch.linalg.solve_triangular(factor, noise.T, upper=False).T

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.process import Pinned, noise_like
+from csb.filtering.whitening import spread
+from csb.process import Pinned, noise_like, psd_cholesky
 
 RIDGES = tuple(10.0**power for power in range(-4, 4))  # λ, from flexible to all but affine
 _NEVER_SINGULAR = 1e-9  # times M, added to Gram matrices
@@ -94,7 +95,8 @@ class Kernels:
         T, M, d = x.shape
         self.law, self.features = law, features
         u = torch.cat([x, v.expand(T, -1, -1)], dim=2)
-        self.centre, self.unit = u.mean(1, keepdim=True), u.std(1, keepdim=True)
+        std = spread(u)[:, None]
+        self.centre, self.unit = u.mean(1, keepdim=True), torch.where(std > 0, std, torch.inf)
         phi = features((u - self.centre) / self.unit)
         total = end.square().sum(0)
         self.weights, self.freedom = _solve(phi.mT @ phi, phi.mT @ end, 1 + u.shape[2], M, total)
@@ -103,7 +105,7 @@ class Kernels:
         covariance = rest.mT @ rest / (M - self.freedom).clamp_min(1)[:, None, None]
         near, far, var = (part[:, None, None] for part in law)
         self.fitted = near * x + far * guess
-        self.factors = torch.linalg.cholesky(var * torch.eye(d, dtype=x.dtype) + far**2 * covariance)
+        self.factors = psd_cholesky(var * torch.eye(d, dtype=x.dtype) + far**2 * covariance)
 
     def mean(self, k: int, x: Tensor, v: Tensor) -> Tensor:
         """Of step k from x (B, d) given v (B, m) or (1, m): (B, d)."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, is_one_of
-from csb.process import Grid, Reference
+from csb.process import Grid, Reference, psd_solve
 
 
 class AffineLaw(NamedTuple):
@@ -66,7 +66,7 @@ class HalfStep(NamedTuple):
 def reverse(kernel: AffineKernel, law: AffineLaw) -> AffineKernel:
     """The law of x given x' and y, where x ~ law and x' | x ~ kernel."""
     after = kernel.push(law)
-    J = torch.linalg.solve(after.P, kernel.M @ law.P).T
+    J = psd_solve(after.P, kernel.M @ law.P).T
     S = law.P - J @ after.P @ J.T
     return AffineKernel(J, law.U - J @ after.U, law.u - J @ after.u, (S + S.T) / 2)
 
@@ -128,7 +128,7 @@ def exact_ipf(
 
     Args:
         grid: the steps.
-        G, g, C: p(x_0 | y) = N(G y + g, C): (d, m), (d,) and (d, d), C positive definite.
+        G, g, C: p(x_0 | y) = N(G y + g, C): (d, m), (d,) and (d, d), C positive semi-definite.
         iterations: L ≥ 1.
         objective: "likelihood" (full covariance), "likelihood_diagonal" or "mean_matching".
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
-from csb.process import seeded
+from csb.process import psd_cholesky, seeded
 
 _MATRIX = 1000  # seed key of A, apart from those of the splits
 
 
 class GaussianPosterior(Posterior):
-    """N(mean, cov), float64: mean (d,), cov (d, d) positive definite."""
+    """N(mean, cov), float64: mean (d,), cov (d, d) positive semi-definite."""
 
     def __init__(self, mean: Tensor, cov: Tensor) -> None:
         super().__init__({"mean": mean, "cov": cov})
-        self._mean, self._factor = mean, torch.linalg.cholesky(cov)
+        self._mean, self._factor = mean, psd_cholesky(cov)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         noise = torch.randn(n, len(self._mean), generator=generator, dtype=torch.float64)
@@ -79,12 +79,18 @@ class LinearGaussian(Simulated, LinearProblem):
     @cached_property
     def C(self) -> Tensor:
         """The posterior covariance, (dx, dx), float64."""
-        return torch.linalg.inv(torch.eye(self.dx, dtype=torch.float64) + self.A.T @ self.A / self.noise**2)
+        eye = torch.eye(self.dx, dtype=torch.float64)
+        if self.dy >= self.dx:
+            return torch.linalg.inv(eye + self.A.T @ self.A / self.noise**2)
+        rest = eye - self.G @ self.A  # Joseph's form: what y does not see is not lost beside 1/σ²
+        return rest @ rest.T + self.noise**2 * self.G @ self.G.T
 
     @cached_property
     def G(self) -> Tensor:
         """The gain, (dx, dy), float64: the posterior mean is G y."""
-        return self.C @ self.A.T / self.noise**2
+        if self.dy >= self.dx:
+            return self.C @ self.A.T / self.noise**2
+        return torch.linalg.solve(self.A @ self.A.T + self.noise**2 * torch.eye(self.dy).double(), self.A).T
 
     @property
     def operator(self) -> Matrix:

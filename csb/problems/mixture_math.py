@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.process import psd_cholesky, psd_solve
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class Mixture:
     Args:
         weights: (K,), float64, positive or zero, of sum 1.
         means: (K, d), float64.
-        covs: (K, d, d), or (1, d, d) where the components share it, float64, positive definite.
+        covs: (K, d, d), or (1, d, d) where the components share it, float64, positive definite; semi-definite where it is
+            drawn from only.
     """
 
     weights: Tensor
@@ -55,7 +57,18 @@ class Mixture:
 
     @cached_property
     def _factors(self) -> Tensor:
-        return torch.linalg.cholesky(self.covs)
+        factors, failed = torch.linalg.cholesky_ex(self.covs)
+        if bool(failed.any()):
+            raise CSBError(
+                f"covariance {int(failed.nonzero()[0])} of a mixture is not positive definite, so that it has no "
+                f"density; give it spread, or noise, in every direction"
+            )
+        return factors
+
+    @cached_property
+    def _roots(self) -> Tensor:
+        """As the factors, and for covariances without spread in a direction too."""
+        return psd_cholesky(self.covs)
 
     @property
     def mean(self) -> Tensor:
@@ -133,7 +146,7 @@ class Mixture:
     def conditioned(self, A: Tensor, R: Tensor, y: Tensor) -> "Mixture":
         """p(x | y) for y = A x + N(0, R): A (n, d), R (n, n), y (n,), float64."""
         joint = A @ self.covs @ A.T + R
-        gain = torch.linalg.solve(joint, A @ self.covs).mT
+        gain = psd_solve(joint, A @ self.covs).mT
         evidence = Mixture(self.weights, self.means @ A.T, joint)._log_terms(y[None])[:, 0]
         means = self.means + (gain @ (y - self.means @ A.T)[..., None])[..., 0]
         keep = torch.eye(A.shape[1], dtype=torch.float64) - gain @ A  # Joseph's form stays symmetric and positive
@@ -164,6 +177,6 @@ class Mixture:
         u = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
         k = torch.searchsorted(cumulative, u, right=True).clamp_max(len(self.weights) - 1)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        if len(self._factors) == 1:
-            return self.means[k] + noise @ self._factors[0].T
-        return self.means[k] + (self._factors[k] @ noise[..., None])[..., 0]
+        if len(self._roots) == 1:
+            return self.means[k] + noise @ self._roots[0].T
+        return self.means[k] + (self._roots[k] @ noise[..., None])[..., 0]

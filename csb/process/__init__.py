@@ -5,6 +5,7 @@ from csb.process.noise import Generators, Noise
 from csb.process.reference import Linear, Pinned, Reference, expand, joined, mix, repeated
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
+from csb.process.semidefinite import psd_cholesky, psd_solve
 from csb.process.simulate import draw, draw_linear, draw_pinned, initialised, noise_like, seeded, simulate
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "mix",
     "noise_like",
     "noise_ratio",
+    "psd_cholesky",
+    "psd_solve",
     "repeated",
     "seeded",
     "simulate",
