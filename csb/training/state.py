@@ -73,6 +73,7 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     where = fingerprint.get("problem.path")
     stored, fingerprint = _without_places(stored, fingerprint)
     differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
+    differing.sort(key="problem.digest".__eq__)  # what else differs tells more
     if differing == ["problem.digest"]:
         raise CSBError(
             f"{path.parent} was trained on other pairs than {where or 'the files'} of now; restore them, or choose "

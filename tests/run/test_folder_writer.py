@@ -23,7 +23,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=-1, stdout=-1, text=True) as first:
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(CSBError, match="another process writes into .*run") as error, writing(folder):
+        with pytest.raises(CSBError, match=r"another process writes into .*run") as error, writing(folder):
             pass
         assert "\n" not in str(error.value)
         first.kill()
