@@ -17,6 +17,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale, pool
+from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE
@@ -125,8 +126,7 @@ class RunConfig:
         free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
         told = flatten({k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()})
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
-        if isinstance(self.problem, FilePairs):
-            told["problem.length"] = self.problem.record()["length"]
+        told |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         return {key: value for key, value in told.items() if key not in FREE}
 
 
@@ -188,7 +188,8 @@ def read(config: DictConfig) -> RunConfig:
     require_teacher(plain["stage"] == DISTIL, plain["run"])
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1, MOST_ITERATIONS)
-    problem = build_problem(_group(plain, "problem"))
+    plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
+    problem = build_problem(plain["problem"])
     plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), problem.new_transform().z_shape)
     schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
     backward, forward = kernels(_group(plain, "network"), objective)

@@ -11,9 +11,11 @@ import torch
 from torch.utils.data import TensorDataset
 
 from csb.bridge import load_bridge
+from csb.bridge.checkpoint import load
+from csb.bridge.checkpoint import save as store
 from csb.errors import CSBError
 from csb.problems import sources
-from csb.run import cli
+from csb.run import cli, jobs
 from csb.run.amortized import load_baseline
 from csb.run.amortized import train_stage as amortized
 from csb.run.config import read
@@ -205,6 +207,48 @@ def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
         load_run(run.folder).problem.pairs("test", 1)
     with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
         train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+
+
+def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
+    """One digest, whoever reads them: another y for the same x."""
+    x, y = arrays()
+    save(tmp_path, x, y)
+    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    train(run)
+    held = load_run(run.folder).problem
+    assert held.x == str((tmp_path / "x.npy").absolute())
+    expected = held.pairs("test", 3)
+    save(tmp_path, x, -y)
+    other = load_run(run.folder).problem
+    for action in (lambda: other.pairs("test", 1), other.prepare, lambda: other.rows("train")):
+        with pytest.raises(CSBError, match="holds other pairs than when the run was trained"):
+            action()
+    with pytest.raises(CSBError, match="was trained on other pairs"):
+        train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+    score = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "stage=score")
+    with pytest.raises(CSBError, match="holds a bridge of other pairs"):
+        jobs.stage_job(score)
+    assert not (run.folder / "score.pt").exists()
+    save(tmp_path, x, y)
+    assert torch.equal(load_run(run.folder).problem.pairs("test", 3).y, expected.y)
+
+
+def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
+    """As older versions wrote it, with a path relative to the working directory."""
+    save(tmp_path, *arrays())
+    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    result = train(run)
+    path = run.folder / "state.pt"
+    state = load(path)
+    del state["fingerprint"]["problem.digest"]
+    state["fingerprint"] |= {f"problem.{name}": f"{name}.npy" for name in "xy"}
+    store(path, state)
+    monkeypatch.chdir(tmp_path)
+    again = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true")
+    assert train(again) == result
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(CSBError, match=r"was trained with problem.x="):
+        train(again)
 
 
 def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
