@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import check_observations, measured, require_room
-from csb.errors import require_int
+from csb.errors import CSBError, require_int
 from csb.process import Generators, Noise
 
 
@@ -72,3 +72,10 @@ class Sampler(ABC):
     @abstractmethod
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         """x (B, n, *x_shape) for checked y (B, *y_shape); all random numbers from ``noise``."""
+
+
+def check_states(name: str, z: Tensor, remedy: str) -> None:
+    """CSBError unless states in units of the data are finite, and near enough for float32 to hold a unit there."""
+    far = float(z.abs().max()) if z.numel() else 0.0
+    if not far * torch.finfo(torch.float32).eps < 1:
+        raise CSBError(f"{name} diverged: its states are not finite, or out of float32's reach ({far:.1e}); {remedy}")

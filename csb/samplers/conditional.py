@@ -11,7 +11,7 @@ from csb.bridge.bridge import autocast
 from csb.errors import CSBError, require_int
 from csb.networks.conditional import ConditionalModel
 from csb.process import Noise
-from csb.samplers.base import Draws, Sampler
+from csb.samplers.base import Draws, Sampler, check_states
 
 
 class ConditionalSampler(Sampler):
@@ -72,7 +72,6 @@ class ConditionalSampler(Sampler):
         z = noise.normal(n, *self.model.transform.z_shape)
         for state in self.walk(z, self.codes(y), noise):
             z = state
-        if not bool(torch.isfinite(z).all()):
-            raise CSBError(f"{self.name} diverged: its states are not finite; use more steps or train the model again")
+        check_states(self.name, z, "use more steps or train the model again")
         x = self.model.transform.decode(z, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), self.evaluations, 0)

@@ -15,7 +15,7 @@ from csb.bridge.bridge import autocast
 from csb.bridge.student import Student
 from csb.errors import CSBError, require_int
 from csb.process import Noise, Reference, expand, mix
-from csb.samplers.base import Draws, Sampler
+from csb.samplers.base import Draws, Sampler, check_states
 
 
 class ConsistencySampler(Sampler):
@@ -50,8 +50,7 @@ class ConsistencySampler(Sampler):
                 law = Reference(grid.keep(0, j, k)).pinned_start(2)
                 z = mix(law, z, x_0) + expand(law.var.sqrt(), z) * noise.normal(n, *z.shape[1:])
                 x_0 = self._call(z, j, codes, noise.normal(n, student.noise_size))
-        if not bool(torch.isfinite(x_0).all()):
-            raise CSBError("consistency gave states that are not finite; distil the bridge again")
+        check_states(self.name, x_0, "distil the bridge again")
         x = student.transform.decode(x_0, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), len(self.levels), 0)
 
