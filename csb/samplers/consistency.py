@@ -13,7 +13,7 @@ from torch import Tensor
 
 from csb.bridge.bridge import autocast
 from csb.bridge.student import Student
-from csb.errors import CSBError, require_int
+from csb.errors import require_int
 from csb.process import Noise, Reference, expand, mix
 from csb.samplers.base import Draws, Sampler, check_states
 

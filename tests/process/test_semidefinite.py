@@ -13,7 +13,10 @@ def test_positive_definite_is_as_ever():
 
 
 def test_singular():
-    B = torch.randn((5, 2), dtype=torch.float64, generator=seeded(0)) * torch.tensor([[1.0], [1], [1e-6], [1e6], [0]])
+    B = (
+        torch.randn((5, 2), dtype=torch.float64, generator=seeded(0))
+        * torch.tensor([[1.0], [1], [1e-6], [1e6], [0]]).double()
+    )
     S = B @ B.T
     L = psd_cholesky(S)
     assert torch.equal(L, L.tril())
