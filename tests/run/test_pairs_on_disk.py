@@ -173,23 +173,26 @@ def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
-    """The score's twin, the flow, a denoiser and a student of a bridge, from .npz and .npy."""
+    """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy, and another default dtype."""
     few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
            "distil.calls=[1]"]  # fmt: skip
-    found = {}
-    for kind in ("npz", "npy"):
-        out, given = tmp_path / kind, [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out={tmp_path / kind}"]
-        amortized(read_stage(given, "stage=flow"))
-        flow = load_baseline(out / "pairs", "flow").model
-        run = read_stage(given, "stage=denoiser")
-        run.folder.mkdir(exist_ok=True, parents=True)
-        prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
-        distil(read_stage(given, "stage=distil", f"run={whole}", f"distil.out={out / 'student'}"))
-        student = load_consistency(out / "student").student
-        found[kind] = [module.state_dict() for module in (flow, prior, student)]
+    found = []
+    for kind, dtype in (("npz", torch.float32), ("npy", torch.float32), ("npz", torch.float64)):
+        out = tmp_path / f"{kind} {dtype}"
+        given = [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'"]
+        with default_dtype(dtype):
+            amortized(read_stage(given, "stage=flow"))
+            flow = load_baseline(out / "pairs", "flow").model
+            run = read_stage(given, "stage=denoiser")
+            run.folder.mkdir(exist_ok=True, parents=True)
+            prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
+            distil(read_stage(given, "stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
+            student = load_consistency(out / "student").student
+        found.append([module.state_dict() for module in (flow, prior, student)])
         assert flow_sampler(flow, "euler", N=2).sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-    for one, two in zip(found["npz"], found["npy"], strict=True):
-        assert_same(one, two)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            assert_same(one, two)
 
 
 def read_stage(given, *more):
