@@ -73,7 +73,7 @@ def check_pairs(source: Source, support: Support | None) -> str:
     for start, *both in source.blocks():
         for name, values in zip(NAMES, both):
             tallies[name].add(start, values)
-            digests[name].update(values.detach().float().contiguous().numpy())
+            digests[name].update(values.contiguous().numpy().tobytes())
     for tally in tallies.values():
         tally.require()
     if (count := tallies["x"].outside) > 0:

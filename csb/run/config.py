@@ -30,6 +30,7 @@ from csb.run.recipe import (
     require_groups,
     require_keys,
     require_teacher,
+    resolved_by_count,
     resolved_by_shape,
     settings,
 )
@@ -190,7 +191,9 @@ def read(config: DictConfig) -> RunConfig:
     require_int("L", plain["L"], 1, MOST_ITERATIONS)
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
     problem = build_problem(plain["problem"])
-    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), problem.new_transform().z_shape)
+    z_shape = problem.new_transform().z_shape
+    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
+    plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])
     schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
     backward, forward = kernels(_group(plain, "network"), objective)
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
@@ -268,15 +271,13 @@ def _check_network(run: RunConfig) -> None:
 
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
-    z_shape, sizes = run.problem.new_transform().z_shape, run.problem.sizes
-    ipf = run.ipf
+    z_shape, sizes, ipf = run.problem.new_transform().z_shape, run.problem.sizes, run.ipf
     capacity(
         z_shape, run.grid.T, run.objective, ipf.trajectories, ipf.cache_bytes,
         dtype=DTYPES[ipf.cache_dtype], spill=bool(ipf.cache_spill),
     )  # fmt: skip
     require_pairs(sizes["train"], run.ipf)
-    exact = run.problem.has_exact_posterior
-    name = "exact_observations" if exact else "observations"
+    name = "exact_observations" if run.problem.has_exact_posterior else "observations"
     scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is
     for key, split, wanted in (
         (f"metrics.{name}", "test", scored),

@@ -40,11 +40,11 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
     picture = _picture(Path(source))
     text = model_card(bridge, about, licence, picture is not None)  # before any file is written
-    image = None if picture is None else picture.read_bytes()
+    image = b"" if picture is None else picture.read_bytes()
 
     def write(folder: Path) -> None:
         save_folder(folder, bridge, about)
-        if image is not None:
+        if image:
             write_atomically(folder / PICTURE, lambda file: file.write(image))
         write_text(folder / CARD, text)
 
