@@ -127,6 +127,8 @@ class RunConfig:
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
         if isinstance(self.problem, FilePairs):
             told["problem.length"] = self.problem.record()["length"]
+            if not self.problem.drop_nan:  # as before there was one
+                told.pop("problem.drop_nan", None)
         return {key: value for key, value in told.items() if key not in FREE}
 
 
