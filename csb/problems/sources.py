@@ -221,7 +221,7 @@ class Items(Source):
 
     def _item(self, index: int) -> tuple[Tensor, Tensor]:
         try:
-            return self._pair(self.dataset[index])
+            return self._pair(index, self.dataset[index])
         except CSBError:
             raise
         except Exception as error:  # whatever a user's code raises
@@ -229,10 +229,10 @@ class Items(Source):
                 f"item {index} of {self.where} cannot be had ({type(error).__name__}: {in_one_line(error)}); mend it"
             ) from error
 
-    def _pair(self, item: Any) -> tuple[Tensor, Tensor]:
+    def _pair(self, index: int, item: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        x, y = (torch.atleast_1d(as_numbers(f"{n} of {self.where}", part)) for n, part in zip(NAMES, item))
+        x, y = (torch.atleast_1d(as_numbers(f"{n} of item {index} of {self.where}", part)) for n, part in zip(NAMES, item))
         return x, y
 
     def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
