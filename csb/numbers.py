@@ -128,7 +128,7 @@ def named(columns: list[int], most: int = 5) -> str:
 
 
 def require_present(name: str, values: Tensor, remedy: str) -> None:
-    """CSBError where values (n, …) are NaN, as masked ones are, or infinite: the one place that refuses missing ones."""
+    """CSBError where values (n, …) are NaN, as masked ones are, or infinite: the one place that refuses them."""
     if where := missing(values):
         count = int((~torch.isfinite(values)).sum())
         dtype = str(values.dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Source(ABC):
             and pairs that are no longer there.
     """
 
-    in_memory: ClassVar[bool] = False
+    in_memory: bool = False
 
     def __init__(self, where: str, labels: dict[str, str], headers: dict[str, Header]) -> None:
         check_headers(headers, labels, where)
@@ -232,7 +232,9 @@ class Items(Source):
     def _pair(self, index: int, item: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        x, y = (torch.atleast_1d(as_numbers(f"{n} of item {index} of {self.where}", part)) for n, part in zip(NAMES, item))
+        x, y = (
+            torch.atleast_1d(as_numbers(f"{n} of item {index} of {self.where}", part)) for n, part in zip(NAMES, item)
+        )
         return x, y
 
     def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:

@@ -37,6 +37,7 @@ from csb.samplers.build import BaselineSettings
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
+from csb.training.gradients import with_gradients
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
 from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings
@@ -171,6 +172,7 @@ def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
     return settings(ConditionalSettings, "amortized", group)
 
 
+@with_gradients()
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
     require_groups(config, ("problem", "ipf", "optimizer"))

@@ -18,7 +18,6 @@ from csb.training.gradients import with_gradients
 _OWN = ("experiment", "problem", "data.path", "out", "name")  # set by train_dataset
 
 
-@with_gradients()
 def configured(overrides: Sequence[str]) -> RunConfig:
     """The checked settings of ``csb train`` with these overrides. CSBError where they are wrong, or train no bridge."""
     outer = GlobalHydra.instance().hydra  # of a program that is run by Hydra itself

@@ -122,7 +122,7 @@ class TestNumbers:
 
     def test_a_column_without_numbers_is_named(self, bridge):
         frame = Frame(a=Column([1.0, 0.0]), kind=Column(np.array(["u", "v"], object), "category"))
-        with pytest.raises(CSBError, match="^column 'kind' of y holds values of type category; leave it out"):
+        with pytest.raises(CSBError, match=r"^column 'kind' of y holds values of type category; leave it out"):
             bridge.sample(frame)
 
     def test_a_missing_value_of_a_frame_is_nan(self, bridge):
@@ -183,11 +183,10 @@ class TestOneCoordinate:
     def test_points_that_do_not_go_with_the_observations(self, bridge):
         with pytest.raises(CSBError, match=r"x has shape \(3, 1\); expected"):
             bridge.log_prob([0.5, 0.6, 0.7], [1.0, 2.0])
-        with pytest.raises(CSBError, match="x holds NaN or infinite values, 1 as float32, in column 0, the first in row 1"):
+        with pytest.raises(
+            CSBError, match="x holds NaN or infinite values, 1 as float32, in column 0, the first in row 1"
+        ):
             bridge.log_prob(np.ma.array([0.5, 0.6], mask=[0, 1]), 1.0)
-
-
-
 
 
 @pytest.mark.parametrize(

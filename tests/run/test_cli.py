@@ -207,8 +207,11 @@ class TestObservations:
             ({"y": np.zeros(3)}, "has shape (3,)"),
             ({"y": np.array(1.0)}, "has shape ()"),
             ({"y": np.zeros((0, 2))}, "no observation; give at least one"),
-            ({"y": np.array([[np.nan, 1], [np.inf, 0]])}, "holds 2 values that are NaN or infinite"),
-            ({"y": np.array([1e300, 0])}, "holds 1 values that are NaN or infinite as float32"),
+            (
+                {"y": np.array([[np.nan, 1], [np.inf, 0]])},
+                "holds NaN or infinite values, 2 as float32, in columns 0, 1, the first in row 0",
+            ),
+            ({"y": np.array([1e300, 0])}, "holds NaN or infinite values, 1 as float32, in column 0"),
             ({"y": np.array([1j, 0])}, "holds values of type complex128"),
             ({"y": np.array(["a", "b"])}, "holds values of type <U1"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
