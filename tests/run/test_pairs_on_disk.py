@@ -198,7 +198,7 @@ def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
-    """The score's twin, the flow, a denoiser and a student of a bridge, from .npz and .npy; inside inference mode too."""
+    """The score's twin, the flow, a denoiser and a student of a bridge, from .npz, and .npy inside inference mode."""
     few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
            "distil.calls=[1]"]  # fmt: skip
     found = {}
