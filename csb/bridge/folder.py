@@ -3,6 +3,7 @@
 Neither file can hold code. What they say is checked by :mod:`csb.bridge.untrusted` before anything is built from it.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,23 @@ def is_folder(path: Path) -> bool:
     return (path / WEIGHTS).exists()
 
 
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether the path is a file that lies in the folder: no link, of a file or of a folder in it, leads out."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
 def save_folder(folder: Path, bridge: Bridge, about: dict[str, Any]) -> None:
     """Writes a loaded bridge and plain data about it. CSBError where it cannot be written, or about is not plain."""
     if bridge.spec is None:
         raise CSBError("this bridge was not loaded from a file; save it by training, then load it, e.g. with csb.load")
-    config = {"format": FOLDER_FORMAT, "bridge": bridge.spec.plain(), "about": about}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bridge.state_dict().items()}
+    data = save(tensors, metadata={"format": "pt"})
+    of = {"bridge": bridge.spec.plain(), "sha256": hashlib.sha256(data).hexdigest(), "about": about}
+    config = {"format": FOLDER_FORMAT, **of}
     try:
         text = json.dumps(config, indent=1, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise CSBError(f"what goes with the bridge is not plain data ({error}); it holds NaN or an object") from error
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bridge.state_dict().items()}
-    data = save(tensors, metadata={"format": "pt"})
     write_atomically(folder / WEIGHTS, lambda file: file.write(data))
     write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
 
@@ -73,4 +80,9 @@ def load_folder(folder: Path, device: str | torch.device = "cpu") -> Bridge:
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         message = in_one_line(error, 160)
         raise CSBError(f"{path} is damaged or not a safetensors file ({message}); export the bridge again") from error
-    return restore_bridge(folder, config.get("bridge"), weights, config.get("about"), device)
+    bridge = restore_bridge(folder, config.get("bridge"), weights, config.get("about"), device)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if config.get("sha256", found) != found:  # older folders hold no checksum
+        raise CSBError(f"{path} is not the file that {CONFIG} beside it describes (SHA-256); export the bridge again")
+    return bridge

@@ -35,15 +35,18 @@ def _exact(method: Method) -> Method:
 def _leap_factor(covariance: Tensor, leap: Leap) -> Tensor:
     """F (B, d, d) with F Fᵀ = gain²·max(Σ − own·I, 0) + added·I.
 
-    A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much.
+    A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much. NaN
+    where Σ is not finite.
     """
     identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
     rest = covariance - leap.own * identity
     factor, failed = torch.linalg.cholesky_ex(rest)
     factor = leap.gain * factor
     if leap.added:
-        factor = torch.linalg.cholesky_ex(factor @ factor.mT + leap.added * identity).L
-    rows = failed.nonzero()[:, 0]
+        factor, again = torch.linalg.cholesky_ex(factor @ factor.mT + leap.added * identity)
+        failed = failed + again
+    factor = factor.masked_fill((failed != 0)[:, None, None], torch.nan)
+    rows = ((failed != 0) & torch.isfinite(rest).all(2).all(1)).nonzero()[:, 0]
     if len(rows):
         values, vectors = torch.linalg.eigh(rest[rows])
         scale = (leap.gain**2 * values.clamp_min(0) + leap.added).sqrt()

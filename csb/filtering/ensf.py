@@ -8,7 +8,7 @@ Gaussians,
 
 and that of the analysis is taken to be s_t(z) + h(t)·∇_z log p(y | z) with the damping h(t) = 1 − t: the likelihood
 of the noisy state itself, which is right at t = 0 alone. So the filter is biased, for Gaussians by what a linear
-recursion tells (tests/filtering/test_ensf.py). 
+recursion tells (tests/filtering/test_ensf.py).
 On this project's process: u = z_t/c_t with c_t² = α_t² + β_t² preserves variance, with ᾱ = α_t²/c_t². In the clock s
 = −log ᾱ its reverse SDE is du = [−½u − S] ds + dW̄, where S = c_t·(score in z). Euler's rule for the forecast's part of
 S, with near, far and var of :func:`csb.process.euler_maruyama` and the denoiser of the members in the place of a
@@ -16,8 +16,8 @@ trained one, gives
 
     u' = near·u_k + far·ẑ_0 + √var·ε,    ẑ_0 = Σ_j w_j z^j.
 
-For the likelihood's part it would explode where y is precise. That step is implicit instead, in h linearised at u': with
-δ = s_k − s_{k−1}, J = ∂h/∂z and B = √(δ h_{k−1}) c_{k−1} J/σ,
+Where y is precise it would explode for the likelihood's part, whose step is implicit instead, in h linearised at u':
+with δ = s_k − s_{k−1}, J = ∂h/∂z and B = √(δ h_{k−1}) c_{k−1} J/σ,
 
     u_{k−1} = u' + Bᵀ(I + BBᵀ)⁻¹[√(δ h_{k−1}) (y − h(c_{k−1} u'))/σ + ξ],    ξ ~ N(0, δ/2 I),
 
@@ -49,7 +49,7 @@ def denoise(u: Tensor, members: Tensor, alpha_bar: float) -> Tensor:
 
 
 def _assimilate(B: Tensor, gap: Tensor, spare: Tensor | None, delta: Tensor) -> Tensor:
-    """Bᵀ(I + BBᵀ)⁻¹(gap + L⁻ᵀ spare), L Lᵀ = I + BBᵀ/δ, (M, d): B (M, m, d), or (1, m, d) for all; the others (M, m)."""
+    """Bᵀ(I + BBᵀ)⁻¹(gap + L⁻ᵀ spare), L Lᵀ = I + BBᵀ/δ: B (M, m, d), or (1, m, d) for all, the others (M, m)."""
     eye, gram = torch.eye(B.shape[1], dtype=B.dtype), B @ B.mT
     columns = gap.T[None] if len(B) == 1 else gap[..., None]
     if spare is not None:

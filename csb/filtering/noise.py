@@ -5,7 +5,6 @@ from torch import Tensor
 
 from csb.process import noise_like
 
-
 _LEAST = 1e-10  # of a column of length 1, which the others before it must leave
 
 

@@ -31,8 +31,8 @@ class Mixture:
     Args:
         weights: (K,), float64, positive or zero, of sum 1.
         means: (K, d), float64.
-        covs: (K, d, d), or (1, d, d) where the components share it, float64, positive definite; semi-definite where it is
-            drawn from only.
+        covs: (K, d, d), or (1, d, d) where the components share it, float64, positive definite; semi-definite for
+            draws alone.
     """
 
     weights: Tensor

@@ -80,6 +80,8 @@ class FilePairs(Problem):
         x, y: without ``path``, the .npy files of x and y; else the names of the arrays in it, "x" and "y" for None.
         length: the number of pairs that there must be, None for any: kept with a run, whose held-out pairs would be
             others if the files had become longer or shorter.
+        digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
+            are others; see :func:`csb.problems.pairs_check.check_pairs`.
         drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value; they are refused
             elsewhere. Then all are read once to find those that are kept, and the number of pairs is theirs.
     """
@@ -94,6 +96,7 @@ class FilePairs(Problem):
     x: str | None = None
     y: str | None = None
     length: int | None = None
+    digest: str | None = None
     drop_nan: bool = False
 
     name = "pairs"
@@ -150,8 +153,8 @@ class FilePairs(Problem):
         return {key: value for key, value in super().spec().items() if key != "drop_nan" or value}
 
     def record(self) -> dict[str, Any]:
-        """The spec with the number of pairs."""
-        return {**self.spec(), "length": len(self._source)}
+        """The spec with the number of pairs and their digest, for which all are read once."""
+        return {**self.spec(), "length": len(self._source), "digest": self._checked}
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -200,11 +203,22 @@ class FilePairs(Problem):
         return dict(zip(reversed(SPLITS), order.split([counts[split] for split in reversed(SPLITS)])))
 
     def prepare(self) -> None:
-        """Reads all pairs once, a block at a time, and checks them."""
-        check_pairs(self._source, self.support)
+        """Reads all pairs once, a block at a time, and checks them. CSBError where they are not those of ``digest``."""
+        if self.digest not in (None, self._checked):
+            raise CSBError(
+                f"{self._source.where} holds other pairs than when the run was trained (SHA-256 {self._checked[:12]}…, "
+                f"not {str(self.digest)[:12]}…); restore it, or train on these under another name"
+            )
+
+    @cached_property
+    def _checked(self) -> str:
+        """The digest of the pairs, which are checked on the way."""
+        return check_pairs(self._source, self.support)
 
     def rows(self, split: str) -> PairRows:
         check_request(split, None)
+        if self.digest is not None:  # of a run: whoever reads its pairs again gets those or none
+            self.prepare()
         return SplitRows(self._source, self._orders[split])
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:

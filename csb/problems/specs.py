@@ -1,6 +1,7 @@
 """Plain-data descriptions of objects: {"name": …, **arguments}, resolved in a registry and nowhere else."""
 
 import inspect
+import os
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -80,6 +81,31 @@ SIZES = ("n_train", "n_val", "n_test", "length")  # and however many pairs of it
 
 
 def same_problem(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two specs are of one problem, whatever their places and sizes."""
-    free = {*PLACES, *SIZES}
+    """Whether two specs are of one problem, whatever their places and sizes; of own pairs, whether these are the same.
+
+    A spec without a digest, as older files hold it, fits any.
+    """
+    free = {*PLACES, *SIZES} | _unknown(one, other)
     return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - free)
+
+
+def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two specs are of one problem with the same pairs and splits, wherever a file of the same digest lies."""
+    unknown = _unknown(one, other)
+    free = unknown or {"path", "x", "y"}
+    one, other = absolute(one), absolute(other)
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - free)
+
+
+def _unknown(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    return {"digest"} if one.get("digest") is None or other.get("digest") is None else set()
+
+
+def absolute(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with absolute paths of the files of own pairs, which are then found from any working directory."""
+    if spec.get("name") != "pairs":
+        return dict(spec)
+    files = ("path",) if spec.get("path") else ("x", "y")  # with a path, x and y name arrays in it
+    given = {key: spec.get(key) for key in files}
+    of_files = {key: v for key, v in given.items() if isinstance(v, str) and v and not v.startswith("dataset:")}
+    return {**spec, **{key: os.path.abspath(value) for key, value in of_files.items()}}

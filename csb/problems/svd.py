@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.process import seeded
 
 LARGEST = 4096  # numbers in x and in y of an operator that is made a dense matrix
 Map = Callable[[Tensor], Tensor]
@@ -39,15 +40,54 @@ class SVD:
         """r."""
         return len(self.values)
 
+    def above(self, share: float) -> "SVD":
+        """Of the numbers s alone that are more than this share of the largest."""
+        kept = (self.values > share * self.values.amax(0, keepdim=True)).nonzero()[:, 0] if self.rank else self.values
+        if len(kept) == self.rank:
+            return self
+
+        def put(c: Tensor) -> Tensor:
+            return c.new_zeros(len(c), self.rank).index_copy(1, kept.to(c.device), c)
+
+        return SVD(
+            self.values[kept],
+            v=lambda c: self.v(put(c)),
+            vt=lambda x: self.vt(x)[:, kept.to(x.device)],
+            u=lambda c: self.u(put(c)),
+            ut=lambda y: self.ut(y)[:, kept.to(y.device)],
+        )
+
     def seen(self, x: Tensor) -> Tensor:
         """VVᵀ x, (B, *x_shape): the part of x that A sees."""
         return self.v(self.vt(x))
 
 
+def _digits(A: Tensor, bits: int) -> bool:
+    """Whether so many binary digits do for every number of A."""
+    mantissa = torch.frexp(A).mantissa * 2**bits
+    return bool((mantissa == mantissa.round()).all())
+
+
+def precision(A: Tensor) -> float:
+    """ε of the dtype in which A is known: its own, or float32 where a float64 A has come from there.
+
+    float64 numbers of float32's 24 digits have been computed in float32; those that take 20 at most are exact.
+    """
+    coarse = A.dtype == torch.float64 and _digits(A, 24) and not _digits(A, 20)
+    return torch.finfo(torch.float32 if coarse else A.dtype).eps
+
+
 def factors(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (m, r), s (r,) and V (n, r) of a matrix A (m, n), float64; s above the rounding error of the largest."""
+    """U (m, r), s (r,) and V (n, r) of a matrix A (m, n), float64; s above the rounding error of the largest.
+
+    That is max(m, n)·ε of it, ε of :func:`precision`, but at most half the digits. CSBError where A is not finite.
+    """
+    if not bool(torch.isfinite(A).all()):
+        raise CSBError(f"a matrix of shape {tuple(A.shape)} has entries that are not finite; an operator needs numbers")
+    A = A if A.is_floating_point() else A.double()
     U, s, Vt = torch.linalg.svd(A.double(), full_matrices=False)
-    keep = s > max(A.shape) * torch.finfo(torch.float64).eps * s.max()
+    eps = precision(A)
+    keep = s > min(max(A.shape) * eps, eps**0.5) * s.max()
     return U[:, keep], s[keep], Vt[keep].T
 
 
@@ -64,15 +104,27 @@ def dense(A: Tensor, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
 
 
 def probed(apply: Map, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
-    """The decomposition of any linear map, from its columns. CSBError where it is too large for a dense matrix."""
+    """The decomposition of any linear map, from its columns, in float64 where it takes that, else in float32.
+
+    Where sums of columns show that it rounds them to float32 they are known no better. CSBError where it is too large
+    for a dense matrix.
+    """
     dx, dy = (torch.Size(shape).numel() for shape in (x_shape, y_shape))
     if max(dx, dy) > LARGEST:
         raise CSBError(
             f"an operator from {dx} to {dy} numbers is too large for a dense singular value decomposition (at most "
             f"{LARGEST}); override its _svd with the decomposition that its structure gives"
         )
-    columns = apply(torch.eye(dx, dtype=torch.float64).unflatten(1, x_shape))
-    return dense(columns.flatten(1).T, x_shape, y_shape)
+    eye = torch.eye(dx, dtype=torch.float64)
+    try:
+        A = apply(eye.unflatten(1, x_shape)).flatten(1).T
+    except RuntimeError:  # torch's, where its matrix is of another dtype
+        A = apply(eye.float().unflatten(1, x_shape)).flatten(1).T
+    if A.dtype == torch.float64:
+        x = torch.randn((1, dx), dtype=torch.float64, generator=seeded(0))
+        error = (apply(x.unflatten(1, x_shape)).flatten(1) - x @ A.T).abs()
+        A = A.float() if bool((error > 1e-11 * (x.abs() @ A.abs().T)).any()) else A
+    return dense(A, x_shape, y_shape)
 
 
 def separable(rows: Tensor, columns: Tensor, x_shape: tuple[int, ...]) -> SVD:

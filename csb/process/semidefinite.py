@@ -15,6 +15,12 @@ def _eigen(S: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(finite[..., 0], values, torch.nan), vectors
 
 
+def _unit(S: Tensor) -> Tensor:
+    """Standard deviations (…, d, 1), 1 in the place of 0: rounding is a matter of correlations, not of units."""
+    unit = S.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()[..., None]
+    return torch.where(unit > 0, unit, 1)
+
+
 def psd_cholesky(S: Tensor) -> Tensor:
     """L (…, d, d), lower triangular, with L Lᵀ = S for S symmetric and positive semi-definite up to rounding.
 
@@ -23,18 +29,18 @@ def psd_cholesky(S: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(S)
     if not bool(failed.any()):
         return factor
-    values, vectors = _eigen(S)
+    unit = _unit(S)
+    values, vectors = _eigen(S / (unit * unit.mT))
     # R of QR makes the eigenvectors' root triangular: whether rounding let Cholesky through then changes no draw.
     upper = torch.linalg.qr(values.clamp_min(0).sqrt()[..., None] * vectors.mT).R
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1, 1)[..., None, :]
-    return torch.where((failed > 0)[..., None, None], upper.mT * sign, factor)
+    return torch.where((failed > 0)[..., None, None], unit * upper.mT * sign, factor)
 
 
 def _is_regular(S: Tensor) -> Tensor:
-    """Whether S (…, d, d) is positive definite beyond rounding, (…): a matter of its correlations, not of units."""
-    unit = S.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    unit = torch.where(unit > 0, unit, 1)
-    factor, failed = torch.linalg.cholesky_ex(S / (unit[..., :, None] * unit[..., None, :]))
+    """Whether S (…, d, d) is positive definite beyond rounding, (…)."""
+    unit = _unit(S)
+    factor, failed = torch.linalg.cholesky_ex(S / (unit * unit.mT))
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
     return (failed == 0) & (pivots > S.shape[-1] * torch.finfo(S.dtype).eps).all(dim=-1)
 
@@ -47,8 +53,7 @@ def psd_solve(S: Tensor, right: Tensor) -> Tensor:
     """
     if bool(_is_regular(S).all()):
         return torch.linalg.solve(S, right)
-    unit = S.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    unit = torch.where(unit > 0, unit, 1)[..., None]
+    unit = _unit(S)
     values, vectors = _eigen(S / (unit * unit.mT))
     known = values > S.shape[-1] * torch.finfo(S.dtype).eps * values.amax(dim=-1, keepdim=True)
     inverse = torch.where(known, 1 / torch.where(known, values, 1), 0 * values)

@@ -21,6 +21,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
+from csb.problems.specs import same_pairs
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.distil import students_of
@@ -60,7 +61,7 @@ def build_methods(
     """
     methods, warnings = [], []
     for one in (run, *others):
-        if one.problem.spec() != run.problem.spec():
+        if not same_pairs(one.problem.spec(), run.problem.spec()):
             raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
         T = one.bridge.grid.T
         name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)

@@ -17,6 +17,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale, pool
+from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE
@@ -29,6 +30,7 @@ from csb.run.recipe import (
     require_groups,
     require_keys,
     require_teacher,
+    resolved_by_count,
     resolved_by_shape,
     settings,
 )
@@ -126,10 +128,9 @@ class RunConfig:
         free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
         told = flatten({k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()})
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
-        if isinstance(self.problem, FilePairs):
-            told["problem.length"] = self.problem.record()["length"]
-            if not self.problem.drop_nan:  # as before there was one
-                told.pop("problem.drop_nan", None)
+        told |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
+        if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
+            told.pop("problem.drop_nan", None)
         return {key: value for key, value in told.items() if key not in FREE}
 
 
@@ -192,8 +193,11 @@ def read(config: DictConfig) -> RunConfig:
     require_teacher(plain["stage"] == DISTIL, plain["run"])
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1, MOST_ITERATIONS)
-    problem = build_problem(_group(plain, "problem"))
-    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), problem.new_transform().z_shape)
+    plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
+    problem = build_problem(plain["problem"])
+    z_shape = problem.new_transform().z_shape
+    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
+    plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])
     schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
     backward, forward = kernels(_group(plain, "network"), objective)
     ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
@@ -271,15 +275,13 @@ def _check_network(run: RunConfig) -> None:
 
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
-    z_shape, sizes = run.problem.new_transform().z_shape, run.problem.sizes
-    ipf = run.ipf
+    z_shape, sizes, ipf = run.problem.new_transform().z_shape, run.problem.sizes, run.ipf
     capacity(
         z_shape, run.grid.T, run.objective, ipf.trajectories, ipf.cache_bytes,
         dtype=DTYPES[ipf.cache_dtype], spill=bool(ipf.cache_spill),
     )  # fmt: skip
     require_pairs(sizes["train"], run.ipf)
-    exact = run.problem.has_exact_posterior
-    name = "exact_observations" if exact else "observations"
+    name = "exact_observations" if run.problem.has_exact_posterior else "observations"
     scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is
     for key, split, wanted in (
         (f"metrics.{name}", "test", scored),

@@ -14,7 +14,7 @@ from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, Mix
 from csb.problems.rows import Moments, PairRows
 from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
-from csb.run.train import quiet_lightning
+from csb.run.train import quiet_lightning, require_same_pairs
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.gradients import with_gradients
 from csb.training.pairs import EncodedPairs, InMemory, OnDisk
@@ -109,4 +109,6 @@ def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) 
     shared = other is not None and other.shared_prior != "" and other.shared_prior == problem.shared_prior
     if not (name == problem.name or shared) or denoiser.x_shape != problem.x_shape:
         raise CSBError(f"{path} is a denoiser of {name}, not {problem.name}; remove it")
+    if name == problem.name:
+        require_same_pairs(folder, about, problem)
     return denoiser

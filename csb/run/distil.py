@@ -26,7 +26,7 @@ from csb.run.config import RunConfig, flatten
 from csb.run.load import Run, default_device, load_run
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
-from csb.run.train import about, quiet_lightning, record
+from csb.run.train import about, quiet_lightning, record, require_same_pairs
 from csb.samplers.consistency import ConsistencySampler
 from csb.training.distil import NAME, Distillation
 from csb.training.gradients import with_gradients
@@ -72,10 +72,12 @@ def train_stage(run: RunConfig) -> None:
 
     CSBError as :func:`teacher`, and for a state of other settings, missing data, a full disk, a diverging loss.
     """
-    bridge = teacher(run).bridge
+    source = teacher(run)
+    bridge = source.bridge
     assert run.teacher is not None
     remove_leftovers(run.folder, NAME)
     run.problem.prepare()
+    require_same_pairs(source.folder, source.about, run.problem)
     pairs = encoded(bridge.transform, run.problem.rows("train"))
     spec = student_spec(run, bridge)
     student = build_student(spec, run.seed)

@@ -25,6 +25,7 @@ from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
 from csb.run.denoiser import stored_denoiser, train_stage
 from csb.run.load import Run
+from csb.run.lock import writing
 from csb.run.twist import can_be_guided
 from csb.samplers import BridgeSampler
 from csb.samplers.build import BaselineSettings
@@ -52,6 +53,11 @@ def iterations(run: Run) -> list[tuple[int, Bridge]]:
 
 def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
+    with writing(run.folder):
+        return _evaluate(run, sampler, metrics, seed)
+
+
+def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     problem = run.problem
     problem.prepare()
     table = _exact if problem.has_exact_posterior else _held_out
@@ -100,10 +106,11 @@ def compare_run(
     bar: bool = True,
 ) -> Report:
     """The comparison with other samplers on the frozen test observations: ``report.html`` and its companions."""
-    run.problem.prepare()
-    denoiser = denoiser_of(run, baselines, seed, bar)
-    found = build_methods(run, others, denoiser, baselines, sampler, seed)
-    report = compare(run, found, metrics, seed, command, run.about["versions"])
+    with writing(run.folder):
+        run.problem.prepare()
+        denoiser = denoiser_of(run, baselines, seed, bar)
+        found = build_methods(run, others, denoiser, baselines, sampler, seed)
+        report = compare(run, found, metrics, seed, command, run.about["versions"])
     figures = {m.label: {"passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods}
     names = dict.fromkeys(name for of_one in figures.values() for name in of_one)
     rows = [{"figure": name, **{label: of_one.get(name) for label, of_one in figures.items()}} for name in names]

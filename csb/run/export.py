@@ -1,13 +1,17 @@
 """From a finished run to a folder to share: tensors, description, picture and model card."""
 
 import json
+import os
 import re
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, save_folder
+from csb.bridge.checkpoint import write_atomically
+from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, is_own, save_folder
 from csb.errors import CSBError
 from csb.evaluation.tables import write_text
 from csb.run.card import model_card
@@ -36,12 +40,46 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
     picture = _picture(Path(source))
     text = model_card(bridge, about, licence, picture is not None)  # before any file is written
-    save_folder(out, bridge, about)
-    (out / PICTURE).unlink(missing_ok=True)
-    if picture is not None:
-        shutil.copyfile(picture, out / PICTURE)
-    write_text(out / CARD, text)
+    image = b"" if picture is None else picture.read_bytes()
+
+    def write(folder: Path) -> None:
+        save_folder(folder, bridge, about)
+        if image:
+            write_atomically(folder / PICTURE, lambda file: file.write(image))
+        write_text(folder / CARD, text)
+
+    _replace(out.resolve(), write)
     return out
+
+
+def _replace(out: Path, write: Callable[[Path], None]) -> None:
+    """Fills a folder beside ``out``, then renames it into place: ``out`` is the old export or the new one, no mixture.
+
+    Files of an earlier folder there that are not csb's are kept. CSBError where it cannot be written.
+    """
+    new = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        content = new / "new"  # the temporary folder is private, and what is made in it as readable as any
+        content.mkdir()
+        write(content)
+        if out.exists() and any(out.iterdir()):
+            os.rename(out, new / "old")
+        try:
+            os.replace(content, out)
+        except OSError:
+            if (new / "old").exists():
+                os.rename(new / "old", out)
+            raise
+        for path in (new / "old").glob("*"):
+            if path.name not in FILES:
+                os.rename(path, out / path.name)
+    except OSError as error:
+        raise CSBError(f"cannot write {out}: {error.strerror}; free space or choose another folder") from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | None) -> None:
@@ -61,7 +99,7 @@ def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
     """The summary of the training: ``result.json`` of a run, or what an exported folder holds already."""
     path = (source if source.is_dir() else source.parent) / "result.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text()) if is_own(path, path.parent) else bridge.about.get("training", {})
     except (OSError, ValueError):
         found = bridge.about.get("training", {})
     return found if isinstance(found, dict) else {}
@@ -72,7 +110,7 @@ def _picture(source: Path) -> Path | None:
     folder = source if source.is_dir() else source.parent
     drawn = sorted(p for p in (folder / "pictures").glob("*_backward_*.png") if not p.stem.endswith("_loss"))
     candidates = [folder / "evaluation.png", folder / PICTURE, *reversed(drawn)]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_own(path, folder)), None)
 
 
 def _without_paths(data: Any) -> Any:

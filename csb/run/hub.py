@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, load_folder
+from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, is_own, load_folder
 from csb.errors import CSBError, in_one_line, require_place
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -78,6 +78,9 @@ def push_to_hub(
         raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
     if not is_repo_id(repo_id):
         raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
+    for name in (CONFIG, WEIGHTS, CARD, PICTURE):
+        if (folder / name).exists() and not is_own(folder / name, folder):
+            raise CSBError(f"{folder / name} is a link out of the folder, or no file; replace it, or export again")
     load_folder(folder)
     hub = _hub()
     try:

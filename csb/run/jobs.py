@@ -12,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from csb.bridge import load_bridge
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
+from csb.problems import FilePairs
 from csb.run.amortized import train_stage as train_amortized
 from csb.run.config import DISTIL, RunConfig, read
 from csb.run.denoiser import train_stage
@@ -23,9 +25,10 @@ from csb.run.ends import explain
 from csb.run.evaluate import compare_run
 from csb.run.launch import is_requeued, take_gpu
 from csb.run.load import load_run
+from csb.run.lock import writing
 from csb.run.processes import begin
 from csb.run.sweep import MARKER, read_json, write_marker
-from csb.run.train import check_folder, check_writable, finished, train
+from csb.run.train import check_folder, check_writable, finished, require_same_pairs, train
 from csb.training.distil import NAME
 from csb.training.ranks import LOST, Ranks, join, lost, speaks
 from csb.training.regression import state_file
@@ -64,6 +67,14 @@ def check_stage(run: RunConfig) -> None:
 def stage_job(run: RunConfig) -> None:
     """A stage that is not the bridge: trains its model into the run's folder."""
     check_stage(run)
+    with writing(run.folder):
+        _run_stage(run)
+
+
+def _run_stage(run: RunConfig) -> None:
+    beside = run.folder / "bridge.pt"
+    if beside.exists() and isinstance(run.problem, FilePairs):
+        require_same_pairs(run.folder, load_bridge(beside)[1], run.problem)
     if run.stage == "denoiser":
         train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
     elif run.stage == DISTIL:

@@ -10,7 +10,9 @@ from csb.bridge.kernel import MOST, automatic_covariance
 from csb.errors import CSBError, is_number, require_int, require_place
 from csb.training.settings import automatic_weight_decay
 
-AUTO = "auto"  # a value that is chosen: the schedule from the data, these two from the shape of a state
+AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
+# the most states a step, of vectors and of images
+_BATCHES = {"ipf": (1024, 128), "amortized": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
 
 
 def resolved_by_shape(
@@ -23,6 +25,16 @@ def resolved_by_shape(
     if optimizer.get("weight_decay") == AUTO:
         optimizer = {**optimizer, "weight_decay": automatic_weight_decay(z_shape)}
     return {"objective": objective, "optimizer": optimizer}
+
+
+def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
+    """The groups whose batch size is "auto", with one of no more states than there are training pairs, ``count``."""
+    groups = {name: plain[name] for name in _BATCHES if isinstance(plain.get(name), dict)}
+    return {
+        name: {**group, "batch_size": min(_BATCHES[name][len(z_shape) > 1], count)}
+        for name, group in groups.items()
+        if group.get("batch_size") == AUTO
+    }
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

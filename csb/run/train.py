@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,22 @@ from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
 from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
-from csb.problems import Pairs
+from csb.networks.conditional import CONDITIONAL
+from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
 from csb.process import seeded
 from csb.run import provenance
 from csb.run.config import RunConfig, require_pairs
+from csb.run.lock import writing
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.callbacks import Observer
+from csb.training.distil import NAME
 from csb.training.gradients import with_gradients
 from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
+from csb.training.regression import state_file
 from csb.training.state import load_progress
 
 _FIRST = 73  # key of the random stream
@@ -82,11 +86,16 @@ def _check_space(run: RunConfig, ipf: IPF) -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Removes an earlier run's files (overwrite=true), in an order that a kill leaves the old run or none to resume."""
+    """Removes all that csb wrote beside an earlier bridge (overwrite=true); what it did not write stays.
+
+    The order is such that a kill leaves the old run or none to resume.
+    """
     files = ("result.json", "bridge.pt", "state.pt", "config.json", "history.json")
-    for name in (*files, "evaluation.json", "evaluation.md", "evaluation.png"):
+    figures = [f"{name}.{end}" for name in ("evaluation", "report") for end in ("json", "md", "png", "html")]
+    models = [f"{name}.pt" for name in ("denoiser", *CONDITIONAL, NAME)]
+    states = [state_file(folder, name).name for name in ("denoiser", *CONDITIONAL, NAME)]
+    for name in (*files, *figures, *states, *models, "reproduced.json", provenance.FILE):
         (folder / name).unlink(missing_ok=True)
-    provenance.forget(folder, "evaluate")
     for name in ("half_steps", "pictures"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -122,6 +131,14 @@ def record(run: RunConfig, **more: Any) -> None:
     provenance.record(run.folder, run.stage, run.problem, where, precision, run.seed, run.plain, **more)
 
 
+def require_same_pairs(folder: Path, of: dict[str, Any], problem: Problem) -> None:
+    """CSBError where own pairs are not those that the bridge of a folder was trained on, of which ``of`` tells."""
+    then, now = of.get("problem", {}).get("digest"), problem.record().get("digest")
+    if None not in (then, now) and then != now:
+        where = problem.spec()["path"] or "the files of now"
+        raise CSBError(f"{folder} holds a bridge of other pairs than {where}; restore them, or choose another name=…")
+
+
 def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
     """The encoded training pairs, and the map that encodes them."""
     rows = run.problem.rows("train")
@@ -141,6 +158,13 @@ def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
     """
     ranks = Ranks.of(run.device)
+    if ranks.main:
+        check_folder(run)
+    with writing(run.folder) if ranks.main else nullcontext():
+        return _train(run, observer, ranks)
+
+
+def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str, Any]:
     resume, result = ranks.share(_begun(run) if ranks.main else (False, None))
     if result is not None:
         return result

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import check_observations, measured, require_room
-from csb.errors import require_int
+from csb.errors import CSBError, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise
 
@@ -75,3 +75,13 @@ class Sampler(ABC):
     @abstractmethod
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         """x (B, n, *x_shape) for checked y (B, *y_shape); all random numbers from ``noise``."""
+
+
+def check_states(name: str, z: Tensor, n: int, remedy: str) -> None:
+    """CSBError unless states (B·n, …) are finite, and near enough for float32 to hold a unit there."""
+    lost = ~(z.abs() * torch.finfo(torch.float32).eps < 1)
+    if len(bad := lost.flatten(1).any(1).nonzero()):
+        raise CSBError(
+            f"{name} diverged: its states are not finite, or out of float32's reach, at observation "
+            f"{int(bad[0]) // n}; {remedy}"
+        )

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from csb.bridge.bridge import autocast
-from csb.bridge.samples import require_finite, warn_far
+from csb.bridge.samples import warn_far
 from csb.errors import CSBError, require_int
 from csb.networks.conditional import ConditionalModel
 from csb.process import Noise
-from csb.samplers.base import Draws, Sampler
+from csb.samplers.base import Draws, Sampler, check_states
 
 
 class ConditionalSampler(Sampler):
@@ -75,7 +75,6 @@ class ConditionalSampler(Sampler):
         z = noise.normal(n, *self.model.transform.z_shape)
         for state in self.walk(z, self.codes(y), noise):
             z = state
-        remedy = "use more steps, train the model again, or check the values and units of y"
-        require_finite(self.name, z.unflatten(0, (len(y), n)), remedy)
+        check_states(self.name, z, n, "use more steps, train the model again, or check the values and units of y")
         x = self.model.transform.decode(z, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), self.evaluations, 0)

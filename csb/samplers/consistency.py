@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from csb.bridge.bridge import autocast
-from csb.bridge.samples import require_finite, warn_far
+from csb.bridge.samples import warn_far
 from csb.bridge.student import Student
 from csb.errors import require_int
 from csb.process import Noise, Reference, expand, mix
-from csb.samplers.base import Draws, Sampler
+from csb.samplers.base import Draws, Sampler, check_states
 
 
 class ConsistencySampler(Sampler):
@@ -53,7 +53,7 @@ class ConsistencySampler(Sampler):
                 law = Reference(grid.keep(0, j, k)).pinned_start(2)
                 z = mix(law, z, x_0) + expand(law.var.sqrt(), z) * noise.normal(n, *z.shape[1:])
                 x_0 = self._call(z, j, codes, noise.normal(n, student.noise_size))
-        require_finite(self.name, x_0.unflatten(0, (len(y), n)), "distil the bridge again, or check y")
+        check_states(self.name, x_0, n, "distil the bridge again, or check y")
         x = student.transform.decode(x_0, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), len(self.levels), 0)
 

@@ -49,7 +49,7 @@ class DDRM(LinearSampler):
         if not is_number(eta_b) or not 0 <= eta_b <= 1:
             raise CSBError(f"eta_b={eta_b!r} of DDRM is outside [0, 1]; 1 takes y for what is seen well")
         self.eta, self.eta_b = require_eta(eta, self.label), float(eta_b)
-        self.svd = self.operator.svd
+        self.svd = self.known_svd()
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         sigma, root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()

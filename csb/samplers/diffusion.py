@@ -17,7 +17,7 @@ from csb.errors import CSBError, is_number, require_int
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Reference, expand, mix, seeded
-from csb.samplers.base import Sampler
+from csb.samplers.base import Sampler, check_states
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.twist import Twist
 
@@ -142,8 +142,7 @@ class DiffusionSampler(Sampler):
 
     def finish(self, z: Tensor, y: Tensor, n: int) -> Tensor:
         """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
-        if not bool(torch.isfinite(z).all()):
-            raise CSBError(f"{self.name} diverged: its states are not finite; use more steps or weaker guidance")
+        check_states(self.name, z, n, "use more steps or weaker guidance")
         return self.problem.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
 
 

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from csb.bridge.bridge import autocast
 from csb.errors import CSBError
-from csb.problems import LinearProblem
+from csb.problems import SVD, LinearProblem
 from csb.process import Noise, ddim, expand, mix
 from csb.samplers.base import Draws
 from csb.samplers.diffusion import DiffusionSampler, require_eta
 
 FLOOR = 0.01  # of the root mean variance of A x over the data: stands for σ where 0 would make an equation singular
+ROUNDING = 10 * torch.finfo(torch.float32).eps  # of the largest s: y and the states are float32
 Spread = Callable[[Tensor], Tensor]  # C A* v in z's units for v (N, *y_shape)
 
 
@@ -42,6 +43,10 @@ class LinearSampler(DiffusionSampler):
         if not isinstance(self.problem, LinearProblem):
             raise CSBError(f"{self.problem.name} is not linear; {self.label} needs y = A x + noise")
         self.operator, self.std = self.problem.operator, self.problem.noise_std / self.denoiser.scale
+
+    def known_svd(self) -> SVD:
+        """That of A. Where y has no noise, of what float32 tells from rounding alone: errors are divided by s there."""
+        return self.operator.svd if self.std > 0 else self.operator.svd.above(ROUNDING)
 
     @property
     def positive_std(self) -> float:

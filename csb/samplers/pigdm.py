@@ -36,7 +36,7 @@ class PiGDM(MomentSampler):
 
     def __init__(self, *args: Any, eta: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, eta=eta, **settings)
-        self.svd = self.operator.svd
+        self.svd = self.known_svd()
 
     @property
     def products(self) -> int:

@@ -55,5 +55,5 @@ class TMPD(MomentSampler):
         eye = torch.eye(self.numbers, dtype=residual.dtype, device=residual.device)
         columns = [spread(e.unflatten(0, self.y_shape).expand_as(residual)) for e in eye]
         matrix = torch.stack([self.operator(column).flatten(1) for column in columns], dim=2)
-        weights = torch.linalg.solve(matrix.double() + var * eye.double(), residual.flatten(1).double())
+        weights = torch.linalg.solve_ex(matrix.double() + var * eye.double(), residual.flatten(1).double()).result
         return torch.einsum("jn...,nj->n...", torch.stack(columns), weights.to(residual.dtype))

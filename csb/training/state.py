@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from csb.bridge.checkpoint import FORMAT, load, save
 from csb.errors import CSBError, in_one_line
+from csb.problems.specs import absolute
 from csb.training.divergence import REMEDY, Diverged, first_bad
 
 FREE = {"optimizer.retries"}  # of the settings: a resumed training may have another number
@@ -69,7 +70,15 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     known = {field.name for field in fields(Progress)}
     if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):
         raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
+    where = fingerprint.get("problem.path")
+    stored, fingerprint = _without_places(stored, fingerprint)
     differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
+    differing.sort(key="problem.digest".__eq__)  # what else differs tells more
+    if differing == ["problem.digest"]:
+        raise CSBError(
+            f"{path.parent} was trained on other pairs than {where or 'the files'} of now; restore them, or choose "
+            f"overwrite=true or another name=…"
+        )
     if differing:
         key = differing[0]
         raise CSBError(
@@ -83,6 +92,23 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
             )
     data.pop("format")
     return Progress(**data)
+
+
+def _without_places(stored: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both fingerprints, of own pairs without what need not be the same: where they lie, once their digests are known.
+
+    An older state has no digest, and a path as it was given.
+    """
+    places = [f"problem.{name}" for name in ("path", "x", "y")]
+    if "problem.digest" in stored:
+        free = places
+    else:
+        free = ["problem.digest"]
+        spec = {name: stored.get(f"problem.{name}") for name in ("name", "path", "x", "y")}
+        found = {f"problem.{name}": value for name, value in absolute(spec).items()}
+        stored = {key: found.get(key, value) for key, value in stored.items()}
+    first, second = ({k: v for k, v in one.items() if k not in free} for one in (stored, now))
+    return first, second
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

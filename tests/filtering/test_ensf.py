@@ -16,14 +16,14 @@ from csb.process import clock, euler_maruyama, seeded
 Y, R = 2.0, 0.6
 
 
-def recursion(filter_: EnSF) -> tuple[float, float]:
+def recursion(filter_: EnSF, r: float = R) -> tuple[float, float]:
     """Mean and variance after all steps, for a forecast N(0, 1)."""
     mean, var, grid, s = 0.0, 1.0, filter_.grid, clock(filter_.grid)
     for k in range(filter_.steps, 0, -1):
-        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k]), float(s[k] - s[k - 1])
-        damping = 1 - k / filter_.steps
-        slope = float(law.near + law.far * grid.alpha_bar[k].sqrt()) - ds * damping * c**2 / R
-        mean, var = slope * mean + ds * damping * c * Y / R, slope**2 * var + float(law.var)
+        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k - 1]), float(s[k] - s[k - 1])
+        x, noise = ds * (1 - (k - 1) / filter_.steps) * c**2 / r, float(law.var) if k > 1 else ds / (1 + r)
+        slope = float(law.near + law.far * grid.alpha_bar[k].sqrt()) / (1 + x)
+        mean, var = slope * mean + x / c * Y / (1 + x), slope**2 * var + (noise + ds * x / 2) / (1 + x) ** 2
     return mean, var
 
 
@@ -31,11 +31,11 @@ def own_recursion(filter_: EnSF) -> tuple[float, float, float]:
     """With a mini-batch of one: z^m ↦ a z^m + b Y + N(0, v), as (a, b Y, v)."""
     a, mean, var, grid, s = 0.0, 0.0, 1.0, filter_.grid, clock(filter_.grid)
     for k in range(filter_.steps, 0, -1):
-        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k]), float(s[k] - s[k - 1])
-        damping = 1 - k / filter_.steps
-        slope = float(law.near) - ds * damping * c**2 / R
-        a, mean = slope * a + float(law.far), slope * mean + ds * damping * c * Y / R
-        var = slope**2 * var + float(law.var)
+        law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k - 1]), float(s[k] - s[k - 1])
+        x, noise = ds * (1 - (k - 1) / filter_.steps) * c**2 / R, float(law.var) if k > 1 else ds / (1 + R)
+        slope = float(law.near) / (1 + x)
+        a, mean = slope * a + float(law.far) / (1 + x), slope * mean + x / c * Y / (1 + x)
+        var = slope**2 * var + (noise + ds * x / 2) / (1 + x) ** 2
     return a, mean, var
 
 
@@ -82,6 +82,32 @@ def test_the_bias_is_the_one_that_the_recursion_predicts(std, mean):
     assert abs(slope - want_mean) < 0.02
     exact = Y / (1 + R), R / (1 + R)
     assert abs(want_mean - exact[0]) > 6 * (want_var / M) ** 0.5  # it is a bias, and it would be seen
+
+
+@pytest.mark.parametrize(
+    ("sigma", "batch"), [(0.1, None), (0.02, None), (1e-3, None), (1e-4, None), (1e-3, 1), (1e-4, 1)]
+)
+def test_a_precise_observation_is_followed(sigma, batch):
+    """Of a Gaussian: the recursion, which tends to N(y, σ²/2), the SDE's own law, not a state that exploded."""
+    M, eye = 500, torch.eye(2).double()
+    x = torch.randn((M, 2), dtype=torch.float64, generator=seeded(0))
+    y = torch.tensor([0.7, -0.3], dtype=torch.float64)
+    precise = LinearGaussianModel(eye, eye, eye, Gaussian(torch.zeros(2), eye), sigma)
+    found = EnSF(batch=batch)(precise, x, y, seeded(1)).x
+    std = recursion(EnSF(), sigma**2)[1] ** 0.5
+    assert found.std(0) == pytest.approx(torch.full((2,), std).double(), rel=0.2)
+    assert float((found.mean(0) - y).abs().max()) < 0.3 * sigma + 4 * std / M**0.5
+
+
+def test_a_precise_observation_of_a_mixed_coordinate():
+    """Fewer numbers of y than of x, what is seen is followed, what is not keeps its spread."""
+    H = torch.tensor([[1.0, 1.0]], dtype=torch.float64) / 2**0.5
+    eye = torch.eye(2).double()
+    precise = LinearGaussianModel(eye, eye, H, Gaussian(torch.zeros(2), eye), 1e-3)
+    x = torch.randn((500, 2), dtype=torch.float64, generator=seeded(0))
+    found = EnSF()(precise, x, torch.tensor([0.7], dtype=torch.float64), seeded(1)).x
+    assert float((found @ H.T).mean()) == pytest.approx(0.7, abs=1e-3)
+    assert float((found[:, 0] - found[:, 1]).std()) == pytest.approx(2**0.5, rel=0.2)
 
 
 def test_a_mini_batch_of_one_moves_each_member_as_predicted():

@@ -13,6 +13,8 @@ from csb.filtering import (
     EnKF,
     EnSF,
     Filter,
+    Gaussian,
+    LinearGaussianModel,
     Lorenz63,
     Lorenz96,
     track,
@@ -202,3 +204,60 @@ def test_bad_settings(make, message):
     with pytest.raises(CSBError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+class TestDegenerate:
+    """Members of float32, coordinates and directions without spread, observations that say the same twice."""
+
+    @pytest.mark.parametrize("name", FILTERS)
+    def test_float32_members(self, name):
+        method, model = FILTERS[name](**SMALL.get(name, {})), gaussian_model()
+        x = model.initial(100, seeded(0)).float()
+        one, two = (method(model, part, OBSERVED.to(part), seeded(1)).x for part in (x, x.double()))
+        assert one.dtype == torch.float64
+        assert torch.allclose(one, two, atol=1e-5)
+
+    @pytest.mark.parametrize("name", FILTERS)
+    def test_a_coordinate_that_does_not_vary_stays(self, name):
+        eye, zero = torch.eye(2).double(), torch.zeros(2).double()
+        model = LinearGaussianModel(eye, eye, eye, Gaussian(zero, eye), 0.5)
+        x = torch.randn((400, 2), dtype=torch.float64, generator=seeded(0))
+        x[:, 1] = 0.3
+        y = torch.tensor([1.0, 0.5], dtype=torch.float64)
+        found = FILTERS[name](**SMALL.get(name, {}))(model, x, y, seeded(1)).x
+        assert torch.allclose(found[:, 1], x[:, 1])
+        assert float(found[:, 0].mean()) == pytest.approx(0.8, abs=0.2)
+
+    def test_no_spread_at_all(self):
+        model, x = gaussian_model(), torch.ones(100, 2).double()
+        for name in FILTERS:
+            found = FILTERS[name](**SMALL.get(name, {}))(model, x, OBSERVED, seeded(1)).x
+            assert torch.allclose(found, x), name
+
+    def test_a_direction_without_spread(self):
+        eye = torch.eye(2).double()
+        model = LinearGaussianModel(eye, eye, eye, Gaussian(torch.zeros(2), eye), 0.5)
+        x = torch.randn((400, 1), dtype=torch.float64, generator=seeded(0)) * torch.tensor([1.0, 2.0]).double()
+        found = BridgeFilter()(model, x, torch.tensor([1.0, 2.0]).double(), seeded(1)).x
+        assert torch.allclose(found[:, 1], 2 * found[:, 0])
+        assert float(found[:, 0].mean()) == pytest.approx(5 / 5.25, abs=0.1)
+
+    def test_twins_of_an_observation_without_noise(self):
+        H = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+        eye = torch.eye(2).double()
+        model = LinearGaussianModel(eye, eye, H, Gaussian(torch.zeros(2), eye), 1e-12)
+        x = torch.randn((400, 2), dtype=torch.float64, generator=seeded(0))
+        found = EnKF()(model, x, torch.tensor([0.4, 0.4]).double(), seeded(1)).x
+        assert torch.allclose(found[:, 0], torch.full((400,), 0.4).double(), atol=1e-6)
+        law = model.condition(model.start, torch.tensor([0.4, 0.4]).double())
+        assert torch.allclose(law.mean, torch.tensor([0.4, 0.0]).double(), atol=1e-6)
+
+    def test_far_out_is_diverged(self):
+        class Far(Filter):
+            name = "far"
+
+            def _analyse(self, model, x, y, generator):
+                return Analysis(x + 1e10, {})
+
+        with pytest.raises(CSBError, match="it diverged"):
+            Far()(gaussian_model(), gaussian_model().initial(10, seeded(0)), OBSERVED, seeded(0))

@@ -63,12 +63,15 @@ def test_a_twin_is_frozen_and_a_longer_one_begins_with_it():
 
 
 @pytest.mark.parametrize("observed", ["linear", "arctan"])
-def test_the_likelihoods_score_is_its_gradient(observed):
+def test_the_likelihood_and_the_linearised_observation(observed):
     model = Lorenz96(dx=5, observed=observed, noise_std=0.7)
     x, y = torch.randn((4, 5), dtype=torch.float64, generator=seeded(2)), torch.zeros(5, dtype=torch.float64)
     h = x if observed == "linear" else x.atan()
     slope = torch.ones_like(x) if observed == "linear" else 1 / (1 + x**2)
-    assert torch.allclose(model.likelihood_score(y, x), -slope * h / 0.49)
+    value, J = model.linearised(x)
+    assert torch.allclose(value, h)
+    assert torch.allclose(J.expand(4, -1, -1), torch.diag_embed(slope))
+    assert len(J) == (1 if observed == "linear" else 4)
     assert torch.allclose(model.log_likelihood(y, x), -0.5 * (h**2).sum(1) / 0.49)
 
 

@@ -191,3 +191,33 @@ def test_random_projections():
 def test_bad_arguments(make, match):
     with pytest.raises(CSBError, match=match):
         make()
+
+
+LOW = torch.randn(4, 2, generator=seeded(0)) @ torch.randn(2, 6, generator=seeded(1))  # of rank 2, rounded to float32
+
+
+class Computed(Operator):
+    def __init__(self, apply):
+        super().__init__((6,), (4,))
+        self._apply = apply
+
+    def _apply(self, x): ...
+
+    def _adjoint(self, y): ...
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        Matrix(LOW),
+        Matrix(LOW.double()),
+        Computed(lambda x: x @ LOW.T),
+        Computed(lambda x: (x.float() @ LOW.T).double() / 3),
+    ],
+)
+def test_rank_is_that_of_the_precision_of_the_matrix(A):
+    assert A.svd.rank == 2
+
+
+def test_exact_numbers_of_few_digits_keep_their_rank():
+    assert Matrix(torch.diag(torch.tensor([1, 2**-30]).double())).svd.rank == 2

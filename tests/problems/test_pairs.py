@@ -246,7 +246,7 @@ def test_the_spec_holds_the_path_and_needs_no_file():
     problem = build_problem({"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "seed": 3})
     spec = json.loads(json.dumps(problem.spec()))
     given = {"name": "pairs", "path": "/nowhere/pairs.npz", "val": 100, "test": 0.1, "seed": 3}
-    rest = {"low": None, "high": None, "transform": "auto", "x": None, "y": None, "length": None}
+    rest = {"low": None, "high": None, "transform": "auto", "x": None, "y": None, "length": None, "digest": None}
     assert spec == {**given, **rest}
     assert build_problem(spec).spec() == problem.spec()
     with pytest.raises(CSBError, match="does not exist"):

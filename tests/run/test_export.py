@@ -201,3 +201,61 @@ class TestHub:
 def test_the_version_needs_no_torch():
     code = "import sys, csb; assert csb.__version__; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestWhole:
+    """A folder is one export, whole, and holds nothing from elsewhere."""
+
+    def test_an_interrupted_one_leaves_the_old(self, run, tmp_path, monkeypatch):
+        out = export(run, tmp_path / "shared")
+        (out / "notes.txt").write_text("mine")
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with monkeypatch.context() as patch:
+            patch.setattr("csb.run.export.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+            refused(lambda: export(run, out, overwrite=True, licence="mit"), "cannot write", "no space")
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]
+        export(run, out, overwrite=True, licence="mit")
+        assert (out / "notes.txt").read_text() == "mine"
+        assert (out / "README.md").read_bytes() != before["README.md"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]
+
+    def test_a_mixture_is_refused(self, run, tmp_path):
+        one = export(run, tmp_path / "one")
+        other = build_bridge(SPEC, 2)
+        save_bridge(tmp_path / "other.pt", other, SPEC, ABOUT)
+        two = export(tmp_path / "other.pt", tmp_path / "two")
+        shutil.copyfile(two / "model.safetensors", one / "model.safetensors")
+        refused(lambda: csb.load(one, "cpu"), "is not the file that config.json beside it describes")
+
+    def test_one_without_a_checksum_loads(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        config = json.loads((out / "config.json").read_text())
+        del config["sha256"]
+        (out / "config.json").write_text(json.dumps(config))
+        csb.load(out, "cpu")
+
+    @pytest.mark.parametrize("of", ["run", "export", "folder"])
+    def test_links_that_lead_out_are_left_out(self, run, tmp_path, of):
+        (tmp_path / "private").mkdir()
+        for name in ("secret", "05_backward_1.png"):
+            (tmp_path / "private" / name).write_text('{"key": "secret"}')
+        source = export(run, tmp_path / "first") if of == "export" else run
+        if of == "folder":
+            shutil.rmtree(run / "pictures")
+            (run / "pictures").symlink_to(tmp_path / "private")
+        else:
+            shutil.rmtree(run / "pictures")
+            for name in ("samples.png", "evaluation.png", "result.json"):
+                (source / name).unlink(missing_ok=True)
+                (source / name).symlink_to(tmp_path / "private" / "secret")
+        out = export(source, tmp_path / "shared")
+        assert not (out / "samples.png").exists()
+        assert all(b"secret" not in path.read_bytes().replace(b"secret/pairs", b"") for path in out.iterdir())
+
+    def test_the_hub_gets_no_link_that_leads_out(self, run, tmp_path):
+        out = export(run, tmp_path / "shared")
+        (tmp_path / "secret").write_text("secret")
+        (out / "samples.png").unlink()
+        (out / "samples.png").symlink_to(tmp_path / "secret")
+        refused(lambda: csb.push_to_hub(out, "me/bridge"), "samples.png", "link out of the folder")

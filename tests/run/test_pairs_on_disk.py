@@ -11,9 +11,11 @@ import torch
 from torch.utils.data import TensorDataset
 
 from csb.bridge import load_bridge
+from csb.bridge.checkpoint import load
+from csb.bridge.checkpoint import save as store
 from csb.errors import CSBError
 from csb.problems import sources
-from csb.run import cli
+from csb.run import cli, jobs
 from csb.run.amortized import load_baseline
 from csb.run.amortized import train_stage as amortized
 from csb.run.config import read
@@ -198,24 +200,26 @@ def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
-    """The score's twin, the flow, a denoiser and a student of a bridge, from .npz, and .npy inside inference mode."""
+    """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy in inference mode, another dtype."""
     few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
            "distil.calls=[1]"]  # fmt: skip
-    found = {}
-    for kind in ("npz", "npy"):
-        out, given = tmp_path / kind, [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out={tmp_path / kind}"]
-        with torch.inference_mode(kind == "npy"):
+    found = []
+    for kind, dtype in (("npz", torch.float32), ("npy", torch.float32), ("npz", torch.float64)):
+        out = tmp_path / f"{kind} {dtype}"
+        given = [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'"]
+        with default_dtype(dtype), torch.inference_mode(kind == "npy"):
             amortized(read_stage(given, "stage=flow"))
+            flow = load_baseline(out / "pairs", "flow").model
             run = read_stage(given, "stage=denoiser")
             run.folder.mkdir(exist_ok=True, parents=True)
             prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
-            distil(read_stage(given, "stage=distil", f"run={whole}", f"distil.out={out / 'student'}"))
-        flow = load_baseline(out / "pairs", "flow").model
-        student = load_consistency(out / "student").student
-        found[kind] = [module.state_dict() for module in (flow, prior, student)]
+            distil(read_stage(given, "stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
+            student = load_consistency(out / "student").student
+        found.append([module.state_dict() for module in (flow, prior, student)])
         assert flow_sampler(flow, "euler", N=2).sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-    for one, two in zip(found["npz"], found["npy"], strict=True):
-        assert_same(one, two)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            assert_same(one, two)
 
 
 def read_stage(given, *more):
@@ -233,6 +237,48 @@ def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
         load_run(run.folder).problem.pairs("test", 1)
     with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
         train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+
+
+def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
+    """One digest, whoever reads them: another y for the same x."""
+    x, y = arrays()
+    save(tmp_path, x, y)
+    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    train(run)
+    held = load_run(run.folder).problem
+    assert held.x == str((tmp_path / "x.npy").absolute())
+    expected = held.pairs("test", 3)
+    save(tmp_path, x, -y)
+    other = load_run(run.folder).problem
+    for action in (lambda: other.pairs("test", 1), other.prepare, lambda: other.rows("train")):
+        with pytest.raises(CSBError, match="holds other pairs than when the run was trained"):
+            action()
+    with pytest.raises(CSBError, match="was trained on other pairs"):
+        train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+    score = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "stage=score")
+    with pytest.raises(CSBError, match="holds a bridge of other pairs"):
+        jobs.stage_job(score)
+    assert not (run.folder / "score.pt").exists()
+    save(tmp_path, x, y)
+    assert torch.equal(load_run(run.folder).problem.pairs("test", 3).y, expected.y)
+
+
+def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
+    """As older versions wrote it, with a path relative to the working directory."""
+    save(tmp_path, *arrays())
+    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    result = train(run)
+    path = run.folder / "state.pt"
+    state = load(path)
+    del state["fingerprint"]["problem.digest"]
+    state["fingerprint"] |= {f"problem.{name}": f"{name}.npy" for name in "xy"}
+    store(path, state)
+    monkeypatch.chdir(tmp_path)
+    again = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true")
+    assert train(again) == result
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(CSBError, match=r"was trained with problem.x="):
+        train(again)
 
 
 def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):

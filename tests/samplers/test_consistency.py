@@ -103,5 +103,5 @@ class TestSampler:
         student = exact_student().student
         with torch.no_grad():
             student.network.bias.fill_(torch.inf)
-        with pytest.raises(CSBError, match="not finite at observation 0; distil the bridge again"):
+        with pytest.raises(CSBError, match=r"not finite, .*; distil the bridge again"):
             ConsistencySampler(student).sample(Y, 2)

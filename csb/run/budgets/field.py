@@ -64,7 +64,7 @@ class Field:
         return self.problem.new_transform()
 
     def _require_same(self, spec: dict[str, Any], path: Path) -> None:
-        own, other = (without_places(build_problem(s).spec()) for s in (self.problem.spec(), spec))
+        own, other = (without_places(build_problem(s).spec()) for s in (self.problem.record(), spec))
         if not same_problem(own, other):
             raise CSBError(f"{path} is of {other}, not of {own}; give problem={other['name']} with these values")
 

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,6 +14,7 @@ from csb.run import provenance
 from csb.run.config import settings
 from csb.run.evaluate import compare_run, evaluate
 from csb.run.load import load_run, run_folder
+from csb.run.lock import writing
 from csb.samplers.build import BaselineSettings
 
 
@@ -52,6 +54,11 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
 def main(config: DictConfig) -> None:
     """Evaluates one run."""
     read = _read(config)
+    with writing(Path(read.folder)):  # the bridge is read, and its results written, while no other process trains it
+        _write(read, config)
+
+
+def _write(read: _Config, config: DictConfig) -> None:
     run, others = load_run(read.folder), [load_run(folder) for folder in read.others]
     if read.tables:
         evaluate(run, read.sampler, read.metrics, read.seed)
