@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Container
+from numbers import Integral, Rational, Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -48,10 +49,15 @@ def in_one_line(error: BaseException, most: int = 200) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether value is an integer, of at most 64 bits, or a float; True and False are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or abs(value) <= LARGEST
+    """Whether value is an integer, of at most 64 bits, or a float, numpy's too; True and False are none."""
+    if isinstance(value, Integral):
+        return is_int(value) and abs(int(value)) <= LARGEST
+    return isinstance(value, Real) and not isinstance(value, Rational)
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether value is an integer, numpy's too; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_one_of(value: Any, choices: Container[str]) -> TypeGuard[str]:
@@ -59,11 +65,12 @@ def is_one_of(value: Any, choices: Container[str]) -> TypeGuard[str]:
     return isinstance(value, str) and value in choices
 
 
-def require_int(name: str, value: Any, low: int, high: int = LARGEST) -> None:
-    """CSBError unless value is an integer in low..high, by default one of 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+def require_int(name: str, value: Any, low: int, high: int = LARGEST) -> int:
+    """value as an int. CSBError unless it is an integer, numpy's too, in low..high, by default one of 64 bits."""
+    if not is_int(value) or not low <= value <= high:
         limit = f"of at least {low}" if high == LARGEST else f"in {low}..{high}"
         raise CSBError(f"{name}={value!r} is not possible; give an integer {limit}")
+    return int(value)
 
 
 def require_place(name: str, value: Any) -> Path:
@@ -76,6 +83,6 @@ def require_place(name: str, value: Any) -> Path:
 
 
 def require_flag(name: str, value: Any) -> None:
-    """CSBError unless value is True or False."""
-    if not isinstance(value, bool):
+    """CSBError unless value is True or False, or numpy's."""
+    if not isinstance(value, bool) and getattr(getattr(value, "dtype", None), "kind", None) != "b":
         raise CSBError(f"{name}={value!r} is neither true nor false; give one of them")

@@ -14,7 +14,6 @@ from csb.bridge.law import Law, moved
 from csb.bridge.parametrisation import Direction
 from csb.bridge.progress import Tick, network_calls, silent
 from csb.bridge.samples import (
-    Numbers,
     SampleInfo,
     Samples,
     check_observations,
@@ -26,6 +25,7 @@ from csb.bridge.samples import (
 from csb.bridge.steps import check_leaps, hops, stops_of
 from csb.dtypes import Float32Module
 from csb.errors import CSBError, require_flag, require_int
+from csb.numbers import Numbers
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise, joined, repeated
 
@@ -98,8 +98,9 @@ class Bridge(Float32Module):
         The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size.
 
         Args:
-            y: one observation (*y_shape) or several (B, *y_shape): a tensor, a numpy array or nested lists of numbers.
-                Integers are taken as they are, but for images, whose scale they leave open.
+            y: one observation (*y_shape) or several (B, *y_shape), numbers as :func:`csb.numbers.as_numbers` takes
+                them; where y has one coordinate, also a bare number or (B,). Integers are taken as they are, but for
+                images in [0, 1], whose scale they leave open.
             n: samples of each observation.
             generator: on the bridge's device; a list of B gives each observation its own numbers; None draws from
                 torch's global generator.
@@ -117,6 +118,7 @@ class Bridge(Float32Module):
                 finite; n, batch_size, refine or sample_steps out of range; leaps that the kernels do not allow.
         """
         stops = self.stops(n, batch_size, refine, sample_steps)
+        n, batch_size, refine = int(n), int(batch_size), int(refine)
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
@@ -177,7 +179,8 @@ class Bridge(Float32Module):
 
         Args:
             x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
-                (B, *x_shape) or several (B, m, *x_shape). Tensors, arrays or nested lists, as y in :meth:`sample`.
+                (B, *x_shape) or several (B, m, *x_shape). Numbers of any kind, as y in :meth:`sample`; the 1 of a
+                single coordinate may be left out.
             y: one observation (*y_shape) or several (B, *y_shape).
             n: paths for each point.
             generator, batch_size: see :meth:`sample`.
@@ -191,8 +194,7 @@ class Bridge(Float32Module):
             CSBError: x or y not made of numbers, of another shape or not finite; n or batch_size out of range.
             NotImplementedError: the samples have no density, as clamped pixels have none.
         """
-        for name, value in (("n", n), ("batch_size", batch_size)):
-            require_int(name, value, 1)
+        n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         require_flag("with_info", with_info)
         y, single = self._observations(y)
         x, shape = check_points(x, self.transform, len(y), single, self.device)
@@ -209,7 +211,8 @@ class Bridge(Float32Module):
 
     def _observations(self, y: Numbers) -> tuple[Tensor, bool]:
         """y as a batch, checked, and whether it was a single observation. Warns where it is far from the training."""
-        y, single = check_observations(y, self.transform.y_shape, self.device, self.transform.dtype_of("y"))
+        maps = self.transform
+        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units)
         warn_far(self.transform, y)
         return y, single
 

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from csb.bridge.kernel import Kernel
 from csb.bridge.law import Diagonal, Law
-from csb.bridge.samples import Numbers, as_floats
+from csb.bridge.samples import as_floats
 from csb.errors import CSBError
+from csb.numbers import Numbers, require_present
 from csb.problems.transform import Transform
 from csb.process import Grid, Noise, Reference, expand
 
@@ -69,7 +70,9 @@ def check_points(
     Raises CSBError where x is not made of numbers, does not go with the B observations, is empty or not finite.
     """
     shape = transform.x_shape
-    x = as_floats("x", x, shape, device, transform.dtype_of("x"))
+    x = as_floats("x", x, shape, device, transform.dtype_of("x"), transform.any_units)
+    if shape == (1,) and (tuple(x.shape[-1:]) != shape or (x.ndim == 1 and not single)):
+        x = x[..., None]  # points of one coordinate, as bare numbers
     lead = tuple(x.shape[: max(x.ndim - len(shape), 0)])
     begins = lead[:1] == (observations,) if not single else True
     if tuple(x.shape[len(lead) :]) != shape or not begins or len(lead) not in ((0, 1) if single else (1, 2)):
@@ -79,8 +82,7 @@ def check_points(
         raise CSBError(f"x has shape {tuple(x.shape)}; expected {expected}")
     if x.numel() == 0:
         raise CSBError("x holds no point; pass at least one")
-    if not bool(torch.isfinite(x).all()):
-        raise CSBError("x holds NaN or infinite values; pass finite points")
+    require_present("x", x.reshape(-1, *shape), "pass finite points")
     return x.reshape(observations, -1, *shape), lead
 
 

@@ -7,17 +7,17 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.memory import require_memory
+from csb.numbers import Numbers, as_numbers, require_present
 from csb.problems.transform import Transform
 
 
@@ -65,57 +65,59 @@ class Samples:
 
 logger = logging.getLogger(__name__)
 _COPIES = 4  # of the samples, in float32: states before and after a step, its noise, and as data
-Numbers = Tensor | np.ndarray | Sequence[Any]  # a tensor, an array, or a nested list of numbers
 
 
 def as_floats(
-    name: str, value: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+    name: str,
+    value: Numbers,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    any_units: bool = False,
 ) -> Tensor:
     """Numbers as a tensor of a dtype on the device; ``shape`` is that of one item.
 
-    Raises CSBError for what is not made of real numbers, and for integers where one item is an image (C, H, W): they
-    may count in 0..255 or in 0..1.
+    Raises CSBError as :func:`csb.numbers.as_numbers`, and for integers where one item is an image (C, H, W), unless
+    images of ``any_units`` are meant, as they were trained on: they may count in 0..255 or in 0..1.
     """
-    wanted = "pass a tensor, an array or a nested list of real numbers"
-    if not isinstance(value, Tensor):
-        if not isinstance(value, np.ndarray | Sequence) or isinstance(value, str | bytes):
-            raise CSBError(f"{name} is {type(value).__name__}; {wanted}")
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors on other devices
-            raise CSBError(f"{name} is a {type(value).__name__} that is no rectangular array; {wanted}") from error
-        if array.dtype.kind not in "fiu":
-            raise CSBError(f"{name} holds values of type {array.dtype}; {wanted}")
-        integers, found = array.dtype.kind in "iu", array.dtype
-        tensor = torch.from_numpy(array.astype(np.float64))  # a copy, in native byte order
-    else:
-        if value.layout != torch.strided or value.device.type == "meta":
-            raise CSBError(f"{name} is a {value.layout} tensor on {value.device}; pass a dense one that holds numbers")
-        if value.dtype == torch.bool or value.is_complex():
-            raise CSBError(f"{name} is {value.dtype}; {wanted}")
-        integers, found, tensor = not value.is_floating_point(), value.dtype, value
-    if integers and len(shape) == 3:
-        raise CSBError(f"{name} is {found}, and whether its pixels lie in 0..255 is not known; pass floats as trained")
+    tensor = as_numbers(name, value)
+    if len(shape) == 3 and not any_units and not tensor.is_floating_point():
+        raise CSBError(
+            f"{name} is {tensor.dtype}, and whether its pixels lie in 0..255 is not known; pass floats as trained"
+        )
     return tensor.to(device, dtype)
 
 
+def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
+    """y as a batch (B, *shape), and whether it was a single observation; None where it is neither.
+
+    Of observations (1,) a bare number is one and (B,) are B, but (1,) is one.
+    """
+    if shape == (1,) and y.ndim < 2 and tuple(y.shape) != shape:
+        return (y.view(1, 1), True) if y.ndim == 0 else (y[:, None], False)
+    if tuple(y.shape) == shape:
+        return y[None], True
+    return (y, False) if y.ndim > 0 and tuple(y.shape[1:]) == shape else None
+
+
 def check_observations(
-    y: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+    y: Numbers,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    any_units: bool = False,
 ) -> tuple[Tensor, bool]:
     """y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
 
     Raises CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
     """
-    y = as_floats("y", y, shape, device, dtype)
-    single = tuple(y.shape) == shape
-    if not single and (y.ndim == 0 or tuple(y.shape[1:]) != shape):
+    y = as_floats("y", y, shape, device, dtype, any_units)
+    if (found := batched(y, shape)) is None:
         raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
-    y = y[None] if single else y
-    if len(y) == 0:
+    if len(found[0]) == 0:
         raise CSBError("y holds no observation; pass at least one")
-    if not bool(torch.isfinite(y).all()):
-        raise CSBError("y holds NaN or infinite values; pass finite observations")
-    return y, single
+    require_present("y", found[0], "pass finite observations")
+    return found
 
 
 def warn_far(transform: Transform, y: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_number
 from csb.filtering.model import StateSpace
 from csb.filtering.whitening import spread
+from csb.numbers import as_numbers
 
 _FAR = 1e6  # standard deviations of the forecast, from which on an analysis is none
 
@@ -44,7 +45,7 @@ class Filter(ABC):
             CSBError: M < 2, shapes that do not fit the model, members or y that are not finite, before or after; an
                 analysis a million standard deviations of the forecast, or more, away from it.
         """
-        x, y = torch.as_tensor(x).double(), torch.as_tensor(y).double()
+        x, y = as_numbers("x", x).double(), as_numbers("y", y).double()
         check(model, x, y)
         found = self._analyse(model, x, y, generator)
         if not bool(torch.isfinite(found.x).all()):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from csb.errors import LARGEST, CSBError, is_one_of
+from csb.errors import LARGEST, CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
 from csb.problems.rows import InMemoryRows, PairRows, Pairs
 from csb.problems.specs import build, to_spec
@@ -231,9 +231,9 @@ def check_request(split: str, n: int | None) -> int | None:
     """n, checked with the name of the split."""
     if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+    if n is not None and (not is_int(n) or n < 1):
         raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
-    return n
+    return None if n is None else int(n)
 
 
 def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generator], Pairs]) -> Pairs:

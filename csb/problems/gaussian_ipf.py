@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
+from csb.errors import CSBError, is_int, is_one_of
 from csb.process import Grid, Reference, psd_solve
 
 
@@ -170,7 +170,7 @@ def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit:
 
 def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, AffineLaw]:
     """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments checked."""
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+    if not is_int(iterations) or iterations < 1:
         raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
     d = len(g) if g.ndim == 1 else 0
     if d == 0 or G.ndim != 2 or len(G) != d or C.shape != (d, d):

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, require_flag
 from csb.memory import require_memory
 from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
 from csb.problems.bounded import KINDS, make_bounded
+from csb.problems.kept import Kept
 from csb.problems.pairs_check import check_pairs
 from csb.problems.rows import PairRows
 from csb.problems.sources import Source, open_source
@@ -81,6 +82,8 @@ class FilePairs(Problem):
             others if the files had become longer or shorter.
         digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
             are others; see :func:`csb.problems.pairs_check.check_pairs`.
+        drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value; they are refused
+            elsewhere. Then all are read once to find those that are kept, and the number of pairs is theirs.
     """
 
     path: str | None = None
@@ -94,6 +97,7 @@ class FilePairs(Problem):
     y: str | None = None
     length: int | None = None
     digest: str | None = None
+    drop_nan: bool = False
 
     name = "pairs"
 
@@ -110,6 +114,7 @@ class FilePairs(Problem):
                     f"{field}={value!r} is not possible; give a share of the pairs in (0, 1) or a number of them"
                 )
         require_at_least("seed", self.seed, 0)
+        require_flag("drop_nan", self.drop_nan)
         self._check_bounds()
 
     def _check_bounds(self) -> None:
@@ -129,6 +134,8 @@ class FilePairs(Problem):
     @cached_property
     def _source(self) -> Source:
         source = open_source(self.path, self.x, self.y)
+        if self.drop_nan:
+            source = Kept(source)
         if self.length is not None and len(source) != self.length:
             raise CSBError(
                 f"{source.where} holds {len(source)} pairs and held {self.length} when the run was trained: other "
@@ -140,6 +147,10 @@ class FilePairs(Problem):
     def where(self) -> str:
         """What messages call the data."""
         return self.path or f"{self.x}, {self.y}"
+
+    def spec(self) -> dict[str, Any]:
+        """As in :class:`Problem`; without ``drop_nan`` where it is off, as before there was one."""
+        return {key: value for key, value in super().spec().items() if key != "drop_nan" or value}
 
     def record(self) -> dict[str, Any]:
         """The spec with the number of pairs and their digest, for which all are read once."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.pairs_file import NAMES
+from csb.numbers import named
+from csb.problems.pairs_file import MISSING, NAMES, REMEDY
 from csb.problems.sources import Source
 from csb.problems.support import Support
 
@@ -18,17 +19,20 @@ class _Tally:
         self.label, self.support = label, support
         self.bad = self.outside = 0
         self.first: int | None = None  # row with a bad value
+        self.columns: set[int] = set()  # of vectors, with one
         self.leaves = ""  # what the first x outside the bounds is
         self.low: Tensor | None = None
         self.high: Tensor | None = None
 
     def add(self, start: int, values: Tensor) -> None:
         """A block (n, …) that starts at this row."""
-        wrong = (~torch.isfinite(values)).flatten(1).sum(1)
+        bad = ~torch.isfinite(values)
+        wrong = bad.flatten(1).sum(1)
         if (count := int(wrong.sum())) and self.first is None:
             self.first = start + int(wrong.nonzero()[0])
         self.bad += count
         if values.ndim == 2:
+            self.columns.update(bad.any(0).nonzero()[:, 0].tolist())
             low, high = values.amin(0), values.amax(0)
             self.low = low if self.low is None else self.low.minimum(low)
             self.high = high if self.high is None else self.high.maximum(high)
@@ -51,8 +55,8 @@ class _Tally:
         """CSBError where values are not finite as float32, or a column of vectors is constant."""
         if self.bad:
             raise CSBError(
-                f"{self.label} holds {self.bad} values that are NaN, infinite or beyond the range of float32, the "
-                f"first in row {self.first}; mend or leave out these pairs"
+                f"{self.label} holds {self.bad} values that are {MISSING}, {named(sorted(self.columns))}the first in "
+                f"row {self.first}; {REMEDY}"
             )
         if self.low is not None and self.high is not None and len(same := (self.low == self.high).nonzero()):
             column = int(same[0])

@@ -28,16 +28,23 @@ _READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
     (2, 0): npy.read_array_header_2_0,
 }
 SOME = 1000  # rows that tell whether float32 will do
+_CHANNELS = (1, 3, 4)  # of images in common formats
 _NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
+MISSING = "NaN, infinite or beyond the range of float32"
+REMEDY = "mend or leave out these pairs, or give data.drop_nan=true"
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
 
 
 @dataclass(frozen=True)
 class Header:
-    """Shape and type of an array in a file."""
+    """Shape and type of an array in a file; (N,) is that of N vectors of one coordinate, (N, 1)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        if len(self.shape) == 1:
+            object.__setattr__(self, "shape", (*self.shape, 1))
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -116,6 +123,11 @@ def check_headers(headers: dict[str, Header], labels: dict[str, str], where: str
             raise CSBError(f"{label} has the type {header.dtype}; expected real numbers; convert it, e.g. to float32")
         if len(shape) not in (2, 4):
             raise CSBError(f"{label} has shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it")
+        if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[2] > shape[3]:
+            raise CSBError(
+                f"{label} has shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give "
+                f"numpy.moveaxis(…, -1, 1)"
+            )
         if 0 in shape[1:]:
             raise CSBError(f"{label} has shape {shape}, which holds no numbers; give at least one for each pair")
     x, y = headers["x"].shape, headers["y"].shape
@@ -146,7 +158,8 @@ def read_pairs(path: Path, names: tuple[str, str] = NAMES) -> tuple[Tensor, Tens
 def as_floats(array: np.ndarray[Any, Any], wide: bool = False) -> np.ndarray[Any, Any]:
     """As float32, or float64 where ``wide``; without a warning: the check of values tells what became infinite."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+        found = np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+    return found[:, None] if found.ndim == 1 else found
 
 
 def is_wide(array: np.ndarray[Any, Any]) -> bool:
@@ -156,7 +169,10 @@ def is_wide(array: np.ndarray[Any, Any]) -> bool:
     """
     if np.can_cast(array.dtype, np.float32):
         return False
-    values = np.asarray(array, dtype=np.float64)
+    values = as_floats(array, wide=True)
+    values = values[np.isfinite(values).all(tuple(range(1, values.ndim)))]  # the others are refused or left out
+    if not len(values):
+        return False
     values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
     return is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError, in_one_line
+from csb.numbers import as_numbers
 from csb.problems.pairs_file import (
+    MISSING,
     NAMES,
+    REMEDY,
     SOME,
     Header,
     as_floats,
@@ -49,7 +52,7 @@ class Source(ABC):
             and pairs that are no longer there.
     """
 
-    in_memory: ClassVar[bool] = False
+    in_memory: bool = False
 
     def __init__(self, where: str, labels: dict[str, str], headers: dict[str, Header]) -> None:
         check_headers(headers, labels, where)
@@ -79,10 +82,7 @@ class Source(ABC):
         for name, values in zip(names, found):
             if not bool(torch.isfinite(values).all()):
                 row = int(rows[~torch.isfinite(values).flatten(1).all(1)][0])
-                raise CSBError(
-                    f"{self.labels[name]} holds values in row {row} that are NaN, infinite or beyond the range of "
-                    f"float32; mend or leave out these pairs"
-                )
+                raise CSBError(f"{self.labels[name]} holds values in row {row} that are {MISSING}; {REMEDY}")
         return found
 
     def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -221,7 +221,7 @@ class Items(Source):
 
     def _item(self, index: int) -> tuple[Tensor, Tensor]:
         try:
-            return self._pair(self.dataset[index])
+            return self._pair(index, self.dataset[index])
         except CSBError:
             raise
         except Exception as error:  # whatever a user's code raises
@@ -229,10 +229,12 @@ class Items(Source):
                 f"item {index} of {self.where} cannot be had ({type(error).__name__}: {in_one_line(error)}); mend it"
             ) from error
 
-    def _pair(self, item: Any) -> tuple[Tensor, Tensor]:
+    def _pair(self, index: int, item: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        x, y = (torch.as_tensor(part) for part in item)
+        x, y = (
+            torch.atleast_1d(as_numbers(f"{n} of item {index} of {self.where}", part)) for n, part in zip(NAMES, item)
+        )
         return x, y
 
     def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
@@ -249,17 +251,12 @@ class Items(Source):
                         f"{name} of item {index} of {self.where} has shape {shape} and that of item 0 "
                         f"{self.headers[name].shape[1:]}; give all the same"
                     )
-                parts.append(_native(pair[name].detach().cpu()))
+                parts.append(pair[name].cpu())
         return [torch.stack(parts).numpy() for parts in found]
 
 
-def _native(value: Tensor) -> Tensor:
-    """Of a type that numpy has: it lacks bfloat16."""
-    return value.float() if value.dtype == torch.bfloat16 else value
-
-
 def _item_header(value: Tensor, count: int) -> Header:
-    return Header((count, *value.shape), np.dtype(str(_native(value).dtype).removeprefix("torch.")))
+    return Header((count, *value.shape), np.dtype(str(value.dtype).removeprefix("torch.")))
 
 
 def _tensor(array: Array, wide: bool) -> Tensor:

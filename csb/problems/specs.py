@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from csb.errors import CSBError, is_number
+import numpy as np
+
+from csb.errors import CSBError, is_int, is_number
 
 T = TypeVar("T")
 
@@ -17,7 +19,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return is_number(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return is_int(value)
     if get_origin(hint) is tuple:
         items, args = value, get_args(hint)
         if not isinstance(items, list | tuple) or (args[-1] is not Ellipsis and len(items) != len(args)):
@@ -28,6 +30,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

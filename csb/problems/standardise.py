@@ -28,6 +28,7 @@ class Scaled(Transform):
     where float32 is too coarse for them; states and conditions are float32.
     """
 
+    any_units = True
     x_mean: Tensor
     x_std: Tensor
     y_mean: Tensor

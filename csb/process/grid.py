@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, is_int, is_number, require_int
 from csb.process.schedule import Schedule
 
 MOST_STEPS = 10_000
@@ -36,7 +36,7 @@ class Grid:
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
         """ᾱ at τ_k = k/T. CSBError where T is not an integer in 1..MOST_STEPS, or two steps have the same ᾱ."""
-        if isinstance(T, bool) or not isinstance(T, int) or not 1 <= T <= MOST_STEPS:
+        if not is_int(T) or not 1 <= T <= MOST_STEPS:
             raise CSBError(f"T={T!r} is not a number of steps; T must be an integer in 1..{MOST_STEPS}")
         try:
             return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))

@@ -24,6 +24,7 @@ from csb.run.logs import Logs
 from csb.run.train import about, quiet_lightning, record
 from csb.samplers import flow_sampler, score_sampler
 from csb.training.conditional import train_conditional
+from csb.training.gradients import with_gradients
 from csb.training.pairs import encoded
 from csb.training.regression import state_file
 
@@ -35,6 +36,7 @@ def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
     return flatten({**spec.plain(), **shared})
 
 
+@with_gradients()
 def train_stage(run: RunConfig) -> None:
     """stage=score or stage=flow: trains the model into the run's folder, or continues.
 

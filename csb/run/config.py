@@ -39,6 +39,7 @@ from csb.samplers.build import BaselineSettings
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
+from csb.training.gradients import with_gradients
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import plan
 from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings
@@ -128,6 +129,8 @@ class RunConfig:
         told = flatten({k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()})
         told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
         told |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
+        if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
+            told.pop("problem.drop_nan", None)
         return {key: value for key, value in told.items() if key not in FREE}
 
 
@@ -170,6 +173,7 @@ def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
     return settings(ConditionalSettings, "amortized", group)
 
 
+@with_gradients()
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
     require_groups(config, ("problem", "ipf", "optimizer"))

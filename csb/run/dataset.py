@@ -13,6 +13,7 @@ from csb.run import cli
 from csb.run.config import RunConfig, read
 from csb.run.load import Run, load_run
 from csb.run.train import train
+from csb.training.gradients import with_gradients
 
 _OWN = ("experiment", "problem", "data.path", "out", "name")  # set by train_dataset
 
@@ -38,6 +39,7 @@ def require_free(overrides: Sequence[str], own: Sequence[str], function: str) ->
             raise CSBError(f"overrides hold {override}, which {function} sets itself; use its arguments")
 
 
+@with_gradients()
 def train_dataset(
     dataset: Dataset[Any], *, overrides: Sequence[str] = (), out: str | Path = "outputs", name: str = "pairs"
 ) -> Run:

@@ -16,6 +16,7 @@ from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning, require_same_pairs
 from csb.training.denoiser import DenoiserSettings, train_denoiser
+from csb.training.gradients import with_gradients
 from csb.training.pairs import EncodedPairs, InMemory, OnDisk
 from csb.training.regression import state_file
 from csb.training.settings import DeviceSettings, OptimizerSettings
@@ -48,6 +49,7 @@ def new_denoiser(
     return denoiser
 
 
+@with_gradients()
 def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: int, resume: bool, bar: bool) -> Denoiser:
     """Trains the denoiser of a problem into ``folder/denoiser.pt``, or continues; nothing where it is exact.
 

@@ -29,6 +29,7 @@ from csb.run.recipe import AUTO
 from csb.run.train import about, quiet_lightning, record, require_same_pairs
 from csb.samplers.consistency import ConsistencySampler
 from csb.training.distil import NAME, Distillation
+from csb.training.gradients import with_gradients
 from csb.training.pairs import encoded
 from csb.training.regression import state_file
 from csb.training.scoring import check_patches
@@ -65,6 +66,7 @@ def teacher(run: RunConfig) -> Run:
     return found
 
 
+@with_gradients()
 def train_stage(run: RunConfig) -> None:
     """stage=distil: fits the student and writes ``consistency.pt``, or continues.
 

@@ -9,32 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from csb.bridge.samples import as_floats, batched
 from csb.errors import CSBError
+from csb.numbers import require_present
 
 
-def read_observations(path: str | Path, shape: tuple[int, ...]) -> Tensor:
-    """The observations of a file, float32, (B, *shape); a single one, of ``shape``, gives B = 1.
+def read_observations(
+    path: str | Path, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, any_units: bool = False
+) -> Tensor:
+    """The observations of a file, (B, *shape); a single one, of ``shape``, gives B = 1.
 
     Args:
         path: a .npy file, or an .npz file with an array named y, or with one array of any name.
         shape: of one observation.
+        dtype: float64 where float32 is too coarse for them.
+        any_units: of images, see :class:`csb.problems.transform.Transform`.
 
     Raises:
         CSBError: no such file or array, anything but numbers (pickled objects are never loaded), another shape, no
-            observation at all, or values that are not finite as float32.
+            observation at all, values that are not finite in this dtype, or whole numbers for pixels in [0, 1].
     """
-    found = _array(Path(path))
-    if found.dtype.kind not in "fiub":
-        raise CSBError(f"y={path} holds values of type {found.dtype}; give real numbers")
-    if found.shape != shape and (found.ndim == 0 or found.shape[1:] != shape):
-        raise CSBError(f"y={path} has shape {found.shape}; give one observation {shape} or several {_batch(shape)}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
-        y = torch.from_numpy(found.astype(np.float32))
+    name, cpu = f"y={path}", torch.device("cpu")
+    y = as_floats(name, _array(Path(path)), shape, cpu, dtype, any_units)
+    if (found := batched(y, shape)) is None:
+        raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {_batch(shape)}")
     if y.numel() == 0:
-        raise CSBError(f"y={path} has shape {found.shape}, which is no observation; give at least one")
-    if bad := int((~torch.isfinite(y)).sum()):
-        raise CSBError(f"y={path} holds {bad} values that are NaN or infinite as float32; give finite observations")
-    return y[None] if found.shape == shape else y
+        raise CSBError(f"{name} has shape {tuple(y.shape)}, which is no observation; give at least one")
+    require_present(name, found[0], "give finite observations")
+    return found[0]
 
 
 def _batch(shape: tuple[int, ...]) -> str:

@@ -29,6 +29,7 @@ from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.callbacks import Observer
 from csb.training.distil import NAME
+from csb.training.gradients import with_gradients
 from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
@@ -146,6 +147,7 @@ def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
     return encoded(transform, rows), transform
 
 
+@with_gradients()
 def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
     """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
 

@@ -30,6 +30,7 @@ class BridgeSampler(Sampler):
     ) -> None:
         super().__init__(bridge.transform.x_shape, bridge.transform.y_shape, bridge.device)
         self.bridge, self.y_dtype = bridge, bridge.transform.dtype_of("y")
+        self.any_units = bridge.transform.any_units
         self.options = {
             "batch_size": batch_size, "mean_only": mean_only, "refine": refine, "sample_steps": sample_steps
         }  # fmt: skip

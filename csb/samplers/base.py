@@ -9,6 +9,7 @@ from torch import Tensor
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import check_observations, measured, require_room
 from csb.errors import CSBError, require_int
+from csb.numbers import Numbers
 from csb.process import Generators, Noise
 
 
@@ -34,11 +35,12 @@ class Sampler(ABC):
 
     name: ClassVar[str]
     y_dtype: torch.dtype = torch.float32  # of observations as data
+    any_units: bool = False  # of images: see csb.problems.Transform
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
         self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
 
-    def sample(self, y: Tensor, n: int = 1, generator: Generators = None) -> Samples:
+    def sample(self, y: Numbers, n: int = 1, generator: Generators = None) -> Samples:
         """n samples for each observation.
 
         Args:
@@ -52,8 +54,8 @@ class Sampler(ABC):
         Raises:
             CSBError: y of another shape or not finite, or an n that the method cannot give.
         """
-        require_int("n", n, 1)
-        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype)
+        n = require_int("n", n, 1)
+        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
         self._check(n)
         require_room(n, len(y), self.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)

@@ -38,7 +38,7 @@ class ConditionalSampler(Sampler):
         require_int("batch_size", batch_size, 1)
         autocast(model.precision, self.device)  # raises for an unknown one
         self.model, self.batch_size = model.eval().requires_grad_(False), batch_size
-        self.y_dtype = model.transform.dtype_of("y")
+        self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
 
     @property
     @abstractmethod

@@ -39,7 +39,7 @@ class ConsistencySampler(Sampler):
     def __init__(self, student: Student, calls: int = 1, batch_size: int = 1024) -> None:
         super().__init__(student.transform.x_shape, student.transform.y_shape, student.device)
         require_int("batch_size", batch_size, 1)
-        self.y_dtype = student.transform.dtype_of("y")
+        self.y_dtype, self.any_units = student.transform.dtype_of("y"), student.transform.any_units
         self.levels, self.student, self.batch_size = student.levels(calls), student.eval(), batch_size
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:

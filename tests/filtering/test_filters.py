@@ -1,5 +1,6 @@
 """EnKF and bootstrap filter against Kalman; what every filter does with seeds and bad input."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +112,7 @@ class TestEvery:
             (x, y[:2], r"y \(2,\) do not fit"),
             (x.index_fill(0, torch.tensor([3]), float("nan")), y, "the filter diverged"),
             (x, y / 0, "is not finite"),
+            (x, np.ma.array(y.numpy(), mask=[0, 1, 0]), "is not finite"),
         ):
             with pytest.raises(CSBError, match=message) as error:
                 method(model, members, seen, seeded(0))

@@ -185,8 +185,7 @@ BAD = {
     "constant": (entry("x", (slice(None), 1), 4.5), "column 1 of x of"),
     "lengths": (lambda a: a.update(y=a["y"][:-1]), "holds 300 x and 299 y; give one y for each x"),
     "few": (lambda a: a.update(x=a["x"][:99], y=a["y"][:99]), "holds 99 pairs; at least 100 are needed"),
-    "complex": (lambda a: a.update(x=a["x"] + 1j), "has the type complex128; expected real numbers"),
-    "scalars": (lambda a: a.update(y=a["y"][:, 0]), "has shape (300,); expected vectors (N, d) or images"),
+    "complex": (lambda a: a.update(x=a["x"] + 1j), "type complex128"),
     "empty": (lambda a: a.update(x=a["x"][:, :0]), "has shape (300, 0), which holds no numbers"),
 }
 
@@ -306,8 +305,7 @@ class TestDatasets:
         x = numbers(N, 2).tolist()
         assert "an item of the dataset 'bad' is a list; expected a pair (x, y)" in self.refused([[1, 2, 3]] * N)
         assert "item 0 of the dataset 'bad' cannot be had (IndexError" in self.refused([])
-        assert "cannot be had (" in self.refused(Items(["a"] * N, x))
-        assert "y of the dataset 'bad' has shape (300,); expected" in self.refused(Items(x, [1] * N))
+        assert "x of item 0 of the dataset 'bad' is str; pass" in self.refused(Items(["a"] * N, x))
         ragged = [*x[:-1], [1.0]]
         assert "y of item 299 of the dataset 'bad' has shape (1,) and that of item 0 (2,)" in self.refused(
             Items(x, ragged)

@@ -207,8 +207,11 @@ class TestObservations:
             ({"y": np.zeros(3)}, "has shape (3,)"),
             ({"y": np.array(1.0)}, "has shape ()"),
             ({"y": np.zeros((0, 2))}, "no observation; give at least one"),
-            ({"y": np.array([[np.nan, 1], [np.inf, 0]])}, "holds 2 values that are NaN or infinite"),
-            ({"y": np.array([1e300, 0])}, "holds 1 values that are NaN or infinite as float32"),
+            (
+                {"y": np.array([[np.nan, 1], [np.inf, 0]])},
+                "holds NaN or infinite values, 2 as float32, in column 0, the first in row 0",
+            ),
+            ({"y": np.array([1e300, 0])}, "holds NaN or infinite values, 1 as float32, in column 0"),
             ({"y": np.array([1j, 0])}, "holds values of type complex128"),
             ({"y": np.array(["a", "b"])}, "holds values of type <U1"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
@@ -219,6 +222,20 @@ class TestObservations:
             self.read(tmp_path, **arrays)
         assert message in str(error.value)
         assert "\n" not in str(error.value)
+
+    def test_numbers_of_one_coordinate(self, tmp_path):
+        assert self.read(tmp_path, (1,), y=np.arange(3.0)).tolist() == [[0], [1], [2]]
+        assert self.read(tmp_path, (1,), y=np.array(2, ">u2")).tolist() == [[2]]
+
+    def test_float64_where_float32_is_too_coarse(self, tmp_path):
+        np.save(tmp_path / "y.npy", y := np.array([[1.7e9 + 0.25], [1.7e9 + 1]]))
+        assert read_observations(tmp_path / "y.npy", (1,), torch.float64).tolist() == y.tolist()
+
+    def test_whole_numbers_in_images(self, tmp_path):
+        np.save(tmp_path / "y.npy", np.full((1, 2, 2), 128, np.uint8))
+        with pytest.raises(CSBError, match=r"y=.* is torch.uint8, and whether its pixels lie in 0\.\.255 is not known"):
+            read_observations(tmp_path / "y.npy", (1, 2, 2))
+        assert read_observations(tmp_path / "y.npy", (1, 2, 2), any_units=True).unique().tolist() == [128]
 
     @pytest.mark.parametrize("content", [b"", b"1,2\n3,4\n", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00v\x00{'descr'"])
     def test_what_is_no_file_of_numpys(self, tmp_path, content):

@@ -128,6 +128,33 @@ def test_torchs_default_dtype_plays_no_part(whole, folder, tmp_path, dtype):
     assert rows_of(whole) == rows_of(run.folder)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_inside_inference_mode(whole, folder, tmp_path, mode):
+    with mode():
+        run = run_config(folder, "npz", tmp_path)
+        train(run)
+        items = TensorDataset(*map(torch.from_numpy, arrays()))
+        second = train_dataset(items, overrides=SMALL, out=tmp_path, name="items")
+    assert_same(weights(whole), weights(run.folder))
+    assert_same(weights(whole), second.bridge.state_dict())
+
+
+def test_pairs_that_are_left_out(folder, tmp_path):
+    """A training goes on, and is evaluated, on the pairs that are kept; a state of before the option is resumed."""
+    x, y = arrays()
+    x[[5, 300]] = np.nan
+    save(tmp_path, x, y)
+    run = run_config(tmp_path, "npy", tmp_path, "data.drop_nan=true")
+    train(run)
+    problem = load_run(run.folder).problem
+    assert problem.sizes == {"train": N - 2 - 2 * 60, "val": 60, "test": 60}
+    assert torch.equal(problem.pairs("test").x, run.problem.pairs("test").x)
+    assert train(run_config(tmp_path, "npy", tmp_path, "data.drop_nan=true", "resume=true"))
+    with pytest.raises(CSBError, match="drop_nan"):
+        train(run_config(folder, "npy", tmp_path, "resume=true"))
+    assert "problem.drop_nan" not in run_config(folder, "npy", tmp_path).fingerprint()
+
+
 def test_a_dataset(whole, tmp_path):
     run = train_dataset(TensorDataset(*map(torch.from_numpy, arrays())), overrides=SMALL, out=tmp_path, name="items")
     assert_same(weights(whole), run.bridge.state_dict())
@@ -174,14 +201,14 @@ def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
-    """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy, and another default dtype."""
+    """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy in inference mode, another dtype."""
     few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
            "distil.calls=[1]"]  # fmt: skip
     found = []
     for kind, dtype in (("npz", torch.float32), ("npy", torch.float32), ("npz", torch.float64)):
         out = tmp_path / f"{kind} {dtype}"
         given = [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'"]
-        with default_dtype(dtype):
+        with default_dtype(dtype), torch.inference_mode(kind == "npy"):
             amortized(read_stage(given, "stage=flow"))
             flow = load_baseline(out / "pairs", "flow").model
             run = read_stage(given, "stage=denoiser")

@@ -149,6 +149,16 @@ class TestSamples:
         with pytest.raises(CSBError, match="x has shape"):
             Posterior(exact.bridge).sample((5,), x=torch.zeros(shape))
 
+    def test_masked_values_are_missing(self, exact):
+        posterior, x = Posterior(exact.bridge), np.ma.array([0.0, 1.0], mask=[0, 1])
+        for call in (
+            lambda: posterior.sample((2,), x=x),
+            lambda: posterior.sample_batched((2,), np.ma.stack([x, x])),
+            lambda: posterior.log_prob(torch.zeros(2), x=x),
+        ):
+            with pytest.raises(CSBError, match=r"x holds NaN or infinite values, \d as float32, in column 1"):
+                call()
+
     def test_several_observations_need_the_batched_method(self, exact):
         with pytest.raises(CSBError, match="x holds 2 observations; use the batched method"):
             Posterior(exact.bridge).sample((5,), x=torch.zeros(2, 2))

@@ -181,9 +181,9 @@ def test_observations_are_left_alone(sampler):
         (torch.tensor([0.0, float("nan")]), {}, "y holds NaN or infinite values"),
         (torch.tensor([0.0, float("inf")]), {}, "y holds NaN or infinite values"),
         (
-            torch.zeros(2, dtype=torch.bool),
+            torch.zeros(2, dtype=torch.cfloat),
             {},
-            "y is torch.bool; pass a tensor, an array or a nested list of real numbers",
+            "y is torch.complex64; pass a tensor, an array or a nested list of real",
         ),
         ("01", {}, "y is str; pass a tensor, an array or a nested list of real numbers"),
         (torch.zeros(2), {"n": 0}, "n=0 is not possible; give an integer of at least 1"),

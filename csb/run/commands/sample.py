@@ -47,6 +47,11 @@ def _problem(bridge: Bridge, source: str) -> Problem:
         raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
 
 
+def _observations(bridge: Bridge, path: str) -> Tensor:
+    maps = bridge.transform
+    return read_observations(path, maps.y_shape, maps.dtype_of("y"), maps.any_units)
+
+
 def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, Sampler]:
     """A run's bridge and its student. CSBError where there is none, or options are chosen that only bridges have."""
     require_int("calls", calls, 1)
@@ -81,8 +86,7 @@ def _read(config: DictConfig) -> _Job:
         draws: Sampler = BridgeSampler(bridge, **vars(sampler))
     else:
         bridge, draws = _student(source, plain["calls"], sampler)
-    shape = bridge.transform.y_shape
-    given = _problem(bridge, source) if plain["y"] is None else read_observations(str(plain["y"]), shape)
+    given = _problem(bridge, source) if plain["y"] is None else _observations(bridge, str(plain["y"]))
     return _Job(draws, given, plain["observations"], plain["n"], plain["seed"], out)
 
 

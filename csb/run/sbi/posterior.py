@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
+from csb.numbers import Numbers, as_numbers, require_present
 from csb.run.sbi.volume import require_volume
 
 _CORRECTION = 10_000  # samples that the share of a posterior inside the prior's support is estimated from, as sbi's own
@@ -148,7 +149,7 @@ class Posterior(NeuralPosterior):
             CSBError: an x of another shape or not finite; fewer than one in 1,000 of 10,000 samples or more lie inside
                 the prior's support, or the time is over.
         """
-        return self._draw(sample_shape, self._observations(torch.as_tensor(x)), show_progress_bars, **options)
+        return self._draw(sample_shape, self._observations(x), show_progress_bars, **options)
 
     def _draw(
         self,
@@ -212,15 +213,15 @@ class Posterior(NeuralPosterior):
             CSBError: as of :meth:`sample`; a theta of another length.
         """
         y = self._observation(x)
-        theta = torch.atleast_2d(torch.as_tensor(theta, dtype=torch.float32))
+        theta = torch.atleast_2d(as_numbers("theta", theta).float())
         return self._log_prob(theta[:, None], y, norm_posterior, track_gradients, n)[:, 0]
 
     def log_prob_batched(
         self, theta: Tensor, x: Tensor, norm_posterior: bool = True, track_gradients: bool = False, n: int = 64
     ) -> Tensor:
         """log p(theta | x) for theta (*sample_shape, B, d) at x (B, …): (*sample_shape, B); see :meth:`log_prob`."""
-        y = self._observations(torch.as_tensor(x))
-        values = torch.as_tensor(theta, dtype=torch.float32)
+        y = self._observations(x)
+        values = as_numbers("theta", theta).float()
         if values.ndim < 2 or values.shape[-2] != len(y):
             raise CSBError(f"theta has shape {tuple(values.shape)} and there are {len(y)} x; give (…, {len(y)}, d)")
         flat = values.reshape(-1, *values.shape[-2:])
@@ -254,21 +255,22 @@ class Posterior(NeuralPosterior):
         """NotImplementedError: sbi climbs the density by its gradient; a bridge's is a noisy estimate without one."""
         raise NotImplementedError("a bridge has no gradient of its density to climb; take the mean of samples, or KDE")
 
-    def _observations(self, x: Tensor) -> Tensor:
+    def _observations(self, x: Numbers) -> Tensor:
         """x as a batch (B, *y_shape) on the bridge's device. CSBError for another shape or values not finite."""
         shape = self.bridge.transform.y_shape
-        size, x = math.prod(shape), x.to(self.device, torch.float32)
+        size, x = math.prod(shape), as_numbers("x", x).to(self.device, self.bridge.transform.dtype_of("y"))
         if tuple(x.shape) in (shape, (size,)):
             x = x[None]
         if x.ndim < 2 or len(x) == 0 or math.prod(x.shape[1:]) != size:
             raise CSBError(f"x has shape {tuple(x.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
-        if not bool(torch.isfinite(x).all()):
-            raise CSBError("x holds NaN or infinite values; pass finite observations")
-        return x.reshape(-1, *shape)
+        x = x.reshape(-1, *shape)
+        require_present("x", x, "pass finite observations")
+        return x
 
     def _observation(self, x: Tensor | None) -> Tensor:
         """One x, or the default x, as (1, *y_shape); CSBError for several."""
-        given, shape = self._x_else_default_x(x), self.bridge.transform.y_shape
+        shape = self.bridge.transform.y_shape
+        given = self._x_else_default_x(None) if x is None else as_numbers("x", x)
         if given.numel() == math.prod(shape):  # of any shape, with or without a batch dimension
             return self._observations(given.reshape(1, *shape))
         y = self._observations(given)

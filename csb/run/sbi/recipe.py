@@ -24,6 +24,7 @@ from csb.run.sbi.bounds import Side, prior_bounds
 from csb.run.sbi.posterior import Posterior
 from csb.run.sbi.volume import draws_needed, require_volume
 from csb.run.train import check_folder, check_writable, train
+from csb.training.gradients import with_gradients
 
 Bounds = tuple[Side, Side] | None
 Prior = Distribution | Sequence[Distribution]
@@ -104,6 +105,7 @@ def _finite(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return theta[valid], x[valid]
 
 
+@with_gradients()
 def train_posterior(
     prior: Prior,
     simulator: Callable[..., Any],
