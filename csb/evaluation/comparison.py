@@ -157,9 +157,12 @@ def image_result(
     )
 
 
-def point_result(drawn: Drawn, test: Pairs, seed: int) -> MethodResult:
-    """The result with the scores of vectors that need no exact posterior: proper scores and calibration."""
-    scores = EnsembleScores()
+def point_result(drawn: Drawn, test: Pairs, seed: int, scale: Tensor) -> MethodResult:
+    """The result with the scores of vectors that need no exact posterior: proper scores and calibration.
+
+    ``scale``: the spread of x in training, in whose units the scores are; see :class:`EnsembleScores`.
+    """
+    scores = EnsembleScores(scale=scale)
     scores.update(drawn.x, test.x, drawn.log_weights)
     found = scores.compute()
     metrics: dict[str, Any] = {key: found[key] for key in ("crps", "energy_score", "ratio_fair")}

@@ -104,9 +104,15 @@ def std_error_sums(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     return torch.stack([v.mean() for v in (s, e, s * s, e * e, s * e)])
 
 
-def each(term: Term, x: Tensor, y: Tensor, keep: Tensor, w: Tensor) -> Tensor:
-    """term(x, y, w) of each observation, on its kept coordinates (B, P): (B, *terms), on the CPU."""
-    return torch.stack([term(s[:, k].double(), t[k].double(), v) for s, t, k, v in zip(x, y, keep, w)]).cpu()
+def each(term: Term, x: Tensor, y: Tensor, keep: Tensor, w: Tensor, unit: Tensor | None = None) -> Tensor:
+    """term(x, y, w) of each observation, on its kept coordinates (B, P): (B, *terms), on the CPU.
+
+    ``unit``, (P,), float64: of the coordinates, which the terms are in; None: as they are.
+    """
+    one = torch.ones(x.shape[2], dtype=torch.float64, device=x.device) if unit is None else unit
+    return torch.stack(
+        [term(s[:, k].double() / one[k], t[k].double() / one[k], v) for s, t, k, v in zip(x, y, keep, w)]
+    ).cpu()
 
 
 def correlation(s: float, e: float, ss: float, ee: float, se: float) -> float:

@@ -24,14 +24,15 @@ def held_out_scores(
 ) -> dict[str, float]:
     """Of ``metrics.samples`` samples for each of at most ``metrics.observations`` test pairs (at least 2).
 
-    crps, energy_score, spread, skill, ratio and ratio_fair as in :class:`csb.evaluation.metrics.EnsembleScores`, in the
-    units of the data; coverage_deviation and tarp_deviation, mean |coverage − level| of central intervals and of joint
-    regions (:mod:`csb.evaluation.calibration`), and deviation_floor, what is expected of an exact posterior with as
-    many observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
+    crps, energy_score, spread, skill, ratio and ratio_fair as in :class:`csb.evaluation.metrics.EnsembleScores`, in
+    units of the spread of x in training; coverage_deviation and tarp_deviation, mean |coverage − level| of central
+    intervals and of joint regions (:mod:`csb.evaluation.calibration`), and deviation_floor, what is expected of an
+    exact posterior with as many observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at
+    most 16 coordinates.
     All samples are held in memory.
     """
     test = held_out(problem, metrics.observations)
-    scores, generator = EnsembleScores(), seeded(seed, _DRAW, device=bridge.device)
+    scores, generator = EnsembleScores(scale=bridge.transform.x_scale()), seeded(seed, _DRAW, device=bridge.device)
     parts, size = [], pairs_at_once(metrics.samples)
     for pairs, drawn, _ in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         parts.append(drawn)

@@ -10,7 +10,7 @@ coordinates stay.
 import math
 
 from csb.bridge import Bridge
-from csb.evaluation.metrics import spread_skill
+from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.scores import hole_mask
 from csb.problems import Pairs
 from csb.process import seeded
@@ -42,7 +42,9 @@ def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     def log_ratio(factor: float) -> float:
         kernel.inflation.fill_(factor)
         samples = bridge.sample(y, SAMPLES, generator=seeded(seed, _INFLATION, device=bridge.device)).x.cpu()
-        return math.log(spread_skill(samples, x, hole_mask(bridge, y)).ratio_fair)
+        scores = EnsembleScores(scale=bridge.transform.x_scale())
+        scores.update(samples, x, mask=hole_mask(bridge, y))
+        return math.log(scores.compute()["ratio_fair"])
 
     before, doubled = log_ratio(1.0), log_ratio(2.0)
     slope = (doubled - before) / math.log(2)

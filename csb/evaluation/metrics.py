@@ -37,11 +37,14 @@ class EnsembleScores:
         mask: boolean of ``shape``, or None for every coordinate; :meth:`update` may give another for its observations.
             The PSNRs are over all pixels whatever the mask.
         data_range: as in :func:`psnr`.
+        scale: the unit of x, broadcastable to ``shape``, by which samples and truth are divided, so that coordinates in
+            other units count alike: that of :meth:`csb.problems.Transform.x_scale`. 1 leaves them in their own.
     """
 
-    def __init__(self, mask: Tensor | None = None, data_range: float = 1.0) -> None:
+    def __init__(self, mask: Tensor | None = None, data_range: float = 1.0, scale: Tensor | float = 1.0) -> None:
         decibel(torch.ones((), dtype=torch.float32), data_range)
         self._mask, self._data_range = mask, data_range
+        self._scale = torch.as_tensor(scale, dtype=torch.float64)
         self._rows: list[Tensor] = []
         self._n: int | None = None
 
@@ -55,13 +58,15 @@ class EnsembleScores:
 
         Raises CSBError as :func:`spread_skill`.
         """
-        x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
+        scale, mask = self._scale.to(samples.device), self._mask if mask is None else mask
+        x, y, keep = ensembles(samples, truth, mask)
+        unit = scale.expand(truth.shape[1:]).flatten()
         w = ensemble_weights(log_weights, samples)
         if self._n not in (None, x.shape[1]):
             raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")
         inside = (spread_skill_terms, crps_term, energy_term, std_error_sums)
-        scores = each(lambda *one: torch.cat([term(*one) for term in inside]), x, y, keep, w)
-        everywhere = each(spread_skill_terms, x, y, torch.ones_like(keep), w)
+        scores = each(lambda *one: torch.cat([term(*one) for term in inside]), x, y, keep, w, unit)
+        everywhere = each(spread_skill_terms, x, y, torch.ones_like(keep), w, unit)
         n_eff = torch.tensor([[1 / concentration(v)] for v in w], dtype=torch.float64)
         self._rows.append(torch.cat([scores, everywhere, n_eff], dim=1))
         self._n = x.shape[1]

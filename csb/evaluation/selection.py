@@ -7,6 +7,7 @@ from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.scores import hole_mask
 from csb.problems import Pairs
 from csb.process import seeded
+from csb.training.history import EACH, SCALED, SCORE
 
 OBSERVATIONS, SAMPLES = 1000, 32
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
@@ -15,6 +16,8 @@ _SELECTION = 42  # key of the random stream
 
 def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
     """The mean energy score of samples at validation observations, that of each one, and their fair spread/skill.
+
+    In units of the spread of x in training, so that no coordinate counts for more by its unit.
 
     The energy score is strictly proper (Gneiting & Raftery 2007): the posterior has the lowest. Each iteration is
     scored on the same pairs with the same random numbers, so that differences are far smaller than the scores' noise.
@@ -28,8 +31,7 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
     count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
     x, y = val.x[:count], val.y[:count]
     samples = bridge.sample(y, n, generator=seeded(seed, _SELECTION, device=bridge.device)).x.cpu()
-    scores = EnsembleScores()
+    scores = EnsembleScores(scale=bridge.transform.x_scale())
     scores.update(samples, x, mask=hole_mask(bridge, y))
     found = scores.compute()
-    each = [round(score, 6) for score in scores.energy_scores()]
-    return {"val_energy_score": found["energy_score"], "val_energy_each": each, "val_ratio": found["ratio_fair"]}
+    return {SCORE: found["energy_score"], EACH: scores.energy_scores(), SCALED: 1, "val_ratio": found["ratio_fair"]}

@@ -26,7 +26,7 @@ class Score(NamedTuple):
 MAIN_SCORES = (
     Score("sliced_w", "sliced Wasserstein distance to the exact posterior", False),
     Score("psnr_mean_per_image", "PSNR of the posterior mean, dB", True),
-    Score("energy_score", "energy score", False),
+    Score("energy_score", "energy score, in units of the prior's standard deviation", False),
 )
 SECONDS, CALLS = "seconds", "calls"
 

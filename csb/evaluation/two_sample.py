@@ -15,6 +15,7 @@ from csb.evaluation.inputs import cloud_weights, concentration, finite, require_
 from csb.problems.mixture_math import Mixture
 
 _FOLDS = 5
+_FAR, _TINY = 1000.0, 1e-30  # standard deviations from 0, and a standard deviation, that float32 holds well
 _PIVOTS = 1000  # points of each cloud that the median distance is taken of
 _BLOCK = 4_000_000  # distances held at once
 
@@ -118,7 +119,7 @@ def c2st(
         raise CSBError(f"a and b have {len(a)} and {len(b)} points; expected as many, at least {_FOLDS}; subsample")
     a = _equally_weighted("log_weights_a", a, log_weights_a, generator)
     b = _equally_weighted("log_weights_b", b, log_weights_b, generator)
-    a, b = a.float().cpu(), b.float().cpu()  # float32 from here on, to give sbibm's figures to the last digit
+    a, b = _within_float32(a, b)  # from here on, to give sbibm's figures to the last digit
     centre, scale = a.mean(0), a.std(0)
     scale = torch.where(scale > 0, scale, 1.0)
     data = torch.cat([(x - centre) / scale for x in (a, b)]).numpy()
@@ -127,6 +128,20 @@ def c2st(
     folds = KFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
     label = np.repeat([0.0, 1.0], len(a))
     return float(cross_val_score(network, data, label, cv=folds, scoring="accuracy").mean())
+
+
+def _within_float32(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds as float32, on the CPU; z-scores of ``a`` where float32 is too coarse or too narrow for them.
+
+    Both are float64 and lose their offset and unit before; coordinates that float32 holds well stay as they are.
+    """
+    centre, scale = a.mean(0), a.std(0)
+    constant = a.amax(0) == a.amin(0)
+    centre, scale = torch.where(constant, a[0], centre), torch.where(constant, 1.0, scale)
+    held = (centre.abs() < _FAR * scale) & (scale > _TINY) & (scale < 1 / _TINY)
+    held |= constant & (centre == 0)
+    centre, scale = torch.where(held, 0.0, centre), torch.where(held, 1.0, scale)
+    return ((a - centre) / scale).float().cpu(), ((b - centre) / scale).float().cpu()
 
 
 def _equally_weighted(name: str, x: Tensor, log_weights: Tensor | None, generator: Generator | None) -> Tensor:

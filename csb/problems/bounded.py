@@ -184,6 +184,12 @@ class Probit(Boxed):
     def _free_within(self, x: Tensor) -> Tensor:
         return torch.where(self._box()[2], self._quantile(x), x)
 
+    def x_scale(self) -> Tensor:
+        """Between bounds half the width, in x, of what lies within one unit of the state's centre."""
+        scale, one = self.scale("x"), torch.ones_like(self.x_mean, dtype=torch.float64)
+        low, high = (self._back(scale.decode(side * one)) for side in (-1, 1))
+        return torch.where(self._box()[2], (high - low) / 2, super().x_scale())
+
     def _quantile(self, x: Tensor) -> Tensor:
         """Φ⁻¹ of the place between the bounds, float64; of no use where there are none."""
         low, width, _ = self._box()

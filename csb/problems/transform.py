@@ -91,6 +91,13 @@ class Transform(Float32Module, ABC):
         """The dtype of "x" or "y" as data: float64 where float32 is too coarse for its distance from 0."""
         return torch.float32
 
+    def x_scale(self) -> Tensor:
+        """The spread of x in training, in units of x, float64, broadcastable to x_shape: the unit that scores are in.
+
+        1 where the range of x is fixed, as that of pixels.
+        """
+        return torch.ones((), dtype=torch.float64)
+
     def y_range(self) -> tuple[Tensor, Tensor] | None:
         """Between which encoded observations lay in training, broadcastable to c_shape; None where it is not known."""
         return None

@@ -183,7 +183,7 @@ def _score(
         return class_result(drawn, test, classifier, reference_of(problem))
     if problem.is_digit:
         return image_result(drawn, test, classifier, hole_mask(run.bridge, test.y), seed)
-    result = point_result(drawn, test, seed)
+    result = point_result(drawn, test, seed, run.bridge.transform.x_scale())
     if not problem.has_exact_posterior:
         return result
     y = test.y[: metrics.exact_observations]

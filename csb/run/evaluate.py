@@ -18,6 +18,7 @@ from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import draw_samples
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.evaluation.verdict import warn_of_failure
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.process import seeded
@@ -29,6 +30,7 @@ from csb.run.lock import writing
 from csb.run.twist import can_be_guided
 from csb.samplers import BridgeSampler
 from csb.samplers.build import BaselineSettings
+from csb.training.history import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)
 _KEY = 51  # of the picture's random stream
@@ -39,6 +41,7 @@ RECURSIONS = {  # objective and covariance whose recursion is known in closed fo
     ("mean_matching", "fixed"): "mean_matching",
     ("bridge_matching", "full"): "bridge_matching",
 }
+UNITS = "CRPS to skill in units of the prior's standard deviation"
 IMAGE_FIGURES = (
     "psnr_mean_per_image", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
     "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
@@ -77,7 +80,17 @@ def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
     text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
     write_text(run.folder / "evaluation.md", text)
     _picture(run, metrics, seed)
+    figures = {**_chosen(run, next(iter(tables.values()))), **end_figures(run.history)}
+    warn_of_failure(run.folder, figures, problem, sampler, metrics)
     return tables
+
+
+def _chosen(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of the iteration that the run's bridge is of, from a table with a row, or a column, for each."""
+    number = chosen_iteration(run.history) if run.history else len(iterations(run))
+    if "figure" in rows[0]:
+        return {row["figure"]: row.get(f"iteration {number}") for row in rows}
+    return next((row for row in rows if row["iteration"] == number), {})
 
 
 def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = True) -> Denoiser | None:
@@ -176,7 +189,7 @@ def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
         {"iteration": i, **held_out_scores(run.problem, bridge, sampler, metrics, seed)}
         for i, bridge in iterations(run)
     ]
-    return {f"on {count} held-out pairs × {metrics.samples} samples": rows}
+    return {f"on {count} held-out pairs × {metrics.samples} samples, {UNITS}": rows}
 
 
 def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:

@@ -86,7 +86,8 @@ class Chosen:
 def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: Any) -> Chosen:
     """The value of a method's swept argument with the best energy score on validation observations.
 
-    Where a noise-free observation leaves some pixels open, as ``transform`` tells, these are scored. ``options``
+    Where a noise-free observation leaves some pixels open, as ``transform`` tells, these are scored; the units are the
+    spread of x in training. ``options``
     are further arguments of the method. CSBError where every value diverges.
     """
     settings, label, swept = guide.settings, GUIDED[name].label, GUIDED[name].swept
@@ -102,7 +103,7 @@ def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: A
         except CSBError as error:  # too large a step diverges, too long a jump does not fit
             rows.append({symbol: value, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
             continue
-        scores = EnsembleScores()
+        scores = EnsembleScores(scale=transform.x_scale())
         scores.update(drawn.x, val.x, drawn.log_weights, mask=transform.unknown(val.y))
         found = scores.compute()
         row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}

@@ -18,6 +18,7 @@ from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
 from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
+from csb.evaluation.verdict import warn_of_failure
 from csb.networks.conditional import CONDITIONAL
 from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
@@ -30,6 +31,7 @@ from csb.run.observer import RunObserver
 from csb.training.callbacks import Observer
 from csb.training.distil import NAME
 from csb.training.gradients import with_gradients
+from csb.training.history import end_figures
 from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
@@ -201,6 +203,8 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
         result = _result(run, progress.history, {**scores, **cost})
         logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))
         write_json(run.folder / "result.json", result)
+        figures = {**scores, **end_figures(progress.history)}
+        warn_of_failure(run.folder, figures, run.problem, run.sampler, run.metrics)
         status = "success"
     finally:
         logs.close(status)

@@ -8,6 +8,7 @@ import torch
 from csb.training.state import Progress
 
 SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
 
 
 def best_iteration(rows: list[dict[str, Any]]) -> int:
@@ -18,17 +19,31 @@ def best_iteration(rows: list[dict[str, Any]]) -> int:
 
     Args:
         rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
+            Those in other units than the last row's, of a training that an older version began, take no part.
     """
+    rows = [row for row in rows if row.get(SCALED) == rows[-1].get(SCALED)]
     best = min(rows, key=lambda row: row[SCORE])
     for row in rows:
         each, lowest = row.get(EACH), best.get(EACH)
         error = 0.0
         if each and lowest and len(each) == len(lowest) > 1:
-            own, other = torch.tensor([each, lowest], dtype=torch.float32)
+            own, other = torch.tensor([each, lowest], dtype=torch.float64)
             error = float((own - other).std()) / math.sqrt(len(each))
         if row[SCORE] <= best[SCORE] + error:
             return int(row["iteration"])
     return int(best["iteration"])
+
+
+def chosen_iteration(history: list[dict[str, Any]]) -> int:
+    """That which ``bridge.pt`` holds: of scored iterations the best, else the last."""
+    scored = [row for row in history if SCORE in row]
+    return best_iteration(scored) if scored else int(history[-1]["iteration"])
+
+
+def end_figures(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The diagnostics of the chosen iteration's backward half-step; empty without a history."""
+    rows = [row for row in history if row["direction"] == "backward"]
+    return next((row for row in rows if row["iteration"] == chosen_iteration(rows)), {}) if rows else {}
 
 
 def figures(

@@ -112,7 +112,7 @@ class TestStandardErrors:
         assert digits(replace(drawn, x=x[:1]), labels[:1], Bright())[1] == {}
 
     def test_of_results(self, drawn):
-        points = point_result(drawn, PROBLEM.pairs("test", 4), 0)
+        points = point_result(drawn, PROBLEM.pairs("test", 4), 0, torch.ones(()))
         assert set(points.standard_errors) == {"crps", "energy_score", "ratio_fair"}
         generator = torch.Generator().manual_seed(0)
         x = torch.rand((5, 6, 1, 28, 28), generator=generator)

@@ -12,7 +12,7 @@ from csb.bridge.objectives import build_objective
 from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import ipf as ipf_module
-from csb.training.history import EACH, SCORE, best_iteration
+from csb.training.history import EACH, SCALED, SCORE, best_iteration
 from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
 from csb.training.validation import Validation
@@ -158,3 +158,10 @@ def test_a_killed_run_that_stops_early_ends_as_the_whole_one(command, tiny, tmp_
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["process"]["schedule"] == "power"
     assert config["process"]["alpha_bar_end"] == 0.1
+
+
+def test_scores_of_an_older_version_in_other_units_take_no_part_in_the_choice():
+    old = [{"iteration": 1, SCORE: 1e-3, EACH: [1e-3, 1e-3]}]
+    new = [{"iteration": i, SCORE: v, EACH: [v, v], SCALED: 1} for i, v in ((2, 0.5), (3, 0.4))]
+    assert best_iteration(old + new) == 3
+    assert best_iteration(old) == 1

@@ -78,9 +78,11 @@ _ALL = (
            "Structural similarity of the posterior mean and the truth; 1 for equal images.", "", "higher", ranked=True),
     Metric("crps", "CRPS", "Accuracy",
            "Continuous ranked probability score: a proper score of each coordinate's law, small only where samples are "
-           "both near the truth and as spread as they should be.", "", "lower", ranked=True),
+           "both near the truth and as spread as they should be. In units of the prior's standard deviation of each "
+           "coordinate; pixels in [0, 1] as they are.", "", "lower", ranked=True),
     Metric("energy_score", "Energy score", "Accuracy",
-           "The CRPS of all coordinates jointly: a proper score that also sees wrong dependence between them.",
+           "The CRPS of all coordinates jointly, in the same units: a proper score that also sees wrong dependence "
+           "between them.",
            "", "lower", ranked=True),
     Metric("frechet", "Fréchet", "Accuracy",
            "Fréchet distance between the classifier's features of the samples of a class and of real images of it, "
@@ -88,7 +90,8 @@ _ALL = (
     Metric("frechet_floor", "Fréchet, floor", "Accuracy",
            "The same of as many other real images: what a perfect sampler would score."),
     Metric("sliced_w", "Sliced W", "Distance to the exact posterior",
-           "Sliced Wasserstein distance between samples and exact posterior samples, averaged over directions.",
+           "Sliced Wasserstein distance between samples and exact posterior samples, averaged over directions, in the "
+           "units of the data: the coordinate of the largest unit counts most.",
            "", "lower", ranked=True),
     Metric("sliced_w_floor", "Sliced W, floor", "Distance to the exact posterior",
            "The same distance between two independent sets of exact samples: what a perfect sampler would score."),

@@ -174,4 +174,4 @@ class Work:
             return dataclasses.replace(drawn.result, metrics=metrics, standard_errors=errors)
         if comparison.kind == "images":
             return image_result(drawn, test, None, self.field.transform.unknown(test.y), seed)
-        return point_result(drawn, test, seed)
+        return point_result(drawn, test, seed, self.field.transform.x_scale())

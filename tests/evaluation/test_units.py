@@ -1,0 +1,151 @@
+"""Scores do not depend on the units of x, nor on how far from 0 the data lie."""
+
+import pytest
+import torch
+
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
+from csb.evaluation.calibration import sbc_ranks, tarp
+from csb.evaluation.comparison import Method, draw, point_result
+from csb.evaluation.held_out import held_out_scores
+from csb.evaluation.inflation import inflate
+from csb.evaluation.metrics import (
+    EnsembleScores,
+    c2st,
+    crps_ensemble,
+    energy_score,
+    mmd,
+    sample_moments,
+    sliced_wasserstein,
+    spread_skill,
+)
+from csb.evaluation.selection import validation_score
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.problems import LinearGaussian, Pairs
+from csb.problems.bounded import Probit
+from csb.problems.standardise import Standardise
+from csb.process import seeded
+from csb.samplers import BridgeSampler
+from csb.training.history import EACH, SCALED, SCORE, best_iteration
+from tests.conftest import make_exact_bridge
+
+UNITS = [(1.0, 1000.0), (1.0, 1e-9), (1e-8, 1e-8), (1e6, 1.0)]
+OF_UNITS = ("crps", "energy_score", "spread", "skill", "ratio_fair", "coverage_deviation", "tarp_deviation")
+
+
+def in_units(units, shift=(0.0, 0.0), iterations=8):
+    """A bridge over states that are x in these units, its mean off by ``shift`` states."""
+    bridge = make_exact_bridge("full", iterations=iterations).bridge
+    bridge.transform = Standardise((2,), (2,))
+    bridge.transform.x_std.copy_(torch.tensor(units))
+    bridge.transform.x_mean.copy_(torch.tensor(shift) * torch.tensor(units))
+    return bridge
+
+
+class InUnits(LinearGaussian):
+    """Pairs of the exact bridge, x in other units."""
+
+    units = (1.0, 1.0)
+
+    def pairs(self, split, n=None):
+        x, y, _ = super().pairs(split, n)
+        return Pairs((x + torch.tensor([0.3, -0.2])) * torch.tensor(self.units), y)
+
+
+def pairs_in(units):
+    problem = InUnits(dx=2, dy=2, seed=1)
+    object.__setattr__(problem, "units", units)
+    return problem
+
+
+@pytest.mark.parametrize("units", UNITS)
+def test_the_iteration_to_keep_does_not_depend_on_units(units):
+    def rows(units):
+        # the first is off in the coordinate of interest, the second right, the third off in the nuisance
+        bridges = [in_units(units, shift) for shift in ((0.6, 0.0), (0.0, 0.0), (0.0, 0.3))]
+        val = pairs_in(units).pairs("val", 400)
+        return [{"iteration": i, **validation_score(b, val, 0)} for i, b in enumerate(bridges, start=1)]
+
+    one, other = rows((1.0, 1.0)), rows(units)
+    assert best_iteration(one) == best_iteration(other) == 2
+    for a, b in zip(one, other):
+        assert a[EACH] == pytest.approx(b[EACH], rel=1e-4)
+        assert a[SCORE] == pytest.approx(b[SCORE], rel=1e-5)
+        assert sum(b[EACH]) / len(b[EACH]) == pytest.approx(b[SCORE], rel=1e-12)  # nothing is rounded
+        assert b[SCALED] == 1
+
+
+@pytest.mark.parametrize("units", UNITS)
+def test_summary_scores_do_not_depend_on_units(units):
+    metrics = MetricsSettings(observations=60, samples=20)
+    one, other = (
+        held_out_scores(pairs_in(u), in_units(u), SamplerSettings(), metrics, seed=0) for u in ((1.0, 1.0), units)
+    )
+    for key in OF_UNITS:
+        assert other[key] == pytest.approx(one[key], rel=1e-4), key
+    found = []
+    for u in ((1.0, 1.0), units):
+        bridge, test = in_units(u), pairs_in(u).pairs("test", 20)
+        drawn = draw(Method("bridge", "bridge", BridgeSampler(bridge)), test.y, 8, 0, 20)
+        found.append(point_result(drawn, test, 0, bridge.transform.x_scale()).metrics)
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("units", UNITS)
+def test_the_inflation_does_not_depend_on_units(units):
+    def factor(units):
+        part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "low_rank", rank=1)
+        spec = make_exact_bridge("full").spec
+        transform = {"name": "standardise", "x_shape": [2], "y_shape": [2]}
+        bridge = build_bridge(BridgeSpec(spec.alpha_bar, transform, part, part), 0)
+        bridge.transform.x_std.copy_(torch.tensor(units))
+        with torch.no_grad():  # directions of a size, which λ then scales
+            for weights in bridge.backward_kernel.network.parameters():
+                weights.add_(0.2 * torch.randn(weights.shape, generator=seeded(1)))
+        return inflate(bridge, pairs_in(units).pairs("val", 50), 0)
+
+    one, other = factor((1.0, 1.0)), factor(units)
+    assert set(one) == {"inflation", "ratio_before"}
+    assert other == pytest.approx(one, rel=1e-3)
+
+
+def test_a_scale_of_one_changes_no_bit():
+    x, truth = torch.rand(5, 6, 1, 4, 4, generator=seeded(0)), torch.rand(5, 1, 4, 4, generator=seeded(1))
+    plain, scaled = EnsembleScores(), EnsembleScores(scale=torch.ones((), dtype=torch.float64))
+    plain.update(x, truth)
+    scaled.update(x, truth)
+    assert plain.compute() == scaled.compute()
+    assert plain.compute()["crps"] == crps_ensemble(x, truth)
+
+
+def test_the_scale_of_x_is_in_its_own_units():
+    x = torch.rand(20_000, 3, generator=seeded(0)) * torch.tensor([1e3, 4.0, 1.0]) + torch.tensor([0.0, -2.0, 0.0])
+    x[:, 2] = 7 * torch.randn(20_000, generator=seeded(1))
+    fitted = Probit((3,), (3,), (0.0, -2.0, None), (1e3, 2.0, None)).fit(x, torch.randn(20_000, 3, generator=seeded(2)))
+    assert fitted.x_scale()[:2] / torch.tensor([1e3, 4.0]) == pytest.approx([0.341, 0.341], abs=0.01)
+    assert float(fitted.x_scale()[2]) == pytest.approx(7, rel=0.02)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e9])
+def test_offsets_leave_in_float64(offset):
+    a = torch.randn(500, 2, generator=seeded(0), dtype=torch.float64)
+    b = torch.randn(500, 2, generator=seeded(1), dtype=torch.float64) + torch.tensor([2.0, 0.0])
+    assert c2st(a, b) > 0.75
+    assert c2st(a + offset, b + offset) == pytest.approx(c2st(a, b), abs=0.02)
+    assert c2st((a + offset) * 1e-40, (b + offset) * 1e-40) == pytest.approx(c2st(a, b), abs=0.02)
+    near = {"rel": 1e-5, "abs": 1e-6}
+    assert sliced_wasserstein(a + offset, b + offset, seeded(2)) == pytest.approx(
+        sliced_wasserstein(a, b, seeded(2)), **near
+    )
+    assert mmd(a + offset, b + offset) == pytest.approx(mmd(a, b), **near)
+    assert torch.allclose(sample_moments(a + offset)["cov"], sample_moments(a)["cov"], atol=1e-5)
+    x, truth = a.view(50, 10, 2), b[:50]
+    for score in (crps_ensemble, energy_score, lambda x, y: spread_skill(x, y).ratio):
+        assert score(x + offset, truth + offset) == pytest.approx(score(x, truth), **near)
+    for ranks in (sbc_ranks, lambda *of: tarp(*of).coverage):
+        assert torch.allclose(ranks(x + offset, truth + offset, seeded(3)), ranks(x, truth, seeded(3)), atol=0.021)
+
+
+def test_a_constant_coordinate_far_from_0_says_nothing():
+    a, b = (torch.randn(400, 2, generator=seeded(i), dtype=torch.float64) for i in (0, 1))
+    a[:, 1] = b[:, 1] = 1e9 + 0.1
+    assert c2st(a, b) == pytest.approx(c2st(a[:, :1], b[:, :1]), abs=0.05)
