@@ -112,8 +112,12 @@ class Reflect(Boxed):
 
     def _walls(self) -> tuple[Tensor, Tensor]:
         """The box in units of the state."""
-        low, high = (self.scale("x").encode(side.to(self.dtype_of("x"))) for side in (self.lower, self.upper))
-        return low.to(self.x_mean.dtype), high.to(self.x_mean.dtype)
+        scale, coarse, own = self.scale("x"), self._coarse("x"), self.x_mean.dtype
+        low, high = (
+            torch.where(coarse, scale.encode(side).to(own), scale.encode(side.to(own)))  # a GPU need not be asked
+            for side in (self.lower, self.upper)
+        )
+        return low, high
 
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         plain = self.scale("x").plain

@@ -175,4 +175,4 @@ def is_wide(array: np.ndarray[Any, Any]) -> bool:
         return False
     values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
-    return is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE))
+    return bool(is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE)).any())

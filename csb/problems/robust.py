@@ -145,6 +145,6 @@ def codes(values: Tensor, scale: Scale) -> list[tuple[int, float]]:
     return found
 
 
-def is_coarse(location: Tensor, spread: Tensor) -> bool:
-    """Whether numbers so far from 0, for their spread, are too coarse in float32."""
-    return bool((location.abs() > COARSE * spread).any())
+def is_coarse(location: Tensor, spread: Tensor) -> Tensor:
+    """Which numbers are so far from 0, for their spread, that float32 is too coarse for them."""
+    return location.abs() > COARSE * spread

@@ -71,8 +71,11 @@ class Scaled(Transform):
 
     def dtype_of(self, key: str) -> torch.dtype:
         """In which x or y is data: float64 where float32 is too coarse for its distance from 0."""
+        return torch.float64 if bool(self._coarse(key).any()) else torch.float32
+
+    def _coarse(self, key: str) -> Tensor:
         scale = self.scale(key)
-        return torch.float64 if is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std) else torch.float32
+        return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """From x (N, *x_shape) and y (N, *y_shape).

@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from csb.errors import CSBError, in_one_line
 
-FILE = ".lock"  # it stays when it is released: to remove it would race with the next writer
+FILE = ".writing"  # it stays when it is released: to remove it would race with the next writer
 
 
 @contextmanager

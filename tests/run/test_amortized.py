@@ -14,6 +14,7 @@ from csb.run import cli
 from csb.run.amortized import flow_sampler, load_baseline, score_sampler
 from csb.run.config import read
 from csb.run.jobs import validate
+from csb.run.lock import FILE
 
 OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
 
@@ -33,7 +34,7 @@ def folder(command, tiny, tmp_path_factory):
 
 
 def test_the_files(folder):
-    assert sorted(p.name for p in folder.iterdir()) == ["flow.pt", "provenance.json", "score.pt"]
+    assert sorted(p.name for p in folder.iterdir()) == [FILE, "flow.pt", "provenance.json", "score.pt"]
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("score", ScoreNetwork), ("flow", FlowNetwork)])
@@ -81,7 +82,7 @@ def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, 
     assert done.code == 0, done.err
     whole, again = weights(folder / f"{kind}.pt"), weights(tmp_path / "run" / f"{kind}.pt")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted([f"{kind}.pt", "provenance.json"])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted([FILE, f"{kind}.pt", "provenance.json"])
 
 
 def refuse(*arguments):

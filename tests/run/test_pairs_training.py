@@ -160,7 +160,7 @@ class TestRefused:
         assert "test=1 holds out 1 pair; calibration needs 2 or more" in message
         message = self.line(tmp_path, x, x, "ipf.batch_size=32", "data.val=5")
         assert "metrics.picture_rows needs 6 pairs and the split 'val' holds 5" in message
-        message = self.line(tmp_path, x, x, "data.test=60")
+        message = self.line(tmp_path, x, x, "data.test=60", "ipf.batch_size=1024")
         assert "120 training pairs are fewer than ipf.batch_size=1024" in message
         assert "hold out 260 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
         assert not (tmp_path / "new").exists()
