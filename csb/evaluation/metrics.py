@@ -58,9 +58,8 @@ class EnsembleScores:
 
         Raises CSBError as :func:`spread_skill`.
         """
-        scale, mask = self._scale.to(samples.device), self._mask if mask is None else mask
-        x, y, keep = ensembles(samples, truth, mask)
-        unit = scale.expand(truth.shape[1:]).flatten()
+        x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
+        unit = self._scale.to(x.device).expand(truth.shape[1:]).flatten()
         w = ensemble_weights(log_weights, samples)
         if self._n not in (None, x.shape[1]):
             raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")
