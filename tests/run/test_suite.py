@@ -240,7 +240,7 @@ BAD = [
     ("suite.problems=two_moons", "suite.problems='two_moons' is not possible"),
     ("suite.problems=[nope]", "nope"),
     ("suite.problems=[mnist_inpaint]", "mnist_inpaint has no exact posterior to score against"),
-    ("suite.train=[ipf.batch_size=1024]", "600 training pairs are fewer than ipf.batch_size=1024"),
+    ("suite.train=['ipf.batch_size=1024']", "600 training pairs are fewer than ipf.batch_size=1024"),
     ("suite.pairs=[0]", "pairs=0 is not possible"),
     ("suite.T=[1,1]", "suite.T=[1, 1] repeats an entry"),
     ("suite.T=[0]", "T=0 is not possible"),
