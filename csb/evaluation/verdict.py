@@ -5,7 +5,7 @@ a short training is no failure:
 
 - spread/skill, a ratio of variances, is 1 for a calibrated sampler. The mean squared error of B observations has the
   relative standard deviation √(2/B) where all coordinates of an observation err together, and less where they do not.
-  Its logarithm may be 3 of these and log 2 away from 0. Fewer than 10 observations are not judged.
+  Its logarithm may be 3 of these and log 2 away from 0. Fewer than 20 observations are not judged.
 - the mean deviation of coverage from its level is on average that of an exact posterior (its floor); it may be 3 floors
   and .1 above. Samples of half the standard deviation that they should have are .2 off.
 - the distances at both ends have as floor that of two sets of the right law, in units of the state (about 1 wide); they
@@ -30,7 +30,7 @@ _ENDS = {  # figure, its floor, what it is, and what to try
     "xT_distance": ("xT_floor", "the data's end is far from N(0, I)", f"{LONGER} or a lower process.alpha_bar_end"),
 }
 _FLOORS = tuple(floor for floor, _, _ in _ENDS.values())
-_FEWEST = 10  # observations, of which the logarithm's law is near a normal one
+_FEWEST = 20  # observations, of which the logarithm's law is near a normal one
 _DEVIATIONS = {"coverage_deviation": "single coordinates", "tarp_deviation": "joint regions"}
 logger = logging.getLogger(__name__)
 

@@ -55,7 +55,7 @@ def test_evaluation_and_report(trained, command):
     done = command(f"run={folder}/pairs", "metrics.samples=16", script="scripts/evaluate.py")
     assert done.code == 0, done.err
     tables = json.loads((folder / "pairs" / "evaluation.json").read_text())
-    (rows,) = (rows for title, rows in tables.items() if title == "on 100 held-out pairs × 16 samples")
+    (rows,) = (rows for title, rows in tables.items() if title.startswith("on 100 held-out pairs × 16 samples"))
     assert rows[0]["crps"] == pytest.approx(result["crps"], rel=0.05)
     report = json.loads((folder / "pairs" / "report.json").read_text())
     (bridge,) = report["methods"]
@@ -97,7 +97,7 @@ def test_images_of_any_dimensions(command, tmp_path, x_shape, y_shape, options):
     assert done.code == 0, done.err
     result = json.loads((tmp_path / "pairs" / "result.json").read_text())
     assert set(result) >= CALIBRATION
-    assert 20 < result["crps"] < 80  # of a uniform byte by its own law: 255/6
+    assert 0.27 < result["crps"] < 1.1  # of a uniform byte by its own law: 255/6, or √12/6 of its standard deviation
     assert list((tmp_path / "pairs" / "pictures").glob("01_backward_*.png"))
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import Hook
 
+from csb.run.lock import FILE
+
 STEP = "csb.training.regression.RegressionModule.training_step"
 KILLS = {
     "before the first checkpoint": Hook(STEP, 2),
@@ -115,7 +117,7 @@ class TestInterrupted:
 def test_a_full_disk_is_one_line_and_resumes(command, stage, tmp_path, whole):
     full = command(*stage, f"out={tmp_path}", hooks=[Hook("os.fsync", 3, raises="OSError")])
     refused(full, "cannot write", "denoiser_state.pt", "free space or choose another folder")
-    assert sorted(os.listdir(tmp_path / "run")) == ["denoiser_state.pt", "provenance.json"]
+    assert sorted(os.listdir(tmp_path / "run")) == [FILE, "denoiser_state.pt", "provenance.json"]
     done = command(*stage, f"out={tmp_path}", "resume=true")
     assert done.code == 0, done.err
     assert_same(tmp_path / "run", whole)
