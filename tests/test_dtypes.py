@@ -13,7 +13,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import load_bridge, save_bridge
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.student import StudentSpec, build_student
-from csb.dtypes import Float32Module
+from csb.dtypes import Float32Module, automatic_precision
 from csb.errors import CSBError
 from csb.evaluation.classifier import _initialised as classifier
 from csb.networks import build_network
@@ -22,6 +22,8 @@ from csb.networks.denoiser import DenoiserSpec, build_denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import PROBLEMS, Simulated, build_transform
 from csb.process import initialised, seeded
+from csb.run.cli import checked
+from csb.run.config import read
 from csb.samplers import ConsistencySampler
 from csb.training.distil import level_shares
 from tests.conftest import default_dtype, make_untrained_bridge
@@ -267,3 +269,29 @@ def test_a_loaded_bridge_of_float64_weights_is_float32():
     expected = made.sample([0.3], 4, generator=seeded(1)).x
     made.load_state_dict({key: value.double() for key, value in made.state_dict().items()})
     assert torch.equal(made.sample([0.3], 4, generator=seeded(1)).x, expected)
+
+
+class TestAutomaticPrecision:
+    @pytest.mark.parametrize("amx", [False, True])
+    @pytest.mark.parametrize("bf16", [False, True])
+    def test_a_processor(self, monkeypatch, amx, bf16):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+        expected = "bf16-mixed" if amx or bf16 else "32-true"
+        assert automatic_precision(torch.device("cpu")) == expected
+        run = checked("train", ["experiment=two_moons"], read)
+        assert run.device.precision == run.plain["trainer"]["precision"] == expected
+
+    @pytest.mark.parametrize(("own", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+    def test_a_gpu(self, monkeypatch, own, expected):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation: own and not including_emulation
+        )
+        assert automatic_precision(torch.device("cuda")) == expected
+
+    def test_a_precision_that_is_given_stays(self, monkeypatch):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+        for given in ("trainer=default", "trainer.precision=32-true"):
+            assert checked("train", ["experiment=two_moons", given], read).device.precision == "32-true"
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert checked("train", ["experiment=two_moons", "trainer=bf16"], read).device.precision == "bf16-mixed"

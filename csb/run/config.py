@@ -31,6 +31,7 @@ from csb.run.recipe import (
     require_keys,
     require_teacher,
     resolved_by_count,
+    resolved_by_device,
     resolved_by_shape,
     settings,
 )
@@ -193,6 +194,7 @@ def read(config: DictConfig) -> RunConfig:
     require_teacher(plain["stage"] == DISTIL, plain["run"])
     require_int("seed", plain["seed"], 0)
     require_int("L", plain["L"], 1, MOST_ITERATIONS)
+    plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
     problem = build_problem(plain["problem"])
     z_shape = problem.new_transform().z_shape
@@ -212,7 +214,7 @@ def read(config: DictConfig) -> RunConfig:
         forward=forward,
         ipf=ipf,
         optimizer=settings(OptimizerSettings, "optimizer", plain["optimizer"]),
-        device=settings(DeviceSettings, "trainer", _group(plain, "trainer")),
+        device=settings(DeviceSettings, "trainer", plain["trainer"]),
         sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
         metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
         logger=settings(LoggerSettings, "logger", _group(plain, "logger")),

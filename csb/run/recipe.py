@@ -7,8 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import KernelSpec
 from csb.bridge.kernel import MOST, automatic_covariance
+from csb.dtypes import automatic_precision
 from csb.errors import CSBError, is_number, require_int, require_place
-from csb.training.settings import automatic_weight_decay
+from csb.training.settings import DeviceSettings, automatic_weight_decay
 
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 # the most states a step, of vectors and of images
@@ -35,6 +36,14 @@ def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: in
         for name, group in groups.items()
         if group.get("batch_size") == AUTO
     }
+
+
+def resolved_by_device(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The group ``trainer``, with the precision that suits the device where it is "auto"."""
+    if trainer.get("precision") != AUTO:
+        return trainer
+    where = settings(DeviceSettings, "trainer", {**trainer, "precision": "32-true"}).where
+    return {**trainer, "precision": automatic_precision(where)}
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

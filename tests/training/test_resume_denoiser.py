@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Hook
 
+from csb.dtypes import automatic_precision
 from csb.run.lock import FILE
 
 STEP = "csb.training.regression.RegressionModule.training_step"
@@ -93,12 +94,14 @@ class TestInterrupted:
 
     def test_other_settings_are_refused_by_name(self, command, stage, folder):
         before = (folder / "denoiser_state.pt").read_bytes()
+        own = automatic_precision(torch.device("cpu"))
+        other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[own]
         for option, message in (
             ("denoiser.lr=0.02", "was trained with denoiser.lr=0.001, not 0.02"),
             ("denoiser.alpha_bar_end=0.001", "was trained with denoiser.alpha_bar_end=0.0001, not 0.001"),
             ("network.options.width=8", "was trained with network.width=16, not 8"),
             ("problem.seed=1", "was trained with problem.seed=0, not 1"),
-            ("trainer=default", "was trained with trainer.precision='bf16-mixed', not '32-true'"),
+            (f"trainer.precision={other}", f"was trained with trainer.precision='{own}', not '{other}'"),
         ):
             refused(command(*stage, f"out={folder.parent}", "resume=true", option), message, str(folder))
         assert (folder / "denoiser_state.pt").read_bytes() == before
