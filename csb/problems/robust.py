@@ -84,14 +84,31 @@ class Scale(NamedTuple):
         return cls(*torch.tensor(found, dtype=torch.float64).unbind(1))
 
 
-def _column(values: Tensor, mean: float, std: float) -> tuple[float, float, float, float]:
-    """(mean, std, log, tail) of one coordinate."""
+def bulk(values: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the bulk of each column lies and how wide it is, (d,) each: mean and std where they fit it.
+
+    For maps that must be linear; the arguments are those of :meth:`Scale.fit`.
+    """
+    found = [_bulk(v, float(m), float(s)) for v, m, s in zip(values.unbind(1), mean, std)]
+    centre, spread = torch.tensor(found, dtype=torch.float64).unbind(1)
+    return centre, spread
+
+
+def _bulk(values: Tensor, mean: float, std: float) -> tuple[float, float]:
     q = quantiles(values, _LEVELS)
     centre, quartile = float(q[3]), float(q[4] - q[2]) / _width(0.25)
     spread = quartile or _spread(values, q)
     if not spread or (spread / 2 <= std <= 2 * spread and abs(mean - centre) <= 2 * spread):
+        return mean, std
+    return centre, _spread(values, q)
+
+
+def _column(values: Tensor, mean: float, std: float) -> tuple[float, float, float, float]:
+    """(mean, std, log, tail) of one coordinate."""
+    centre, wide = _bulk(values, mean, std)
+    if (centre, wide) == (mean, std):
         return mean, std, 0.0, 0.0
-    wide = _spread(values, q)
+    q = quantiles(values, _LEVELS)
     candidates = [(mean, std, 0.0, 0.0), (centre, wide, 0.0, TAIL)]
     for epsilon in quantiles(values[values != 0].abs(), _SMALL).tolist():
         logged = torch.asinh(q / epsilon)
@@ -126,6 +143,14 @@ def _spread(values: Tensor, q: Tensor) -> float:
         if high > low:
             return (high - low) / _width(p)
     return 0.0
+
+
+def columns(values: Tensor) -> Tensor:
+    """Vectors (n, d) as they are, images (n, C, H, W) as columns of pixels (n', C), float64."""
+    if values.ndim == 4:
+        values = values.transpose(0, 1).flatten(1).T
+        values = values[:: max(1, len(values) // VALUES)]
+    return values.double()
 
 
 def codes(values: Tensor, scale: Scale) -> list[tuple[int, float]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import check_batch
-from csb.problems.robust import ROWS, VALUES, Scale, codes, is_coarse, quantiles
+from csb.problems.robust import ROWS, Scale, codes, columns, is_coarse, quantiles
 from csb.problems.rows import InMemoryRows, Moments, PairRows, Pairs
 from csb.problems.scale import pool
 from csb.problems.transform import Transform, register_transform
@@ -96,7 +96,7 @@ class Scaled(Transform):
         for key, moments in found.items():
             values = self._free(head.x) if key == "x" else head.y
             self._require_varying(key, moments, values.dtype)
-            sample = _columns(values)
+            sample = columns(values)
             scale = Scale.fit(sample, moments.mean, moments.std)
             for part, value in zip(_PARTS, scale):
                 buffer = getattr(self, f"{key}_{part}")
@@ -174,14 +174,6 @@ class Scaled(Transform):
     @abstractmethod
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
-
-
-def _columns(values: Tensor) -> Tensor:
-    """Vectors (n, d) as they are, images (n, C, H, W) as columns of pixels (n', C), float64."""
-    if values.ndim == 4:
-        values = values.transpose(0, 1).flatten(1).T
-        values = values[:: max(1, len(values) // VALUES)]
-    return values.double()
 
 
 @register_transform

@@ -11,7 +11,9 @@ from csb.bridge.checkpoint import load_denoiser, remove_leftovers
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
+from csb.problems.robust import ROWS, bulk, columns
 from csb.problems.rows import Moments, PairRows
+from csb.problems.scale import pool
 from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
 from csb.run.train import quiet_lightning, require_same_pairs
@@ -36,17 +38,28 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
 def new_denoiser(
     problem: Problem, network: dict[str, Any], data: PairRows, alpha_bar_end: float, seed: int
 ) -> NetworkDenoiser:
-    """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], all else standardised."""
-    if problem.is_digit:
-        shift, scale = torch.full(problem.x_shape, 0.5, dtype=torch.float32), 0.5
-    else:
-        moments = Moments()
-        for block in data.blocks():
-            moments.update(block.x.flatten(1))
-        shift, scale = moments.mean.view(problem.x_shape), float(moments.std.square().mean().sqrt())
+    """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], of all else the bulk to unit scale."""
+    shift, scale = (torch.full(problem.x_shape, 0.5), 0.5) if problem.is_digit else _shift_and_scale(data)
     denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale, alpha_bar_end), seed)
     denoiser.shift.copy_(shift)
     return denoiser
+
+
+def _shift_and_scale(data: PairRows) -> tuple[Tensor, float]:
+    """Of x: the mean of each number and the root mean square of their standard deviations.
+
+    Where those of a column or channel do not fit its bulk, its median and the width of the bulk.
+    """
+    numbers, parts = Moments(), Moments()
+    for block in data.blocks():
+        numbers.update(block.x.flatten(1))
+        parts.update(block.x)
+    head = data.head(min(ROWS, pool(data.x_shape, data.y_shape))).x
+    centre, spread = (v.view(-1, *[1] * (len(data.x_shape) - 1)) for v in bulk(columns(head), parts.mean, parts.std))
+    far = spread != parts.std.view_as(spread)
+    shift = torch.where(far, centre, numbers.mean.view(data.x_shape))
+    std = torch.where(far, spread, numbers.std.view(data.x_shape))
+    return shift, float(std.square().mean().sqrt())
 
 
 @with_gradients()

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform, from_dataset
-from csb.problems.robust import Scale, codes
+from csb.problems.robust import Scale, bulk, codes
 from csb.problems.rows import InMemoryRows
 from csb.process import seeded
 
@@ -52,6 +52,17 @@ def test_clean_coordinates_keep_mean_and_standard_deviation(name):
     scale = fitted(v)
     assert bool(scale.plain.all())
     assert torch.equal(scale.encode(v), (v - v.mean()) / v.std(correction=0))
+
+
+@pytest.mark.parametrize("name", CLEAN | TAILS)
+def test_a_linear_map_fits_the_bulk(name):
+    v = (CLEAN | TAILS)[name]
+    centre, spread = bulk(v[:, None], v.mean()[None], v.std(correction=0)[None])
+    if name in CLEAN:
+        assert (float(centre), float(spread)) == (float(v.mean()), float(v.std(correction=0)))
+    low, middle, high = ((v - centre) / spread).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=v.dtype)).tolist()
+    assert abs(middle) < 0.4
+    assert 0.02 < high - low < 2.8  # a linear map cannot spread what lies over decades
 
 
 @pytest.mark.parametrize("name", TAILS)

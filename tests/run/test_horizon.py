@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from csb.evaluation.settings import SamplerSettings
-from csb.problems import BOD, GaussianMixture, LinearGaussian, TwoMoons
+from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
 from csb.problems.rows import InMemoryRows
 from csb.run.compare import build_methods
-from csb.run.denoiser import exact_denoiser, new_denoiser
+from csb.run.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.run.load import Run
 from csb.samplers import horizon, horizon_bias
 from csb.samplers.build import BaselineSettings
@@ -110,3 +110,16 @@ def test_a_problem_without_a_likelihood_is_told():
     assert list(methods) == ["bridge_run", "exact"]
     assert warnings == ["No guided sampler is compared: two_moons has no likelihood y = H(x) + noise for guidance."]
     assert torch.equal(methods["bridge_run"].sampler.sample(torch.zeros(2), 1).x.isfinite(), torch.ones(1, 2).bool())
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])
+def test_one_row_far_out_does_not_set_the_scale_of_a_denoiser(shape):
+    x = torch.randn(5000, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.zeros(5000, 1)
+    shift, scale = _shift_and_scale(InMemoryRows(Pairs(x, y)))
+    assert torch.allclose(shift, x.mean(0), atol=1e-12)
+    assert abs(scale - 1) < 0.02
+    x[0] = 1e6
+    shift, scale = _shift_and_scale(InMemoryRows(Pairs(x, y)))
+    assert abs(scale - 1) < 0.2
+    assert shift.abs().max() < 0.2
