@@ -44,6 +44,11 @@ def test_images(tmp_path):
         assert sizes == [ipf, ipf, ipf, distil]
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_a_training_on_few_pairs_ends_where_it_overfits(tmp_path, images):
+    assert settings(tmp_path, 100, images=images).ipf.patience == 8
+
+
 def test_a_batch_that_was_given_stays(tmp_path):
     with pytest.raises(CSBError, match=r"80 training pairs are fewer than ipf.batch_size=1024; lower it"):
         settings(tmp_path, 100, "ipf.batch_size=1024")

@@ -46,6 +46,13 @@ def test_training_evaluation_and_stages_take_it(command, tmp_path):
             command(*tiny, "overwrite=true"),
             command(*tiny, "stage=score", "amortized.steps=5"),
             command(f"run={tmp_path}/run", "baselines=none", script="scripts/evaluate.py"),
+            command(
+                f"run={tmp_path}/run",
+                f"out={tmp_path}/run",
+                "methods=[bridge]",
+                "problem=two_moons",
+                script="scripts/compare.py",
+            ),
         ):
             assert done.code == 2
             assert "another process writes into" in done.err

@@ -21,6 +21,7 @@ from csb.run.budgets.settings import Comparison, read
 from csb.run.budgets.store import Store
 from csb.run.budgets.work import Fit, Work
 from csb.run.guided import horizon_warnings
+from csb.run.lock import writing
 from csb.run.train import check_writable
 from csb.samplers.build import GUIDED
 
@@ -112,6 +113,11 @@ def _head(comparison: Comparison) -> str:
 def main(config: DictConfig) -> None:
     """Runs what is not finished, prints the tables and writes them."""
     comparison = read(config)
+    with writing(Path(comparison.settings.out)):
+        _compare(comparison, config)
+
+
+def _compare(comparison: Comparison, config: DictConfig) -> None:
     command = shlex.join(["csb", "compare", *HydraConfig.get().overrides.task])
     work, found, notes = _open(comparison)
     fits: list[Fit] = []
