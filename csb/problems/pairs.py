@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_flag
+from csb.errors import CSBError, is_number, require_flag
 from csb.memory import require_memory
 from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
 from csb.problems.bounded import KINDS, make_bounded
@@ -23,7 +23,7 @@ from csb.problems.transform import Transform
 from csb.process import seeded
 
 _ORDER = 1000  # seed key of the permutation
-AUTO = "auto"  # the transform: reflect where there are bounds, else standardise
+AUTO = "auto"  # the transform: reflect where there are bounds, else standardise; val: see FilePairs
 Side = float | tuple[float | None, ...] | None
 
 
@@ -71,7 +71,8 @@ class FilePairs(Problem):
     Args:
         path: an .npz file, as numpy.savez(path, x=x, y=y) writes it, an HDF5 file, or what
             :func:`csb.problems.from_dataset` returned; None for .npy files.
-        val, test: what is held out: a share of the pairs in (0, 1), or their number.
+        val, test: what is held out: a share of the pairs in (0, 1), or their number. val="auto": a tenth, or 50 pairs
+            where that is less, but at most a quarter.
         seed: of the shuffle, ≥ 0.
         low, high: bounds of the prior of vectors x: a number for each coordinate, None where there is no bound; or one
             number for all of them; or None for no bound on that side.
@@ -87,7 +88,7 @@ class FilePairs(Problem):
     """
 
     path: str | None = None
-    val: float = 0.1
+    val: float | str = 0.1
     test: float = 0.1
     seed: int = 0
     low: Side = None
@@ -108,10 +109,14 @@ class FilePairs(Problem):
                 "data.y=…)"
             )
         for field in ("val", "test"):
-            value = getattr(self, field)
-            if not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
+            value: Any = getattr(self, field)
+            if value == AUTO and field == "val":
+                continue
+            share = float(value) if is_number(value) else 0.0
+            if not 0 < share < 1 and not (share >= 1 and share.is_integer()):
+                auto = ", or auto" if field == "val" else ""
                 raise CSBError(
-                    f"{field}={value!r} is not possible; give a share of the pairs in (0, 1) or a number of them"
+                    f"{field}={value!r} is not possible; give a share of the pairs in (0, 1) or a number of them{auto}"
                 )
         require_at_least("seed", self.seed, 0)
         require_flag("drop_nan", self.drop_nan)
@@ -149,8 +154,9 @@ class FilePairs(Problem):
         return self.path or f"{self.x}, {self.y}"
 
     def spec(self) -> dict[str, Any]:
-        """As in :class:`Problem`; without ``drop_nan`` where it is off, as before there was one."""
-        return {key: value for key, value in super().spec().items() if key != "drop_nan" or value}
+        """As in :class:`Problem`, with the share for "auto"; without ``drop_nan`` where it is off, as once."""
+        found = super().spec() | {"val": self.held_out}
+        return {key: value for key, value in found.items() if key != "drop_nan" or value}
 
     def record(self) -> dict[str, Any]:
         """The spec with the number of pairs and their digest, for which all are read once."""
@@ -184,14 +190,21 @@ class FilePairs(Problem):
         return tuple(unbounded if v is None else float(v) for v in numbers)
 
     @property
+    def held_out(self) -> float:
+        """``val``, as a number."""
+        if isinstance(self.val, str):
+            return min(0.25, max(0.1, 50 / len(self._source)))
+        return self.val
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The number of pairs of each split. CSBError where what is held out leaves none to learn from."""
         total = len(self._source)
-        val, test = (int(v) if v >= 1 else max(1, round(v * total)) for v in (self.val, self.test))
+        val, test = (int(v) if v >= 1 else max(1, round(v * total)) for v in (self.held_out, self.test))
         if val + test >= total:
             raise CSBError(
-                f"val={self.val} and test={self.test} hold out {val + test} of the {total} pairs of {self.where} and "
-                f"leave none to learn from; lower them"
+                f"val={self.held_out:g} and test={self.test} hold out {val + test} of the {total} pairs of "
+                f"{self.where} and leave none to learn from; lower them"
             )
         return {"train": total - val - test, "val": val, "test": test}
 

@@ -33,6 +33,7 @@ from csb.run.recipe import (
     resolved_by_count,
     resolved_by_device,
     resolved_by_shape,
+    resolved_split,
     settings,
 )
 from csb.run.room import require_room
@@ -197,6 +198,7 @@ def read(config: DictConfig) -> RunConfig:
     plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
     problem = build_problem(plain["problem"])
+    plain["problem"] = resolved_split(plain["problem"], problem)
     z_shape = problem.new_transform().z_shape
     plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
     plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])

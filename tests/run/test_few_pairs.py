@@ -28,7 +28,7 @@ def settings(folder, n, *overrides, images=False):
 
 
 @pytest.mark.parametrize(
-    ("n", "batch", "denoiser"), [(100, 80, 80), (1000, 800, 512), (1280, 1024, 512), (2000, 1024, 512)]
+    ("n", "batch", "denoiser"), [(100, 65, 65), (1000, 800, 512), (1280, 1024, 512), (2000, 1024, 512)]
 )
 def test_a_batch_holds_no_more_states_than_there_are_pairs(tmp_path, n, batch, denoiser):
     run = settings(tmp_path, n)
@@ -37,11 +37,30 @@ def test_a_batch_holds_no_more_states_than_there_are_pairs(tmp_path, n, batch, d
     assert run.plain["ipf"]["batch_size"] == run.fingerprint()["ipf.batch_size"] == batch
 
 
+@pytest.mark.parametrize(("n", "val"), [(100, 0.25), (250, 0.2), (500, 0.1), (2000, 0.1)])
+def test_validation_takes_a_larger_share_of_few_pairs(tmp_path, n, val):
+    run = settings(tmp_path, n)
+    assert run.plain["problem"]["val"] == run.problem.record()["val"] == run.fingerprint()["problem.val"] == val
+    assert run.problem.sizes == {"train": n - round(val * n) - n // 10, "val": round(val * n), "test": n // 10}
+    assert settings(tmp_path, n, "data.val=7").problem.sizes["val"] == 7
+
+
 def test_images(tmp_path):
-    for n, ipf, distil in ((100, 80, 64), (200, 128, 64)):
+    for n, ipf, distil in ((100, 65, 64), (200, 128, 64)):
         run = settings(tmp_path, n, images=True)
         sizes = [one.batch_size for one in (run.ipf, run.amortized, run.denoiser, run.distil)]
         assert sizes == [ipf, ipf, ipf, distil]
+
+
+@pytest.mark.parametrize(
+    ("images", "n", "first", "later"),
+    [(False, 100, 825, 232), (False, 500, 2500, 400), (False, 4000, 15000, 1500), (True, 100, 825, 232),
+     (True, 1000, 4400, 350)],
+)  # fmt: skip
+def test_few_pairs_take_few_steps(tmp_path, images, n, first, later):
+    run = settings(tmp_path, n, images=images)
+    assert (run.ipf.first_steps, run.ipf.steps) == (first, later)
+    assert settings(tmp_path, n, "ipf.steps=7", images=images).ipf.steps == 7
 
 
 @pytest.mark.parametrize("images", [False, True])
@@ -50,7 +69,7 @@ def test_a_training_on_few_pairs_ends_where_it_overfits(tmp_path, images):
 
 
 def test_a_batch_that_was_given_stays(tmp_path):
-    with pytest.raises(CSBError, match=r"80 training pairs are fewer than ipf.batch_size=1024; lower it"):
+    with pytest.raises(CSBError, match=r"65 training pairs are fewer than ipf.batch_size=1024; lower it"):
         settings(tmp_path, 100, "ipf.batch_size=1024")
     run = settings(tmp_path, 100, "ipf.batch_size=16", "distil.batch_size=300")
     assert (run.ipf.batch_size, run.amortized.batch_size, run.distil.batch_size) == (16, 16, 300)
@@ -61,7 +80,7 @@ def test_a_hundred_pairs_are_trained_on_and_scored(tmp_path):
     result = train(run)
     assert np.isfinite(result["energy_score"])
     loaded = load_run(run.folder)
-    assert loaded.about["config"]["ipf"]["batch_size"] == 80
+    assert loaded.about["config"]["ipf"]["batch_size"] == 65
     assert loaded.bridge.sample(torch.zeros(1, 1), 3).x.isfinite().all()
 
 

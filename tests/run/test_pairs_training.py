@@ -161,8 +161,8 @@ class TestRefused:
         message = self.line(tmp_path, x, x, "ipf.batch_size=32", "data.val=5")
         assert "metrics.picture_rows needs 6 pairs and the split 'val' holds 5" in message
         message = self.line(tmp_path, x, x, "data.test=60", "ipf.batch_size=1024")
-        assert "120 training pairs are fewer than ipf.batch_size=1024" in message
-        assert "hold out 260 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
+        assert "90 training pairs are fewer than ipf.batch_size=1024" in message
+        assert "hold out 290 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
         assert not (tmp_path / "new").exists()
 
     def test_bad_values_end_with_one_line_before_any_training(self, command, tmp_path):
