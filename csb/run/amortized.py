@@ -21,7 +21,7 @@ from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import default_device
 from csb.run.logs import Logs
-from csb.run.train import about, quiet_lightning, record
+from csb.run.train import about, record
 from csb.samplers import flow_sampler, score_sampler
 from csb.training.conditional import train_conditional
 from csb.training.gradients import with_gradients
@@ -52,11 +52,10 @@ def train_stage(run: RunConfig) -> None:
     record(run, resumed=run.resume and state_file(run.folder, run.stage).exists())
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
-        with quiet_lightning():
-            train_conditional(
-                model, encoded(transform, rows), run.folder, run.amortized, run.optimizer, run.device, run.seed,
-                _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
-            )  # fmt: skip
+        train_conditional(
+            model, encoded(transform, rows), run.folder, run.amortized, run.optimizer, run.device, run.seed,
+            _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
+        )  # fmt: skip
         status = "success"
     finally:
         logs.close(status)

@@ -16,7 +16,7 @@ from csb.problems.rows import Moments, PairRows
 from csb.problems.scale import pool
 from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
-from csb.run.train import quiet_lightning, require_same_pairs
+from csb.run.train import require_same_pairs
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.gradients import with_gradients
 from csb.training.pairs import EncodedPairs, InMemory, OnDisk
@@ -86,11 +86,10 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     about = {"problem": problem.record(), "config": config, "versions": provenance.versions()}
     resumed = resume and state_file(folder, "denoiser").exists()
     provenance.record(folder, "denoiser", problem, device.where, device.precision, seed, config, resumed)
-    with quiet_lightning():
-        return train_denoiser(
-            denoiser, _states(denoiser, rows), schedule, folder, own, optimizer, device, seed, fingerprint, about,
-            resume, bar=bar,
-        )  # fmt: skip
+    return train_denoiser(
+        denoiser, _states(denoiser, rows), schedule, folder, own, optimizer, device, seed, fingerprint, about,
+        resume, bar=bar,
+    )  # fmt: skip
 
 
 def _states(denoiser: Denoiser, rows: PairRows) -> EncodedPairs:

@@ -26,7 +26,7 @@ from csb.run.config import RunConfig, flatten
 from csb.run.load import Run, default_device, load_run
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
-from csb.run.train import about, quiet_lightning, record, require_same_pairs
+from csb.run.train import about, record, require_same_pairs
 from csb.samplers.consistency import ConsistencySampler
 from csb.training.distil import NAME, Distillation
 from csb.training.gradients import with_gradients
@@ -93,8 +93,7 @@ def train_stage(run: RunConfig) -> None:
             student, bridge, pairs, run.folder, run.distil, run.optimizer, run.device, run.seed,
             flatten({**spec.plain(), **shared, "run": of}), {**about(run), "bridge": of}, logs.metrics, run.progress,
         )  # fmt: skip
-        with quiet_lightning():
-            task.run(run.resume)
+        task.run(run.resume)
         status = "success"
     finally:
         logs.close(status)

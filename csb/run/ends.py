@@ -78,25 +78,64 @@ def _drop_output() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise Terminated; a fit notes them, and ends after its step (csb.training.callbacks).
+class _Ended:
+    """What ends a command by a signal: raised where it comes, and again where nothing came of that.
 
-    A handler that is there already, or that a signal is ignored, is left as it is; so is all outside the main thread.
+    A destructor, or a callback of the garbage collector, prints what is raised inside of it and goes on; a library may
+    take it for a mistake of its own.
     """
 
-    def end(number: int, frame: Any) -> NoReturn:
-        raise Terminated(number)
+    number = 0
+    every = 0.5  # seconds
 
-    here = threading.current_thread() is threading.main_thread()
-    ours = [number for number in ENDING if here and signal.getsignal(number) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
+    def error(self) -> BaseException:
+        return KeyboardInterrupt() if self.number == signal.SIGINT else Terminated(self.number)
+
+    def __call__(self, number: int, frame: Any) -> NoReturn:
+        self.number = number
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
+        raise self.error()
+
+    def again(self, number: int, frame: Any) -> None:
+        handled = sys.exception()
+        while handled is not None and not isinstance(handled, KeyboardInterrupt | Terminated):
+            handled = handled.__context__
+        if handled is None and self.number:
+            raise self.error()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise Terminated, and Ctrl+C KeyboardInterrupt; whatever becomes of it, so does this.
+
+    A fit notes them, and ends after its step (csb.training.fit). A handler that is there already, or that a signal is
+    ignored, is left as it is; so is all outside the main thread.
+    """
+    ended, here = _Ended(), threading.current_thread() is threading.main_thread()
+    handlers = {number: ended for number in (signal.SIGINT, *ENDING)}
+    free = (signal.SIG_DFL, signal.default_int_handler)
+    before = {n: signal.getsignal(n) for n in handlers if here and signal.getsignal(n) in free}
+    if before and hasattr(signal, "setitimer"):
+        handlers, before = {**handlers, signal.SIGALRM: ended.again}, {**before, signal.SIGALRM: signal.SIG_DFL}
     try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        try:
+            for number in before:
+                signal.signal(number, handlers[number])
+            yield
+        finally:
+            if signal.SIGALRM in before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    except (KeyboardInterrupt, Terminated):
+        raise
+    except BaseException:
+        if ended.number:
+            raise ended.error() from None
+        raise
+    if ended.number:
+        raise ended.error()
 
 
 __all__ = ["explain", "fail", "flush_output", "is_out_of_memory", "terminable"]

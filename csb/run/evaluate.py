@@ -74,11 +74,11 @@ def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
         )  # fmt: skip
         rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
         tables["half-steps, as trained"] = rows
-    for title, rows in tables.items():
-        print_table(rows, title=title)
     write_json(run.folder / "evaluation.json", tables)
     text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
     write_text(run.folder / "evaluation.md", text)
+    for title, rows in tables.items():
+        print_table(rows, title=title)
     _picture(run, metrics, seed)
     figures = {**_chosen(run, next(iter(tables.values()))), **end_figures(run.history)}
     warn_of_failure(run.folder, figures, problem, sampler, metrics)

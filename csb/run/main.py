@@ -1,5 +1,8 @@
 """The command line: csb COMMAND key=value …, and the scripts, which are one command each."""
 
+import contextlib
+import io
+import os
 import sys
 from difflib import get_close_matches
 
@@ -16,26 +19,39 @@ def main(argv: list[str] | None = None, name: str | None = None) -> None:
         argv: the arguments, those of the process for None.
         name: of the command, where they do not begin with it.
     """
+    for stream in (sys.stdout, sys.stderr):  # what an output cannot show, e.g. in a Latin-1 locale, is shown as ?
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):  # of a closed one
+                stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if argv is None else argv
     if name is None:
         name, *arguments = arguments or ["--help"]
         if name in _HELP:
-            print(overview(), end="")
+            _show(overview())
             return
         if name == "--version":
             from csb import __version__
 
-            print(f"csb {__version__}")
+            _show(f"csb {__version__}\n")
             return
         if name not in COMMANDS:
             print(f"error: {_unknown(name)}", file=sys.stderr)
             raise SystemExit(2)
     if any(argument in _HELP for argument in arguments):
-        print(command_help(COMMANDS[name]), end="")
+        _show(command_help(COMMANDS[name]))
         return
     from csb.run import cli  # here, so that help does not wait for torch
 
     cli.run(name, arguments)
+
+
+def _show(text: str) -> None:
+    """Prints help; where nobody reads it any more, it ends quietly."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        raise SystemExit(2) from None
 
 
 def _unknown(name: str) -> str:

@@ -17,7 +17,7 @@ _PICTURE = 11  # key of the pictures' random stream
 
 
 class RunObserver:
-    """Implements :class:`csb.training.callbacks.Observer` for a run.
+    """Implements :class:`csb.training.bar.Observer` for a run.
 
     Args:
         run: the configuration.

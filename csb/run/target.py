@@ -135,7 +135,7 @@ class Reached(Exception):
 
 
 class Watch:
-    """Scores the bridge every few steps; implements :class:`csb.training.callbacks.Observer`.
+    """Scores the bridge every few steps; implements :class:`csb.training.bar.Observer`.
 
     Attributes:
         checks: a row each: steps, seconds of training until then, value.

@@ -4,8 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from csb.run.config import RunConfig, require_pairs
 from csb.run.lock import writing
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
-from csb.training.callbacks import Observer
+from csb.training.bar import Observer
 from csb.training.distil import NAME
 from csb.training.gradients import with_gradients
 from csb.training.history import end_figures
@@ -191,8 +190,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
                 _clean(run.folder)
             write_json(run.folder / "config.json", run.plain)
             record(run, resumed=resume)
-        with quiet_lightning():
-            progress = ipf.run(resume)
+        progress = ipf.run(resume)
         leave()
         if not ranks.main:
             return {}
@@ -240,15 +238,3 @@ def _result(run: RunConfig, history: list[dict[str, Any]], figures: dict[str, fl
     row = {"L": run.ipf.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **figures}
     write_json(run.folder / "history.json", history)
     return row
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keeps Lightning's start-up notes off the screen while many short Trainers run; its warnings stay."""
-    notes = logging.getLogger("lightning.pytorch")
-    level = notes.level
-    notes.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        notes.setLevel(level)

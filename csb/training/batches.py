@@ -90,10 +90,6 @@ class Batches:
         if self.cache is not None:
             self.cache = self.cache.to(device)
 
-    def release(self) -> None:
-        """Lets go of pairs and cache: Lightning holds on to the batches of a fit until the next one."""
-        del self.pairs, self.cache
-
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
             key, device = (self.seed, self.half_step.index, step, self.key), self.device

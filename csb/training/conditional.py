@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csb.bridge.checkpoint import save_conditional
 from csb.networks.conditional import FlowNetwork, ScoreNetwork
-from csb.training.callbacks import Metrics
+from csb.training.bar import Metrics
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import (
     Examples,

@@ -13,7 +13,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import save_denoiser
 from csb.networks.denoiser import NetworkDenoiser
 from csb.process import Schedule
-from csb.training.callbacks import Metrics
+from csb.training.bar import Metrics
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import Regression, RegressionSettings, diffusion_path, train_regression
 from csb.training.settings import DeviceSettings, OptimizerSettings

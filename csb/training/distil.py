@@ -19,9 +19,10 @@ from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
 from csb.errors import CSBError, is_number, require_int, require_place
 from csb.process import Grid, Reference, draw_pinned, expand, repeated, seeded
+from csb.training.bar import Bar, Metrics, Report
 from csb.training.cache import Cache, fill
-from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
 from csb.training.divergence import require_calm
+from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import state_file
@@ -167,7 +168,7 @@ class DistilModule(FitModule):
         super().__init__(student, settings.steps, settings.lr, optimizer)
         self.student, self.patches = student, settings.patches
 
-    def training_step(self, batch: Jumps, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Jumps) -> Tensor:
         loss = student_loss(self.student, batch, self.patches)
         self.last_loss = loss.detach()
         return loss
@@ -226,15 +227,16 @@ class Distillation:
         save_student(self.folder / f"{NAME}.pt", self.student, {**self.about, **stage.told()})
         self.state.unlink(missing_ok=True)
 
-    def _attempt(self) -> DistilModule:
+    def _attempt(self) -> FitModule:
         """All steps from where the progress stands. Diverged where one fails."""
-        module = self.stage.take_up(lambda: DistilModule(self.student, self.settings, self.optimizer))
+        make = lambda: DistilModule(self.student, self.settings, self.optimizer)  # noqa: E731
+        fit = self.stage.take_up(make, self.device, self.optimizer.clip)
         while self.stage.progress.step < self.settings.steps:
-            self._round(module)
-        require_calm(self.stage.progress.losses, module.where(self.settings.steps))
-        return module
+            self._round(fit)
+        require_calm(self.stage.progress.losses, fit.module.where(self.settings.steps))
+        return fit.module
 
-    def _round(self, module: DistilModule) -> None:
+    def _round(self, fit: Fit) -> None:
         """Fills the cache, and fits until the next filling."""
         settings, start, losses = self.settings, self.stage.progress.step, self.stage.progress.losses
         number = start // settings.refresh
@@ -245,7 +247,5 @@ class Distillation:
         cache = fill(self.bridge, "backward", BridgeMatching(), self.pairs, self.size, key)
         self.bar.describe("distilling")
         batches = JumpBatches(self.student, self.bridge.grid, self.pairs, cache, settings, self.seed, (start, stop))
-        reporter = Reporter(self.bar, self.log, 0, losses, NAME)
-        every = Every(settings.checkpoint_every, lambda step: self.stage.save(module, step))
-        save = lambda: self.stage.save(module, len(losses))  # noqa: E731
-        fit(module, batches, self.device, self.optimizer.clip, [reporter, every], save)
+        report = Report(self.bar, self.log, 0, losses, NAME, fit.module.where)
+        self.stage.run(fit, batches, report, settings.checkpoint_every)

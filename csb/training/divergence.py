@@ -1,8 +1,4 @@
-"""A training that goes wrong: where the first number that is not finite appears, and when a loss counts as exploded.
-
-While all is well this costs one comparison a step. The layer is looked for after the failure alone, by running the
-batch again with hooks.
-"""
+"""A training that goes wrong: where the first number that is not finite appears, and when a loss counts as exploded."""
 
 import dataclasses
 import math
@@ -80,13 +76,13 @@ REMEDY = (
 )
 
 
-def not_finite(loss: float, where: str, module: Any, batch: Any) -> CSBError:
-    """The error of a loss or a gradient that is not finite, with the layer and the rows in which it begins.
+def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBError:
+    """The error of a loss or a gradient that is not finite, with the first array and rows in which it shows.
 
     Args:
         loss: of the batch.
         where: of the training.
-        module: a :class:`csb.training.module.FitModule` with the weights that gave the loss.
+        model: with the weights that gave the loss, and their gradients.
         batch: the batch, a named tuple.
     """
     what = "the gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
@@ -95,58 +91,12 @@ def not_finite(loss: float, where: str, module: Any, batch: Any) -> CSBError:
             f"{what} in {where}: already the data of its batch are not finite, first in {found}; mend the data and "
             f"train again"
         )
-    return Diverged(f"{what} in {where}, first in {origin(module, batch)}; {REMEDY}")
-
-
-def origin(module: Any, batch: Any) -> str:
-    """The weight, the layer's output or the gradient that is the first not to be finite when the batch is run again."""
-    model: nn.Module = module.model
     weights = dict(model.named_parameters())
-    if (found := first_bad(weights, "")) is not None:
-        return f"the weights {found}"
-    outputs: list[str] = []
-    gradients: list[str] = []
-    handles = [layer.register_forward_hook(_watch(name, layer, outputs, gradients, batch))
-               for name, layer in model.named_modules()]  # fmt: skip
-    try:
-        with torch.enable_grad():
-            loss = module.training_step(batch, 0)
-        if outputs:
-            return f"the output of {outputs[0]}"
-        if not bool(torch.isfinite(loss)):
-            return "the loss itself: the outputs of all layers are finite"
-        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if gradients:
-        return f"the gradient at the output of {gradients[0]}"
-    if (bad := first_bad(dict(zip(weights, found)), "")) is not None:
-        return f"the gradient of the weights {bad}"
-    return "a number that was finite when the batch was run again"
-
-
-def _watch(name: str, layer: nn.Module, outputs: list[str], gradients: list[str], batch: Any) -> Any:
-    """A forward hook that notes the layer where its output, or on the way back the gradient there, is not finite.
-
-    Layers inside a layer end before it does, so the first note is of the innermost.
-    """
-    label = f"layer {name or 'of all'} ({type(layer).__name__})"
-
-    def hook(layer: nn.Module, args: Any, output: Any) -> None:
-        for part, tensor in _tensors(output):
-            inside = label + (f", {part}" if part else "")
-            if not outputs and (rows := _rows(tensor, batch)) is not None:
-                outputs.append(f"{inside}, {rows}")
-            if tensor.requires_grad:
-                tensor.register_hook(lambda g, inside=inside: _note(gradients, g, inside, batch))
-
-    return hook
-
-
-def _note(gradients: list[str], gradient: Tensor, inside: str, batch: Any) -> None:
-    if not gradients and (rows := _rows(gradient, batch)) is not None:
-        gradients.append(f"{inside}, {rows}")
+    found = first_bad(weights, "the weights ") or "what the network makes of finite weights and data"
+    if math.isfinite(loss):
+        gradients = {name: weight.grad for name, weight in weights.items()}
+        found = first_bad(gradients, "the gradient of ") or found
+    return Diverged(f"{what} in {where}, first in {found}; {REMEDY}")
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -165,19 +115,19 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = vars(value)
     for key, part in parts.items():
-        yield from _tensors(part, f"{name}.{key}" if name else str(key))
+        yield from _tensors(part, f"{name}.{key}" if name and not name.endswith(" ") else f"{name}{key}")
 
 
 def first_bad(value: Any, name: str) -> str | None:
     """The first tensor in a value with numbers that are not finite, and their rows; None where there is none."""
     for part, tensor in _tensors(value, name):
-        if (rows := _rows(tensor, None)) is not None:
+        if (rows := _rows(tensor)) is not None:
             return f"{part}, {rows}"
     return None
 
 
-def _rows(tensor: Tensor, batch: Any, most: int = 5) -> str | None:
-    """The rows of a tensor whose numbers are not all finite, in words, with the steps k of a batch's states."""
+def _rows(tensor: Tensor, most: int = 5) -> str | None:
+    """The rows of a tensor whose numbers are not all finite, in words."""
     finite = torch.isfinite(tensor.detach())
     if bool(finite.all()):
         return None
@@ -185,8 +135,4 @@ def _rows(tensor: Tensor, batch: Any, most: int = 5) -> str | None:
         return "a single number"
     rows = (~finite.flatten(1).all(1) if tensor.ndim > 1 else ~finite).nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
-    k = getattr(batch, "k", None)
-    at = ""
-    if k is not None and len(k) == len(tensor):
-        at = f" (k = {', '.join(str(int(k[row])) for row in rows[:most])}{', …' if len(rows) > most else ''})"
-    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of {len(tensor)}{at}"
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of {len(tensor)}"

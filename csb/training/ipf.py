@@ -1,4 +1,4 @@
-"""The IPF loop: half-steps one after the other, each a sequence of cache rounds, each a fresh Lightning Trainer."""
+"""The IPF loop: half-steps one after the other, each a sequence of cache rounds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,16 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning as pl
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
-from csb.errors import CSBError
+from csb.training.bar import Bar, Metrics, Observer, Report
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
-from csb.training.callbacks import Bar, Every, Metrics, Observer, Reporter, fit
 from csb.training.divergence import Diverged, require_calm
+from csb.training.fit import Fit, noted
 from csb.training.history import EACH, SCORE, best_iteration, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
@@ -138,19 +137,18 @@ class IPF:
         save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
-        module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer, self.ranks)
-        take_up(module, self.progress)
+        module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
+        fit = take_up(module, self.progress, self.device, self.optimizer.clip, self.ranks)
         timing = {"fill": 0.0, "fit": 0.0}
         validation = self._validation(module)
         while self.progress.step < half_step.steps and not self.progress.stopped:
             round_ = self.progress.step // self.settings.refresh
             stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
             clock = time.perf_counter()
-            self.bridge.to(self.device.where)  # where Lightning leaves a model after a fit is not where it ran
             cache = self._fill(half_step, round_)
             timing["fill"] += time.perf_counter() - clock
             try:
-                self._fit(module, cache, (self.progress.step, stop), validation)
+                self._fit(fit, module, cache, (self.progress.step, stop), validation)
             finally:
                 if cache is not None:
                     cache.close()
@@ -162,7 +160,6 @@ class IPF:
     def _validation(self, module: HalfStepModule) -> Validation | None:
         if self.val is None:
             return None
-        self.bridge.to(self.device.where)
         size = min(self.cache_size, _VALIDATION)
         self._describe(module.half_step, "filling the cache")
         bridge, batch_size = self.bridge.eval(), self.settings.batch_size
@@ -182,9 +179,15 @@ class IPF:
         self.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
 
     def _fit(
-        self, module: HalfStepModule, cache: Cache | None, steps: tuple[int, int], validation: Validation | None
+        self,
+        fit: Fit,
+        module: HalfStepModule,
+        cache: Cache | None,
+        steps: tuple[int, int],
+        validation: Validation | None,
     ) -> None:
-        half_step, settings = module.half_step, self.settings
+        """The steps from one filling of the cache to the next, with a state at their end."""
+        half_step, settings, progress = module.half_step, self.settings, self.progress
         self._describe(half_step, "fitting")
         batches = Batches(
             half_step, self.bridge.grid, self.objective, self.pairs, cache, settings.batch_size,
@@ -193,25 +196,21 @@ class IPF:
         )  # fmt: skip
         offset = sum(h.steps for h in self.plan[: half_step.index])
         about: Metrics = {"iteration": half_step.iteration}
-        reporter = Reporter(self.bar, self.log, offset, self.progress.losses, half_step.direction, about)
-        callbacks: list[pl.Callback] = [
-            reporter,
-            Every(settings.checkpoint_every, lambda step: self._save(module, step)),
-        ]
-        if self.observer is not None:
-            callbacks.append(Every(settings.observe_every, lambda step: self._observe(module, step)))
-        if validation is not None:
-            callbacks.insert(1, Every(settings.validate_every, lambda step: self._validate(module, validation, step)))
-        save = lambda: self._save(module, len(self.progress.losses))  # noqa: E731
-        try:
-            fit(module, on_device(batches, self.device), self.device, self.optimizer.clip, callbacks, save)
-        finally:
-            batches.release()
-        reached = len(self.progress.losses)
-        if reached < steps[1] and not self.progress.stopped:
-            raise CSBError(
-                f"the fit of half-step {half_step.name} ended at step {reached} of {steps[1]}; resume the training"
-            )
+        report = Report(self.bar, self.log, offset, progress.losses, half_step.direction, module.where, about)
+
+        def after(step: int, loss: float, rate: float) -> bool:
+            report(step, loss, rate)
+            if validation is not None and step % settings.validate_every == 0:
+                self._validate(module, validation, step)
+            if step % settings.checkpoint_every == 0:
+                self._save(fit, step)
+            if self.observer is not None and step % settings.observe_every == 0:
+                self._observe(module, step)
+            return progress.stopped
+
+        with noted() as asked:
+            fit.run(on_device(batches, self.device), after, asked)
+            self._save(fit, len(progress.losses))
 
     def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
@@ -220,12 +219,11 @@ class IPF:
         self.log({f"val_loss/{module.half_step.direction}": loss}, offset + step)
         keep_best(self.progress, loss, module.average.module, step)
         assert self.progress.best is not None
-        if step - self.progress.best["step"] >= settings.patience * settings.validate_every:
-            self.progress.stopped = module.trainer.should_stop = True
+        self.progress.stopped = step - self.progress.best["step"] >= settings.patience * settings.validate_every
 
-    def _save(self, module: HalfStepModule, step: int) -> None:
+    def _save(self, fit: Fit, step: int) -> None:
         """The state after ``step`` steps of the half-step; not written where the loss may be exploding."""
-        if note(module, self.progress, step):
+        if note(fit, self.progress, step):
             self._write()
 
     def _write(self) -> None:
@@ -256,7 +254,6 @@ class IPF:
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
         require_calm(self.progress.losses, module.where(self.progress.step))
-        module.to(self.device.where)  # and the bridge in it: Lightning leaves a model elsewhere than where it ran
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)

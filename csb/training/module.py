@@ -12,9 +12,7 @@ from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
 from csb.process import repeated
 from csb.training.batches import Batch
-from csb.training.divergence import not_finite
 from csb.training.plan import HalfStep
-from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import OptimizerSettings
 from csb.training.state import take_weights
 
@@ -62,89 +60,43 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 class FitModule(pl.LightningModule):
-    """Fits one network and keeps the moving average of its weights.
-
-    Holds the optimiser state that passes from one Trainer to the next. Batches have a field ``step``.
+    """A network under training and the moving average of its weights; :class:`csb.training.fit.Fit` drives it.
 
     Args:
         model: what is fitted.
         steps: optimiser steps in all.
         peak: the learning rate after warm-up.
         settings: the optimiser's.
-        ranks: the processes that fit it.
+
+    Attributes:
+        last_loss: of the last batch, ().
+        rate_factor: on every learning rate, below 1 after a retry.
     """
 
     last_loss: Tensor
-    batch: Any  # under training
 
-    def __init__(
-        self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings, ranks: Ranks = ALONE
-    ) -> None:
+    def __init__(self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings) -> None:
         super().__init__()
-        self.ranks = ranks
-        self.model, self.steps, self.peak, self.settings = model, steps, peak, settings
-        self.rate_factor = 1.0  # on every learning rate, below 1 after a retry
-        self.asked, self.ends = 0, False  # to end after the running step: this process, by which signal; all of them
+        self.model, self.steps, self.peak, self.settings, self.rate_factor = model, steps, peak, settings, 1.0
         self.average = MovingAverage(model, settings.ema)
         self.weights: list[Tensor] = list(model.parameters())
-        self.optimizer_state: dict[str, Any] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+        return torch.optim.AdamW(
+            self.weights, self.settings.lr, (0.9, 0.99), weight_decay=self.settings.weight_decay, fused=True
         )
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        return optimizer
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step, from 0."""
+        return self.rate_factor * learning_rate(step, self.steps, self.peak, self.settings.warmup)
+
+    def training_step(self, batch: Any) -> Tensor:
+        """The loss of a batch, (), to be descended; sets ``last_loss``, to be shown."""
+        raise NotImplementedError
 
     def where(self, step: int) -> str:
         """The place of a step in the training, for messages."""
         raise NotImplementedError
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.batch = batch
-        rate = self.rate_factor * learning_rate(batch.step, self.steps, self.peak, self.settings.warmup)
-        for group in self.optimizer_on_trainer().param_groups:
-            group["lr"] = rate
-
-    def optimizer_on_trainer(self) -> torch.optim.Optimizer:
-        """The optimiser of the running fit."""
-        return self.trainer.optimizers[0]
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Clips the gradients' norm. CSBError where it or the loss is not finite, before any weight is changed.
-
-        The norm is that of all processes' mean gradient, so that all of them stop at the same step.
-        """
-        self._exchange()
-        gradients = [w.grad for w in self.weights if w.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if not bool(torch.isfinite(norm + self.last_loss)):
-            for weight in self.weights:  # what a CUDA graph owns is lost in the search below, and Lightning copies it
-                weight.grad = None
-            with self.trainer.precision_plugin.train_step_context():
-                raise not_finite(float(self.last_loss), self.where(self.batch.step), self, self.batch)
-        if gradient_clip_val and norm > gradient_clip_val:
-            nn.utils.clip_grads_with_norm_(self.weights, gradient_clip_val, norm)
-
-    def _exchange(self) -> None:
-        """The loss of all processes together, and whether they end: all at one step, where one of them was asked to.
-
-        After the backward pass, whose kernels a GPU works on meanwhile.
-        """
-        self.ends = self.asked != 0
-        if self.ranks.size > 1:
-            asked = self.last_loss.new_tensor(float(self.ends))
-            found = self.ranks.mean(torch.stack([self.last_loss.double(), asked.double()]))
-            self.last_loss, self.ends = found[0], bool(found[1] > 0)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step of weights and average together, for callbacks save both before this module's on_train_batch_end."""
-        super().optimizer_step(*args, **kwargs)
-        self.average.update(self.weights, self.batch.step)
 
     def adopt_average(self) -> None:
         """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
@@ -163,23 +115,18 @@ class HalfStepModule(FitModule):
         half_step: HalfStep,
         objective: Objective,
         settings: OptimizerSettings,
-        ranks: Ranks = ALONE,
     ) -> None:
         peak = settings.lr if half_step.iteration == 1 else settings.later_lr
         kernel = bridge.kernel(half_step.direction)
         kernel.inflation.fill_(1.0)  # the likelihood is fitted without
-        super().__init__(kernel, half_step.steps, peak, settings, ranks)
+        super().__init__(kernel, half_step.steps, peak, settings)
         self.bridge, self.half_step, self.objective, self.kernel = bridge, half_step, objective, kernel
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
         self.register_buffer("weight", balance(kernel, settings.balance), persistent=False)
-        self.select()
-
-    def select(self) -> None:
-        """Freezes the other direction before a fit, so that DDP sees only parameters that receive gradients."""
         self.bridge.requires_grad_(False)
         self.kernel.requires_grad_(True)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         return self.weighted_loss(self.kernel, batch)
 
     def where(self, step: int) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn, rand, randint, randn
 
 from csb.errors import CSBError, is_number, require_int
 from csb.process import Schedule, expand, seeded
-from csb.training.callbacks import Bar, Every, Metrics, Reporter, fit
+from csb.training.bar import Bar, Metrics, Report
 from csb.training.divergence import require_calm
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
@@ -149,7 +149,7 @@ class RegressionModule(FitModule):
         super().__init__(task.model, steps, peak, settings)
         self.task = task
 
-    def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Examples) -> Tensor:
         loss = (self.task.predict(batch) - batch.target).square().mean()
         self.last_loss = loss.detach()
         return loss
@@ -186,16 +186,14 @@ def train_regression(
     shown = Bar(settings.steps, stage.progress.step, bar)
     shown.describe(task.name)
 
-    def attempt() -> RegressionModule:
-        module = stage.take_up(lambda: RegressionModule(task, settings.steps, settings.lr, optimizer))
-        begun, losses = stage.progress.step, stage.progress.losses
-        if begun < settings.steps:
-            batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (begun, settings.steps))
-            every = Every(settings.checkpoint_every, lambda step: stage.save(module, step))
-            callbacks = [Reporter(shown, log, 0, losses, task.name), every]
-            fit(module, batches, device, optimizer.clip, callbacks, lambda: stage.save(module, len(losses)))
-            require_calm(losses, module.where(settings.steps))
-        return module
+    def attempt() -> FitModule:
+        make = lambda: RegressionModule(task, settings.steps, settings.lr, optimizer)  # noqa: E731
+        fit, begun, losses = stage.take_up(make, device, optimizer.clip), stage.progress.step, stage.progress.losses
+        batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (begun, settings.steps))
+        report = Report(shown, log, 0, losses, task.name, fit.module.where)
+        stage.run(fit, batches, report, settings.checkpoint_every)
+        require_calm(losses, fit.module.where(settings.steps))
+        return fit.module
 
     with shown.progress:
         module = stage.until_done(attempt, shown, log)

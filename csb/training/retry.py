@@ -2,19 +2,21 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
-from csb.training.callbacks import Bar, Metrics
+from csb.training.bar import Bar, Metrics, Report
 from csb.training.divergence import Diverged, LossWatch
+from csb.training.fit import Fit, noted
 from csb.training.module import FitModule
+from csb.training.ranks import ALONE, Ranks
+from csb.training.settings import DeviceSettings
 from csb.training.state import Progress, load_progress, restore, save_progress, take_weights, to_cpu
 
 LOWER = 0.3  # the factor on the learning rate of a retry
-Module = TypeVar("Module", bound=FitModule)
 logger = logging.getLogger(__name__)
 
 
@@ -23,19 +25,18 @@ def rate_factor(progress: Progress) -> float:
     return LOWER ** len(progress.retries)
 
 
-def take_up(module: FitModule, progress: Progress) -> None:
-    """Puts a fresh module where the progress stands."""
+def take_up(module: FitModule, progress: Progress, device: DeviceSettings, clip: float, ranks: Ranks = ALONE) -> Fit:
+    """Puts a fresh module where the progress stands, ready to go on."""
     if progress.average is not None:
         take_weights(module.average, progress.average)
-        module.optimizer_state = progress.optimizer
     module.rate_factor = rate_factor(progress)
+    return Fit(module, device, clip, ranks, progress.optimizer)
 
 
-def note(module: FitModule, progress: Progress, step: int) -> bool:
-    """Takes the module's state after ``step`` steps down in the progress; False where the loss may be exploding."""
-    module.optimizer_state = to_cpu(module.optimizer_on_trainer().state_dict())
-    progress.step, progress.optimizer = step, module.optimizer_state
-    progress.average = to_cpu(module.average.state_dict())
+def note(fit: Fit, progress: Progress, step: int) -> bool:
+    """Takes the state after ``step`` steps down in the progress; False where the loss may be exploding."""
+    progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
+    progress.average = to_cpu(fit.module.average.state_dict())
     return LossWatch(progress.losses).suspicious() is None
 
 
@@ -91,23 +92,34 @@ class Stage:
         self.start = Progress(weights=to_cpu(model.state_dict())) if retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
 
-    def take_up(self, make: Callable[[], Module]) -> Module:
-        """The module that ``make`` makes of the model, where the progress stands."""
+    def take_up(self, make: Callable[[], FitModule], device: DeviceSettings, clip: float) -> Fit:
+        """The fit of the module that ``make`` makes of the model, where the progress stands."""
         if self.progress.weights:
             restore(self.model, self.progress, self.path)
-        module = make()
-        take_up(module, self.progress)
-        return module
+        return take_up(make(), self.progress, device, clip)
 
-    def save(self, module: FitModule, step: int) -> None:
+    def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
+        """A step on each batch, with a state on the disk after every so many, and at the end."""
+
+        def after(step: int, loss: float, rate: float) -> bool:
+            report(step, loss, rate)
+            if step % every == 0:
+                self.save(fit, step)
+            return False
+
+        with noted() as asked:
+            fit.run(batches, after, asked)
+            self.save(fit, len(self.progress.losses))
+
+    def save(self, fit: Fit, step: int) -> None:
         """The progress after ``step`` steps; not written where the loss may be exploding."""
-        good = note(module, self.progress, step)
+        good = note(fit, self.progress, step)
         self.progress.seconds = time.perf_counter() - self.started
         self.progress.weights = to_cpu(self.model.state_dict())
         if good:
             save_progress(self.path, self.progress, self.fingerprint)
 
-    def until_done(self, attempt: Callable[[], Module], bar: Bar, log: Callable[[Metrics, int], None]) -> Module:
+    def until_done(self, attempt: Callable[[], FitModule], bar: Bar, log: Callable[[Metrics, int], None]) -> FitModule:
         """What ``attempt`` returns, begun again from the last good state after each divergence."""
         while True:
             try:

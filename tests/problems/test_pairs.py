@@ -260,7 +260,7 @@ def test_bad_arguments():
         ({"name": "pairs", "path": ""}, "path is missing"),
         ({"name": "pairs", "x": "x.npy"}, "path is missing"),
         ({"name": "pairs", "path": "p.npz", "seed": -1}, "seed=-1"),
-        ({"name": "pairs", "path": "p.npz", "val": "half"}, "val='half' is a str; expected float"),
+        ({"name": "pairs", "path": "p.npz", "val": "half"}, "val='half' is not possible; give a share"),
     ):
         with pytest.raises(CSBError, match=match):
             build_problem(spec)

@@ -1,12 +1,16 @@
 """Which errors a command tells in a line of their own."""
 
+import contextlib
 import errno
+import os
+import signal
+import time
 
 import pytest
 import torch
 
-from csb.errors import CSBError
-from csb.run.ends import explain, is_out_of_memory
+from csb.errors import CSBError, Terminated
+from csb.run.ends import explain, is_out_of_memory, terminable
 
 
 def raised(error, of=None, hidden=False):
@@ -49,3 +53,47 @@ def test_what_came_of_something_else_is_not_explained():
 
 def test_an_error_of_our_own_keeps_its_line():
     assert explain(raised(CSBError("too large; lower n"), MemoryError())) == "too large; lower n"
+
+
+class TestASignalThatIsSwallowed:
+    """What a handler raises inside a destructor, or a callback of the garbage collector, is printed and forgotten."""
+
+    @pytest.fixture(autouse=True)
+    def _often(self, monkeypatch):
+        monkeypatch.setattr("csb.run.ends._Ended.every", 0.05)
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+    def test_it_comes_again(self, number, error):
+        class Loud:
+            def __del__(self):
+                os.kill(os.getpid(), number)
+
+        with pytest.raises(error), terminable():
+            Loud()  # which is deleted at once
+            time.sleep(10)
+            raise AssertionError
+
+    def test_or_at_the_end(self):
+        with pytest.raises(Terminated), terminable(), contextlib.suppress(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def test_what_a_library_makes_of_it_is_not_its_own(self):
+        with pytest.raises(Terminated) as ended, terminable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                raise ValueError("a mistake in the configuration") from None
+        assert ended.value.number == signal.SIGTERM
+
+    def test_it_does_not_disturb_what_is_cleaned_up(self):
+        done = []
+        with pytest.raises(Terminated), terminable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                time.sleep(0.3)
+                done.append(True)
+        assert done == [True]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        time.sleep(0.1)  # no alarm is left

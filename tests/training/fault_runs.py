@@ -17,7 +17,6 @@ from csb.errors import CSBError, Terminated
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.run.ends import is_out_of_memory, terminable
-from csb.run.train import quiet_lightning
 from csb.training.history import SCORE
 from csb.training.ipf import IPF
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
@@ -71,8 +70,7 @@ def go_on(folder, **changes):
     """Begins the training, or continues it, as the command line does with resume=true."""
     remove_leftovers(Path(folder))
     run = make(folder, **changes)
-    with quiet_lightning():
-        return run.run(resume=run.state_file.exists())
+    return run.run(resume=run.state_file.exists())
 
 
 @dataclass(frozen=True)

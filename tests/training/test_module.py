@@ -1,6 +1,5 @@
 """One half-step's module: step weights, moving average, and what is frozen."""
 
-import lightning as pl
 import pytest
 import torch
 
@@ -8,9 +7,10 @@ from csb.bridge.objectives import Likelihood, MeanMatching, Target
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.training.batches import Batch
+from csb.training.fit import Fit, Noted
 from csb.training.module import HalfStepModule, MovingAverage, balance
 from csb.training.plan import HalfStep
-from csb.training.settings import OptimizerSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.state import to_cpu
 
 BACKWARD, FORWARD = HalfStep(2, 2, "backward", 10), HalfStep(3, 2, "forward", 10)
@@ -86,28 +86,13 @@ class TestMovingAverage:
         assert not any(bool((p == 0.123).all()) for p in bridge.kernel("forward").parameters())
 
 
-class Loader:
-    """An iterable that is no list, which Lightning would take for several loaders."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
-
-    def __len__(self):
-        return len(self.batches)
+def fit(module, batches, state=None, after=lambda step, loss, rate: False):
+    """The fit, with its optimiser."""
+    found = Fit(module, DeviceSettings("cpu"), 1.0, state=state)
+    found.run(batches, after, Noted())
+    return found
 
 
-def fit(module, batches, **options):
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, **options,
-    )  # fmt: skip
-    trainer.fit(module.train(), train_dataloaders=Loader(batches))
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 class TestFit:
     @pytest.mark.parametrize(("half_step", "other"), [(BACKWARD, "forward"), (FORWARD, "backward")])
     def test_only_one_direction_moves(self, bridge, half_step, other):
@@ -120,7 +105,7 @@ class TestFit:
         moved = [k for k, v in bridge.state_dict().items() if not torch.equal(v, before[k])]
         assert {key.split("_kernel")[0] for key in moved} == {half_step.direction}
 
-    def test_select_can_change_direction(self, bridge):
+    def test_the_direction_can_change(self, bridge):
         HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
         HalfStepModule(bridge, FORWARD, Likelihood(), OptimizerSettings())
         assert {p.requires_grad for p in bridge.kernel("backward").parameters()} == {False}
@@ -134,7 +119,7 @@ class TestFit:
             law = module.kernel(b.x, b.k, b.c)
             each = objective.loss(law, b.target, bridge.grid.beta.float()[b.k]).mean(1)
             expected = (each * module.weight[b.k]).mean()
-            torch.testing.assert_close(module.training_step(b, 0), expected)
+            torch.testing.assert_close(module.training_step(b), expected)
             torch.testing.assert_close(module.last_loss, each.mean().detach())
 
     def test_observations_are_shared_in_order(self, bridge):
@@ -143,24 +128,24 @@ class TestFit:
         b = batch(shared=4)
         assert len(b.c) == 2
         repeated = b._replace(c=b.c[[0, 0, 0, 0, 1, 1, 1, 1]])
-        torch.testing.assert_close(module.training_step(b, 0), module.training_step(repeated, 0))
+        torch.testing.assert_close(module.training_step(b), module.training_step(repeated))
 
     def test_learning_rate_is_that_of_the_batchs_step(self, bridge):
         module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings(later_lr=1e-2, warmup=1.0))
         seen = []
-        module.on_before_zero_grad = lambda optimizer: seen.append(optimizer.param_groups[0]["lr"])
-        fit(module, [batch(i) for i in (4, 5)])
-        assert seen[-1] == pytest.approx(1e-2 * 6 / 10)
+        found = fit(module, [batch(i) for i in (4, 5)], after=lambda step, loss, rate: seen.append((step, rate)))
+        assert [step for step, _ in seen] == [5, 6]
+        assert seen[-1][1] == found.optimizer.param_groups[0]["lr"]
+        assert seen[-1][1] == pytest.approx(1e-2 * 6 / 10)
 
     def test_two_rounds_are_one(self, bridge, exact_bridge):
-        """A second Trainer with the optimiser's state goes on exactly where the first ended."""
+        """A second fit with the optimiser's state goes on exactly where the first ended."""
         batches = [batch(i) for i in range(6)]
         module = HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
         fit(module, batches)
         parts = HalfStepModule(exact_bridge("full", 1).bridge, BACKWARD, Likelihood(), OptimizerSettings())
-        fit(parts, batches[:3])
-        parts.optimizer_state = to_cpu(parts.optimizer_on_trainer().state_dict())
-        fit(parts, batches[3:])
+        state = to_cpu(fit(parts, batches[:3]).optimizer.state_dict())
+        fit(parts, batches[3:], state)
         for one, two in ((module.kernel, parts.kernel), (module.average, parts.average)):
             for key, value in one.state_dict().items():
                 assert torch.equal(value, two.state_dict()[key]), key

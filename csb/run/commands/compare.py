@@ -121,6 +121,7 @@ def _compare(comparison: Comparison, config: DictConfig) -> None:
     command = shlex.join(["csb", "compare", *HydraConfig.get().overrides.task])
     work, found, notes = _open(comparison)
     fits: list[Fit] = []
+    tables: dict[str, list[dict[str, Any]]] = {}
     for i, contender in enumerate(found, start=1):
         logger.info("[%d/%d] %s", i, len(found), contender.label)
         fits += [work.fit(contender, budget) for budget in comparison.budgets]
@@ -129,11 +130,13 @@ def _compare(comparison: Comparison, config: DictConfig) -> None:
         notes = [*notes, *_remarks(budget, of, comparison.settings.steps)]
         rows: list[Row] = [fit.row for fit in of if fit.row is not None]
         if rows:
-            table: list[dict[str, Any]] = budget_table(rows, comparison.kind, ("", " *"))
-            print_table(table, title=f"{comparison.problem.name}, {_title(budget)} (* best within a standard error)")
+            title = f"{comparison.problem.name}, {_title(budget)} (* best within a standard error)"
+            tables[title] = budget_table(rows, comparison.kind, ("", " *"))
+    _write(comparison, work, fits, notes, command)
+    for title, table in tables.items():
+        print_table(table, title=title)
     for note in notes:
         print(note)
-    _write(comparison, work, fits, notes, command)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     own, where = comparison.settings, torch.device(work.field.device)
     provenance.record(Path(own.out), "compare", comparison.problem, where, None, own.seed, plain)

@@ -8,7 +8,6 @@ from typing import Any
 from csb.bridge.objectives import OBJECTIVES, build_objective
 from csb.evaluation.speed import sampling_overhead
 from csb.run.speed.recipes import Recipe
-from csb.run.train import quiet_lightning
 from csb.training.cache import Cache, fill
 from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
@@ -34,7 +33,7 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
     """
     run = recipe.run
     ipf = _shrunk(run.ipf, L, shrink)
-    with tempfile.TemporaryDirectory() as folder, quiet_lightning():
+    with tempfile.TemporaryDirectory() as folder:
         training = IPF(
             recipe.bridge(), recipe.spec(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
             Path(folder), ipf, run.optimizer, run.device, run.seed, {}, {}, bar=False,

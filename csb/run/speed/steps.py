@@ -11,10 +11,10 @@ from csb.bridge import autocast
 from csb.evaluation.speed import interleaved, now
 from csb.process import repeated
 from csb.run.speed.recipes import Recipe
-from csb.run.train import quiet_lightning
+from csb.training.bar import Bar, Report
 from csb.training.batches import Batch, Batches
 from csb.training.cache import Cache, fill
-from csb.training.callbacks import Bar, Reporter, fit
+from csb.training.fit import Fit, Noted
 from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep
 from csb.training.transfer import Ahead, on_device
@@ -109,10 +109,14 @@ class Alternating:
 
 
 def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
-    """A fit as the training does it: Lightning, clipping, averaging, the bar and the losses."""
-    reporter = Reporter(Bar(len(batches), 0, False), lambda metrics, step: None, 0, [], "backward")
-    with quiet_lightning():
-        fit(module, batches, recipe.run.device, recipe.run.optimizer.clip, [reporter], lambda: None)
+    """A fit as the training does it: clipping, averaging, the bar and the losses."""
+    report = Report(Bar(len(batches), 0, False), lambda metrics, step: None, 0, [], "backward", module.where)
+
+    def after(step: int, loss: float, rate: float) -> bool:
+        report(step, loss, rate)
+        return False
+
+    Fit(module, recipe.run.device, recipe.run.optimizer.clip).run(batches, after, Noted())
 
 
 def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict[str, Any]:
