@@ -55,6 +55,15 @@ def test_an_error_of_our_own_keeps_its_line():
     assert explain(raised(CSBError("too large; lower n"), MemoryError())) == "too large; lower n"
 
 
+def terminably(action):
+    with terminable():
+        action()
+
+
+def ask(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
 class TestASignalThatIsSwallowed:
     """What a handler raises inside a destructor, or a callback of the garbage collector, is printed and forgotten."""
 
@@ -67,33 +76,47 @@ class TestASignalThatIsSwallowed:
     def test_it_comes_again(self, number, error):
         class Loud:
             def __del__(self):
-                os.kill(os.getpid(), number)
+                ask(number)
 
-        with pytest.raises(error), terminable():
+        def action():
             Loud()  # which is deleted at once
             time.sleep(10)
             raise AssertionError
 
+        with pytest.raises(error):
+            terminably(action)
+
     def test_or_at_the_end(self):
-        with pytest.raises(Terminated), terminable(), contextlib.suppress(Terminated):
-            os.kill(os.getpid(), signal.SIGTERM)
+        def action():
+            with contextlib.suppress(Terminated):
+                ask()
+
+        with pytest.raises(Terminated):
+            terminably(action)
 
     def test_what_a_library_makes_of_it_is_not_its_own(self):
-        with pytest.raises(Terminated) as ended, terminable():
+        def action():
             try:
-                os.kill(os.getpid(), signal.SIGTERM)
+                ask()
             except BaseException:
                 raise ValueError("a mistake in the configuration") from None
+
+        with pytest.raises(Terminated) as ended:
+            terminably(action)
         assert ended.value.number == signal.SIGTERM
 
     def test_it_does_not_disturb_what_is_cleaned_up(self):
         done = []
-        with pytest.raises(Terminated), terminable():
+
+        def action():
             try:
-                os.kill(os.getpid(), signal.SIGTERM)
+                ask()
             finally:
                 time.sleep(0.3)
                 done.append(True)
+
+        with pytest.raises(Terminated):
+            terminably(action)
         assert done == [True]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         time.sleep(0.1)  # no alarm is left
