@@ -2,7 +2,7 @@
 failure.
 
 Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.run.processes`). All run
-the same code; Lightning's DDP averages their gradients. What makes their number leave no trace in the result but the
+the same code; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no trace in the result but the
 order of floating-point sums:
 
 - **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
