@@ -2,8 +2,8 @@
 failure.
 
 Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.run.processes`). All run
-the same code; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no trace in the result but the
-order of floating-point sums:
+the same code; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
+trace in the result but the order of floating-point sums:
 
 - **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
   rows.** Batch s is the function of (seed, half-step, s) that it is for one process, and process r takes the r-th of
