@@ -53,7 +53,7 @@ class Float32Module(nn.Module):
 def automatic_precision(where: torch.device) -> str:
     """The precision in which networks run fastest: "bf16-mixed" where the device multiplies bfloat16 itself.
 
-    Elsewhere bfloat16 is emulated: digits train some fifteen times as slowly as in float32 on a processor with AVX2.
+    Elsewhere bfloat16 is emulated, which is far slower than float32.
     """
     if where.type == "cuda":
         own = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -26,13 +26,12 @@ class CSBError(ValueError):
         super().__init__(re.sub(r"\s*\n\s*", " ", message))
 
 
-ENDING = tuple(  # of a scheduler that wants the machine back; of a terminal that went away, which not every system has
-    signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+# Ctrl+C; a scheduler that wants the machine back; a terminal that went away, which not every system has
+ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Terminated(BaseException):
-    """A signal of ENDING has come; a running fit has saved its state first.
+    """SIGTERM or SIGHUP has come; a running fit has saved its state first.
 
     Attributes:
         number: the signal's.
@@ -41,6 +40,11 @@ class Terminated(BaseException):
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(number)
         self.number = number
+
+
+def ended_by(number: int) -> BaseException:
+    """What a signal of ENDING is raised as: KeyboardInterrupt, as Python does it, or Terminated."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from csb.errors import ENDING, CSBError, Terminated
+from csb.errors import ENDING, CSBError, Terminated, ended_by
 from csb.training.ranks import speaks
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,21 +88,17 @@ class _Ended:
     number = 0
     every = 0.5  # seconds
 
-    def error(self) -> BaseException:
-        return KeyboardInterrupt() if self.number == signal.SIGINT else Terminated(self.number)
-
     def __call__(self, number: int, frame: Any) -> NoReturn:
         self.number = number
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
-        raise self.error()
+        signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
+        raise ended_by(self.number)
 
     def again(self, number: int, frame: Any) -> None:
         handled = sys.exception()
         while handled is not None and not isinstance(handled, KeyboardInterrupt | Terminated):
             handled = handled.__context__
         if handled is None and self.number:
-            raise self.error()
+            raise ended_by(self.number)
 
 
 @contextlib.contextmanager
@@ -113,29 +109,28 @@ def terminable() -> Iterator[None]:
     ignored, is left as it is; so is all outside the main thread.
     """
     ended, here = _Ended(), threading.current_thread() is threading.main_thread()
-    handlers = {number: ended for number in (signal.SIGINT, *ENDING)}
+    handlers = {number: ended for number in ENDING}
     free = (signal.SIG_DFL, signal.default_int_handler)
     before = {n: signal.getsignal(n) for n in handlers if here and signal.getsignal(n) in free}
-    if before and hasattr(signal, "setitimer"):
+    if before:
         handlers, before = {**handlers, signal.SIGALRM: ended.again}, {**before, signal.SIGALRM: signal.SIG_DFL}
     try:
-        try:
-            for number in before:
-                signal.signal(number, handlers[number])
-            yield
-        finally:
-            if signal.SIGALRM in before:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number in before:
+            signal.signal(number, handlers[number])
+        yield
     except (KeyboardInterrupt, Terminated):
         raise
     except BaseException:
         if ended.number:
-            raise ended.error() from None
+            raise ended_by(ended.number) from None
         raise
+    finally:
+        if signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if ended.number:
-        raise ended.error()
+        raise ended_by(ended.number)
 
 
 __all__ = ["explain", "fail", "flush_output", "is_out_of_memory", "terminable"]

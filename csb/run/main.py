@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import sys
 from difflib import get_close_matches
 
@@ -50,8 +49,9 @@ def _show(text: str) -> None:
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        raise SystemExit(2) from None
+        from csb.run.ends import fail  # here, so that help does not wait for torch
+
+        fail(None)
 
 
 def _unknown(name: str) -> str:

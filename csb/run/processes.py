@@ -86,7 +86,7 @@ def _run(count: int, command: list[str]) -> None:
             f"resume=true goes on from the last checkpoint"
         ) from None
     except SignalException as error:
-        if error.sigval in (signal.SIGINT, *ENDING):  # the processes got it too, and have said so
+        if error.sigval in ENDING:  # the processes got it too, and have said so
             raise SystemExit(2 if error.sigval == signal.SIGINT else 128 + error.sigval) from None
         raise CSBError(f"stopped by {error.sigval.name}; resume=true goes on from the last checkpoint") from None
 

@@ -1,6 +1,5 @@
 """A training that goes wrong: where the first number that is not finite appears, and when a loss counts as exploded."""
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Mapping
@@ -92,11 +91,12 @@ def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBErro
             f"train again"
         )
     weights = dict(model.named_parameters())
-    found = first_bad(weights, "the weights ") or "what the network makes of finite weights and data"
-    if math.isfinite(loss):
-        gradients = {name: weight.grad for name, weight in weights.items()}
-        found = first_bad(gradients, "the gradient of ") or found
-    return Diverged(f"{what} in {where}, first in {found}; {REMEDY}")
+    gradients = {name: weight.grad for name, weight in weights.items()} if math.isfinite(loss) else {}
+    first = "what the network makes of finite weights and data"
+    for kind, values in (("weights", weights), ("gradient of", gradients)):
+        if (found := first_bad(values, "")) is not None:
+            first = f"the {kind} {found}"
+    return Diverged(f"{what} in {where}, first in {first}; {REMEDY}")
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -112,10 +112,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         parts = value._asdict()  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
         parts = dict(enumerate(value))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = vars(value)
     for key, part in parts.items():
-        yield from _tensors(part, f"{name}.{key}" if name and not name.endswith(" ") else f"{name}{key}")
+        yield from _tensors(part, f"{name}.{key}" if name else str(key))
 
 
 def first_bad(value: Any, name: str) -> str | None:

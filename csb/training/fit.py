@@ -14,16 +14,16 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from csb.errors import ENDING, Terminated
+from csb.errors import ENDING, ended_by
 from csb.training.divergence import not_finite
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks, environment
 from csb.training.settings import DeviceSettings
 
-After = Callable[[int, float, float], bool]
+After = Callable[[int, float, float], bool | None]
 
 
-class Noted:
+class _Asked:
     """The signal that asks this process to end; 0 while there is none."""
 
     number = 0
@@ -36,7 +36,7 @@ class Noted:
 
 
 @contextmanager
-def noted() -> Iterator[Noted]:
+def _noted() -> Iterator[_Asked]:
     """Inside, Ctrl+C, SIGTERM and SIGHUP are noted; what they raise is raised at the end, when all is saved.
 
     A signal that is ignored stays so, and all are as they were outside the main thread.
@@ -45,16 +45,16 @@ def noted() -> Iterator[Noted]:
         KeyboardInterrupt: after Ctrl+C.
         Terminated: after another signal.
     """
-    here, found = threading.current_thread() is threading.main_thread(), Noted()
-    ours = [number for number in (signal.SIGINT, *ENDING) if here and signal.getsignal(number) != signal.SIG_IGN]
+    here, found = threading.current_thread() is threading.main_thread(), _Asked()
+    ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, found) for number in ours}
     try:
         yield found
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if found.number:
-        raise KeyboardInterrupt if found.number == signal.SIGINT else Terminated(found.number)
+        if found.number:
+            raise ended_by(found.number)
 
 
 class Fit:
@@ -89,35 +89,41 @@ class Fit:
         if state is not None:
             self.optimizer.load_state_dict(state)
 
-    def run(self, batches: Iterable[Any], after: After, asked: Noted) -> None:
-        """Takes a step on each batch, until ``after`` says so or a process is asked to end.
+    def run(self, batches: Iterable[Any], after: After, save: Callable[[], None]) -> None:
+        """Takes a step on each batch, until ``after`` says so or a process is asked to end; then calls ``save``.
 
         Args:
             batches: named tuples with a field ``step``.
             after: called after each step as after(steps done, loss, learning rate); True ends the fit.
-            asked: of this process; what another was asked is noted there as well.
+            save: keeps the state, before a signal that came meanwhile is raised.
 
         Raises:
             CSBError: a loss or a gradient that is not finite, before any weight is changed.
+            KeyboardInterrupt, Terminated: a signal came, to this process or another.
         """
+        with _noted() as asked:
+            with _repeatable(self.fabric.device):
+                self._steps(batches, after, asked)
+            save()
+
+    def _steps(self, batches: Iterable[Any], after: After, asked: _Asked) -> None:
         module, optimizer, fabric = self.module.train(), self.optimizer, self.fabric
         alone = self.ranks.size == 1
-        with _repeatable(fabric.device):
-            for batch in batches:
-                rate = module.learning_rate(batch.step)
-                optimizer.param_groups[0]["lr"] = rate
-                with fabric.autocast():
-                    loss = module.training_step(fabric.to_device(batch))
-                optimizer.zero_grad()
-                fabric.backward(loss)
-                ends = not alone and self._exchange(asked)
-                self._clip(batch)
-                optimizer.step()
-                module.average.update(module.weights, batch.step)
-                if after(batch.step + 1, float(module.last_loss), rate) or ends or (alone and asked.number):
-                    return
+        for batch in batches:
+            rate = module.learning_rate(batch.step)
+            optimizer.param_groups[0]["lr"] = rate
+            with fabric.autocast():
+                loss = module.training_step(fabric.to_device(batch))
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            ends = not alone and self._exchange(asked)
+            self._clip(batch)
+            optimizer.step()
+            module.average.update(module.weights, batch.step)
+            if after(batch.step + 1, float(module.last_loss), rate) or ends or (alone and asked.number):
+                return
 
-    def _exchange(self, asked: Noted) -> bool:
+    def _exchange(self, asked: _Asked) -> bool:
         """The mean loss and gradients of all processes; whether they end: at one step, where one of them is asked."""
         gradients = [w.grad for w in self.module.weights if w.grad is not None]
         of_step = torch.stack([loss := self.module.last_loss.float(), loss.new_tensor(float(asked.number > 0))])

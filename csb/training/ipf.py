@@ -14,7 +14,7 @@ from csb.training.bar import Bar, Metrics, Observer, Report
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
 from csb.training.divergence import Diverged, require_calm
-from csb.training.fit import Fit, noted
+from csb.training.fit import Fit
 from csb.training.history import EACH, SCORE, best_iteration, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
@@ -208,9 +208,7 @@ class IPF:
                 self._observe(module, step)
             return progress.stopped
 
-        with noted() as asked:
-            fit.run(on_device(batches, self.device), after, asked)
-            self._save(fit, len(progress.losses))
+        fit.run(on_device(batches, self.device), after, lambda: self._save(fit, len(progress.losses)))
 
     def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""

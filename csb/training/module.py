@@ -109,13 +109,7 @@ class HalfStepModule(FitModule):
     beta: Tensor
     weight: Tensor
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        half_step: HalfStep,
-        objective: Objective,
-        settings: OptimizerSettings,
-    ) -> None:
+    def __init__(self, bridge: Bridge, half_step: HalfStep, objective: Objective, settings: OptimizerSettings) -> None:
         peak = settings.lr if half_step.iteration == 1 else settings.later_lr
         kernel = bridge.kernel(half_step.direction)
         kernel.inflation.fill_(1.0)  # the likelihood is fitted without

@@ -10,7 +10,7 @@ from torch import nn
 
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.divergence import Diverged, LossWatch
-from csb.training.fit import Fit, noted
+from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings
@@ -101,15 +101,12 @@ class Stage:
     def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
         """A step on each batch, with a state on the disk after every so many, and at the end."""
 
-        def after(step: int, loss: float, rate: float) -> bool:
+        def after(step: int, loss: float, rate: float) -> None:
             report(step, loss, rate)
             if step % every == 0:
                 self.save(fit, step)
-            return False
 
-        with noted() as asked:
-            fit.run(batches, after, asked)
-            self.save(fit, len(self.progress.losses))
+        fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))
 
     def save(self, fit: Fit, step: int) -> None:
         """The progress after ``step`` steps; not written where the loss may be exploding."""

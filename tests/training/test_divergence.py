@@ -16,7 +16,7 @@ from csb.run.ends import terminable
 from csb.training.batches import Batch
 from csb.training.conditional import ConditionalSettings, train_conditional
 from csb.training.divergence import BLOCK, Diverged, LossWatch
-from csb.training.fit import Fit, Noted
+from csb.training.fit import Fit
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.plan import HalfStep
 from csb.training.regression import RegressionModule
@@ -75,7 +75,7 @@ def refused(module, batch):
     """The message, after a check that the step left the weights and their average alone."""
     before = to_cpu([module.model.state_dict(), module.average.state_dict()])
     with pytest.raises(Diverged) as error:
-        Fit(module, DeviceSettings("cpu"), 1.0).run([batch], lambda step, loss, rate: False, Noted())
+        Fit(module, DeviceSettings("cpu"), 1.0).run([batch], lambda step, loss, rate: None, lambda: None)
     for held, kept in zip((module.model, module.average), before):
         for key, value in held.state_dict().items():
             assert torch.equal(kept[key].nan_to_num(7), value.nan_to_num(7)), key
@@ -107,7 +107,7 @@ class TestWhereItBegins:
         with pytest.raises(
             CSBError, match=r"already the data of its batch are not finite, first in batch.x, row 5 of 8"
         ):
-            Fit(module, DeviceSettings("cpu"), 1.0).run([batch], lambda step, loss, rate: False, Noted())
+            Fit(module, DeviceSettings("cpu"), 1.0).run([batch], lambda step, loss, rate: None, lambda: None)
 
 
 class Root(nn.Module):

@@ -7,7 +7,7 @@ from csb.bridge.objectives import Likelihood, MeanMatching, Target
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.training.batches import Batch
-from csb.training.fit import Fit, Noted
+from csb.training.fit import Fit
 from csb.training.module import HalfStepModule, MovingAverage, balance
 from csb.training.plan import HalfStep
 from csb.training.settings import DeviceSettings, OptimizerSettings
@@ -86,10 +86,10 @@ class TestMovingAverage:
         assert not any(bool((p == 0.123).all()) for p in bridge.kernel("forward").parameters())
 
 
-def fit(module, batches, state=None, after=lambda step, loss, rate: False):
+def fit(module, batches, state=None, after=lambda step, loss, rate: None):
     """The fit, with its optimiser."""
     found = Fit(module, DeviceSettings("cpu"), 1.0, state=state)
-    found.run(batches, after, Noted())
+    found.run(batches, after, lambda: None)
     return found
 
 

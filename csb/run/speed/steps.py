@@ -14,7 +14,7 @@ from csb.run.speed.recipes import Recipe
 from csb.training.bar import Bar, Report
 from csb.training.batches import Batch, Batches
 from csb.training.cache import Cache, fill
-from csb.training.fit import Fit, Noted
+from csb.training.fit import Fit
 from csb.training.module import HalfStepModule
 from csb.training.plan import HalfStep
 from csb.training.transfer import Ahead, on_device
@@ -111,12 +111,7 @@ class Alternating:
 def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
     """A fit as the training does it: clipping, averaging, the bar and the losses."""
     report = Report(Bar(len(batches), 0, False), lambda metrics, step: None, 0, [], "backward", module.where)
-
-    def after(step: int, loss: float, rate: float) -> bool:
-        report(step, loss, rate)
-        return False
-
-    Fit(module, recipe.run.device, recipe.run.optimizer.clip).run(batches, after, Noted())
+    Fit(module, recipe.run.device, recipe.run.optimizer.clip).run(batches, report, lambda: None)
 
 
 def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict[str, Any]:
