@@ -16,8 +16,8 @@ def load(source: str | Path, device: str | None = None) -> Bridge:
     """A trained bridge, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
 
     Args:
-        source: the folder of a finished run, a file that training wrote (bridge.pt or one of half_steps/), or an
-            exported folder; or "owner/name" on the Hugging Face Hub (needs the extra ``hub``).
+        source: the folder of a finished run, a file that training wrote (bridge.safetensors or one of half_steps/), or
+            an exported folder; or "owner/name" on the Hugging Face Hub (needs the extra ``hub``).
         device: where it goes; None: a GPU where there is one, else the CPU.
 
     Returns:

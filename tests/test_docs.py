@@ -93,12 +93,12 @@ def trained(_digits, tmp_path_factory):
     def make(name, baselines=False, student=False):
         if experiment_of(name) is None:
             return None
-        if not (home / name / "bridge.pt").exists():
+        if not (home / name / "bridge.safetensors").exists():
             train(settings(name))
         for stage in ("score", "flow") if baselines else ():
-            if not (home / name / f"{stage}.pt").exists():
+            if not (home / name / f"{stage}.safetensors").exists():
                 train_stage(settings(name, f"stage={stage}"))
-        if student and not (home / name / "consistency.pt").exists():
+        if student and not (home / name / "consistency.safetensors").exists():
             distil(settings(name, "stage=distil", f"run={home / name}"))
         return home / name
 
@@ -118,7 +118,9 @@ def page(request, trained, _digits, tmp_path, command):
                 continue
             if (source := trained(name, *more)) is not None:
                 link(source, here)
-                for asked, names in zip(more, (("score.pt", "flow.pt"), ("consistency.pt",))):
+                for asked, names in zip(
+                    more, (("score.safetensors", "flow.safetensors"), ("consistency.safetensors",))
+                ):
                     for other in () if asked else names:  # which another page has asked for
                         (here / other).unlink(missing_ok=True)
 

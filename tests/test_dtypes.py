@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.checkpoint import load_bridge, save_bridge
+from csb.bridge.checkpoint import load_bridge, parse_spec, save_bridge
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.student import StudentSpec, build_student
 from csb.dtypes import Float32Module, automatic_precision
@@ -120,7 +120,9 @@ class TestDefaultDtype:
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_samples_and_densities_of_a_file(self, transform, covariance, dtype, tmp_path):
         made = bridge(transform, covariance)
-        save_bridge(path := tmp_path / "bridge.pt", made, BridgeSpec.from_plain(self.plain(transform, covariance)), {})
+        save_bridge(
+            path := tmp_path / "bridge.safetensors", made, parse_spec("bridge", self.plain(transform, covariance)), {}
+        )
         found = []
         for default in (torch.float32, dtype):
             with default_dtype(default):

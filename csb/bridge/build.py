@@ -62,17 +62,6 @@ class BridgeSpec:
         """As dictionaries, lists, strings and numbers."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> "BridgeSpec":
-        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
-        try:
-            kernels = {name: KernelSpec(**data[name]) for name in ("backward", "forward")}
-            return cls(**{**data, **kernels})
-        except (TypeError, KeyError) as error:
-            raise CSBError(
-                f"not the description of a bridge ({error}); the file is of another kind or version"
-            ) from error
-
 
 def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
     """A bridge with initial weights that are a function of the seed; torch's global generator is left as it was."""
@@ -88,4 +77,6 @@ def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
 
     with initialised(seed):
         backward, forward = kernel("backward", spec.backward), kernel("forward", spec.forward)
-    return Bridge(grid, backward, forward, transform, spec.precision)
+    bridge = Bridge(grid, backward, forward, transform, spec.precision)
+    bridge.spec = spec
+    return bridge

@@ -100,21 +100,16 @@ class StudentSpec:
         """As dictionaries, lists, strings and numbers."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> "StudentSpec":
-        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise CSBError(f"not the description of a student ({error}); distil the bridge again") from error
-
 
 class Student(Float32Module, ABC):
     """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
 
     Attributes:
         spec, grid, transform: see :class:`StudentSpec`.
+        about: of one that was loaded, the plain data that its file holds beside it.
     """
+
+    about: dict[str, Any]
 
     def __init__(self, spec: StudentSpec, transform: Transform) -> None:
         super().__init__()

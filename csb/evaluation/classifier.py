@@ -6,7 +6,6 @@ minute on a CPU core. It is a measuring instrument: a sampler is judged by it, s
 
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from csb.bridge.bridge import autocast
-from csb.bridge.checkpoint import save
 from csb.dtypes import automatic_precision
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
+from csb.files import save_state
 from csb.process import initialised, seeded
 
 logger = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ def load_or_train(
             f"expected at least {MIN_ACCURACY:.1%}; train on all of MNIST, for more epochs or with another seed"
         )
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    save(file, {"accuracy": reached, "state": state})
+    save_state(file, {"accuracy": reached, "state": state})
     return model, reached
 
 
@@ -188,18 +187,8 @@ def _load(file: Path, test_images: Tensor, test_labels: Tensor) -> tuple[nn.Modu
         recorded = float(content["accuracy"])
         model = _initialised(0)
         model.load_state_dict(content["state"])
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as e:
-        cause = (str(e).splitlines() or [""])[0][:120]
-        raise CSBError(f"{file} is not a digit classifier ({type(e).__name__}: {cause})") from e
+    except Exception as error:  # whatever a damaged file raises: it is only a cache
+        raise CSBError(f"{file} is not a digit classifier ({in_one_line(error, 120)})") from error
     model = model.to(test_images.device).eval()
     reached = accuracy(model, test_images, test_labels)
     if reached < MIN_ACCURACY or abs(reached - recorded) > SAME_ACCURACY:

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError
+from csb.files import write_atomically
 
 DPI = 150
 WIDTH = 8.0  # inches: 1200 pixels

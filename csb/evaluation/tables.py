@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError
+from csb.files import write_atomically
 
 MISSING = "–"
 

@@ -35,9 +35,13 @@ class ConditionalModel(Float32Module, ABC):
     Args:
         transform: the map between data (x, y) and (z, c).
         precision: "32-true" or "bf16-mixed", of the network calls while sampling.
+
+    Attributes:
+        about: of one that was loaded, the plain data that its file holds beside it.
     """
 
     kind: ClassVar[str]
+    about: dict[str, Any]
 
     def __init__(self, transform: Transform, precision: str = "32-true") -> None:
         super().__init__()
@@ -91,14 +95,6 @@ class ConditionalSpec:
     def plain(self) -> dict[str, Any]:
         """As dictionaries, lists, strings and numbers."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> "ConditionalSpec":
-        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise CSBError(f"not the description of a score or flow ({error}); train it again") from error
 
 
 def _network(spec: ConditionalSpec, transform: Transform) -> Network:

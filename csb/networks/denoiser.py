@@ -27,9 +27,13 @@ class Denoiser(Float32Module, ABC):
         shift: (*x_shape), of the map z = (x − shift)/scale.
         scale: > 0.
         alpha_bar_end: the least ᾱ that it was trained at; 0 for one that knows them all.
+
+    Attributes:
+        about: of one that was loaded, the plain data that its file holds beside it.
     """
 
     shift: Tensor
+    about: dict[str, Any]
 
     def __init__(self, shift: Tensor, scale: float, alpha_bar_end: float = 0.0) -> None:
         super().__init__()
@@ -91,14 +95,6 @@ class DenoiserSpec:
     def plain(self) -> dict[str, Any]:
         """As dictionaries, lists, strings and numbers."""
         return dataclasses.asdict(self) | {"x_shape": list(self.x_shape)}
-
-    @classmethod
-    def from_plain(cls, data: dict[str, Any]) -> "DenoiserSpec":
-        """The inverse of :meth:`plain`. Raises CSBError where a field is missing or unknown."""
-        try:
-            return cls(**{**data, "x_shape": tuple(data["x_shape"])})
-        except (TypeError, KeyError) as error:
-            raise CSBError(f"not the description of a denoiser ({error}); train it again") from error
 
 
 class NetworkDenoiser(Denoiser):

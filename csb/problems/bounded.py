@@ -55,12 +55,11 @@ class Boxed(Scaled):
                 f"coordinate of a vector"
             )
         self.low, self.high = tuple(low), tuple(high)
-        lower = torch.tensor([-torch.inf if v is None else v for v in low], dtype=torch.float64)
-        upper = torch.tensor([torch.inf if v is None else v for v in high], dtype=torch.float64)
-        if not bool((lower < upper).all()):
+        lower, upper = [-torch.inf if v is None else v for v in low], [torch.inf if v is None else v for v in high]
+        if not all(one < other for one, other in zip(lower, upper)):
             raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
-        self.register_buffer("lower", lower, persistent=False)
-        self.register_buffer("upper", upper, persistent=False)
+        self.register_buffer("lower", torch.tensor(lower, dtype=torch.float64), persistent=False)
+        self.register_buffer("upper", torch.tensor(upper, dtype=torch.float64), persistent=False)
 
     def _sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The box in the dtype of a tensor: a bound that is rounded as the data are has them inside."""

@@ -53,6 +53,12 @@ def _wrong(folder: Path, md5: dict[str, str]) -> list[str]:
     return problems
 
 
+def has_mnist(root: str | Path) -> bool:
+    """Whether the folder holds all files of MNIST, whole."""
+    raw = raw_folder(root)
+    return all((raw / name).is_file() for name in MD5) and not _wrong(raw, MD5)
+
+
 def prepare_mnist(root: str | Path, sources: Sequence[Source] | None = None, md5: dict[str, str] | None = None) -> None:
     """Makes sure that the four files are there and intact; fetches them otherwise, and puts them in place atomically.
 

@@ -1,7 +1,7 @@
 """The amortized baselines that go with a run: a conditional score and a flow, trained and kept beside the bridge.
 
-``python train.py experiment=… stage=score`` (or ``flow``) writes ``score.pt`` into the run's folder, which may hold a
-bridge or not. They are made of the bridge's network and pairs and take as many optimiser steps. To use one:
+``python train.py experiment=… stage=score`` (or ``flow``) writes ``score.safetensors`` into the run's folder, which may
+hold a bridge or not. They are made of the bridge's network and pairs and take as many optimiser steps. To use one:
 
     base = load_baseline("outputs/mnist_inpaint", "score")
     samples = score_sampler(base.model, "dpmpp", T=10).sample(y, 64, generator)
@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from csb.bridge.checkpoint import load_conditional, remove_leftovers
+from csb.bridge.checkpoint import load_conditional
 from csb.errors import CSBError, is_one_of
+from csb.files import model_file, remove_leftovers
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import default_device
+from csb.run.load import default_device, stored_spec
 from csb.run.logs import Logs
 from csb.run.train import about, record
 from csb.samplers import flow_sampler, score_sampler
@@ -89,13 +90,13 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
     """
     if not is_one_of(kind, CONDITIONAL):
         raise CSBError(f"baseline {kind!r} is unknown; choose one of {', '.join(CONDITIONAL)}")
-    path = Path(folder) / f"{kind}.pt"
+    path = model_file(folder, kind)
     if not path.is_file():
-        raise CSBError(f"{folder} holds no {kind}.pt; train it with csb train … stage={kind}")
+        raise CSBError(f"{folder} holds no {path.name}; train it with csb train … stage={kind}")
     model, told = load_conditional(path, device or default_device())
     if model.kind != kind:
         raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")
-    return Baseline(model, model.transform, build_problem(told["problem"]), told)
+    return Baseline(model, model.transform, build_problem(stored_spec(told["problem"], path)), told)
 
 
 __all__ = ["Baseline", "flow_sampler", "load_baseline", "score_sampler", "train_stage"]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.bridge.folder import PICTURE
 from csb.evaluation.tables import format_value, markdown_table
+from csb.run.hub import PICTURE
 from csb.run.inspection import mapping
 
 _FIGURES = {  # of result.json, and what they are

@@ -21,6 +21,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
+from csb.problems.mnist_problem import MnistProblem
 from csb.problems.specs import same_pairs
 from csb.process import Grid
 from csb.run.config import schedule_of
@@ -143,7 +144,7 @@ def compare(
     problem = run.problem
     test = held_out(problem, metrics.compare_observations)
     n = metrics.compare_samples
-    classifier = digit_classifier(run.config["problem"]["root"], seed)[0] if problem.is_digit else None
+    classifier = digit_classifier(problem.root, seed)[0] if isinstance(problem, MnistProblem) else None
     results, grids = [], {}
     for method in comparison.methods:
         logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)

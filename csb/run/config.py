@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,14 +176,18 @@ def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
     return settings(ConditionalSettings, "amortized", group)
 
 
-@with_gradients()
 def read(config: DictConfig) -> RunConfig:
     """The checked settings of a config. Raises CSBError with one line for the first thing that is wrong."""
     require_groups(config, ("problem", "ipf", "optimizer"))
     require_given(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    plain = {str(key): value for key, value in plain.items()}
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return read_plain(plain)
+
+
+@with_gradients()
+def read_plain(given: Mapping[str, Any]) -> RunConfig:
+    """The checked settings of plain data, in which no text is resolved: that of a file is data."""
+    plain = {str(key): value for key, value in given.items()}
     require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", "run", *_FLAGS))
     for name in ("out", "name"):
         require_place(name, plain[name] if isinstance(plain[name], str) or plain[name] is None else str(plain[name]))

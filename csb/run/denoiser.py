@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.bridge.checkpoint import load_denoiser, remove_leftovers
+from csb.bridge.checkpoint import load_denoiser
 from csb.errors import CSBError
+from csb.files import model_file, remove_leftovers
 from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
 from csb.problems.robust import ROWS, bulk, columns
@@ -16,6 +17,7 @@ from csb.problems.rows import Moments, PairRows
 from csb.problems.scale import pool
 from csb.run import provenance
 from csb.run.config import flatten, schedule_of, settings
+from csb.run.load import stored_spec
 from csb.run.train import require_same_pairs
 from csb.training.denoiser import DenoiserSettings, train_denoiser
 from csb.training.gradients import with_gradients
@@ -64,7 +66,7 @@ def _shift_and_scale(data: PairRows) -> tuple[Tensor, float]:
 
 @with_gradients()
 def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: int, resume: bool, bar: bool) -> Denoiser:
-    """Trains the denoiser of a problem into ``folder/denoiser.pt``, or continues; nothing where it is exact.
+    """Trains the denoiser of a problem into ``folder/denoiser.safetensors``, or continues; nothing where it is exact.
 
     ``config`` is the whole configuration of a training, checked, as plain data.
     """
@@ -112,11 +114,11 @@ def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) 
     """
     if (exact := exact_denoiser(problem)) is not None:
         return exact
-    path = folder / "denoiser.pt"
+    path = model_file(folder, "denoiser")
     if not path.exists():
         return None
     denoiser, about = load_denoiser(path, device)
-    name = about["problem"]["name"]
+    name = stored_spec(about["problem"], path)["name"]
     other = PROBLEMS.get(name)
     shared = other is not None and other.shared_prior != "" and other.shared_prior == problem.shared_prior
     if not (name == problem.name or shared) or denoiser.x_shape != problem.x_shape:

@@ -1,7 +1,7 @@
 """Distillation of a finished bridge into a sampler of few network calls: stage=distil.
 
-``python train.py experiment=two_moons stage=distil run=outputs/two_moons`` writes ``consistency.pt`` beside the bridge.
-To use it:
+``python train.py experiment=two_moons stage=distil run=outputs/two_moons`` writes ``consistency.safetensors`` beside
+the bridge. To use it:
 
     student = load_consistency("outputs/two_moons").student
     samples = ConsistencySampler(student, calls=1).sample(y, 1000, generator)
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 
 from csb.bridge import Bridge
-from csb.bridge.checkpoint import load_student, remove_leftovers
+from csb.bridge.checkpoint import load_student
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, check_calls, warm_start
 from csb.errors import CSBError
-from csb.evaluation.suite.store import checksum
+from csb.files import SUFFIX, checksum, model_file, remove_leftovers
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import same_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import Run, default_device, load_run
+from csb.run.load import Run, default_device, load_run, stored_spec
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
 from csb.run.train import about, record, require_same_pairs
@@ -53,7 +53,7 @@ def teacher(run: RunConfig) -> Run:
     """
     assert run.teacher is not None
     found = load_run(run.teacher, str(run.device.where))
-    of, wanted = found.about["problem"], run.problem.spec()
+    of, wanted = stored_spec(found.about["problem"], found.folder), run.problem.spec()
     if not same_problem(of, wanted):
         raise CSBError(f"run={run.teacher} is a bridge of {of}, not of {wanted}; give the experiment=… of run=")
     check_calls(run.distil.calls, found.bridge.grid.T)
@@ -68,7 +68,7 @@ def teacher(run: RunConfig) -> Run:
 
 @with_gradients()
 def train_stage(run: RunConfig) -> None:
-    """stage=distil: fits the student and writes ``consistency.pt``, or continues.
+    """stage=distil: fits the student and writes ``consistency.safetensors``, or continues.
 
     CSBError as :func:`teacher`, and for a state of other settings, missing data, a full disk, a diverging loss.
     """
@@ -83,7 +83,7 @@ def train_stage(run: RunConfig) -> None:
     student = build_student(spec, run.seed)
     student.transform.load_state_dict(bridge.transform.state_dict())
     warm_start(student, bridge.backward_kernel)
-    of = checksum(run.teacher / "bridge.pt")
+    of = checksum(model_file(run.teacher, "bridge"))
     record(run, resumed=run.resume and state_file(run.folder, NAME).exists(), bridge=of)
     own = {k: v for k, v in vars(run.distil).items() if k not in ("checkpoint_every", "out")}
     shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
@@ -121,11 +121,11 @@ def load_consistency(folder: str | Path, device: str | torch.device | None = Non
 
     Raises CSBError where there is none, or its file is damaged or of another kind.
     """
-    path = Path(folder) / f"{NAME}.pt"
+    path = model_file(folder, NAME)
     if not path.is_file():
-        raise CSBError(f"{folder} holds no {NAME}.pt; make it with csb train … stage=distil run={folder}")
+        raise CSBError(f"{folder} holds no {path.name}; make it with csb train … stage=distil run={folder}")
     student, told = load_student(path, device or default_device())
-    return Consistency(student, student.transform, build_problem(told["problem"]), told)
+    return Consistency(student, student.transform, build_problem(stored_spec(told["problem"], path)), told)
 
 
 def student_sampler(run: Run, calls: int, batch_size: int) -> ConsistencySampler:
@@ -135,7 +135,7 @@ def student_sampler(run: Run, calls: int, batch_size: int) -> ConsistencySampler
     """
     samplers = students_of(run)
     if not samplers:
-        raise CSBError(f"{run.folder} holds no {NAME}.pt for calls={calls}; make it with csb train … stage=distil")
+        raise CSBError(f"{run.folder} holds no {NAME}{SUFFIX} for calls={calls}; make it with csb train … stage=distil")
     return ConsistencySampler(next(iter(samplers.values())).student, calls, batch_size)
 
 
@@ -144,11 +144,11 @@ def students_of(run: Run) -> dict[int, ConsistencySampler]:
 
     CSBError where the bridge was trained again since.
     """
-    path = run.folder / f"{NAME}.pt"
+    path = model_file(run.folder, NAME)
     if not path.exists():
         return {}
     found = load_consistency(run.folder, run.bridge.device)
-    if found.about.get("bridge") != checksum(run.folder / "bridge.pt"):
+    if found.about.get("bridge") != checksum(model_file(run.folder, "bridge")):
         raise CSBError(f"{path} is a student of another bridge than that beside it; distil again, overwrite=true")
     return {calls: ConsistencySampler(found.student, calls) for calls in found.student.spec.calls}
 

@@ -1,7 +1,7 @@
 """The evaluation of a finished run: tables on the screen and ``evaluation.json``, ``.md``, ``.png`` in its folder."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -21,6 +21,7 @@ from csb.evaluation.tables import markdown_table, print_table, write_json, write
 from csb.evaluation.verdict import warn_of_failure
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
+from csb.problems.mnist_problem import MnistProblem
 from csb.process import seeded
 from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
@@ -134,7 +135,7 @@ def compare_run(
 
 def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     test = run.problem.pairs("test", metrics.observations)
-    classifier, accuracy = digit_classifier(run.config["problem"]["root"], seed)
+    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
     rows, reliability = [], []
     for iteration, bridge in iterations(run):
         found = score_digits(bridge, test, classifier, sampler, metrics, seed)
@@ -154,7 +155,7 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
 
 def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     test, n = run.problem.pairs("test", metrics.observations), metrics.samples
-    classifier, accuracy = digit_classifier(run.config["problem"]["root"], seed)
+    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
     real, rows = reference_of(run.problem), []
     for iteration, bridge in iterations(run):
         method = Method("bridge", "bridge", BridgeSampler(bridge, **vars(sampler)))

@@ -1,6 +1,6 @@
-"""From a finished run to a folder to share: tensors, description, picture and model card."""
+"""From a finished run to a folder to share: one file of tensors and their description, picture and model card."""
 
-import json
+import contextlib
 import os
 import re
 import shutil
@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.bridge.checkpoint import write_atomically
-from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, is_own, save_folder
+from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.evaluation.tables import write_text
+from csb.files import read_json, write_atomically
 from csb.run.card import model_card
+from csb.run.hub import CARD, FILES, PICTURE, WEIGHTS, is_folder, is_own
+from csb.run.inspection import mapping
 from csb.run.load import load_any
-
-FILES = (CONFIG, WEIGHTS, CARD, PICTURE)
 
 
 def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
@@ -43,7 +43,7 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     image = b"" if picture is None else picture.read_bytes()
 
     def write(folder: Path) -> None:
-        save_folder(folder, bridge, about)
+        save(bridge, folder / WEIGHTS, about)
         if image:
             write_atomically(folder / PICTURE, lambda file: file.write(image))
         write_text(folder / CARD, text)
@@ -98,11 +98,10 @@ def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | Non
 def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
     """The summary of the training: ``result.json`` of a run, or what an exported folder holds already."""
     path = (source if source.is_dir() else source.parent) / "result.json"
-    try:
-        found = json.loads(path.read_text()) if is_own(path, path.parent) else bridge.about.get("training", {})
-    except (OSError, ValueError):
-        found = bridge.about.get("training", {})
-    return found if isinstance(found, dict) else {}
+    if is_own(path, path.parent):
+        with contextlib.suppress(CSBError):
+            return read_json(path)
+    return mapping(bridge.about.get("training"))
 
 
 def _picture(source: Path) -> Path | None:

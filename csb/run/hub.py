@@ -5,11 +5,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from csb.bridge import Bridge
-from csb.bridge.folder import CARD, CONFIG, PICTURE, WEIGHTS, is_folder, is_own, load_folder
+from csb.bridge import Bridge, load_bridge
 from csb.errors import CSBError, in_one_line, require_place
 
+WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
+CONFIG = "config.json"  # of folders that an older version exported
+FILES = (WEIGHTS, CARD, PICTURE, CONFIG)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is an exported folder, whole or not; a run's folder has no tensors of that name."""
+    return (path / WEIGHTS).exists()
+
+
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether the path is a file that lies in the folder: no link, of a file or of a folder in it, leads out."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
+def load_folder(folder: Path, device: str = "cpu") -> Bridge:
+    """Return the bridge of an exported folder; see :func:`csb.bridge.checkpoint.load`."""
+    return load_bridge(folder / WEIGHTS, device)[0]
 
 
 def is_repo_id(source: str) -> bool:
@@ -48,9 +65,7 @@ def from_pretrained(
         raise CSBError(f"{source} is neither a folder nor a repository owner/name on the Hub")
     hub = _hub()
     try:
-        found = hub.snapshot_download(
-            str(source), revision=revision, token=token, allow_patterns=[CONFIG, WEIGHTS, CARD, PICTURE]
-        )
+        found = hub.snapshot_download(str(source), revision=revision, token=token, allow_patterns=list(FILES))
     except Exception as error:  # of the network, of the Hub, of a name: all of them mean that there is nothing to load
         raise CSBError(
             f"cannot fetch {source} from the Hub ({in_one_line(error, 160)}); check the name and the network"
@@ -78,7 +93,7 @@ def push_to_hub(
         raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
     if not is_repo_id(repo_id):
         raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
-    for name in (CONFIG, WEIGHTS, CARD, PICTURE):
+    for name in FILES:
         if (folder / name).exists() and not is_own(folder / name, folder):
             raise CSBError(f"{folder / name} is a link out of the folder, or no file; replace it, or export again")
     load_folder(folder)
@@ -90,7 +105,7 @@ def push_to_hub(
             api.upload_folder(
                 repo_id=repo_id,
                 folder_path=str(folder),
-                allow_patterns=[CONFIG, WEIGHTS, CARD, PICTURE],
+                allow_patterns=list(FILES),
                 commit_message=message or "A conditional Schrödinger bridge",
             )
         )

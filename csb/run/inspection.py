@@ -1,15 +1,14 @@
 """What a trained bridge is, read off the bridge itself and the files beside it. Nothing is written."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from csb.bridge import Bridge, Direction, load_bridge
-from csb.errors import CSBError
 from csb.evaluation.tables import format_value, print_table
-from csb.run.load import half_step_files, load_any
+from csb.files import model_file, read_json
+from csb.run.load import half_step_files, load_any, read_history
 from csb.training.history import EACH
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
@@ -21,7 +20,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
 
     Args:
         source: the folder of a finished run, a file that training wrote, or an exported folder. Scores, seconds and
-            half-steps are those of the run's own files, where the source is the run, its bridge.pt or a half-step.
+            half-steps are those of the run's own files, where the source is the run, its bridge's file or a half-step.
 
     Raises:
         CSBError: nothing is there, or it or a file beside it is damaged.
@@ -30,9 +29,11 @@ def inspect(source: str | Path) -> dict[str, Any]:
     bridge = load_any(path, "cpu")
     run = _run_of(path)
     held, iterations = (None, None) if run is None else _iterations(bridge, path, run)
-    history: list[dict[str, Any]] = [] if run is None else _json(run / "history.json", list) or []
+    history = [] if run is None else read_history(run)
     whole = run is not None and path.parent.name != "half_steps"
-    result = (_json(run / "result.json", dict) or {}) if run is not None and whole else {}
+    result: dict[str, Any] = {}
+    if run is not None and whole and (run / "result.json").exists():
+        result = read_json(run / "result.json")
     of_file = [row.get("seconds") for row in history if row.get("half_step") == path.stem]
     return {
         "source": str(source),
@@ -89,24 +90,10 @@ def mapping(value: Any) -> dict[str, Any]:
 def _run_of(path: Path) -> Path | None:
     """The folder of the run that the source is, or belongs to; None where there is none."""
     if path.is_dir():
-        return path if (path / "bridge.pt").is_file() else None
+        return path if model_file(path, "bridge").is_file() else None
     if path.parent.name == "half_steps":
         return path.parent.parent
-    return path.parent if path.name == "bridge.pt" else None
-
-
-def _json(path: Path, kind: type) -> Any:
-    """The content of a run's file, None where there is none. CSBError where it is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise CSBError(f"cannot read {path} ({said}); restore it, or move it away to leave it out") from error
-    if not isinstance(found, kind):
-        raise CSBError(f"{path} is not what csb writes; restore it, or move it away to leave it out")
-    return found
+    return path.parent if path.stem == "bridge" else None
 
 
 def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int | None]:

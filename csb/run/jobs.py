@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from csb.bridge import load_bridge
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
+from csb.files import model_file
 from csb.problems import FilePairs
 from csb.run.amortized import train_stage as train_amortized
 from csb.run.config import DISTIL, RunConfig, read
@@ -56,7 +57,7 @@ def check_stage(run: RunConfig) -> None:
     The folder may hold a bridge or not.
     """
     name = NAME if run.stage == DISTIL else run.stage
-    path, state = run.folder / f"{name}.pt", state_file(run.folder, name)
+    path, state = model_file(run.folder, name), state_file(run.folder, name)
     if path.exists() and not run.overwrite:
         raise CSBError(f"{path} is there already; choose overwrite=true or another name=…")
     if state.exists() and not run.resume and not run.overwrite:
@@ -72,7 +73,7 @@ def stage_job(run: RunConfig) -> None:
 
 
 def _run_stage(run: RunConfig) -> None:
-    beside = run.folder / "bridge.pt"
+    beside = model_file(run.folder, "bridge")
     if beside.exists() and isinstance(run.problem, FilePairs):
         require_same_pairs(run.folder, load_bridge(beside)[1], run.problem)
     if run.stage == "denoiser":

@@ -5,7 +5,6 @@ the training ("bridge", "denoiser", …), "evaluate" or "compare".
 """
 
 import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -19,10 +18,9 @@ import scipy
 import torch
 
 import csb
-from csb.bridge.checkpoint import remove_leftovers
-from csb.errors import CSBError, in_one_line
-from csb.evaluation.suite.store import checksum
+from csb.errors import CSBError
 from csb.evaluation.tables import write_json
+from csb.files import checksum, read_json, remove_leftovers
 from csb.problems import FilePairs, Problem, mnist
 from csb.problems.mnist_problem import MnistProblem
 
@@ -160,12 +158,4 @@ def forget(folder: Path, job: str) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The entries of a folder by job; none where it has no file. CSBError where the file is damaged."""
     path = folder / FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CSBError(f"cannot read {path} ({in_one_line(error)}); restore it") from error
-    if not isinstance(found, dict):
-        raise CSBError(f"{path} is not what csb writes; restore it")
-    return found
+    return read_json(path) if path.exists() else {}

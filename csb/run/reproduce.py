@@ -1,6 +1,5 @@
 """A training done again with the configuration, seed and data of the first, and compared with it."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -10,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from csb.bridge.checkpoint import load_bridge, load_conditional, load_denoiser, load_student
-from csb.errors import CSBError, is_one_of
-from csb.evaluation.suite.store import checksum
+from csb.bridge.checkpoint import load
+from csb.errors import CSBError, is_number, is_one_of, require_int
+from csb.files import checksum, model_file, read_json
 from csb.run import jobs, provenance
-from csb.run.config import DISTIL, STAGES, RunConfig, flatten, read
+from csb.run.config import DISTIL, STAGES, RunConfig, flatten, read_plain
 from csb.run.distil import teacher
-from csb.run.load import half_step_files
+from csb.run.load import half_step_files, stored_spec
 from csb.run.train import check_folder, train
 from csb.training.distil import NAME
 
 _ROUNDING = 1e-5  # of float32 numbers of about one, on another processor
 _CLOCK = ("seconds",)  # figures that no two runs share
-_LOAD = {"bridge": load_bridge, "denoiser": load_denoiser, DISTIL: load_student}
+_MOST_THREADS = 4096  # more than one machine has
+_ENTRY = {  # of provenance.json, and what each part of it is
+    ("seed",): int, ("config", "trainer"): dict, ("config", "problem"): dict, ("config", "ipf"): dict,
+    ("device", "device"): str, ("device", "threads"): int, ("data", "files"): dict, ("data", "sha256"): str,
+    ("data", "first"): list, ("data", "pairs"): int,
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ class Reproduction:
 
     def _check_teacher(self) -> None:
         """CSBError where the bridge that was distilled is not there, or another one is."""
-        path = teacher(self.run).folder / "bridge.pt"
+        path = model_file(teacher(self.run).folder, "bridge")
         if checksum(path) != self.first.get("bridge"):
             raise CSBError(f"{path} is another bridge than that of the first training; restore it")
 
@@ -77,10 +80,12 @@ class Reproduction:
     def compare(self) -> dict[str, list[dict[str, Any]]]:
         """Rows of weights, a file each, and of the figures of ``result.json``."""
         stage, one, two = self.run.stage, self.folder, self.run.folder
-        names = [_file(stage)]
-        if stage == "bridge":
-            names += [str(path.relative_to(one)) for path in half_step_files(one)]
-        weights = [weight_row(name, _weights(one / name, stage), _weights(two / name, stage)) for name in names]
+        paths = [_file(one, stage), *(half_step_files(one) if stage == "bridge" else [])]
+        weights = []
+        for path in paths:
+            name = path.relative_to(one)
+            other = model_file(two, str(name.with_suffix("")))
+            weights.append(weight_row(str(name), load(path).state_dict(), load(other).state_dict()))
         return {"weights": weights, "figures": figure_rows(_result(one), _result(two)) if stage == "bridge" else []}
 
 
@@ -94,23 +99,42 @@ def prepare(
     """
     if not is_one_of(stage, STAGES):
         raise CSBError(f"stage={stage!r} is unknown; choose one of {', '.join(STAGES)}")
-    if not (folder / _file(stage)).is_file():
-        raise CSBError(f"run={folder} holds no {_file(stage)}; give the folder of a finished training of stage={stage}")
-    first = provenance.read(folder).get(stage)
-    if not isinstance(first, dict) or not all(isinstance(first.get(k), dict) for k in ("config", "data", "device")):
-        raise CSBError(f"run={folder} does not say in {provenance.FILE} how {_file(stage)} was made; train it anew")
+    if not (path := _file(folder, stage)).is_file():
+        raise CSBError(f"run={folder} holds no {path.name}; give the folder of a finished training of stage={stage}")
+    first = _entry(folder, stage)
+    config = first["config"]
     new = folder.with_name(f"{folder.resolve().name}_reproduced") if out is None else out
-    plain = {**first["config"], **flags, "stage": stage, "evaluate": False, "logger": {"name": "none"}}
+    plain = {**config, **flags, "stage": stage, "evaluate": False, "logger": {"name": "none"}}
     plain |= {"out": str(new.parent), "name": new.name, "seed": first["seed"]}
-    plain["trainer"] = {**plain["trainer"], "accelerator": "cpu" if first["device"]["device"] == "cpu" else "auto"}
+    plain["trainer"] = {**config["trainer"], "accelerator": "cpu" if first["device"]["device"] == "cpu" else "auto"}
     if stage == DISTIL:
-        plain["run"] = str(folder) if (folder / "bridge.pt").is_file() else plain["run"]
-        plain["distil"] = {**plain["distil"], "out": str(new)}
+        plain["run"] = str(folder) if model_file(folder, "bridge").is_file() else config["run"]
+        plain["distil"] = {**config["distil"], "out": str(new)}
     else:
         plain["run"] = None
-    if data is not None:
-        plain["problem"] = _moved(plain["problem"], data)
-    return Reproduction(folder, first, read(OmegaConf.create(plain)), tolerance)
+    if isinstance(config["ipf"].get("cache_spill"), str):  # nothing is made at a place that a file names
+        plain["ipf"] = {**config["ipf"], "cache_spill": True}
+    plain["problem"] = stored_spec(config["problem"], folder) if data is None else _moved(config["problem"], data)
+    return Reproduction(folder, first, read_plain(plain), tolerance)
+
+
+def _entry(folder: Path, stage: str) -> dict[str, Any]:
+    """Return what ``provenance.json`` says of a stage. CSBError where a part is missing or of another type."""
+    path = folder / provenance.FILE
+    first = provenance.read(folder).get(stage)
+    if not isinstance(first, dict):
+        raise CSBError(f"{path} does not say how {_file(folder, stage).name} was made; train it again")
+    for place, kind in _ENTRY.items():
+        found: Any = first
+        for key in place:
+            found = found[key] if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            raise CSBError(f"{path}: {stage}.{'.'.join(place)} is {found!r:.80}, not a {kind.__name__}; restore it")
+    data = first["data"]
+    if not all(isinstance(value, str) for value in data["files"].values()) or not all(map(is_number, data["first"])):
+        raise CSBError(f"{path}: {stage}.data holds {data!r:.80}; expected checksums and numbers; restore it")
+    require_int(f"{path}: {stage}.device.threads", first["device"]["threads"], 1, _MOST_THREADS)
+    return first
 
 
 def _moved(problem: dict[str, Any], data: str) -> dict[str, Any]:
@@ -158,21 +182,12 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _file(stage: str) -> str:
-    return f"{NAME if stage == DISTIL else stage}.pt"
-
-
-def _weights(path: Path, stage: str) -> dict[str, Tensor]:
-    return _LOAD.get(stage, load_conditional)(path)[0].state_dict()
+def _file(folder: Path, stage: str) -> Path:
+    return model_file(folder, NAME if stage == DISTIL else stage)
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CSBError(f"cannot read {path}; restore it, or train again") from error
-    return {key: value for key, value in found.items() if key not in _CLOCK}
+    return {key: value for key, value in read_json(folder / "result.json").items() if key not in _CLOCK}
 
 
 def weight_row(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """A sweep: the folders of its jobs, and at its end tables and heat maps over them."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from csb import files
+from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep
 from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
@@ -48,12 +49,9 @@ def write_marker(
 def read_json(path: Path) -> dict[str, Any] | None:
     """None where the file is not there; an error as its content where it is damaged."""
     try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {"error": f"{path.name} is damaged"}
+        return files.read_json(path) if path.exists() else None
+    except CSBError:
+        return {"error": f"{path.name} is damaged"}
 
 
 def collect(folder: Path) -> list[Job]:

@@ -1,6 +1,5 @@
 """One training, from a checked configuration to a finished run."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from csb.bridge import Bridge, build_bridge, load_bridge
-from csb.bridge.checkpoint import remove_leftovers
 from csb.errors import CSBError
 from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
 from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
 from csb.evaluation.verdict import warn_of_failure
+from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json, remove_leftovers
 from csb.networks.conditional import CONDITIONAL
 from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
@@ -48,9 +47,10 @@ def check_folder(run: RunConfig) -> None:
     folder, state = run.folder, run.folder / "state.pt"
     if folder.exists() and not folder.is_dir():
         raise CSBError(f"{folder} is a file; remove it or choose another name=…")
-    if run.resume and not state.exists() and (folder / "bridge.pt").exists():
+    has_bridge = model_file(folder, "bridge").exists()
+    if run.resume and not state.exists() and has_bridge:
         raise CSBError(f"{folder} has a bridge but no state.pt to resume from; choose overwrite=true or another name=…")
-    if (state.exists() or (folder / "bridge.pt").exists()) and not run.resume and not run.overwrite:
+    if (state.exists() or has_bridge) and not run.resume and not run.overwrite:
         raise CSBError(
             f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
         )
@@ -91,11 +91,12 @@ def _clean(folder: Path) -> None:
 
     The order is such that a kill leaves the old run or none to resume.
     """
-    files = ("result.json", "bridge.pt", "state.pt", "config.json", "history.json")
+    files = ("result.json", "state.pt", "config.json", "history.json")
     figures = [f"{name}.{end}" for name in ("evaluation", "report") for end in ("json", "md", "png", "html")]
-    models = [f"{name}.pt" for name in ("denoiser", *CONDITIONAL, NAME)]
-    states = [state_file(folder, name).name for name in ("denoiser", *CONDITIONAL, NAME)]
-    for name in (*files, *figures, *states, *models, "reproduced.json", provenance.FILE):
+    stages = ("denoiser", *CONDITIONAL, NAME)
+    models = [f"{name}{suffix}" for name in ("bridge", *stages) for suffix in (SUFFIX, OLD_SUFFIX)]
+    states = [state_file(folder, name).name for name in stages]
+    for name in (files[0], *models, *files[1:], *figures, *states, "reproduced.json", provenance.FILE):
         (folder / name).unlink(missing_ok=True)
     for name in ("half_steps", "pictures"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -104,11 +105,10 @@ def _clean(folder: Path) -> None:
 def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a run that has one, and a bridge; None otherwise."""
     try:
-        result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        result = read_json(folder / "result.json")
+    except CSBError:
         return None
-    done = isinstance(result, dict) and "error" not in result and (folder / "bridge.pt").exists()
-    return result if done else None
+    return result if "error" not in result and model_file(folder, "bridge").exists() else None
 
 
 def _is_whole(path: Path) -> bool:
@@ -220,7 +220,7 @@ def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:
         return False, None
     load_progress(run.folder / "state.pt", run.fingerprint())
     result = finished(run.folder)
-    if result is None or not _is_whole(run.folder / "bridge.pt"):
+    if result is None or not _is_whole(model_file(run.folder, "bridge")):
         return True, None
     logger.info("%s is finished; nothing to resume", run.folder)
     return True, result

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csb.bridge.checkpoint import save
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
+from csb.files import save_state
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated
@@ -67,7 +67,7 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
     text = "; ".join(f"{row['accuracy']:.2%} at ᾱ = {row['alpha_bar']:g}" for row in figures)
     logger.info("the guiding classifier reads test digits, denoised: %s; temperature %.2f", text, temperature)
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    save(path, {"denoiser": made_for, "figures": figures, "state": state})
+    save_state(path, {"denoiser": made_for, "figures": figures, "state": state})
     return model
 
 

@@ -46,7 +46,7 @@ def train_conditional(
     log: Callable[[Metrics, int], None] = lambda metrics, step: None,
     bar: bool = True,
 ) -> None:
-    """Fits the model to encoded pairs and writes ``score.pt`` or ``flow.pt``; ``<kind>_state.pt`` holds the way there.
+    """Fits the model to encoded pairs and writes ``<kind>.safetensors``; ``<kind>_state.pt`` holds the way there.
 
     Args:
         model: with initial weights; changed in place. A score brings the schedule that it is trained on.
@@ -68,6 +68,6 @@ def train_conditional(
         predict,
         as_pairs(pairs),
         path,
-        lambda told: save_conditional(folder / f"{model.kind}.pt", model, {**about, **told}),
+        lambda told: save_conditional(folder / f"{model.kind}.safetensors", model, {**about, **told}),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)

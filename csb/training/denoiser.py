@@ -41,7 +41,7 @@ def train_denoiser(
     log: Callable[[Metrics, int], None] = lambda metrics, step: None,
     bar: bool = True,
 ) -> NetworkDenoiser:
-    """Fits the denoiser to z_0 (N, *x_shape) and writes ``denoiser.pt``; ``denoiser_state.pt`` holds the way there.
+    """Fits the denoiser to z_0 (N, *x_shape) and writes ``denoiser.safetensors``, on the way ``denoiser_state.pt``.
 
     Args:
         denoiser: with initial weights, and the horizon that it is trained on; changed in place.
@@ -59,7 +59,7 @@ def train_denoiser(
         lambda batch: denoiser.velocity(batch.z, batch.level),
         as_pairs(z_0),
         diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end)),
-        lambda told: save_denoiser(folder / "denoiser.pt", denoiser, about),
+        lambda told: save_denoiser(folder / "denoiser.safetensors", denoiser, about),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)
     return denoiser

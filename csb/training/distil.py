@@ -178,7 +178,7 @@ class DistilModule(FitModule):
 
 
 class Distillation:
-    """Fits a student to a bridge and writes ``consistency.pt``; ``consistency_state.pt`` holds the way there.
+    """Fits a student to a bridge and writes ``consistency.safetensors``; ``consistency_state.pt`` holds the way there.
 
     Args:
         student: with initial weights; changed in place.
@@ -224,7 +224,7 @@ class Distillation:
             module = stage.until_done(self._attempt, self.bar, self.log)
         module.adopt_average()
         self.student.to(self.device.where)
-        save_student(self.folder / f"{NAME}.pt", self.student, {**self.about, **stage.told()})
+        save_student(self.folder / f"{NAME}.safetensors", self.student, {**self.about, **stage.told()})
         self.state.unlink(missing_ok=True)
 
     def _attempt(self) -> FitModule:

@@ -35,7 +35,7 @@ def best_iteration(rows: list[dict[str, Any]]) -> int:
 
 
 def chosen_iteration(history: list[dict[str, Any]]) -> int:
-    """That which ``bridge.pt`` holds: of scored iterations the best, else the last."""
+    """That which the run's bridge file holds: of scored iterations the best, else the last."""
     scored = [row for row in history if SCORE in row]
     return best_iteration(scored) if scored else int(history[-1]["iteration"])
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
+from csb.files import SUFFIX, model_file
 from csb.training.bar import Bar, Metrics, Observer, Report
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
@@ -38,7 +39,7 @@ class IPF:
         bridge, spec: the bridge and its description, which goes into the files.
         objective: how kernels are fitted.
         pairs: encoded training pairs; or their z (N, …) and c (N, …), on the CPU.
-        folder: where ``state.pt``, ``half_steps/*.pt`` and ``bridge.pt`` go.
+        folder: where ``state.pt``, ``half_steps/*.safetensors`` and ``bridge.safetensors`` go.
         settings, optimizer, device: see :mod:`csb.training.settings`. For several devices :mod:`csb.training.ranks`
             must have joined the processes; the first alone writes, logs, and calls ``observer`` and ``calibrate``.
         seed: of all batches and caches.
@@ -127,14 +128,14 @@ class IPF:
         self.bar.go_to(self._done(self.progress))
 
     def _select(self) -> None:
-        """Writes ``bridge.pt``, with the kernels of the best iteration; they are in ``self.bridge`` afterwards."""
+        """Writes ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
         history = self.progress.history
         scored = [row for row in history if SCORE in row]
         if self.settings.select == "best" and scored:
             best = best_iteration(scored)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
-            take_weights(self.bridge, load_bridge(self.folder / "half_steps" / f"{name}.pt")[0].state_dict())
-        save_bridge(self.folder / "bridge.pt", self.bridge, self.spec, self.about)
+            take_weights(self.bridge, load_bridge(model_file(self.folder, f"half_steps/{name}"))[0].state_dict())
+        save_bridge(self.folder / "bridge.safetensors", self.bridge, self.spec, self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
@@ -258,7 +259,7 @@ class IPF:
         if not self.ranks.main:
             self.progress = Progress(half_step.index + 1, 0, retries=self.progress.retries)
             return
-        save_bridge(self.folder / "half_steps" / f"{half_step.name}.pt", self.bridge, self.spec, self.about)
+        save_bridge(self.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.bridge, self.spec, self.about)
         metrics = figures(self.progress, timing, self.cache_bytes if half_step.index else (0, 0), kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, self.progress.losses)

@@ -45,7 +45,7 @@ class IPFSettings:
         last_forward: also fit the forward kernels of the last iteration, which sampling does not need.
         inflate: after each backward half-step, set the spread of the samples to the error of their mean on validation
             pairs (see csb.evaluation.inflation).
-        select: which iteration's kernels ``bridge.pt`` holds: "best", the earliest whose energy score on
+        select: which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on
             validation pairs no other beats by more than its standard error, or "last".
         validate_every: optimiser steps between evaluations of the loss on validation pairs.
         patience: a half-step stops after this many evaluations of the validation loss without a lower one, and ends

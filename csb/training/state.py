@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.checkpoint import FORMAT, load, save
 from csb.errors import CSBError, in_one_line
+from csb.files import FORMAT, load_state, save_state
 from csb.problems.specs import absolute
 from csb.training.divergence import REMEDY, Diverged, first_bad
 
@@ -60,12 +60,12 @@ def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -
     Diverged, and the file stays as it was, where a number to train on from is not finite.
     """
     require_finite(progress)
-    save(path, {"format": FORMAT, "fingerprint": fingerprint, **vars(progress)})
+    save_state(path, {"format": FORMAT, "fingerprint": fingerprint, **vars(progress)})
 
 
 def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     """Reads it again. CSBError where it is damaged, foreign, or of other settings (named in the message)."""
-    data = load(path)
+    data = load_state(path)
     stored = data.pop("fingerprint", None)
     known = {field.name for field in fields(Progress)}
     if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):

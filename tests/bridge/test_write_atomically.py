@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from csb.bridge.checkpoint import FORMAT, load, remove_leftovers, save, write_atomically
-from csb.errors import Terminated
-from tests.bridge.test_checkpoint import fails_in_one_line
+from csb.errors import CSBError, Terminated
+from csb.files import FORMAT, load_state, remove_leftovers, save_state, write_atomically
 
 STRUCK = 3  # exit code
+
+
+def fails_in_one_line(action, *parts):
+    with pytest.raises(CSBError) as error:
+        action()
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    return message
 
 
 def struck_before_the_end(path):
@@ -22,7 +31,7 @@ def struck_before_the_end(path):
 
     torch.serialization._open_zipfile_writer_buffer.__exit__ = leave
     try:
-        save(path, {"format": FORMAT, "x": torch.zeros(3)})
+        save_state(path, {"format": FORMAT, "x": torch.zeros(3)})
     except MemoryError:
         code = STRUCK
     os._exit(code)
@@ -74,7 +83,7 @@ class TestWriteAtomically:
 
         monkeypatch.setattr(torch._C, "PyTorchFileWriter", Writer)
         with pytest.raises(type(error)) as raised:
-            save(old, {"format": FORMAT, "x": torch.zeros(3)})
+            save_state(old, {"format": FORMAT, "x": torch.zeros(3)})
         assert raised.value is error
         assert old.read_bytes() == b"old"
         assert os.listdir(old.parent) == ["file"]
@@ -93,6 +102,11 @@ class TestWriteAtomically:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             fails_in_one_line(lambda: write_atomically(old, self.failing(RuntimeError("no room"))), "no room")
+
+    def test_is_as_readable_as_any_file(self, tmp_path):
+        write_atomically(tmp_path / "file", lambda file: file.write(b"x"))
+        (tmp_path / "plain").write_text("")
+        assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
     def test_a_folder_in_the_way(self, tmp_path):
         (tmp_path / "file").mkdir()
@@ -136,8 +150,8 @@ def small_disk(tmp_path):
 
 def test_a_full_disk(small_disk: Path):
     path = small_disk / "b.pt"
-    save(path, {"format": FORMAT, "x": torch.arange(1000)})
-    message = fails_in_one_line(lambda: save(path, {"format": FORMAT, "x": torch.zeros(10**6)}), "cannot write")
+    save_state(path, {"format": FORMAT, "x": torch.arange(1000)})
+    message = fails_in_one_line(lambda: save_state(path, {"format": FORMAT, "x": torch.zeros(10**6)}), "cannot write")
     assert "free space" in message
-    assert torch.equal(load(path)["x"], torch.arange(1000))
+    assert torch.equal(load_state(path)["x"], torch.arange(1000))
     assert os.listdir(small_disk) == ["b.pt"]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from csb.bridge.checkpoint import parse_spec
 from csb.errors import CSBError
 from csb.networks.conditional import ConditionalSpec, build_conditional
 from csb.process import LinearBeta, seeded
@@ -101,7 +102,7 @@ def test_a_score_knows_its_schedule():
 
 def test_there_and_back(kind):
     whole = spec(kind, network=UNET, transform=HOLE, precision="bf16-mixed")
-    assert ConditionalSpec.from_plain(whole.plain()) == whole
+    assert parse_spec("conditional", whole.plain()) == whole
     assert build_conditional(whole).precision == "bf16-mixed"
 
 
@@ -135,5 +136,5 @@ def test_an_affine_network_of_many_steps_is_allowed(kind):
 
 @pytest.mark.parametrize("data", [{"kind": "score"}, {**spec("score").plain(), "more": 1}], ids=["lacks", "more"])
 def test_a_description_that_does_not_fit(data):
-    with pytest.raises(CSBError, match=r"not the description of a score or flow \(.+\); train it again"):
-        ConditionalSpec.from_plain(data)
+    with pytest.raises(CSBError, match=r"conditional\.\w+ is .+; "):
+        parse_spec("conditional", data)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from csb.bridge.checkpoint import parse_spec
 from csb.errors import CSBError
 from csb.networks.denoiser import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import GaussianMixture, Mixture
@@ -135,11 +136,11 @@ class TestSpec:
     def test_there_and_back(self):
         spec = DenoiserSpec(UNET, (1, 8, 8), 0.31, 1e-4)
         assert spec.plain() == {"network": UNET, "x_shape": [1, 8, 8], "scale": 0.31, "alpha_bar_end": 1e-4}
-        assert DenoiserSpec.from_plain(spec.plain()) == spec
+        assert parse_spec("denoiser", spec.plain()) == spec
         assert build_denoiser(spec).alpha_bar_end == 1e-4
 
     def test_the_horizon_need_not_be_known(self):
-        spec = DenoiserSpec.from_plain({"network": MLP, "x_shape": [3], "scale": 1.0})
+        spec = parse_spec("denoiser", {"network": MLP, "x_shape": [3], "scale": 1.0})
         assert build_denoiser(spec).alpha_bar_end == 0
 
     @pytest.mark.parametrize(
@@ -153,8 +154,8 @@ class TestSpec:
         ids=["no shape", "no scale", "more", "number"],
     )
     def test_errors(self, data):
-        with pytest.raises(CSBError, match=r"not the description of a denoiser \(.+\); train it again"):
-            DenoiserSpec.from_plain(data)
+        with pytest.raises(CSBError, match=r"denoiser\.\w+ is .+; "):
+            parse_spec("denoiser", data)
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
     def test_scale(self, scale):

@@ -51,10 +51,10 @@ def untrained(name: str, root: Path | str) -> tuple[Bridge, BridgeSpec, dict[str
 @contextlib.contextmanager
 def serving(name: str, root: Path, md5: dict[str, str]) -> Iterator[Server]:
     """A server on a free port, its digits read from fabricated files."""
-    painter = Painter.of(untrained(name, root)[0], "tiny", None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "MD5", md5)
         patch.setattr(mnist, "SOURCES", ())
+        painter = Painter.of(untrained(name, root)[0], "tiny", None)
         painter.prepare()
     with Server(painter, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

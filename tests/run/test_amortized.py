@@ -20,7 +20,7 @@ OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
 
 
 def weights(path):
-    return load(path)["weights"]
+    return load(path).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,12 @@ def folder(command, tiny, tmp_path_factory):
 
 
 def test_the_files(folder):
-    assert sorted(p.name for p in folder.iterdir()) == [FILE, "flow.pt", "provenance.json", "score.pt"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        FILE,
+        "flow.safetensors",
+        "provenance.json",
+        "score.safetensors",
+    ]
 
 
 @pytest.mark.parametrize(("kind", "cls"), [("score", ScoreNetwork), ("flow", FlowNetwork)])
@@ -73,16 +78,18 @@ def test_samplers_of_what_is_loaded(folder):
 def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, kind, hook):
     arguments = (*tiny, *OVERRIDES, f"stage={kind}", f"out={tmp_path}", "name=run")
     assert command(*arguments, hooks=[hook]).code == -signal.SIGKILL
-    assert f"{kind}.pt was begun; continue with resume=true, or choose overwrite=true" in refuse(*arguments)
+    assert f"{kind}.safetensors was begun; continue with resume=true, or choose overwrite=true" in refuse(*arguments)
     if kind == "flow":
         other = command(*arguments, "resume=true", "optimizer.lr=0.5")
         assert other.code == 2
         assert "was trained with amortized.lr=0.001, not 0.5" in other.err
     done = command(*arguments, "resume=true")
     assert done.code == 0, done.err
-    whole, again = weights(folder / f"{kind}.pt"), weights(tmp_path / "run" / f"{kind}.pt")
+    whole, again = weights(folder / f"{kind}.safetensors"), weights(tmp_path / "run" / f"{kind}.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted([FILE, f"{kind}.pt", "provenance.json"])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == sorted(
+        [FILE, f"{kind}.safetensors", "provenance.json"]
+    )
 
 
 def refuse(*arguments):
@@ -113,7 +120,7 @@ def test_settings_are_checked_before_any_work(tmp_path, arguments, message):
 
 def test_a_file_that_is_there(folder):
     arguments = [f"out={folder.parent}", "name=run", "stage=score"]
-    assert "score.pt is there already; choose overwrite=true" in refuse(*arguments)
+    assert "score.safetensors is there already; choose overwrite=true" in refuse(*arguments)
     cli.check("train", [*arguments, "overwrite=true"], validate)
 
 
@@ -130,7 +137,10 @@ def test_the_score_follows_the_schedule_of_the_run():
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("nope", "baseline 'nope' is unknown; choose one of score, flow"), ("flow", "holds no flow.pt; train it with")],
+    [
+        ("nope", "baseline 'nope' is unknown; choose one of score, flow"),
+        ("flow", "holds no flow.safetensors; train it with"),
+    ],
 )
 def test_what_cannot_be_loaded(tmp_path, kind, message):
     with pytest.raises(CSBError, match=message):
@@ -138,9 +148,11 @@ def test_what_cannot_be_loaded(tmp_path, kind, message):
 
 
 def test_a_file_of_another_kind(folder, tmp_path):
-    (tmp_path / "flow.pt").write_bytes((folder / "score.pt").read_bytes())
-    with pytest.raises(CSBError, match=r"flow.pt holds a score, not a flow; remove it and train with stage=flow"):
+    (tmp_path / "flow.safetensors").write_bytes((folder / "score.safetensors").read_bytes())
+    with pytest.raises(
+        CSBError, match=r"flow.safetensors holds a score, not a flow; remove it and train with stage=flow"
+    ):
         load_baseline(tmp_path, "flow")
-    (tmp_path / "flow.pt").write_bytes((folder / "score.pt").read_bytes()[:-100])
-    with pytest.raises(CSBError, match=r"flow.pt is damaged or not a csb file"):
+    (tmp_path / "flow.safetensors").write_bytes((folder / "score.safetensors").read_bytes()[:-100])
+    with pytest.raises(CSBError, match=r"flow.safetensors is damaged or not a csb file"):
         load_baseline(tmp_path, "flow")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 
 from csb.bridge import save_bridge
-from csb.bridge.untrusted import require_plain
+from csb.bridge.checkpoint import require_plain
 from csb.evaluation.tables import json_text
 from csb.run import benchmark, cli, jobs
 from csb.run.commands import compare, evaluate, export, inspect, reproduce, sample
@@ -192,7 +192,7 @@ class TestCommands:
 
     def test_every_key_of_the_demo(self, here, tmp_path_factory):
         bridge, spec, told = untrained("mnist_inpaint", "data")
-        path = tmp_path_factory.mktemp("demo") / "bridge.pt"
+        path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
         save_bridge(path, bridge, spec, told)
         config = base("demo", f"run={path}")
         assert try_all(config, keys(config), demo.validate, 2 * VALUES, here)["refused"] > 8

@@ -11,7 +11,7 @@ from csb.bridge import BridgeSpec, KernelSpec, save_bridge
 from csb.bridge.checkpoint import save_conditional, save_student
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
-from csb.evaluation.suite.store import checksum
+from csb.files import checksum
 from csb.problems import GaussianMixture
 from csb.process import seeded
 from csb.run import cli
@@ -39,13 +39,15 @@ def about(problem=PROBLEM):
 def run(tmp_path_factory):
     """A folder with an untrained bridge of T = 3, score, flow and student of one and two calls."""
     folder = tmp_path_factory.mktemp("run")
-    save_bridge(folder / "bridge.pt", make_untrained_bridge(2, 1), _spec("v"), about())
+    save_bridge(folder / "bridge.safetensors", make_untrained_bridge(2, 1), _spec("v"), about())
     for kind in ("score", "flow"):
-        save_conditional(folder / f"{kind}.pt", untrained(kind, 2, 1), about())
+        save_conditional(folder / f"{kind}.safetensors", untrained(kind, 2, 1), about())
     spec = _spec("v")
     student = StudentSpec(spec.alpha_bar, spec.transform, spec.backward.network, "v", "full", [1, 2])
     save_student(
-        folder / "consistency.pt", build_student(student), about() | {"bridge": checksum(folder / "bridge.pt")}
+        folder / "consistency.safetensors",
+        build_student(student),
+        about() | {"bridge": checksum(folder / "bridge.safetensors")},
     )
     return folder
 
@@ -91,7 +93,7 @@ class TestCommand:
             assert passes["exact"] == 0
             assert all(row["metrics"]["sliced_w"] > 0 and row["standard_errors"]["sliced_w"] > 0 for row in of)
         assert all(row["T"] is None or 1 <= row["T"] <= 20 for row in tables["at most 0.001 seconds a sample"])
-        assert any("score_ddpm" in note and "no run= or others= has a score.pt" in note for note in found["notes"])
+        assert any("score_ddpm" in note and "no run= or others= has a score" in note for note in found["notes"])
         text = (tmp_path / "compare.md").read_text()
         assert text.startswith("# gaussian_mixture: methods at equal cost\n\n3 test observations × 40 samples, seed 0")
         assert text.count("| exact posterior ") == 3
@@ -140,7 +142,7 @@ class TestFit:
 
     def test_a_bridge_whose_kernels_take_all_steps_or_none(self, tmp_path):
         bridge = make_untrained_bridge(2, 1, parametrisation="drift")
-        save_bridge(tmp_path / "bridge.pt", bridge, _spec("drift"), about())
+        save_bridge(tmp_path / "bridge.safetensors", bridge, _spec("drift"), about())
         (one, two) = self.fits(tmp_path, f"run={tmp_path}", "methods=[bridge]", "calls=[2,3]", "seconds=[]")["bridge"]
         assert (one.row, one.reason) == (None, "")
         assert two.row.passes == 3
@@ -289,7 +291,7 @@ class TestRefused:
         assert "leave nothing to compare at" in refused("calls=[]", "seconds=[]")
 
     def test_a_folder_without_models(self, tmp_path):
-        assert "holds none of bridge.pt, score.pt" in refused(f"run={tmp_path}")
+        assert "holds none of bridge, score" in refused(f"run={tmp_path}")
 
     def test_a_damaged_file(self, tmp_path):
         for text in ("{", "[]", '{"format": "other"}', '{"format": "csb-compare-1", "entries": [{"key": 1}]}'):

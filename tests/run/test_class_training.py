@@ -71,7 +71,7 @@ def trained(data):
         result = train(settings)
         run = load_run(data / "mnist_class", "cpu")
         about = {"problem": {"name": "mnist_inpaint"}, "config": {}}  # the same prior, so that its denoiser will do
-        save_denoiser(run.folder / "denoiser.pt", denoiser(), about)
+        save_denoiser(run.folder / "denoiser.safetensors", denoiser(), about)
         tables = evaluate(run, SamplerSettings(), METRICS, 0)
         compare_run(run, [], settings.baselines, SamplerSettings(), METRICS, 0, "a command", bar=False)
     return run, result, tables
@@ -121,7 +121,7 @@ def test_the_guiding_classifier_is_kept_for_its_denoiser(data, tmp_path, caplog)
 
 
 def test_a_denoiser_of_another_prior_is_refused(tmp_path):
-    save_denoiser(tmp_path / "denoiser.pt", denoiser(), {"problem": {"name": "two_moons"}, "config": {}})
+    save_denoiser(tmp_path / "denoiser.safetensors", denoiser(), {"problem": {"name": "two_moons"}, "config": {}})
     with pytest.raises(CSBError, match="is a denoiser of two_moons, not mnist_class; remove it"):
         stored_denoiser(MnistClass(), tmp_path, "cpu")
 

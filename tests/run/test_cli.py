@@ -44,8 +44,8 @@ def run(command, tiny, tmp_path_factory):
 def file(exact_bridge, tmp_path):
     """A bridge in a file of its own, with nothing beside it, for x and y in two dimensions."""
     made = exact_bridge()
-    save_bridge(tmp_path / "bridge.pt", made.bridge, made.spec, {"versions": {"csb": "9.9"}})
-    return tmp_path / "bridge.pt"
+    save_bridge(tmp_path / "bridge.safetensors", made.bridge, made.spec, {"versions": {"csb": "9.9"}})
+    return tmp_path / "bridge.safetensors"
 
 
 def refused(capsys, *arguments):
@@ -174,7 +174,7 @@ class TestSample:
         assert (np.load(tmp_path / "t.npz")["x"] == np.load(tmp_path / "s.npz")["x"]).all()
 
     def test_test_observations_of_a_run_or_its_file(self, command, run, tmp_path):
-        for source in (run, run / "bridge.pt"):
+        for source in (run, run / "bridge.safetensors"):
             done = command("sample", f"run={source}", "n=5", "observations=3", script=CSB, cwd=tmp_path)
             assert done.code == 0, done.err
             assert "samples.npz: x (3, 5, 2), 3 network calls a sample" in done.out
@@ -251,7 +251,7 @@ class TestInspect:
         done = command("inspect", f"run={run}", "json=true", script=CSB, cwd=tmp_path)
         assert done.code == 0, done.err
         found = json.loads(done.out)
-        bridge, about = load_bridge(run / "bridge.pt")
+        bridge, about = load_bridge(run / "bridge.safetensors")
         result = json.loads((run / "result.json").read_text())
         history = json.loads((run / "history.json").read_text())
         best = best_iteration([row for row in history if SCORE in row])
@@ -281,7 +281,7 @@ class TestInspect:
 
     def test_a_half_step(self, run):
         history = json.loads((run / "history.json").read_text())
-        found = inspect(run / "half_steps" / "03_backward.pt")
+        found = inspect(run / "half_steps" / "03_backward.safetensors")
         assert (found["held"], found["iterations"], found["scores"]) == (2, 2, None)
         assert found["seconds"] == history[2]["seconds"]
 

@@ -74,11 +74,11 @@ def test_a_training_that_evaluates_ends_with_a_report(call, tmp_path):
 def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(call, command, tmp_path, problem):
     stage = (f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")
     call("train.py", *stage, "denoiser.steps=30", "denoiser.batch_size=64")
-    assert (tmp_path / "run" / "denoiser.pt").exists()
+    assert (tmp_path / "run" / "denoiser.safetensors").exists()
     assert not (tmp_path / "run" / "denoiser_state.pt").exists()
     again = command(*stage)
     assert again.code == 2
-    assert "denoiser.pt is there already" in again.err
+    assert "denoiser.safetensors is there already" in again.err
 
 
 @pytest.mark.parametrize("option", ["stage=denoiser", "evaluate=true"])

@@ -187,10 +187,10 @@ class TestFolder:
         assert refuse("out=/proc/x").startswith("cannot write to /proc/x/two_moons: ")
 
     def test_another_run(self, tmp_path):
-        for file in ("state.pt", "bridge.pt"):
+        for file in ("state.pt", "bridge.safetensors"):
             (tmp_path / file).mkdir()
             (tmp_path / file / "run").mkdir()
-        for file in ("state.pt", "bridge.pt"):
+        for file in ("state.pt", "bridge.safetensors"):
             folder = tmp_path / "a" / file.split(".")[0]
             folder.mkdir(parents=True)
             (folder / file).write_text("")
@@ -277,4 +277,4 @@ class TestCommandLine:
         assert done.code == 2
         assert done.err.strip().splitlines()[-1].startswith("error: MNIST is not available: put the four")
         assert "Traceback" not in done.err + done.out
-        assert list((tmp_path / "out").rglob("*.pt")) == []
+        assert list((tmp_path / "out").rglob("*.safetensors")) == []

@@ -290,7 +290,7 @@ class TestStart:
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     bridge, spec, about = untrained("mnist_inpaint_anywhere", folder / "no_data")
-    save_bridge(folder / "bridge.pt", bridge, spec, about)
+    save_bridge(folder / "bridge.safetensors", bridge, spec, about)
     return folder
 
 

@@ -30,7 +30,7 @@ OVERRIDES = [
 
 
 def weights(path):
-    return load(path)["weights"]
+    return load(path).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def folder(command, tiny, tmp_path_factory):
 def bridge(folder, tmp_path):
     """A copy of the run without the student."""
     shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run" / "consistency.pt").unlink()
+    (tmp_path / "run" / "consistency.safetensors").unlink()
     return tmp_path / "run"
 
 
@@ -80,7 +80,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
     for run, more, message in (
         (folder, ("calls=4",), "calls=4 is not among those that the student is fitted for; choose one of 1, 2"),
         (folder, ("sampler.sample_steps=2",), "sampler.sample_steps=2 is for the bridge, and calls=2 for its student"),
-        (bridge, (), "holds no consistency.pt for calls=2; make it with csb train … stage=distil"),
+        (bridge, (), "holds no consistency.safetensors for calls=2; make it with csb train … stage=distil"),
     ):
         with pytest.raises(CSBError, match=re.escape(message)):
             cli.check("sample", [f"run={run}", *given, *more], sample.validate)
@@ -103,9 +103,9 @@ def test_it_is_compared_beside_its_bridge(command, folder):
 
 
 def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
-    shutil.copy(folder / "consistency.pt", bridge)
+    shutil.copy(folder / "consistency.safetensors", bridge)
     assert list(students_of(load_run(bridge, "cpu"))) == [1, 2]
-    shutil.copy(bridge / "half_steps" / "01_backward.pt", bridge / "bridge.pt")
+    shutil.copy(bridge / "half_steps" / "01_backward.safetensors", bridge / "bridge.safetensors")
     with pytest.raises(CSBError, match=r"is a student of another bridge than that beside it; distil again"):
         students_of(load_run(bridge, "cpu"))
     done = command(
@@ -131,14 +131,16 @@ def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
 def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, bridge, hook):
     arguments = (*tiny, *OVERRIDES, "stage=distil", f"run={bridge}")
     assert command(*arguments, hooks=[hook]).code == -signal.SIGKILL
-    assert "consistency.pt was begun; continue with resume=true, or choose overwrite=true" in refuse(*arguments)
+    assert "consistency.safetensors was begun; continue with resume=true, or choose overwrite=true" in refuse(
+        *arguments
+    )
     if hook.name.endswith("save_progress"):
         other = command(*arguments, "resume=true", "distil.lr=0.5")
         assert other.code == 2
         assert "was trained with distil.lr=0.001, not 0.5" in other.err
     done = command(*arguments, "resume=true")
     assert done.code == 0, done.err
-    whole, again = weights(folder / "consistency.pt"), weights(bridge / "consistency.pt")
+    whole, again = weights(folder / "consistency.safetensors"), weights(bridge / "consistency.safetensors")
     assert all(torch.equal(again[key], value) for key, value in whole.items())
     assert not (bridge / "consistency_state.pt").exists()
 
@@ -176,7 +178,7 @@ class TestRefusals:
             (["run=RUN", "distil.lr=0"], "distil.lr=0 is not possible"),
             (["run=RUN", "distil.cache_bytes=3"], "distil.cache_bytes=3 cannot hold one trajectory"),
             (["run=RUN", "+distil.foo=1"], "foo"),
-            (["run=RUN"], "consistency.pt is there already; choose overwrite=true"),
+            (["run=RUN"], "consistency.safetensors is there already; choose overwrite=true"),
             (["-m", "run=RUN", "distil.lr=0.1,0.2"], "stage=distil, evaluate=False cannot be swept over"),
         ],
     )
@@ -193,16 +195,18 @@ class TestRefusals:
         assert "not of {'name': 'bod'" in message
 
     def test_an_unfinished_run(self, bridge, tiny):
-        (bridge / "bridge.pt").unlink()
+        (bridge / "bridge.safetensors").unlink()
         message = refuse(*tiny, "distil.calls=[1,2]", "stage=distil", f"run={bridge}")
-        assert "holds no bridge.pt (it was interrupted: train again with resume=true)" in message
+        assert "holds no bridge.safetensors (it was interrupted: train again with resume=true)" in message
 
     def test_what_cannot_be_loaded(self, folder, bridge):
-        with pytest.raises(CSBError, match=r"holds no consistency.pt; make it with csb train … stage=distil run="):
+        with pytest.raises(
+            CSBError, match=r"holds no consistency.safetensors; make it with csb train … stage=distil run="
+        ):
             load_consistency(bridge)
-        (bridge / "consistency.pt").write_bytes((folder / "consistency.pt").read_bytes()[:-100])
-        with pytest.raises(CSBError, match=r"consistency.pt is damaged or not a csb file"):
+        (bridge / "consistency.safetensors").write_bytes((folder / "consistency.safetensors").read_bytes()[:-100])
+        with pytest.raises(CSBError, match=r"consistency.safetensors is damaged or not a csb file"):
             load_consistency(bridge)
-        shutil.copy(folder / "bridge.pt", bridge / "consistency.pt")
-        with pytest.raises(CSBError, match=r"consistency.pt does not hold a whole student"):
+        shutil.copy(folder / "bridge.safetensors", bridge / "consistency.safetensors")
+        with pytest.raises(CSBError, match=r"consistency.safetensors holds a Bridge, not a Student"):
             load_consistency(bridge)

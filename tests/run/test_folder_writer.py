@@ -57,15 +57,16 @@ def test_training_evaluation_and_stages_take_it(command, tmp_path):
             assert done.code == 2
             assert "another process writes into" in done.err
         first.kill()
-    assert not (tmp_path / "run" / "score.pt").exists()
-    assert (tmp_path / "run" / "bridge.pt").exists()
+    assert not (tmp_path / "run" / "score.safetensors").exists()
+    assert (tmp_path / "run" / "bridge.safetensors").exists()
 
 
 def test_what_tells_of_the_old_bridge_goes_and_nothing_else(tmp_path):
     old = (
-        "result.json", "bridge.pt", "state.pt", "config.json", "history.json", "provenance.json", "reproduced.json",
+        "result.json", "state.pt", "config.json", "history.json", "provenance.json", "reproduced.json",
         "evaluation.json", "evaluation.md", "evaluation.png", "report.html", "report.json", "report.md", "report.png",
-        "score.pt", "flow.pt", "denoiser.pt", "consistency.pt", "half_steps/01_backward.pt", "pictures/1.png",
+        *(f"{name}{end}" for name in ("bridge", "score", "flow", "denoiser", "consistency", "half_steps/01_backward")
+          for end in (".safetensors", ".pt")), "pictures/1.png",
     )  # fmt: skip
     for name in (*old, "notes.txt", "mine/report.html"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -52,7 +52,7 @@ class TestShortTraining:
     def test_leaves_a_run_behind(self, folder):
         names = {path.name for path in folder.iterdir()}
         assert {
-            "bridge.pt",
+            "bridge.safetensors",
             "state.pt",
             "config.json",
             "result.json",

@@ -12,9 +12,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from csb.bridge import load_bridge
-from csb.bridge.checkpoint import load
-from csb.bridge.checkpoint import save as store
 from csb.errors import CSBError
+from csb.files import load_state, save_state
 from csb.problems import sources
 from csb.run import cli, jobs
 from csb.run.amortized import load_baseline
@@ -92,7 +91,7 @@ def whole(folder, tmp_path_factory):
 
 
 def weights(path):
-    return load_bridge(path / "bridge.pt")[0].state_dict()
+    return load_bridge(path / "bridge.safetensors")[0].state_dict()
 
 
 def assert_same(one, two):
@@ -259,7 +258,7 @@ def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
     score = dataclasses.replace(run_config(tmp_path, "npy", tmp_path), stage="score")
     with pytest.raises(CSBError, match="holds a bridge of other pairs"):
         jobs.stage_job(score)
-    assert not (run.folder / "score.pt").exists()
+    assert not (run.folder / "score.safetensors").exists()
     save(tmp_path, x, y)
     assert torch.equal(load_run(run.folder).problem.pairs("test", 3).y, expected.y)
 
@@ -270,10 +269,10 @@ def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
     run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
     result = train(run)
     path = run.folder / "state.pt"
-    state = load(path)
+    state = load_state(path)
     del state["fingerprint"]["problem.digest"]
     state["fingerprint"] |= {f"problem.{name}": f"{name}.npy" for name in "xy"}
-    store(path, state)
+    save_state(path, state)
     monkeypatch.chdir(tmp_path)
     again = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true")
     assert train(again) == result

@@ -172,4 +172,4 @@ class TestRefused:
         assert done.code == 2
         assert "holds 1 values that are NaN" in done.err
         assert "Traceback" not in done.err + done.out
-        assert not list(tmp_path.rglob("*.pt"))
+        assert not list(tmp_path.rglob("*.safetensors"))

@@ -77,7 +77,7 @@ def refused(folder, *overrides):
     with pytest.raises(CSBError) as error:
         reproduce.validate(config_of("reproduce", f"run={folder}", *overrides))()
     assert "\n" not in str(error.value)
-    assert not Path(overrides_out(overrides, folder), "bridge.pt").exists() or "out=" in "".join(overrides)
+    assert not Path(overrides_out(overrides, folder), "bridge.safetensors").exists() or "out=" in "".join(overrides)
     return str(error.value)
 
 
@@ -152,7 +152,7 @@ class TestReproduce:
         assert told["agrees"] is True
         assert told["environment"] == []
         assert all(row["identical"] for row in told["weights"])
-        assert {row["file"] for row in told["weights"]} >= {"bridge.pt", "half_steps/01_backward.pt"}
+        assert {row["file"] for row in told["weights"]} >= {"bridge.safetensors", "half_steps/01_backward.safetensors"}
         assert {row["figure"] for row in told["figures"]} >= {"L", "T", "sliced_w"}
         out = capsys.readouterr().out
         assert "versions, commit and device are as they were" in out
@@ -198,16 +198,18 @@ class TestReproduce:
         folder, change = copy
         assert "is the folder of the first training" in refused(folder, f"out={folder}")
         assert "tolerance=-1 is not possible" in refused(folder, "tolerance=-1")
-        assert "holds no flow.pt" in refused(folder, "stage=flow")
+        assert "holds no flow.safetensors" in refused(folder, "stage=flow")
         assert "stage='all' is unknown" in refused(folder, "stage=all")
         assert "data=x has no meaning for two_moons" in refused(folder, "data=x")
         with torch.no_grad():
-            (folder / "bridge.pt").write_bytes((folder / "half_steps" / "01_backward.pt").read_bytes() + b" ")
+            (folder / "bridge.safetensors").write_bytes(
+                (folder / "half_steps" / "01_backward.safetensors").read_bytes() + b" "
+            )
         assert "another bridge" in refused(folder, "stage=distil") or "damaged" in refused(folder, "stage=distil")
         change(config=3)
-        assert "does not say in provenance.json" in refused(folder)
+        assert "provenance.json: bridge.config.trainer is None, not a dict; restore it" in refused(folder)
         (folder / provenance.FILE).unlink()
-        assert "does not say in provenance.json" in refused(folder)
+        assert "provenance.json does not say how bridge.safetensors was made" in refused(folder)
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])

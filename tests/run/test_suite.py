@@ -14,9 +14,10 @@ import torch
 from benchmark_checks import refuse
 from conftest import ROOT
 
-from csb.bridge.checkpoint import load
+from csb.bridge.checkpoint import load_conditional
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
+from csb.files import load_state
 from csb.run import cli
 from csb.run.suite.command import collect
 from csb.run.suite.plan import plan
@@ -52,7 +53,7 @@ def settings_of(arguments):
 def half_steps_done(folder):
     """How many half-steps of a training are behind its last checkpoint."""
     with contextlib.suppress(CSBError):  # no checkpoint yet
-        return load(folder / "state.pt")["half_step"]
+        return load_state(folder / "state.pt")["half_step"]
     return 0
 
 
@@ -84,7 +85,7 @@ def story(command, tmp_path_factory):
     kept = [folder / "job.json" for folder in (exact.folder, two.folder)]
     found["kept"] = {path: path.stat().st_mtime_ns for path in kept}
     kill_after_the_first_half_step(arguments, three.folder)
-    found["half"] = three.folder / "half_steps" / "01_backward.pt"
+    found["half"] = three.folder / "half_steps" / "01_backward.safetensors"
     found["half at"], found["half trained"] = found["half"].stat().st_mtime_ns, three.is_trained
     found["finished"] = command(*arguments, script="scripts/benchmark.py", timeout=900)
     return found | {"out": out, "jobs": (exact, two, three), "arguments": arguments}
@@ -176,7 +177,7 @@ class TestStory:
         """The files of a job are those of a run of train.py."""
         folder = story["jobs"][1].folder
         names = {path.name for path in folder.iterdir()}
-        assert {"bridge.pt", "half_steps", "config.json", "history.json", "job.json", "train.log"} <= names
+        assert {"bridge.safetensors", "half_steps", "config.json", "history.json", "job.json", "train.log"} <= names
 
 
 @pytest.fixture
@@ -203,7 +204,9 @@ def test_amortized_baselines_are_trained_once_and_sampled_at_as_many_calls(forke
         ("flow", "flow, Euler", 2, 2), ("flow", "flow, Heun", 2, 2), ("flow", "flow, Euler", 3, 3),
     ]  # fmt: skip
     assert all(row["L"] is None and row["train_seconds"] > 0 and row["sliced_w"] > 0 for row in rows)
-    steps = [load(job.folder / f"{job.method}.pt")["about"]["steps"] for job in plan(settings_of(arguments))]
+    steps = [
+        load_conditional(job.folder / f"{job.method}.safetensors")[1]["steps"] for job in plan(settings_of(arguments))
+    ]
     assert steps == [60, 60]  # of a bridge's three half-steps of 20
 
 

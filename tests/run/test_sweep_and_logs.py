@@ -39,7 +39,7 @@ class TestSweep:
             result, config = json.loads(path.read_text()), json.loads((path.parent / "config.json").read_text())
             assert (config["L"], config["T"]) == (result["L"], result["T"])
             assert len(list((path.parent / "half_steps").iterdir())) == 2 * result["L"]
-            assert (path.parent / "bridge.pt").exists()
+            assert (path.parent / "bridge.safetensors").exists()
 
     def test_tables(self, swept):
         sweep, done, _, _ = swept

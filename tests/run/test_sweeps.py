@@ -141,7 +141,7 @@ class TestLaunchers:
         done = command(*short(tiny, tmp_path, "T=2,3", "hydra/launcher=submitit_local"), timeout=900)
         assert done.code == 0, done.err
         (folder,) = (tmp_path / "sweeps").iterdir()
-        assert sorted(p.parent.name[-30:] for p in folder.glob("*/bridge.pt")) == sorted(
+        assert sorted(p.parent.name[-30:] for p in folder.glob("*/bridge.safetensors")) == sorted(
             p.name[-30:] for p in folder.iterdir() if p.is_dir() and p.name != ".submitit"
         )
         assert "2 jobs in" in done.out

@@ -33,7 +33,7 @@ def test_an_easy_target_is_reached_at_the_first_check(command, tmp_path):
     assert min(found["seconds"], found["check_seconds"]) > 0
     assert found["train"] == TRAIN
     assert "≤ 1 after 4 steps, " in done.out
-    assert not (tmp_path / "two_moons" / "bridge.pt").exists()  # it ended there
+    assert not (tmp_path / "two_moons" / "bridge.safetensors").exists()  # it ended there
 
 
 def test_one_that_is_out_of_reach(command, tmp_path):

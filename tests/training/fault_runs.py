@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.checkpoint import remove_leftovers
+from csb.bridge.checkpoint import load
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError, Terminated
+from csb.files import remove_leftovers
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.run.ends import is_out_of_memory, terminable
@@ -205,14 +206,14 @@ def assert_intact(folder):
     folder = Path(folder)
     if (folder / "state.pt").exists():
         load_progress(folder / "state.pt", FINGERPRINT)
-    for path in [*folder.glob("bridge.pt"), *folder.glob("half_steps/*.pt")]:
-        torch.load(path, weights_only=True)
+    for path in [*folder.glob("bridge.safetensors"), *folder.glob("half_steps/*.safetensors")]:
+        load(path)
 
 
 def tensors(folder):
     """Every saved bridge's weights, by file and name."""
-    files = [Path(folder) / "bridge.pt", *sorted((Path(folder) / "half_steps").glob("*.pt"))]
-    return {f"{f.name}:{k}": v for f in files for k, v in torch.load(f, weights_only=True)["weights"].items()}
+    files = [Path(folder) / "bridge.safetensors", *sorted((Path(folder) / "half_steps").glob("*.safetensors"))]
+    return {f"{f.name}:{k}": v for f in files for k, v in load(f).state_dict().items()}
 
 
 def assert_same(folder, whole):

@@ -11,6 +11,8 @@ import torch
 from conftest import ROOT, Hook
 from two_processes import environment, free_port, process, training
 
+from csb.bridge.checkpoint import load
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*"),
     pytest.mark.timeout(600),
@@ -88,8 +90,8 @@ def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
 
 
 def weights(folder):
-    files = [folder / "bridge.pt", *sorted((folder / "half_steps").iterdir())]
-    return {f"{f.name}:{k}": v for f in files for k, v in torch.load(f, weights_only=True)["weights"].items()}
+    files = [folder / "bridge.safetensors", *sorted((folder / "half_steps").iterdir())]
+    return {f"{f.name}:{k}": v for f in files for k, v in load(f).state_dict().items()}
 
 
 @pytest.mark.slow

@@ -239,9 +239,9 @@ def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
     with pytest.raises(Diverged, match="in the flow at step 2"):
         train(tmp_path / "stopped", 0)
     train(tmp_path / "run", 3)
-    _, about = load_conditional(tmp_path / "run" / "flow.pt")
+    _, about = load_conditional(tmp_path / "run" / "flow.safetensors")
     assert (about["retries"], about["steps"]) == (1, 6)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["flow.pt"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["flow.safetensors"]
 
 
 def test_sigterm_saves_the_running_step(tmp_path):

@@ -92,7 +92,7 @@ CONTENTS = {
 def test_a_damaged_state(copy, damage):
     damage(copy / "state.pt")
     before = sorted(copy.rglob("*"))
-    with pytest.raises(CSBError, match=r"state\.pt (is damaged|does not exist|is not a csb file)") as error:
+    with pytest.raises(CSBError, match=r"state\.pt (is damaged|does not exist|is not a file)") as error:
         make(copy).run(resume=True)
     assert "\n" not in str(error.value)
     assert sorted(copy.rglob("*")) == before
@@ -109,24 +109,29 @@ def test_a_state_of_something_else(copy, change, message):
 
 
 def test_a_bridge_in_place_of_a_state(copy):
-    shutil.copy(copy / "half_steps" / "01_backward.pt", copy / "state.pt")
-    with pytest.raises(CSBError, match=r"state\.pt is no state of a training; put the right file back"):
-        make(copy).run(resume=True)
+    golden = Path(__file__).parents[1] / "golden" / "files" / "half_step.pt"
+    for file, told in (
+        (copy / "half_steps" / "01_backward.safetensors", "is damaged or not a csb file"),
+        (golden, "is no state of a training; put the right file back"),
+    ):
+        shutil.copy(file, copy / "state.pt")
+        with pytest.raises(CSBError, match=rf"state\.pt {told}"):
+            make(copy).run(resume=True)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text"])
 def test_a_damaged_half_step_is_told_when_it_is_the_best(copy, damage):
-    DAMAGES[damage](copy / "half_steps" / "02_forward.pt")
-    with pytest.raises(CSBError, match=r"02_forward\.pt is damaged"):
+    DAMAGES[damage](copy / "half_steps" / "02_forward.safetensors")
+    with pytest.raises(CSBError, match=r"02_forward\.safetensors is damaged"):
         make(copy).run(resume=True)
     assert load_progress(copy / "state.pt", FINGERPRINT).half_step == 4
 
 
 def test_a_damaged_half_step_of_the_running_one_is_written_again(copy, whole):
-    (copy / "half_steps" / "03_backward.pt").write_text("left by something else")
-    (copy / "bridge.pt").write_bytes(b"")
+    (copy / "half_steps" / "03_backward.safetensors").write_text("left by something else")
+    (copy / "bridge.safetensors").write_bytes(b"")
     (copy / ".state.pt.abc.tmp").write_bytes(b"half a sta")
-    (copy / "half_steps" / ".03_backward.pt.abc.tmp").write_bytes(b"")
+    (copy / "half_steps" / ".03_backward.safetensors.abc.tmp").write_bytes(b"")
     go_on(copy)
     assert_same(copy, whole)
 
@@ -194,7 +199,7 @@ def test_a_folder_that_vanishes_while_it_is_written_into(tmp_path):
     run.observer = At(1, 8, lambda: shutil.rmtree(tmp_path / "run"))
     run.run(resume=False)
     assert_intact(tmp_path / "run")
-    assert (tmp_path / "run" / "bridge.pt").exists()
+    assert (tmp_path / "run" / "bridge.safetensors").exists()
 
 
 @pytest.mark.parametrize("where", ["csb.training.ipf.fill", "csb.training.ipf.Batches.__iter__"])

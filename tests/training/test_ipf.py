@@ -98,7 +98,7 @@ def errors(folder, problem, objective, iterations):
     y, noise = problem.pairs("test", 5000).y.double(), torch.randn(5000, problem.dx, generator=seeded(9)).double()
     for i, step in enumerate(steps):
         laws = path_laws(problem, steps, i, objective)
-        found = fitted(folder / "half_steps" / f"{i + 1:02d}_{step.direction}.pt", step.direction)
+        found = fitted(folder / "half_steps" / f"{i + 1:02d}_{step.direction}.safetensors", step.direction)
         for k, (kernel, exact) in enumerate(zip(found, step.kernels), start=1):
             law = laws[k] if step.direction == "backward" else laws[k - 1]
             x = y @ law.U.T + law.u + noise @ torch.linalg.cholesky(law.P).T
@@ -128,9 +128,9 @@ def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, 
     progress = make(tmp_path, problem, covariance, objective).run(resume=False)
     assert_recursion(tmp_path, problem, recursion, 2, 0.04)
     assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward", "04_forward"]
-    last, about = load_bridge(tmp_path / "bridge.pt")
+    last, about = load_bridge(tmp_path / "bridge.safetensors")
     assert about == {"note": 1}
-    for key, value in load_bridge(tmp_path / "half_steps" / "04_forward.pt")[0].state_dict().items():
+    for key, value in load_bridge(tmp_path / "half_steps" / "04_forward.safetensors")[0].state_dict().items():
         assert torch.equal(value, last.state_dict()[key])
 
 
@@ -177,11 +177,11 @@ class TestALossThatIsNotFinite:
         progress = load_progress(run.state_file, FINGERPRINT)
         assert (progress.half_step, progress.step) == (2, 4)
         assert all(bool(torch.isfinite(value).all()) for value in progress.weights.values())
-        assert not (tmp_path / "run" / "bridge.pt").exists()
+        assert not (tmp_path / "run" / "bridge.safetensors").exists()
         # With the cause removed the run goes on from there as if nothing had happened.
         monkeypatch.setattr(ipf_module, "fill", fill)
         make(tmp_path / "run", small, **SHORT).run(resume=True)
-        one, two = (load_bridge(tmp_path / name / "bridge.pt")[0].state_dict() for name in ("whole", "run"))
+        one, two = (load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict() for name in ("whole", "run"))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_in_the_first_half_step(self, tmp_path, small):
@@ -226,14 +226,14 @@ class TestTheLoop:
     def test_observing_changes_nothing(self, tmp_path, small):
         make(tmp_path / "a", small, **SHORT).run(resume=False)
         make(tmp_path / "b", small, observer=Watching(), observe_every=1, **SHORT).run(resume=False)
-        one, two = (load_bridge(tmp_path / name / "bridge.pt")[0].state_dict() for name in "ab")
+        one, two = (load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict() for name in "ab")
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_without_the_last_forward(self, tmp_path, small):
         progress = make(tmp_path, small, last_forward=False, **SHORT).run(resume=False)
         assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward"]
-        whole, _ = load_bridge(tmp_path / "bridge.pt")
-        second, _ = load_bridge(tmp_path / "half_steps" / "02_forward.pt")
+        whole, _ = load_bridge(tmp_path / "bridge.safetensors")
+        second, _ = load_bridge(tmp_path / "half_steps" / "02_forward.safetensors")
         for key, value in second.forward_kernel.state_dict().items():
             assert torch.equal(value, whole.forward_kernel.state_dict()[key])
 
@@ -241,7 +241,7 @@ class TestTheLoop:
         make(tmp_path, small, **SHORT).run(resume=False)
         one, two, three = (
             load_bridge(tmp_path / "half_steps" / name)[0]
-            for name in ("01_backward.pt", "02_forward.pt", "03_backward.pt")
+            for name in ("01_backward.safetensors", "02_forward.safetensors", "03_backward.safetensors")
         )
         same = [torch.equal(a, b) for a, b in zip(one.backward_kernel.parameters(), two.backward_kernel.parameters())]
         assert all(same)
@@ -280,7 +280,7 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
             build_bridge(spec), spec, build_objective("likelihood"), pairs, tmp_path / name, settings,
             OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, FINGERPRINT, {}, bar=False,
         ).run(resume)  # fmt: skip
-        return load_bridge(tmp_path / name / "bridge.pt")[0].state_dict()
+        return load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict()
 
     whole, save, calls = train("whole", False), ipf_module.save_progress, []
 
@@ -302,7 +302,7 @@ def test_backward_half_steps_are_calibrated_before_they_are_saved(tmp_path):
     problem, seen = LinearGaussian(dx=2, dy=2, n_train=2048), []
 
     def calibrate(bridge):
-        seen.append(len(list((tmp_path / "half_steps").glob("*.pt"))))
+        seen.append(len(list((tmp_path / "half_steps").glob("*.safetensors"))))
         bridge.backward_kernel.inflation.fill_(1.5)
         return {"inflation": 1.5}
 
@@ -311,5 +311,5 @@ def test_backward_half_steps_are_calibrated_before_they_are_saved(tmp_path):
     history = ipf.run(resume=False).history
     assert seen == [0, 2]
     assert [row.get("inflation") for row in history] == [1.5, None, 1.5, None]
-    for name in ("half_steps/01_backward.pt", "half_steps/03_backward.pt", "bridge.pt"):
+    for name in ("half_steps/01_backward.safetensors", "half_steps/03_backward.safetensors", "bridge.safetensors"):
         assert float(load_bridge(tmp_path / name)[0].backward_kernel.inflation) == 1.5

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, Hook
 
+from csb.bridge.checkpoint import load
 from tests.training.fault_runs import ClosedOutput
 
 STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10
@@ -23,8 +24,8 @@ STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10
 
 def weights(folder):
     """Every saved bridge's weights, by file and name."""
-    files = [folder / "bridge.pt", *sorted((folder / "half_steps").iterdir())]
-    return {f"{f.name}:{k}": v for f in files for k, v in torch.load(f, weights_only=True)["weights"].items()}
+    files = [folder / "bridge.safetensors", *sorted((folder / "half_steps").iterdir())]
+    return {f"{f.name}:{k}": v for f in files for k, v in load(f).state_dict().items()}
 
 
 def result(folder):
@@ -67,7 +68,7 @@ KILLS = {
     "after a cache is filled": Hook("csb.training.ipf.fill", 2, before=False),
     "before a later half-step's cache": Hook("csb.training.ipf.fill", 4),
     "while a cache is filled": Hook("csb.training.cache.Bridge.codes", 9),
-    "first state written, not renamed": Hook("csb.training.state.save", 1, before=False),
+    "first state written, not renamed": Hook("csb.training.state.save_state", 1, before=False),
     "before the optimiser's first state": Hook("csb.training.ipf.save_progress", 1),
     "before a later state": Hook("csb.training.ipf.save_progress", 7),
     "after a later state": Hook("csb.training.ipf.save_progress", 8, before=False),
@@ -243,7 +244,7 @@ class TestWithoutAKill:
         assert self.snapshot(finished) == before
 
     def test_overwrite_replaces_it(self, command, tiny, finished, whole):
-        (finished / "half_steps" / "09_backward.pt").write_text("of a longer run")
+        (finished / "half_steps" / "09_backward.safetensors").write_text("of a longer run")
         done = self.run(command, tiny, finished, "overwrite=true")
         assert done.code == 0, done.err
         assert_same(finished, whole)
@@ -318,7 +319,7 @@ class TestOtherEnds:
     def test_a_finished_run_mends_its_files(self, command, tiny, tmp_path, whole):
         """The bridge is written again from those of the half-steps, and the scores are computed again."""
         subprocess.run(["cp", "-a", str(whole), str(tmp_path / "run")], check=True)
-        for name in ("bridge.pt", "result.json", "config.json", "history.json"):
+        for name in ("bridge.safetensors", "result.json", "config.json", "history.json"):
             content = (tmp_path / "run" / name).read_bytes()
             (tmp_path / "run" / name).write_bytes(content[: len(content) // 2])
         done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Hook
 
+from csb.bridge.checkpoint import load_denoiser
 from csb.dtypes import automatic_precision
 from csb.run.lock import FILE
 
@@ -39,8 +40,10 @@ def whole(command, stage, tmp_path_factory):
 
 
 def weights(folder):
-    assert sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".tmp")) == ["denoiser.pt"]
-    return torch.load(folder / "denoiser.pt", weights_only=True)["weights"]
+    assert sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".safetensors", ".tmp")) == [
+        "denoiser.safetensors"
+    ]
+    return load_denoiser(folder / "denoiser.safetensors")[0].state_dict()
 
 
 def assert_same(folder, whole):
@@ -53,7 +56,7 @@ def assert_same(folder, whole):
 def test_killed_at_an_exact_instant(command, stage, tmp_path, whole, hook):
     killed = command(*stage, f"out={tmp_path}", hooks=[hook])
     assert killed.code == -signal.SIGKILL, killed.err
-    assert not (tmp_path / "run" / "denoiser.pt").exists()
+    assert not (tmp_path / "run" / "denoiser.safetensors").exists()
     done = command(*stage, f"out={tmp_path}", "resume=true")
     assert done.code == 0, done.err
     assert_same(tmp_path / "run", whole)

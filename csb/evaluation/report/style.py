@@ -25,8 +25,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextToPath
 
-from csb.bridge.checkpoint import write_atomically
 from csb.evaluation.report.model import Report
+from csb.files import write_atomically
 
 # On a white page, and the same on a dark one.
 SERIES = ("#15507f", "#a8381a", "#3c9f80", "#dc62c4", "#9f8a0d", "#7d3fd6")

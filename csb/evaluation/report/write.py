@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-from csb.bridge.checkpoint import write_atomically
 from csb.evaluation.report.catalogue import metrics_of
 from csb.evaluation.report.grids import Grid, check_grid
 from csb.evaluation.report.html import render
@@ -14,6 +13,7 @@ from csb.evaluation.report.overview import overview
 from csb.evaluation.report.style import drawing
 from csb.evaluation.report.table import escape_markdown, markdown
 from csb.evaluation.tables import markdown_table, write_json, write_text
+from csb.files import write_atomically
 
 DPI = 144  # two pixels a unit
 

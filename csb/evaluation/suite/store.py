@@ -5,18 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from csb.errors import CSBError
 from csb.evaluation.tables import write_json
+from csb.files import read_json
 
 
 def digest(value: Any) -> str:
     """Twenty hexadecimal digits that stand for plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes. OSError where it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ScoreStore:
@@ -38,10 +34,10 @@ class ScoreStore:
         """The scores under these settings (plain data), or None where there are none or the file is damaged."""
         path, key = self._entry(settings)
         try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
+            found = read_json(path)
+        except CSBError:
             return None
-        return found["scores"] if isinstance(found, dict) and found.get("key") == key else None
+        return found["scores"] if found.get("key") == key else None
 
     def save(self, settings: dict[str, Any], scores: dict[str, Any]) -> None:
         """Keeps scores, as JSON. CSBError where the folder cannot be written."""

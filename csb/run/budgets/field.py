@@ -8,7 +8,7 @@ from typing import Any
 
 from csb.bridge.checkpoint import load_denoiser
 from csb.errors import CSBError
-from csb.evaluation.suite.store import checksum
+from csb.files import checksum, model_file
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
@@ -16,11 +16,11 @@ from csb.run.amortized import Baseline, load_baseline
 from csb.run.config import schedule_of
 from csb.run.denoiser import exact_denoiser, stored_denoiser
 from csb.run.guided import guide_of
-from csb.run.load import Run, default_device, load_run
+from csb.run.load import Run, default_device, load_run, stored_spec
 from csb.samplers.build import BaselineSettings, Guide
 from csb.samplers.diffusion import LONG
 
-MODELS = ("bridge.pt", "score.pt", "flow.pt", "denoiser.pt", "consistency.pt")
+MODELS = ("bridge", "score", "flow", "denoiser", "consistency")  # names of files
 
 
 def without_places(spec: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Field:
         for folder in (*self.folders, *([] if self.source is None else [self.source])):
             if not folder.is_dir():
                 raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
-            if not any((folder / name).is_file() for name in MODELS):
+            if not any(model_file(folder, name).is_file() for name in MODELS):
                 raise CSBError(f"{folder} holds none of {', '.join(MODELS)}; give the folder of a finished training")
 
     @cached_property
@@ -64,14 +64,14 @@ class Field:
         return self.problem.new_transform()
 
     def _require_same(self, spec: dict[str, Any], path: Path) -> None:
-        own, other = (without_places(build_problem(s).spec()) for s in (self.problem.record(), spec))
+        own, other = (without_places(build_problem(stored_spec(s, path)).spec()) for s in (self.problem.record(), spec))
         if not same_problem(own, other):
             raise CSBError(f"{path} is of {other}, not of {own}; give problem={other['name']} with these values")
 
     @cached_property
     def runs(self) -> list[Run]:
         """The folders with a bridge. CSBError for one on another problem."""
-        found = [load_run(folder, self.device) for folder in self.folders if (folder / "bridge.pt").is_file()]
+        found = [load_run(folder, self.device) for folder in self.folders if model_file(folder, "bridge").is_file()]
         for run in found:
             self._require_same(run.about["problem"], run.folder)
         return found
@@ -80,7 +80,7 @@ class Field:
         """The scores or flows, each with its file. CSBError for one on another problem."""
         found = []
         for folder in self.folders:
-            if (path := folder / f"{kind}.pt").is_file():
+            if (path := model_file(folder, kind)).is_file():
                 base = load_baseline(folder, kind, self.device)
                 self._require_same(base.about["problem"], path)
                 found.append((path, base))
@@ -96,9 +96,9 @@ class Field:
         if self.runs:
             return self.runs[0].config
         folder = self._denoisers
-        if folder is None or not (folder / "denoiser.pt").is_file():
+        if folder is None or not (path := model_file(folder, "denoiser")).is_file():
             return {}
-        return load_denoiser(folder / "denoiser.pt")[1].get("config", {})
+        return load_denoiser(path)[1].get("config", {})
 
     @property
     def _schedule(self) -> Schedule:
@@ -117,7 +117,7 @@ class Field:
         problem, folder = self.problem, self._denoisers
         denoiser = exact_denoiser(problem) if folder is None else stored_denoiser(problem, folder, self.device)
         if denoiser is None:
-            where = "" if folder is None else f", and {folder} holds no denoiser.pt"
+            where = "" if folder is None else f", and {folder} holds no denoiser"
             raise CSBError(
                 f"the denoiser of {problem.name} is not known in closed form{where}; train it with csb train … "
                 f"stage=denoiser, and give its folder as run= or prior="
@@ -135,7 +135,7 @@ class Field:
     @cached_property
     def guide_about(self) -> dict[str, Any]:
         """What the guided samplers depend on beside T and their own arguments, as plain data."""
-        file = None if self._denoisers is None else self._denoisers / "denoiser.pt"
+        file = None if self._denoisers is None else model_file(self._denoisers, "denoiser")
         return {
             "denoiser": None if file is None or exact_denoiser(self.problem) is not None else checksum(file),
             "schedule": {"name": type(self._schedule).__name__, **dataclasses.asdict(self._schedule)},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from csb.errors import CSBError
-from csb.evaluation.suite.store import checksum
+from csb.files import checksum, model_file
 from csb.networks.conditional import FlowNetwork, ScoreNetwork
 from csb.run.budgets.field import Field
 from csb.run.distil import students_of
@@ -72,7 +72,7 @@ def _named(name: str, label: str, folders: list[Path]) -> list[tuple[str, str]]:
 def _bridge(of: Field, name: str) -> list[Contender]:
     """The bridges of the runs at their own T, or with fewer steps where their kernels admit it."""
     if not of.runs:
-        raise CSBError("no run= or others= has a bridge.pt")
+        raise CSBError("no run= or others= has a bridge")
     names = _named(name, "bridge", [run.folder for run in of.runs])
     return [_of_run(run, own, label) for run, (own, label) in zip(of.runs, names)]
 
@@ -88,7 +88,7 @@ def _of_run(run: Run, name: str, label: str) -> Contender:
     def make(S: int) -> Sampler:
         return BridgeSampler(run.bridge, sample_steps=S if S < T else None)
 
-    about = {"method": "bridge", "source": checksum(run.folder / "bridge.pt")}
+    about = {"method": "bridge", "source": checksum(model_file(run.folder, "bridge"))}
     return Contender(name, f"{label}, T = {T}", make, lambda S: S, about, steps)
 
 
@@ -97,7 +97,7 @@ def _amortized(of: Field, name: str) -> list[Contender]:
     kind, method = name.split("_", 1)
     found = of.models(kind)
     if not found:
-        raise CSBError(f"no run= or others= has a {kind}.pt (csb train … stage={kind})")
+        raise CSBError(f"no run= or others= has a {kind} (csb train … stage={kind})")
     labels = _named(name, f"{kind}, {_WORDS[method]}", [path.parent for path, _ in found])
     contenders = []
     for (path, base), (own, label) in zip(found, labels):
@@ -180,12 +180,12 @@ def _consistency(of: Field, name: str) -> list[Contender]:
     """The samplers distilled from the bridges of the runs, at the numbers of calls that they were trained for."""
     found = [(run, students) for run in of.runs if (students := students_of(run))]
     if not found:
-        raise CSBError("no run= or others= has a consistency.pt (csb train … stage=distil)")
+        raise CSBError("no run= or others= has a distilled sampler (csb train … stage=distil)")
     labels = _named(name, "distilled", [run.folder for run, _ in found])
     return [
         Contender(
             own, label, partial(_student, students), lambda T: T,
-            {"method": name, "source": checksum(run.folder / "consistency.pt")}, tuple(sorted(students)),
+            {"method": name, "source": checksum(model_file(run.folder, "consistency"))}, tuple(sorted(students)),
         )
         for (run, students), (own, label) in zip(found, labels)
     ]  # fmt: skip

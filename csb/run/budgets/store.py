@@ -7,6 +7,7 @@ from typing import Any
 from csb.errors import CSBError
 from csb.evaluation.suite.store import digest
 from csb.evaluation.tables import json_text, write_json
+from csb.files import read_json
 
 FORMAT = "csb-compare-1"
 
@@ -26,7 +27,7 @@ class Store:
         if not path.exists():
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             assert found["format"] == FORMAT
             self._entries = {digest(one["key"]): one for one in found["entries"]}
             assert all("found" in one for one in self._entries.values())

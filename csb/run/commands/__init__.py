@@ -73,7 +73,10 @@ _ALL = (
             ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
             ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
             ("run=outputs/mnist_inpaint calls=1", "with the student of stage=distil"),
-            ("run=outputs/two_moons/bridge.pt y=obs.npy sampler.mean_only=true", "a file; no noise after the start"),
+            (
+                "run=outputs/two_moons/bridge.safetensors y=obs.npy sampler.mean_only=true",
+                "a file; no later noise",
+            ),
         ),
         groups=("sampler",),
     ),
@@ -83,7 +86,7 @@ _ALL = (
         "csb.run.commands.inspect",
         (
             ("run=outputs/mnist_inpaint", "tables"),
-            ("run=outputs/two_moons/half_steps/01_backward.pt", "one half-step's file"),
+            ("run=outputs/two_moons/half_steps/01_backward.safetensors", "one half-step's file"),
             ("run=outputs/two_moons json=true", "JSON, for programs"),
         ),
     ),

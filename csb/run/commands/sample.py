@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from csb.bridge import Bridge
-from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError, require_int, require_place
 from csb.evaluation.settings import SamplerSettings
+from csb.files import write_atomically
 from csb.problems import Problem
 from csb.process import seeded
 from csb.run.config import settings

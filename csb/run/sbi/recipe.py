@@ -14,8 +14,8 @@ from sbi.utils.user_input_checks import process_prior, process_simulator
 from torch import Tensor
 from torch.distributions import Distribution
 
-from csb.bridge.checkpoint import write_atomically
 from csb.errors import CSBError, require_int
+from csb.files import write_atomically
 from csb.problems.pairs_file import LEAST
 from csb.run import cli
 from csb.run.dataset import configured, require_free

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+from csb.files import model_file
 from csb.networks.conditional import FlowNetwork, ScoreNetwork
 from csb.problems import Problem
 from csb.run.amortized import flow_sampler, load_baseline, score_sampler
@@ -42,7 +43,7 @@ class Method:
     Attributes:
         candidates: (folder of the training, T, problem) → samplers of T network calls; T is 0 for what is not trained.
         trains: "each T": a training for every T; "once": one for all of them; "never".
-        done: the file of the folder that a finished training leaves last.
+        done: the file of the folder that a finished training leaves last, of a model without its suffix.
         overrides: of train.py, e.g. ("stage=score",).
         groups: of conf/, beside those that every training depends on, whose settings belong to its training.
     """
@@ -65,7 +66,7 @@ def _bridge(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     seconds = {row["half_step"]: row.get("seconds") for row in run.history}
     names = [name for name, _ in run.half_steps if re.fullmatch(r"\d+_backward", name)]
     return [
-        Candidate("bridge", BridgeSampler(bridge), folder / "half_steps" / f"{name}.pt", seconds.get(name), L)
+        Candidate("bridge", BridgeSampler(bridge), model_file(folder, f"half_steps/{name}"), seconds.get(name), L)
         for name, (L, bridge) in zip(names, iterations(run))
     ]
 
@@ -73,7 +74,7 @@ def _bridge(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 def _score(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     """The conditional score on T steps of a network call each: DDPM's, and DPM-Solver++ on the grid of Karras et al."""
     base = load_baseline(folder, "score")
-    model, about = cast(ScoreNetwork, base.model), (folder / "score.pt", base.about["seconds"])
+    model, about = cast(ScoreNetwork, base.model), (model_file(folder, "score"), base.about["seconds"])
     return [
         Candidate("score, DDPM", score_sampler(model, "ddpm", T), *about),
         Candidate("score, DPM-Solver++", score_sampler(model, "dpmpp", T, spacing="karras"), *about),
@@ -83,7 +84,7 @@ def _score(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     """The flow at T network calls: Euler's rule on T steps, and Heun's on half as many where T is even."""
     base = load_baseline(folder, "flow")
-    model, about = cast(FlowNetwork, base.model), (folder / "flow.pt", base.about["seconds"])
+    model, about = cast(FlowNetwork, base.model), (model_file(folder, "flow"), base.about["seconds"])
     found = [Candidate("flow, Euler", flow_sampler(model, "euler", T), *about)]
     return found if T % 2 else [*found, Candidate("flow, Heun", flow_sampler(model, "heun", T // 2), *about)]
 
@@ -91,6 +92,6 @@ def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 METHODS: dict[str, Method] = {
     "exact": Method(_exact, "never"),
     "bridge": Method(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
-    "score": Method(_score, "once", done="score.pt", overrides=("stage=score",), groups=("amortized",)),
-    "flow": Method(_flow, "once", done="flow.pt", overrides=("stage=flow",), groups=("amortized",)),
+    "score": Method(_score, "once", done="score", overrides=("stage=score",), groups=("amortized",)),
+    "flow": Method(_flow, "once", done="flow", overrides=("stage=flow",), groups=("amortized",)),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import csb
 from csb.errors import CSBError
 from csb.evaluation.suite.store import digest
+from csb.files import model_file, read_json
 from csb.run import cli
 from csb.run.config import RunConfig, read
 from csb.run.suite.methods import METHODS, Method
@@ -37,15 +38,15 @@ class Job:
     def is_trained(self) -> bool:
         """Whether there is nothing to train, any more or at all."""
         done = METHODS[self.method].done
-        return not done or (self.folder / done).exists()
+        return not done or (self.folder / done).exists() or model_file(self.folder, done).exists()
 
     def rows(self) -> list[dict[str, Any]] | None:
         """The job's results under exactly these settings; None where there are none."""
         try:
-            found = json.loads((self.folder / "job.json").read_text())
-        except (OSError, ValueError):
+            found = read_json(self.folder / "job.json")
+        except CSBError:
             return None
-        if not isinstance(found, dict) or not isinstance(rows := found.pop("rows", None), list):
+        if not isinstance(rows := found.pop("rows", None), list):
             return None
         return rows if found == json.loads(json.dumps(self.task)) else None
 

@@ -1,6 +1,5 @@
 """The scoring of one job, in a process of its own: python -m csb.run.suite.work FOLDER PROCESSES."""
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 from csb.errors import CSBError
 from csb.evaluation.suite import ScoreSettings, ScoreStore, score_sampler
-from csb.evaluation.suite.store import checksum
 from csb.evaluation.tables import write_json
+from csb.files import checksum, read_json
 from csb.problems import build_problem
 from csb.run import cli
 from csb.run.suite.methods import METHODS
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def work(folder: Path, processes: int) -> None:
     """Scores every sampler of the job that ``folder/task.json`` describes, and writes ``folder/job.json``."""
-    task = json.loads((folder / "task.json").read_text())
+    task = read_json(folder / "task.json")
     problem, settings = build_problem(task["spec"]), ScoreSettings(**task["score"])
     problem.prepare()
     rows: list[dict[str, Any]] = []

@@ -1,0 +1,261 @@
+"""Files: written whole or not at all, and read without trusting what they say of themselves.
+
+A model's file is safetensors. Its header holds, beside the tensors' names and shapes, a description as JSON after
+the SHA-256 of the description and the tensors. States of a training are archives of torch, read with
+``weights_only=True``.
+"""
+
+import hashlib
+import json
+import os
+import pickletools
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from csb.errors import CSBError, in_one_line
+
+FORMAT = 1  # of states, and of models in torch's archives
+LARGEST = 16 * 2**20  # bytes of JSON, and of the header of a file of tensors
+SUFFIX, OLD_SUFFIX = ".safetensors", ".pt"  # of files of models
+_MODULES = ("collections", "torch", "torch._utils")  # that an archive of dictionaries and tensors names
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Run ``write`` on a temporary file beside ``path``, sync it to disk and rename it into place.
+
+    A kill at any instant leaves the old file or the new one, never a part. CSBError where the disk is full or the
+    folder cannot be written; what interrupts it (Ctrl+C, SIGTERM, no memory) is raised as it is.
+    """
+    name, outer = None, sys.exception()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+            name = file.name
+            write(file)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # temporary files are private; results are as readable as any other file
+        os.replace(name, path)
+        name = None
+    except (OSError, RuntimeError) as error:
+        cause = _cause(error, outer)
+        if isinstance(cause, MemoryError) or not isinstance(cause, Exception):
+            raise cause from None
+        raise CSBError(f"cannot write {path}: {in_one_line(cause)}; free space or choose another folder") from error
+    finally:
+        if name is not None and os.path.exists(name):
+            os.unlink(name)
+
+
+def _cause(error: BaseException, outer: BaseException | None) -> BaseException:
+    """Return what began the failure of a write, where an error came of another one; of the system's, the first.
+
+    After a full disk, or Ctrl+C, torch.save fails once more, with a RuntimeError, on closing its archive.
+    ``outer`` is what was being handled before the write began.
+    """
+    found, seen = error, error
+    while (before := seen.__context__) is not None and before is not outer:
+        seen = before
+        if isinstance(seen, OSError | MemoryError) or not isinstance(seen, Exception):
+            found = seen
+    return found
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Delete temporary files of files called ``of…`` that a killed run left in the folder or below."""
+    for path in folder.rglob(f".{of}*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def model_file(folder: str | Path, name: str) -> Path:
+    """Return the file of a model in a folder: the existing one, of the new suffix or the old, else where to write it.
+
+    ``name`` has no suffix: "bridge", "score", "half_steps/01_backward" and so on.
+    """
+    new, old = (Path(folder) / f"{name}{suffix}" for suffix in (SUFFIX, OLD_SUFFIX))
+    return old if old.exists() and not new.exists() else new
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes. OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_file(path: Path) -> int:
+    """Return the size of a file in bytes. CSBError, without opening it, for a folder, a device, a pipe, or nothing."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise CSBError(
+            f"{path} does not exist or cannot be reached; give the folder of a finished run or a file that csb wrote"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CSBError(f"{path} is not a file; give the folder of a finished run or a file that csb wrote")
+    return status.st_size
+
+
+class Stored(dict[str, Any]):
+    """A dictionary that was read from a file; what it lacks is a CSBError that names the file, and no KeyError."""
+
+    def __init__(self, data: Mapping[str, Any], where: str = "a file") -> None:
+        super().__init__(data)
+        self.where = where
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise CSBError(f"{self.where} lacks {key!r:.80} beside {', '.join(self):.80}; restore it, or train again")
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return the content of JSON, its objects as :class:`Stored`. ValueError or RecursionError for anything else."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number of JSON")
+
+    return json.loads(text, object_hook=lambda data: Stored(data, where), parse_constant=refuse)
+
+
+def read_json(path: Path, kind: type[T] = dict) -> T:
+    """Return the content of a JSON file. CSBError where it is none, too large, or its top level is of another kind."""
+    if (size := require_file(path)) > LARGEST:
+        raise CSBError(f"{path} has {size} bytes; expected at most {LARGEST}; restore it")
+    try:
+        found = parse_json(path.read_bytes(), str(path))
+    except (OSError, ValueError, RecursionError) as error:  # among them JSONDecodeError and UnicodeDecodeError
+        raise CSBError(f"cannot read {path} ({in_one_line(error, 80)}); restore it, or move it away") from error
+    if not isinstance(found, kind):
+        raise CSBError(f"{path} is not what csb writes, a {kind.__name__}; restore it, or move it away")
+    return found
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a description and of the names, types, shapes and numbers of tensors on the CPU."""
+    total = hashlib.sha256(f"{len(text)} {text}".encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and plain data to one safetensors file, atomically.
+
+    Raises:
+        CSBError: the file cannot be written; ``header`` is too large, or holds NaN or an object.
+    """
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CSBError(f"what goes with {path} is not plain data ({error}); leave out NaN and objects") from error
+    data = safetensors.torch.save(held, {"csb": f"{_digest(text, held)} {text}"})  # one entry: others have no order
+    if (length := int.from_bytes(data[:8], "little")) > LARGEST:
+        raise CSBError(f"what goes with {path} takes {length} bytes; expected at most {LARGEST}; leave something out")
+    write_atomically(path, lambda file: file.write(data))
+
+
+def read_tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Return the plain data and the tensors that :func:`write_tensors` wrote.
+
+    Returns:
+        The header, None where the file holds tensors alone, and the tensors by name, on the CPU.
+
+    Raises:
+        CSBError: no such file, or its content is damaged or of another kind.
+    """
+    size = require_file(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(LARGEST, size - 8):
+            raise ValueError(f"its header claims {length} of its {size} bytes")
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+        if "csb" not in about:
+            return None, tensors
+        digest, _, text = about["csb"].partition(" ")
+        if digest != _digest(text, tensors):
+            raise ValueError("its content is not what was written: another SHA-256")
+        return parse_json(text, str(path)), tensors
+    except Exception as error:  # a library of Rust's raises whatever it likes on broken bytes
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CSBError:
+    return CSBError(f"{path} is damaged or not a csb file ({in_one_line(error, 160)}); restore it or train again")
+
+
+class _Stream:
+    """A file that torch writes to, until :meth:`end`; what comes later is dropped.
+
+    Where Ctrl+C or a lack of memory struck before its archive was ended, the archive writes its end when it is
+    destroyed, from C++, where an error, as that of a closed file, ends the process at once.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write, self.seek, self.flush = file.write, file.seek, file.flush
+
+    def end(self) -> None:
+        self.write, self.seek = len, max  # functions of C: no signal is handled inside of them
+
+
+def save_state(path: Path, data: dict[str, Any]) -> None:
+    """Write plain data and tensors to an archive of torch, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        stream = _Stream(file)
+        try:
+            torch.save(data, stream)  # pyright: ignore[reportArgumentType]
+        finally:
+            stream.end()
+
+    write_atomically(path, write)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what :func:`save_state` wrote, on the CPU. CSBError where the file is missing, broken or something else.
+
+    torch stores numbers as they are: an archive that has to be unpacked is refused before anything is.
+    """
+    size = require_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(one.file_size for one in members) > size or any(one.compress_type for one in members):
+                raise zipfile.BadZipFile("it is compressed, or claims more bytes than it has")
+            if (broken := archive.testzip()) is not None:  # torch itself does not compare the checksums
+                raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+            for one in members:
+                if one.filename.endswith("/data.pkl"):
+                    _require_harmless(archive.read(one))
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes make an unpickler raise anything
+        raise _damaged(path, error) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
+    return data
+
+
+def _require_harmless(pickled: bytes) -> None:
+    """ValueError for a pickle that names more than dictionaries and tensors, such as a bytearray of any size."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if "GLOBAL" in opcode.name and (argument is None or str(argument).split(" ")[0] not in _MODULES):
+            raise ValueError(f"it names {argument or 'something'!r:.80}")
