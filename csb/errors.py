@@ -77,12 +77,19 @@ def require_int(name: str, value: Any, low: int, high: int = LARGEST) -> int:
     return int(value)
 
 
+def place_fault(value: Any) -> str:
+    """Why no file can be called value, and what to do; "" where one can."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
+        return "names no folder or file; give its path"
+    if max((len(os.fsencode(part)) for part in Path(value).parts), default=0) > _LONGEST:
+        return "is longer than names of files can be; give a shorter one"
+    return ""
+
+
 def require_place(name: str, value: Any) -> Path:
     """The path that value stands for. CSBError for what no file can be called."""
-    if not isinstance(value, str | os.PathLike) or not str(value).strip() or "\0" in str(value):
-        raise CSBError(f"{name}={value!r} names no folder or file; give its path")
-    if max((len(os.fsencode(part)) for part in Path(value).parts), default=0) > _LONGEST:
-        raise CSBError(f"{name}={str(value)!r:.60} is longer than names of files can be; give a shorter one")
+    if fault := place_fault(value):
+        raise CSBError(f"{name}={value!r:.60} {fault}")
     return Path(value)
 
 

@@ -160,7 +160,7 @@ class TestBlocks:
         [
             ("```bash\nrm x\n```", "rm is not known here"),
             ("```bash\npython nowhere.py\n```", "no such script"),
-            ("```bash\npython train.py T=0\n```", "T=0 is not a number of steps"),
+            ("```bash\npython train.py T=0\n```", "T=0 is not possible"),
             ("```bash\npython train.py experiment=nope\n```", "nope"),
             ("```bash\npip install '.[nope]'\n```", "no such extra"),
             ("```bash\npython -m pytest -m nope\n```", "the markers are"),

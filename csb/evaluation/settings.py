@@ -1,61 +1,42 @@
 """How much is drawn for figures, and how."""
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from csb.errors import MOST_DRAWS, require_flag, require_int
+from pydantic import Field
+
+from csb.errors import MOST_DRAWS
+from csb.schema import Count, Schema, Whole
+
+Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
+Several = Annotated[int, Field(ge=2, le=MOST_DRAWS)]
 
 
-@dataclass(frozen=True)
-class SamplerSettings:
+class SamplerSettings(Schema):
     """How posterior samples are drawn: the options of :meth:`csb.bridge.Bridge.sample`."""
 
-    batch_size: int = 1024
-    mean_only: bool = False
-    refine: int = 0
-    sample_steps: int | None = None
+    group = "sampler"
 
-    def __post_init__(self) -> None:
-        require_int("sampler.batch_size", self.batch_size, 1)
-        require_int("sampler.refine", self.refine, 0)
-        if self.sample_steps is not None:
-            require_int("sampler.sample_steps", self.sample_steps, 1)
-        require_flag("sampler.mean_only", self.mean_only)
+    batch_size: Count = Field(default=1024, description="states a network call")
+    mean_only: bool = Field(default=False, description="follow the means: no noise after the start")
+    refine: Whole = Field(default=0, description="passes of the last forward and backward kernels after the first")
+    sample_steps: Count | None = Field(default=None, description="steps of a pass, at most T; null: all T")
 
 
-@dataclass(frozen=True)
-class MetricsSettings:
-    """How much is drawn for figures.
+class MetricsSettings(Schema):
+    """How much is drawn for figures."""
 
-    Attributes:
-        observations, samples: test observations where no exact posterior is known, and samples of each; all held-out
-            pairs of a file that holds fewer.
-        exact_observations, exact_samples: the same where the exact posterior is known.
-        compare_observations, compare_samples: test observations and samples of each in the comparison of samplers.
-        c2st_samples: samples of each law for C2ST; 0 leaves it out.
-        c2st_observations: how many of the ``exact_observations`` C2ST is averaged over, at most all of them.
-        picture_rows: observations in a sample picture, at most 12.
-    """
+    group = "metrics"
 
-    observations: int = 50
-    samples: int = 64
-    exact_samples: int = 2000
-    exact_observations: int = 10
-    picture_rows: int = 6
-    compare_observations: int = 100
-    compare_samples: int = 16
-    c2st_samples: int = 0
-    c2st_observations: int = 1
-
-    def __post_init__(self) -> None:
-        for name, low in (
-            ("observations", 1),
-            ("samples", 2),
-            ("exact_samples", 100),
-            ("exact_observations", 1),
-            ("compare_observations", 2),
-            ("compare_samples", 2),
-            ("c2st_samples", 0),
-            ("c2st_observations", 1),
-        ):
-            require_int(f"metrics.{name}", getattr(self, name), low, MOST_DRAWS)
-        require_int("metrics.picture_rows", self.picture_rows, 1, 12)
+    observations: Draws = 50
+    """Test observations where no exact posterior is known; all held-out pairs of a file that holds fewer."""
+    samples: Several = Field(default=64, description="samples of each of them")
+    exact_samples: Annotated[int, Field(ge=100, le=MOST_DRAWS)] = 2000
+    """Samples of each observation where the exact posterior is known."""
+    exact_observations: Draws = Field(default=10, description="test observations where the exact posterior is known")
+    picture_rows: int = Field(default=6, ge=1, le=12, description="observations in a sample picture")
+    compare_observations: Several = Field(default=100, description="test observations in the comparison of samplers")
+    compare_samples: Several = Field(default=16, description="samples of each of them")
+    c2st_samples: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
+    """Samples of each law for C2ST; 0 leaves it out."""
+    c2st_observations: Draws = 1
+    """How many of the exact_observations C2ST is averaged over, at most all of them."""

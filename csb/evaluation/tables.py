@@ -16,6 +16,7 @@ from rich.text import Text
 
 from csb.errors import CSBError
 from csb.files import write_atomically
+from csb.schema import Schema
 
 MISSING = "–"
 
@@ -115,6 +116,8 @@ def _plain(obj: Any) -> Any:
         return _plain(obj.tolist())
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None
+    if isinstance(obj, Schema):
+        return _plain(vars(obj))
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {f.name: _plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
     if isinstance(obj, tuple) and hasattr(obj, "_asdict"):

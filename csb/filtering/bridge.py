@@ -87,7 +87,7 @@ class BridgeFilter(Filter):
             require_between("locality", locality, 1e-3)
         if not is_one_of(way, WAYS):
             raise CSBError(f"way={way!r} is unknown; choose one of {', '.join(WAYS)}")
-        self.reference = Reference(Grid.from_schedule(Power(alpha_bar_end, power), T))
+        self.reference = Reference(Grid.from_schedule(Power(alpha_bar_end=alpha_bar_end, power=power), T))
         self.T, self.L, self.features, self.width = T, L, features, width
         self.locality, self.way = locality, way
 

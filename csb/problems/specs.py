@@ -3,30 +3,27 @@
 import inspect
 import os
 from collections.abc import Mapping
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
+from pydantic import create_model
 
-from csb.errors import CSBError, is_int, is_number
+from csb.errors import CSBError
+from csb.schema import Schema
 
 T = TypeVar("T")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, h) for h in get_args(hint))
-    if hint is float:
-        return is_number(value)
-    if hint is int:
-        return is_int(value)
-    if get_origin(hint) is tuple:
-        items, args = value, get_args(hint)
-        if not isinstance(items, list | tuple) or (args[-1] is not Ellipsis and len(items) != len(args)):
-            return False
-        hints = [args[0]] * len(items) if args[-1] is Ellipsis else args
-        return all(_fits(v, h) for v, h in zip(items, hints))
-    return isinstance(value, hint)
+@cache
+def _schema(cls: type) -> type[Schema]:
+    """Of the arguments of a class that is none itself."""
+    hints = get_type_hints(cls.__init__)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in arguments(cls).items()
+    }
+    return create_model(cls.__name__, __base__=Schema, **fields)
 
 
 def _plain(value: Any) -> Any:
@@ -62,18 +59,11 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     name = spec.get("name")
     if not isinstance(name, str) or name not in registry:
         raise CSBError(f"{kind} {name!r} is unknown; choose one of {', '.join(sorted(registry))}")
-    cls, given = registry[name], {k: v for k, v in spec.items() if k != "name"}
-    parameters, hints = arguments(cls), get_type_hints(cls.__init__)
-    for key, value in given.items():
-        if key not in parameters:
-            raise CSBError(f"{kind} {name} has no argument {key!r}; choose among {', '.join(parameters)}")
-        if not _fits(value, hints[key]):
-            expected = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
-            raise CSBError(f"{kind} {name}: {key}={value!r} is a {type(value).__name__}; expected {expected}")
-    missing = [k for k, p in parameters.items() if p.default is inspect.Parameter.empty and k not in given]
-    if missing:
-        raise CSBError(f"{kind} {name} lacks the argument {', '.join(missing)}; add it to the spec")
-    return cls(**{k: _deep_tuple(v) for k, v in given.items()})
+    cls, given = registry[name], {k: _deep_tuple(v) for k, v in spec.items() if k != "name"}
+    if issubclass(cls, Schema):
+        return cls.read(given, kind)
+    _schema(cls).read(given, kind)
+    return cls(**given)
 
 
 PLACES = ("root", "path", "x", "y")  # of data; a problem is the same wherever they lie

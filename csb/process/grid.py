@@ -43,7 +43,7 @@ class Grid:
         try:
             return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
         except CSBError as error:
-            raise CSBError(f"{schedule} with T={T}: {error}") from None
+            raise CSBError(f"{schedule!r} with T={T}: {error}") from None
 
     @classmethod
     def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":

@@ -5,38 +5,28 @@ Every member of the family is set by its horizon, so the same shape can be given
 (:meth:`Schedule.with_horizon`). In continuous time ᾱ(τ) = exp(−∫₀^τ β(s) ds) for dx = −½ β x dτ + √β dW.
 """
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.errors import CSBError, is_number
+from csb.schema import Schema
 
 LEAST_SCALE = 1e-6  # of which the square is still seen beside 1
 
 
-def _require_between(name: str, value: float, low: float, high: float) -> None:
-    if not is_number(value) or not low < value < high:
-        raise CSBError(f"{name}={value!r} is outside ({low:g}, {high:g}); choose a value strictly between them")
+class Schedule(Schema, ABC):
+    """ᾱ(τ) on [0, 1]."""
 
+    group = "process"
 
-@dataclass(frozen=True)
-class Schedule(ABC):
-    """ᾱ(τ) on [0, 1].
-
-    Args:
-        alpha_bar_end: the horizon ᾱ(1), in (0, 1). Small (≤ 1e-4): the end is N(0, I) whatever the data. Large
-            (.1–.3): a short horizon, which needs the bridge's iterations.
-    """
-
-    alpha_bar_end: float
-
-    def __post_init__(self) -> None:
-        _require_between("alpha_bar_end", self.alpha_bar_end, 0.0, 1.0)
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)]
+    """The horizon ᾱ(1). Small (≤ 1e-4): the end is N(0, I) whatever the data. Large (.1–.3): a short horizon, which
+    needs the bridge's iterations."""
 
     @abstractmethod
     def log_alpha_bar(self, tau: Tensor) -> Tensor:
@@ -48,28 +38,27 @@ class Schedule(ABC):
 
     def with_horizon(self, alpha_bar_end: float) -> Self:
         """The same shape with another horizon."""
-        return dataclasses.replace(self, alpha_bar_end=alpha_bar_end)
+        return self.replace(alpha_bar_end=alpha_bar_end)
 
 
-@dataclass(frozen=True)
 class LinearBeta(Schedule):
     """β(τ) = β_min + (β_max − β_min) τ (Ho et al. 2020; Song et al. 2021, VP-SDE), β_max set by the horizon.
 
-    Args:
-        alpha_bar_end: the horizon. The DDPM values β_min = .1, β_max = 20 have ᾱ(1) = 4.3e-5.
-        beta_min: β(0) ≥ 0; at most −log(alpha_bar_end), so that β does not decrease.
+    The DDPM values β_min = .1, β_max = 20 have ᾱ(1) = 4.3e-5.
     """
 
-    beta_min: float = 0.1
+    beta_min: Annotated[float, Field(ge=0)] = 0.1
+    """β(0); at most −log(alpha_bar_end), so that β does not decrease."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
         limit = -math.log(self.alpha_bar_end)
-        if not is_number(self.beta_min) or not 0 <= self.beta_min <= limit:
+        if self.beta_min > limit:
             raise CSBError(
                 f"beta_min={self.beta_min!r} is outside [0, {limit:.3g}], the range that alpha_bar_end="
                 f"{self.alpha_bar_end!r} allows; lower beta_min or alpha_bar_end"
             )
+        return self
 
     @property
     def beta_max(self) -> float:
@@ -80,22 +69,13 @@ class LinearBeta(Schedule):
         return -(self.beta_min * tau + 0.5 * (self.beta_max - self.beta_min) * tau**2)
 
 
-@dataclass(frozen=True)
 class Cosine(Schedule):
     """ᾱ(τ) = cos²((cτ + s)/(1 + s)·π/2)/cos²(s/(1 + s)·π/2) (Nichol & Dhariwal 2021, eq. 17).
 
     c ≤ 1 cuts the curve where it reaches the horizon, so that no step has β = 1.
-
-    Args:
-        alpha_bar_end: the horizon.
-        offset: s > −1 … in practice .008.
     """
 
-    offset: float = 0.008
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_between("offset", self.offset, 0.0, 1.0)
+    offset: float = Field(default=0.008, gt=0, lt=1, description="s")
 
     def _angle(self, u: Tensor) -> Tensor:
         return (u + self.offset) / (1 + self.offset) * (math.pi / 2)
@@ -107,20 +87,10 @@ class Cosine(Schedule):
         return 2 * (torch.log(torch.cos(self._angle(cut * tau))) - math.log(start))
 
 
-@dataclass(frozen=True)
 class Power(Schedule):
-    """ᾱ(τ) = ᾱ_end^(τ^p): small first steps for p > 1, which few-step samplers need near the data.
+    """ᾱ(τ) = ᾱ_end^(τ^p): small first steps for p > 1, which few-step samplers need near the data."""
 
-    Args:
-        alpha_bar_end: the horizon.
-        power: p in (0, 20).
-    """
-
-    power: float = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_between("power", self.power, 0.0, 20.0)
+    power: float = Field(default=4.0, gt=0, lt=20, description="p")
 
     @classmethod
     def resolving(cls, alpha_bar_end: float, T: int, scale: float) -> "Power":
@@ -133,12 +103,13 @@ class Power(Schedule):
             T: steps; at T = 1 the power plays no part.
             scale: in (LEAST_SCALE, 1), in units of the state: about half the finest structure of the data.
         """
-        _require_between("scale", scale, LEAST_SCALE, 1.0)
-        schedule = cls(alpha_bar_end)
+        if not is_number(scale) or not LEAST_SCALE < scale < 1:
+            raise CSBError(f"scale={scale!r} is outside ({LEAST_SCALE:g}, 1); choose a value strictly between them")
+        schedule = cls(alpha_bar_end=alpha_bar_end)
         if T == 1:
             return schedule
         power = math.log(math.log(alpha_bar_end) / math.log1p(-(scale**2))) / math.log(T)
-        return dataclasses.replace(schedule, power=min(max(power, 1.0), 19.0))
+        return schedule.replace(power=min(max(power, 1.0), 19.0))
 
     def log_alpha_bar(self, tau: Tensor) -> Tensor:
         return math.log(self.alpha_bar_end) * tau**self.power

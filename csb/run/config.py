@@ -5,15 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
 from csb.bridge.steps import check_leaps
-from csb.errors import CSBError, is_number, is_one_of, require_flag, require_int, require_place
+from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
@@ -21,24 +22,25 @@ from csb.problems.scale import finest_scale, pool
 from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
+from csb.process.grid import MOST_STEPS
 from csb.process.schedule import LEAST_SCALE
 from csb.run.logs import LoggerSettings
 from csb.run.recipe import (
     AUTO,
+    NetworkSettings,
+    ObjectiveSettings,
     flatten,
     kernels,
     require_given,
     require_groups,
-    require_keys,
-    require_teacher,
     resolved_by_count,
     resolved_by_device,
     resolved_by_shape,
     resolved_split,
-    settings,
 )
 from csb.run.room import require_room
 from csb.samplers.build import BaselineSettings
+from csb.schema import OneOf, Place, Schema, Whole
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
 from csb.training.distil import DistilSettings
@@ -53,7 +55,6 @@ _SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
-_FLAGS = ("resume", "overwrite", "progress", "evaluate")
 logger = logging.getLogger(__name__)
 
 
@@ -137,10 +138,47 @@ class RunConfig:
         return {key: value for key, value in told.items() if key not in FREE}
 
 
+class TrainSettings(Schema):
+    """What stands at the top level of the configuration of a training."""
+
+    T: int = Field(ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
+    L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations, of a backward and a forward half-step each")
+    seed: Whole = Field(description="of weights, batches and noise")
+    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained")
+    run: Place | None = Field(description="the folder of the finished run that stage=distil distils")
+    out: Place | int | float | bool = Field(description="the folder of all runs")
+    name: Place | int | float | bool = Field(description="the run's folder in it")
+    resume: bool = Field(description="go on with an interrupted training")
+    overwrite: bool = Field(description="replace what the folder holds")
+    progress: bool = Field(description="show a bar")
+    evaluate: bool = Field(description="score the run once it is trained")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.resume and self.overwrite:
+            raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
+        if self.stage == DISTIL and self.run is None:
+            raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
+        if self.stage != DISTIL and self.run is not None:
+            raise CSBError(f"run={self.run} is of stage=distil alone; leave it out, or give stage=distil")
+        return self
+
+
 def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(group := plain.get(name), dict):
         raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
     return dict(group)
+
+
+class AutoSchedule(Schema):
+    """A power schedule that is chosen once the data are seen."""
+
+    group = "process"
+
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
+    """The horizon; null: by the number of coordinates."""
+    scale: Annotated[float, Field(gt=LEAST_SCALE, lt=1)] | None = None
+    """What the first step resolves; null: half the finest structure of the data."""
 
 
 def schedule_of(group: dict[str, Any]) -> Schedule:
@@ -148,32 +186,19 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
 
     "auto" is a power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
     """
-    group = dict(group)
-    name = group.pop("schedule", None)
+    name, options = group.get("schedule"), {key: value for key, value in group.items() if key != "schedule"}
     if name == AUTO:
-        scale = group.pop("scale", None)
-        if scale is not None and (not is_number(scale) or not LEAST_SCALE < scale < 1):
-            raise CSBError(
-                f"process.scale={scale!r} is not possible; give a number between {LEAST_SCALE} and 1, or null"
-            )
-        name = "power"
-        if group.get("alpha_bar_end", 0) is None:
-            group["alpha_bar_end"] = SHORT
-        if "power" in group:
-            raise CSBError(f"process.power={group['power']!r} is chosen by process.schedule=auto; use process=power")
+        return Power(alpha_bar_end=AutoSchedule.read(options).alpha_bar_end or SHORT)
     if not is_one_of(name, SCHEDULES):
         raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
-    for key, value in group.items():
-        if not is_number(value):
-            raise CSBError(f"process.{key}={value!r} is not a number; give one")
-    return settings(SCHEDULES[name], "process", group)
+    return SCHEDULES[name].read(options)
 
 
 def _amortized(group: dict[str, Any], ipf: IPFSettings) -> ConditionalSettings:
     """The settings of a score or flow, which takes the bridge's optimiser steps in all where none are given."""
     if group.get("steps", 0) is None:
         group["steps"] = sum(half_step.steps for half_step in plan(ipf))
-    return settings(ConditionalSettings, "amortized", group)
+    return ConditionalSettings.read(group)
 
 
 def read(config: DictConfig) -> RunConfig:
@@ -188,18 +213,7 @@ def read(config: DictConfig) -> RunConfig:
 def read_plain(given: Mapping[str, Any]) -> RunConfig:
     """The checked settings of plain data, in which no text is resolved: that of a file is data."""
     plain = {str(key): value for key, value in given.items()}
-    require_keys("the configuration", plain, ("L", "T", "seed", "name", "out", "stage", "run", *_FLAGS))
-    for name in ("out", "name"):
-        require_place(name, plain[name] if isinstance(plain[name], str) or plain[name] is None else str(plain[name]))
-    if not is_one_of(plain["stage"], STAGES):
-        raise CSBError(f"stage={plain['stage']!r} is unknown; choose one of {', '.join(STAGES)}")
-    for name in _FLAGS:
-        require_flag(name, plain[name])
-    if plain["resume"] and plain["overwrite"]:
-        raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
-    require_teacher(plain["stage"] == DISTIL, plain["run"])
-    require_int("seed", plain["seed"], 0)
-    require_int("L", plain["L"], 1, MOST_ITERATIONS)
+    top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
     problem = build_problem(plain["problem"])
@@ -207,36 +221,37 @@ def read_plain(given: Mapping[str, Any]) -> RunConfig:
     z_shape = problem.new_transform().z_shape
     plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
     plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])
-    schedule, objective = schedule_of(_group(plain, "process")), plain["objective"]
-    backward, forward = kernels(_group(plain, "network"), objective)
-    ipf = settings(IPFSettings, "ipf", {"L": plain["L"], **_group(plain, "ipf")})
-    distil = settings(DistilSettings, "distil", _group(plain, "distil"))
-    teacher = None if plain["run"] is None else Path(str(plain["run"]))
+    schedule = schedule_of(_group(plain, "process"))
+    chosen = ObjectiveSettings.read(plain["objective"])
+    backward, forward = kernels(NetworkSettings.read(plain.get("network")), chosen)
+    ipf = IPFSettings.read({"L": top.L, **_group(plain, "ipf")})
+    distil = DistilSettings.read(plain.get("distil"))
+    teacher = None if top.run is None else Path(top.run)
     run = RunConfig(
         problem=problem,
         schedule=schedule,
-        grid=Grid.from_schedule(schedule, plain["T"]),
-        objective=build_objective(objective["name"]),
+        grid=Grid.from_schedule(schedule, top.T),
+        objective=build_objective(chosen.name),
         backward=backward,
         forward=forward,
         ipf=ipf,
-        optimizer=settings(OptimizerSettings, "optimizer", plain["optimizer"]),
-        device=settings(DeviceSettings, "trainer", plain["trainer"]),
-        sampler=settings(SamplerSettings, "sampler", _group(plain, "sampler")),
-        metrics=settings(MetricsSettings, "metrics", _group(plain, "metrics")),
-        logger=settings(LoggerSettings, "logger", _group(plain, "logger")),
-        denoiser=settings(DenoiserSettings, "denoiser", _group(plain, "denoiser")),
+        optimizer=OptimizerSettings.read(plain["optimizer"]),
+        device=DeviceSettings.read(plain["trainer"]),
+        sampler=SamplerSettings.read(plain.get("sampler")),
+        metrics=MetricsSettings.read(plain.get("metrics")),
+        logger=LoggerSettings.read(plain.get("logger")),
+        denoiser=DenoiserSettings.read(plain.get("denoiser")),
         amortized=_amortized(_group(plain, "amortized"), ipf),
         distil=distil,
-        baselines=settings(BaselineSettings, "baselines", _group(plain, "baselines")),
-        stage=plain["stage"],
-        evaluate=plain["evaluate"],
-        folder=Path(str(plain["out"])) / str(plain["name"]) if teacher is None else Path(distil.out or teacher),
+        baselines=BaselineSettings.read(plain.get("baselines")),
+        stage=top.stage,
+        evaluate=top.evaluate,
+        folder=Path(str(top.out)) / str(top.name) if teacher is None else Path(distil.out or teacher),
         teacher=teacher,
-        seed=plain["seed"],
-        resume=plain["resume"],
-        overwrite=plain["overwrite"],
-        progress=plain["progress"],
+        seed=top.seed,
+        resume=top.resume,
+        overwrite=top.overwrite,
+        progress=top.progress,
         plain=plain,
     )
     run.device.check(run.ipf, run.stage)

@@ -16,7 +16,7 @@ from csb.problems.robust import ROWS, bulk, columns
 from csb.problems.rows import Moments, PairRows
 from csb.problems.scale import pool
 from csb.run import provenance
-from csb.run.config import flatten, schedule_of, settings
+from csb.run.config import flatten, schedule_of
 from csb.run.load import stored_spec
 from csb.run.train import require_same_pairs
 from csb.training.denoiser import DenoiserSettings, train_denoiser
@@ -74,9 +74,9 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
         logger.info("the denoiser of %s is known in closed form; there is nothing to train", problem.name)
         return exact
     network = {"name": config["network"]["name"], **(config["network"].get("options") or {})}
-    own = settings(DenoiserSettings, "denoiser", config["denoiser"])
-    optimizer = settings(OptimizerSettings, "optimizer", config["optimizer"])
-    device, schedule = settings(DeviceSettings, "trainer", config["trainer"]), schedule_of(config["process"])
+    own = DenoiserSettings.read(config["denoiser"])
+    optimizer = OptimizerSettings.read(config["optimizer"])
+    device, schedule = DeviceSettings.read(config["trainer"]), schedule_of(config["process"])
     problem.prepare()
     remove_leftovers(folder, "denoiser")
     rows = problem.rows("train")

@@ -1,19 +1,21 @@
 """Filters on chaotic systems: benchmark.py suite=filtering. A row a system, method and number of members."""
 
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from omegaconf import DictConfig
+from pydantic import Field, model_validator
 
-from csb.errors import CSBError, is_one_of, require_int, require_place
+from csb.errors import LARGEST, CSBError, is_one_of
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
+from csb.problems.specs import build
 from csb.run.machine import machine
-from csb.run.recipe import settings, suite_settings
+from csb.run.recipe import suite_settings
+from csb.schema import Distinct, Place, Schema, Whole
 
 
 class Job(NamedTuple):
@@ -25,50 +27,50 @@ class Job(NamedTuple):
     members: int
 
 
-@dataclass(frozen=True)
-class FilteringSettings:
+class System(Schema):
+    """What is run on one system."""
+
+    model: dict[str, Any] = Field(description="options of the system")
+    members: list[Annotated[int, Field(ge=2, le=LARGEST)]]
+    """Of the ensembles, a row each; none leaves the system out."""
+    methods: list[dict[str, Any]] = Field(description="{filter: its name, option: value, …}, a row each")
+
+
+class FilteringSettings(Schema):
     """See conf/suite/filtering.yaml."""
 
-    cycles: int
-    spin_up: int
-    seeds: list[int]
-    out: str | None
-    lorenz63: dict[str, Any]
-    lorenz96: dict[str, Any]
+    cycles: int = Field(ge=BATCHES, le=LARGEST, description="assimilations that are scored")
+    spin_up: Whole = Field(description="assimilations before them")
+    seeds: Annotated[list[Whole], Distinct, Field(min_length=1)]
+    """Each of a truth, its observations and the first members."""
+    out: Place | None = Field(description="a folder for filtering.json and filtering.md; null: the table alone")
+    lorenz63: dict[str, Any] = Field(description="the system Lorenz 63")
+    lorenz96: dict[str, Any] = Field(description="the system Lorenz 96")
 
-    def __post_init__(self) -> None:
-        require_int("cycles", self.cycles, BATCHES)
-        require_int("spin_up", self.spin_up, 0)
-        if not isinstance(self.seeds, list) or not self.seeds or len(set(map(str, self.seeds))) < len(self.seeds):
-            raise CSBError(f"seeds={self.seeds!r} is not a list of different integers; give seeds=[0,1]")
-        for seed in self.seeds:
-            require_int("seeds", seed, 0)
-        if self.out is not None and require_place("out", self.out).is_file():
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        if self.out is not None and Path(self.out).is_file():
             raise CSBError(f"out={self.out!r} is not a folder; give out=FOLDER, or out=null for the table alone")
         if not self.jobs():
             raise CSBError("no system has members; give lorenz63.members=[500] or lorenz96.members=[40]")
+        return self
 
     def jobs(self) -> list[Job]:
         """All rows. CSBError for what cannot be built."""
         return [job for name in MODELS for job in _jobs(name, getattr(self, name))]
 
 
-def _jobs(name: str, of: Any) -> list[Job]:
-    """The rows of a system from its group {model, members, methods}."""
-    if not isinstance(of, dict) or set(of) != {"model", "members", "methods"}:
-        raise CSBError(f"{name}={of!r} is not possible; give {name}.model, {name}.members and {name}.methods")
-    if not isinstance(of["members"], list) or not isinstance(of["methods"], list):
-        raise CSBError(f"{name}.members and {name}.methods are lists; give {name}.members=[500,2000]")
-    for M in of["members"]:
-        require_int(f"{name}.members", M, 2)
-    model = settings(MODELS[name], f"{name}.model", of["model"])
-    methods = [_method(f"{name}.methods", one) for one in of["methods"]]
-    return [Job(model, label, method, M) for M in of["members"] for label, method in methods]
+def _jobs(name: str, given: dict[str, Any]) -> list[Job]:
+    """The rows of a system from its group."""
+    system = System.read(given, name)
+    model = build(f"{name}.model", MODELS, {**system.model, "name": name})
+    methods = [_method(f"{name}.methods", one) for one in system.methods]
+    return [Job(model, label, method, M) for M in system.members for label, method in methods]
 
 
-def _method(key: str, given: Any) -> tuple[str, Filter]:
+def _method(key: str, given: dict[str, Any]) -> tuple[str, Filter]:
     """A filter with the label of its row, from {filter: its name, **options}."""
-    if not isinstance(given, dict) or not is_one_of(given.get("filter"), FILTERS):
+    if not is_one_of(given.get("filter"), FILTERS):
         raise CSBError(f"{key} holds {given!r}; give {{filter: {'|'.join(FILTERS)}, option: value, …}}")
     options = {option: value for option, value in given.items() if option != "filter"}
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from csb.bridge import Bridge, load_bridge
 from csb.errors import CSBError, in_one_line, require_place
@@ -120,13 +119,6 @@ def problem_of(bridge: Bridge, source: str | Path) -> Problem:
     if exported and "path" in spec:
         raise CSBError(f"the pairs of {source} did not come with it")
     return build_problem(spec)
-
-
-def run_folder(config: DictConfig) -> str:
-    """``run`` of a config. CSBError where it was not given."""
-    if OmegaConf.is_missing(config, "run") or config.run is None:
-        raise CSBError("run= is missing; give the folder of a finished run, e.g. run=outputs/mnist_inpaint")
-    return str(require_place("run", config.run))
 
 
 def load_run(folder: str | Path, device: str | None = None) -> Run:

@@ -1,36 +1,32 @@
 """Loggers: CSV by default; Weights & Biases and TensorBoard by name."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pydantic import Field, model_validator
 
 from csb.errors import CSBError
+from csb.schema import Name, OneOf, Schema
 
 NAMES = ("csv", "wandb", "tensorboard", "none")
 MODES = ("auto", "online", "offline", "disabled")
 
 
-@dataclass(frozen=True)
-class LoggerSettings:
-    """Which logger; for Weights & Biases also project, entity and mode ("auto" is online with a key, else offline)."""
+class LoggerSettings(Schema):
+    """Which logger."""
 
-    name: str = "csv"
-    project: str = "csb"
-    entity: str | None = None
-    mode: str = "auto"
+    group = "logger"
 
-    def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise CSBError(f"logger {self.name!r} is unknown; choose one of {', '.join(NAMES)}")
-        if self.mode not in MODES:
-            raise CSBError(f"logger.mode={self.mode!r} is unknown; choose one of {', '.join(MODES)}")
-        if not isinstance(self.project, str) or not self.project or not isinstance(self.entity, str | None):
-            raise CSBError(
-                f"logger.project={self.project!r}, logger.entity={self.entity!r}; give names, entity or null"
-            )
+    name: Annotated[str, OneOf(NAMES)] = Field(default="csv", description="of the logger")
+    project: Name = Field(default="csb", description="of Weights & Biases")
+    entity: str | None = Field(default=None, description="of Weights & Biases")
+    mode: Annotated[str, OneOf(MODES)] = "auto"
+    """Of Weights & Biases; "auto": online with a key, else offline."""
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
         if self.name == "tensorboard":
             try:
                 import tensorboard  # noqa: F401
@@ -38,6 +34,7 @@ class LoggerSettings:
                 raise CSBError(
                     "logger=tensorboard needs the package tensorboard; pip install -e '.[tensorboard]'"
                 ) from error
+        return self
 
 
 class Logs:

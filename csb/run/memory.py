@@ -9,22 +9,24 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from omegaconf import DictConfig
+from pydantic import Field
 
-from csb.errors import CSBError, is_one_of, require_int
+from csb.errors import LARGEST
 from csb.evaluation.tables import print_table
 from csb.run import cli
 from csb.run.dataset import configured
 from csb.run.recipe import suite_settings
 from csb.run.train import check_writable, train
+from csb.schema import Count, OneOf, Place, Schema
 
 _CHUNK, _FEWEST = 10_000, 2_000
+_KINDS = ("npy", "npz")
 _TRAINING = [
     "experiment=pairs", "L=1", "T=3", "ipf.last_forward=false", "ipf.select=last", "ipf.batch_size=1024",
     "metrics.observations=100", "metrics.samples=8", "metrics.picture_rows=2", "logger=none", "progress=false",
@@ -32,22 +34,15 @@ _TRAINING = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class MemorySettings:
+class MemorySettings(Schema):
     """See conf/suite/memory.yaml."""
 
-    pairs: int
-    width: int
-    steps: int
-    kinds: list[str]
-    out: str | None
-
-    def __post_init__(self) -> None:
-        for name, low in (("pairs", _FEWEST), ("width", 1), ("steps", 1)):
-            require_int(name, getattr(self, name), low)
-        kinds = self.kinds
-        if not isinstance(kinds, list) or not kinds or not all(is_one_of(k, WRITERS) for k in kinds):
-            raise CSBError(f"kinds={kinds!r} is not possible; give a list of {', '.join(WRITERS)}")
+    pairs: int = Field(ge=_FEWEST, le=LARGEST, description="of the large training")
+    width: Count = Field(description="numbers of an x, and of a y")
+    steps: Count = Field(description="optimiser steps of each training")
+    kinds: list[Annotated[str, OneOf(_KINDS)]] = Field(min_length=1, description="of files, in this order")
+    out: Place | None
+    """The folder that the files are written in; null: the system's for temporary files."""
 
 
 def peak_mib() -> float:
@@ -81,7 +76,7 @@ def _npz(folder: Path, pairs: int, width: int) -> list[str]:
     return [f"data.path={cli.quoted(str(path))}"]
 
 
-WRITERS: dict[str, Callable[[Path, int, int], list[str]]] = {"npy": _npy, "npz": _npz}
+WRITERS: dict[str, Callable[[Path, int, int], list[str]]] = dict(zip(_KINDS, (_npy, _npz)))
 
 
 def measure(setup: MemorySettings, kind: str, pairs: int) -> dict[str, Any]:

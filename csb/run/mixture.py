@@ -4,14 +4,13 @@ The prior has 25 modes at (8i, 8j), tiled to dx coordinates, and unit covariance
 No network is trained: what a method misses is its own doing.
 """
 
-import math
 import statistics
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig
+from pydantic import Field, model_validator
 
-from csb.errors import CSBError, is_number, is_one_of, require_int
+from csb.errors import LARGEST, CSBError, is_one_of
 from csb.evaluation.metrics import sliced_wasserstein
 from csb.evaluation.suite.tables import mean_and_error
 from csb.evaluation.tables import print_table
@@ -37,6 +36,7 @@ from csb.samplers import (
     RePaint,
     Replacement,
 )
+from csb.schema import Count, Distinct, Positive, Schema
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the twist's variance
@@ -68,36 +68,25 @@ MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
 ]
 
 
-@dataclass(frozen=True)
-class MixtureSettings:
+class MixtureSettings(Schema):
     """See conf/suite/mixture.yaml."""
 
-    problems: int
-    dx: int
-    dy: int
-    samples: int
-    steps: int
-    schedule: dict[str, Any]
-    particles: list[int]
-    step_sizes: list[float]
+    problems: Count = Field(description="random mixtures, of seeds 0, 1, …")
+    dx: Count = Field(description="coordinates of x")
+    dy: Count = Field(description="coordinates of y")
+    samples: int = Field(ge=2, le=LARGEST, description="of each method but TDS")
+    steps: Count = Field(description="of the grid of all methods")
+    schedule: dict[str, Any] = Field(description="as in conf/process")
+    particles: Annotated[list[Count], Distinct] = Field(description="of TDS, a row each")
+    step_sizes: Annotated[list[Positive], Distinct] = Field(description="of DPS, a row each")
 
-    def __post_init__(self) -> None:
-        for name in ("problems", "dx", "dy", "steps"):
-            require_int(name, getattr(self, name), 1)
-        require_int("samples", self.samples, 2)
-        for name, kind in (("particles", int), ("step_sizes", (int, float))):
-            values = getattr(self, name)
-            fits = isinstance(values, list) and all(
-                is_number(v) and isinstance(v, kind) and 0 < v < math.inf for v in values
-            )
-            if not fits or len(set(values)) < len(values):
-                raise CSBError(f"{name}={values!r} is not a list of different positive numbers; give {name}=[…]")
-        if not isinstance(self.schedule, dict) or not is_one_of(self.schedule.get("schedule"), SCHEDULES):
-            raise CSBError(
-                f"schedule={self.schedule!r}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process"
-            )
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        if not is_one_of(self.schedule.get("schedule"), SCHEDULES):
+            raise CSBError(f"schedule={self.schedule}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process")
         self.grid  # noqa: B018 - a schedule that does not fit is told now
         self.of(0)
+        return self
 
     @property
     def grid(self) -> Grid:

@@ -1,15 +1,18 @@
 """The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
 
-import dataclasses
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, model_validator
 
 from csb.bridge import KernelSpec
-from csb.bridge.kernel import MOST, automatic_covariance
+from csb.bridge.kernel import COVARIANCES, MOST, automatic_covariance
+from csb.bridge.objectives import OBJECTIVES
+from csb.bridge.parametrisation import PARAMETRISATIONS
 from csb.dtypes import automatic_precision
-from csb.errors import CSBError, is_number, require_int, require_place
+from csb.errors import CSBError
 from csb.problems import FilePairs, Problem
+from csb.schema import OneOf, Schema, Share
 from csb.training.settings import DeviceSettings, automatic_weight_decay
 
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
@@ -57,7 +60,7 @@ def resolved_by_device(trainer: dict[str, Any]) -> dict[str, Any]:
     """The group ``trainer``, with the precision that suits the device where it is "auto"."""
     if trainer.get("precision") != AUTO:
         return trainer
-    where = settings(DeviceSettings, "trainer", {**trainer, "precision": "32-true"}).where
+    where = DeviceSettings.read({**trainer, "precision": "32-true"}).where
     return {**trainer, "precision": automatic_precision(where)}
 
 
@@ -83,68 +86,69 @@ def require_groups(config: DictConfig, names: tuple[str, ...]) -> None:
             raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
 
 
-def require_keys(group: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """CSBError for a key that was deleted."""
-    for key in keys:
-        if key not in values:
-            raise CSBError(f"{group} lacks {key}; give {key}=…, or do not delete it")
+S = TypeVar("S", bound=Schema)
 
 
-def settings(kind: type, name: str, values: dict[str, Any]) -> Any:
-    """A settings dataclass from a config group. CSBError for a key that it does not have or lacks."""
-    if not isinstance(values, dict):
-        raise CSBError(f"{name}={values!r} is not a group of settings; choose a file of conf/{name}")
-    known = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    if unknown := [key for key in values if key not in known]:
-        raise CSBError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-    needed = (key for key, field in known.items() if field.default is dataclasses.MISSING)
-    require_keys(name, values, tuple(needed))
-    return kind(**values)
+def command_settings(kind: type[S], config: DictConfig) -> S:
+    """The settings of a command. CSBError with one line for the first thing that is wrong or was not given (???)."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return kind.read({key: value for key, value in plain.items() if value != "???"})
 
 
-def suite_settings(kind: type, suite: str, config: DictConfig) -> Any:
+def suite_settings(kind: type[S], suite: str, config: DictConfig) -> S:
     """The settings of a suite that stand at the top level, beside the group ``suite`` with its name.
 
     CSBError with one line for the first thing that is wrong.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain = {key: value for key, value in plain.items() if value != "???"}
     if unknown := [key for key in plain.pop("suite") if key != "name"]:
         raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite={suite} stand at the top level")
-    return settings(kind, f"suite/{suite}", plain)
+    return kind.read(plain)
 
 
-def require_teacher(distils: bool, run: Any) -> None:
-    """CSBError where the stage that distils a run was given none, or another stage was given one."""
-    if distils and run is None:
-        raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
-    if distils:
-        require_place("run", run)
-    if not distils and run is not None:
-        raise CSBError(f"run={run} is of stage=distil alone; leave it out, or give stage=distil")
+class ObjectiveSettings(Schema):
+    """What is fitted, and the covariance of the kernels."""
+
+    group = "objective"
+
+    name: Annotated[str, OneOf(OBJECTIVES)] = Field(description="of the objective")
+    covariance: Annotated[str, OneOf(COVARIANCES)] = Field(description="of the kernels")
+    rank: int = Field(ge=1, le=MOST, description='directions of the covariance "low_rank"')
+    components: int = Field(ge=1, le=MOST, description='Gaussians of the covariance "mixture"')
+    variance_floor: Share = Field(description="the least variance of a coordinate, in units of the reference's")
+
+    @model_validator(mode="after")
+    def _can_be_fitted(self) -> Self:
+        if self.name == "mean_matching" and self.covariance != "fixed":
+            raise CSBError(f"objective.covariance={self.covariance!r} cannot be fitted by mean_matching; use fixed")
+        return self
 
 
-def kernels(network: dict[str, Any], objective: dict[str, Any]) -> tuple[KernelSpec, KernelSpec]:
-    """The kernels of both directions, backward first, of the groups network and objective.
+class Parametrisations(Schema):
+    """How the mean is read from each direction's network."""
 
-    CSBError for the first value that is wrong.
-    """
-    parametrisation = network.get("parametrisation")
-    if not isinstance(parametrisation, dict) or set(parametrisation) != {"backward", "forward"}:
-        raise CSBError(f"network.parametrisation={parametrisation!r}; give {{backward: …, forward: …}}")
-    options = network.get("options") or {}
-    if not isinstance(options, dict):
-        raise CSBError(f"network.options={options!r} is not a group of settings; give {{key: value, …}}")
-    require_keys("objective", objective, ("name", "covariance", "rank", "components", "variance_floor"))
-    spec, covariance = {"name": network.get("name"), **options}, objective["covariance"]
-    floor = objective["variance_floor"]
-    if not is_number(floor):
-        raise CSBError(f"objective.variance_floor={floor!r} is not a number; give 0 or more")
-    require_int("objective.rank", objective["rank"], 1, MOST)
-    require_int("objective.components", objective["components"], 1, MOST)
-    if objective["name"] == "mean_matching" and covariance != "fixed":
-        raise CSBError(f"objective.covariance={covariance!r} cannot be fitted by mean_matching; use fixed")
+    group = "network.parametrisation"
+
+    backward: Annotated[str, OneOf(PARAMETRISATIONS)] = Field(description="of the backward kernels")
+    forward: Annotated[str, OneOf(PARAMETRISATIONS)] = Field(description="of the forward kernels")
+
+
+class NetworkSettings(Schema):
+    """The networks of both directions."""
+
+    group = "network"
+
+    name: str = Field(description="of the kind of network")
+    options: dict[str, Any] | None = Field(default=None, description="of this kind")
+    parametrisation: Parametrisations = Field(description="of the kernels")
+
+
+def kernels(network: NetworkSettings, objective: ObjectiveSettings) -> tuple[KernelSpec, KernelSpec]:
+    """The kernels of both directions, backward first, of the groups network and objective."""
+    spec, o = {"name": network.name, **(network.options or {})}, objective
     backward, forward = (
-        KernelSpec(spec, parametrisation[side], covariance, objective["rank"], floor, objective["components"])
-        for side in ("backward", "forward")
+        KernelSpec(spec, parametrisation, o.covariance, o.rank, o.variance_floor, o.components)
+        for parametrisation in (network.parametrisation.backward, network.parametrisation.forward)
     )
     return backward, forward

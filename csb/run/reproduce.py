@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from csb.bridge.checkpoint import load
-from csb.errors import CSBError, is_number, is_one_of, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.files import checksum, model_file, read_json
 from csb.run import jobs, provenance
-from csb.run.config import DISTIL, STAGES, RunConfig, flatten, read_plain
+from csb.run.config import DISTIL, RunConfig, flatten, read_plain
 from csb.run.distil import teacher
 from csb.run.load import half_step_files, stored_spec
 from csb.run.train import check_folder, train
@@ -97,8 +97,6 @@ def prepare(
     ``flags``: resume, overwrite and progress of the second training. CSBError where the first is not finished or its
     environment is not known, and as :func:`csb.run.config.read`.
     """
-    if not is_one_of(stage, STAGES):
-        raise CSBError(f"stage={stage!r} is unknown; choose one of {', '.join(STAGES)}")
     if not (path := _file(folder, stage)).is_file():
         raise CSBError(f"run={folder} holds no {path.name}; give the folder of a finished training of stage={stage}")
     first = _entry(folder, stage)

@@ -7,14 +7,15 @@ check that reached the target; what the checks took is told beside them.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from omegaconf import DictConfig
+from pydantic import Field
 
 from csb.bridge import Bridge
-from csb.errors import CSBError, is_number, is_one_of, require_int, require_place
+from csb.errors import LARGEST, CSBError
 from csb.evaluation.scores import ensemble_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.tables import write_json
@@ -27,6 +28,7 @@ from csb.run.machine import machine
 from csb.run.recipe import suite_settings
 from csb.run.suite.plan import training_config
 from csb.run.train import check_writable, train
+from csb.schema import Count, OneOf, Place, Schema
 from csb.training.plan import HalfStep
 
 _DRAW, _EXACT = 91, 92  # keys of the random streams
@@ -74,29 +76,16 @@ TARGETS = {
 }
 
 
-@dataclass(frozen=True)
-class TargetSettings:
+class TargetSettings(Schema):
     """See conf/suite/target.yaml."""
 
-    target: str
-    threshold: float | None
-    every: int | None
-    observations: int | None
-    samples: int | None
-    train: list[str]
-    out: str
-
-    def __post_init__(self) -> None:
-        if not is_one_of(self.target, TARGETS):
-            raise CSBError(f"target={self.target!r} is unknown; choose one of {', '.join(TARGETS)}")
-        if self.threshold is not None and not is_number(self.threshold):
-            raise CSBError(f"threshold={self.threshold!r} is not a number; give one, or null")
-        for name, low in (("every", 1), ("observations", 1), ("samples", 10)):
-            if getattr(self, name) is not None:
-                require_int(name, getattr(self, name), low)
-        if not isinstance(self.train, list) or not all(isinstance(one, str) for one in self.train):
-            raise CSBError(f"train={self.train!r} is not a list of overrides; give train=['key=value']")
-        require_place("out", self.out)
+    target: Annotated[str, OneOf(TARGETS)] = Field(description="what is trained")
+    threshold: float | None = Field(description="the score to reach")
+    every: Count | None = Field(description="optimiser steps between checks")
+    observations: Count | None = Field(description="of a check")
+    samples: Annotated[int, Field(ge=10, le=LARGEST)] | None = Field(description="of each observation")
+    train: list[str] = Field(description="more overrides of the training, as on its command line")
+    out: Place = Field(description="the folder of the training")
 
     def chosen(self) -> Target:
         """The target with the numbers that were given."""
@@ -111,7 +100,7 @@ class TargetSettings:
         chosen, run = self.chosen(), training_config((*TARGETS[self.target].overrides, *self.train, *own))
         if (held := run.problem.sizes["test"]) < chosen.observations:
             raise CSBError(f"observations={chosen.observations} are more than the {held} of the test split; lower it")
-        return replace(run, ipf=replace(run.ipf, observe_every=chosen.every))
+        return replace(run, ipf=run.ipf.replace(observe_every=chosen.every))
 
 
 def read_settings(config: DictConfig) -> TargetSettings:

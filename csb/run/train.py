@@ -4,7 +4,6 @@ import logging
 import shutil
 import tempfile
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    logs = Logs(run.logger if ranks.main else replace(run.logger, name="none"), run.folder, run.plain)
+    logs = Logs(run.logger if ranks.main else run.logger.replace(name="none"), run.folder, run.plain)
     status = "failed"
     try:
         ipf = IPF(

@@ -1,12 +1,13 @@
 """The guided samplers of one problem by name, from checked settings."""
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
-from csb.errors import LARGEST, MOST_DRAWS, CSBError, is_number, is_one_of, require_int
+from pydantic import Field, model_validator
+
+from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
@@ -26,6 +27,7 @@ from csb.samplers.sda import SDA
 from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
 from csb.samplers.twist import Twist
+from csb.schema import Count, Kept, OneOf, Positive, Schema, Share
 
 GUIDED: dict[str, type[DiffusionSampler]] = {
     s.name: s
@@ -42,105 +44,45 @@ def arguments(name: str) -> list[str]:
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OWN]
 
 
-@dataclass(frozen=True)
-class BaselineSettings:
-    """The guided samplers of a comparison.
+SWEPT = [name for name, method in GUIDED.items() if method.swept]
+Method = Annotated[str, OneOf(GUIDED)]
+Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
 
-    Attributes:
-        methods: names in :data:`GUIDED`.
-        T: steps of their grid, on the bridge's schedule family.
-        alpha_bar_end: its horizon, in (0, 1). None: one that suits the data, see
-            :func:`csb.samplers.diffusion.horizon`.
-        batch_size: states a network call.
-        particles: of TDS, one method each; the bootstrap filter takes the last. None: 1, 4 and 16 for images, and for
-            vectors one run of all samples.
-        resampling, ess_threshold: see :class:`csb.samplers.smc.ParticleSampler`.
-        min_std: see :class:`csb.samplers.likelihood.Likelihood`.
-        sweeps: by method, the values of its ``swept`` argument, tried on ``sweep_observations`` validation
-            observations × ``sweep_samples``; the best energy score is taken.
-        options: by method, further arguments of its class.
-    """
 
-    methods: list[str]
-    T: int
-    alpha_bar_end: float | None
-    batch_size: int
-    particles: list[int] | None
-    resampling: str
-    ess_threshold: float
-    min_std: float
-    sweeps: dict[str, list[float]]
-    options: dict[str, dict[str, Any]]
-    sweep_observations: int
-    sweep_samples: int
+class BaselineSettings(Schema):
+    """The guided samplers of a comparison."""
 
-    def __post_init__(self) -> None:
-        self._check_lists()
-        self._check_methods()
-        for name, low, high in (
-            ("T", 1, MOST_STEPS), ("batch_size", 1, LARGEST), ("sweep_observations", 1, MOST_DRAWS),
-            ("sweep_samples", 2, MOST_DRAWS),
-        ):  # fmt: skip
-            require_int(f"baselines.{name}", getattr(self, name), low, high)
-        if not is_one_of(self.resampling, RESAMPLING):
-            choices = ", ".join(RESAMPLING)
-            raise CSBError(f"baselines.resampling={self.resampling!r} is unknown; choose one of {choices}")
-        if not is_number(self.ess_threshold) or not 0 <= self.ess_threshold <= 1:
-            raise CSBError(f"baselines.ess_threshold={self.ess_threshold!r} is not possible; give a number in [0, 1]")
-        if self.alpha_bar_end is not None and (not is_number(self.alpha_bar_end) or not 0 < self.alpha_bar_end < 1):
-            raise CSBError(
-                f"baselines.alpha_bar_end={self.alpha_bar_end!r} is no horizon; give a number in (0, 1), or null"
-            )
-        swept = ((f"sweeps.{method}", value) for method, values in self.sweeps.items() for value in values)
-        for name, value in (*swept, ("min_std", self.min_std)):
-            if not is_number(value) or not 0 < value < math.inf:
-                raise CSBError(f"baselines.{name} has {value!r}; give a finite number above 0")
+    group = "baselines"
 
-    def _check_lists(self) -> None:
-        """CSBError unless methods and particles are lists of what they must hold."""
-        for name in ("methods", "particles"):
-            value = getattr(self, name)
-            if not isinstance(value, list) and not (name == "particles" and value is None):
-                raise CSBError(f"baselines.{name}={value!r} is not a list; give [value, …]")
-        for method in self.methods:
-            if not is_one_of(method, GUIDED):
-                raise CSBError(f"baselines.methods has {method!r}; choose among {', '.join(GUIDED)}")
-        if self.particles == []:
-            raise CSBError("baselines.particles is empty; give at least one number, or null")
-        for count in self.particles or []:
-            require_int("each of baselines.particles", count, 1, MOST_DRAWS)
+    methods: list[Method] = Field(description="names of guided samplers")
+    T: int = Field(ge=1, le=MOST_STEPS, description="steps of their grid, on the bridge's schedule family")
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
+    """Its horizon; null: one that suits the data, see csb.samplers.diffusion.horizon."""
+    batch_size: Count = Field(description="states a network call")
+    particles: Annotated[list[Draws], Field(min_length=1)] | None
+    """Of TDS, one method each; the bootstrap filter takes the last. null: 1, 4 and 16 for images, and for vectors one
+    run of all samples."""
+    resampling: Annotated[str, OneOf(RESAMPLING)] = Field(description="of the particle samplers")
+    ess_threshold: Share
+    """Share of the particles below which the effective sample size makes them resample."""
+    min_std: Positive = Field(description="of the likelihood of the observation")
+    sweeps: dict[Annotated[str, OneOf(SWEPT)], Annotated[list[Annotated[Positive, Kept]], Field(min_length=1)]]
+    """By method, the values of the argument that is swept, of which the best energy score is taken."""
+    options: dict[Method, dict[str, Any]] = Field(description="by method, further arguments of its class")
+    sweep_observations: Draws = Field(description="validation observations of a sweep")
+    sweep_samples: int = Field(ge=2, le=MOST_DRAWS, description="samples of each")
 
-    def _check_methods(self) -> None:
-        """CSBError unless sweeps and options are tables of what their methods have."""
-        for group in ("sweeps", "options"):
-            if not isinstance(getattr(self, group), dict):
-                raise CSBError(f"baselines.{group}={getattr(self, group)!r} is not a table; give {{method: …}}")
+    @model_validator(mode="after")
+    def _of_methods(self) -> Self:
         for name in self.methods:
             if (swept := GUIDED[name].swept) and name not in self.sweeps:
                 raise CSBError(f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}")
-        for name, values in self.sweeps.items():
-            _check_sweep(name, values)
         for name, given in self.options.items():
-            _check_options(name, given)
-
-
-def _check_sweep(name: str, values: Any) -> None:
-    if not is_one_of(name, GUIDED) or GUIDED[name].swept is None:
-        choices = ", ".join(name for name, made in GUIDED.items() if made.swept)
-        raise CSBError(f"baselines.sweeps has {name!r}, which is not swept; choose among {choices}")
-    if not isinstance(values, list) or not values:
-        raise CSBError(f"baselines.sweeps.{name}={values!r} is not a list of values; give [value, …]")
-
-
-def _check_options(name: str, given: Any) -> None:
-    if not is_one_of(name, GUIDED):
-        raise CSBError(f"baselines.options has {name!r}; choose among {', '.join(GUIDED)}")
-    if not isinstance(given, dict):
-        raise CSBError(f"baselines.options.{name}={given!r} is not a table; give {{argument: value}}")
-    for key in given:
-        if key not in arguments(name):
-            choices = ", ".join(arguments(name)) or "none"
-            raise CSBError(f"baselines.options.{name} has {key!r}; arguments of {name}: {choices}")
+            known = arguments(name)
+            for key in (key for key in given if key not in known):
+                choices = ", ".join(known) or "none"
+                raise CSBError(f"baselines.options.{name} has {key!r}; arguments of {name}: {choices}")
+        return self
 
 
 @dataclass(frozen=True)

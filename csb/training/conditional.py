@@ -4,7 +4,6 @@ See :mod:`csb.training.regression` for the losses and :mod:`csb.networks.conditi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from csb.training.regression import (
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
 
-@dataclass(frozen=True)
 class ConditionalSettings(RegressionSettings):
     """How a score or a flow is trained; ``alpha_bar_end`` is the score's."""
 

@@ -4,7 +4,6 @@ See :mod:`csb.training.regression`: a diffusion on the run's schedule, with a ho
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from csb.training.regression import Regression, RegressionSettings, diffusion_pa
 from csb.training.settings import DeviceSettings, OptimizerSettings
 
 
-@dataclass(frozen=True)
 class DenoiserSettings(RegressionSettings):
     """How a denoiser is trained."""
 

@@ -6,19 +6,19 @@ frequent, as are the levels of each: the first level is part of all of them.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
-from csb.bridge.student import LAWS, Generator, LawStudent, Student, check_calls
-from csb.errors import CSBError, is_number, require_int, require_place
+from csb.bridge.student import LAWS, Generator, LawStudent, Student
 from csb.process import Grid, Reference, draw_pinned, expand, repeated, seeded
+from csb.schema import Count, Distinct, OneOf, Place, Schema
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.cache import Cache, fill
 from csb.training.divergence import require_calm
@@ -36,58 +36,31 @@ NAME = "consistency"  # of the files
 _CACHE, _BATCH = 5, 6  # keys of random streams
 
 
-@dataclass(frozen=True)
-class DistilSettings:
-    """How a student is made and fitted.
+class DistilSettings(Schema):
+    """How a student is made and fitted."""
 
-    Attributes:
-        calls: the numbers of network calls that it is for.
-        law: of csb.bridge.student.LAWS, or "auto" by the shape of a state.
-        components, rank, noise: see :class:`csb.bridge.student.StudentSpec`.
-        draws: m ≥ 2 draws a state of a generator's energy score.
-        patches: sides of the patches whose energy scores are added to that of the whole image.
-        steps: optimiser steps.
-        batch_size: states a step.
-        refresh: optimiser steps between refills of the cache of end points.
-        trajectories: wanted in it; fewer where ``cache_bytes`` is smaller.
-        cache_bytes: byte budget of the cache.
-        lr: the peak learning rate; the optimiser's other settings are the bridge's.
-        checkpoint_every: optimiser steps between checkpoints.
-        out: the folder that the student goes into; None: the bridge's.
-    """
+    group = "distil"
 
-    calls: list[int]
-    law: str
-    components: int
-    rank: int
-    noise: int
-    draws: int
-    patches: list[int]
-    steps: int
-    batch_size: int
-    refresh: int
-    trajectories: int
-    cache_bytes: int
-    lr: float
-    checkpoint_every: int
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "refresh", "trajectories", "cache_bytes", "checkpoint_every"):
-            require_int(f"distil.{name}", getattr(self, name), 1)
-        for name, low in (("components", 1), ("rank", 1), ("noise", 1), ("draws", 2)):
-            require_int(f"distil.{name}", getattr(self, name), low, MOST)
-        if not is_number(self.lr) or not 0 < self.lr < 10:
-            raise CSBError(f"distil.lr={self.lr!r} is not possible; give a number between 0 and 10")
-        if self.law not in ("auto", *LAWS):
-            raise CSBError(f"distil.law={self.law!r} is unknown; choose one of {', '.join(('auto', *LAWS))}")
-        if not isinstance(self.patches, list):
-            raise CSBError(f"distil.patches={self.patches!r} is not a list; give the sides of patches, [7,1], or []")
-        for side in self.patches:
-            require_int("each of distil.patches", side, 1)
-        check_calls(self.calls)
-        if self.out is not None:
-            require_place("distil.out", self.out)
+    calls: Annotated[list[Count], Distinct, Field(min_length=1)]
+    """The numbers of network calls that it is for."""
+    law: Annotated[str, OneOf(("auto", *LAWS))]
+    """The law of a jump; "auto": by the shape of a state."""
+    components: int = Field(ge=1, le=MOST, description="Gaussians of a mixture")
+    rank: int = Field(ge=1, le=MOST, description='of the covariance "low_rank"')
+    noise: Annotated[int, Field(ge=1, le=MOST)]
+    """Channels of noise beside the state's (numbers, for vectors) of a generator."""
+    draws: int = Field(ge=2, le=MOST, description="draws a state of a generator's energy score")
+    patches: list[Count]
+    """Sides of the patches whose energy scores are added to that of the whole image."""
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="states a step")
+    refresh: Count = Field(description="optimiser steps between refills of the cache of end points")
+    trajectories: Count = Field(description="wanted in it; fewer where cache_bytes is smaller")
+    cache_bytes: Count = Field(description="byte budget of the cache")
+    lr: Annotated[float, Field(gt=0, lt=10)]
+    """The peak learning rate; the optimiser's other settings are the bridge's."""
+    checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
+    out: Place | None = Field(default=None, description="the folder that the student goes into; null: the bridge's")
 
 
 class Jumps(NamedTuple):

@@ -11,13 +11,14 @@ interpolations whose regression target has the conditional mean that a sampler n
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn, rand, randint, randn
 
-from csb.errors import CSBError, is_number, require_int
 from csb.process import Schedule, expand, seeded
+from csb.schema import Count, Schema
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.divergence import require_calm
 from csb.training.module import FitModule
@@ -28,33 +29,16 @@ from csb.training.settings import DeviceSettings, OptimizerSettings
 _BATCH = 3  # the key of the batches' random stream
 
 
-@dataclass(frozen=True)
-class RegressionSettings:
-    """How a network is trained.
+class RegressionSettings(Schema):
+    """How a network is trained."""
 
-    Attributes:
-        steps: optimiser steps.
-        batch_size: states a step.
-        alpha_bar_end: the horizon of the schedule that a diffusion is trained on, in (0, 1): small.
-        lr: the peak learning rate; the optimiser's other settings are the bridge's.
-        checkpoint_every: optimiser steps between checkpoints.
-    """
-
-    group: ClassVar[str]  # of the configuration
-
-    steps: int
-    batch_size: int
-    alpha_bar_end: float
-    lr: float
-    checkpoint_every: int
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
-            require_int(f"{self.group}.{name}", getattr(self, name), 1)
-        for name, high in (("alpha_bar_end", 1.0), ("lr", 10.0)):
-            value = getattr(self, name)
-            if not is_number(value) or not 0 < value < high:
-                raise CSBError(f"{self.group}.{name}={value!r} is not possible; give a number between 0 and {high:g}")
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="states a step")
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)]
+    """The horizon of the schedule that a diffusion is trained on: small."""
+    lr: Annotated[float, Field(gt=0, lt=10)]
+    """The peak learning rate; the optimiser's other settings are the bridge's."""
+    checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
 
 
 class Point(NamedTuple):

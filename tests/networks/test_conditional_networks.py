@@ -112,7 +112,7 @@ def test_there_and_back(kind):
         ({"kind": "nope"}, "model 'nope' is unknown; choose one of score, flow"),
         ({"schedule": None}, "a score needs the schedule"),
         ({"schedule": {**SCHEDULE, "name": "nope"}}, "schedule 'nope' is unknown"),
-        ({"schedule": {**SCHEDULE, "more": 1}}, "schedule linear has no argument 'more'"),
+        ({"schedule": {**SCHEDULE, "more": 1}}, "schedule has no setting 'more'"),
         ({"network": {**MLP, "more": 1}}, "network 'mlp' has no option 'more'"),
         ({"network": {"name": "nope"}}, "network 'nope' is unknown"),
         ({"transform": {"name": "nope"}}, "transform 'nope' is unknown"),

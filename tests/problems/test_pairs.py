@@ -256,11 +256,11 @@ def test_the_spec_holds_the_path_and_needs_no_file():
 def test_bad_arguments():
     for spec, match in (
         ({"name": "pairs"}, "path is missing; give the .npz or HDF5 file of your pairs"),
-        ({"name": "pairs", "path": 3}, "path=3 is a int; expected"),
+        ({"name": "pairs", "path": 3}, "problem.path=3 is not possible; give a text or null"),
         ({"name": "pairs", "path": ""}, "path is missing"),
         ({"name": "pairs", "x": "x.npy"}, "path is missing"),
         ({"name": "pairs", "path": "p.npz", "seed": -1}, "seed=-1"),
-        ({"name": "pairs", "path": "p.npz", "val": "half"}, "val='half' is not possible; give a share"),
+        ({"name": "pairs", "path": "p.npz", "val": "half"}, "val='half' is not possible; give a share of the pairs"),
     ):
         with pytest.raises(CSBError, match=match):
             build_problem(spec)

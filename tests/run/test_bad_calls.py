@@ -259,7 +259,7 @@ class TestProcess:
     @pytest.mark.parametrize("name", SCHEDULES)
     def test_schedules(self, name):
         make = SCHEDULES[name]
-        own = next(field for field in make.__dataclass_fields__ if field != "alpha_bar_end")
+        own = next(field for field in make.model_fields if field != "alpha_bar_end")
 
         def grid(**given):
             Grid.from_schedule(make(**{"alpha_bar_end": 0.1, **given}), 7)

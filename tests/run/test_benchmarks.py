@@ -11,7 +11,7 @@ from csb.run.mixture import MORE
 
 class TestOverheads:
     def test_the_default_is_still_the_overheads_of_a_run(self):
-        assert "run= is missing" in refuse()
+        assert "run is missing; give run=" in refuse()
         assert "nowhere is not a folder" in refuse("run=nowhere")
         assert "repeats=0 is not possible" in refuse("run=nowhere", "repeats=0")
 
@@ -34,12 +34,12 @@ class TestMixture:
         ("argument", "message"),
         [
             ("problems=0", "problems=0 is not possible"),
-            ("particles=[0]", "particles=[0] is not a list of different positive numbers"),
-            ("particles=[1.5]", "particles=[1.5] is not a list of different positive numbers"),
-            ("step_sizes=3", "step_sizes=3 is not a list of different positive numbers"),
-            ("particles=[8,8]", "particles=[8, 8] is not a list of different positive numbers"),
-            ("step_sizes=[inf]", "step_sizes=[inf] is not a list of different positive numbers"),
-            ("schedule=null", "schedule=None; give {schedule: linear|cosine|power, …}"),
+            ("particles=[0]", "particles[0]=0 is not possible"),
+            ("particles=[1.5]", "particles[0]=1.5 is not possible; give an integer"),
+            ("step_sizes=3", "step_sizes=3 is not possible; give a list"),
+            ("particles=[8,8]", "particles=[8, 8] repeats an entry"),
+            ("step_sizes=[inf]", "step_sizes[0]=inf is not possible; give a finite number above 0"),
+            ("schedule=null", "schedule=None is not possible; give a table"),
             ("schedule.schedule=auto", "give {schedule: linear|cosine|power, …}"),
             ("dy=9", "dy"),
             ("+foo=1", "foo"),
@@ -55,9 +55,9 @@ class TestMemory:
         ("argument", "message"),
         [
             ("pairs=10", "pairs=10 is not possible; give an integer of at least 2000"),
-            ("kinds=[]", "kinds=[] is not possible; give a list of npy, npz"),
-            ("kinds=[csv]", "kinds=['csv'] is not possible"),
-            ("kinds=[[1]]", "kinds=[[1]] is not possible"),
+            ("kinds=[]", "kinds=[] is not possible; give a list that is not empty, each one of npy, npz"),
+            ("kinds=[csv]", "kinds[0]='csv' is unknown; choose one of npy, npz"),
+            ("kinds=[[1]]", "kinds[0]=[1] is unknown"),
             ("steps=0", "steps=0 is not possible"),
             ("+suite.foo=1", "suite.foo is unknown"),
         ],

@@ -124,7 +124,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", ["evaluate", "sample", "inspect", "export", "benchmark"])
     def test_no_run(self, capsys, name):
-        assert "run= is missing" in refused(capsys, name, *(["out=new"] if name == "export" else []))
+        assert "run is missing; give run=" in refused(capsys, name, *(["out=new"] if name == "export" else []))
         assert "nowhere" in refused(capsys, name, "run=nowhere", *(["out=new"] if name == "export" else []))
 
     @pytest.mark.parametrize("name", COMMANDS)
@@ -138,9 +138,9 @@ class TestRefused:
 
     def test_values(self, capsys, file, tmp_path):
         source = f"run={file}"
-        assert "json=3 is neither" in refused(capsys, "inspect", source, "json=3")
-        assert "overwrite=3 is neither" in refused(capsys, "export", source, "out=new", "overwrite=3")
-        assert "out= is missing" in refused(capsys, "export", source)
+        assert "json=3 is not possible; give true or false" in refused(capsys, "inspect", source, "json=3")
+        assert "overwrite=3 is not possible" in refused(capsys, "export", source, "out=new", "overwrite=3")
+        assert "out is missing; give out=" in refused(capsys, "export", source)
         assert "is a file; choose another folder" in refused(capsys, "export", source, f"out={file}")
         assert "holds what is to be exported" in refused(capsys, "export", source, f"out={tmp_path}", "overwrite=true")
         (tmp_path / "old").mkdir()

@@ -120,8 +120,8 @@ def test_the_quick_suite(command, tmp_path):
     ("argument", "message"),
     [
         ("suite.repeats=0", "suite.repeats=0 is not possible"),
-        ("suite.quick=3", "suite.quick=3 is neither true nor false"),
-        ("suite.out=null", "suite.out=None names no folder"),
+        ("suite.quick=3", "suite.quick=3 is not possible; give true or false"),
+        ("suite.out=null", "suite.out=None is not possible; give a path"),
         ("+suite.foo=1", "foo"),
         ("suite.out=/proc/x", "cannot write to /proc/x"),
     ],

@@ -224,7 +224,7 @@ def least_squares(inputs, targets, c):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache_spill": 3}, "ipf.cache_spill=3 is not possible; give true, false or a folder"),
+        ({"cache_spill": 3}, "ipf.cache_spill=3 is not possible; give true or false or a path or null"),
         ({"cache_spill": ""}, "ipf.cache_spill='' is not possible"),
         ({"cache_dtype": "int8"}, "ipf.cache_dtype='int8' is unknown; choose one of float32, float16, bfloat16"),
         ({"cache_dtype": None}, "ipf.cache_dtype=None is unknown"),

@@ -43,7 +43,7 @@ class TestPlan:
         ({"cache_bytes": 0}, "ipf.cache_bytes=0 is not possible"),
         ({"checkpoint_every": 0}, "ipf.checkpoint_every=0 is not possible"),
         ({"observe_every": 0}, "ipf.observe_every=0 is not possible"),
-        ({"last_forward": 1}, "ipf.last_forward=1 is neither true nor false"),
+        ({"last_forward": 1}, "ipf.last_forward=1 is not possible; give true or false"),
         ({"batch_size": 10, "states_per_pair": 4}, "ipf.batch_size=10 is not a multiple of ipf.states_per_pair=4"),
     ],
     ids=str,
@@ -58,14 +58,14 @@ def test_ipf_settings(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": -1e-3}, "optimizer.lr=-0.001 is not possible; it must be a number between"),
+        ({"lr": -1e-3}, "optimizer.lr=-0.001 is not possible; give a number in [1e-12, 10]"),
         ({"lr": 0}, "optimizer.lr=0 is not possible"),
         ({"later_lr": float("nan")}, "optimizer.later_lr=nan is not possible"),
         ({"lr": float("inf")}, "optimizer.lr=inf is not possible"),
         ({"weight_decay": -1}, "optimizer.weight_decay=-1 is not possible"),
-        ({"warmup": 1.1}, "optimizer.warmup=1.1 is not possible; it must be a number between 0 and 1"),
+        ({"warmup": 1.1}, "optimizer.warmup=1.1 is not possible; give a number in [0, 1]"),
         ({"ema": 1.0}, "optimizer.ema=1.0 is not possible"),
-        ({"clip": 0}, "optimizer.clip=0 is not possible; it must be a number between 1e-09 and"),
+        ({"clip": 0}, "optimizer.clip=0 is not possible; give a number in [1e-09, 1e+09]"),
         ({"balance": 2}, "optimizer.balance=2 is not possible"),
         ({"lr": "fast"}, "optimizer.lr='fast' is not possible"),
         ({"lr": True}, "optimizer.lr=True is not possible"),
@@ -80,7 +80,7 @@ def test_optimizer_settings(change, message):
 
 
 def test_device_settings():
-    with pytest.raises(CSBError, match="precision='16' is unknown; choose 32-true or bf16-mixed"):
+    with pytest.raises(CSBError, match="precision='16' is unknown; choose one of 32-true, bf16-mixed"):
         DeviceSettings(precision="16")
 
 

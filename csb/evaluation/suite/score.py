@@ -8,16 +8,16 @@ import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import LARGEST, CSBError
 from csb.evaluation.inputs import systematic
 from csb.evaluation.moments import moment_errors, sample_moments
 from csb.evaluation.suite.published import REFERENCE_Y
@@ -26,42 +26,35 @@ from csb.evaluation.two_sample import c2st, sliced_wasserstein
 from csb.problems import Posterior, Problem
 from csb.process import seeded
 from csb.samplers import Sampler
+from csb.schema import Count, Schema, Whole
 
 _DRAW, _EXACT, _SLICES, _REFERENCE = 81, 82, 83, 84  # keys of random streams
 PER = 10_000  # samples that sampling times are given for
 MEANS = ("c2st", "sliced_w", "mean_error", "cov_error", "skew_error", "kurtosis_error")
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """How much a score takes.
+class ScoreSettings(Schema):
+    """How much a score takes."""
 
-    Attributes:
-        observations, samples: test observations, and samples of each, with as many exact ones.
-        c2st_observations, c2st_samples: the first of them that C2ST is computed on; 0 observations leave it out.
-        projections: of the sliced Wasserstein distance.
-        moment_samples: at the observation whose moments are published, where the problem has one.
-        seed: of everything that is drawn.
-    """
+    group = "suite.score"
 
-    observations: int = 10
-    samples: int = 10_000
-    c2st_observations: int = 10
-    c2st_samples: int = 10_000
-    projections: int = 128
-    moment_samples: int = 100_000
-    seed: int = 0
+    observations: Count = Field(default=10, description="test observations")
+    samples: int = Field(default=10_000, ge=100, le=LARGEST, description="samples of each, with as many exact ones")
+    c2st_observations: Whole = 10
+    """The first of the observations, that C2ST is computed on; 0 leaves it out."""
+    c2st_samples: int = Field(default=10_000, ge=10, le=LARGEST, description="samples of each law for C2ST")
+    projections: Count = Field(default=128, description="of the sliced Wasserstein distance")
+    moment_samples: Annotated[int, Field(ge=100, le=LARGEST)] = 100_000
+    """At the observation whose moments are published, where the problem has one."""
+    seed: Whole = Field(default=0, description="of everything that is drawn")
 
-    def __post_init__(self) -> None:
-        for name, low in (
-            ("observations", 1), ("samples", 100), ("c2st_observations", 0), ("c2st_samples", 10), ("projections", 1),
-            ("moment_samples", 100), ("seed", 0),
-        ):  # fmt: skip
-            require_int(f"suite.score.{name}", getattr(self, name), low)
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
         for part, whole in (("c2st_observations", "observations"), ("c2st_samples", "samples")):
             if getattr(self, part) > getattr(self, whole):
                 found = f"suite.score.{part}={getattr(self, part)} exceeds {whole}={getattr(self, whole)}"
                 raise CSBError(f"{found}; lower it, or raise suite.score.{whole}")
+        return self
 
     def of_observation(self, i: int) -> dict[str, Any]:
         """What the scores of observation i depend on."""

@@ -106,7 +106,7 @@ class Field:
         if self.schedule is not None:
             return self.schedule
         process = self._config.get("process")
-        return LinearBeta(LONG) if process is None else schedule_of(process)
+        return LinearBeta(alpha_bar_end=LONG) if process is None else schedule_of(process)
 
     @cached_property
     def guide(self) -> Guide:
@@ -138,7 +138,7 @@ class Field:
         file = None if self._denoisers is None else model_file(self._denoisers, "denoiser")
         return {
             "denoiser": None if file is None or exact_denoiser(self.problem) is not None else checksum(file),
-            "schedule": {"name": type(self._schedule).__name__, **dataclasses.asdict(self._schedule)},
+            "schedule": {"name": type(self._schedule).__name__, **vars(self._schedule)},
             "alpha_bar_end": float(self.guide.grid.alpha_bar[-1]),
             "min_std": self.baselines.min_std,
             "precision": self.guide.precision,

@@ -3,33 +3,37 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pydantic import Field
 
-from csb.errors import CSBError, require_flag, require_place
 from csb.run.export import check_out, export
-from csb.run.load import load_any, run_folder
+from csb.run.load import load_any
+from csb.run.recipe import command_settings
+from csb.schema import Place, Schema
 
 
-def _read(config: DictConfig) -> tuple[str, Path, bool, str | None]:
-    source = run_folder(config)
-    plain: Any = OmegaConf.to_container(config, throw_on_missing=False)
-    out, overwrite, licence = plain["out"], plain["overwrite"], plain["licence"]
-    require_flag("overwrite", overwrite)
-    if out is None or OmegaConf.is_missing(config, "out"):
-        raise CSBError("out= is missing; give a new folder, e.g. out=two_moons")
-    path = require_place("out", out)
-    check_out(source, path, overwrite, licence)
-    return source, path, overwrite, licence
+class ExportSettings(Schema):
+    """See conf/export.yaml."""
+
+    run: Place = Field(description="the folder of a finished run, a file bridge.pt, or an exported folder")
+    out: Place = Field(description="the folder to write")
+    overwrite: bool = Field(description="replace an earlier export there")
+    licence: Any = Field(description="of the weights, e.g. mit or cc-by-4.0; stated in the card")
+
+
+def _read(config: DictConfig) -> ExportSettings:
+    own = command_settings(ExportSettings, config)
+    check_out(own.run, Path(own.out), own.overwrite, own.licence)
+    return own
 
 
 def validate(config: DictConfig, sweep: bool = False) -> None:
     """CSBError where a value is wrong, the bridge cannot be read, or the folder is there already."""
-    source, *_ = _read(config)
-    load_any(source, "cpu")
+    load_any(_read(config).run, "cpu")
 
 
 def main(config: DictConfig) -> None:
     """Writes the folder."""
-    source, out, overwrite, licence = _read(config)
-    export(source, out, overwrite, licence)
-    print(f"{out}: the bridge of {source}; load it with csb.load({str(out)!r})")
+    own = _read(config)
+    export(own.run, Path(own.out), own.overwrite, own.licence)
+    print(f"{own.out}: the bridge of {own.run}; load it with csb.load({own.out!r})")

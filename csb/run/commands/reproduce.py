@@ -1,36 +1,41 @@
 """csb reproduce: a training done again with what is stored beside it, and compared."""
 
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pydantic import Field
 
-from csb.errors import CSBError, is_number, require_flag, require_place
 from csb.evaluation.tables import print_table, write_json
-from csb.run.load import run_folder
+from csb.run.config import STAGES
 from csb.run.processes import begin
+from csb.run.recipe import command_settings
 from csb.run.reproduce import Reproduction, agrees, prepare
+from csb.schema import OneOf, Place, Schema
 
-_FLAGS = ("resume", "overwrite", "progress")
+
+class ReproduceSettings(Schema):
+    """See conf/reproduce.yaml."""
+
+    run: Place = Field(description="the folder of a finished training")
+    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained again")
+    out: Place | None = Field(description="a new folder for it; null: beside run, with _reproduced at its end")
+    tolerance: Annotated[float, Field(ge=0)]
+    """0: every weight and figure the same; more, for another machine: the largest relative difference of a figure."""
+    data: Place | None
+    """Another place of the data: the folder of MNIST or of two .npy files, or the file of pairs; null: that of the
+    first training."""
+    resume: bool = Field(description="go on with a reproduction that was interrupted")
+    overwrite: bool = Field(description="replace one that is there")
+    progress: bool = Field(description="show the progress bar")
 
 
 def _read(config: DictConfig) -> Reproduction:
-    folder = run_folder(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    for name in _FLAGS:
-        require_flag(name, plain[name])
-    for name in ("out", "data"):
-        if plain[name] is not None:
-            require_place(name, plain[name])
-    tolerance = plain["tolerance"]
-    if not is_number(tolerance) or not 0 <= tolerance < math.inf:
-        raise CSBError(f"tolerance={tolerance!r} is not possible; give a finite number of at least 0")
-    out = None if plain["out"] is None else Path(plain["out"])
-    flags = {name: plain[name] for name in _FLAGS}
-    return prepare(Path(folder), plain["stage"], out, float(tolerance), plain["data"], flags)
+    own = command_settings(ReproduceSettings, config)
+    flags = {"resume": own.resume, "overwrite": own.overwrite, "progress": own.progress}
+    return prepare(Path(own.run), own.stage, None if own.out is None else Path(own.out), own.tolerance, own.data, flags)
 
 
 def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:

@@ -2,23 +2,37 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge
-from csb.errors import CSBError, require_int, require_place
+from csb.errors import CSBError
 from csb.evaluation.settings import SamplerSettings
 from csb.files import write_atomically
 from csb.problems import Problem
 from csb.process import seeded
-from csb.run.config import settings
 from csb.run.distil import student_sampler
-from csb.run.load import load_any, load_run, problem_of, run_folder
+from csb.run.load import load_any, load_run, problem_of
 from csb.run.observations import read_observations
+from csb.run.recipe import command_settings
 from csb.samplers import BridgeSampler, Sampler
+from csb.schema import Count, Place, Schema, Whole
+
+
+class SampleSettings(Schema):
+    """See conf/sample.yaml."""
+
+    run: Place = Field(description="the folder of a finished run, or one of its files")
+    y: Place | None = Field(description="a file of observations; null: of the problem's test split")
+    observations: Count = Field(description="how many of the test split, where y is null")
+    n: Count = Field(description="samples of each observation")
+    seed: Whole = Field(description="of all samples")
+    calls: Count | None = Field(description="network calls of the distilled student; null: the bridge itself")
+    out: Place = Field(description="the file of the samples")
+    sampler: SamplerSettings = Field(description="how samples are drawn")
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,6 @@ def _observations(bridge: Bridge, path: str) -> Tensor:
 
 def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, Sampler]:
     """A run's bridge and its student. CSBError where there is none, or options are chosen that only bridges have."""
-    require_int("calls", calls, 1)
     default = SamplerSettings()
     for name in ("mean_only", "refine", "sample_steps"):
         if (value := getattr(chosen, name)) != getattr(default, name):
@@ -63,8 +76,8 @@ def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, 
     return run.bridge, student_sampler(run, calls, chosen.batch_size)
 
 
-def _check_out(out: Any, y: Any) -> Path:
-    path = require_place("out", out)
+def _check_out(out: str, y: str | None) -> Path:
+    path = Path(out)
     if path.is_dir() or not path.parent.is_dir():
         raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
     if y is not None and path.exists() and path.samefile(y):
@@ -73,21 +86,18 @@ def _check_out(out: Any, y: Any) -> Path:
 
 
 def _read(config: DictConfig) -> _Job:
-    source = run_folder(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    for name, low in (("observations", 1), ("n", 1), ("seed", 0)):
-        require_int(name, plain[name], low)
-    sampler = settings(SamplerSettings, "sampler", plain["sampler"])
-    if plain["y"] is not None and not require_place("y", plain["y"]).is_file():
-        raise CSBError(f"y={plain['y']} is not a file; give a .npy or .npz file of observations")
-    out = _check_out(plain["out"], plain["y"])
-    if plain["calls"] is None:
+    own = command_settings(SampleSettings, config)
+    source = own.run
+    if own.y is not None and not Path(own.y).is_file():
+        raise CSBError(f"y={own.y} is not a file; give a .npy or .npz file of observations")
+    out = _check_out(own.out, own.y)
+    if own.calls is None:
         bridge = load_any(source)
-        draws: Sampler = BridgeSampler(bridge, **vars(sampler))
+        draws: Sampler = BridgeSampler(bridge, **vars(own.sampler))
     else:
-        bridge, draws = _student(source, plain["calls"], sampler)
-    given = _problem(bridge, source) if plain["y"] is None else _observations(bridge, str(plain["y"]))
-    return _Job(draws, given, plain["observations"], plain["n"], plain["seed"], out)
+        bridge, draws = _student(source, own.calls, own.sampler)
+    given = _problem(bridge, source) if own.y is None else _observations(bridge, own.y)
+    return _Job(draws, given, own.observations, own.n, own.seed, out)
 
 
 def validate(config: DictConfig, sweep: bool = False) -> None:

@@ -2,14 +2,17 @@
 
 import ipaddress
 import signal
-from typing import Any
+from typing import Annotated, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from pydantic import AfterValidator, Field
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError
 from csb.run.demo.painter import Painter
 from csb.run.demo.server import Server
-from csb.run.load import load_any, run_folder
+from csb.run.load import load_any
+from csb.run.recipe import command_settings
+from csb.schema import Place, Schema
 
 
 def loopback(host: Any) -> str:
@@ -25,14 +28,20 @@ def loopback(host: Any) -> str:
     raise CSBError(f"host={host!r} is not this machine alone; the demo has no password, so leave host at 127.0.0.1")
 
 
+class DemoSettings(Schema):
+    """See conf/demo.yaml."""
+
+    run: Place = Field(description="the folder of a finished run of mnist_inpaint_anywhere or mnist_inpaint")
+    host: Annotated[Any, AfterValidator(loopback)]
+    """An address of this machine; no other is possible."""
+    port: int = Field(ge=0, le=65535, description="0: one that is free")
+    root: str | None
+    """The folder of the data, for the test digits; null: the one that the run was trained with."""
+
+
 def _read(config: DictConfig) -> tuple[Painter, str, int]:
-    plain: Any = OmegaConf.to_container(config)
-    host = loopback(plain["host"])
-    require_int("port", plain["port"], 0, 65535)
-    if plain["root"] is not None and not isinstance(plain["root"], str):
-        raise CSBError(f"root={plain['root']!r} is not a folder; give that of the data, or null for the run's own")
-    source = run_folder(config)
-    return Painter.of(load_any(source), source, plain["root"]), host, plain["port"]
+    own = command_settings(DemoSettings, config)
+    return Painter.of(load_any(own.run), own.run, own.root), own.host, own.port
 
 
 def validate(config: DictConfig, sweep: bool = False) -> None:

@@ -1,6 +1,5 @@
 """What half-steps, caches and sampling of the shipped trainings take."""
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ _FEW = 32  # trajectories whose bytes are counted
 def _shrunk(ipf: IPFSettings, L: int, by: int) -> IPFSettings:
     """Half-steps of fewer steps, trajectories and steps a round, in the same proportions, without early stopping."""
     steps, refresh, trajectories = (max(1, n // by) for n in (ipf.steps, ipf.refresh, ipf.trajectories))
-    return dataclasses.replace(
-        ipf, L=L, first_steps=steps, steps=steps, refresh=refresh, trajectories=trajectories, last_forward=True,
+    return ipf.replace(
+        L=L, first_steps=steps, steps=steps, refresh=refresh, trajectories=trajectories, last_forward=True,
         patience=0, inflate=False, select="last",
     )  # fmt: skip
 

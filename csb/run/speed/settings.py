@@ -1,27 +1,22 @@
 """The settings of the suite of speeds, and how much it measures."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 
-from csb.errors import require_flag, require_int, require_place
-from csb.run.config import settings
+from csb.schema import Count, Place, Schema
 
 
-@dataclass(frozen=True)
-class SpeedSettings:
+class SpeedSettings(Schema):
     """See conf/suite/speed.yaml."""
 
-    name: str
-    out: str
-    quick: bool
-    repeats: int
+    group = "suite"
 
-    def __post_init__(self) -> None:
-        require_place("suite.out", self.out)
-        require_flag("suite.quick", self.quick)
-        require_int("suite.repeats", self.repeats, 1)
+    name: str = Field(description="of the suite")
+    out: Place = Field(description="the folder of the results")
+    quick: bool = Field(description="a tiny version of everything, which tells nothing but that it works")
+    repeats: Count = Field(description="of each timing")
 
 
 @dataclass(frozen=True)
@@ -95,5 +90,4 @@ QUICK = Extent(
 
 def read(config: DictConfig) -> SpeedSettings:
     """The settings of the group ``suite``. CSBError with one line for the first thing that is wrong."""
-    plain: Any = OmegaConf.to_container(config.suite, resolve=True)
-    return settings(SpeedSettings, "suite", plain)
+    return SpeedSettings.read(OmegaConf.to_container(config.suite, resolve=True))

@@ -1,0 +1,197 @@
+"""Settings as schemas: types, ranges and choices are declared once, and every breach becomes one line.
+
+A field's type, range and choices check it and name what is allowed in the message. Its description, or where that is
+long the docstring below it, says what it means. A check of several fields together is a ``model_validator`` that
+raises CSBError with the whole line.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic_core import core_schema
+
+from csb.errors import LARGEST, CSBError, place_fault
+
+Node = dict[str, Any]  # a part of a JSON schema
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Marks a text that is one of some names, as in ``Annotated[str, OneOf(NAMES)]``."""
+
+    names: Iterable[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len({repr(value) for value in values}) < len(values):
+        raise ValueError("repeats an entry; give each once")
+    return values
+
+
+def _place(value: str) -> str:
+    if fault := place_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+Place = Annotated[str, AfterValidator(_place), Field(json_schema_extra={"format": "path"})]  # of a file or folder
+Kept = WrapValidator(lambda value, check: (check(value), value)[1])  # marks numbers of which integers stay integers
+Distinct = AfterValidator(_distinct)  # of a list: marks one whose entries all differ
+
+
+class Schema(BaseModel):
+    """A frozen group of settings. CSBError where one is unknown, missing or not what its field allows.
+
+    Integers are no booleans, texts no numbers; numpy's scalars count as Python's.
+
+    Attributes:
+        group: of the configuration, which messages name; "" for what stands at the top level.
+        alone: fields that stand at the top level all the same.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    group: ClassVar[str] = ""
+    alone: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        self._fill(dict(zip(type(self).model_fields, args)) | values, self.group)
+
+    def _fill(self, values: dict[str, Any], group: str) -> None:
+        try:
+            self.__pydantic_validator__.validate_python(_plain(values), self_instance=self)
+        except ValidationError as error:
+            raise CSBError(explain(type(self), group, values, error)) from None
+
+    @classmethod
+    def read(cls, values: Any, group: str | None = None) -> Self:
+        """The settings of a group of the configuration, by default the class's own."""
+        group = cls.group if group is None else group
+        if not isinstance(values, dict):
+            raise CSBError(f"{group}={shown(values)} is not a group of settings; give {{key: value, …}}")
+        self = cls.__new__(cls)
+        self._fill({str(key): value for key, value in values.items()}, group)
+        return self
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values, checked."""
+        return type(self)(**{**vars(self), **changes})
+
+
+def _plain(value: Any) -> Any:
+    """With Python's scalars in place of numpy's."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def shown(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def nearest(value: Any, names: Iterable[str]) -> str:
+    """A remark on the name that a misspelt one is closest to, or ""."""
+    found = difflib.get_close_matches(value, names, 1) if isinstance(value, str) else []
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+@cache
+def _json(kind: type[Schema]) -> Node:
+    return kind.model_json_schema()
+
+
+def explain(kind: type[Schema], group: str, values: dict[str, Any], error: ValidationError) -> str:
+    """The first error in one line: the key, its value, what is allowed and what to do; unknown keys come first."""
+    told = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    known, loc, cause = _json(kind)["properties"], told["loc"], told.get("ctx", {}).get("error")
+    if isinstance(cause, CSBError):
+        return str(cause)
+    prefix = f"{group}." if group and (not loc or loc[0] not in kind.alone) else ""
+    if told["type"] == "extra_forbidden":
+        return _unknown(group, loc[0], list(known))
+    key, node, value = f"{prefix}{loc[0]}", known[loc[0]], values.get(str(loc[0]))
+    if told["type"] == "missing":
+        return f"{key} is missing; give {key}=…"
+    for part in loc[1:]:  # as far as the error's place is one in the value; the rest names types
+        if isinstance(value, dict) and loc[-2:] == (part, "[key]"):
+            return _unknown(key, part, _names(_inner(node, "propertyNames")))
+        if isinstance(value, dict) and part in value:
+            key, value, node = f"{key}.{part}", value[part], _inner(node, "additionalProperties")
+        elif isinstance(value, list) and isinstance(part, int):
+            key, value, node = f"{key}[{part}]", value[part], _inner(node, "items")
+    if cause is not None:
+        return f"{key}={shown(value)} {cause}"
+    if names := _names(node):
+        return f"{key}={shown(value)} is unknown; choose {describe(node)}{nearest(value, names)}"
+    return f"{key}={shown(value)} is not possible; give {describe(node)}"
+
+
+def _unknown(group: str, key: Any, known: list[str]) -> str:
+    where = f"{group} has" if group else "there is"
+    return f"{where} no setting {shown(key)}; choose among {', '.join(known) or 'texts'}{nearest(key, known)}"
+
+
+def _options(node: Node) -> list[Node]:
+    return node.get("anyOf", [node])
+
+
+def _inner(node: Node, name: str) -> Node:
+    found = next((one[name] for one in _options(node) if name in one), {})
+    return found if isinstance(found, dict) else {}
+
+
+def _names(node: Node) -> list[str]:
+    return [name for one in _options(node) for name in one.get("enum", [])]
+
+
+def describe(node: Node) -> str:
+    """What a part of a JSON schema allows, in words."""
+    return " or ".join(_describe(one) for one in _options(node))
+
+
+def _describe(node: Node) -> str:
+    if "enum" in node or "const" in node:
+        return f"one of {', '.join(node.get('enum', [node.get('const')]))}"
+    kind = node.get("format", node.get("type"))
+    if kind in ("integer", "number"):
+        return _integer(node) if kind == "integer" else _number(node)
+    if kind == "array":
+        each = describe(node["items"]) if node.get("items") else ""
+        return ("a list" if node.get("minItems", 0) < 1 else "a list that is not empty") + (each and f", each {each}")
+    words = {"boolean": "true or false", "null": "null", "string": "a text", "path": "a path"}
+    return words.get(kind or "", "a table {key: value, …}")
+
+
+def _integer(node: Node) -> str:
+    low, high = node.get("minimum"), node.get("maximum", LARGEST)
+    if low is None:
+        return "an integer"
+    return f"an integer of at least {low}" if high == LARGEST else f"an integer in {low}..{high}"
+
+
+def _number(node: Node) -> str:
+    low, above = node.get("minimum"), node.get("exclusiveMinimum")
+    high, below = node.get("maximum"), node.get("exclusiveMaximum")
+    if high is None and below is None:
+        limit = f" above {above:g}" if above is not None else f" of at least {low:g}" if low is not None else ""
+        return f"a finite number{limit}"
+    first = f"({above:g}" if above is not None else f"[{low:g}"
+    return f"a number in {first}, " + (f"{below:g})" if below is not None else f"{high:g}]")
