@@ -206,7 +206,7 @@ def _damaged(path: Path, error: Exception) -> CSBError:
 class _Stream:
     """A file that torch writes to, until :meth:`end`; what comes later is dropped.
 
-    Where Ctrl+C or a lack of memory struck before its archive was ended, the archive writes its end when it is
+    Where Ctrl+C or a lack of memory interrupted before its archive was ended, the archive writes its end when it is
     destroyed, from C++, where an error, as that of a closed file, ends the process at once.
     """
 

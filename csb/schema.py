@@ -120,15 +120,15 @@ def _json(kind: type[Schema]) -> Node:
 
 def explain(kind: type[Schema], group: str, values: dict[str, Any], error: ValidationError) -> str:
     """The first error in one line: the key, its value, what is allowed and what to do; unknown keys come first."""
-    told = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    known, loc, cause = _json(kind)["properties"], told["loc"], told.get("ctx", {}).get("error")
+    reported = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    known, loc, cause = _json(kind)["properties"], reported["loc"], reported.get("ctx", {}).get("error")
     if isinstance(cause, CSBError):
         return str(cause)
     prefix = f"{group}." if group and (not loc or loc[0] not in kind.alone) else ""
-    if told["type"] == "extra_forbidden":
+    if reported["type"] == "extra_forbidden":
         return _unknown(group, loc[0], list(known))
     key, node, value = f"{prefix}{loc[0]}", known[loc[0]], values.get(str(loc[0]))
-    if told["type"] == "missing":
+    if reported["type"] == "missing":
         return f"{key} is missing; give {key}=…"
     for part in loc[1:]:  # as far as the error's place is one in the value; the rest names types
         if isinstance(value, dict) and loc[-2:] == (part, "[key]"):

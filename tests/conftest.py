@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.law import Full, Mixture
 from csb.bridge.parametrisation import coefficients
+from csb.bridge.transitions import FullGaussian, MixtureOfGaussians
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import LinearGaussian
-from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
+from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,9 +119,9 @@ def mixture_of(log_weights, means, rows, var):
     """The mixture of given Gaussians: means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d)."""
 
     def full(raw, rows):
-        return Full(raw.flatten(0, 1), rows.flatten(0, 1), rows.diagonal(dim1=-2, dim2=-1).flatten(0, 1))
+        return FullGaussian(raw.flatten(0, 1), rows.flatten(0, 1), rows.diagonal(dim1=-2, dim2=-1).flatten(0, 1))
 
-    return Mixture(log_weights, means, rows.tril(-1) + torch.diag_embed(var), full)
+    return MixtureOfGaussians(log_weights, means, rows.tril(-1) + torch.diag_embed(var), full)
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ class Page:
 
 
 def link(source: Path, folder: Path) -> None:
-    """The files of a folder that are missing in another one, as links: what is written anew there stays there."""
+    """The files of a folder that are missing in another one, as links: what is written again there stays there."""
     for path in sorted(source.rglob("*")):
         target = folder / path.relative_to(source)
         if path.is_file() and not target.exists():

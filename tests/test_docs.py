@@ -15,7 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from csb.networks import NETWORKS
-from csb.problems import PROBLEMS, TRANSFORMS, mnist, mnist_sources
+from csb.problems import PROBLEMS, TRANSFORMS
+from csb.problems.tasks import mnist, mnist_sources
 from csb.run import cli
 from csb.run.amortized import train_stage
 from csb.run.config import read

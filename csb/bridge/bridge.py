@@ -10,7 +10,6 @@ from torch import Tensor
 
 from csb.bridge.density import DensityInfo, check_points, estimate
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import Law, moved
 from csb.bridge.parametrisation import Direction
 from csb.bridge.progress import Tick, network_calls, silent
 from csb.bridge.samples import (
@@ -22,7 +21,8 @@ from csb.bridge.samples import (
     require_room,
     warn_far,
 )
-from csb.bridge.steps import check_leaps, hops, stops_of
+from csb.bridge.skipping import check_skips, planned_calls, timesteps_of
+from csb.bridge.transitions import Transition, moved
 from csb.dtypes import Float32Module
 from csb.errors import CSBError, require_flag, require_int
 from csb.numbers import Numbers
@@ -108,27 +108,27 @@ class Bridge(Float32Module):
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
             trajectory: also return the states of the last backward pass.
-            sample_steps: S ≤ T network calls a pass in place of T, by leaps over the steps between (see
-                :mod:`csb.bridge.steps`); they need kernels that predict x_0, ε or v, with a learned covariance.
+            sample_steps: S ≤ T network calls a pass in place of T, by skips over the steps between (see
+                :mod:`csb.bridge.skipping`); they need kernels that predict x_0, ε or v, with a learned covariance.
                 None or T: every step, as trained.
             progress: show a bar over the network calls on standard error.
 
         Raises:
             CSBError: y not made of numbers, of another shape or not finite, or so far out that the states are not
-                finite; n, batch_size, refine or sample_steps out of range; leaps that the kernels do not allow.
+                finite; n, batch_size, refine or sample_steps out of range; skips that the kernels do not allow.
         """
-        stops = self.stops(n, batch_size, refine, sample_steps)
+        timesteps = self.timesteps(n, batch_size, refine, sample_steps)
         n, batch_size, refine = int(n), int(batch_size), int(refine)
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
-        S = len(stops) - 1
+        S = len(timesteps) - 1
         require_room(n, len(y), self.transform.x_shape, self.device, S if trajectory else 0)
         noise = Noise(generator, len(y), self.device)
         calls = S * (1 + 2 * refine)
         bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
-            path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, stops, tick)
+            path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, timesteps, tick)
             x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
             require_finite("the bridge", x)
             states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
@@ -175,7 +175,7 @@ class Bridge(Float32Module):
         (:mod:`csb.bridge.density`). A probability-flow ODE would not do. It takes a score or drift at every instant,
         and a bridge has the laws of T large steps; and the density that a discretised flow carries along is that of a
         deterministic map, here from mean to mean, which leaves out the kernels' variances: another law than the
-        samples', by an amount that no n mends.
+        samples', by an amount that no n fixes.
 
         Args:
             x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
@@ -229,17 +229,17 @@ class Bridge(Float32Module):
             if training:
                 self.train()
 
-    def stops(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
+    def timesteps(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
         """The states that a pass visits, by k, ascending. CSBError for numbers out of range, here and beside them."""
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
             require_int(name, value, low)
         T = self.grid.T
-        stops = stops_of(self.grid, T if sample_steps is None else sample_steps)
+        timesteps = timesteps_of(self.grid, T if sample_steps is None else sample_steps)
         directions: tuple[Direction, ...] = ("backward", "forward") if refine else ("backward",)
         for direction in directions:
             kernel = self.kernel(direction)
-            check_leaps(direction, kernel.parametrisation, kernel.covariance, len(stops) - 1, T)
-        return stops
+            check_skips(direction, kernel.parametrisation, kernel.covariance, len(timesteps) - 1, T)
+        return timesteps
 
     def _sample(
         self,
@@ -250,7 +250,7 @@ class Bridge(Float32Module):
         mean_only: bool,
         refine: int,
         keep: bool,
-        stops: list[int],
+        timesteps: list[int],
         tick: Tick,
     ) -> list[Tensor]:
         """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
@@ -261,13 +261,13 @@ class Bridge(Float32Module):
         path = [z]
         for direction in passes:
             path = path[-1:]
-            codes = self.codes(direction, c, batch)
-            for state in self.walk(direction, path[-1], codes, n, noise, batch, mean_only, stops, tick):
+            contexts = self.contexts(direction, c, batch)
+            for state in self.walk(direction, path[-1], contexts, n, noise, batch, mean_only, timesteps, tick):
                 path = [*path, state] if keep else [state]
         return path
 
-    def codes(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
-        """The codes of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
+    def contexts(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
+        """The contexts of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
         kernel = self.kernel(direction)
         return joined([kernel.encode(part) for part in c.split(batch)])
 
@@ -275,25 +275,25 @@ class Bridge(Float32Module):
         self,
         direction: Direction,
         z: Tensor,
-        codes: Tensor,
+        contexts: Tensor,
         n: int,
         noise: Noise,
         batch: int,
         mean_only: bool = False,
-        stops: list[int] | None = None,
+        timesteps: list[int] | None = None,
         tick: Tick = silent,
-        laws: list[Law] | None = None,
+        laws: list[Transition] | None = None,
     ) -> Iterator[Tensor]:
         """The states that follow z in one direction, one after the other.
 
         Args:
             direction: of the kernels.
             z: start states (B·n, *z_shape), the n states of an observation side by side.
-            codes: (B, …), from :meth:`codes`.
+            contexts: (B, …), from :meth:`contexts`.
             n: states an observation.
-            noise: of the observations behind ``codes``.
+            noise: of the observations behind ``contexts``.
             batch, mean_only: see :meth:`sample`.
-            stops: the states to visit, ascending from 0 to T (see :func:`csb.bridge.steps.stops_of`); None: all.
+            timesteps: to visit, ascending from 0 to T (see :func:`csb.bridge.skipping.timesteps_of`); None: all.
             tick: called after each network call.
             laws: where given, the law that each network call gives is added there.
         """
@@ -301,15 +301,15 @@ class Bridge(Float32Module):
         size = kernel.noise_size
         ks = torch.arange(self.grid.T + 1, device=z.device)
         parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
-        kept = repeated(codes, n) if len(parts) == 1 else None  # of a single batch they are copied once for all steps
+        kept = repeated(contexts, n) if len(parts) == 1 else None  # of a single batch, copied once for all steps
         owner = torch.arange(len(z), device=z.device) // n
-        for k, leap in hops(self.grid, direction, stops):
+        for k, skip in planned_calls(self.grid, direction, timesteps):
             step, states = ks[k : k + 1], []
             numbers = None if mean_only else noise.normal(n, size, dtype=z.dtype)
             for part in parts:
                 here = z[part]
-                law = kernel(here, step, codes[owner[part]] if kept is None else kept)
-                states.append(moved(law, here, leap, None if numbers is None else numbers[part]))
+                law = kernel(here, step, contexts[owner[part]] if kept is None else kept)
+                states.append(moved(law, here, skip, None if numbers is None else numbers[part]))
                 if laws is not None:
                     laws.append(law)
                 tick()

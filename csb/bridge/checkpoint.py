@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from csb.bridge.bridge import Bridge, Precision
-from csb.bridge.build import BridgeSpec, build_bridge
+from csb.bridge.specs import BridgeSpec, build_bridge
 from csb.bridge.student import Student, StudentSpec, build_student
 from csb.errors import CSBError, in_one_line
 from csb.files import FORMAT, checksum, load_state, parse_json, read_json, read_tensors, require_file, write_tensors
@@ -207,8 +207,8 @@ def _require_counts(plain: dict[str, Any], where: str, tensors: Mapping[str, Ten
     for part, place in ((plain, where), *((v, f"{where}.{k}") for k, v in plain.items() if isinstance(v, dict))):
         for key, value in part.get("network", {}).items():
             if any(isinstance(v, int) and v > limit for v in (value if isinstance(value, list) else [value])):
-                told = f"{place}.network.{key} is {value!r:.80}"
-                raise CSBError(f"{told}; no tensor of the file is as large as that; expected ≤ {limit}")
+                reported = f"{place}.network.{key} is {value!r:.80}"
+                raise CSBError(f"{reported}; no tensor of the file is as large as that; expected ≤ {limit}")
 
 
 def _require_sizes(part: dict[str, Any], where: str) -> None:

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import Diagonal, Law
 from csb.bridge.samples import as_floats
+from csb.bridge.transitions import DiagonalGaussian, Transition
 from csb.errors import CSBError
 from csb.numbers import Numbers, require_present
 from csb.problems.transform import Transform
@@ -108,7 +108,7 @@ def estimate(
 def _log_weights(bridge: "Bridge", z: Tensor, c: Tensor, rows: int, noise: Noise, batch: int) -> tuple[Tensor, str]:
     """log w of one path from each state z (B·rows, *z_shape), float64; and the proposal."""
     T, forward, backward = bridge.grid.T, bridge.forward_kernel, bridge.backward_kernel
-    codes, along = bridge.codes("backward", c, batch), bridge.codes("forward", c, batch)
+    contexts, along = bridge.contexts("backward", c, batch), bridge.contexts("forward", c, batch)
     owner = torch.arange(len(c), device=z.device).repeat_interleave(rows)
     fitted = is_fitted(forward, along[:1])
     propose = forward if fitted else _reference_steps(bridge.grid)
@@ -120,7 +120,7 @@ def _log_weights(bridge: "Bridge", z: Tensor, c: Tensor, rows: int, noise: Noise
         for index in torch.arange(len(z), device=z.device).split(batch):
             law = propose(z[index], step, along[owner[index]])
             states.append(law.draw(numbers[index]))
-            back = backward(states[-1], step, codes[owner[index]])
+            back = backward(states[-1], step, contexts[owner[index]])
             log_w[index] += _total(law.nll(states[-1])) - _total(back.nll(z[index]))
         z = torch.cat(states)
     return log_w - _total(0.5 * (z.double() ** 2 + math.log(2 * math.pi))), "forward" if fitted else "reference"
@@ -130,22 +130,22 @@ def _total(terms: Tensor) -> Tensor:
     return terms.flatten(1).double().sum(1)
 
 
-def is_fitted(kernel: Kernel, code: Tensor) -> bool:
+def is_fitted(kernel: Kernel, context: Tensor) -> bool:
     """Whether a kernel's network ever took an optimiser step: the output for the mean is 0 everywhere until then.
 
-    ``code`` is one observation's, (1, …).
+    ``context`` is one observation's, (1, …).
     """
-    time = torch.arange(1, kernel.T + 1, dtype=torch.float32, device=code.device) / kernel.T
-    x = torch.ones((kernel.T, *kernel.network.z_shape), dtype=torch.float32, device=code.device)
-    return bool((kernel.network(x, time, code.expand(kernel.T, *code.shape[1:]))[:, 0] != 0).any())
+    time = torch.arange(1, kernel.T + 1, dtype=torch.float32, device=context.device) / kernel.T
+    x = torch.ones((kernel.T, *kernel.network.z_shape), dtype=torch.float32, device=context.device)
+    return bool((kernel.network(x, time, context.expand(kernel.T, *context.shape[1:]))[:, 0] != 0).any())
 
 
-def _reference_steps(grid: Grid) -> Callable[[Tensor, Tensor, Tensor], Law]:
+def _reference_steps(grid: Grid) -> Callable[[Tensor, Tensor, Tensor], Transition]:
     """X_k | X_{k−1} of the reference process, called as a forward kernel is."""
     reference = Reference(grid)
 
-    def law(x: Tensor, k: Tensor, code: Tensor) -> Law:
+    def law(x: Tensor, k: Tensor, context: Tensor) -> Transition:
         step = reference.step(k.cpu())
-        return Diagonal(expand(step.scale, x) * x, expand(step.var, x).expand_as(x))
+        return DiagonalGaussian(expand(step.scale, x) * x, expand(step.var, x).expand_as(x))
 
     return law

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from csb.bridge.law import Diagonal, Full, Law, LowRank, Mixture
 from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
+from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
 from csb.dtypes import Float32Module
 from csb.errors import CSBError, is_one_of
 from csb.networks import Network
@@ -97,19 +97,19 @@ class Kernel(Float32Module):
         return self.covariance != "fixed"
 
     def encode(self, c: Tensor) -> Tensor:
-        """The code of encoded observations c (B, *c_shape), to be reused at every step."""
+        """The context of encoded observations c (B, *c_shape), to be reused at every step."""
         return self.network.encode(c)
 
-    def forward(self, x: Tensor, k: Tensor, code: Tensor) -> Law:
+    def forward(self, x: Tensor, k: Tensor, context: Tensor) -> Transition:
         """The law of the next state.
 
         Args:
             x: (B, *z_shape), the state at k (backward) or k − 1 (forward).
             k: LongTensor (B,), or (1,) where the whole batch is at one step; in 1..T.
-            code: from :meth:`encode`, (B, …).
+            context: from :meth:`encode`, (B, …).
         """
         of_k = self.steps.index_select(1, k).to(x.dtype)
-        out = self.network(x, of_k[0], code).to(x.dtype)
+        out = self.network(x, of_k[0], context).to(x.dtype)
         if self.replayed:
             out = out.clone()  # the law outlives the next replay, which overwrites this one's output
         skip, gain, log_beta, reach = of_k[1:].reshape(4, -1, *(1,) * (x.ndim - 1)).unbind(0)
@@ -120,23 +120,23 @@ class Kernel(Float32Module):
             return self._full(start, gain, log_beta, out[:, :1], out[:, 1:].flatten(2)[:, None])
         mean, rest = start + gain * out[:, 0], out[:, 1:]
         if self.covariance == "fixed":
-            return Diagonal(mean, log_beta.exp().expand_as(mean))
+            return DiagonalGaussian(mean, log_beta.exp().expand_as(mean))
         if self.covariance == "diagonal":
-            return Diagonal(mean, self._variance(rest[:, 0], log_beta))
+            return DiagonalGaussian(mean, self._variance(rest[:, 0], log_beta))
         scale = self.inflation.sqrt().to(x.dtype) * reach.flatten()
         low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
-        return LowRank(mean, self._variance(rest[:, 0], log_beta), low)
+        return LowRankGaussian(mean, self._variance(rest[:, 0], log_beta), low)
 
-    def _full(self, start: Tensor, gain: Tensor, log_beta: Tensor, raw: Tensor, rows: Tensor) -> Full:
+    def _full(self, start: Tensor, gain: Tensor, log_beta: Tensor, raw: Tensor, rows: Tensor) -> FullGaussian:
         """B·m Gaussians with means start + gain·raw, from raw (B, m, *z_shape) and rows (B, m, d, d)."""
         mean = torch.addcmul(start[:, None], gain[:, None], raw)
         var = self._variance(rows.diagonal(dim1=2, dim2=3), log_beta.flatten(1)[:, None])
-        return Full(mean.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
+        return FullGaussian(mean.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
 
-    def _mixture(self, out: Tensor, full: Callable[[Tensor, Tensor], Full]) -> Mixture:
+    def _mixture(self, out: Tensor, full: Callable[[Tensor, Tensor], FullGaussian]) -> MixtureOfGaussians:
         M, d = self.components, math.prod(self.network.z_shape)
         means, rows, logits = out.flatten(1).split([M * d, M * d * d, self.network.heads * d - M * d * (1 + d)], dim=1)
-        return Mixture(logits[:, :M], means.view(-1, M, *self.network.z_shape), rows.view(-1, M, d, d), full)
+        return MixtureOfGaussians(logits[:, :M], means.view(-1, M, *self.network.z_shape), rows.view(-1, M, d, d), full)
 
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor
@@ -148,10 +148,10 @@ class Kernel(Float32Module):
 
     @property
     def noise_size(self) -> int:
-        """How many standard normal numbers one draw takes (see :meth:`csb.bridge.law.Law.draw`)."""
+        """How many standard normal numbers one draw takes (see :meth:`csb.bridge.transitions.Transition.draw`)."""
         extra = {"low_rank": self.network.heads - 2, "mixture": 1}.get(self.covariance, 0)
         return math.prod(self.network.z_shape) + extra
 
-    def drift(self, x: Tensor, k: Tensor, code: Tensor) -> Tensor:
+    def drift(self, x: Tensor, k: Tensor, context: Tensor) -> Tensor:
         """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""
-        return (self(x, k, code).mean - x) * torch.exp(-expand(self.steps[3, k], x))
+        return (self(x, k, context).mean - x) * torch.exp(-expand(self.steps[3, k], x))

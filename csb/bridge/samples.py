@@ -35,8 +35,8 @@ class SampleInfo:
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
         unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
             samplers without resampling.
-        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps were leapt over.
-            None unless asked for.
+        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps were
+            skipped. None unless asked for.
     """
 
     forward_evaluations: int

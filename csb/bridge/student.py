@@ -25,7 +25,7 @@ self-consistency of Song et al. with laws in place of points.
 
 Two kinds of student, by the scoring rule:
 
-- :class:`LawStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
+- :class:`TransitionStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
   components as the posterior's shape takes.
 - :class:`Generator`: x_0 = G(x_k, ε, k, y) with further noise ε, fitted by the energy score
   (:mod:`csb.training.scoring`): for images, whose densities no such formula holds.
@@ -42,7 +42,7 @@ from torch import Tensor
 
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, MOST, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
-from csb.bridge.steps import stops_of
+from csb.bridge.skipping import timesteps_of
 from csb.dtypes import Float32Module
 from csb.errors import LARGEST, CSBError, is_one_of, require_int
 from csb.networks import Network, build_network
@@ -75,7 +75,7 @@ class StudentSpec:
         transform: {"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's.
         network: {"name": one of csb.networks.NETWORKS, **options}.
         parametrisation: how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`).
-        law: one of :data:`LAWS`: the covariance of a :class:`LawStudent`, or "generator".
+        law: one of :data:`LAWS`: the covariance of a :class:`TransitionStudent`, or "generator".
         calls: the numbers of network calls, each in 1..T, that it is fitted for.
         components: Gaussians of a mixture.
         rank: of the covariance "low_rank".
@@ -128,7 +128,7 @@ class Student(Float32Module, ABC):
         return next(self.parameters()).device
 
     def levels(self, calls: int) -> list[int]:
-        """The states k from which ``calls`` calls start, T first, evenly spaced (:func:`csb.bridge.steps.stops_of`).
+        """The states k from which ``calls`` calls start, T first, spaced by :func:`csb.bridge.skipping.timesteps_of`.
 
         CSBError for a number of calls that it is not fitted for.
         """
@@ -136,10 +136,10 @@ class Student(Float32Module, ABC):
         if calls not in self.spec.calls:
             fitted = ", ".join(map(str, self.spec.calls))
             raise CSBError(f"calls={calls!r} is not among those that the student is fitted for; choose one of {fitted}")
-        return stops_of(self.grid, calls)[:0:-1]
+        return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
-        """The code of encoded observations c (B, *c_shape), to be reused in every call."""
+        """The context of encoded observations c (B, *c_shape), to be reused in every call."""
         return self.network.encode(c)
 
     @property
@@ -148,15 +148,15 @@ class Student(Float32Module, ABC):
         """How many standard normal numbers one draw takes."""
 
     @abstractmethod
-    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
-        """x_0 (B, *z_shape) given states z (B, *z_shape) at k, (B,) or (1,), codes (B, …) and noise (B, noise_size)."""
+    def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
+        """x_0 (B, *z_shape) given states z (B, *z_shape) at k, (B,) or (1,), contexts (B, …), noise (B, noise_size)."""
 
 
-class LawStudent(Student):
+class TransitionStudent(Student):
     """q_k is a Gaussian or a mixture of Gaussians.
 
     Attributes:
-        kernel: of the jumps k → 0; ``kernel(z, k, code)`` is q_k as a :class:`csb.bridge.law.Law`.
+        kernel: of the jumps k → 0; ``kernel(z, k, context)`` is q_k as a :class:`csb.bridge.transitions.Transition`.
     """
 
     def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
@@ -174,8 +174,8 @@ class LawStudent(Student):
     def noise_size(self) -> int:
         return self.kernel.noise_size
 
-    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
-        return self.kernel(z, k, code).draw(noise)
+    def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
+        return self.kernel(z, k, context).draw(noise)
 
 
 class Generator(Student):
@@ -198,9 +198,9 @@ class Generator(Student):
     def noise_size(self) -> int:
         return self.spec.noise * math.prod(self.transform.z_shape[1:])
 
-    def draw(self, z: Tensor, k: Tensor, code: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
         extra = noise.view(len(z), self.spec.noise, *z.shape[2:])
-        out = self.body(torch.cat([z, extra], dim=1), k.to(z.dtype) / self.grid.T, code).to(z.dtype)
+        out = self.body(torch.cat([z, extra], dim=1), k.to(z.dtype) / self.grid.T, context).to(z.dtype)
         return expand(self.skip[k], z) * z + expand(self.gain[k], z) * out[:, 0, : z.shape[1]]
 
 
@@ -216,11 +216,13 @@ def student_network(spec: StudentSpec, transform: Transform) -> Network:
     return build_network(spec.network, shape, transform.c_shape, heads(spec.law, shape, spec.rank, spec.components))
 
 
-def build_student(spec: StudentSpec, seed: int = 0) -> LawStudent | Generator:
+def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Generator:
     """A student with initial weights that are a function of the seed; torch's global generator is left as it was."""
     transform = build_transform(spec.transform)
     with initialised(seed):
-        return (Generator if spec.law == GENERATOR else LawStudent)(spec, transform, student_network(spec, transform))
+        return (Generator if spec.law == GENERATOR else TransitionStudent)(
+            spec, transform, student_network(spec, transform)
+        )
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, Direction, Kernel
-from csb.problems.gaussian_imf import exact_imf
-from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
-from csb.problems.linear_gaussian import LinearGaussian
+from csb.problems.exact.gaussian_imf import exact_imf
+from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
+from csb.problems.tasks.linear_gaussian import LinearGaussian
 from csb.process import Grid, psd_cholesky, seeded
 
 _STATES, _KEY = 20_000, 31
@@ -36,10 +36,10 @@ def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recur
 def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor], y: Tensor) -> dict[str, float]:
     """Relative errors over all steps; ``states`` are those at which step 1..T starts."""
     device = kernel.steps.device
-    code = kernel.encode(y.float().to(device))
+    context = kernel.encode(y.float().to(device))
     wrong, size, move, spread = 0.0, 0.0, 0.0, []
     for k, (law, x) in enumerate(zip(exact, states), start=1):
-        ours, right = kernel(x.float().to(device), torch.tensor([k], device=device), code), law.mean(x, y)
+        ours, right = kernel(x.float().to(device), torch.tensor([k], device=device), context), law.mean(x, y)
         wrong += float(((ours.mean.cpu() - right) ** 2).mean())
         size += float((right**2).mean())
         move += float(((right - x) ** 2).mean())

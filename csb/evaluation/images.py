@@ -13,7 +13,7 @@ from csb.evaluation.metrics import EnsembleScores, std_error_correlation
 from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs
-from csb.problems.mnist import load_mnist
+from csb.problems.tasks.mnist import load_mnist
 from csb.process import seeded
 
 _KEY = 41  # of the random streams

@@ -54,10 +54,10 @@ def sampling_overhead(bridge: Bridge, y: Tensor, n: int, repeats: int = 7) -> di
     def bare() -> None:
         with torch.no_grad(), autocast(bridge.precision, bridge.device):
             for k in range(T, 0, -1):
-                network(z, torch.tensor([k / T], dtype=z.dtype, device=z.device), code)
+                network(z, torch.tensor([k / T], dtype=z.dtype, device=z.device), context)
 
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
-        code = bridge.codes("backward", c, rows).repeat_interleave(n, 0)
+        context = bridge.contexts("backward", c, rows).repeat_interleave(n, 0)
     actions = {"bare": bare, "sample": lambda: bridge.sample(y, n, batch_size=rows)}
     found = interleaved(actions, repeats, bridge.device)
     sample, calls = found["sample"], found["bare"]

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from csb.errors import MOST_DRAWS, CSBError, is_number, require_int
 from csb.evaluation.inputs import cloud_weights, concentration, finite, require_tensors, systematic, uniform
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 
 _FOLDS = 5
 _FAR, _TINY = 1000.0, 1e-30  # standard deviations from 0, and a standard deviation, that float32 holds well

@@ -33,7 +33,7 @@ class Bootstrap(Filter):
         log_weights = model.log_likelihood(y, x)[None]
         u = torch.rand((1, 1), dtype=torch.float64, generator=generator)
         ancestors = systematic(log_weights, u.expand(1, M))[0]
-        told = {"ess": float(effective_sample_size(log_weights)), "ancestors": float(len(ancestors.unique()))}
+        reported = {"ess": float(effective_sample_size(log_weights)), "ancestors": float(len(ancestors.unique()))}
         chosen = x[ancestors]
         if self.regularisation:
             w = normalised(log_weights)[0]
@@ -42,4 +42,4 @@ class Bootstrap(Filter):
             bandwidth = self.regularisation * (4 / (M * (d + 2))) ** (1 / (d + 4))
             noise = torch.randn((M, d), dtype=x.dtype, generator=generator) * values.clamp_min(0).sqrt() @ vectors.T
             chosen = mean + (chosen - mean + bandwidth * noise) / (1 + bandwidth**2) ** 0.5
-        return Analysis(chosen, told)
+        return Analysis(chosen, reported)

@@ -82,7 +82,7 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         x = model.forecast(x, dynamics)
         start = time.process_time()
         try:
-            x, told = method(model, x, y, own)
+            x, reported = method(model, x, y, own)
         except CSBError as error:
             raise CSBError(f"cycle {n + 1}: {error}") from error
         seconds += time.process_time() - start
@@ -90,8 +90,8 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         rows.append(
             [float((x.mean(0) - state).square().mean().sqrt()), float(spread), crps_ensemble(x[None], state[None])]
         )
-        diagnostics.append(told)
+        diagnostics.append(reported)
     rmse, spread, crps = torch.tensor(rows, dtype=torch.float64).unbind(1)
     names = diagnostics[0]
-    told = {key: torch.tensor([one[key] for one in diagnostics], dtype=torch.float32) for key in names}
-    return Track(rmse, spread, crps, seconds, told)
+    reported = {key: torch.tensor([one[key] for one in diagnostics], dtype=torch.float32) for key in names}
+    return Track(rmse, spread, crps, seconds, reported)

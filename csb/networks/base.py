@@ -14,7 +14,7 @@ MOST_WIDTH, MOST_DEPTH = 2**16, 1000  # of any layer; blocks of a network
 class Network(Float32Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
 
-    The observation is encoded once and the code is reused at every step and for every sample of that observation.
+    The observation is encoded once and the context is reused at every step and for every sample of that observation.
 
     Args:
         z_shape: shape of one state.
@@ -28,11 +28,11 @@ class Network(Float32Module, ABC):
 
     @abstractmethod
     def encode(self, c: Tensor) -> Tensor:
-        """c (B, *c_shape) to a code (B, …)."""
+        """c (B, *c_shape) to a context (B, …)."""
 
     @abstractmethod
-    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
-        """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), code (B, …) to (B, heads, *z_shape)."""
+    def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), context (B, …) to (B, heads, *z_shape)."""
 
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)

@@ -1,7 +1,7 @@
 r"""Amortized models of p(x | y) that need no bridge: a conditional denoiser (or score), and a flow's velocity.
 
 Both live in the bridge's own state space, z from ``transform.encode_x`` and c from ``transform.encode_y``, and are made
-of a network of the bridge's kind: c is encoded once and its code is reused at every step.
+of a network of the bridge's kind: c is encoded once and its context is reused at every step.
 
 - score: with z_k = √ᾱ z_0 + √(1−ᾱ) ε, the network fits v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022), so that
   E[z_0 | z_k, y] = √ᾱ z_k − √(1−ᾱ) v, and ∇log p_k(z_k | y) = (√ᾱ E[z_0 | z_k, y] − z_k)/(1−ᾱ) (Tweedie).
@@ -30,7 +30,7 @@ LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous level
 
 
 class ConditionalModel(Float32Module, ABC):
-    """A function of (state z, noise level, code of the observation) that amortized samplers integrate.
+    """A function of (state z, noise level, context of the observation) that amortized samplers integrate.
 
     Args:
         transform: the map between data (x, y) and (z, c).
@@ -55,21 +55,21 @@ class ConditionalModel(Float32Module, ABC):
 
     @abstractmethod
     def encode(self, c: Tensor) -> Tensor:
-        """The code (B, …) of encoded observations c (B, *c_shape)."""
+        """The context (B, …) of encoded observations c (B, *c_shape)."""
 
     @abstractmethod
-    def forward(self, z: Tensor, level: Tensor, code: Tensor) -> Tensor:
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """What the samplers need at z (B, *z_shape), of its shape; the level has shape () or (B,)."""
 
 
 class ConditionalDenoiser(ConditionalModel):
-    """forward(z, ᾱ_k, code) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1)."""
+    """forward(z, ᾱ_k, context) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1)."""
 
     kind = "score"
 
 
 class ConditionalVelocity(ConditionalModel):
-    """forward(z, t, code) = E[z_0 − ε | z_t = z, y], t in [0, 1]."""
+    """forward(z, t, context) = E[z_0 − ε | z_t = z, y], t in [0, 1]."""
 
     kind = "flow"
 
@@ -126,14 +126,14 @@ class ScoreNetwork(ConditionalDenoiser):
     def encode(self, c: Tensor) -> Tensor:
         return self.network.encode(c)
 
-    def forward(self, z: Tensor, level: Tensor, code: Tensor) -> Tensor:
-        v = self.velocity(z, level, code)
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        v = self.velocity(z, level, context)
         return expand(level.sqrt(), z) * z - expand((1 - level).sqrt(), z) * v
 
-    def velocity(self, z: Tensor, level: Tensor, code: Tensor) -> Tensor:
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The network's output v ≈ E[√ᾱ ε − √(1−ᾱ) z_0 | z_k, y], (B, *z_shape)."""
         time = (level.sqrt().acos() * (2 / math.pi)).to(z).reshape(-1)
-        return self.network(z, time, code).to(z.dtype)[:, 0]
+        return self.network(z, time, context).to(z.dtype)[:, 0]
 
 
 class FlowNetwork(ConditionalVelocity):
@@ -146,12 +146,12 @@ class FlowNetwork(ConditionalVelocity):
     def encode(self, c: Tensor) -> Tensor:
         return self.network.encode(c)
 
-    def forward(self, z: Tensor, level: Tensor, code: Tensor) -> Tensor:
-        return self.velocity(z, level, code)
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return self.velocity(z, level, context)
 
-    def velocity(self, z: Tensor, level: Tensor, code: Tensor) -> Tensor:
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The network's output, which is the velocity itself, (B, *z_shape)."""
-        return self.network(z, level.to(z).reshape(-1), code).to(z.dtype)[:, 0]
+        return self.network(z, level.to(z).reshape(-1), context).to(z.dtype)[:, 0]
 
 
 CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": ScoreNetwork, "flow": FlowNetwork}

@@ -16,7 +16,7 @@ from torch import Tensor
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import build_network
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 from csb.process import expand, initialised
 
 
@@ -61,7 +61,7 @@ class Denoiser(Float32Module, ABC):
 
 
 class MixtureDenoiser(Denoiser):
-    """The exact denoiser of a Gaussian mixture (:meth:`csb.problems.mixture_math.Mixture.denoise`) at scale 1.
+    """The exact denoiser of a Gaussian mixture (:meth:`csb.problems.exact.mixture.Mixture.denoise`) at scale 1.
 
     It computes in float64 on the CPU.
     """
@@ -116,8 +116,8 @@ class NetworkDenoiser(Denoiser):
     def velocity(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
         """The network's output v ≈ E[√ᾱ ε − √(1−ᾱ) z_0 | z_k], (B, *x_shape)."""
         time = (alpha_bar.sqrt().acos() * (2 / math.pi)).to(z).reshape(-1)
-        code = self.network.encode(torch.zeros((1, 1), dtype=z.dtype, device=z.device)).expand(len(z), -1)
-        return self.network(z, time, code).to(z.dtype)[:, 0]
+        context = self.network.encode(torch.zeros((1, 1), dtype=z.dtype, device=z.device)).expand(len(z), -1)
+        return self.network(z, time, context).to(z.dtype)[:, 0]
 
 
 def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:

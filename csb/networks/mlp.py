@@ -33,9 +33,9 @@ class ResidualBlock(nn.Module):
 
 
 class MLP(Network):
-    """A residual MLP on the sum of embedded state and observation code.
+    """A residual MLP on the sum of embedded state and observation context.
 
-    Observations of any shape are flattened; the code is (B, width). The first and last layers stay in float32 under
+    Observations of any shape are flattened; the context is (B, width). The first and last layers stay in float32 under
     autocast: near the data a step is finer than bfloat16 resolves a state.
     """
 
@@ -56,9 +56,9 @@ class MLP(Network):
         with torch.autocast(c.device.type, enabled=False):
             return self.encoder(c.flatten(1))
 
-    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+    def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
-            h = self.entry(z.flatten(1)) + code
+            h = self.entry(z.flatten(1)) + context
         rows = None
         if len(time) > 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
             time, rows = torch.unique(time, return_inverse=True)
@@ -73,7 +73,7 @@ class Affine(Network):
     """One affine map of (z, c) a step: the exact function class of linear-Gaussian problems.
 
     The covariance's heads are constants a step, those of a low-rank factor small and random at the start (see
-    :func:`csb.networks.base.exit_init`). The code is the flattened observation itself.
+    :func:`csb.networks.base.exit_init`). The context is the flattened observation itself.
     """
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
@@ -90,8 +90,8 @@ class Affine(Network):
     def encode(self, c: Tensor) -> Tensor:
         return c.flatten(1)
 
-    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+    def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         k = (time * self.steps).round().long().expand(len(z))
-        both = torch.cat([z.flatten(1), code], dim=1)
+        both = torch.cat([z.flatten(1), context], dim=1)
         mean = torch.einsum("bij,bj->bi", self.weight[k], both) + self.bias[k]
         return torch.cat([mean[:, None], self.spread[k]], dim=1).unflatten(2, self.z_shape)

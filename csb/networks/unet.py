@@ -84,9 +84,9 @@ class UNet(Network):
 
     State and observation share a canvas, the larger of the two sizes. The encoder sees the observation on the whole
     canvas (a smaller one, of low resolution, is enlarged to it); the UNet runs over the state's *window* alone: the
-    patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The code
-    of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …). A vector
-    observation has a map that is the same everywhere.
+    patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The
+    context of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …). A
+    vector observation has a map that is the same everywhere.
 
     Args:
         channels: width of the finest level, a multiple of 8.
@@ -200,12 +200,12 @@ class UNet(Network):
         near = near[:, :, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
         return torch.cat([near.flatten(1), whole], dim=1)
 
-    def forward(self, z: Tensor, time: Tensor, code: Tensor) -> Tensor:
+    def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         left, right, top, bottom = padding = self._padding()
         cells = self.channels * len(self.rows) * len(self.columns)
-        near = code[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
+        near = context[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
         h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, padding), self.patch)) + near
-        embedding = nnf.silu(self.time(time) + code[:, cells:])
+        embedding = nnf.silu(self.time(time) + context[:, cells:])
         out = nnf.pixel_shuffle(self.exit(nnf.silu(self.exit_norm(self._body(h, embedding)))), self.patch)
         out = out[:, :, top : out.shape[2] - bottom, left : out.shape[3] - right]
         return out.unflatten(1, (self.heads, self.z_shape[0]))

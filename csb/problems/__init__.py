@@ -11,31 +11,31 @@ from csb.problems.base import (
     build_problem,
 )
 from csb.problems.blur import Blur
-from csb.problems.bod import BOD
 from csb.problems.bounded import Probit, Reflect
-from csb.problems.class_problem import ClassProblem
-from csb.problems.gaussian_mixture import GaussianMixture, MixturePosterior
-from csb.problems.linear_gaussian import GaussianPosterior, LinearGaussian
-from csb.problems.mixture_class import MixtureClass
-from csb.problems.mixture_math import Mixture
-from csb.problems.mnist_class import MnistClass
-from csb.problems.mnist_deblur import MnistDeblur
-from csb.problems.mnist_inpaint import MnistInpaint
-from csb.problems.mnist_inpaint_anywhere import MnistInpaintAnywhere
-from csb.problems.mnist_superres import MnistSuperres
-from csb.problems.moving_hole import MovingHole
+from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.rows import PairRows
-from csb.problems.sbi_gaussian_linear import SbiGaussianLinear
-from csb.problems.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
-from csb.problems.sbi_gaussian_mixture import SbiGaussianMixture
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.svd import SVD
+from csb.problems.tasks.bod import BOD
+from csb.problems.tasks.class_problem import ClassProblem
+from csb.problems.tasks.gaussian_mixture import GaussianMixture, MixturePosterior
+from csb.problems.tasks.linear_gaussian import GaussianPosterior, LinearGaussian
+from csb.problems.tasks.mixture_class import MixtureClass
+from csb.problems.tasks.mnist_class import MnistClass
+from csb.problems.tasks.mnist_deblur import MnistDeblur
+from csb.problems.tasks.mnist_inpaint import MnistInpaint
+from csb.problems.tasks.mnist_inpaint_anywhere import MnistInpaintAnywhere
+from csb.problems.tasks.mnist_superres import MnistSuperres
+from csb.problems.tasks.moving_hole import MovingHole
+from csb.problems.tasks.sbi_gaussian_linear import SbiGaussianLinear
+from csb.problems.tasks.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
+from csb.problems.tasks.sbi_gaussian_mixture import SbiGaussianMixture
+from csb.problems.tasks.two_moons import TwoMoons
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Transform, build_transform
-from csb.problems.two_moons import TwoMoons
 
 __all__ = [
     "BOD",

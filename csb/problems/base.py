@@ -115,7 +115,7 @@ class Problem(ABC):
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, *x_shape) with what its observation y (B, *y_shape) and the prior's range leave no doubt about.
 
-        E.g. the known pixels of an inpainting problem. By default x, folded at the walls of the prior's support.
+        E.g. the known pixels of an inpainting problem. By default x, folded at the bounds of the prior's support.
         """
         return x if self.support is None else fold(x, *self.support.tensors(x))
 

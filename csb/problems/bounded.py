@@ -1,13 +1,13 @@
-r"""Transforms for x in a box, the support of its prior: samples must not leave it, and must not pile up at its walls.
+r"""Transforms for x in a box, the support of its prior: samples must not leave it, and must not pile up at its bounds.
 
 - ``standardise`` knows nothing of the box: samples may lie outside.
-- ``reflect`` standardises, and on the way back folds what lies outside at the walls
-  (:func:`csb.problems.support.fold`). Nothing is stretched near a wall. A density that does not vanish at a wall would
-  end there in a jump, which few smooth steps cannot follow. As the fold forgets on which side of the wall a state was,
-  training states are put on either side at random (:meth:`Reflect.preimage`): the jump becomes a slope.
+- ``reflect`` standardises, and on the way back folds what lies outside at the bounds
+  (:func:`csb.problems.support.fold`). Nothing is stretched near a bound. A density that does not vanish at a bound
+  would end there in a jump, which few smooth steps cannot follow. As the fold forgets on which side of the bound a
+  state was, training states are put on either side at random (:meth:`Reflect.preimage`): the jump becomes a slope.
 - ``probit`` runs the bridge over v = Φ⁻¹((x − low)/(high − low)), standardised. A uniform prior becomes N(0, 1), the
   law of the other end of the bridge, and every state decodes to a point of the box. A posterior that does not vanish at
-  a wall has a Gaussian tail in v; what is narrow near a wall is stretched. (A logit would give a uniform prior the
+  a bound has a Gaussian tail in v; what is narrow near a bound is stretched. (A logit would give a uniform prior the
   heavier tails of a logistic law.)
 
 Coordinates without bounds are standardised by all three.
@@ -30,7 +30,7 @@ from csb.problems.transform import Transform, register_transform
 from csb.process import seeded
 
 KINDS = ("standardise", "reflect", "probit")
-EDGE = 1e-7  # share of the box's width by which probit keeps clear of its walls: |Φ⁻¹(EDGE)| = 5.2
+EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
 IMAGE = 0.02  # least chance of a mirror image where densities are estimated
 _PROBES = 72  # key of the random stream
 Bounds = tuple[float | None, ...]
@@ -77,13 +77,13 @@ class Boxed(Scaled):
 
 @register_transform
 class Reflect(Boxed):
-    r"""Standardised; decode folds x at the walls of the box. A bound on one side only will do.
+    r"""Standardised; decode folds x at the bounds of the box. A bound on one side only will do.
 
-    :meth:`preimage` mirrors a state at its nearest wall, at distance δ, with probability Φ(−δ/s). With p(δ) the law of
+    :meth:`preimage` mirrors a state at its nearest bound, at distance δ, with probability Φ(−δ/s). With p(δ) the law of
     the distance, states inside have the density p(δ)·Φ(δ/s) and mirrored ones p(δ)·Φ(−δ/s): one function of the signed
-    distance, continuous at the wall, that falls from p to 0 over a width s. Folded, it is p again, exactly. The width
-    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a wall needs no
-    finer steps than the rest, and at most an eighth of the box, so that one wall does not feel the other.
+    distance, continuous at the bound, that falls from p to 0 over a width s. Folded, it is p again, exactly. The width
+    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a bound needs no
+    finer steps than the rest, and at most an eighth of the box, so that one bound does not feel the other.
     """
 
     name = "reflect"
@@ -126,10 +126,10 @@ class Reflect(Boxed):
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         low, high = self._walls()
-        wall = torch.where(z - low < high - z, low, high)
-        chance = torch.special.ndtr(-(z - wall).abs() / self.softness)  # of no softness: 0, and ½ at the wall itself
+        bound = torch.where(z - low < high - z, low, high)
+        chance = torch.special.ndtr(-(z - bound).abs() / self.softness)  # of no softness: 0, and ½ at the bound itself
         mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
-        return torch.where(mirrored, 2 * wall - z, z)
+        return torch.where(mirrored, 2 * bound - z, z)
 
     def _free(self, x: Tensor) -> Tensor:
         return x
@@ -141,17 +141,17 @@ class Reflect(Boxed):
         return torch.where(self._outside(x), -torch.inf, torch.zeros((), dtype=torch.float64, device=x.device))
 
     def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """z itself or its mirror image at a wall, coordinate by coordinate, with the chances of :meth:`preimage`.
+        """z itself or its mirror image at a bound, coordinate by coordinate, with the chances of :meth:`preimage`.
 
-        No chance is below :data:`IMAGE`, so that mass beyond a wall is found that training did not put there. States
+        No chance is below :data:`IMAGE`, so that mass beyond a bound is found that training did not put there. States
         farther outside than the box is wide, which fold twice, are left out.
         """
         z, log_scale = super().lift(x, uniform)
         low, high = self._walls()
         soft = torch.where(self.softness > 0, self.softness, ((high - low) / 8).clamp(max=0.25))
         first, second = (
-            torch.where(wall.isfinite(), torch.special.ndtr(-(z - wall).abs() / soft).clamp_min(IMAGE), 0.0).double()
-            for wall in (low, high)
+            torch.where(bound.isfinite(), torch.special.ndtr(-(z - bound).abs() / soft).clamp_min(IMAGE), 0.0).double()
+            for bound in (low, high)
         )
         down, up = uniform < first, uniform > 1 - second
         chance = torch.where(down, first, torch.where(up, second, 1 - first - second))

@@ -82,7 +82,7 @@ def check_pairs(source: Source, support: Support | None) -> str:
         tally.require()
     if (count := tallies["x"].outside) > 0:
         raise CSBError(
-            f"{count} of the {len(source)} x of {source.where} lie outside the bounds, {tallies['x'].leaves}; mend the "
+            f"{count} of the {len(source)} x of {source.where} lie outside the bounds, {tallies['x'].leaves}; fix the "
             f"bounds (problem.low, problem.high) or leave out these pairs"
         )
     return hashlib.sha256(b"".join(digest.digest() for digest in digests.values())).hexdigest()

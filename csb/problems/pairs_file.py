@@ -31,7 +31,7 @@ SOME = 1000  # rows that tell whether float32 will do
 _CHANNELS = (1, 3, 4)  # of images in common formats
 _NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
 MISSING = "NaN, infinite or beyond the range of float32"
-REMEDY = "mend or leave out these pairs, or give data.drop_nan=true"
+REMEDY = "fix or leave out these pairs, or give data.drop_nan=true"
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
 
 

@@ -122,7 +122,7 @@ class Npz(Source):
 
 
 class Npy(Source):
-    """Two .npy files, mapped anew for each reading, so that no more pages than one reading needs stay mapped."""
+    """Two .npy files, mapped again for each reading, so that no more pages than one reading needs stay mapped."""
 
     def __init__(self, x: Path, y: Path) -> None:
         self.paths = {"x": x, "y": y}
@@ -135,7 +135,7 @@ class Npy(Source):
                 headers[name] = read_header(labels[name], file)
         super().__init__(f"{x}, {y}", labels, headers)
         for name in NAMES:
-            self._map(name)  # a file that ends too soon is told now
+            self._map(name)  # a file that ends too soon is reported now
 
     def _map(self, name: str) -> Array:
         try:
@@ -153,7 +153,7 @@ class Npy(Source):
 
 
 class Hdf5(Source):
-    """Two datasets of an HDF5 file, by h5py, opened anew for each reading."""
+    """Two datasets of an HDF5 file, by h5py, opened again for each reading."""
 
     def __init__(self, path: Path, names: tuple[str, str]) -> None:
         self.path, self.names = path, dict(zip(NAMES, names))
@@ -226,7 +226,7 @@ class Items(Source):
             raise
         except Exception as error:  # whatever a user's code raises
             raise CSBError(
-                f"item {index} of {self.where} cannot be had ({type(error).__name__}: {in_one_line(error)}); mend it"
+                f"item {index} of {self.where} cannot be had ({type(error).__name__}: {in_one_line(error)}); fix it"
             ) from error
 
     def _pair(self, index: int, item: Any) -> tuple[Tensor, Tensor]:

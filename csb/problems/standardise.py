@@ -114,7 +114,7 @@ class Scaled(Transform):
             column = int((~usable).nonzero()[0])
             raise CSBError(
                 f"{self._part(key)} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, "
-                f"standard deviation {float(std[column]):g}); remove it or mend the data"
+                f"standard deviation {float(std[column]):g}); remove it or fix the data"
             )
 
     def _part(self, key: str) -> str:

@@ -24,10 +24,10 @@ class Support(NamedTuple):
 
 
 def fold(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Finite x (B, d) reflected at the walls as often as it takes: always in the closed box [low, high], (d,) each.
+    """Finite x (B, d) reflected at the bounds as often as it takes: always in the closed box [low, high], (d,) each.
 
-    Points of the box stay where they are, bit for bit. The law of the result has no atom, at a wall or elsewhere, where
-    that of x has none; clamping would put the mass beyond a wall onto it.
+    Points of the box stay where they are, bit for bit. The law of the result has no atom, at a bound or elsewhere,
+    where that of x has none; clamping would put the mass beyond a bound onto it.
     """
     width = high - low
     twice = low + width - ((x - low).remainder(2 * width) - width).abs()

@@ -79,7 +79,7 @@ class Grid:
         return beta
 
     def keep(self, *steps: int) -> "Grid":
-        """The grid of these steps alone, ascending from 0. Pinned laws on it leap over the steps between."""
+        """The grid of these steps alone, ascending from 0. Pinned laws on it skip over the steps between."""
         return Grid(self.alpha_bar[list(steps)])
 
     def mirror(self) -> "Grid":

@@ -93,10 +93,10 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
     path = model_file(folder, kind)
     if not path.is_file():
         raise CSBError(f"{folder} holds no {path.name}; train it with csb train … stage={kind}")
-    model, told = load_conditional(path, device or default_device())
+    model, reported = load_conditional(path, device or default_device())
     if model.kind != kind:
         raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")
-    return Baseline(model, model.transform, build_problem(stored_spec(told["problem"], path)), told)
+    return Baseline(model, model.transform, build_problem(stored_spec(reported["problem"], path)), reported)
 
 
 __all__ = ["Baseline", "flow_sampler", "load_baseline", "score_sampler", "train_stage"]

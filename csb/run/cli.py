@@ -43,7 +43,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(line for line in shown if not line.startswith(("full_key:", "object_type=", "reference_type=")))
 
 
-def told(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def reported(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A job whose error ends the program with one line; without it Hydra would print a traceback."""
 
     @functools.wraps(main)
@@ -192,7 +192,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
     module = importlib.import_module(command.module)
     launch = None if any(a in INFORMATION for a in arguments) else check(name, arguments, module.validate)
     with _command_line([f"csb {name}", *arguments]):
-        main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(told(module.main))
+        main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(module.main))
         main() if launch is None else _sweep(main, launch)
 
 

@@ -21,15 +21,15 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
-from csb.problems.mnist_problem import MnistProblem
 from csb.problems.specs import same_pairs
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Grid
 from csb.run.config import schedule_of
 from csb.run.distil import students_of
 from csb.run.guided import guide_of, horizon_warnings, particle_counts, sweep
 from csb.run.load import Run
 from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler
-from csb.samplers.build import GUIDED, BaselineSettings, Guide
+from csb.samplers.registry import GUIDED, BaselineSettings, Guide
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,10 @@ def _students(run: Run, schedule: str) -> tuple[list[Method], list[str]]:
         found = students_of(run)
     except CSBError as error:
         return [], [f"The distilled sampler is left out: {error}."]
-    told = f", T = {run.bridge.grid.T}"
+    reported = f", T = {run.bridge.grid.T}"
     return [
         Method(
-            f"consistency_{run.folder.name}_{calls}", f"distilled{told}, {calls} call{'s' * (calls > 1)}", sampler,
+            f"consistency_{run.folder.name}_{calls}", f"distilled{reported}, {calls} call{'s' * (calls > 1)}", sampler,
             schedule, family="consistency",
         )
         for calls, sampler in found.items()

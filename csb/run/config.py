@@ -13,7 +13,7 @@ from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
-from csb.bridge.steps import check_leaps
+from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
@@ -39,7 +39,7 @@ from csb.run.recipe import (
     resolved_split,
 )
 from csb.run.room import require_room
-from csb.samplers.build import BaselineSettings
+from csb.samplers.registry import BaselineSettings
 from csb.schema import OneOf, Place, Schema, Whole
 from csb.training.conditional import ConditionalSettings
 from csb.training.denoiser import DenoiserSettings
@@ -97,7 +97,7 @@ class RunConfig:
     def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
         """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
 
-        The scale is read off plain states: at walls, mirrored ones look coarser than the data are.
+        The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
         √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
         :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
@@ -130,12 +130,14 @@ class RunConfig:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
         free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
-        told = flatten({k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()})
-        told["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
-        told |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
+        reported = flatten(
+            {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
+        )
+        reported["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
+        reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
-            told.pop("problem.drop_nan", None)
-        return {key: value for key, value in told.items() if key not in FREE}
+            reported.pop("problem.drop_nan", None)
+        return {key: value for key, value in reported.items() if key not in FREE}
 
 
 class TrainSettings(Schema):
@@ -287,7 +289,7 @@ def _check_sampler(run: RunConfig) -> None:
     kernels: dict[Direction, KernelSpec] = {"backward": run.backward, "forward": run.forward}
     for direction, spec in kernels.items():
         if direction == "backward" or run.sampler.refine:
-            check_leaps(direction, spec.parametrisation, spec.covariance, steps, T)
+            check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
 
 
 def _check_network(run: RunConfig) -> None:

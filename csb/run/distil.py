@@ -27,7 +27,7 @@ from csb.run.load import Run, default_device, load_run, stored_spec
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
 from csb.run.train import about, record, require_same_pairs
-from csb.samplers.consistency import ConsistencySampler
+from csb.samplers.distilled import ConsistencySampler
 from csb.training.distil import NAME, Distillation
 from csb.training.gradients import with_gradients
 from csb.training.pairs import encoded
@@ -124,8 +124,8 @@ def load_consistency(folder: str | Path, device: str | torch.device | None = Non
     path = model_file(folder, NAME)
     if not path.is_file():
         raise CSBError(f"{folder} holds no {path.name}; make it with csb train … stage=distil run={folder}")
-    student, told = load_student(path, device or default_device())
-    return Consistency(student, student.transform, build_problem(stored_spec(told["problem"], path)), told)
+    student, reported = load_student(path, device or default_device())
+    return Consistency(student, student.transform, build_problem(stored_spec(reported["problem"], path)), reported)
 
 
 def student_sampler(run: Run, calls: int, batch_size: int) -> ConsistencySampler:

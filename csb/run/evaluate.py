@@ -21,16 +21,16 @@ from csb.evaluation.tables import markdown_table, print_table, write_json, write
 from csb.evaluation.verdict import warn_of_failure
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
-from csb.problems.mnist_problem import MnistProblem
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import seeded
 from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
 from csb.run.denoiser import stored_denoiser, train_stage
+from csb.run.guidance_likelihood import can_be_guided
 from csb.run.load import Run
 from csb.run.lock import writing
-from csb.run.twist import can_be_guided
 from csb.samplers import BridgeSampler
-from csb.samplers.build import BaselineSettings
+from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)

@@ -88,16 +88,16 @@ def read(config: DictConfig) -> FilteringSettings:
 def row(job: Job, setup: FilteringSettings) -> dict[str, Any]:
     """The scores of one method, means over the seeds; dashes where it diverged."""
     found: list[dict[str, float]] = []
-    told: dict[str, Any] = {"system": job.model.name, "members": job.members, "filter": job.label}
+    reported: dict[str, Any] = {"system": job.model.name, "members": job.members, "filter": job.label}
     for seed in setup.seeds:
         truth = twin(job.model, setup.spin_up + setup.cycles, seed)
         try:
             found.append(track(job.model, job.method, job.members, truth, seed).summary(setup.spin_up))
         except CSBError as error:
-            return told | dict.fromkeys(("rmse", "rmse_error", "spread", "crps", "seconds")) | {"note": str(error)}
+            return reported | dict.fromkeys(("rmse", "rmse_error", "spread", "crps", "seconds")) | {"note": str(error)}
     error = sum(one["rmse_error"] ** 2 for one in found) ** 0.5 / len(found)
     means = {key: statistics.mean(one[key] for one in found) for key in found[0]}
-    return told | means | {"rmse_error": error}
+    return reported | means | {"rmse_error": error}
 
 
 def filtering(config: DictConfig) -> None:

@@ -12,9 +12,9 @@ from csb.evaluation.report import Sweep
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem, Transform
 from csb.process import Grid, Schedule
-from csb.run.twist import twist_of
+from csb.run.guidance_likelihood import guidance_likelihood_of
 from csb.samplers import horizon, horizon_bias
-from csb.samplers.build import GUIDED, BaselineSettings, Guide
+from csb.samplers.registry import GUIDED, BaselineSettings, Guide
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
@@ -34,7 +34,7 @@ def guide_of(
 
     ``folder`` is where a classifier that guides is kept. CSBError where the problem has no likelihood to guide with.
     """
-    likelihood = twist_of(problem, denoiser, folder, settings.min_std, seed)
+    likelihood = guidance_likelihood_of(problem, denoiser, folder, settings.min_std, seed)
     end = settings.alpha_bar_end
     if end is None:
         end = horizon(likelihood.z_variance**0.5, denoiser.alpha_bar_end)

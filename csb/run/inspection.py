@@ -11,7 +11,7 @@ from csb.files import model_file, read_json
 from csb.run.load import half_step_files, load_any, read_history
 from csb.training.history import EACH
 
-_NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: told elsewhere
+_NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: reported elsewhere
 _KERNELS: tuple[Direction, ...] = ("backward", "forward")
 
 

@@ -85,7 +85,7 @@ def _run_stage(run: RunConfig) -> None:
 
 
 def main(config: DictConfig) -> dict[str, Any] | None:
-    """Trains one run. In a sweep the folder is the job's own, and an error is told in its row of the table."""
+    """Trains one run. In a sweep the folder is the job's own, and an error is reported in its row of the table."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         run = read(config)
@@ -116,7 +116,7 @@ def main(config: DictConfig) -> dict[str, Any] | None:
 
 
 def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:
-    """One job of a sweep, perhaps in a process of its own. Whatever ends it is told; the other jobs go on."""
+    """One job of a sweep, perhaps in a process of its own. Whatever ends it is reported; the other jobs go on."""
     take_gpu()
     folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     with open_dict(config):

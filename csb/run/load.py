@@ -11,7 +11,7 @@ from csb.bridge import Bridge, load_bridge
 from csb.errors import CSBError, in_one_line, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.problems import Problem, build_problem
-from csb.problems.mnist import has_mnist
+from csb.problems.tasks.mnist import has_mnist
 from csb.run.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
 
 

@@ -79,7 +79,7 @@ class Logs:
             )
         except (Error, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CSBError(f"logger=wandb cannot start ({reason}); mend it or choose logger.mode=offline") from error
+            raise CSBError(f"logger=wandb cannot start ({reason}); fix it or choose logger.mode=offline") from error
         return WandbLogger(experiment=run, save_dir=str(folder), log_model=False)
 
     def metrics(self, values: dict[str, float], step: int) -> None:

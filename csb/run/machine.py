@@ -10,6 +10,6 @@ from csb.run.provenance import device_of, git, versions
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Device, cores, threads of torch, versions and the commit, as plain data."""
-    told, of = device_of(device, None), versions()
-    about = {"device": told["name"], "cores": os.cpu_count(), "threads": told["threads"]}
+    reported, of = device_of(device, None), versions()
+    about = {"device": reported["name"], "cores": os.cpu_count(), "threads": reported["threads"]}
     return {**about, "torch": of["torch"], "python": of["python"], "csb": of["csb"], "git": git()}

@@ -39,7 +39,7 @@ from csb.samplers import (
 from csb.schema import Count, Distinct, Positive, Schema
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
-_LIKELIHOOD = 2000  # training pairs that set the twist's variance
+_LIKELIHOOD = 2000  # training pairs that set the guidance likelihood's variance
 
 MORE: list[tuple[str, type[DiffusionSampler], dict[str, Any]]] = [  # a row each
     ("replacement", Replacement, {}),
@@ -84,7 +84,7 @@ class MixtureSettings(Schema):
     def _can_be_made(self) -> Self:
         if not is_one_of(self.schedule.get("schedule"), SCHEDULES):
             raise CSBError(f"schedule={self.schedule}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process")
-        self.grid  # noqa: B018 - a schedule that does not fit is told now
+        self.grid  # noqa: B018 - a schedule that does not fit is reported now
         self.of(0)
         return self
 

@@ -21,8 +21,9 @@ import csb
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import checksum, read_json, remove_leftovers
-from csb.problems import FilePairs, Problem, mnist
-from csb.problems.mnist_problem import MnistProblem
+from csb.problems import FilePairs, Problem
+from csb.problems.tasks import mnist
+from csb.problems.tasks.mnist_problem import MnistProblem
 
 FILE = "provenance.json"
 PAIRS = 1000  # training pairs that the checksum is of
@@ -89,13 +90,13 @@ def data_of(problem: Problem) -> dict[str, Any]:
     for part in parts:
         total.update(part.numpy().tobytes())
     first = torch.cat([part[0].flatten()[:_SHOWN] for part in parts]).tolist()
-    told: dict[str, Any] = {"pairs": len(found.x), "sha256": total.hexdigest(), "first": first, "files": {}}
+    reported: dict[str, Any] = {"pairs": len(found.x), "sha256": total.hexdigest(), "first": first, "files": {}}
     if isinstance(problem, FilePairs):
         paths = [Path(name) for name in ((problem.path,) if problem.path else (problem.x, problem.y)) if name]
-        told["files"] = {path.name: checksum(path) for path in paths if path.is_file()}  # a torch Dataset has none
+        reported["files"] = {path.name: checksum(path) for path in paths if path.is_file()}  # a torch Dataset has none
     if isinstance(problem, MnistProblem):
-        told["files"] = dict(mnist.MD5)
-    return told
+        reported["files"] = dict(mnist.MD5)
+    return reported
 
 
 def environment(where: torch.device, precision: str | None) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def record(
     try:
         before = read(folder)
     except CSBError:
-        before = {}  # damaged, or of another kind: what is known now is written anew
+        before = {}  # damaged, or of another kind: what is known now is written again
     now = environment(where, precision)
     if resumed and isinstance(begun := before.get(job), dict):
         entry = {**begun, "resumed": [*begun.get("resumed", []), now]}

@@ -151,8 +151,8 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any], tolerance: floa
     Pairs that are drawn may be rounded otherwise on another machine: with a tolerance, numbers that are near will do.
     """
     if sorted(then["files"].values()) != sorted(now["files"].values()):
-        told = ", ".join(f"{name} {value}" for name, value in {**then["files"], **now["files"]}.items())
-        raise CSBError(f"the data differ from those of the first training ({told}); give them with data=…")
+        reported = ", ".join(f"{name} {value}" for name, value in {**then["files"], **now["files"]}.items())
+        raise CSBError(f"the data differ from those of the first training ({reported}); give them with data=…")
     if then["sha256"] == now["sha256"]:
         return
     same_length = len(then["first"]) == len(now["first"])

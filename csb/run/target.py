@@ -1,7 +1,7 @@
 """Time to a target: a shipped training until its score is first reached, csb benchmark suite=target.
 
 The averaged weights are checked every few hundred steps. Seconds are those of the training alone, from the data to the
-check that reached the target; what the checks took is told beside them.
+check that reached the target; what the checks took is reported beside them.
 """
 
 import logging

@@ -29,11 +29,11 @@ from csb.training.bar import Observer
 from csb.training.distil import NAME
 from csb.training.gradients import with_gradients
 from csb.training.history import end_figures
-from csb.training.ipf import IPF
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
 from csb.training.regression import state_file
 from csb.training.state import load_progress
+from csb.training.trainer import BridgeTrainer
 
 _FIRST = 73  # key of the random stream
 _WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most
@@ -68,7 +68,7 @@ def check_writable(folder: Path, remedy: str = "out=…") -> None:
         raise CSBError(f"cannot write to {folder}: {error.strerror}; choose another folder with {remedy}") from error
 
 
-def _check_space(run: RunConfig, ipf: IPF) -> None:
+def _check_space(run: RunConfig, ipf: BridgeTrainer) -> None:
     """CSBError where the disk has no room for the files of a whole run, or for what the cache spills."""
     weights = sum(p.numel() * p.element_size() for p in ipf.bridge.parameters())
     needed = weights * (len(ipf.plan) + 1) + 3 * weights * 2 + _SPARE_BYTES
@@ -178,7 +178,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     logs = Logs(run.logger if ranks.main else run.logger.replace(name="none"), run.folder, run.plain)
     status = "failed"
     try:
-        ipf = IPF(
+        ipf = BridgeTrainer(
             bridge, spec, run.objective, pairs, run.folder, run.ipf, run.optimizer, run.device, run.seed,
             fingerprint, about(run), observer or RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
             logs.metrics, run.progress, encoded(transform, run.problem.rows("val")),

@@ -4,13 +4,14 @@ from csb.samplers.amortized import BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
 from csb.samplers.class_likelihood import ClassLikelihood
 from csb.samplers.conditional import ConditionalSampler
-from csb.samplers.consistency import ConsistencySampler
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
+from csb.samplers.distilled import ConsistencySampler
 from csb.samplers.dps import DPS
 from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
 from csb.samplers.guidance import ClassifierGuidance
+from csb.samplers.guidance_likelihood import GuidanceLikelihood
 from csb.samplers.ilvr import ILVR
 from csb.samplers.likelihood import Likelihood
 from csb.samplers.mmps import MMPS
@@ -20,9 +21,8 @@ from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.score import SCORE, ScoreSampler, score_sampler
 from csb.samplers.sda import SDA
-from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
+from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
-from csb.samplers.twist import Twist
 
 __all__ = [
     "DDRM",
@@ -46,6 +46,7 @@ __all__ = [
     "Draws",
     "ExactSampler",
     "FlowSampler",
+    "GuidanceLikelihood",
     "Likelihood",
     "ParticleSampler",
     "PiGDM",
@@ -53,7 +54,6 @@ __all__ = [
     "Replacement",
     "Sampler",
     "ScoreSampler",
-    "Twist",
     "effective_sample_size",
     "flow_sampler",
     "horizon",

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.samplers.twist import Twist
+from csb.samplers.guidance_likelihood import GuidanceLikelihood
 
 LogProbabilities = Callable[[Tensor, float], Tensor]  # (x̂_0 (B, *x_shape), ᾱ_k) → (B, classes)
 
 
-class ClassLikelihood(Twist):
+class ClassLikelihood(GuidanceLikelihood):
     """y, one-hot, is the class that a classifier reads.
 
     Args:
         log_probabilities: of the classes at x̂_0 in data units and ᾱ_k, (B, classes), differentiable in x̂_0.
-        z_variance: see :class:`csb.samplers.twist.Twist`.
+        z_variance: see :class:`csb.samplers.guidance_likelihood.GuidanceLikelihood`.
     """
 
     def __init__(self, log_probabilities: LogProbabilities, z_variance: float) -> None:

@@ -1,4 +1,4 @@
-"""What the samplers of a conditional model share: codes of the observations, batched network calls, the way to x."""
+"""What the samplers of a conditional model share: contexts of the observations, batched network calls, the way to x."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -46,34 +46,34 @@ class ConditionalSampler(Sampler):
         """Network calls for one sample."""
 
     @abstractmethod
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """The states (B·n, *z_shape) after each step from z; codes (B, …) from :meth:`codes`."""
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """The states (B·n, *z_shape) after each step from z; contexts (B, …) from :meth:`contexts`."""
 
-    def codes(self, y: Tensor) -> Tensor:
-        """The codes of observations y (B, *y_shape), ``batch_size`` of them a network call."""
+    def contexts(self, y: Tensor) -> Tensor:
+        """The contexts of observations y (B, *y_shape), ``batch_size`` of them a network call."""
         c = self.model.transform.encode_y(y)
         with torch.no_grad(), autocast(self.model.precision, self.device):
             return torch.cat([self.model.encode(part) for part in c.split(self.batch_size)])
 
-    def evaluate(self, z: Tensor, level: Tensor, codes: Tensor) -> Tensor:
-        """The model at one noise level, ``batch_size`` states a network call; the states of a code side by side."""
+    def evaluate(self, z: Tensor, level: Tensor, contexts: Tensor) -> Tensor:
+        """The model at one noise level, ``batch_size`` states a network call; the states of a context side by side."""
         level = level.to(self.device)
-        owner = torch.arange(len(codes), device=z.device).repeat_interleave(len(z) // len(codes))
+        owner = torch.arange(len(contexts), device=z.device).repeat_interleave(len(z) // len(contexts))
         with torch.no_grad(), autocast(self.model.precision, self.device):
             parts = [
-                self.model(part, level, codes[rows])
+                self.model(part, level, contexts[rows])
                 for part, rows in zip(z.split(self.batch_size), owner.split(self.batch_size))
             ]
         return torch.cat(parts)
 
-    def fresh(self, z: Tensor, codes: Tensor, noise: Noise) -> Tensor:
-        """Standard normal numbers of z's shape and dtype, for the observations behind the codes."""
-        return noise.normal(len(z) // len(codes), *z.shape[1:], dtype=z.dtype)
+    def fresh(self, z: Tensor, contexts: Tensor, noise: Noise) -> Tensor:
+        """Standard normal numbers of z's shape and dtype, for the observations behind the contexts."""
+        return noise.normal(len(z) // len(contexts), *z.shape[1:], dtype=z.dtype)
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         warn_far(self.model.transform, y)
         z = noise.normal(n, *self.model.transform.z_shape)
-        for state in self.walk(z, self.codes(y), noise):
+        for state in self.walk(z, self.contexts(y), noise):
             z = state
         check_states(self.name, z, n, "use more steps, train the model again, or check the values and units of y")
         x = self.model.transform.decode(z, y.repeat_interleave(n, 0))

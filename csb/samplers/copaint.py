@@ -16,7 +16,7 @@ z ← z − λ v_k ∇φ_k(z), so that λ = 1 solves φ_k where the likelihood i
 z_k = z̃_k + v_k ∇log p̃_k(y|z̃_k). In the limit of small steps DDIM is the reverse SDE with drift ½(1+η²)β_k ∇log p_k
 and noise η²β_k, which keeps the marginals p_k for every η; and ½(1+η²)β_k ∇log p_k(y|z) is what turns it into that of
 p(x | y). So for an exact denoiser and likelihood CoPaint reaches the posterior as T → ∞, even with η = 0, where all
-randomness is z_T's. Otherwise it is biased, and more gradient steps (MAP instead of a sample) do not mend that.
+randomness is z_T's. Otherwise it is biased, and more gradient steps (MAP instead of a sample) do not fix that.
 
 The learning rate adapts to each sample: a step that would raise φ_k is not taken, and λ is halved for the next (the
 paper's code multiplies by 0.8 and tries again at once, at an unknown number of passes; here a trial is one of the G).

@@ -11,10 +11,10 @@ and at the start ū_T = ȳ + √(σ_T² − τ²) ε where it is seen well enoug
 k = 0 what is left is x̄, or ȳ for σ = 0.
 
 Each law keeps N(x_0, σ_k²) as the marginal *over y*; given y it is no posterior. For σ = 0, η_b = 1 and η = 0 it is
-exact (T → ∞) where seen coordinates say nothing of the others. η > 0 draws a share of the noise anew around the point
+exact (T → ∞) where seen coordinates say nothing of the others. η > 0 draws a share of the noise again around the point
 x̂_0 at every step, however small (DDIM's η goes with the size of the step), and loses the variance of z_0 | z_k there:
 of a Gaussian prior's, (1 + √(1−η²))/2 is left in the unseen coordinates as T → ∞. With noise every step below τ starts
-anew from ȳ and x̄: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for η = 1. For a prior
+again from ȳ and x̄: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for η = 1. For a prior
 N(0, 1) ȳ is τ² off: little where the signal is large against the noise.
 """
 

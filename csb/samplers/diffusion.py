@@ -18,8 +18,8 @@ from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Reference, expand, mix, seeded
 from csb.samplers.base import Sampler, check_states
+from csb.samplers.guidance_likelihood import GuidanceLikelihood
 from csb.samplers.likelihood import Likelihood
-from csb.samplers.twist import Twist
 
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
 LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
@@ -67,19 +67,19 @@ class DiffusionSampler(Sampler):
     Attributes:
         label: the method's name in tables.
         swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
-        any_twist: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError unless
-            the likelihood is one of y = H(x) + noise.
+        any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError
+            unless the likelihood is one of y = H(x) + noise.
     """
 
     label: ClassVar[str]
     swept: ClassVar[tuple[str, str] | None] = None
-    any_twist: ClassVar[bool] = False
+    any_likelihood: ClassVar[bool] = False
 
     def __init__(
         self,
         problem: Problem,
         denoiser: Denoiser,
-        likelihood: Twist,
+        likelihood: GuidanceLikelihood,
         grid: Grid,
         batch_size: int = 256,
         precision: str = "32-true",
@@ -87,8 +87,12 @@ class DiffusionSampler(Sampler):
         super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device)
         require_int("batch_size", batch_size, 1)
         autocast(precision, self.device)  # raises for an unknown one
-        self.problem, self.denoiser, self.twist = problem, denoiser.eval().requires_grad_(False), likelihood
-        if not self.any_twist and not isinstance(likelihood, Likelihood):
+        self.problem, self.denoiser, self.guidance_likelihood = (
+            problem,
+            denoiser.eval().requires_grad_(False),
+            likelihood,
+        )
+        if not self.any_likelihood and not isinstance(likelihood, Likelihood):
             raise CSBError(
                 f"{problem.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method that "
                 f"needs only a differentiable likelihood is tds, smc or guidance"
@@ -99,8 +103,8 @@ class DiffusionSampler(Sampler):
     @property
     def likelihood(self) -> Likelihood:
         """That of y = H(x) + noise."""
-        assert isinstance(self.twist, Likelihood)  # checked where the sampler is made
-        return self.twist
+        assert isinstance(self.guidance_likelihood, Likelihood)  # checked where the sampler is made
+        return self.guidance_likelihood
 
     @property
     def evaluations(self) -> int:

@@ -47,9 +47,9 @@ class FlowEuler(FlowSampler):
     def evaluations(self) -> int:
         return self.N
 
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.N):
-            z = z + self.evaluate(z, self.times[i], codes) / self.N
+            z = z + self.evaluate(z, self.times[i], contexts) / self.N
             yield z
 
 
@@ -62,10 +62,10 @@ class FlowHeun(FlowSampler):
     def evaluations(self) -> int:
         return 2 * self.N
 
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.N):
-            here = self.evaluate(z, self.times[i], codes)
-            there = self.evaluate(z + here / self.N, self.times[i + 1], codes)
+            here = self.evaluate(z, self.times[i], contexts)
+            there = self.evaluate(z + here / self.N, self.times[i + 1], contexts)
             z = z + (here + there) / (2 * self.N)
             yield z
 

@@ -29,7 +29,7 @@ class ClassifierGuidance(DiffusionSampler):
     name = "guidance"
     label = "guidance"
     swept = ("scale", "s")
-    any_twist = True
+    any_likelihood = True
 
     def __init__(self, *args: Any, scale: float = 1.0, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -44,7 +44,7 @@ class ClassifierGuidance(DiffusionSampler):
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)
         for k in range(self.grid.T, 0, -1):
-            at = self.guide(z, k, each, self.twist.log_prob)
+            at = self.guide(z, k, each, self.guidance_likelihood.log_prob)
             step = self.step(z, at.z_0, k)
             z = step.mean + self.scale * step.var * at.gradient
             if k > 1:

@@ -16,10 +16,10 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import AdditiveNoise, Pairs, Problem
-from csb.samplers.twist import Twist
+from csb.samplers.guidance_likelihood import GuidanceLikelihood
 
 
-class Likelihood(Twist):
+class Likelihood(GuidanceLikelihood):
     """y = H(x) + N(0, σ²), softened while x is uncertain.
 
     Args:

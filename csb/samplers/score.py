@@ -39,9 +39,9 @@ class ScoreSampler(ConditionalSampler):
     def evaluations(self) -> int:
         return self.grid.T
 
-    def denoise(self, z: Tensor, k: int, codes: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, k: int, contexts: Tensor) -> Tensor:
         """x̂_0 at step k."""
-        return self.evaluate(z, self.grid.alpha_bar[k], codes)
+        return self.evaluate(z, self.grid.alpha_bar[k], contexts)
 
 
 class OneGuess(ScoreSampler):
@@ -51,12 +51,12 @@ class OneGuess(ScoreSampler):
     def law(self, k: int) -> Pinned:
         """The law of z_{k−1} given z_k (near) and x̂_0 (far)."""
 
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         for k in range(self.grid.T, 0, -1):
             law = self.law(k)
-            z = mix(law, z, self.denoise(z, k, codes))
+            z = mix(law, z, self.denoise(z, k, contexts))
             if float(law.var) > 0:
-                z = z + expand(law.var.sqrt(), z) * self.fresh(z, codes, noise)
+                z = z + expand(law.var.sqrt(), z) * self.fresh(z, contexts, noise)
             yield z
 
 
@@ -108,11 +108,11 @@ class Heun(ScoreSampler):
     def evaluations(self) -> int:
         return 2 * self.grid.T - 1
 
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         sigma, root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()
 
         def slope(u: Tensor, k: int) -> Tensor:
-            return (u - self.denoise(root[k] * u, k, codes)) / sigma[k]
+            return (u - self.denoise(root[k] * u, k, contexts)) / sigma[k]
 
         u = z / root[-1]
         for k in range(self.grid.T, 0, -1):
@@ -132,11 +132,11 @@ class DPMSolver(ScoreSampler):
 
     name = "score_dpmpp"
 
-    def walk(self, z: Tensor, codes: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         lam = [-math.log(sigma) if sigma > 0 else math.inf for sigma in noise_ratio(self.grid).tolist()]
         before: Tensor | None = None
         for k in range(self.grid.T, 0, -1):
-            here = self.denoise(z, k, codes)
+            here = self.denoise(z, k, contexts)
             guess = here
             if before is not None and k > 1:
                 guess = here + (here - before) * ((lam[k - 1] - lam[k]) / (2 * (lam[k] - lam[k + 1])))

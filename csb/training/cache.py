@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, Direction, autocast
-from csb.bridge.law import Law
 from csb.bridge.objectives import Objective
+from csb.bridge.transitions import Transition
 from csb.process import Noise, seeded
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
@@ -97,17 +97,17 @@ def fill(
             if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
                 continue
             noise = _Part(generator, len(rows), bridge.device, part)
-            code = bridge.codes(source, c.to(bridge.device), chunk)
+            context = bridge.contexts(source, c.to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[rows_of[k], where] = start.cpu()
-            laws: list[Law] | None = None if targets is None else []
-            for end in bridge.walk(source, start, code, 1, noise, chunk, laws=laws):
+            laws: list[Transition] | None = None if targets is None else []
+            for end in bridge.walk(source, start, context, 1, noise, chunk, laws=laws):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 if k in rows_of:
                     states[rows_of[k], where] = end.cpu()
                 if targets is not None and laws is not None:
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
-                    targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, code).cpu()
+                    targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end
     for rows in (states, targets):
         if isinstance(rows, Tensor):  # of one process nothing is missing

@@ -66,6 +66,6 @@ def train_conditional(
         predict,
         as_pairs(pairs),
         path,
-        lambda told: save_conditional(folder / f"{model.kind}.safetensors", model, {**about, **told}),
+        lambda reported: save_conditional(folder / f"{model.kind}.safetensors", model, {**about, **reported}),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)

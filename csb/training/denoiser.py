@@ -57,7 +57,7 @@ def train_denoiser(
         lambda batch: denoiser.velocity(batch.z, batch.level),
         as_pairs(z_0),
         diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end)),
-        lambda told: save_denoiser(folder / "denoiser.safetensors", denoiser, about),
+        lambda reported: save_denoiser(folder / "denoiser.safetensors", denoiser, about),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)
     return denoiser

@@ -20,7 +20,7 @@ from csb.networks.digit_guide import DigitGuide
 from csb.process import initialised, seeded
 
 STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3
-LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are told
+LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are reported
 TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
 _KEY = 91  # of the random streams
 _CHUNK = 500

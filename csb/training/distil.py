@@ -1,7 +1,7 @@
 """Distillation: a student is fitted to end points of the frozen bridge's paths (see :mod:`csb.bridge.student`).
 
 The paths start at N(0, I), with the observations of training pairs; there is no end of them, and the cache is filled
-anew every ``refresh`` steps. A state of the batch lies on a level of one of the numbers of calls, which are equally
+again every ``refresh`` steps. A state of the batch lies on a level of one of the numbers of calls, which are equally
 frequent, as are the levels of each: the first level is part of all of them.
 """
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
-from csb.bridge.student import LAWS, Generator, LawStudent, Student
+from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
 from csb.process import Grid, Reference, draw_pinned, expand, repeated, seeded
 from csb.schema import Count, Distinct, OneOf, Place, Schema
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.cache import Cache, fill
-from csb.training.divergence import require_calm
+from csb.training.divergence import check_divergence
 from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
@@ -123,14 +123,14 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
     Of a density the negative logarithm a coordinate, relative to that of the width √(1−ᾱ_k); of a generator the energy
     score in units of that width, so that levels count alike.
     """
-    code, width = student.encode(batch.c), batch.width
-    if isinstance(student, LawStudent):
-        nll = student.kernel(batch.z, batch.k, code).nll(batch.x_0).flatten(1).mean(1)
+    context, width = student.encode(batch.c), batch.width
+    if isinstance(student, TransitionStudent):
+        nll = student.kernel(batch.z, batch.k, context).nll(batch.x_0).flatten(1).mean(1)
         return (nll - width.log()).mean()
     assert batch.noise is not None
     m = len(batch.noise) // len(batch.z)
-    z, k, code = (repeated(one, m) for one in (batch.z, batch.k, code))
-    draws, scale = student.draw(z, k, code, batch.noise).unflatten(0, (-1, m)), expand(1 / width, batch.z)
+    z, k, context = (repeated(one, m) for one in (batch.z, batch.k, context))
+    draws, scale = student.draw(z, k, context, batch.noise).unflatten(0, (-1, m)), expand(1 / width, batch.z)
     return generator_score(draws * scale[:, None], batch.x_0 * scale, patches)
 
 
@@ -197,16 +197,16 @@ class Distillation:
             module = stage.until_done(self._attempt, self.bar, self.log)
         module.adopt_average()
         self.student.to(self.device.where)
-        save_student(self.folder / f"{NAME}.safetensors", self.student, {**self.about, **stage.told()})
+        save_student(self.folder / f"{NAME}.safetensors", self.student, {**self.about, **stage.reported()})
         self.state.unlink(missing_ok=True)
 
     def _attempt(self) -> FitModule:
         """All steps from where the progress stands. Diverged where one fails."""
         make = lambda: DistilModule(self.student, self.settings, self.optimizer)  # noqa: E731
-        fit = self.stage.take_up(make, self.device, self.optimizer.clip)
+        fit = self.stage.restore(make, self.device, self.optimizer.clip)
         while self.stage.progress.step < self.settings.steps:
             self._round(fit)
-        require_calm(self.stage.progress.losses, fit.module.where(self.settings.steps))
+        check_divergence(self.stage.progress.losses, fit.module.where(self.settings.steps))
         return fit.module
 
     def _round(self, fit: Fit) -> None:

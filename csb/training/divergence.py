@@ -55,7 +55,7 @@ class LossWatch:
         return (median, lowest) if median > lowest + EXPLODED * max(1.0, abs(lowest)) else None
 
 
-def require_calm(losses: list[float], where: str) -> None:
+def check_divergence(losses: list[float], where: str) -> None:
     """Diverged where the last losses of a fit are far above its lowest: its weights are not to be kept."""
     if (found := LossWatch(losses).suspicious()) is not None:
         raise exploded(*found, where)
@@ -87,7 +87,7 @@ def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBErro
     what = "the gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
     if (found := first_bad(batch, "batch")) is not None:
         return CSBError(
-            f"{what} in {where}: already the data of its batch are not finite, first in {found}; mend the data and "
+            f"{what} in {where}: already the data of its batch are not finite, first in {found}; fix the data and "
             f"train again"
         )
     weights = dict(model.named_parameters())

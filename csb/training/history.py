@@ -1,4 +1,4 @@
-"""What is told of a finished half-step, and the choice of the best iteration by it."""
+"""What is reported of a finished half-step, and the choice of the best iteration by it."""
 
 import math
 from typing import Any

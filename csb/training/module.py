@@ -128,8 +128,8 @@ class HalfStepModule(FitModule):
 
     def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
         """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
-        code = repeated(kernel.encode(batch.c), len(batch.x) // len(batch.c))
-        law = kernel(batch.x, batch.k, code)
+        context = repeated(kernel.encode(batch.c), len(batch.x) // len(batch.c))
+        law = kernel(batch.x, batch.k, context)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()
         return (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()

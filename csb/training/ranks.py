@@ -2,7 +2,7 @@
 failure.
 
 Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.run.processes`). All run
-the same code; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
+the same context; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
 trace in the result but the order of floating-point sums:
 
 - **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
@@ -128,7 +128,7 @@ def environment() -> ClusterEnvironment | None:
     """Who started this process as one of several: torchrun, or :mod:`csb.run.processes`; Slurm's srun; None: nobody.
 
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
-    CSBError where srun was not told how many tasks a machine has.
+    CSBError where srun was not reported how many tasks a machine has.
     """
     if dist.is_available() and dist.is_torchelastic_launched():
         return TorchElasticEnvironment()

@@ -20,7 +20,7 @@ from torch import Tensor, nn, rand, randint, randn
 from csb.process import Schedule, expand, seeded
 from csb.schema import Count, Schema
 from csb.training.bar import Bar, Metrics, Report
-from csb.training.divergence import require_calm
+from csb.training.divergence import check_divergence
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.retry import Stage
@@ -172,18 +172,18 @@ def train_regression(
 
     def attempt() -> FitModule:
         make = lambda: RegressionModule(task, settings.steps, settings.lr, optimizer)  # noqa: E731
-        fit, begun, losses = stage.take_up(make, device, optimizer.clip), stage.progress.step, stage.progress.losses
+        fit, begun, losses = stage.restore(make, device, optimizer.clip), stage.progress.step, stage.progress.losses
         batches = ExampleBatches(task.data, task.path, settings.batch_size, seed, (begun, settings.steps))
         report = Report(shown, log, 0, losses, task.name, fit.module.where)
         stage.run(fit, batches, report, settings.checkpoint_every)
-        require_calm(losses, fit.module.where(settings.steps))
+        check_divergence(losses, fit.module.where(settings.steps))
         return fit.module
 
     with shown.progress:
         module = stage.until_done(attempt, shown, log)
     module.adopt_average()
     task.model.to(device.where)
-    task.save(stage.told())
+    task.save(stage.reported())
     stage.path.unlink(missing_ok=True)
 
 

@@ -14,7 +14,7 @@ from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings
-from csb.training.state import Progress, load_progress, restore, save_progress, take_weights, to_cpu
+from csb.training.state import Progress, load_progress, restore_weights, save_progress, take_weights, to_cpu
 
 LOWER = 0.3  # the factor on the learning rate of a retry
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def rate_factor(progress: Progress) -> float:
     return LOWER ** len(progress.retries)
 
 
-def take_up(module: FitModule, progress: Progress, device: DeviceSettings, clip: float, ranks: Ranks = ALONE) -> Fit:
+def restore(module: FitModule, progress: Progress, device: DeviceSettings, clip: float, ranks: Ranks = ALONE) -> Fit:
     """Puts a fresh module where the progress stands, ready to go on."""
     if progress.average is not None:
         take_weights(module.average, progress.average)
@@ -33,14 +33,14 @@ def take_up(module: FitModule, progress: Progress, device: DeviceSettings, clip:
     return Fit(module, device, clip, ranks, progress.optimizer)
 
 
-def note(fit: Fit, progress: Progress, step: int) -> bool:
+def record(fit: Fit, progress: Progress, step: int) -> bool:
     """Takes the state after ``step`` steps down in the progress; False where the loss may be exploding."""
     progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
     progress.average = to_cpu(fit.module.average.state_dict())
     return LossWatch(progress.losses).suspicious() is None
 
 
-def go_back(
+def roll_back(
     path: Path, start: Progress, fingerprint: dict[str, Any], failed: Progress, error: Diverged, most: int
 ) -> Progress:
     """The last good state, with the retry on its record, which is written before anything else is done.
@@ -92,11 +92,11 @@ class Stage:
         self.start = Progress(weights=to_cpu(model.state_dict())) if retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
 
-    def take_up(self, make: Callable[[], FitModule], device: DeviceSettings, clip: float) -> Fit:
+    def restore(self, make: Callable[[], FitModule], device: DeviceSettings, clip: float) -> Fit:
         """The fit of the module that ``make`` makes of the model, where the progress stands."""
         if self.progress.weights:
-            restore(self.model, self.progress, self.path)
-        return take_up(make(), self.progress, device, clip)
+            restore_weights(self.model, self.progress, self.path)
+        return restore(make(), self.progress, device, clip)
 
     def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
         """A step on each batch, with a state on the disk after every so many, and at the end."""
@@ -110,7 +110,7 @@ class Stage:
 
     def save(self, fit: Fit, step: int) -> None:
         """The progress after ``step`` steps; not written where the loss may be exploding."""
-        good = note(fit, self.progress, step)
+        good = record(fit, self.progress, step)
         self.progress.seconds = time.perf_counter() - self.started
         self.progress.weights = to_cpu(self.model.state_dict())
         if good:
@@ -123,11 +123,11 @@ class Stage:
                 return attempt()
             except Diverged as error:
                 failed = len(self.progress.losses)
-                self.progress = go_back(self.path, self.start, self.fingerprint, self.progress, error, self.retries)
+                self.progress = roll_back(self.path, self.start, self.fingerprint, self.progress, error, self.retries)
                 log({"retries": len(self.progress.retries)}, failed)
                 bar.go_to(self.progress.step)
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """What goes with the trained model: seconds, optimiser steps, and how often the training went back."""
         progress = self.progress
         retries = {"retries": len(progress.retries)} if progress.retries else {}

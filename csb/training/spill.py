@@ -1,6 +1,6 @@
 """Trajectories that memory does not hold: numbers of which a part lies in a memory-mapped file.
 
-The file has no name: it is gone when it is closed and when the process ends, however it ends. It is mapped anew for
+The file has no name: it is gone when it is closed and when the process ends, however it ends. It is mapped again for
 each access, so that its pages do not stay with the process. Its room on the disk is taken before anything is computed.
 """
 

@@ -114,7 +114,7 @@ def _without_places(stored: dict[str, Any], now: dict[str, Any]) -> tuple[dict[s
 def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     """Gives a model the weights of a state_dict. RuntimeError where their names or shapes are others.
 
-    ``load_state_dict`` takes whatever strikes it while it copies, as a lack of memory, for a shape that does not fit.
+    ``load_state_dict`` takes whatever faults it while it copies, as a lack of memory, for a shape that does not fit.
     """
     own = model.state_dict()
     shapes = {name: getattr(value, "shape", None) for name, value in weights.items()}
@@ -126,7 +126,7 @@ def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
             tensor.copy_(weights[name])
 
 
-def restore(model: nn.Module, progress: Progress, path: Path) -> None:
+def restore_weights(model: nn.Module, progress: Progress, path: Path) -> None:
     """Gives a model the progress's weights. CSBError where they are of another network than the state's file says."""
     try:
         take_weights(model, progress.weights)
@@ -148,4 +148,4 @@ def to_cpu(tree: Any) -> Any:
     return tree
 
 
-__all__ = ["Progress", "load_progress", "require_finite", "restore", "save_progress", "take_weights", "to_cpu"]
+__all__ = ["Progress", "load_progress", "require_finite", "restore_weights", "save_progress", "take_weights", "to_cpu"]

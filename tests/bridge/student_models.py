@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from csb.bridge.student import StudentSpec, build_student
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw
+from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel
 from csb.process import Reference
 from tests.conftest import make_exact_bridge
 
@@ -15,7 +15,7 @@ class ExactStudent(NamedTuple):
 
     student: object
     bridge: object
-    law: AffineLaw
+    law: AffineGaussian
     jumps: dict[int, AffineKernel]
 
 
@@ -32,7 +32,7 @@ def reciprocal_jump(whole, grid, k):
     """Π(x_0 | x_k, y) for end points x_T ~ N(0, I), x_0 | x_T ~ ``whole``."""
     near, far, var = (float(v) for v in Reference(grid).pinned_both(k))
     identity = torch.eye(2).double()
-    law = AffineLaw(whole.N, whole.c, whole.M @ whole.M.T + whole.S)
+    law = AffineGaussian(whole.N, whole.c, whole.M @ whole.M.T + whole.S)
     to = near * whole.M + far * identity
     P = to @ to.T + near**2 * whole.S + var * identity
     J = (near * law.P + far * whole.M) @ torch.linalg.inv(P)
@@ -59,4 +59,4 @@ def exact_student(iterations=1, calls=(1, 2, 4), T=4):
             rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
             width = 1 - exact.grid.alpha_bar[k]
             network.spread[k] = rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / width).log())
-    return ExactStudent(student, exact.bridge, AffineLaw(whole.N, whole.c, whole.M @ whole.M.T + whole.S), jumps)
+    return ExactStudent(student, exact.bridge, AffineGaussian(whole.N, whole.c, whole.M @ whole.M.T + whole.S), jumps)

@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
 from csb.errors import CSBError
-from csb.problems.gaussian_ipf import AffineLaw
+from csb.problems.exact.gaussian_ipf import AffineGaussian
 from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 
@@ -33,7 +33,7 @@ class TestAgainstClosedForms:
     @pytest.mark.parametrize(("kind", "correlated"), [("full", True), ("diagonal", False)])
     def test_a_converged_bridge_samples_the_posterior(self, exact_bridge, kind, correlated):
         exact = exact_bridge(kind, 25, correlated=correlated)
-        posterior = AffineLaw(exact.G, exact.g, exact.C)
+        posterior = AffineGaussian(exact.G, exact.g, exact.C)
         for x, y in zip(exact.bridge.sample(Y, N, generator=seeded(2)).x, Y):
             assert_law(x, posterior, y)
 
@@ -50,7 +50,7 @@ class TestAgainstClosedForms:
         start = (exact.G @ y.double() + exact.g + noise @ torch.linalg.cholesky(exact.C).T).float()
         with torch.no_grad():
             states = list(
-                bridge.walk("forward", start, bridge.codes("forward", y[None], 10), N, Noise(seeded(5), 1), 1024)
+                bridge.walk("forward", start, bridge.contexts("forward", y[None], 10), N, Noise(seeded(5), 1), 1024)
             )
         assert len(states) == exact.grid.T
         assert_law(states[-1], exact.steps[-1].end, y)
@@ -58,7 +58,7 @@ class TestAgainstClosedForms:
     def test_every_state_on_the_way_has_its_law(self, exact_bridge):
         exact = exact_bridge("full", 2)
         path = exact.bridge.sample(Y, N, generator=seeded(6), trajectory=True).info.trajectory
-        law = AffineLaw(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
+        law = AffineGaussian(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
         for k in range(exact.grid.T, -1, -1):
             for x, y in zip(path[k], Y):
                 assert_law(x, law, y)
@@ -66,7 +66,7 @@ class TestAgainstClosedForms:
 
     def test_refinement_leaves_the_exact_law(self, exact_bridge):
         exact = exact_bridge("full", 25)
-        posterior = AffineLaw(exact.G, exact.g, exact.C)
+        posterior = AffineGaussian(exact.G, exact.g, exact.C)
         found = exact.bridge.sample(Y, N, generator=seeded(7), refine=2)
         assert found.info.forward_evaluations == exact.grid.T * 5
         for x, y in zip(found.x, Y):

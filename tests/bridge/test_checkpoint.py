@@ -294,7 +294,7 @@ class TestHostile:
         refused(tmp_path / "b.pt", f"is not a csb file of format {FORMAT}")
 
     def test_the_line_tells_what_is_wrong(self, tmp_path):
-        for change, told in (
+        for change, reported in (
             (network(width=10**9), "bridge.backward.network.width is 1000000000"),
             (network(_target_="os.system"), "csb runs nothing that a file names"),
             (put(part, rank="a"), "bridge.backward.rank is 'a'; Input should be a valid integer"),
@@ -302,7 +302,7 @@ class TestHostile:
         ):
             change(data := content("bridge"))
             write(tmp_path / "a", data)
-            refused(tmp_path / "a", told)
+            refused(tmp_path / "a", reported)
 
     def test_lists_of_lists_without_end(self, tmp_path):
         """Of a few bytes in a pickle, where an entry is a reference."""

@@ -9,7 +9,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.density import is_fitted
 from csb.errors import CSBError
-from csb.problems.gaussian_ipf import exact_ipf
+from csb.problems.exact.gaussian_ipf import exact_ipf
 from csb.process import Grid, Power, seeded
 from tests.bridge.test_bridge_sample import Y
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
@@ -241,7 +241,7 @@ def test_an_optimiser_step_makes_a_kernel_fitted(covariance, network):
     part = KernelSpec(network, "v", covariance, rank=2, components=3)
     spec = BridgeSpec([1.0, 0.7, 0.3], {"name": "identity", "x_shape": [3], "y_shape": [2]}, part, part)
     bridge = build_bridge(spec)
-    code = bridge.codes("forward", torch.ones(1, 2), 1)
+    code = bridge.contexts("forward", torch.ones(1, 2), 1)
     with torch.no_grad():
         assert not is_fitted(bridge.forward_kernel, code)
     optimizer = torch.optim.Adam(bridge.parameters(), 1e-3)
@@ -249,7 +249,7 @@ def test_an_optimiser_step_makes_a_kernel_fitted(covariance, network):
     bridge.forward_kernel(x, k, bridge.forward_kernel.encode(c)).nll(x + 1).sum().backward()
     optimizer.step()
     with torch.no_grad():
-        assert is_fitted(bridge.forward_kernel, bridge.codes("forward", torch.ones(1, 2), 1))
+        assert is_fitted(bridge.forward_kernel, bridge.contexts("forward", torch.ones(1, 2), 1))
 
 
 @pytest.mark.parametrize("transform", ["pixel_range", "hole"])

@@ -5,19 +5,21 @@ import torch
 from conftest import mixture_of, unpacked
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
-from csb.bridge.law import Diagonal, Full, LowRank
+from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.process import seeded
 
 
 def test_draw_has_the_law():
-    law = Diagonal(torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2))
+    law = DiagonalGaussian(
+        torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2)
+    )
     draws = law.draw(torch.randn(200_000, 2, generator=seeded(3)))
     torch.testing.assert_close(draws.mean(0), law.mean[0], atol=0.02, rtol=0)
     torch.testing.assert_close(draws.var(0), law.var[0], rtol=0.02, atol=0)
 
 
 class TestLikelihoodOfATarget:
-    law = Diagonal(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
+    law = DiagonalGaussian(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
 
     def test_a_known_target(self):
         target = torch.tensor([[0.0, 1.0, 2.1]])
@@ -42,7 +44,11 @@ COVARIANCES = {
     "full": torch.linalg.inv(ROOT.mT @ ROOT),
     "low_rank": torch.diag_embed(VAR[:, 0]) + LOW @ LOW.mT,
 }
-LAWS = {"diagonal": Diagonal(MEAN, VAR), "full": Full(MEAN, *unpacked(ROOT)), "low_rank": LowRank(MEAN, VAR, LOW)}
+LAWS = {
+    "diagonal": DiagonalGaussian(MEAN, VAR),
+    "full": FullGaussian(MEAN, *unpacked(ROOT)),
+    "low_rank": LowRankGaussian(MEAN, VAR, LOW),
+}
 
 
 class TestMixtureLaw:
@@ -119,5 +125,5 @@ class TestEveryLaw:
 
 def test_full_from_rows_and_conditional_variances():
     rows = torch.tensor([[[9.0, 9.0], [-0.5, 9.0]]])  # only the part below the diagonal counts
-    law = Full(torch.zeros(1, 2), rows, torch.tensor([[4.0, 9.0]]))
+    law = FullGaussian(torch.zeros(1, 2), rows, torch.tensor([[4.0, 9.0]]))
     torch.testing.assert_close(law.covariance(), torch.tensor([[[4.0, 2.0], [2.0, 10.0]]]))

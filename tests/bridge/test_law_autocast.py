@@ -4,15 +4,15 @@ import pytest
 import torch
 from conftest import mixture_of
 
-from csb.bridge.law import Full, LowRank
+from csb.bridge.transitions import FullGaussian, LowRankGaussian
 from csb.process import seeded
 
 GENERATOR = seeded(3)
 MEAN, TARGET = torch.randn(4, 1, 3, 4, generator=GENERATOR), torch.randn(4, 1, 3, 4, generator=GENERATOR)
 VAR = torch.rand(4, 1, 3, 4, generator=GENERATOR) * 1e-3 + 4e-4
 LAWS = {
-    "low_rank": LowRank(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
-    "full": Full(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
+    "low_rank": LowRankGaussian(MEAN, VAR, torch.randn(4, 12, 8, generator=GENERATOR)),
+    "full": FullGaussian(MEAN, torch.randn(4, 12, 12, generator=GENERATOR), VAR.flatten(1)),
     "mixture": mixture_of(
         torch.randn(4, 2, generator=GENERATOR).log_softmax(1),
         torch.stack([MEAN, -MEAN], 1),
@@ -37,7 +37,7 @@ def test_autocast_changes_nothing(name):
 
 def test_a_factor_of_many_magnitudes_is_still_factored():
     low = torch.randn(4, 12, 8, generator=GENERATOR) * torch.logspace(-3, 2, 8)
-    law = LowRank(MEAN, VAR, low)
+    law = LowRankGaussian(MEAN, VAR, low)
     exact = torch.distributions.LowRankMultivariateNormal(
         MEAN.flatten(1).double(), low.double(), VAR.flatten(1).double()
     ).log_prob(TARGET.flatten(1).double())

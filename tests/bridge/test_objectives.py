@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import unpacked
 
-from csb.bridge.law import Diagonal, Full
 from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged, build_objective
+from csb.bridge.transitions import DiagonalGaussian, FullGaussian
 from csb.errors import CSBError
 from csb.process import Grid, Power, Reference, draw_linear, draw_pinned, seeded
 
@@ -22,7 +22,7 @@ class TestLikelihoodsMinimum:
     mean, var = 1.25, 2.6875
 
     def loss(self, mean, var, beta=0.3):
-        law = Diagonal(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
+        law = DiagonalGaussian(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
         return Likelihood().loss(law, Target(self.values), torch.tensor(beta)).mean()
 
     def test_is_the_conditional_mean_and_variance(self):
@@ -46,7 +46,7 @@ class TestLikelihoodsMinimum:
 
     @pytest.mark.parametrize("beta", [1e-4, 0.5])
     def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
-        law = Diagonal(torch.zeros(3, 2), torch.full((3, 2), beta))
+        law = DiagonalGaussian(torch.zeros(3, 2), torch.full((3, 2), beta))
         loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
         torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
 
@@ -57,7 +57,7 @@ def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
 
     def loss(mean, cov):
         root = torch.linalg.inv(torch.linalg.cholesky(cov))
-        law = Full(mean.expand(40, 2), *unpacked(root.expand(40, 2, 2)))
+        law = FullGaussian(mean.expand(40, 2), *unpacked(root.expand(40, 2, 2)))
         return Likelihood().loss(law, Target(states), torch.full((40,), 0.3)).sum(1).mean()
 
     shift = torch.zeros(2, requires_grad=True)
@@ -69,7 +69,7 @@ def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
 
 
 def test_mean_matching_is_the_squared_error_over_beta():
-    law = Diagonal(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), 9.9))
+    law = DiagonalGaussian(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), 9.9))
     loss = MeanMatching().loss(law, Target(torch.tensor([[3.0, 1.0]])), torch.tensor([0.5]))
     torch.testing.assert_close(loss, torch.tensor([[4.0, 1.0]]))
 

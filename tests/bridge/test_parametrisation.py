@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
 from csb.errors import CSBError
-from csb.problems.gaussian_ipf import AffineLaw, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
 from csb.process import Cosine, Grid, Power, Reference, mix, seeded
 
 GRIDS = [
@@ -61,7 +61,7 @@ def test_x0_with_the_exact_denoiser_is_the_exact_first_half_step(grid):
     """E[x_0 | x_k, y] of a Gaussian, put through the coefficients, is the time reversal of the reference."""
     G, g, C = random(1, shape=(2, 3)), random(2, shape=(2,)), torch.tensor([[0.5, 0.2], [0.2, 0.4]]).double()
     kernels = exact_ipf(grid, G, g, C, 1)[0].kernels
-    law, y = AffineLaw(G, g, C), random(3, shape=(6, 3))
+    law, y = AffineGaussian(G, g, C), random(3, shape=(6, 3))
     prior = y @ G.T + g
     for k, step in enumerate(reference_kernels(grid, 2, 3), start=1):
         law, x = step.push(law), random(4, k)

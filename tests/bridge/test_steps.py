@@ -1,4 +1,4 @@
-"""Fewer steps: leaps against the composition of exact kernels, and what sampling by leaps promises."""
+"""Fewer steps: skips against the composition of exact kernels, and what sampling by skips promises."""
 
 from itertools import pairwise
 
@@ -7,36 +7,36 @@ import torch
 from conftest import mixture_of, unpacked
 
 from csb.bridge.kernel import COVARIANCES
-from csb.bridge.law import Diagonal, Full, LowRank
-from csb.bridge.steps import Leap, hops, stops_of
+from csb.bridge.skipping import Skip, planned_calls, timesteps_of
+from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.errors import CSBError
-from csb.problems.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw
+from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
+from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel
 from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge_sample import N, Y, assert_law
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
 
 PREDICTS = ("x0", "eps", "v")
-LEAP = Leap(shift=0.3, gain=1.7, own=0.2, added=0.05)
+SKIP = Skip(shift=0.3, gain=1.7, own=0.2, added=0.05)
 
 
-def spread(law, x, leap, extra=0):
-    """Mean and covariance of a law's leaps, from draws at unit vectors of noise; ``extra`` leading numbers are 0."""
-    size = law.mean[0].numel() + extra + (law.low.shape[2] if isinstance(law, LowRank) else 0)
+def spread(law, x, skip, extra=0):
+    """Mean and covariance of a law's skips, from draws at unit vectors of noise; ``extra`` leading numbers are 0."""
+    size = law.mean[0].numel() + extra + (law.low.shape[2] if isinstance(law, LowRankGaussian) else 0)
     zero = torch.zeros(len(x), size)
-    mean = law.leap(x, leap, zero)
+    mean = law.skip(x, skip, zero)
     columns = []
     for i in range(extra, size):
         noise = zero.clone()
         noise[:, i] = 1
-        columns.append((law.leap(x, leap, noise) - mean).flatten(1))
+        columns.append((law.skip(x, skip, noise) - mean).flatten(1))
     factor = torch.stack(columns, dim=2)
     return mean, factor @ factor.mT
 
 
-def clipped(cov, leap):
-    values, vectors = torch.linalg.eigh(cov - leap.own * torch.eye(cov.shape[1]))
-    return leap.gain**2 * (vectors * values.clamp_min(0)[:, None]) @ vectors.mT + leap.added * torch.eye(cov.shape[1])
+def clipped(cov, skip):
+    values, vectors = torch.linalg.eigh(cov - skip.own * torch.eye(cov.shape[1]))
+    return skip.gain**2 * (vectors * values.clamp_min(0)[:, None]) @ vectors.mT + skip.added * torch.eye(cov.shape[1])
 
 
 def random_full(B, d, low, high, seed=0):
@@ -45,43 +45,47 @@ def random_full(B, d, low, high, seed=0):
     Q = torch.linalg.qr(torch.randn(B, d, d, generator=g)).Q
     values = low + (high - low) * torch.rand(B, d, generator=g)
     cov = (Q * values[:, None]) @ Q.mT
-    return Full(torch.randn(B, d, generator=g), *unpacked(torch.linalg.inv(torch.linalg.cholesky(cov)))), cov
+    return FullGaussian(torch.randn(B, d, generator=g), *unpacked(torch.linalg.inv(torch.linalg.cholesky(cov)))), cov
 
 
 class TestLaws:
     X = torch.randn(5, 3, generator=seeded(9))
 
-    @pytest.mark.parametrize("leap", [LEAP, LEAP._replace(added=0.0)])
+    @pytest.mark.parametrize("skip", [SKIP, SKIP._replace(added=0.0)])
     @pytest.mark.parametrize("low", [0.25, 0.01])  # above and around what is taken out
-    def test_full(self, leap, low):
+    def test_full(self, skip, low):
         law, cov = random_full(5, 3, low, 0.5)
-        mean, found = spread(law, self.X, leap)
+        mean, found = spread(law, self.X, skip)
         torch.testing.assert_close(mean, 0.3 * self.X + 1.7 * law.mean)
-        torch.testing.assert_close(found, clipped(cov, leap), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found, clipped(cov, skip), atol=1e-5, rtol=1e-4)
         if low == 0.01:
-            assert bool((torch.linalg.eigvalsh(cov)[:, 0] < leap.own).any())  # something was cut
+            assert bool((torch.linalg.eigvalsh(cov)[:, 0] < skip.own).any())  # something was cut
 
     def test_diagonal(self):
-        law = Diagonal(self.X + 1, torch.tensor([0.1, 0.2, 0.6]).expand(5, 3))
-        mean, found = spread(law, self.X, LEAP)
+        law = DiagonalGaussian(self.X + 1, torch.tensor([0.1, 0.2, 0.6]).expand(5, 3))
+        mean, found = spread(law, self.X, SKIP)
         torch.testing.assert_close(mean, 0.3 * self.X + 1.7 * (self.X + 1))
-        torch.testing.assert_close(found, clipped(law.covariance(), LEAP))
+        torch.testing.assert_close(found, clipped(law.covariance(), SKIP))
 
     def test_low_rank(self):
-        law = LowRank(self.X, torch.tensor([0.21, 0.3, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2)))
-        _, found = spread(law, self.X, LEAP)
-        torch.testing.assert_close(found, clipped(law.covariance(), LEAP), atol=1e-5, rtol=1e-4)
+        law = LowRankGaussian(
+            self.X, torch.tensor([0.21, 0.3, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2))
+        )
+        _, found = spread(law, self.X, SKIP)
+        torch.testing.assert_close(found, clipped(law.covariance(), SKIP), atol=1e-5, rtol=1e-4)
 
     def test_low_rank_keeps_the_variances_where_the_diagonal_falls_short(self):
-        law = LowRank(self.X, torch.tensor([0.05, 0.1, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2)))
-        _, found = spread(law, self.X, LEAP)
-        expected = LEAP.gain**2 * (law.covariance().diagonal(dim1=1, dim2=2) - LEAP.own).clamp_min(0) + LEAP.added
+        law = LowRankGaussian(
+            self.X, torch.tensor([0.05, 0.1, 0.6]).expand(5, 3), torch.randn(5, 3, 2, generator=seeded(2))
+        )
+        _, found = spread(law, self.X, SKIP)
+        expected = SKIP.gain**2 * (law.covariance().diagonal(dim1=1, dim2=2) - SKIP.own).clamp_min(0) + SKIP.added
         torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), expected)
 
     def test_low_rank_without_a_low_rank_part(self):
-        law = LowRank(self.X, torch.full((5, 3), 0.1), torch.zeros(5, 3, 2))
-        _, found = spread(law, self.X, LEAP)
-        torch.testing.assert_close(found, (LEAP.added * torch.eye(3)).expand(5, 3, 3))
+        law = LowRankGaussian(self.X, torch.full((5, 3), 0.1), torch.zeros(5, 3, 2))
+        _, found = spread(law, self.X, SKIP)
+        torch.testing.assert_close(found, (SKIP.added * torch.eye(3)).expand(5, 3, 3))
 
     def test_mixture_component_by_component(self):
         parts = [random_full(5, 3, 0.1, 0.5, seed) for seed in (1, 2)]
@@ -91,21 +95,21 @@ class TestLaws:
         law = mixture_of(log_weights, means, rows, var)
         for level, (part, cov) in zip((-2.0, 2.0), parts):  # Φ(−2) lies below the first weight, Φ(2) above
             start = torch.full((5, 1), level)
-            mean = law.leap(self.X, LEAP, torch.cat([start, torch.zeros(5, 3)], 1))
-            torch.testing.assert_close(mean, LEAP.mean(self.X, part.mean))
+            mean = law.skip(self.X, SKIP, torch.cat([start, torch.zeros(5, 3)], 1))
+            torch.testing.assert_close(mean, SKIP.mean(self.X, part.mean))
             columns = [
-                law.leap(self.X, LEAP, torch.cat([start, torch.eye(3)[i].expand(5, 3)], 1)) - mean for i in range(3)
+                law.skip(self.X, SKIP, torch.cat([start, torch.eye(3)[i].expand(5, 3)], 1)) - mean for i in range(3)
             ]
             factor = torch.stack(columns, 2)
-            torch.testing.assert_close(factor @ factor.mT, clipped(cov, LEAP), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(factor @ factor.mT, clipped(cov, SKIP), atol=1e-5, rtol=1e-4)
 
 
-def leapt(kernel: AffineKernel, leap: Leap) -> AffineKernel:
-    """What a leap makes of an affine kernel."""
+def skipped(kernel: AffineKernel, skip: Skip) -> AffineKernel:
+    """What a skip makes of an affine kernel."""
     eye = torch.eye(len(kernel.M), dtype=torch.float64)
     return AffineKernel(
-        leap.shift * eye + leap.gain * kernel.M, leap.gain * kernel.N, leap.gain * kernel.c,
-        leap.gain**2 * (kernel.S - leap.own * eye) + leap.added * eye,
+        skip.shift * eye + skip.gain * kernel.M, skip.gain * kernel.N, skip.gain * kernel.c,
+        skip.gain**2 * (kernel.S - skip.own * eye) + skip.added * eye,
     )  # fmt: skip
 
 
@@ -115,15 +119,15 @@ class TestAgainstClosedForms:
     def test_a_leap_is_the_composition_of_the_steps_it_replaces(self, iterations, direction):
         exact = make_exact_bridge("full", iterations, T=5)
         kernels = exact.steps[-2 if direction == "backward" else -1].kernels
-        for stops in ([0, 5], [0, 2, 5], [0, 1, 4, 5], [0, 3, 4, 5]):
-            spans = list(pairwise(stops))
+        for timesteps in ([0, 5], [0, 2, 5], [0, 1, 4, 5], [0, 3, 4, 5]):
+            spans = list(pairwise(timesteps))
             path = spans[::-1] if direction == "backward" else spans
-            for (low, high), (k, leap) in zip(path, hops(exact.grid, direction, stops), strict=True):
+            for (low, high), (k, skip) in zip(path, planned_calls(exact.grid, direction, timesteps), strict=True):
                 assert k == (high if direction == "backward" else low + 1)
                 part = list(kernels[low:high])
                 whole = compose(part[::-1] if direction == "backward" else part)
-                found = kernels[k - 1] if leap is None else leapt(kernels[k - 1], leap)
-                assert (leap is None) == (high - low == 1)
+                found = kernels[k - 1] if skip is None else skipped(kernels[k - 1], skip)
+                assert (skip is None) == (high - low == 1)
                 for one, two in zip(found, whole):
                     torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-9)
 
@@ -132,7 +136,7 @@ class TestAgainstClosedForms:
         exact = make_exact_bridge("full", 1, T=4)
         grid, reference = exact.grid, Reference(exact.grid)
         steps = exact_imf(grid, exact.G, exact.g, exact.C, iterations)
-        data = AffineLaw(exact.G, exact.g, exact.C)
+        data = AffineGaussian(exact.G, exact.g, exact.C)
         if iterations == 1:
             scale, var = reference.marginal(4)
             eye = torch.eye(2).double()
@@ -150,9 +154,9 @@ class TestAgainstClosedForms:
             rest = exact.C - J @ cross.T  # Cov(x_0 | x_k)
             sub = Grid(grid.alpha_bar[torch.tensor([0, j, k] if j else [0, k])])
             near, far, var = Reference(sub).pinned_start(sub.T)
-            stops = sorted({0, j, k, *range(k, 5)})
-            leap = next(hop.leap for hop in hops(grid, "backward", stops) if hop.k == k)
-            found = leapt(steps[-2].kernels[k - 1], leap)
+            timesteps = sorted({0, j, k, *range(k, 5)})
+            skip = next(hop.skip for hop in planned_calls(grid, "backward", timesteps) if hop.k == k)
+            found = skipped(steps[-2].kernels[k - 1], skip)
             torch.testing.assert_close(found.M, near * eye + far * J, atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(found.S, far**2 * rest + var * eye, atol=1e-9, rtol=1e-9)
 
@@ -171,7 +175,7 @@ class TestAgainstClosedForms:
         found = exact.bridge.sample(Y, N, generator=seeded(2), sample_steps=2, refine=refine)
         assert found.info.forward_evaluations == 2 * (1 + 2 * refine)
         for x, y in zip(found.x, Y):
-            assert_law(x, AffineLaw(exact.G, exact.g, exact.C), y)
+            assert_law(x, AffineGaussian(exact.G, exact.g, exact.C), y)
 
     def test_mean_only_leaps_from_mean_to_mean(self, exact_bridge):
         exact = exact_bridge("full", 3, parametrisation="x0")
@@ -231,12 +235,12 @@ class TestSampling:
 def test_stops_are_distinct_and_even(T):
     grid = Grid.from_schedule(Power(0.3, 2.0), T)
     for S in range(1, T + 1):
-        stops = stops_of(grid, S)
-        gaps = [b - a for a, b in pairwise(stops)]
-        assert (stops[0], stops[-1], len(gaps)) == (0, T, S)
+        timesteps = timesteps_of(grid, S)
+        gaps = [b - a for a, b in pairwise(timesteps)]
+        assert (timesteps[0], timesteps[-1], len(gaps)) == (0, T, S)
         assert min(gaps) >= 1
         assert max(gaps) - min(gaps) <= 1
-    assert all(hop.leap is None for hop in hops(grid, "backward", stops_of(grid, T)))
+    assert all(hop.skip is None for hop in planned_calls(grid, "backward", timesteps_of(grid, T)))
 
 
 def test_affine_kernels_of_any_parametrisation_are_the_same():

@@ -10,8 +10,8 @@ from csb.bridge.checkpoint import load_student, save_student
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients, jump_coefficients
 from csb.bridge.student import (
     Generator,
-    LawStudent,
     StudentSpec,
+    TransitionStudent,
     automatic_law,
     build_student,
     warm_start,
@@ -168,6 +168,6 @@ class TestFiles:
         assert about == {"problem": "p"}
         again = build_student(student.spec, 5)
         assert type(student) is type(again)
-        assert isinstance(student, LawStudent | Generator)
+        assert isinstance(student, TransitionStudent | Generator)
         assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values()))
         assert not student.training

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, whatever strikes meanwhile."""
+"""Files are written whole or not at all, whatever faults meanwhile."""
 
 import os
 import subprocess

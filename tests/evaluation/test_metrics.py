@@ -278,8 +278,8 @@ def test_standard_errors_against_repetition():
     assert set(found[0][1]) == {"crps", "energy_score", "psnr_mean_per_image", "ratio", "ratio_fair"}
     for key in found[0][1]:
         actual = torch.tensor([value[key] for value, _ in found]).std()
-        told = torch.tensor([error[key] for _, error in found]).mean()
-        assert float(told / actual) == pytest.approx(1, abs=0.15), key
+        reported = torch.tensor([error[key] for _, error in found]).mean()
+        assert float(reported / actual) == pytest.approx(1, abs=0.15), key
 
 
 def test_no_standard_error_of_one_observation():

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from csb.errors import CSBError
 from csb.evaluation.metrics import c2st, mmd, mode_weight_tv, sliced_wasserstein
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 from csb.process import seeded
 from tests.evaluation.test_metrics import normal
 

@@ -31,8 +31,8 @@ def figures(width, seed, B, n, d=2, tails=False):
 
 @pytest.mark.parametrize(("B", "n", "d"), [(2, 8, 1), (10, 8, 1), (50, 64, 1), (500, 32, 3)])
 def test_a_calibrated_ensemble_is_silent_whatever_its_size(B, n, d):
-    told = [text for seed in range(200 if B < 500 else 20) for text in failures(figures(1.0, seed, B, n, d), B, n)]
-    assert told == []
+    reported = [text for seed in range(200 if B < 500 else 20) for text in failures(figures(1.0, seed, B, n, d), B, n)]
+    assert reported == []
     assert failures(figures(1.0, 0, B, n, d) | {"mean_error": 3 / n**0.5}, B, n) == []
 
 
@@ -95,8 +95,8 @@ def test_a_run_says_it_in_one_line_and_an_exact_one_says_nothing(caplog, tmp_pat
     assert judge(sampler) == []
     with torch.no_grad():
         bridge.backward_kernel.network.spread.diagonal(dim1=1, dim2=2).sub_(4.0)  # standard deviations e⁻² as wide
-    (told,) = judge(sampler)
-    assert "\n" not in told
-    assert str(tmp_path) in told
-    assert "spread/skill" in told
+    (reported,) = judge(sampler)
+    assert "\n" not in reported
+    assert str(tmp_path) in reported
+    assert "spread/skill" in reported
     assert not any("spread/skill" in text for text in judge(SamplerSettings(mean_only=True)))

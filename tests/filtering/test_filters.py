@@ -82,9 +82,9 @@ def test_localisation_helps_few_members_where_coordinates_are_far_apart():
 
 def test_particles_are_told():
     model = gaussian_model(0.05)
-    told = Bootstrap()(model, model.initial(500, seeded(0)), OBSERVED, seeded(1)).diagnostics
-    assert 1 < told["ess"] < 100
-    assert 1 < told["ancestors"] < 250
+    reported = Bootstrap()(model, model.initial(500, seeded(0)), OBSERVED, seeded(1)).diagnostics
+    assert 1 < reported["ess"] < 100
+    assert 1 < reported["ancestors"] < 250
 
 
 @pytest.mark.parametrize("method", EVERY, ids=FILTERS)

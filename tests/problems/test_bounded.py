@@ -137,9 +137,9 @@ class TestPreimage:
         width = float(2 / t.x_std[0])
         assert 0.01 < s <= width / 8
         z = t.preimage(t.encode_x(x), seeded(2))[:, 0]
-        wall = float((1 - t.x_mean[0]) / t.x_std[0])
+        bound = float((1 - t.x_mean[0]) / t.x_std[0])
         edges = torch.linspace(-4 * s, 4 * s, 33)
-        counts = torch.histc(wall - z, 32, -4 * s, 4 * s).double()  # positive: inside
+        counts = torch.histc(bound - z, 32, -4 * s, 4 * s).double()  # positive: inside
         inside = torch.special.ndtr(edges / s).double()
         middle = torch.special.ndtr((edges[1:] + edges[:-1]) / 2 / s).double()
         simpson = (inside[1:] + inside[:-1] + 4 * middle) / 6

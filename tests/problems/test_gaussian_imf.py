@@ -5,16 +5,16 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import LinearGaussian
-from csb.problems.gaussian_imf import compose, coupling, exact_imf, static_bridge
-from csb.problems.gaussian_ipf import AffineLaw, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf, static_bridge
+from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
 from csb.process import Grid, Power
 
 PROBLEM = LinearGaussian(dx=3, dy=2, seed=1)
 ZERO = torch.zeros(3, dtype=torch.float64)
-NOISE = AffineLaw(torch.zeros(3, 2).double(), ZERO, torch.eye(3).double())
+NOISE = AffineGaussian(torch.zeros(3, 2).double(), ZERO, torch.eye(3).double())
 
 
-def close(found: AffineLaw, expected: AffineLaw, atol: float) -> None:
+def close(found: AffineGaussian, expected: AffineGaussian, atol: float) -> None:
     for one, two in zip(found, expected):
         torch.testing.assert_close(one, two, atol=atol, rtol=0)
 
@@ -27,7 +27,7 @@ def test_reaches_the_static_bridge(T, alpha_bar_end):
     steps = exact_imf(grid, PROBLEM.G, ZERO, PROBLEM.C, iterations)
     expected = static_bridge(alpha_bar_end, PROBLEM.G, ZERO, PROBLEM.C)
     close(coupling(NOISE, compose(list(steps[-2].kernels)[::-1]), False), expected, 1e-6)
-    data = AffineLaw(PROBLEM.G, ZERO, PROBLEM.C)
+    data = AffineGaussian(PROBLEM.G, ZERO, PROBLEM.C)
     close(coupling(data, compose(list(steps[-1].kernels)), True), expected, 1e-6)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import LinearGaussian
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels, reverse
+from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels, reverse
 from csb.process import Grid, Power, Reference, seeded
 
 TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5
@@ -77,7 +77,7 @@ def test_each_iteration_comes_closer_in_mean(problem, grid, objective):
 
 def test_the_first_half_step_starts_from_the_reference(problem, grid):
     reference = Reference(grid)
-    law = AffineLaw(problem.G, torch.zeros(2).double(), problem.C)
+    law = AffineGaussian(problem.G, torch.zeros(2).double(), problem.C)
     for k, kernel in enumerate(reference_kernels(grid, 2, 2), start=1):
         law = kernel.push(law)
         marginal = reference.marginal(k)
@@ -87,7 +87,7 @@ def test_the_first_half_step_starts_from_the_reference(problem, grid):
 
 def test_reversal_inverts_itself(problem):
     kernel = AffineKernel(problem.A, problem.G, torch.ones(2).double(), problem.C)
-    law = AffineLaw(problem.G, torch.ones(2).double(), torch.eye(2).double() + problem.C)
+    law = AffineGaussian(problem.G, torch.ones(2).double(), torch.eye(2).double() + problem.C)
     again = reverse(reverse(kernel, law), kernel.push(law))
     for a, b in zip(again, kernel):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
@@ -96,7 +96,7 @@ def test_reversal_inverts_itself(problem):
 def test_kernels_of_a_half_step_lead_back_to_its_start(problem, grid):
     # The backward kernels, run from the path's own end and not from N(0, I), give p(x_0 | y) again.
     step = ipf(problem, grid, 1, "likelihood")[0]
-    start = law = AffineLaw(problem.G, torch.zeros(2).double(), problem.C)
+    start = law = AffineGaussian(problem.G, torch.zeros(2).double(), problem.C)
     for kernel in reference_kernels(grid, 2, 2):
         law = kernel.push(law)
     for kernel in step.kernels[::-1]:

@@ -69,7 +69,7 @@ BAD = {
     "complex": (changed("x", lambda x: x + 1j), "has the type complex128; expected real numbers"),
     "dates": (changed("x", lambda x: x.astype("datetime64[s]")), "has the type datetime64[s]"),
     "channels last": (changed("x", numbers(N, 8, 8, 3)), "looks like (N, H, W, C); images are (N, C, H, W)"),
-    "column": (entry("x", ([7, 90], [0, 2]), np.nan), "in columns 0, 2, the first in row 7; mend or leave out"),
+    "column": (entry("x", ([7, 90], [0, 2]), np.nan), "in columns 0, 2, the first in row 7; fix or leave out"),
     "remedy": (entry("x", (7, 0), np.nan), "or give data.drop_nan=true"),
     "3 dims": (changed("y", lambda y: y[:, None]), "has shape (200, 1, 2); expected vectors"),
     "no dims": (changed("y", np.float64(3)), "has shape (); expected vectors"),
@@ -78,7 +78,7 @@ BAD = {
     "none": (lambda a: a.update(x=a["x"][:0], y=a["y"][:0]), "holds 0 pairs"),
     "NaN": (entry("x", ([7, 90], [0, 2]), np.nan), "x of"),
     "inf": (entry("y", (12, 1), -np.inf), "holds 1 values that are NaN, infinite or beyond"),
-    "too large": (entry("y", (12, 1), 1e39), "the first in row 12; mend or leave out"),
+    "too large": (entry("y", (12, 1), 1e39), "the first in row 12; fix or leave out"),
     "constant": (entry("x", (slice(None), 1), 4.5), "column 1 of x of"),
     "constant y": (entry("y", (slice(None), 0), 0.0), "is constant at 0 in all rows; leave it out"),
 }

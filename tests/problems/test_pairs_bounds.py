@@ -1,4 +1,4 @@
-"""Own pairs whose x has bounds: the transform keeps samples inside, and what does not fit is told in one line."""
+"""Own pairs whose x has bounds: the transform keeps samples inside, and what does not fit is reported in one line."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_one_number_is_for_all_coordinates(path):
         ({"low": (-1, 0, 1), "high": (1, 2, 1)}, "is not below high"),
         ({"low": LOW, "transform": "probit"}, "has one bound"),
         ({"low": -0.5}, "of the 300 x of"),
-        ({"low": LOW, "high": (0.5, None, None)}, "and not in [-1, 0.5]; mend the bounds"),
+        ({"low": LOW, "high": (0.5, None, None)}, "and not in [-1, 0.5]; fix the bounds"),
     ],
 )
 def test_what_does_not_fit(path, arguments, message):

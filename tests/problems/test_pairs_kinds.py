@@ -86,7 +86,7 @@ class TestMissing:
         x[90, 2] = np.ma.masked
         message = refusal(path=from_dataset(Items(x, good()["y"]), "masked"))
         assert "x of the dataset 'masked' holds 1 values that are NaN" in message
-        assert "in column 2, the first in row 90; mend or leave out these pairs, or give data.drop_nan=true" in message
+        assert "in column 2, the first in row 90; fix or leave out these pairs, or give data.drop_nan=true" in message
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_they_are_left_out(self, tmp_path, kind, monkeypatch, caplog):
@@ -101,8 +101,8 @@ class TestMissing:
         for name in ("train", "val", "test"):
             assert torch.equal(split(problem, name).x, split(clean, name).x)
             assert torch.equal(split(problem, name).y, split(clean, name).y)
-        told = [record.getMessage() for record in caplog.records]
-        assert [line for line in told if "leaves out" in line] == [
+        reported = [record.getMessage() for record in caplog.records]
+        assert [line for line in reported if "leaves out" in line] == [
             f"data.drop_nan=true leaves out 4 of the {N} pairs of {problem._source.where}"
         ]
         again = build_problem(problem.record())

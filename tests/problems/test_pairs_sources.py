@@ -179,7 +179,7 @@ def entry(name, index, value):
 
 BAD = {
     "NaN": (entry("x", ([207, 90], [0, 2]), np.nan), "holds 2 values that are NaN, infinite or beyond"),
-    "first row": (entry("x", ([207, 90], [0, 2]), np.nan), "the first in row 90; mend or leave out"),
+    "first row": (entry("x", ([207, 90], [0, 2]), np.nan), "the first in row 90; fix or leave out"),
     "inf": (entry("y", (12, 1), -np.inf), "y of"),
     "too large": (entry("y", (12, 1), 1e39), "the first in row 12"),
     "constant": (entry("x", (slice(None), 1), 4.5), "column 1 of x of"),
@@ -319,7 +319,7 @@ class TestDatasets:
                 return super().__getitem__(index)
 
         message = self.refused(Broken(**good()))
-        assert message == "item 150 of the dataset 'bad' cannot be had (KeyError: 'no\\nsuch file'); mend it"
+        assert message == "item 150 of the dataset 'bad' cannot be had (KeyError: 'no\\nsuch file'); fix it"
 
     def test_a_length_that_changes(self):
         items = Items(list(numbers(N, 2)), list(numbers(N, 2)))

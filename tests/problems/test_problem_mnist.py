@@ -14,7 +14,8 @@ import torch
 
 from csb.errors import CSBError
 from csb.evaluation.shown import as_images
-from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres, mnist, mnist_sources
+from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres
+from csb.problems.tasks import mnist, mnist_sources
 
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 

@@ -165,7 +165,7 @@ class TestBounds:
         assert bool(((wild >= low) & (wild <= high)).all())
 
     def test_the_density_has_mass_one(self):
-        """That of x for a state N(0, 1), mirrored at the walls or not, by quadrature over log x."""
+        """That of x for a state N(0, 1), mirrored at the bounds or not, by quadrature over log x."""
         x, y = self.pair()
         transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(x[:, :1], y[:, :1])
         grid = torch.linspace(np.log(1.0001e-3), np.log(0.9999e3), 4001, dtype=torch.float64).exp()

@@ -7,7 +7,7 @@ import torch
 from scipy import integrate, special, stats
 
 from csb.problems import SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture
-from csb.problems.truncated import TruncatedNormal
+from csb.problems.exact.truncated import TruncatedNormal
 from csb.process import seeded
 
 CASES = [  # mean, std, low, high
@@ -80,7 +80,7 @@ def test_gaussian_linear_by_regression_and_conditioning():
 
 
 def test_gaussian_linear_uniform_by_reweighting_the_prior():
-    """Coordinates are independent: each is reweighted by itself, one of them beyond the wall."""
+    """Coordinates are independent: each is reweighted by itself, one of them beyond the bound."""
     problem = SbiGaussianLinearUniform()
     y = torch.linspace(-1.6, 1.2, 10)
     x = problem.prior(400_000, seeded(3)).double()

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.problems import build_problem, mnist, mnist_sources
+from csb.problems import build_problem
+from csb.problems.tasks import mnist, mnist_sources
 from csb.run.demo.painter import Painter
 from csb.run.demo.server import Server
 

@@ -22,8 +22,8 @@ from csb.run.export import check_out, export
 from csb.run.hub import WEIGHTS, load_folder
 from csb.run.observations import read_observations
 from csb.samplers import FLOW, SCORE, Likelihood, flow_sampler, score_sampler
-from csb.samplers.build import GUIDED, arguments
-from csb.samplers.smc import ParticleSampler
+from csb.samplers.registry import GUIDED, arguments
+from csb.samplers.tds import ParticleSampler
 from tests.bad_input import EDGES, answer, each, edges, shown
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import untrained
@@ -40,11 +40,11 @@ def try_calls(calls, count, strategy=None):
                 return
             seen.add(repr(value))
             try:
-                told = answer(lambda: call(value), *name.replace("(", " ").split(), *shown(value))
+                reported = answer(lambda: call(value), *name.replace("(", " ").split(), *shown(value))
             except AssertionError as error:
                 failures.append(f"{name} of {value!r:.100}: {error}")
                 return
-            cases["refused" if told else "accepted"] += 1
+            cases["refused" if reported else "accepted"] += 1
 
         each(edges() if strategy is None else strategy, count, zlib.crc32(name.encode()), one)
     assert not failures, "\n".join([f"{len(failures)} of {sum(cases.values()) + len(failures)} cases:", *failures])

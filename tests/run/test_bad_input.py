@@ -55,12 +55,12 @@ def try_all(config, names, check, count, here, values=None):
                 return
             seen.add(repr((key, value)))
             try:
-                told = answer(lambda: check(changed(config, key, value)), *key.split("."), *shown(value))
+                reported = answer(lambda: check(changed(config, key, value)), *key.split("."), *shown(value))
                 assert held(here) == before, "files were changed"
             except AssertionError as error:
                 failures.append(f"{key}={value!r:.100}: {error}")
                 return
-            cases["refused" if told else "accepted"] += 1
+            cases["refused" if reported else "accepted"] += 1
 
         bad_input.each(values or bad_input.edges(), count, zlib.crc32(key.encode()), one)
     assert not failures, "\n".join([f"{len(failures)} of {len(seen)} cases:", *failures])
@@ -191,9 +191,9 @@ class TestCommands:
         assert try_all(config, keys(config), validate, VALUES, here)["refused"] > 10
 
     def test_every_key_of_the_demo(self, here, tmp_path_factory):
-        bridge, spec, told = untrained("mnist_inpaint", "data")
+        bridge, spec, reported = untrained("mnist_inpaint", "data")
         path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
-        save_bridge(path, bridge, spec, told)
+        save_bridge(path, bridge, spec, reported)
         config = base("demo", f"run={path}")
         assert try_all(config, keys(config), demo.validate, 2 * VALUES, here)["refused"] > 8
 

@@ -21,7 +21,7 @@ from csb.run.budgets.store import Store
 from csb.run.budgets.work import Pace, Work
 from csb.run.commands import compare
 from csb.run.conf import CONF
-from csb.samplers.build import GUIDED
+from csb.samplers.registry import GUIDED
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import untrained
 

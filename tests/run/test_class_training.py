@@ -14,14 +14,15 @@ from csb.errors import CSBError
 from csb.evaluation.classifier import DigitClassifier
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.denoiser import DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import MixtureClass, MnistClass, TwoMoons, mnist
+from csb.problems import MixtureClass, MnistClass, TwoMoons
+from csb.problems.tasks import mnist
 from csb.run import twist
 from csb.run.config import read
 from csb.run.denoiser import stored_denoiser
 from csb.run.evaluate import compare_run, evaluate
+from csb.run.guidance_likelihood import can_be_guided, digit_guide, guidance_likelihood_of
 from csb.run.load import load_run
 from csb.run.train import train
-from csb.run.twist import can_be_guided, digit_guide, twist_of
 from csb.training import digit_guide as training
 
 TINY = [
@@ -129,7 +130,7 @@ def test_a_denoiser_of_another_prior_is_refused(tmp_path):
 def test_exact_classes_need_no_training(tmp_path, monkeypatch):
     monkeypatch.setattr(twist, "_TRAIN", 5000)
     problem = MixtureClass(n_train=6000)
-    found = twist_of(problem, MixtureDenoiser(problem.mixture), tmp_path, 1.0, 0)
+    found = guidance_likelihood_of(problem, MixtureDenoiser(problem.mixture), tmp_path, 1.0, 0)
     x, y = problem.pairs("test", 5)[:2]
     expected = (problem.mixture.responsibilities(x.double()) * y).sum(1).log()
     torch.testing.assert_close(found.log_prob(y, x.double(), 0.5), expected)

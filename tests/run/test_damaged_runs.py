@@ -148,7 +148,7 @@ class TestReproduce:
         assert sum(message is not None for message in messages) > 0.5 * len(messages)
 
     @pytest.mark.parametrize(
-        ("place", "value", "told"),
+        ("place", "value", "reported"),
         [
             (("config", "trainer"), None, "bridge.config.trainer is None, not a dict"),
             (("data", "files"), None, "bridge.data.files is None, not a dict"),
@@ -156,11 +156,11 @@ class TestReproduce:
             (("device", "threads"), 10**6, "device.threads=1000000 is not possible"),
         ],
     )
-    def test_the_line_names_the_place(self, run, place, value, told):
+    def test_the_line_names_the_place(self, run, place, value, reported):
         entry = json.loads((run / FILE).read_text())["bridge"]
         entry[place[0]][place[1]] = value
         self.changed(run, entry)
-        assert told in (in_one_line(lambda: again(run)) or "")
+        assert reported in (in_one_line(lambda: again(run)) or "")
 
     def test_nothing_is_resolved_or_made(self, run, tmp_path, monkeypatch):
         monkeypatch.setenv("CASE_TOKEN", "s3cret-t0ken")

@@ -273,7 +273,7 @@ class TestStart:
             Painter.of(bridge, "x", None)
 
     def test_without_digits_visitors_draw_their_own(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("csb.problems.mnist.SOURCES", ())
+        monkeypatch.setattr("csb.problems.tasks.mnist.SOURCES", ())
         painter = Painter.of(untrained("mnist_inpaint", "data")[0], "x", str(tmp_path))
         assert isinstance(painter.problem, MnistInpaint)
         assert painter.problem.root == str(tmp_path)

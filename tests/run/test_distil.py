@@ -12,7 +12,7 @@ from conftest import ROOT, Hook
 from hydra import compose, initialize_config_dir
 
 from csb.bridge.checkpoint import load
-from csb.bridge.student import LawStudent
+from csb.bridge.student import TransitionStudent
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.run import cli
@@ -53,7 +53,7 @@ def bridge(folder, tmp_path):
 
 def test_what_is_loaded(folder):
     student, transform, problem, about = load_consistency(folder, "cpu")
-    assert isinstance(student, LawStudent)
+    assert isinstance(student, TransitionStudent)
     assert (student.spec.law, student.spec.calls, student.spec.components) == ("mixture", [1, 2], 3)
     bridge = load_run(folder, "cpu").bridge
     assert student.spec.alpha_bar == bridge.spec.alpha_bar

@@ -1,4 +1,4 @@
-"""One writer a folder, and a folder that is made anew as a whole."""
+"""One writer a folder, and a folder that is made again as a whole."""
 
 import subprocess
 import sys

@@ -13,7 +13,7 @@ from csb.run.compare import build_methods
 from csb.run.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.run.load import Run
 from csb.samplers import horizon, horizon_bias
-from csb.samplers.build import BaselineSettings
+from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge
 
 PROCESS = {"schedule": "power", "alpha_bar_end": 0.1, "power": 3.0}

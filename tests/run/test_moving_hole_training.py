@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import MovingHole, mnist
+from csb.problems import MovingHole
+from csb.problems.tasks import mnist
 from csb.process import seeded
 from csb.run.config import read
 from csb.run.evaluate import compare_run, evaluate

@@ -148,12 +148,15 @@ class TestProvenance:
 
 class TestReproduce:
     def test_bit_for_bit(self, first, tmp_path, capsys):
-        told = again(first, f"out={tmp_path}/again")
-        assert told["agrees"] is True
-        assert told["environment"] == []
-        assert all(row["identical"] for row in told["weights"])
-        assert {row["file"] for row in told["weights"]} >= {"bridge.safetensors", "half_steps/01_backward.safetensors"}
-        assert {row["figure"] for row in told["figures"]} >= {"L", "T", "sliced_w"}
+        reported = again(first, f"out={tmp_path}/again")
+        assert reported["agrees"] is True
+        assert reported["environment"] == []
+        assert all(row["identical"] for row in reported["weights"])
+        assert {row["file"] for row in reported["weights"]} >= {
+            "bridge.safetensors",
+            "half_steps/01_backward.safetensors",
+        }
+        assert {row["figure"] for row in reported["figures"]} >= {"L", "T", "sliced_w"}
         out = capsys.readouterr().out
         assert "versions, commit and device are as they were" in out
         assert "it agrees: bit for bit" in out
@@ -161,10 +164,10 @@ class TestReproduce:
 
     @pytest.mark.parametrize("stage", ["denoiser", "score", "distil"])
     def test_other_stages(self, first, tmp_path, stage):
-        told = again(first, f"out={tmp_path}/again", f"stage={stage}")
-        assert told["agrees"] is True
-        assert [row["identical"] for row in told["weights"]] == [True]
-        assert told["figures"] == []
+        reported = again(first, f"out={tmp_path}/again", f"stage={stage}")
+        assert reported["agrees"] is True
+        assert [row["identical"] for row in reported["weights"]] == [True]
+        assert reported["figures"] == []
 
     def test_another_training_does_not_agree(self, copy, capsys):
         folder, change = copy
@@ -172,10 +175,10 @@ class TestReproduce:
         with pytest.raises(SystemExit) as end:
             again(folder)
         assert end.value.code == 1
-        told = json.loads((folder.with_name("run_reproduced") / "reproduced.json").read_text())
-        assert told["agrees"] is False
-        assert told["environment"] == [{"of": "versions.torch", "then": "1.0", "now": str(torch.__version__)}]
-        assert told["weights"][0]["difference"] > 0
+        reported = json.loads((folder.with_name("run_reproduced") / "reproduced.json").read_text())
+        assert reported["agrees"] is False
+        assert reported["environment"] == [{"of": "versions.torch", "then": "1.0", "now": str(torch.__version__)}]
+        assert reported["weights"][0]["difference"] > 0
         out, err = capsys.readouterr()
         assert "what is not as it was" in out
         assert err.count("\n") == 1

@@ -17,7 +17,7 @@ from csb.samplers import Likelihood
 from tests.conftest import Moved
 
 
-class Law(NamedTuple):
+class Transition(NamedTuple):
     """N(mean (d,), cov (d, d)), float64."""
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Scripted(Noise):
         raise AssertionError("a sampler that draws uniform numbers is not affine in normal ones")
 
 
-def output_law(sampler, y: Tensor) -> Law:
+def output_law(sampler, y: Tensor) -> Transition:
     """The law of a sampler's x for one observation. AssertionError where it is not affine in its noise."""
     d, counter = torch.Size(sampler.x_shape).numel(), Scripted()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def output_law(sampler, y: Tensor) -> Law:
     mean, B = x[0], (x[1:-2] - x[0]).T
     scale = float((B @ B.T).trace().sqrt())
     assert float((mean + unit[-2:].double() @ B.T - x[-2:]).abs().max()) < 1e-3 * scale, "the sampler is not affine"
-    return Law(mean, B @ B.T)
+    return Transition(mean, B @ B.T)
 
 
 def output_mean(sampler, y: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def output_mean(sampler, y: Tensor) -> Tensor:
         return sampler._sample(y[None], 1, Scripted()).x.flatten().double()
 
 
-def law_errors(found: Law, exact: Law) -> MomentErrors:
+def law_errors(found: Transition, exact: Transition) -> MomentErrors:
     """As :func:`csb.evaluation.moments.moment_errors`, from the law itself."""
     gap = float((found.mean - exact.mean).norm())
     return MomentErrors(
@@ -98,7 +98,7 @@ class GaussianTask:
     def build(self, method, grid: Grid, **options):
         return method(self.problem, self.denoiser, self.likelihood, grid, **{"batch_size": 4096, **options})
 
-    def posterior(self, y: Tensor) -> Law:
+    def posterior(self, y: Tensor) -> Transition:
         S, A = self.cov, self.A
         gain = S @ A.T @ torch.linalg.inv(A @ S @ A.T + self.std**2 * torch.eye(len(A), dtype=torch.float64))
-        return Law(self.mean + gain @ (y.double() - A @ self.mean), S - gain @ A @ S)
+        return Transition(self.mean + gain @ (y.double() - A @ self.mean), S - gain @ A @ S)

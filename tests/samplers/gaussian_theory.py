@@ -6,7 +6,7 @@ A method's guess is x̂_0 + K(c − A x̂_0), by its own gain K, and every step 
 
 import torch
 
-from tests.samplers.gaussian_moments import Law
+from tests.samplers.gaussian_moments import Transition
 
 
 class Prior:
@@ -42,7 +42,7 @@ def gain(kind, task, C, alpha_bar, gamma=1.0):
 
 
 def in_data_units(task, mean, cov):
-    return Law(task.shift + task.scale * mean, task.scale**2 * cov)
+    return Transition(task.shift + task.scale * mean, task.scale**2 * cov)
 
 
 def guided_law(kind, task, y, grid, eta=1.0, corrections=0, gamma=1.0, step=0.5):

@@ -8,7 +8,7 @@ from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DiffusionSampler, Likelihood
 from csb.samplers.budget import among, steps_within
-from csb.samplers.build import GUIDED
+from csb.samplers.registry import GUIDED
 from tests.samplers.conditional_models import AMORTIZED, make_amortized, untrained
 from tests.samplers.test_protocol import Counted
 
@@ -77,11 +77,11 @@ def test_a_budget_of_passes_is_used_up(name):
 def test_the_passes_of_guided_samplers_are_those_that_are_made(name, T):
     denoiser = Counted(DENOISER)
     made = sampler(name, T, denoiser)
-    told = made.evaluations
+    reported = made.evaluations
     assert denoiser.levels == []  # counting costs no network call
     info = made.sample(Y, 8, seeded(1)).info
-    assert told == len(denoiser.levels) + denoiser.backward_passes
-    assert told == info.forward_evaluations + info.backward_evaluations
+    assert reported == len(denoiser.levels) + denoiser.backward_passes
+    assert reported == info.forward_evaluations + info.backward_evaluations
 
 
 @pytest.mark.parametrize("name", AMORTIZED)
@@ -89,11 +89,11 @@ def test_the_passes_of_guided_samplers_are_those_that_are_made(name, T):
 def test_the_passes_of_amortized_samplers_are_those_that_are_made(name, T):
     made, calls = sampler(name, T), []
     hook = made.model.network.register_forward_hook(lambda *_: calls.append(1))
-    told = made.evaluations
+    reported = made.evaluations
     assert calls == []
     made.sample(Y, 8, seeded(1))
     hook.remove()
-    assert told == len(calls)
+    assert reported == len(calls)
 
 
 @pytest.mark.parametrize("name", GUIDED)

@@ -25,7 +25,7 @@ CUBIC = Power(1e-6, 3.0)
 
 def states(sampler):
     """z_{T−1}, …, z_0 of the starts Z for the first observation."""
-    return list(sampler.walk(Z, sampler.codes(Y[:1]), Noise(None, 1)))
+    return list(sampler.walk(Z, sampler.contexts(Y[:1]), Noise(None, 1)))
 
 
 def slopes(errors):

@@ -11,8 +11,8 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture, Mixture, MixtureClass
 from csb.process import Grid, Power, seeded
 from csb.samplers import TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, Likelihood
-from csb.samplers.build import GUIDED
 from csb.samplers.diffusion import Guidance
+from csb.samplers.registry import GUIDED
 
 M, S = 1.2, 0.5  # two Gaussians at ±M of variance S, on a line
 PAIR = Mixture(
@@ -187,7 +187,7 @@ def test_tds_reaches_the_law_of_the_class():
 
 def test_methods_that_need_residuals_say_so():
     problem, grid = MixtureClass(), grid_of(4)
-    runs = {name for name, method in GUIDED.items() if method.any_twist}
+    runs = {name for name, method in GUIDED.items() if method.any_likelihood}
     assert {"tds", "smc", "guidance"} <= runs
     for name in set(GUIDED) - runs:
         with pytest.raises(CSBError, match=f"mixture_class has no likelihood y = H.x. . noise, whose residuals {name}"):

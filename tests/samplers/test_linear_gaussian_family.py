@@ -15,7 +15,7 @@ from csb.problems import LinearGaussian
 from csb.process import Grid, Power, seeded
 from csb.samplers import DDRM, MMPS, SCORE, SDA, TDS, TMPD, PiGDM
 from tests.samplers.conditional_models import ExactDenoiser
-from tests.samplers.gaussian_moments import GaussianTask, Law, law_errors, output_law, output_mean
+from tests.samplers.gaussian_moments import GaussianTask, Transition, law_errors, output_law, output_mean
 from tests.samplers.gaussian_theory import ddrm_law, guided_law
 
 PROBLEM = LinearGaussian(dx=3, dy=2, seed=3)
@@ -94,7 +94,7 @@ class TestWithinThreePercent:
         task = TASKS["unit"]
         mean = output_mean(task.build(made, FINE, **options), Y)
         law = guided_law(kind, task, Y, FINE, **theory)
-        errors = law_errors(Law(mean, law.cov), task.posterior(Y))
+        errors = law_errors(Transition(mean, law.cov), task.posterior(Y))
         assert max(errors.mean_relative, errors.mean_scaled) < 0.03
         assert errors.cov_relative < 0.03
 
@@ -102,7 +102,7 @@ class TestWithinThreePercent:
         """No covariance is claimed."""
         problem = LinearGaussian(dx=3, dy=2, seed=3, noise=0.05)
         task, y = GaussianTask(problem), problem.pairs("test", 1).y[0]
-        law = Law(output_mean(task.build(DDRM, FINE), y), ddrm_law(task, y, FINE).cov)
+        law = Transition(output_mean(task.build(DDRM, FINE), y), ddrm_law(task, y, FINE).cov)
         errors = law_errors(law, task.posterior(y))
         assert max(errors.mean_relative, errors.mean_scaled) < 0.03
 
@@ -110,7 +110,7 @@ class TestWithinThreePercent:
     def test_a_conditional_score(self, method):
         """Its covariance: test_conditional_exact.py."""
         sampler, exact = SCORE[method](ExactDenoiser(PROBLEM), FINE), TASKS["unit"].posterior(Y)
-        errors = law_errors(Law(output_mean(sampler, Y), exact.cov), exact)
+        errors = law_errors(Transition(output_mean(sampler, Y), exact.cov), exact)
         assert max(errors.mean_relative, errors.mean_scaled) < 0.03
 
     def test_tds(self):
@@ -129,7 +129,7 @@ class TestAnisotropicPriors:
         exact, grid = task.posterior(y), Grid.from_schedule(Power(1e-6, 3.0), 60)
         for made, options in ((TMPD, {}), (MMPS, {"iterations": 2})):
             mean = output_mean(task.build(made, grid, **options), y)
-            assert law_errors(Law(mean, exact.cov), exact).mean_scaled < 2e-3
+            assert law_errors(Transition(mean, exact.cov), exact).mean_scaled < 2e-3
         assert law_errors(guided_law("tmpd", task, y, FINE), exact).cov_relative < 0.03
         errors = law_errors(guided_law("pigdm", task, y, FINE), exact)
         assert errors.mean_scaled > (0.08 if noise == 0.5 else 0.8)

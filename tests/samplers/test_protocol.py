@@ -10,7 +10,7 @@ from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, build
 from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import BridgeSampler, ExactSampler, Likelihood, Replacement, horizon_bias
-from csb.samplers.build import GUIDED
+from csb.samplers.registry import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
 

@@ -1,4 +1,4 @@
-"""A tiny training that can be struck at any function call, in a process of its own, and looked at afterwards."""
+"""A tiny training that can be interrupted at any function call, in a process of its own, and looked at afterwards."""
 
 import os
 import random
@@ -19,9 +19,9 @@ from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.run.ends import is_out_of_memory, terminable
 from csb.training.history import SCORE
-from csb.training.ipf import IPF
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import load_progress
+from csb.training.trainer import BridgeTrainer
 
 FINGERPRINT = {"seed": 0}
 OUT_OF_MEMORY, INTERRUPTED, ONE_LINE, TERMINATED, HUNG_UP = 3, 130, 2, 143, 129  # exit codes of a life
@@ -38,7 +38,7 @@ def make(folder, objective="likelihood", covariance="full", optimizer=None, **se
     train = PROBLEM.pairs("train")
     defaults = {"L": 2, "first_steps": 10, "steps": 10, "batch_size": 32, "refresh": 5, "trajectories": 64,
                 "checkpoint_every": 4, "observe_every": 4}  # fmt: skip
-    return IPF(
+    return BridgeTrainer(
         build_bridge(spec, 0), spec, build_objective(objective), (train.x, train.y), Path(folder),
         IPFSettings(**defaults | settings), OptimizerSettings(**optimizer or {}), DeviceSettings("cpu"), 0, FINGERPRINT,
         {"note": 1}, calibrate=lambda bridge: {SCORE: 1.0}, bar=False,
@@ -76,7 +76,7 @@ def go_on(folder, **changes):
 
 @dataclass(frozen=True)
 class Fault:
-    """What strikes at a function call, of Python or of C, counted from the training's start.
+    """What faults at a function call, of Python or of C, counted from the training's start.
 
     Attributes:
         kind: a signal's name, "MemoryError", or "OSError": no space is left for the next thing that is written.
@@ -86,7 +86,7 @@ class Fault:
     kind: str
     call: int
 
-    def strike(self):
+    def fault(self):
         if self.kind == "MemoryError":
             raise MemoryError
         if self.kind == "OSError":
@@ -139,7 +139,7 @@ def live(folder, fault):
         if fault is None or calls < fault.call or (fault.kind == "OSError" and not writes(event, argument, frame)):
             return
         sys.setprofile(None)
-        fault.strike()
+        fault.fault()
 
     torch.set_num_threads(1)
     try:
@@ -175,28 +175,28 @@ def in_a_process(fork_server, folder, fault=None, timeout=120):
     return process.exitcode
 
 
-def story(fork_server, folder, whole, kind, seed, strikes, calls):
-    """A training that is struck so many times, each time at a seeded call; begun again where it has reached its end.
+def story(fork_server, folder, whole, kind, seed, faults, calls):
+    """A training that is interrupted so many times, each time at a seeded call; begun again where it ended.
 
     Wherever it ends, its files are those of the whole one.
     """
-    draw, struck, code, lives = random.Random(f"{kind} {seed}"), 0, None, 0
-    while struck < strikes:
+    draw, interrupted, code, lives = random.Random(f"{kind} {seed}"), 0, None, 0
+    while interrupted < faults:
         lives += 1
-        assert lives <= 20 * strikes, f"{kind} hardly ever strikes"
+        assert lives <= 20 * faults, f"{kind} hardly ever faults"
         if code == 0:
             assert_same(folder, whole)
             shutil.rmtree(folder)
         code = in_a_process(fork_server, folder, Fault(kind, draw.randint(1, calls // 2)))
         assert code in KINDS[kind], f"{kind}: exit code {code}: {error_of(folder)}"
-        struck += code != 0
+        interrupted += code != 0
         assert_intact(folder)
     assert in_a_process(fork_server, folder) == 0
     assert_same(folder, whole)
 
 
 def error_of(folder):
-    """What the life that ended last told of its error; empty where it told none."""
+    """What the life that ended last reported of its error; empty where it reported none."""
     path = Path(f"{folder}.error")
     return path.read_text() if path.exists() else ""
 

@@ -7,7 +7,7 @@ import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
-from csb.problems.gaussian_ipf import AffineLaw
+from csb.problems.exact.gaussian_ipf import AffineGaussian
 from csb.process import seeded
 from csb.training.cache import Cache, fill
 from csb.training.storage import bytes_per_trajectory, capacity
@@ -44,7 +44,7 @@ class TestLaws:
         z, c = pairs_of(exact)
         cache = fill(exact.bridge, "forward", Likelihood(), (z, c), N, (0, 1, 0, 0))
         assert torch.equal(cache.states[0], z[cache.owner])
-        law = AffineLaw(exact.G, exact.g, exact.C)
+        law = AffineGaussian(exact.G, exact.g, exact.C)
         for k, kernel in enumerate(exact.steps[1].kernels, start=1):
             law = kernel.push(law)
             assert_law(cache.states[k], c[cache.owner], law)
@@ -54,7 +54,7 @@ class TestLaws:
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
         cache = fill(exact.bridge, "backward", Likelihood(), (z, c), N, (0, 1, 0, 0))
-        law = AffineLaw(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
+        law = AffineGaussian(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
         assert_law(cache.states[-1], c[cache.owner], law)
         for k in range(exact.grid.T, 0, -1):
             law = exact.steps[0].kernels[k - 1].push(law)

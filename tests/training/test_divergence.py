@@ -246,7 +246,7 @@ def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
 
 def test_sigterm_saves_the_running_step(tmp_path):
     run = make(tmp_path, checkpoint_every=1000)
-    run.observer = At(1, 8, Fault("SIGTERM", 0).strike)
+    run.observer = At(1, 8, Fault("SIGTERM", 0).fault)
     with terminable(), pytest.raises(Terminated):
         run.run(resume=False)
     progress = load_progress(run.state_file, FINGERPRINT)

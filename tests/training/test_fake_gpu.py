@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Likelihood, Target
-from csb.bridge.steps import hops
+from csb.bridge.skipping import hops
 from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.batches import Batch
@@ -60,7 +60,7 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
         loss = module.weighted_loss(module.kernel, Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
         assert loss.device == module.last_loss.device == GPU
         c = torch.empty(3, 2, device=GPU)
-        states = list(bridge.walk(direction, x, bridge.codes(direction, c, 2), 2, Noise(None, 3, GPU), 4))
+        states = list(bridge.walk(direction, x, bridge.contexts(direction, c, 2), 2, Noise(None, 3, GPU), 4))
         assert [state.device for state in states] == [GPU] * 3
 
 
@@ -80,8 +80,8 @@ def test_mirrored_states_of_pairs(monkeypatch):
 
 def test_weights_are_made_without_a_word_to_gpus(monkeypatch):
     """Whose global generators a seed would set back, and with them what is sampled next."""
-    told = []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", told.append)
+    reported = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reported.append)
     state = torch.get_rng_state()
     with initialised(3):
         one = torch.randn(4)
@@ -90,4 +90,4 @@ def test_weights_are_made_without_a_word_to_gpus(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
     part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
     build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, part, part), 0)
-    assert told == []
+    assert reported == []

@@ -1,4 +1,4 @@
-"""Trainings struck at random instants, and resumed: the weights are those, bit for bit, of one that was left alone.
+"""Trainings interrupted at random instants, and resumed: the weights are bit for bit those of one left alone.
 
 An instant is a function call, of Python or C, drawn by a seed among all calls of the training, those that write a file
 included. CSB_FAULTS=1000 pytest -m slow tests/training/test_faults.py drives that many.

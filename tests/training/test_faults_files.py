@@ -110,12 +110,12 @@ def test_a_state_of_something_else(copy, change, message):
 
 def test_a_bridge_in_place_of_a_state(copy):
     golden = Path(__file__).parents[1] / "golden" / "files" / "half_step.pt"
-    for file, told in (
+    for file, reported in (
         (copy / "half_steps" / "01_backward.safetensors", "is damaged or not a csb file"),
         (golden, "is no state of a training; put the right file back"),
     ):
         shutil.copy(file, copy / "state.pt")
-        with pytest.raises(CSBError, match=rf"state\.pt {told}"):
+        with pytest.raises(CSBError, match=rf"state\.pt {reported}"):
             make(copy).run(resume=True)
 
 
@@ -202,7 +202,7 @@ def test_a_folder_that_vanishes_while_it_is_written_into(tmp_path):
     assert (tmp_path / "run" / "bridge.safetensors").exists()
 
 
-@pytest.mark.parametrize("where", ["csb.training.ipf.fill", "csb.training.ipf.Batches.__iter__"])
+@pytest.mark.parametrize("where", ["csb.training.trainer.fill", "csb.training.trainer.Batches.__iter__"])
 def test_an_error_where_the_data_come_from(copy, whole, monkeypatch, where):
     """As of a worker that dies: it is passed on as it is, and the state is that before."""
 

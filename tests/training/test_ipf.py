@@ -7,13 +7,13 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
-from csb.problems.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
+from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels
 from csb.process import Grid, Power, Reference, seeded
-from csb.training import ipf as ipf_module
-from csb.training.ipf import IPF
+from csb.training import trainer as trainer_module
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.state import load_progress
+from csb.training.trainer import BridgeTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 GRID = Grid.from_schedule(Power(0.3, 2.0), 4)
@@ -29,7 +29,7 @@ def make(
     spec = BridgeSpec(GRID.alpha_bar.tolist(), transform, part, part)
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
     train = problem.pairs("train")
-    return IPF(
+    return BridgeTrainer(
         build_bridge(spec), spec, build_objective(objective), pairs or (train.x, train.y), folder,
         IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
@@ -67,7 +67,7 @@ def pinned_laws(ends):
     for k in range(GRID.T + 1):
         law = reference.pinned_both(k)
         H = torch.cat([law.near * eye, law.far * eye], 1)
-        laws.append(AffineLaw(H @ ends.U, H @ ends.u, H @ ends.P @ H.T + law.var * eye))
+        laws.append(AffineGaussian(H @ ends.U, H @ ends.u, H @ ends.P @ H.T + law.var * eye))
     return laws
 
 
@@ -75,10 +75,10 @@ def path_laws(problem, steps, i, objective):
     """The exact laws of x_0..x_T given y at which half-step i is fitted."""
     d = problem.dx
     if steps[i].direction == "backward":
-        law = AffineLaw(problem.G, torch.zeros(d).double(), problem.C)
+        law = AffineGaussian(problem.G, torch.zeros(d).double(), problem.C)
         kernels = list(steps[i - 1].kernels) if i else reference_kernels(GRID, d, problem.dy)
     else:
-        law = AffineLaw(torch.zeros(d, problem.dy).double(), torch.zeros(d).double(), torch.eye(d).double())
+        law = AffineGaussian(torch.zeros(d, problem.dy).double(), torch.zeros(d).double(), torch.eye(d).double())
         kernels = list(steps[i - 1].kernels[::-1])
     if objective == "bridge_matching":
         return pinned_laws(coupling(law, compose(kernels), steps[i].direction == "backward"))
@@ -162,7 +162,7 @@ def small():
 class TestALossThatIsNotFinite:
     def test_in_a_cached_half_step(self, tmp_path, small, monkeypatch):
         make(tmp_path / "whole", small, **SHORT).run(resume=False)
-        run, fill = make(tmp_path / "run", small, **SHORT), ipf_module.fill
+        run, fill = make(tmp_path / "run", small, **SHORT), trainer_module.fill
 
         def poisoned(*args, **options):
             cache = fill(*args, **options)
@@ -170,7 +170,7 @@ class TestALossThatIsNotFinite:
                 cache.states.fill_(float("nan"))
             return cache
 
-        monkeypatch.setattr(ipf_module, "fill", poisoned)
+        monkeypatch.setattr(trainer_module, "fill", poisoned)
         with pytest.raises(CSBError, match="the loss became nan in half-step 03_backward at step 4") as error:
             run.run(resume=False)
         assert "\n" not in str(error.value)
@@ -179,7 +179,7 @@ class TestALossThatIsNotFinite:
         assert all(bool(torch.isfinite(value).all()) for value in progress.weights.values())
         assert not (tmp_path / "run" / "bridge.safetensors").exists()
         # With the cause removed the run goes on from there as if nothing had happened.
-        monkeypatch.setattr(ipf_module, "fill", fill)
+        monkeypatch.setattr(trainer_module, "fill", fill)
         make(tmp_path / "run", small, **SHORT).run(resume=True)
         one, two = (load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict() for name in ("whole", "run"))
         assert all(torch.equal(one[key], two[key]) for key in one)
@@ -276,13 +276,13 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
                            checkpoint_every=2)  # fmt: skip
 
     def train(name, resume):
-        IPF(
+        BridgeTrainer(
             build_bridge(spec), spec, build_objective("likelihood"), pairs, tmp_path / name, settings,
             OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, FINGERPRINT, {}, bar=False,
         ).run(resume)  # fmt: skip
         return load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict()
 
-    whole, save, calls = train("whole", False), ipf_module.save_progress, []
+    whole, save, calls = train("whole", False), trainer_module.save_progress, []
 
     def dying(*args):
         calls.append(1)
@@ -290,10 +290,10 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
             raise OSError("power cut")
         save(*args)
 
-    monkeypatch.setattr(ipf_module, "save_progress", dying)
+    monkeypatch.setattr(trainer_module, "save_progress", dying)
     with pytest.raises(OSError, match="power cut"):
         train("run", False)
-    monkeypatch.setattr(ipf_module, "save_progress", save)
+    monkeypatch.setattr(trainer_module, "save_progress", save)
     again = train("run", True)
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 

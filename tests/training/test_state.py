@@ -35,11 +35,11 @@ def test_what_does_not_fit(change):
 
 
 def test_what_strikes_a_copy_is_raised_as_it_is(monkeypatch):
-    def struck(*args, **kwargs):
+    def interrupted(*args, **kwargs):
         raise MemoryError
 
     model, other = two()
-    monkeypatch.setattr(torch.Tensor, "copy_", struck)
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
     with pytest.raises(MemoryError):
         take_weights(model, other.state_dict())
 

@@ -11,10 +11,10 @@ from csb.bridge import load_bridge
 from csb.bridge.objectives import build_objective
 from csb.problems import LinearGaussian
 from csb.process import seeded
-from csb.training import ipf as ipf_module
+from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
-from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
+from csb.training.trainer import BridgeTrainer
 from csb.training.validation import Validation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
@@ -26,7 +26,7 @@ def small():
     return LinearGaussian(dx=1, dy=1, n_train=200)
 
 
-def with_validation(run: IPF, problem, patience: int) -> IPF:
+def with_validation(run: BridgeTrainer, problem, patience: int) -> BridgeTrainer:
     val = problem.pairs("val", 100)
     run.val = (val.x, val.y) if patience else None
     run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_training(small, tmp_path, objective):
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
-    module = ipf_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.optimizer)
+    module = trainer_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.optimizer)
     validation = Validation(run.bridge, module, run.objective, run.val, 64, 64, 0)
     before = validation.loss()
     assert validation.loss() == before

@@ -9,8 +9,8 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import build_objective
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
-from csb.training.ipf import IPF
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.trainer import BridgeTrainer
 
 GRID = Grid.from_schedule(Power(0.3, 2.0), 3)
 
@@ -65,7 +65,7 @@ def training(folder, size, objective, compile=False):
     device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
     if size > 1:
         ranks.join(device)
-    ipf = IPF(
+    ipf = BridgeTrainer(
         build_bridge(spec, 3), spec, build_objective(objective), pairs(200, 0), folder, settings,
         OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, {}, {}, losses, inflate, bar=False, val=pairs(60, 1),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import Law
+from csb.bridge.transitions import Transition
 from csb.process import Reference, expand, mix, noise_like
 
 
@@ -40,15 +40,17 @@ class Objective(ABC):
         """The target of the first backward half-step at x_k (B, *z_shape), k (B,), drawn directly from X_k | X_0."""
 
     @abstractmethod
-    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, code: Tensor) -> Tensor:
+    def cached_target(
+        self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, context: Tensor
+    ) -> Tensor:
         """The target at state ``end``, which the frozen kernel reached from ``start``, where its mean is ``mean``.
 
-        The kernel that is fitted goes from ``end`` back to ``start``; k is the step's number (1,), code the frozen
+        The kernel that is fitted goes from ``end`` back to ``start``; k is the step's number (1,), context the frozen
         kernel's (B, …).
         """
 
     @abstractmethod
-    def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
+    def loss(self, law: Transition, target: Target, beta: Tensor) -> Tensor:
         """The loss of each element, (B, *z_shape); β_k (B,) sets the scale."""
 
 

@@ -12,8 +12,8 @@ out of the loss: less noise in the gradient, the same minimum.
 from torch import Tensor
 
 from csb.bridge.kernel import Kernel
-from csb.bridge.law import Law
 from csb.bridge.objectives.base import Objective, Target, pinned_target
+from csb.bridge.transitions import Transition
 from csb.process import Reference, expand
 
 
@@ -26,8 +26,10 @@ class Likelihood(Objective):
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
         return pinned_target(reference, k, x_k, x_0)
 
-    def cached_target(self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, code: Tensor) -> Tensor:
+    def cached_target(
+        self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, context: Tensor
+    ) -> Tensor:
         return start
 
-    def loss(self, law: Law, target: Target, beta: Tensor) -> Tensor:
+    def loss(self, law: Transition, target: Target, beta: Tensor) -> Tensor:
         return law.nll(target.mean, target.var) - 0.5 * expand(beta, target.mean).log()

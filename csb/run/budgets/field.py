@@ -17,8 +17,8 @@ from csb.run.config import schedule_of
 from csb.run.denoiser import exact_denoiser, stored_denoiser
 from csb.run.guided import guide_of
 from csb.run.load import Run, default_device, load_run, stored_spec
-from csb.samplers.build import BaselineSettings, Guide
 from csb.samplers.diffusion import LONG
+from csb.samplers.registry import BaselineSettings, Guide
 
 MODELS = ("bridge", "score", "flow", "denoiser", "consistency")  # names of files
 

@@ -27,7 +27,7 @@ from csb.samplers import (
     flow_sampler,
     score_sampler,
 )
-from csb.samplers.build import GUIDED
+from csb.samplers.registry import GUIDED
 
 _PROBE = 10  # steps that a guided sampler is tried with, to see whether the problem admits it
 _SPACED = {"heun": "karras", "dpmpp": "karras"}  # grids of the samplers of higher order; the others: the schedule's
@@ -63,7 +63,7 @@ class Contender:
 
 
 def _named(name: str, label: str, folders: list[Path]) -> list[tuple[str, str]]:
-    """Ids and labels of one method of several runs; the runs are told apart where there are two or more."""
+    """Ids and labels of one method of several runs; the runs are reported apart where there are two or more."""
     if len(folders) == 1:
         return [(name, label)]
     return [(f"{name}_{i}", f"{label} ({folder.name})") for i, folder in enumerate(folders, start=1)]
@@ -80,7 +80,7 @@ def _bridge(of: Field, name: str) -> list[Contender]:
 def _of_run(run: Run, name: str, label: str) -> Contender:
     T = run.bridge.grid.T
     try:
-        run.bridge.stops(1, 1, 0, 1)
+        run.bridge.timesteps(1, 1, 0, 1)
         steps = tuple(range(1, T + 1))
     except CSBError:  # these kernels take all steps or none
         steps = (T,)
@@ -226,6 +226,8 @@ def contenders(of: Field, names: list[str]) -> tuple[list[Contender], dict[str, 
         except CSBError as error:
             reasons[name] = str(error)
     if all(one.reference for one in found):
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise CSBError(f"no method can be compared on {of.problem.name} ({told})" if told else "no method is compared")
+        reported = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise CSBError(
+            f"no method can be compared on {of.problem.name} ({reported})" if reported else "no method is compared"
+        )
     return found, reasons

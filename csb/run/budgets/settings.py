@@ -14,7 +14,7 @@ from csb.process import Schedule
 from csb.process.grid import MOST_STEPS
 from csb.run.budgets.methods import METHODS
 from csb.run.config import schedule_of
-from csb.samplers.build import GUIDED, BaselineSettings
+from csb.samplers.registry import GUIDED, BaselineSettings
 from csb.schema import Count, Distinct, OneOf, Place, Positive, Schema, Whole
 
 _SIZES = {True: (100, 16), False: (20, 1000)}  # observations and samples, for images and for vectors

@@ -23,7 +23,7 @@ from csb.run.budgets.work import Fit, Work
 from csb.run.guided import horizon_warnings
 from csb.run.lock import writing
 from csb.run.train import check_writable
-from csb.samplers.build import GUIDED
+from csb.samplers.registry import GUIDED
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,14 @@ def _title(budget: Budget) -> str:
 
 def _remarks(budget: Budget, fits: Sequence[Fit], most: int) -> list[str]:
     """What did not fit one budget, and what could have taken more."""
-    told = []
+    reported = []
     for text, chosen in (
         ("not even one step fits", [f for f in fits if f.row is None and not f.reason]),
         (f"held back by steps={most}", [f for f in fits if f.row is not None and f.at_most]),
     ):
         if chosen:
-            told.append(f"{budget.text}: {text}: {', '.join(fit.contender.label for fit in chosen)}")
-    return told + [f"{budget.text}: {fit.contender.label} is left out: {fit.reason}" for fit in fits if fit.reason]
+            reported.append(f"{budget.text}: {text}: {', '.join(fit.contender.label for fit in chosen)}")
+    return reported + [f"{budget.text}: {fit.contender.label} is left out: {fit.reason}" for fit in fits if fit.reason]
 
 
 def _write(comparison: Comparison, work: Work, fits: list[Fit], notes: list[str], command: str) -> None:

@@ -14,7 +14,7 @@ from csb.run.evaluate import compare_run, evaluate
 from csb.run.load import load_run
 from csb.run.lock import writing
 from csb.run.recipe import command_settings
-from csb.samplers.build import BaselineSettings
+from csb.samplers.registry import BaselineSettings
 from csb.schema import Place, Schema, Whole
 
 
@@ -38,7 +38,7 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
     """CSBError where a value is wrong or a run is not there."""
     read = _read(config)
     for folder in (read.run, *read.others):
-        load_run(folder).bridge.stops(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
+        load_run(folder).bridge.timesteps(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
 
 
 def main(config: DictConfig) -> None:

@@ -50,9 +50,9 @@ def main(config: DictConfig) -> None:
     ranks = begin(again.run.device, ["reproduce", *sys.argv[1:]])
     if ranks is None:
         return
-    told = again.differences()
-    if ranks.main and told:
-        print_table(told, title="what is not as it was")
+    reported = again.differences()
+    if ranks.main and reported:
+        print_table(reported, title="what is not as it was")
     elif ranks.main:
         print("versions, commit and device are as they were")
     if ranks.main:
@@ -65,7 +65,7 @@ def main(config: DictConfig) -> None:
         if rows:
             print_table(rows, title=f"{title}, {again.folder} and {again.run.folder}")
     good = agrees(found, again.tolerance)
-    about = {"run": again.folder, "environment": told, "tolerance": again.tolerance, "agrees": good}
+    about = {"run": again.folder, "environment": reported, "tolerance": again.tolerance, "agrees": good}
     write_json(again.run.folder / "reproduced.json", {**about, **found})
     if good:
         same = all(row["identical"] for row in found["weights"])

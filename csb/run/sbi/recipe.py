@@ -96,7 +96,7 @@ def _write(path: Path, theta: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) -> 
 def _finite(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     valid = torch.isfinite(x).flatten(1).all(1)
     if (kept := int(valid.sum())) < LEAST:
-        raise CSBError(f"{kept} of {len(x)} simulated x are finite; at least {LEAST} are needed; mend the simulator")
+        raise CSBError(f"{kept} of {len(x)} simulated x are finite; at least {LEAST} are needed; fix the simulator")
     if kept < len(x):
         logger.warning(
             "%d of %d simulated x hold NaN or infinite values and are left out: what is learned is the posterior given "
@@ -143,7 +143,7 @@ def train_posterior(
     given = ["experiment=pairs", f"out={cli.quoted(str(out))}", f"name={cli.quoted(name)}", f"seed={seed}", *overrides]
     if bounds is not None:
         given += [f"data.{side}={_list(values)}" for side, values in zip(("low", "high"), bounds)]
-    with tempfile.TemporaryDirectory() as folder:  # what is wrong is told before hours of simulation
+    with tempfile.TemporaryDirectory() as folder:  # what is wrong is reported before hours of simulation
         _write(trial := Path(folder) / "pairs.npz", *(np.zeros((n, *a.shape[1:]), np.float32) for a in (theta, x)))
         check_folder(configured([*given, f"data.path={cli.quoted(str(trial))}"]))
     path = Path(out) / f"{name}.npz"

@@ -101,9 +101,9 @@ def _curves(
 
 def _head(about: dict[str, Any], settings: SpeedSettings, often: tuple[int, int]) -> str:
     vectors, images = (each * settings.repeats for each in often)
-    told = ", ".join(f"{key} {value}" for key, value in about.items() if key != "git")
+    reported = ", ".join(f"{key} {value}" for key, value in about.items() if key != "git")
     return (
-        f"# Speed\n\n{told}.\n\n"
+        f"# Speed\n\n{reported}.\n\n"
         f"Medians of {settings.repeats} timings, of steps and samples of {vectors} (vectors) and {images} (images), "
         f"each taken in turn with what it is compared with. The bare step is forward, backward and optimiser of the "
         f"same network on a batch of the same shape; the training's step also makes the batch, the kernel's law and "

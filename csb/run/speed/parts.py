@@ -8,9 +8,9 @@ from csb.bridge.objectives import OBJECTIVES, build_objective
 from csb.evaluation.speed import sampling_overhead
 from csb.run.speed.recipes import Recipe
 from csb.training.cache import Cache, fill
-from csb.training.ipf import IPF
 from csb.training.settings import IPFSettings
 from csb.training.storage import bytes_per_trajectory, capacity
+from csb.training.trainer import BridgeTrainer
 
 _FEW = 32  # trajectories whose bytes are counted
 
@@ -33,7 +33,7 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
     run = recipe.run
     ipf = _shrunk(run.ipf, L, shrink)
     with tempfile.TemporaryDirectory() as folder:
-        training = IPF(
+        training = BridgeTrainer(
             recipe.bridge(), recipe.spec(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
             Path(folder), ipf, run.optimizer, run.device, run.seed, {}, {}, bar=False,
         )  # fmt: skip

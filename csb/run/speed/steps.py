@@ -52,8 +52,8 @@ def network_step(module: HalfStepModule, batch: Batch) -> Step:
 
     def step() -> None:
         with autocast(precision, device):
-            code = repeated(network.encode(batch.c), len(batch.x) // len(batch.c))
-            loss = (network(batch.x, time, code).float() - 1).square().mean()
+            context = repeated(network.encode(batch.c), len(batch.x) // len(batch.c))
+            loss = (network(batch.x, time, context).float() - 1).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

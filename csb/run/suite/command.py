@@ -50,7 +50,7 @@ def suite(config: DictConfig) -> None:
         print_table(rows, title=title)
     logger.info("tables: %s", Path(settings.out) / "suite.md")
     if failures:
-        print(f"error: {len(failures)} of {len(jobs)} jobs failed; mend the cause and run again:", file=sys.stderr)
+        print(f"error: {len(failures)} of {len(jobs)} jobs failed; fix the cause and run again:", file=sys.stderr)
         for name, failure in failures.items():
             print(f"  {name}: {failure}", file=sys.stderr)
         raise SystemExit(1)

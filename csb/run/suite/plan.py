@@ -83,8 +83,8 @@ def _job(settings: SuiteSettings, name: str, problem: str, pairs: int | None, T:
     }  # fmt: skip
     parts = {"n": pairs, "T": T, "s": seed}
     short = "_".join([name, *(f"{key}{value}" for key, value in parts.items() if value is not None)])
-    told = {"pairs": pairs, "T": T, "seed": seed}
-    text = ", ".join([name, problem, *(f"{key} = {value}" for key, value in told.items() if value is not None)])
+    reported = {"pairs": pairs, "T": T, "seed": seed}
+    text = ", ".join([name, problem, *(f"{key} = {value}" for key, value in reported.items() if value is not None)])
     return Job(text, Path(settings.out) / problem / f"{short}-{task['training'][:10]}", name, overrides, task)
 
 

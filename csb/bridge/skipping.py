@@ -1,4 +1,4 @@
-r"""Fewer steps than the grid has: what a kernel says of the far end of its path, and leaps drawn from it.
+r"""Fewer steps than the grid has: what a kernel says of the far end of its path, and skips drawn from it.
 
 Backward kernels first. Let π be a path law in the reciprocal class of the reference process: given its two ends, and so
 given X_0 and X_k, it is the pinned reference. Then with the pinned step N(near·x_k + far·x_0, β̃ I) of
@@ -16,7 +16,7 @@ from k to j, N(near'·x_k + far'·x_0, β̃' I), gives with g = far'/far
 
     X_j | x_k:    mean near'·x_k + g (m − near·x_k),    covariance g² (Σ − β̃ I) + β̃' I.
 
-One network call thus reaches any j, and j = k−1 returns the kernel. A leap draws what it says for any law; whether that
+One network call thus reaches any j, and j = k−1 returns the kernel. A skip draws what it says for any law; whether that
 is π(x_j | x_k) depends on the kernels:
 
 - The first half-step fits the reference pinned at data, which is in the class, whatever the objective.
@@ -27,13 +27,14 @@ is π(x_j | x_k) depends on the kernels:
   reference.
 - Mean matching fits no conditional law: its variance is β_k by decree, and nothing can be taken out of it.
 
-Where the kernels are π's exact ones and π is Markov (IPF, the fixed point), a leap is the composition of the steps it
-replaces. In bridge matching before the fixed point π is not Markov; leaps then have π's two-time laws and keep its
+Where the kernels are π's exact ones and π is Markov (IPF, the fixed point), a skip is the composition of the steps it
+replaces. In bridge matching before the fixed point π is not Markov; skips then have π's two-time laws and keep its
 marginals, as its steps do.
 
 A fitted Σ may fall below β̃ I in some directions, where the data leave next to no uncertainty. What is taken out is then
-cut at Σ itself: eigenvalues of Σ − β̃ I below 0 count as 0 (:meth:`csb.bridge.law.Law.leap`). The error of a kernel's
-mean and spread grows by g, which is the larger the farther the leap; the last leap, to x_0, is the largest.
+cut at Σ itself: eigenvalues of Σ − β̃ I below 0 count as 0 (:meth:`csb.bridge.transitions.Transition.skip`). The error
+of a kernel's mean and spread grows by g, which is the larger the farther the skip; the last skip, to x_0, is the
+largest.
 
 Forward kernels are backward ones on the mirrored grid (:meth:`csb.process.Grid.mirror`), and imply laws of X_T.
 """
@@ -48,7 +49,7 @@ from csb.errors import CSBError, require_int
 from csb.process import Grid, Reference
 
 
-class Leap(NamedTuple):
+class Skip(NamedTuple):
     """X_j | x_k from the kernel N(m, Σ) of step k: N(shift·x_k + gain·m, gain²·max(Σ − own·I, 0) + added·I)."""
 
     shift: float
@@ -61,18 +62,18 @@ class Leap(NamedTuple):
         return self.shift * x + self.gain * mean
 
 
-class Hop(NamedTuple):
-    """One network call on the way: that of step ``k``, and the leap to draw; None for the kernel's own step."""
+class NetworkCall(NamedTuple):
+    """One network call on the way: that of step ``k``, and the skip to draw; None for the kernel's own step."""
 
     k: int
-    leap: Leap | None
+    skip: Skip | None
 
 
-def stops_of(grid: Grid, count: int) -> list[int]:
+def timesteps_of(grid: Grid, count: int) -> list[int]:
     """The states 0 = k_0 < … < k_count = T that ``count`` steps visit: evenly spaced in the index k, to the nearest.
 
     On trained bridges of four problems this was never far from the best of five choices. Steps even in the log
-    signal-to-noise ratio cross the noisy end in one leap: at 3 steps they were 0.50 from the posterior in sliced
+    signal-to-noise ratio cross the noisy end in one skip: at 3 steps they were 0.50 from the posterior in sliced
     Wasserstein distance, these 0.14 (Gaussian mixture, T = 10), and 0.108 against 0.066 (BOD, T = 20). Raises CSBError
     where count is not in 1..T.
     """
@@ -80,17 +81,17 @@ def stops_of(grid: Grid, count: int) -> list[int]:
     return [(2 * i * grid.T + count) // (2 * count) for i in range(count + 1)]
 
 
-def hops(grid: Grid, direction: Direction, stops: list[int] | None = None) -> list[Hop]:
-    """The network calls of one pass in order, visiting the states ``stops`` (ascending, from 0 to T); None: all."""
-    stops = list(range(grid.T + 1)) if stops is None else stops
-    pairs = list(pairwise(stops))
+def planned_calls(grid: Grid, direction: Direction, timesteps: list[int] | None = None) -> list[NetworkCall]:
+    """The network calls of one pass in order, visiting the states ``timesteps`` (ascending, from 0 to T); None: all."""
+    timesteps = list(range(grid.T + 1)) if timesteps is None else timesteps
+    pairs = list(pairwise(timesteps))
     if direction == "backward":
-        return [Hop(high, _leap(grid, high, low)) for low, high in pairs[::-1]]
+        return [NetworkCall(high, _skip(grid, high, low)) for low, high in pairs[::-1]]
     T, mirrored = grid.T, grid.mirror()
-    return [Hop(low + 1, _leap(mirrored, T - low, T - high)) for low, high in pairs]
+    return [NetworkCall(low + 1, _skip(mirrored, T - low, T - high)) for low, high in pairs]
 
 
-def _leap(grid: Grid, k: int, j: int) -> Leap | None:
+def _skip(grid: Grid, k: int, j: int) -> Skip | None:
     """From k to j, for backward kernels; None where j is k − 1."""
     if j == k - 1:
         return None
@@ -98,11 +99,11 @@ def _leap(grid: Grid, k: int, j: int) -> Leap | None:
     kept = (0, j, k) if j else (0, k)
     far = Reference(grid.keep(*kept)).pinned_start(len(kept) - 1)
     gain = far.far / step.far
-    return Leap(float(far.near - gain * step.near), float(gain), float(step.var), float(far.var))
+    return Skip(float(far.near - gain * step.near), float(gain), float(step.var), float(far.var))
 
 
-def check_leaps(direction: Direction, parametrisation: str, covariance: str, count: int, T: int) -> None:
-    """CSBError unless kernels of this kind say what the far end of the path is, or no leap is asked for."""
+def check_skips(direction: Direction, parametrisation: str, covariance: str, count: int, T: int) -> None:
+    """CSBError unless kernels of this kind say what the far end of the path is, or no skip is asked for."""
     if count == T or (parametrisation != "drift" and covariance != "fixed"):
         return
     kind = "parametrisation=drift" if parametrisation == "drift" else "covariance=fixed"

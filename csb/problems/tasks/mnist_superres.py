@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from csb.errors import CSBError
 from csb.problems.base import LinearProblem, register, require_at_least
-from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import AveragePool
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.problems.transform import PixelRange
 
 

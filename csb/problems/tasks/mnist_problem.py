@@ -7,7 +7,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import BLOCK, Pairs, Posterior, Problem, check_request, in_blocks
-from csb.problems.mnist import load_mnist, prepare_mnist
+from csb.problems.tasks.mnist import load_mnist, prepare_mnist
 
 _VAL = 5_000
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import register
-from csb.problems.class_problem import ClassProblem
-from csb.problems.mnist_problem import MnistProblem
+from csb.problems.tasks.class_problem import ClassProblem
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.problems.transform import PixelRange
 
 

@@ -1,7 +1,7 @@
 """Gaussians in the plane and which of them a point is from: classes with everything known in closed form.
 
-p(y = c | x) = γ_c(x) ∝ w_c N(x; m_c, S_c), and p(x | y = c) = N(m_c, S_c). The exact twist p(y = c | x_k) of a noisy
-state is the same of the diffused mixture (:mod:`csb.problems.mixture_math`).
+p(y = c | x) = γ_c(x) ∝ w_c N(x; m_c, S_c), and p(x | y = c) = N(m_c, S_c). The exact p(y = c | x_k) of a noisy
+state is the same of the diffused mixture (:mod:`csb.problems.exact.mixture`).
 """
 
 import math
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from csb.problems.base import Simulated, register, require_at_least, require_dimensions
-from csb.problems.class_problem import ClassProblem
-from csb.problems.linear_gaussian import GaussianPosterior
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 from csb.problems.standardise import Standardise
+from csb.problems.tasks.class_problem import ClassProblem
+from csb.problems.tasks.linear_gaussian import GaussianPosterior
 
 
 @register

@@ -1,4 +1,4 @@
-"""The twist that guides the samplers of a run: of additive noise, of exact classes, or of a trained classifier."""
+"""The likelihood that guides the samplers of a run: of additive noise, of exact classes, or of a trained classifier."""
 
 import hashlib
 import logging
@@ -13,11 +13,11 @@ from csb.files import save_state
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated
-from csb.samplers import ClassLikelihood, Likelihood, Twist
+from csb.samplers import ClassLikelihood, GuidanceLikelihood, Likelihood
 from csb.training import digit_guide as training
 
 FILE = "guide.pt"
-_TRAIN = 5_000  # training pairs behind the twist's scales
+_TRAIN = 5_000  # training pairs behind the guidance likelihood's scales
 _HELD_OUT = 2_000  # digits that the temperature, and the figures, are computed on
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,11 @@ def can_be_guided(problem: Problem) -> bool:
     return isinstance(problem, AdditiveNoise | ClassProblem)
 
 
-def twist_of(problem: Problem, denoiser: Denoiser, folder: Path, min_std: float, seed: int) -> Twist:
-    """The twist of a problem; for MNIST's classes of the classifier in ``folder``, which is trained where need be.
+def guidance_likelihood_of(
+    problem: Problem, denoiser: Denoiser, folder: Path, min_std: float, seed: int
+) -> GuidanceLikelihood:
+    """The guidance likelihood of a problem: for MNIST's classes, of the classifier in ``folder``, trained where need
+    be.
 
     CSBError for a problem that has no likelihood.
     """

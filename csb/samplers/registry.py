@@ -17,6 +17,7 @@ from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.dps import DPS
 from csb.samplers.guidance import ClassifierGuidance
+from csb.samplers.guidance_likelihood import GuidanceLikelihood
 from csb.samplers.ilvr import ILVR
 from csb.samplers.mmps import MMPS
 from csb.samplers.pigdm import PiGDM
@@ -24,9 +25,8 @@ from csb.samplers.repaint import RePaint
 from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING
 from csb.samplers.sda import SDA
-from csb.samplers.smc import TDS, BootstrapSMC, ParticleSampler
+from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
-from csb.samplers.twist import Twist
 from csb.schema import Count, Kept, OneOf, Positive, Schema, Share
 
 GUIDED: dict[str, type[DiffusionSampler]] = {
@@ -91,7 +91,7 @@ class Guide:
 
     problem: Problem
     denoiser: Denoiser
-    likelihood: Twist
+    likelihood: GuidanceLikelihood
     grid: Grid
     settings: BaselineSettings
     precision: str = "32-true"

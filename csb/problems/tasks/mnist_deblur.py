@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from csb.problems.base import LinearProblem, register, require_at_least
 from csb.problems.blur import Blur
-from csb.problems.mnist_problem import MnistProblem
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.problems.transform import PixelRange
 
 

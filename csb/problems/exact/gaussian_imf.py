@@ -15,7 +15,7 @@ coupling has Cov(√ᾱ_T x_0, x_T) = ½[(4A + σ⁴ I)^½ − σ² I] (Bunne, H
 import torch
 from torch import Tensor
 
-from csb.problems.gaussian_ipf import AffineKernel, AffineLaw, HalfStep, alternate
+from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, HalfStep, alternate
 from csb.process import Grid, Reference, psd_solve
 
 
@@ -32,15 +32,15 @@ def compose(path: list[AffineKernel]) -> AffineKernel:
     return whole
 
 
-def coupling(start: AffineLaw, kernel: AffineKernel, start_first: bool) -> AffineLaw:
+def coupling(start: AffineGaussian, kernel: AffineKernel, start_first: bool) -> AffineGaussian:
     """The law of (start, end), or with ``start_first`` false of (end, start), stacked, given y."""
     end, cross = kernel.push(start), kernel.M @ start.P  # Cov(end, start)
     one, two, corner = (start, end, cross.T) if start_first else (end, start, cross)
     P = torch.cat([torch.cat([one.P, corner], 1), torch.cat([corner.T, two.P], 1)])
-    return AffineLaw(torch.cat([one.U, two.U]), torch.cat([one.u, two.u]), P)
+    return AffineGaussian(torch.cat([one.U, two.U]), torch.cat([one.u, two.u]), P)
 
 
-def _projected(ends: AffineLaw, reference: Reference, k: int, backward: bool) -> AffineKernel:
+def _projected(ends: AffineGaussian, reference: Reference, k: int, backward: bool) -> AffineKernel:
     """The kernel of step k."""
     d = len(ends.u) // 2
     eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
@@ -61,7 +61,7 @@ def exact_imf(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int) -> l
     """The exact half-steps of bridge matching: backward, forward, …; arguments and errors as those of ``exact_ipf``."""
     reference = Reference(grid)
 
-    def fit(start: AffineLaw, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
+    def fit(start: AffineGaussian, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
         ends = coupling(start, compose(path), backward)
         numbers = range(1, grid.T + 1) if backward else range(grid.T, 0, -1)
         return [_projected(ends, reference, k, backward) for k in numbers]
@@ -69,7 +69,7 @@ def exact_imf(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int) -> l
     return alternate(grid, G, g, C, iterations, fit)
 
 
-def static_bridge(alpha_bar_end: float, G: Tensor, g: Tensor, C: Tensor) -> AffineLaw:
+def static_bridge(alpha_bar_end: float, G: Tensor, g: Tensor, C: Tensor) -> AffineGaussian:
     """The law of (x_0, x_T) given y of the Schrödinger bridge between N(G y + g, C) and N(0, I), float64."""
     signal, var = alpha_bar_end**0.5, 1 - alpha_bar_end
     values, vectors = torch.linalg.eigh(C.double())
@@ -78,4 +78,4 @@ def static_bridge(alpha_bar_end: float, G: Tensor, g: Tensor, C: Tensor) -> Affi
     )
     eye, zero = torch.eye(len(C), dtype=torch.float64), torch.zeros(len(C), dtype=torch.float64)
     P = torch.cat([torch.cat([C.double(), cross], 1), torch.cat([cross.T, eye], 1)])
-    return AffineLaw(torch.cat([G.double(), torch.zeros_like(G.double())]), torch.cat([g.double(), zero]), P)
+    return AffineGaussian(torch.cat([G.double(), torch.zeros_like(G.double())]), torch.cat([g.double(), zero]), P)

@@ -43,7 +43,7 @@ class ParticleSampler(DiffusionSampler):
     """
 
     guided: bool
-    any_twist = True
+    any_likelihood = True
 
     def __init__(
         self,
@@ -94,12 +94,12 @@ class ParticleSampler(DiffusionSampler):
     def _twist(self, z: Tensor, k: int, y: Tensor) -> Guidance:
         """log p̃_k(y | z) with x̂_0 and gradient; at k = 0 the likelihood itself, without the network."""
         if k == 0:
-            value = self.twist.log_prob(y, self.denoiser.decode(z), 1.0)
+            value = self.guidance_likelihood.log_prob(y, self.denoiser.decode(z), 1.0)
             return Guidance(z, value, torch.zeros_like(z))
         if self.guided:
-            return self.guide(z, k, y, self.twist.log_prob)
+            return self.guide(z, k, y, self.guidance_likelihood.log_prob)
         z_0 = self.denoise(z, k)
-        value = self.twist.log_prob(y, self.denoiser.decode(z_0), float(self.grid.alpha_bar[k]))
+        value = self.guidance_likelihood.log_prob(y, self.denoiser.decode(z_0), float(self.grid.alpha_bar[k]))
         return Guidance(z_0, value, torch.zeros_like(z))
 
     def _resample(self, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

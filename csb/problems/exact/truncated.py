@@ -5,8 +5,8 @@ on log Φ, which does not underflow:
 
 - mass: log[Φ(b) − Φ(a)] = log Φ(b) + log(1 − e^{log Φ(a) − log Φ(b)});
 - draws: Φ⁻¹((1 − u) Φ(a) + u Φ(b)), u ~ U(0, 1), the sum and the inverse on the log scale;
-- moments: Gauss–Legendre quadrature of the density between the walls, or up to where it falls below e⁻⁵⁰ of its largest
-  value (the closed forms lose all digits in the tails).
+- moments: Gauss–Legendre quadrature of the density between the bounds, or up to where it falls below e⁻⁵⁰ of its
+  largest value (the closed forms lose all digits in the tails).
 """
 
 import functools

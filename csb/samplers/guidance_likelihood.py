@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 
-class Twist(ABC):
+class GuidanceLikelihood(ABC):
     """log p̃_k(y | z_k), a function of y, the denoiser's x̂_0(z_k) and ᾱ_k; at ᾱ = 1 the likelihood log p(y | x).
 
     Attributes:
@@ -19,4 +19,4 @@ class Twist(ABC):
         """At x̂_0 (B, *x_shape) in data units and y (B, *y_shape): (B,), float64, differentiable in x̂_0."""
 
 
-__all__ = ["Twist"]
+__all__ = ["GuidanceLikelihood"]

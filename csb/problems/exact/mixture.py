@@ -132,7 +132,7 @@ class Mixture:
     def denoise(self, x_k: Tensor, alpha_bar: float) -> Tensor:
         """E[x_0 | x_k] for x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I), ᾱ in (0, 1], (B, d) → (B, d).
 
-        The average of the components' own answers, each along the axes of its covariance: nothing is factorised anew
+        The average of the components' own answers, each along the axes of its covariance: nothing is factorised again
         for another ᾱ, nor on the way back to x_k.
         """
         values, vectors, means = self._axes

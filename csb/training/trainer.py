@@ -14,16 +14,24 @@ from csb.files import SUFFIX, model_file
 from csb.training.bar import Bar, Metrics, Observer, Report
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
-from csb.training.divergence import Diverged, require_calm
+from csb.training.divergence import Diverged, check_divergence
 from csb.training.fit import Fit
 from csb.training.history import EACH, SCORE, best_iteration, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep, plan
 from csb.training.ranks import Ranks
-from csb.training.retry import go_back, note, take_up
+from csb.training.retry import record, restore, roll_back
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, require_finite, restore, save_progress, take_weights, to_cpu
+from csb.training.state import (
+    Progress,
+    load_progress,
+    require_finite,
+    restore_weights,
+    save_progress,
+    take_weights,
+    to_cpu,
+)
 from csb.training.storage import capacity
 from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
@@ -32,7 +40,7 @@ _VALIDATION = 4096  # trajectories of validation pairs
 _CACHE = 1  # the key of the cache's random stream
 
 
-class IPF:
+class BridgeTrainer:
     """Trains a bridge.
 
     Args:
@@ -102,7 +110,7 @@ class IPF:
         self.progress = load_progress(self.state_file, self.fingerprint) if resume and self.ranks.main else Progress()
         if resume:
             self.progress = self.ranks.share(self.progress)
-            restore(self.bridge, self.progress, self.state_file)
+            restore_weights(self.bridge, self.progress, self.state_file)
         start = Progress(weights=to_cpu(self.bridge.state_dict())) if self.optimizer.retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
         self.bar = Bar(sum(h.steps for h in self.plan), self._done(self.progress), self.show_bar)
@@ -121,7 +129,7 @@ class IPF:
         failed = self._done(self.progress) - self.progress.step + len(self.progress.losses)
         most = self.optimizer.retries
         if self.ranks.main or len(self.progress.retries) >= most:
-            start = go_back(self.state_file, start, self.fingerprint, self.progress, error, most)
+            start = roll_back(self.state_file, start, self.fingerprint, self.progress, error, most)
         self.progress = self.ranks.share(start)
         take_weights(self.bridge, self.progress.weights)
         self.log({"retries": len(self.progress.retries)}, failed)
@@ -139,7 +147,7 @@ class IPF:
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
-        fit = take_up(module, self.progress, self.device, self.optimizer.clip, self.ranks)
+        fit = restore(module, self.progress, self.device, self.optimizer.clip, self.ranks)
         timing = {"fill": 0.0, "fit": 0.0}
         validation = self._validation(module)
         while self.progress.step < half_step.steps and not self.progress.stopped:
@@ -222,7 +230,7 @@ class IPF:
 
     def _save(self, fit: Fit, step: int) -> None:
         """The state after ``step`` steps of the half-step; not written where the loss may be exploding."""
-        if note(fit, self.progress, step):
+        if record(fit, self.progress, step):
             self._write()
 
     def _write(self) -> None:
@@ -252,7 +260,7 @@ class IPF:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step = module.half_step
-        require_calm(self.progress.losses, module.where(self.progress.step))
+        check_divergence(self.progress.losses, module.where(self.progress.step))
         kept = validation.restore(self.progress) if validation is not None and self.progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)

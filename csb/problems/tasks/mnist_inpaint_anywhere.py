@@ -8,8 +8,8 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import register, require_at_least
-from csb.problems.mnist_problem import MnistProblem
-from csb.problems.moving_hole import MovingHole
+from csb.problems.tasks.mnist_problem import MnistProblem
+from csb.problems.tasks.moving_hole import MovingHole
 
 
 @register
@@ -18,7 +18,7 @@ class MnistInpaintAnywhere(MnistProblem):
     """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
 
     Each pair's hole has an integer position, uniform over all that lie in the image. The bridge runs over the hole
-    (:class:`csb.problems.moving_hole.MovingHole`).
+    (:class:`csb.problems.tasks.moving_hole.MovingHole`).
 
     Args:
         root: the data folder.

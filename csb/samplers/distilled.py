@@ -46,20 +46,20 @@ class ConsistencySampler(Sampler):
         student, grid = self.student, self.student.grid
         warn_far(student.transform, y)
         with autocast(student.spec.precision, self.device):
-            codes = torch.cat([student.encode(c) for c in student.transform.encode_y(y).split(self.batch_size)])
+            contexts = torch.cat([student.encode(c) for c in student.transform.encode_y(y).split(self.batch_size)])
             z = noise.normal(n, *student.transform.z_shape)
-            x_0 = self._call(z, self.levels[0], codes, noise.normal(n, student.noise_size))
+            x_0 = self._call(z, self.levels[0], contexts, noise.normal(n, student.noise_size))
             for k, j in pairwise(self.levels):
                 law = Reference(grid.keep(0, j, k)).pinned_start(2)
                 z = mix(law, z, x_0) + expand(law.var.sqrt(), z) * noise.normal(n, *z.shape[1:])
-                x_0 = self._call(z, j, codes, noise.normal(n, student.noise_size))
+                x_0 = self._call(z, j, contexts, noise.normal(n, student.noise_size))
         check_states(self.name, x_0, n, "distil the bridge again, or check y")
         x = student.transform.decode(x_0, y.repeat_interleave(n, 0))
         return Draws(x.unflatten(0, (len(y), n)), len(self.levels), 0)
 
-    def _call(self, z: Tensor, k: int, codes: Tensor, noise: Tensor) -> Tensor:
+    def _call(self, z: Tensor, k: int, contexts: Tensor, noise: Tensor) -> Tensor:
         """x_0 given states z (B·n, *z_shape) at k, ``batch_size`` a network call."""
-        owner = torch.arange(len(codes), device=z.device).repeat_interleave(len(z) // len(codes))
+        owner = torch.arange(len(contexts), device=z.device).repeat_interleave(len(z) // len(contexts))
         step = torch.tensor([k], device=z.device)
         parts = (one.split(self.batch_size) for one in (z, owner, noise))
-        return torch.cat([self.student.draw(state, step, codes[rows], own) for state, rows, own in zip(*parts)])
+        return torch.cat([self.student.draw(state, step, contexts[rows], own) for state, rows, own in zip(*parts)])

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from csb.problems.base import register
 from csb.problems.bounded import Bounded
-from csb.problems.sbi_gaussian_linear import DIMENSIONS, NoisyCopy
+from csb.problems.exact.truncated import TruncatedMixture
 from csb.problems.support import Support
-from csb.problems.truncated import TruncatedMixture
+from csb.problems.tasks.sbi_gaussian_linear import DIMENSIONS, NoisyCopy
 
 
 @register

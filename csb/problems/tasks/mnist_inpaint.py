@@ -6,8 +6,8 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import LinearProblem, register
-from csb.problems.mnist_problem import MnistProblem
 from csb.problems.operators import Box, InpaintBox
+from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.problems.transform import Hole
 
 

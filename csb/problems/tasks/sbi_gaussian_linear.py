@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from csb.problems.base import LinearProblem, Simulated, register
-from csb.problems.linear_gaussian import GaussianPosterior
-from csb.problems.mixture_math import Mixture
+from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix
 from csb.problems.standardise import Standardise
+from csb.problems.tasks.linear_gaussian import GaussianPosterior
 
 DIMENSIONS = 10
 VARIANCE = 0.1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.low_rank import low_rank_nll
-from csb.bridge.steps import Leap
+from csb.bridge.skipping import Skip
 from csb.process import repeated
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
@@ -23,7 +23,7 @@ def _exact(method: Method) -> Method:
     """The method outside autocast: small matrix products are no place for bfloat16."""
 
     @functools.wraps(method)
-    def wrapped(self: "Law", at: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def wrapped(self: "Transition", at: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not torch.is_autocast_enabled(at.device.type):  # a context costs as much as several small operations
             return method(self, at, *args, **kwargs)
         with torch.autocast(at.device.type, enabled=False):
@@ -32,29 +32,29 @@ def _exact(method: Method) -> Method:
     return wrapped  # type: ignore[return-value]
 
 
-def _leap_factor(covariance: Tensor, leap: Leap) -> Tensor:
+def _skip_factor(covariance: Tensor, skip: Skip) -> Tensor:
     """F (B, d, d) with F Fᵀ = gain²·max(Σ − own·I, 0) + added·I.
 
     A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much. NaN
     where Σ is not finite.
     """
     identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-    rest = covariance - leap.own * identity
+    rest = covariance - skip.own * identity
     factor, failed = torch.linalg.cholesky_ex(rest)
-    factor = leap.gain * factor
-    if leap.added:
-        factor, again = torch.linalg.cholesky_ex(factor @ factor.mT + leap.added * identity)
+    factor = skip.gain * factor
+    if skip.added:
+        factor, again = torch.linalg.cholesky_ex(factor @ factor.mT + skip.added * identity)
         failed = failed + again
     factor = factor.masked_fill((failed != 0)[:, None, None], torch.nan)
     rows = ((failed != 0) & torch.isfinite(rest).all(2).all(1)).nonzero()[:, 0]
     if len(rows):
         values, vectors = torch.linalg.eigh(rest[rows])
-        scale = (leap.gain**2 * values.clamp_min(0) + leap.added).sqrt()
+        scale = (skip.gain**2 * values.clamp_min(0) + skip.added).sqrt()
         factor[rows] = vectors * scale[:, None]
     return factor
 
 
-class Law(ABC):
+class Transition(ABC):
     """A batch of laws over states. ``mean`` is (B, *z_shape)."""
 
     mean: Tensor
@@ -67,8 +67,8 @@ class Law(ABC):
         """
 
     @abstractmethod
-    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
-        """One draw of each of the law that a leap makes of this one, the kernel's at x; shapes as in :meth:`draw`."""
+    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+        """One draw of each of the law that a skip makes of this one, the kernel's at x; shapes as in :meth:`draw`."""
 
     @abstractmethod
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -83,7 +83,7 @@ class Law(ABC):
 
 
 @dataclass(frozen=True)
-class Diagonal(Law):
+class DiagonalGaussian(Transition):
     """Covariance diag(var); var is (B, *z_shape)."""
 
     mean: Tensor
@@ -92,9 +92,9 @@ class Diagonal(Law):
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self.var.sqrt() * noise.view_as(self.mean)
 
-    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
-        var = leap.gain**2 * (self.var - leap.own).clamp_min(0) + leap.added
-        return Diagonal(leap.mean(x, self.mean), var).draw(noise)
+    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+        var = skip.gain**2 * (self.var - skip.own).clamp_min(0) + skip.added
+        return DiagonalGaussian(skip.mean(x, self.mean), var).draw(noise)
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         square = ((target - self.mean) ** 2 + target_var) / self.var
@@ -105,7 +105,7 @@ class Diagonal(Law):
 
 
 @dataclass(frozen=True)
-class Full(Law):
+class FullGaussian(Transition):
     """Precision Uᵀ D⁻¹ U; U (B, d, d) is unit lower triangular, D = diag(var), var (B, d).
 
     ``rows`` (B, d, d) holds U below its diagonal; its other numbers count for nothing. Row i of U (x − mean) is the
@@ -146,9 +146,9 @@ class Full(Law):
         return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
 
     @_exact
-    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
-        spread = _leap_factor(self.covariance(), leap) @ noise[..., None]
-        return leap.mean(x, self.mean) + spread.view_as(self.mean)
+    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+        spread = _skip_factor(self.covariance(), skip) @ noise[..., None]
+        return skip.mean(x, self.mean) + spread.view_as(self.mean)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -166,7 +166,7 @@ class Full(Law):
 
 
 @dataclass(frozen=True)
-class LowRank(Law):
+class LowRankGaussian(Transition):
     """Covariance diag(var) + low·lowᵀ; var is (B, *z_shape), low (B, d, r).
 
     A large step from noise to an image leaves uncertainty in a few directions (which digit, which stroke). A diagonal
@@ -183,17 +183,17 @@ class LowRank(Law):
         own, common = noise.split([noise.shape[1] - self.low.shape[2], self.low.shape[2]], dim=1)
         return self.mean + self.var.sqrt() * own.view_as(self.mean) + (self.low @ common[..., None]).view_as(self.mean)
 
-    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
+    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
         """Where diag(var) alone falls below β̃ I, what lacks is taken out of the coordinate's low-rank part.
 
         That keeps Σ_ii − β̃, where it is positive, and costs no eigenvalues of d × d matrices. Where var ≥ β̃ in all
         coordinates it is exact.
         """
-        rest = self.var - leap.own
+        rest = self.var - skip.own
         total = (self.low**2).sum(2)
         kept = (1 + rest.clamp(max=0).flatten(1) / total.clamp_min(1e-30)).clamp_min(0).sqrt()
-        var = leap.gain**2 * rest.clamp_min(0) + leap.added
-        return LowRank(leap.mean(x, self.mean), var, leap.gain * kept[..., None] * self.low).draw(noise)
+        var = skip.gain**2 * rest.clamp_min(0) + skip.added
+        return LowRankGaussian(skip.mean(x, self.mean), var, skip.gain * kept[..., None] * self.low).draw(noise)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -207,7 +207,7 @@ class LowRank(Law):
 
 
 @dataclass(frozen=True)
-class Mixture(Law):
+class MixtureOfGaussians(Transition):
     """A mixture of M Gaussians, each a :class:`Full`, made where and when it is needed.
 
     A few large steps leave laws of several modes, which no Gaussian draws.
@@ -223,7 +223,7 @@ class Mixture(Law):
     logits: Tensor
     raw: Tensor
     rows: Tensor
-    full: Callable[[Tensor, Tensor], Full]
+    full: Callable[[Tensor, Tensor], FullGaussian]
 
     @functools.cached_property
     def mean(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -232,7 +232,7 @@ class Mixture(Law):
         return (self._weights.reshape(self.logits.shape + (1,) * (means.ndim - 2)) * means).sum(1)
 
     @property
-    def parts(self) -> Full:
+    def parts(self) -> FullGaussian:
         """All B·M of them, those of a state side by side."""
         return self.full(self.raw, self.rows)
 
@@ -240,7 +240,7 @@ class Mixture(Law):
     def _weights(self) -> Tensor:
         return self.logits.T.softmax(0).T  # along a short last dimension it takes six times as long on a CPU
 
-    def _chosen(self, noise: Tensor) -> Full:
+    def _chosen(self, noise: Tensor) -> FullGaussian:
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = 0.5 * torch.erfc(-math.sqrt(0.5) * noise)  # ndtr, which makes tensors of its constants, takes longer
         inner = self._weights.T[:-1].cumsum(0)  # bounds: the last component takes what rounding leaves
@@ -253,8 +253,8 @@ class Mixture(Law):
     def draw(self, noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).draw(noise[:, 1:])
 
-    def leap(self, x: Tensor, leap: Leap, noise: Tensor) -> Tensor:
-        return self._chosen(noise[:, :1]).leap(x, leap, noise[:, 1:])
+    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+        return self._chosen(noise[:, :1]).skip(x, skip, noise[:, 1:])
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         if isinstance(target_var, Tensor) or target_var:
@@ -272,8 +272,8 @@ class Mixture(Law):
         return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
 
 
-def moved(law: Law, x: Tensor, leap: Leap | None, noise: Tensor | None) -> Tensor:
-    """The next state, (B, *z_shape): a step of the law, the kernel's at x, or a leap. Without noise it is the mean."""
+def moved(law: Transition, x: Tensor, skip: Skip | None, noise: Tensor | None) -> Tensor:
+    """The next state, (B, *z_shape): a step of the law, the kernel's at x, or a skip. Without noise it is the mean."""
     if noise is None:
-        return law.mean if leap is None else leap.mean(x, law.mean)
-    return law.draw(noise) if leap is None else law.leap(x, leap, noise)
+        return law.mean if skip is None else skip.mean(x, law.mean)
+    return law.draw(noise) if skip is None else law.skip(x, skip, noise)

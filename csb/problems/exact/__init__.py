@@ -1,0 +1,1 @@
+"""Closed forms that trainings are tested against: mixtures, Gaussian IPF and IMF, truncated normals."""

@@ -1,0 +1,1 @@
+"""Problems whose pairs and exact posteriors are known."""
