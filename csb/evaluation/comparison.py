@@ -24,10 +24,9 @@ from csb.evaluation.metrics import (
 from csb.evaluation.report import Curves, LevelCurve, MethodResult, RankHistogram, StdError, Sweep
 from csb.evaluation.settings import MetricsSettings
 from csb.problems import MixturePosterior, Pairs, Problem
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.samplers import Sampler
 
-_DRAW, _EXACT, _RANKS, _TARP, _SLICES = 61, 62, 63, 64, 65  # keys of random streams
 _MMD = 2000  # samples of each law: the kernel takes all pairs
 
 
@@ -62,7 +61,7 @@ def draw(method: Method, y: Tensor, n: int, seed: int, chunk: int) -> Drawn:
     seconds, peak, info = 0.0, 0, None
     for start in range(0, len(y), chunk):
         part = y[start : start + chunk]
-        generators = [seeded(seed, _DRAW, start + i, device=sampler.device) for i in range(len(part))]
+        generators = [seeded(seed, Stream.COMPARISON_DRAW, start + i, device=sampler.device) for i in range(len(part))]
         reset_peak(sampler.device)
         found = sampler.sample(part, n, generators)
         info = found.info
@@ -99,9 +98,9 @@ def _level_curve(found: Coverage) -> LevelCurve:
 
 def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = None) -> tuple[dict[str, float], Curves]:
     """SBC, coverage of central intervals and TARP over the observations (at least 2)."""
-    ranks = sbc_ranks(drawn.x, truth, seeded(seed, _RANKS), mask, drawn.log_weights)
+    ranks = sbc_ranks(drawn.x, truth, seeded(seed, Stream.COMPARISON_RANKS), mask, drawn.log_weights)
     central = central_coverage(ranks)
-    joint = tarp(drawn.x, truth, seeded(seed, _TARP), mask=mask, log_weights=drawn.log_weights)
+    joint = tarp(drawn.x, truth, seeded(seed, Stream.COMPARISON_TARP), mask=mask, log_weights=drawn.log_weights)
     figures = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
     histogram = None
     if (bins := min(20, len(ranks) // 5)) >= 2:  # fewer than ten observations tell nothing of uniformity
@@ -190,10 +189,10 @@ def against_exact(
         law = problem.posterior(one)
         x, w = drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i]
         even = _evenly(x, w)
-        first, second = (law.sample(len(x), seeded(seed, _EXACT, i, j)).flatten(1) for j in (1, 2))
+        first, second = (law.sample(len(x), seeded(seed, Stream.COMPARISON_EXACT, i, j)).flatten(1) for j in (1, 2))
         row = {
-            "sliced_w": sliced_wasserstein(x, first, seeded(seed, _SLICES), p=1, log_weights_a=w),
-            "sliced_w_floor": sliced_wasserstein(second, first, seeded(seed, _SLICES), p=1),
+            "sliced_w": sliced_wasserstein(x, first, seeded(seed, Stream.COMPARISON_SLICES), p=1, log_weights_a=w),
+            "sliced_w_floor": sliced_wasserstein(second, first, seeded(seed, Stream.COMPARISON_SLICES), p=1),
             "mmd": mmd(even[:_MMD], first[:_MMD]),
         }
         if law.mean is not None and law.cov is not None:
@@ -213,7 +212,7 @@ def against_exact(
 
 def _c2st(problem: Problem, drawn: Drawn, y: Tensor, i: int, seed: int, n: int) -> float:
     """C2ST of at most n samples of observation i."""
-    exact = problem.posterior(y[i]).sample(n, seeded(seed, _EXACT, i, 3)).flatten(1)
+    exact = problem.posterior(y[i]).sample(n, seeded(seed, Stream.COMPARISON_EXACT, i, 3)).flatten(1)
     x = _evenly(drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i])
     n = min(n, len(x))
-    return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, _EXACT, i, 4))[:n]])
+    return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, Stream.COMPARISON_EXACT, i, 4))[:n]])

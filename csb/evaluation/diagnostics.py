@@ -8,16 +8,15 @@ from torch import Tensor
 from csb.bridge import Bridge, Direction
 from csb.evaluation.metrics import sliced_wasserstein
 from csb.problems import Pairs
-from csb.process import Noise, seeded
+from csb.process import Noise, Stream, seeded
 
-_DIAGNOSTICS = 12  # key of the random streams, below which 0 is the noise, 1 the projections, 2 the drift
 _PREIMAGE = 3
 _STATES = 1000  # held-out pairs
 
 
 def _states(bridge: Bridge, x: Tensor, y: Tensor, seed: int) -> Tensor:
     """States that decode to x with observations y, of the law that the bridge is trained on."""
-    generator = seeded(seed, _DIAGNOSTICS, _PREIMAGE, device=x.device)
+    generator = seeded(seed, Stream.DIAGNOSTICS, _PREIMAGE, device=x.device)
     return bridge.transform.preimage(bridge.transform.encode_x(x, y), generator)
 
 
@@ -31,7 +30,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     x, y = val.x[: 2 * _STATES].to(bridge.device), val.y[: 2 * _STATES].to(bridge.device)
     half = len(x) // 2
     z, c = _states(bridge, x, y, seed), bridge.transform.encode_y(y)
-    generator = seeded(seed, _DIAGNOSTICS, device=bridge.device)
+    generator = seeded(seed, Stream.DIAGNOSTICS, device=bridge.device)
 
     def run(direction: Direction, start: Tensor) -> Tensor:
         draws = Noise(generator, half, start.device)
@@ -39,7 +38,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
         return deque(steps, maxlen=1)[0]
 
     def distance(a: Tensor, b: Tensor) -> float:
-        return sliced_wasserstein(a.flatten(1).cpu(), b.flatten(1).cpu(), seeded(seed, _DIAGNOSTICS, 1))
+        return sliced_wasserstein(a.flatten(1).cpu(), b.flatten(1).cpu(), seeded(seed, Stream.DIAGNOSTICS, 1))
 
     noise = [torch.randn(z[:half].shape, dtype=z.dtype, device=z.device, generator=generator) for _ in range(3)]
     return {
@@ -55,7 +54,7 @@ def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> d
     """The root mean square of a direction's drift (mean − x)/β_k along its own trajectories."""
     x, y = val.x[:_STATES].to(bridge.device), val.y[:_STATES].to(bridge.device)
     z, c = _states(bridge, x, y, seed), bridge.transform.encode_y(y)
-    generator = seeded(seed, _DIAGNOSTICS, 2, device=bridge.device)
+    generator = seeded(seed, Stream.DIAGNOSTICS, 2, device=bridge.device)
     T = bridge.grid.T
     state = z if direction == "forward" else torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
     total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)

@@ -10,9 +10,9 @@ from csb.bridge import Bridge, Direction, Kernel
 from csb.problems.exact.gaussian_imf import exact_imf
 from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
 from csb.problems.tasks.linear_gaussian import LinearGaussian
-from csb.process import Grid, psd_cholesky, seeded
+from csb.process import Grid, Stream, psd_cholesky, seeded
 
-_STATES, _KEY = 20_000, 31
+_STATES = 20_000
 
 
 def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: torch.Generator) -> list[Tensor]:
@@ -69,7 +69,7 @@ def half_step_table(
     y = problem.pairs("test", _STATES).y.double()
     factor, path, rows = psd_cholesky(problem.C), reference_kernels(grid, d, m), []
     for index, (name, bridge) in enumerate(half_steps):
-        generator = seeded(seed, _KEY, index)
+        generator = seeded(seed, Stream.EXACT_KERNELS, index)
         noise = torch.randn(len(y), d, dtype=torch.float64, generator=generator)
         backward = exact[index].direction == "backward"
         start = y @ problem.G.T + noise @ factor.T if backward else noise

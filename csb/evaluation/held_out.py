@@ -8,9 +8,8 @@ from csb.evaluation.chunks import draw_chunks, pairs_at_once
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs, Problem, Simulated
-from csb.process import seeded
+from csb.process import Stream, seeded
 
-_DRAW, _RANKS, _TARP = 71, 72, 73  # keys of the random streams
 _UNIFORM = 100  # observations that a test of ranks needs
 
 
@@ -32,14 +31,17 @@ def held_out_scores(
     All samples are held in memory.
     """
     test = held_out(problem, metrics.observations)
-    scores, generator = EnsembleScores(scale=bridge.transform.x_scale()), seeded(seed, _DRAW, device=bridge.device)
+    scores, generator = (
+        EnsembleScores(scale=bridge.transform.x_scale()),
+        seeded(seed, Stream.HELD_OUT_DRAW, device=bridge.device),
+    )
     parts, size = [], pairs_at_once(metrics.samples)
     for pairs, drawn, _ in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         parts.append(drawn)
         scores.update(drawn, pairs.x)
     samples, found = torch.cat(parts), scores.compute()
-    ranks = sbc_ranks(samples, test.x, seeded(seed, _RANKS))
-    central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, _TARP))
+    ranks = sbc_ranks(samples, test.x, seeded(seed, Stream.HELD_OUT_RANKS))
+    central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, Stream.HELD_OUT_TARP))
     row = {key: found[key] for key in ("crps", "energy_score", "spread", "skill", "ratio", "ratio_fair")}
     row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
     if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:

@@ -14,9 +14,8 @@ from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Pairs
 from csb.problems.tasks.mnist import load_mnist
-from csb.process import seeded
+from csb.process import Stream, seeded
 
-_KEY = 41  # of the random streams
 _CHUNK = 64  # observations drawn at once
 _RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
 
@@ -50,7 +49,7 @@ def score_digits(
     where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
     ``known_error``, the largest change of a known pixel; ``calls``, network calls a sample; ``seconds``.
     """
-    scores, generator = EnsembleScores(), seeded(seed, _KEY, device=bridge.device)
+    scores, generator = EnsembleScores(), seeded(seed, Stream.IMAGES, device=bridge.device)
     right, calls, seconds, known, kept, mask = 0, 0, 0.0, 0.0, [], None
     for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _CHUNK):
         calls, seconds = info.forward_evaluations, seconds + info.seconds

@@ -13,11 +13,10 @@ from csb.bridge import Bridge
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.scores import hole_mask
 from csb.problems import Pairs
-from csb.process import seeded
+from csb.process import Stream, seeded
 
 OBSERVATIONS, SAMPLES = 500, 8
 LIMIT = 4.0  # λ stays in [1, 4]: CRPS and energy score of digits are lowest at 3 to 4, and rise above
-_INFLATION = 41  # key of the random stream
 
 
 def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
@@ -41,7 +40,7 @@ def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
 
     def log_ratio(factor: float) -> float:
         kernel.inflation.fill_(factor)
-        samples = bridge.sample(y, SAMPLES, generator=seeded(seed, _INFLATION, device=bridge.device)).x.cpu()
+        samples = bridge.sample(y, SAMPLES, generator=seeded(seed, Stream.INFLATION, device=bridge.device)).x.cpu()
         scores = EnsembleScores(scale=bridge.transform.x_scale())
         scores.update(samples, x, mask=hole_mask(bridge, y))
         return math.log(scores.compute()["ratio_fair"])

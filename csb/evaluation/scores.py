@@ -8,9 +8,8 @@ from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import ClassProblem, Problem
-from csb.process import seeded
+from csb.process import Stream, seeded
 
-_SCORES = 21  # key of the random streams
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
 
 
@@ -43,10 +42,10 @@ def exact_scores(
     n, rows = metrics.exact_samples, []
     for i, y in enumerate(problem.pairs("test", metrics.exact_observations).y):
         law = problem.posterior(y)
-        generator = seeded(seed, _SCORES, i, device=bridge.device)
+        generator = seeded(seed, Stream.SCORES, i, device=bridge.device)
         samples = bridge.sample(y, n, generator=generator, **vars(sampler)).x.cpu().flatten(1)
-        exact = [law.sample(n, seeded(seed, _SCORES, i, j)).flatten(1) for j in (1, 2)]
-        directions = [seeded(seed, _SCORES, i, 3) for _ in range(2)]
+        exact = [law.sample(n, seeded(seed, Stream.SCORES, i, j)).flatten(1) for j in (1, 2)]
+        directions = [seeded(seed, Stream.SCORES, i, 3) for _ in range(2)]
         row = {
             "sliced_w": sliced_wasserstein(samples[:_SLICED], exact[0][:_SLICED], directions[0]),
             "sliced_w_floor": sliced_wasserstein(exact[1][:_SLICED], exact[0][:_SLICED], directions[1]),
@@ -68,7 +67,7 @@ def ensemble_scores(
     """
     test = problem.pairs("test", metrics.observations)
     scores = EnsembleScores()
-    size, generator = pairs_at_once(metrics.samples), seeded(seed, _SCORES, device=bridge.device)
+    size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         scores.update(chunk.samples, chunk.pairs.x, mask=hole_mask(bridge, chunk.pairs.y))
     found = scores.compute()

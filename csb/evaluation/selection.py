@@ -6,12 +6,11 @@ from csb.bridge import Bridge
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.scores import hole_mask
 from csb.problems import Pairs
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.training.history import EACH, SCALED, SCORE
 
 OBSERVATIONS, SAMPLES = 1000, 32
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
-_SELECTION = 42  # key of the random stream
 
 
 def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
     image = len(bridge.transform.x_shape) == 3
     count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
     x, y = val.x[:count], val.y[:count]
-    samples = bridge.sample(y, n, generator=seeded(seed, _SELECTION, device=bridge.device)).x.cpu()
+    samples = bridge.sample(y, n, generator=seeded(seed, Stream.SELECTION, device=bridge.device)).x.cpu()
     scores = EnsembleScores(scale=bridge.transform.x_scale())
     scores.update(samples, x, mask=hole_mask(bridge, y))
     found = scores.compute()

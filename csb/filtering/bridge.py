@@ -43,11 +43,10 @@ from csb.filtering.model import StateSpace
 from csb.filtering.noise import uncorrelated
 from csb.filtering.regression import Fourier, Kernels
 from csb.filtering.whitening import Whitening
-from csb.process import Grid, Pinned, Power, Reference, mix, noise_like, seeded
+from csb.process import Grid, Pinned, Power, Reference, Stream, mix, noise_like, seeded
 from csb.samplers.resampling import effective_sample_size, systematic
 
 WAYS = ("replay", "draw")
-_FEATURES = 44  # key of the random streams
 
 
 class BridgeFilter(Filter):
@@ -133,7 +132,7 @@ class BridgeFilter(Filter):
 
     def _fit(self, z: Tensor, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Kernels]:
         """The paths of the last backward half-step from z (M, d) given v (M, m), and its kernels."""
-        features = Fourier.of(z.shape[1] + v.shape[1], self.features, self.width, seeded(0, _FEATURES))
+        features = Fourier.of(z.shape[1] + v.shape[1], self.features, self.width, seeded(0, Stream.FILTER_FEATURES))
         k = torch.arange(1, self.T + 1)
         back, forth = self.reference.pinned_start(k), self.reference.pinned_end(k)
         law = self.reference.marginal(self.T)

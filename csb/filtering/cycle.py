@@ -16,9 +16,8 @@ from csb.errors import CSBError, require_int
 from csb.evaluation.metrics import crps_ensemble
 from csb.filtering.base import Filter
 from csb.filtering.model import StateSpace, Twin
-from csb.process import seeded
+from csb.process import Stream, seeded
 
-_MEMBERS, _ANALYSES = 42, 43  # keys of the random streams
 BATCHES = 20
 
 
@@ -75,7 +74,7 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         CSBError: M < 2, shapes that do not fit, or a filter that diverged (the message tells the cycle).
     """
     require_int("members", members, 2)
-    dynamics, own = seeded(seed, _MEMBERS), seeded(seed, _ANALYSES)
+    dynamics, own = seeded(seed, Stream.FILTER_MEMBERS), seeded(seed, Stream.FILTER_ANALYSES)
     x, seconds = model.initial(members, dynamics), 0.0
     rows, diagnostics = [], []
     for n, (state, y) in enumerate(zip(truth.x, truth.y)):

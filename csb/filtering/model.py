@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, is_number, require_int
-from csb.process import seeded
-
-_TWIN = 41  # key of the random streams
+from csb.process import Stream, seeded
 
 
 def rk4(f: Callable[[Tensor], Tensor], x: Tensor, dt: float) -> Tensor:
@@ -99,7 +97,7 @@ def twin(model: StateSpace, cycles: int, seed: int) -> Twin:
     A longer one begins with a shorter one. CSBError where cycles is not an integer ≥ 1.
     """
     require_int("cycles", cycles, 1)
-    path, noise = seeded(seed, _TWIN, 0), seeded(seed, _TWIN, 1)
+    path, noise = seeded(seed, Stream.FILTER_TWIN, 0), seeded(seed, Stream.FILTER_TWIN, 1)
     states, x = [], model.initial(1, path)
     for _ in range(cycles):
         x = model.forecast(x, path)

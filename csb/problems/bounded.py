@@ -27,12 +27,11 @@ from csb.problems.scale import FEWEST, finest_scale, pool
 from csb.problems.standardise import Scaled, Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform, register_transform
-from csb.process import seeded
+from csb.process import Stream, seeded
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
 IMAGE = 0.02  # least chance of a mirror image where densities are estimated
-_PROBES = 72  # key of the random stream
 Bounds = tuple[float | None, ...]
 
 
@@ -103,7 +102,7 @@ class Reflect(Boxed):
         if len(rows) < FEWEST:
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
-        finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(_PROBES))
+        finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(Stream.REFLECTED_SCALE))
         low, high = self._walls()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))

@@ -20,9 +20,8 @@ from csb.problems.sources import Source, open_source
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.transform import Transform
-from csb.process import seeded
+from csb.process import Stream, seeded
 
-_ORDER = 1000  # seed key of the permutation
 AUTO = "auto"  # the transform: reflect where there are bounds, else standardise; val: see FilePairs
 Side = float | tuple[float | None, ...] | None
 
@@ -212,7 +211,7 @@ class FilePairs(Problem):
     def _orders(self) -> dict[str, Tensor]:
         """The rows of each split."""
         counts = self.sizes
-        order = torch.randperm(len(self._source), generator=seeded(self.seed, _ORDER))
+        order = torch.randperm(len(self._source), generator=seeded(self.seed, Stream.PROBLEM))
         return dict(zip(reversed(SPLITS), order.split([counts[split] for split in reversed(SPLITS)])))
 
     def prepare(self) -> None:

@@ -21,7 +21,7 @@ from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale, pool
 from csb.problems.specs import absolute
 from csb.problems.transform import Transform
-from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, automatic_horizon, seeded
+from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
 from csb.process.grid import MOST_STEPS
 from csb.process.schedule import LEAST_SCALE
 from csb.run.logs import LoggerSettings
@@ -51,7 +51,6 @@ from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, 
 from csb.training.state import FREE
 from csb.training.storage import DTYPES, capacity
 
-_SCALE = 71  # key of the random stream
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
@@ -108,7 +107,7 @@ class RunConfig:
         scale, pairs = process.get("scale"), as_pairs(pairs)
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
-            scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, _SCALE)), _FINEST), 0.5)
+            scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
         end = process["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
         plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}

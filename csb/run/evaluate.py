@@ -22,7 +22,7 @@ from csb.evaluation.verdict import warn_of_failure
 from csb.networks.denoiser import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.tasks.mnist_problem import MnistProblem
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.run.compare import build_methods, compare
 from csb.run.config import schedule_of
 from csb.run.denoiser import stored_denoiser, train_stage
@@ -34,7 +34,6 @@ from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)
-_KEY = 51  # of the picture's random stream
 Tables = dict[str, list[dict[str, Any]]]
 RECURSIONS = {  # objective and covariance whose recursion is known in closed form
     ("likelihood", "full"): "likelihood",
@@ -197,11 +196,16 @@ def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
     """Posterior samples of the first test observations."""
     problem, rows = run.problem, metrics.picture_rows
     test = held_out(problem, rows)
-    generator = seeded(seed, _KEY, device=run.bridge.device)
+    generator = seeded(seed, Stream.EVALUATION_PICTURE, device=run.bridge.device)
     path = run.folder / "evaluation.png"
     samples = run.bridge.sample(test.y, 64 if problem.is_image else 1000, generator=generator).x.cpu()
     exact = None
     if problem.has_exact_posterior:
-        exact = torch.stack([problem.posterior(y).sample(1000, seeded(seed, _KEY, i)) for i, y in enumerate(test.y)])
+        exact = torch.stack(
+            [
+                problem.posterior(y).sample(1000, seeded(seed, Stream.EVALUATION_PICTURE, i))
+                for i, y in enumerate(test.y)
+            ]
+        )
     title = f"{problem.name}: test {'digits' if problem.is_digit else 'observations'}, T = {run.bridge.grid.T}"
     draw_samples(path, problem, test.x, test.y, samples, exact, title)

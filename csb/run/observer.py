@@ -8,12 +8,10 @@ from csb.evaluation.diagnostics import drift_norm, end_distances
 from csb.evaluation.pictures import loss_curve
 from csb.evaluation.shown import draw_samples
 from csb.problems import Pairs
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.run.config import RunConfig
 from csb.run.logs import Logs
 from csb.training.plan import HalfStep, plan
-
-_PICTURE = 11  # key of the pictures' random stream
 
 
 class RunObserver:
@@ -49,7 +47,7 @@ class RunObserver:
     def _picture(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
         rows = self.run.metrics.picture_rows
         x, y = self.val.x[:rows], self.val.y[:rows]
-        generator = seeded(self.run.seed, _PICTURE, device=bridge.device)
+        generator = seeded(self.run.seed, Stream.PICTURE, device=bridge.device)
         count = 32 if self.run.problem.is_image else 1000
         samples = bridge.sample(y, count, generator=generator).x.cpu()
         path = self.run.folder / "pictures" / f"{half_step.name}_{step:06d}.png"
@@ -63,4 +61,4 @@ class RunObserver:
         if not self.run.problem.has_exact_posterior:
             return None
         laws = [self.run.problem.posterior(one) for one in y]
-        return torch.stack([law.sample(1000, seeded(self.run.seed, _PICTURE, i)) for i, law in enumerate(laws)])
+        return torch.stack([law.sample(1000, seeded(self.run.seed, Stream.PICTURE, i)) for i, law in enumerate(laws)])

@@ -21,7 +21,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.tables import write_json
 from csb.evaluation.two_sample import c2st
 from csb.problems import Problem
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.run import cli
 from csb.run.config import RunConfig
 from csb.run.machine import machine
@@ -31,7 +31,6 @@ from csb.run.train import check_writable, train
 from csb.schema import Count, OneOf, Place, Schema
 from csb.training.plan import HalfStep
 
-_DRAW, _EXACT = 91, 92  # keys of the random streams
 logger = logging.getLogger(__name__)
 
 
@@ -39,8 +38,12 @@ def c2st_score(bridge: Bridge, problem: Problem, observations: int, samples: int
     """C2ST of samples against exact ones, the mean over test observations."""
     found = []
     for i, y in enumerate(problem.pairs("test", observations).y):
-        drawn = bridge.sample(y, samples, generator=seeded(seed, _DRAW, i, device=bridge.device)).x.cpu().flatten(1)
-        exact = problem.posterior(y).sample(samples, seeded(seed, _EXACT, i)).flatten(1)
+        drawn = (
+            bridge.sample(y, samples, generator=seeded(seed, Stream.TARGET_DRAW, i, device=bridge.device))
+            .x.cpu()
+            .flatten(1)
+        )
+        exact = problem.posterior(y).sample(samples, seeded(seed, Stream.TARGET_EXACT, i)).flatten(1)
         found.append(c2st(exact, drawn))
     return sum(found) / len(found)
 

@@ -19,7 +19,7 @@ from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json, remove_leftover
 from csb.networks.conditional import CONDITIONAL
 from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.run import provenance
 from csb.run.config import RunConfig, require_pairs
 from csb.run.lock import writing
@@ -35,7 +35,6 @@ from csb.training.regression import state_file
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
 
-_FIRST = 73  # key of the random stream
 _WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
 logger = logging.getLogger(__name__)
@@ -194,7 +193,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
         if not ranks.main:
             return {}
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
-        generator = seeded(run.seed, _FIRST, device=bridge.device)
+        generator = seeded(run.seed, Stream.FIRST_SAMPLES, device=bridge.device)
         one = bridge.sample(val.y[:1], 1, generator=generator, **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
         result = _result(run, progress.history, {**scores, **cost})

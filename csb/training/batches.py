@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from csb.bridge.objectives import Objective, Target, bridged
-from csb.process import Grid, Reference, draw_linear, repeated, seeded
+from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
 from csb.training.cache import Cache
 from csb.training.pairs import EncodedPairs, InMemory, as_pairs
 from csb.training.plan import HalfStep
 from csb.training.ranks import ALONE, Ranks
-
-_BATCH = 2  # the key of the training batches' random stream, apart from the cache's
 
 
 class Batch(NamedTuple):
@@ -70,7 +68,7 @@ class Batches:
         seed: int,
         steps: tuple[int, int],
         draw_targets: bool = False,
-        key: int = _BATCH,
+        key: Stream = Stream.BATCH,
         ranks: Ranks = ALONE,
     ) -> None:
         self.half_step, self.objective, self.cache = half_step, objective, cache

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from csb.networks.denoiser import Denoiser
 from csb.networks.digit_guide import DigitGuide
-from csb.process import initialised, seeded
+from csb.process import Stream, initialised, seeded
 
 STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3
 LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss are reported
 TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
-_KEY = 91  # of the random streams
 _CHUNK = 500
 
 
@@ -54,9 +53,9 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
         steps: of 128 digits.
     """
     device = denoiser.shift.device
-    with initialised(seeded(seed, _KEY, 0).initial_seed()):
+    with initialised(seeded(seed, Stream.GUIDE, 0).initial_seed()):
         model = DigitGuide().to(device)
-    generator = seeded(seed, _KEY, 1)
+    generator = seeded(seed, Stream.GUIDE, 1)
     furthest = math.acos(math.sqrt(denoiser.alpha_bar_end))
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=1e-3)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps + 1, pct_start=0.2)
@@ -78,7 +77,7 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
 @torch.no_grad()
 def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, alpha_bar: float, seed: int) -> Tensor:
     """Of denoised images (N, 1, 28, 28) at one level, (N, 10), on the CPU."""
-    device, generator, found = denoiser.shift.device, seeded(seed, _KEY, 2), []
+    device, generator, found = denoiser.shift.device, seeded(seed, Stream.GUIDE, 2), []
     for part in images.split(_CHUNK):
         x, level = part.to(device), torch.full((len(part),), alpha_bar, dtype=torch.float32, device=device)
         seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))

@@ -17,7 +17,7 @@ from csb.bridge import Bridge
 from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
-from csb.process import Grid, Reference, draw_pinned, expand, repeated, seeded
+from csb.process import Grid, Reference, Stream, draw_pinned, expand, repeated, seeded
 from csb.schema import Count, Distinct, OneOf, Place, Schema
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.cache import Cache, fill
@@ -33,7 +33,6 @@ from csb.training.storage import capacity
 
 MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
-_CACHE, _BATCH = 5, 6  # keys of random streams
 
 
 class DistilSettings(Schema):
@@ -96,7 +95,7 @@ class JumpBatches:
     def __iter__(self) -> Iterator[Jumps]:
         size = self.settings.batch_size
         for step in self.steps:
-            generator = seeded(self.seed, step, _BATCH)
+            generator = seeded(self.seed, step, Stream.DISTIL_BATCH)
             paths = torch.randint(len(self.cache.owner), (size,), generator=generator)
             k = torch.multinomial(self.share, size, replacement=True, generator=generator)
             x_0, x_T = self.cache.states[0, paths], self.cache.states[1, paths]
@@ -216,7 +215,7 @@ class Distillation:
         stop = min(settings.steps, (number + 1) * settings.refresh)
         self.bar.describe("drawing end points")
         self.bridge.to(self.device.where).eval()
-        key = (self.seed, 0, number, 0, _CACHE)
+        key = (self.seed, 0, number, 0, Stream.DISTIL_CACHE)
         cache = fill(self.bridge, "backward", BridgeMatching(), self.pairs, self.size, key)
         self.bar.describe("distilling")
         batches = JumpBatches(self.student, self.bridge.grid, self.pairs, cache, settings, self.seed, (start, stop))

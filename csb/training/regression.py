@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn, rand, randint, randn
 
-from csb.process import Schedule, expand, seeded
+from csb.process import Schedule, Stream, expand, seeded
 from csb.schema import Count, Schema
 from csb.training.bar import Bar, Metrics, Report
 from csb.training.divergence import check_divergence
@@ -25,8 +25,6 @@ from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.retry import Stage
 from csb.training.settings import DeviceSettings, OptimizerSettings
-
-_BATCH = 3  # the key of the batches' random stream
 
 
 class RegressionSettings(Schema):
@@ -100,7 +98,7 @@ class ExampleBatches:
 
     def __iter__(self) -> Iterator[Examples]:
         for step in self.steps:
-            generator = seeded(self.seed, step, _BATCH)
+            generator = seeded(self.seed, step, Stream.EXAMPLES)
             z, c = self.data.rows(randint(len(self.data), (self.size,), generator=generator), generator)
             yield Examples(*self.path(z, generator), c, step)
 

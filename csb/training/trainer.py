@@ -11,6 +11,7 @@ from torch import Tensor
 from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
+from csb.process import Stream
 from csb.training.bar import Bar, Metrics, Observer, Report
 from csb.training.batches import Batches
 from csb.training.cache import Cache, fill
@@ -37,7 +38,6 @@ from csb.training.transfer import compile_networks, on_device
 from csb.training.validation import Validation, keep_best
 
 _VALIDATION = 4096  # trajectories of validation pairs
-_CACHE = 1  # the key of the cache's random stream
 
 
 class BridgeTrainer:
@@ -180,7 +180,7 @@ class BridgeTrainer:
         if half_step.index == 0:
             return None
         self._describe(half_step, "filling the cache")
-        seed = (self.seed, half_step.index, round_, 0, _CACHE)
+        seed = (self.seed, half_step.index, round_, 0, Stream.CACHE)
         bridge, objective, size = self.bridge.eval(), self.objective, self.cache_size
         return fill(bridge, half_step.source, objective, self.pairs, size, seed, storage=self.storage, ranks=self.ranks)
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
+from csb.process import Stream
 from csb.training.batches import Batches
 from csb.training.cache import fill
 from csb.training.divergence import REMEDY, Diverged
@@ -16,7 +17,7 @@ from csb.training.ranks import ALONE, Ranks
 from csb.training.state import Progress, take_weights, to_cpu
 from csb.training.storage import Storage
 
-_STATES, _KEY = 16_384, 4  # validation states, and the key of their random stream
+_STATES = 16_384  # validation states
 
 
 class Validation:
@@ -48,13 +49,13 @@ class Validation:
     ) -> None:
         half_step, cache = module.half_step, None
         if half_step.index:
-            key = (seed, half_step.index, 0, 0, _KEY)
+            key = (seed, half_step.index, 0, 0, Stream.VALIDATION)
             cache = fill(bridge, half_step.source, objective, pairs, size, key, storage=storage, ranks=ranks)
         count = -(-_STATES // batch_size)
         self.batches = list(
             Batches(
                 half_step, bridge.grid, objective, pairs, cache, batch_size, 1, seed, (0, count),
-                not module.kernel.integrates_targets, key=_KEY,
+                not module.kernel.integrates_targets, key=Stream.VALIDATION,
             )
         )[ranks.part(count)]  # fmt: skip
         self.module, self.ranks = module, ranks

@@ -24,11 +24,10 @@ from csb.evaluation.suite.published import REFERENCE_Y
 from csb.evaluation.suite.store import ScoreStore
 from csb.evaluation.two_sample import c2st, sliced_wasserstein
 from csb.problems import Posterior, Problem
-from csb.process import seeded
+from csb.process import Stream, seeded
 from csb.samplers import Sampler
 from csb.schema import Count, Schema, Whole
 
-_DRAW, _EXACT, _SLICES, _REFERENCE = 81, 82, 83, 84  # keys of random streams
 PER = 10_000  # samples that sampling times are given for
 MEANS = ("c2st", "sliced_w", "mean_error", "cov_error", "skew_error", "kurtosis_error")
 
@@ -119,14 +118,14 @@ def _compare(
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """The scores of observation i but C2ST; exact samples (n, d) and those of the sampler (n, d), equally weighted."""
     n, seed = settings.samples, settings.seed
-    found = sampler.sample(y, n, seeded(seed, _DRAW, i, device=sampler.device))
+    found = sampler.sample(y, n, seeded(seed, Stream.SUITE_DRAW, i, device=sampler.device))
     x, w = found.x.cpu().flatten(1), None if found.log_weights is None else found.log_weights.cpu()
-    exact = law.sample(n, seeded(seed, _EXACT, i)).flatten(1)
+    exact = law.sample(n, seeded(seed, Stream.SUITE_EXACT, i)).flatten(1)
     known = law.mean is not None and law.cov is not None
     errors = moment_errors(x, law.moments if known else sample_moments(exact), w)
     unit = {
         "sliced_w": sliced_wasserstein(
-            x, exact, seeded(seed, _SLICES, i), settings.projections, p=1, log_weights_a=w
+            x, exact, seeded(seed, Stream.SUITE_SLICES, i), settings.projections, p=1, log_weights_a=w
         ),
         "mean_error": errors.mean_scaled,
         "cov_error": errors.cov_relative,
@@ -141,7 +140,7 @@ def _compare(
 
 def _evenly(x: Tensor, log_weights: Tensor, seed: int, i: int) -> Tensor:
     """As many points of equal weight, in random order, so that any first few stand for the law."""
-    order = torch.randperm(len(x), generator=seeded(seed, _DRAW, i, 1))
+    order = torch.randperm(len(x), generator=seeded(seed, Stream.SUITE_DRAW, i, 1))
     return x[systematic(log_weights.double().exp(), len(x), 0.5)][order]
 
 
@@ -166,7 +165,9 @@ def _reference(sampler: Sampler, problem: Problem, settings: ScoreSettings, stor
     key = {"y": list(REFERENCE_Y[problem.name]), "samples": settings.moment_samples, "seed": settings.seed}
     moments = store.load(key)
     if moments is None:
-        drawn = sampler.sample(y, settings.moment_samples, seeded(settings.seed, _REFERENCE, device=sampler.device))
+        drawn = sampler.sample(
+            y, settings.moment_samples, seeded(settings.seed, Stream.SUITE_REFERENCE, device=sampler.device)
+        )
         weights = None if drawn.log_weights is None else drawn.log_weights.cpu()
         found = sample_moments(drawn.x.cpu().flatten(1), weights)
         moments = {"found": _by_coordinate(found), "exact": _by_coordinate(problem.posterior(y).moments)}

@@ -14,9 +14,7 @@ from csb.problems.base import LinearProblem, Posterior, Simulated, register, req
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.standardise import Standardise
-from csb.process import seeded
-
-_WEIGHTS, _MATRIX = 1000, 1001  # seed keys, apart from those of the splits
+from csb.process import Stream, seeded
 
 
 class MixturePosterior(Posterior):
@@ -81,13 +79,13 @@ class GaussianMixture(Simulated, LinearProblem):
         means = torch.cartesian_prod(axis, axis).repeat(1, self.dx // 2)
         w = torch.ones(25, dtype=torch.float64)
         if self.weights == "random":
-            w = torch.rand(25, generator=seeded(self.seed, _WEIGHTS), dtype=torch.float64)
+            w = torch.rand(25, generator=seeded(self.seed, Stream.PROBLEM), dtype=torch.float64)
         return Mixture(w / w.sum(), means, torch.eye(self.dx, dtype=torch.float64)[None])
 
     @cached_property
     def A(self) -> Tensor:
         """(dy, dx), float64, orthonormal rows."""
-        return random_orthogonal(self.dx, seeded(self.seed, _MATRIX))[: self.dy]
+        return random_orthogonal(self.dx, seeded(self.seed, Stream.PROBLEM_MATRIX))[: self.dy]
 
     @property
     def R(self) -> Tensor:

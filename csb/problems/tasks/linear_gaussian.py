@@ -15,9 +15,7 @@ from torch import Tensor
 from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
-from csb.process import psd_cholesky, seeded
-
-_MATRIX = 1000  # seed key of A, apart from those of the splits
+from csb.process import Stream, psd_cholesky, seeded
 
 
 class GaussianPosterior(Posterior):
@@ -70,7 +68,7 @@ class LinearGaussian(Simulated, LinearProblem):
     @cached_property
     def A(self) -> Tensor:
         """(dy, dx), float64."""
-        generator = seeded(self.seed, _MATRIX)
+        generator = seeded(self.seed, Stream.PROBLEM)
         U, V = random_orthogonal(self.dy, generator), random_orthogonal(self.dx, generator)
         rank = min(self.dx, self.dy)
         s = 1.5 * (0.3 / 1.5) ** torch.linspace(0, 1, rank, dtype=torch.float64)

@@ -10,11 +10,9 @@ from csb.bridge import Bridge, BridgeSpec, build_bridge
 from csb.bridge.kernel import automatic_covariance
 from csb.problems.standardise import Standardise
 from csb.problems.transform import Hole, Transform
-from csb.process import Grid, seeded
+from csb.process import Grid, Stream, seeded
 from csb.run.config import RunConfig
 from csb.run.suite.plan import training_config
-
-_PAIRS = 61  # key of the random stream
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,16 @@ class Recipe:
 
     def pairs(self, n: int) -> tuple[Tensor, Tensor]:
         """Standard normal states (n, *z_shape) and conditions (n, *c_shape), on the CPU."""
-        generator = seeded(self.run.seed, _PAIRS)
+        generator = seeded(self.run.seed, Stream.SPEED_PAIRS)
         shapes = self.transform.z_shape, self.transform.c_shape
         z, c = (torch.randn(n, *shape, dtype=torch.float32, generator=generator) for shape in shapes)
         return z, c
 
     def observations(self, n: int) -> Tensor:
         """y (n, *y_shape) between 0 and 1."""
-        return torch.rand(n, *self.transform.y_shape, dtype=torch.float32, generator=seeded(self.run.seed, _PAIRS, 1))
+        return torch.rand(
+            n, *self.transform.y_shape, dtype=torch.float32, generator=seeded(self.run.seed, Stream.SPEED_PAIRS, 1)
+        )
 
     def spec(self, T: int | None = None) -> BridgeSpec:
         """The bridge's description, with T steps in place of the recipe's where given."""
