@@ -22,12 +22,11 @@ from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import default_device, stored_spec
 from csb.run.logs import Logs
-from csb.run.train import about, record
+from csb.run.train import record, setup_of
 from csb.samplers import flow_sampler, score_sampler
-from csb.training.conditional import train_conditional
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 from csb.training.pairs import encoded
-from csb.training.regression import state_file
+from csb.training.regression import state_file, train_conditional
 
 
 def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
@@ -53,10 +52,8 @@ def train_stage(run: RunConfig) -> None:
     record(run, resumed=run.resume and state_file(run.folder, run.stage).exists())
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
-        train_conditional(
-            model, encoded(transform, rows), run.folder, run.amortized, run.optimizer, run.device, run.seed,
-            _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
-        )  # fmt: skip
+        setup = setup_of(run, _fingerprint(run, spec), logs)
+        train_conditional(model, encoded(transform, rows), run.amortized, setup, run.resume)
         status = "success"
     finally:
         logs.close(status)

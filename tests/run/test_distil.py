@@ -123,7 +123,7 @@ def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
     "hook",
     [
         Hook("csb.training.distil.DistilModule.training_step", 14),
-        Hook("csb.training.retry.save_progress", 4),
+        Hook("csb.training.stage.save_progress", 4),
         Hook("csb.training.distil.save_student", 1),
     ],
     ids=["in a step", "before a state", "before the file"],
