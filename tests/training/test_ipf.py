@@ -1,5 +1,7 @@
 """The IPF loop: every trained half-step against the exact recursion, and what stops it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -213,7 +215,7 @@ class TestTheLoop:
     def test_observer_and_log(self, tmp_path, small):
         watching, logged = Watching(), []
         run = make(tmp_path, small, observer=watching, observe_every=4, **SHORT)
-        run.log = lambda metrics, step: logged.append((step, metrics))
+        run.setup = replace(run.setup, log=lambda metrics, step: logged.append((step, metrics)))
         progress = run.run(resume=False)
         assert watching.calls == [
             ("01_backward", 4), ("01_backward", 8), ("01_backward", "end"), ("02_forward", 4), ("02_forward", "end"),
