@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 
 from csb.bridge.checkpoint import load_conditional
+from csb.dtypes import default_device
 from csb.errors import CSBError, is_one_of
 from csb.files import model_file, remove_leftovers
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import default_device, stored_spec
+from csb.run.load import stored_spec
 from csb.run.logs import Logs
 from csb.run.train import record, setup_of
 from csb.samplers import flow_sampler, score_sampler

@@ -253,7 +253,10 @@ def read_plain(given: Mapping[str, Any]) -> RunConfig:
         plain=plain,
     )
     run.device.check(run.ipf, run.stage)
-    for check in (_check_pairs, _check_sampler, require_room, _check_network, _check_data, _check_horizons):
+    _check_pairs(run)
+    _check_sampler(run)
+    require_room(run.problem, run.grid.T, run.ipf, (run.backward, run.forward))
+    for check in (_check_network, _check_data, _check_horizons):
         check(run)
     return run
 

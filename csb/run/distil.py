@@ -17,12 +17,13 @@ import torch
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import load_student
 from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, check_calls, warm_start
+from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import SUFFIX, checksum, model_file, remove_leftovers
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import same_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import Run, default_device, load_run, stored_spec
+from csb.run.load import Run, load_run, stored_spec
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
 from csb.run.train import record, require_same_pairs, setup_of
