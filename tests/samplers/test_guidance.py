@@ -47,7 +47,7 @@ def exact(z, alpha_bar):
 
 
 def at_the_mean(z, alpha_bar):
-    """log p(y = +M | x̂_0(z_k)), by the formula of :mod:`csb.samplers.class_likelihood`."""
+    """log p(y = +M | x̂_0(z_k)), by the formula of :mod:`csb.samplers.likelihood`."""
     more = 2 * M**2 / S * (1 - alpha_bar) / (alpha_bar * S + 1 - alpha_bar) * (log_odds(z, alpha_bar) / 2).tanh()
     return torch.nn.functional.logsigmoid(log_odds(z, alpha_bar) + more)
 
@@ -203,7 +203,7 @@ def test_what_is_no_class_is_refused():
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_a_scale_out_of_range(scale):
-    with pytest.raises(CSBError, match=f"scale={scale!r} of guidance is not a number of at least 0"):
+    with pytest.raises(CSBError, match=f"guidance.scale={scale!r} is not possible; give a finite number of at least 0"):
         make(ClassifierGuidance, MixtureClass(), grid_of(4), scale=scale)
 
 
