@@ -24,11 +24,8 @@ class AmortizedSampler(Sampler):
     observation's encoder runs once an observation and is not counted, as for the bridge.
 
     Args:
-        model: trained (or exact), of the kind ``takes``; set to evaluation, without gradients.
-        **settings: those of the method's ``Settings``.
-
-    Raises:
-        CSBError: a model of another kind, settings out of range.
+        model: trained or exact; set to evaluation, without gradients. CSBError unless it is one of ``takes``.
+        **settings: of the method.
     """
 
     batch_size: Count = 1024

@@ -22,29 +22,16 @@ The learning rate adapts to each sample: a step that would raise φ_k is not tak
 paper's code multiplies by 0.8 and tries again at once, at an unknown number of passes; here a trial is one of the G).
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from csb.process import ddim, mix
 from csb.samplers.base import Fresh, Rounds, noised
-from csb.samplers.diffusion import DiffusionSampler
+from csb.samplers.diffusion import DiffusionSampler, Guidance
 from csb.schema import Count, Positive, Share
 
 
-class Point(NamedTuple):
-    """States z (N, …), x̂_0 there in z's units, φ (N,), float64, and ∇φ, zero where nobody asked for it."""
-
-    z: Tensor
-    z_0: Tensor
-    value: Tensor
-    gradient: Tensor
-
-
 class CoPaint(DiffusionSampler):
-    """See the module's docstring."""
-
     name = "copaint"
     label = "CoPaint"
     swept = ("xi", "ξ")
@@ -69,19 +56,15 @@ class CoPaint(DiffusionSampler):
         """v_k, k in 1..T."""
         return 1.0 if k == self.grid.T else 0.5 * (1 + self.eta**2) * float(self.reference.pinned_start(k + 1).var)
 
-    def _at(self, z: Tensor, start: Tensor, k: int, y: Tensor, gradient: bool) -> Point:
-        """φ_k at z, for the start z̃_k and y (N, *y_shape), with or without its gradient."""
+    def _at(self, z: Tensor, start: Tensor, k: int, y: Tensor, gradient: bool) -> Guidance:
+        """φ_k at z, for the start z̃_k and y (N, *y_shape), with or without the likelihood's gradient."""
         v, weight = self.prior_variance(k), 1 / self.xi**2
         away = z - start
         prior = away.double().square().flatten(1).sum(1) / (2 * v)
-        if gradient:
-            at = self.guide(z, k, y, self.likelihood.log_prob)
-            return Point(z, at.z_0, prior - weight * at.value, away / v - weight * at.gradient)
-        z_0 = self.denoise(z, k)
-        value = self.likelihood.log_prob(y, self.denoiser.decode(z_0), float(self.grid.alpha_bar[k]))
-        return Point(z, z_0, prior - weight * value, torch.zeros_like(z))
+        at = self.guide(z, k, y, gradient=gradient)
+        return Guidance(z, at.z_0, prior - weight * at.value, away / v - weight * at.gradient)
 
-    def optimise(self, start: Tensor, k: int, y: Tensor) -> Point:
+    def optimise(self, start: Tensor, k: int, y: Tensor) -> Guidance:
         """Where G gradient steps on φ_k lead to, from z̃_k (N, *x_shape), for y (N, *y_shape): never to a larger φ_k."""
         size = self.learning_rate * self.prior_variance(k)
         rate = torch.full((len(start), *(1,) * (start.ndim - 1)), size, dtype=start.dtype, device=start.device)
@@ -90,7 +73,7 @@ class CoPaint(DiffusionSampler):
             trial = self._at(best.z - rate * best.gradient, start, k, y, left > 0)
             better = trial.value <= best.value  # False for NaN
             mask = better.reshape(rate.shape)
-            best = Point(
+            best = Guidance(
                 *(torch.where(better if a.ndim == 1 else mask, b, a) for a, b in zip(best, trial, strict=True))
             )
             rate = torch.where(mask, rate, rate / 2)

@@ -34,8 +34,9 @@ Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data 
 
 
 class Guidance(NamedTuple):
-    """At states z: x̂_0 (in z's units), the value of the guiding function (N,), float64, and its gradient in z."""
+    """States z (N, …), x̂_0 there in z's units, the value of a function of it (N,), float64, and its gradient in z."""
 
+    z: Tensor
     z_0: Tensor
     value: Tensor
     gradient: Tensor
@@ -154,15 +155,22 @@ class DiffusionSampler(Sampler):
         with torch.enable_grad(), autocast(self.precision, self.device):
             return at, self.denoiser(at, self.grid.alpha_bar[k].to(self.device))
 
-    def guide(self, z: Tensor, k: int, y: Tensor, score: Score) -> Guidance:
-        """x̂_0, a function of (y, x̂_0) and its gradient in z, through the denoiser; y (N, *y_shape), one for each z."""
-        size, parts = self.batch_size, []
-        for z_part, y_part in zip(z.split(size), y.split(size)):
+    def guide(self, z: Tensor, k: int, y: Tensor, score: Score | None = None, gradient: bool = True) -> Guidance:
+        """A score of (y, x̂_0), by default log p̃_k(y | z), and its gradient in z, through the denoiser.
+
+        y is (N, *y_shape), one for each z. Without ``gradient`` that is 0 at no cost, as at k = 0, where x̂_0 = z.
+        """
+        score, alpha_bar = score or self.likelihood.log_prob, float(self.grid.alpha_bar[k])
+        if k == 0 or not gradient:
+            z_0 = self.denoise(z, k) if k > 0 else z
+            return Guidance(z, z_0, score(y, self.denoiser.decode(z_0), alpha_bar), torch.zeros_like(z))
+        parts = []
+        for z_part, y_part in zip(z.split(self.batch_size), y.split(self.batch_size)):
             at, z_0 = self.tracked(z_part, k)
             with torch.enable_grad():
-                value = score(y_part, self.denoiser.decode(z_0), float(self.grid.alpha_bar[k]))
-                (gradient,) = torch.autograd.grad(value.sum(), at)
-            parts.append(Guidance(z_0.detach(), value.detach().double(), gradient))
+                value = score(y_part, self.denoiser.decode(z_0), alpha_bar)
+                (slope,) = torch.autograd.grad(value.sum(), at)
+            parts.append(Guidance(z_part, z_0.detach(), value.detach().double(), slope))
         return Guidance(*(torch.cat(part) for part in zip(*parts)))
 
     def unconditional(self, z: Tensor, z_0: Tensor, k: int) -> tuple[Tensor, float]:

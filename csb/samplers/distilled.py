@@ -24,11 +24,8 @@ class ConsistencySampler(AmortizedSampler):
 
     Args:
         student: fitted.
-        calls: network calls a sample, one of those that it is fitted for.
-        batch_size: see :class:`csb.samplers.amortized.AmortizedSampler`.
-
-    Raises:
-        CSBError: a number of calls that the student is not fitted for, a batch_size that is not possible.
+        calls: network calls a sample, one of those that the student is fitted for; else CSBError.
+        batch_size: states a network call.
     """
 
     name = "consistency"

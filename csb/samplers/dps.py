@@ -13,8 +13,6 @@ from csb.samplers.diffusion import DiffusionSampler
 
 
 class DPS(DiffusionSampler):
-    """See the module's docstring."""
-
     name = "dps"
     label = "DPS"
     swept = ("step_size", "ζ")

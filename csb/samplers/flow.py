@@ -67,16 +67,9 @@ FLOW: dict[str, type[FlowSampler]] = {"euler": FlowEuler, "heun": FlowHeun}
 
 
 def flow_sampler(model: FlowNetwork, method: str, N: int, **settings: Any) -> FlowSampler:
-    """A sampler by name.
+    """A sampler by name, one of :data:`FLOW`, of a model from :func:`csb.run.amortized.load_baseline` in N steps.
 
-    Args:
-        model: from :func:`csb.run.amortized.load_baseline`.
-        method: one of :data:`FLOW`: euler takes N network calls a sample, heun 2N.
-        N: steps.
-        **settings: batch_size.
-
-    Raises:
-        CSBError: an unknown name, or a value out of range.
+    euler takes N network calls a sample, heun 2N. CSBError for an unknown name.
     """
     if not is_one_of(method, FLOW):
         raise CSBError(f"method {method!r} of a flow is unknown; choose one of {', '.join(FLOW)}")

@@ -14,8 +14,6 @@ from csb.samplers.diffusion import DiffusionSampler
 
 
 class ClassifierGuidance(DiffusionSampler):
-    """See the module's docstring."""
-
     name = "guidance"
     label = "guidance"
     swept = ("scale", "s")
@@ -25,6 +23,6 @@ class ClassifierGuidance(DiffusionSampler):
     """s; 0 draws from the prior. Sweep over e.g. 1, 2, 4."""
 
     def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
-        at = self.guide(z, k, y, self.likelihood.log_prob)
+        at = self.guide(z, k, y)
         mean, var = self.unconditional(z, at.z_0, k)
         return noised(mean + self.scale * var * at.gradient, var, fresh)

@@ -22,8 +22,6 @@ from csb.schema import Share
 
 
 class ILVR(ProjectionSampler):
-    """See the module's docstring."""
-
     name = "ilvr"
     label = "ILVR"
     swept = ("until", "b")

@@ -23,8 +23,6 @@ from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import AdditiveNoise, Pairs, Problem
 
-LogProbabilities = Callable[[Tensor, float], Tensor]  # (x̂_0 (B, *x_shape), ᾱ_k) → (B, classes)
-
 
 class GuidanceLikelihood(ABC):
     """log p̃_k(y | z_k), a function of y, x̂_0(z_k) and ᾱ_k; at ᾱ = 1 the likelihood log p(y | x).
@@ -98,11 +96,11 @@ class ClassLikelihood(GuidanceLikelihood):
     """y, one-hot, is the class that a classifier reads.
 
     Args:
-        log_probabilities: of the classes at x̂_0 in data units and ᾱ_k, (B, classes), differentiable in x̂_0.
+        log_probabilities: of the classes at x̂_0 (B, *x_shape) in data units and ᾱ_k, (B, classes), differentiable.
         z_variance: v.
     """
 
-    def __init__(self, log_probabilities: LogProbabilities, z_variance: float) -> None:
+    def __init__(self, log_probabilities: Callable[[Tensor, float], Tensor], z_variance: float) -> None:
         self.log_probabilities, self.z_variance = log_probabilities, z_variance
 
     def log_prob(self, y: Tensor, x_0: Tensor, alpha_bar: float) -> Tensor:

@@ -19,8 +19,6 @@ from csb.samplers.linear import MomentSampler, Spread
 
 
 class MMPS(MomentSampler):
-    """See the module's docstring."""
-
     name = "mmps"
     label = "MMPS"
     iterations: Rounds = 3

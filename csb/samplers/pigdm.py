@@ -21,8 +21,6 @@ from csb.samplers.linear import MomentSampler, Spread
 
 
 class PiGDM(MomentSampler):
-    """See the module's docstring."""
-
     name = "pigdm"
     label = "ΠGDM"
     swept = ("eta", "η")

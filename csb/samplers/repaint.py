@@ -25,8 +25,6 @@ from csb.schema import Count
 
 
 class RePaint(ProjectionSampler):
-    """See the module's docstring."""
-
     name = "repaint"
     label = "RePaint"
     swept = ("jump_length", "j")

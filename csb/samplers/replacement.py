@@ -12,8 +12,6 @@ from csb.samplers.projection import ProjectionSampler
 
 
 class Replacement(ProjectionSampler):
-    """See the module's docstring."""
-
     name = "replacement"
     label = "replacement"
 

@@ -7,10 +7,9 @@ step falls like 1/T or faster in σ.
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,13 +22,7 @@ from csb.schema import Share
 
 
 class ScoreSampler(AmortizedSampler):
-    """A sampler of a conditional denoiser on a grid.
-
-    Args:
-        model: the denoiser.
-        grid: T steps; ᾱ_T small.
-        **settings: those of the method's ``Settings``.
-    """
+    """A sampler of a conditional denoiser on a grid of T steps, whose ᾱ_T is small."""
 
     takes = ConditionalDenoiser
 
@@ -50,9 +43,11 @@ class ScoreSampler(AmortizedSampler):
 class OneGuess(ScoreSampler):
     """A sampler whose step is a Gaussian, linear in the state and one guess x̂_0."""
 
-    @abstractmethod
+    rule: ClassVar[Callable[[Grid, int], Pinned]]
+
     def law(self, k: int) -> Pinned:
         """The law of z_{k−1} given z_k (near) and x̂_0 (far)."""
+        return self.rule(self.grid, k)
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         fresh = partial(noise.normal, len(z) // len(contexts), *z.shape[1:], dtype=z.dtype)
@@ -66,18 +61,14 @@ class Ancestral(OneGuess):
     """DDPM: the pinned law with x̂_0 in place of x_0, variance β̃_k (Ho et al. 2020)."""
 
     name = "score_ddpm"
-
-    def law(self, k: int) -> Pinned:
-        return ancestral(self.grid, k)
+    rule = staticmethod(ancestral)
 
 
 class ReverseSDE(OneGuess):
     """Euler–Maruyama on the reverse SDE (Song et al. 2021)."""
 
     name = "score_sde"
-
-    def law(self, k: int) -> Pinned:
-        return euler_maruyama(self.grid, k)
+    rule = staticmethod(euler_maruyama)
 
 
 class DDIM(OneGuess):
@@ -149,7 +140,7 @@ SPACINGS: dict[str, Callable[[ScoreNetwork, int], Grid]] = {
 
 
 def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "schedule", **settings: Any) -> ScoreSampler:
-    """A sampler by name on T steps from the horizon that the model was trained on.
+    """A sampler by name on T steps from the horizon that the model was trained on. CSBError for an unknown name.
 
     Args:
         model: from :func:`csb.run.amortized.load_baseline`.
@@ -157,9 +148,6 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
         T: steps.
         spacing: "schedule", even in the τ of the model's schedule, or "karras" (see :meth:`csb.process.Grid.karras`).
         **settings: batch_size; eta of ddim.
-
-    Raises:
-        CSBError: an unknown name, or a value out of range.
     """
     for name, value, known in (("method", method, SCORE), ("spacing", spacing, SPACINGS)):
         if not is_one_of(value, known):

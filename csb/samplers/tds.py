@@ -52,29 +52,20 @@ class ParticleSampler(DiffusionSampler):
         if n % K:
             raise CSBError(f"n={n} is no multiple of particles={K}; a run returns all its particles")
         each, fresh = y.repeat_interleave(n, 0), partial(noise.normal, n, *self.x_shape)
-        z = fresh()
         ancestors = torch.arange(n, device=self.device).repeat(len(y))
-        now = self._twist(z, self.grid.T, each)
+        now = self.guide(fresh(), self.grid.T, each, gradient=self.guided)
         log_w = now.value.view(-1, K)
         for k in range(self.grid.T, 0, -1):
             u = noise.uniform(n).view(-1, K)
             chosen, log_w = self._resample(log_w, u)
-            z, ancestors, now = z[chosen], ancestors[chosen], Guidance(*(part[chosen] for part in now))
-            z, ratio = self._propose(z, now, k, fresh)
-            later = self._twist(z, k - 1, each)
+            ancestors, now = ancestors[chosen], Guidance(*(part[chosen] for part in now))
+            z, ratio = self._propose(now, k, fresh)
+            later = self.guide(z, k - 1, each, gradient=self.guided)
             log_w = log_w + (ratio + later.value - now.value).view(-1, K)
             now = later
         log_weights = (log_w.log_softmax(1) + math.log(K / n)).view(len(y), n)
         unique = torch.tensor([len(row.unique()) for row in ancestors.view(len(y), n)])
-        return Draws(self.finish(z, y, n), *self.passes, log_weights, effective_sample_size(log_weights), unique)
-
-    def _twist(self, z: Tensor, k: int, y: Tensor) -> Guidance:
-        """log p̃_k(y | z) with x̂_0 and gradient; at k = 0 the likelihood itself, without the network."""
-        if k > 0 and self.guided:
-            return self.guide(z, k, y, self.likelihood.log_prob)
-        z_0 = self.denoise(z, k) if k > 0 else z
-        value = self.likelihood.log_prob(y, self.denoiser.decode(z_0), float(self.grid.alpha_bar[k]))
-        return Guidance(z_0, value, torch.zeros_like(z))
+        return Draws(self.finish(now.z, y, n), *self.passes, log_weights, effective_sample_size(log_weights), unique)
 
     def _resample(self, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Which particles go on, as indices into all B·n, and their log-weights."""
@@ -86,11 +77,11 @@ class ParticleSampler(DiffusionSampler):
         log_w = torch.where(poor[:, None], torch.zeros_like(log_w), log_w)
         return (chosen + K * torch.arange(groups, device=log_w.device)[:, None]).flatten(), log_w
 
-    def _propose(self, z: Tensor, now: Guidance, k: int, fresh: Fresh) -> tuple[Tensor, Tensor]:
+    def _propose(self, now: Guidance, k: int, fresh: Fresh) -> tuple[Tensor, Tensor]:
         """z_{k−1} and log N(z_{k−1}; μ) − log N(z_{k−1}; μ̃), (N,), float64."""
-        (own, var), beta = self.unconditional(z, now.z_0, k), float(self.grid.beta[k])
+        (own, var), beta = self.unconditional(now.z, now.z_0, k), float(self.grid.beta[k])
         if k == 1:
-            return own, torch.zeros(len(z), dtype=torch.float64, device=z.device)
+            return own, torch.zeros(len(own), dtype=torch.float64, device=own.device)
         mean = own + beta / (1 - beta) ** 0.5 * now.gradient if self.guided else own
         new = noised(mean, var, fresh)
         x, a, b = new.double(), own.double(), mean.double()

@@ -12,6 +12,7 @@ less. A row sum below 0, where a number of y varies against the others, is taken
 σ = 0 the likelihood's floor stands for it.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -23,8 +24,6 @@ _FULL = 16  # numbers of y up to which auto makes the matrix
 
 
 class TMPD(MomentSampler):
-    """See the module's docstring."""
-
     name = "tmpd"
     label = "TMPD"
     solver: Literal["auto", "full", "diagonal"] = "auto"
@@ -33,23 +32,18 @@ class TMPD(MomentSampler):
     @property
     def full(self) -> bool:
         """Whether the matrix is made."""
-        return self.solver == "full" or (self.solver == "auto" and self.numbers <= _FULL)
-
-    @property
-    def numbers(self) -> int:
-        """How many y holds."""
-        return torch.Size(self.y_shape).numel()
+        return self.solver == "full" or (self.solver == "auto" and math.prod(self.y_shape) <= _FULL)
 
     @property
     def step_passes(self) -> tuple[int, int]:
-        return 1, self.numbers if self.full else 2
+        return 1, math.prod(self.y_shape) if self.full else 2
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
         if not self.full:
             rows = self.operator(spread(torch.ones_like(residual))).clamp_min(0)
             return spread(residual / (rows + max(self.std, self.likelihood.floor / self.denoiser.scale) ** 2))
         var = self.positive_std**2
-        eye = torch.eye(self.numbers, dtype=residual.dtype, device=residual.device)
+        eye = torch.eye(math.prod(self.y_shape), dtype=residual.dtype, device=residual.device)
         columns = [spread(e.unflatten(0, self.y_shape).expand_as(residual)) for e in eye]
         matrix = torch.stack([self.operator(column).flatten(1) for column in columns], dim=2)
         weights = torch.linalg.solve_ex(matrix.double() + var * eye.double(), residual.flatten(1).double()).result

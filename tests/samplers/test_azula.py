@@ -144,12 +144,12 @@ def test_tds_proposals_and_weights(grid, k):
         steps=T,
     )
     z = torch.randn(1, 4, generator=seeded(k))
-    now = sampler._twist(z, k, Y)
+    now = sampler.guide(z, k, Y)
     carry = {}
     torch.manual_seed(k)
     theirs = other.step(z, torch.tensor(k / T), torch.tensor((k - 1) / T), carry)
     torch.manual_seed(k)
     torch.multinomial(torch.ones(1, dtype=torch.float64), 1, replacement=True)
-    found, ratio = sampler._propose(z, now, k, lambda: Noise(None, 1).normal(1, 4))
+    found, ratio = sampler._propose(now, k, lambda: Noise(None, 1).normal(1, 4))
     torch.testing.assert_close(found, theirs, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ratio - now.value, carry["log_w"].double(), rtol=1e-3, atol=1e-2)

@@ -39,7 +39,8 @@ def isotropic(T, **options):
     problem, shift, scale = LinearGaussian(dx=3, dy=1, seed=1), 0.5, 2.0
     denoiser = Moved(Mixture(torch.ones(1).double(), M[None], VAR * EYE[None]), shift, scale)
     likelihood = Likelihood(problem.forward, 0.5, torch.full((1,), 2.25 * scale**2 * VAR), VAR)
-    sampler = CoPaint(problem, denoiser, likelihood, Grid.from_schedule(LinearBeta(1e-4), T), batch_size=4096, **options)
+    grid = Grid.from_schedule(LinearBeta(1e-4), T)
+    sampler = CoPaint(problem, denoiser, likelihood, grid, batch_size=4096, **options)
     A, prior = problem.A, shift + scale * M
     cov = torch.linalg.inv(EYE / (scale**2 * VAR) + A.T @ A / 0.25)
     mean = cov @ (prior / (scale**2 * VAR) + A.T @ NEAR.double() / 0.25)

@@ -55,13 +55,13 @@ def at_the_mean(z, alpha_bar):
 class Exactly:
     """Mixed into a sampler: guided by the exact p(y | z_k) in place of p(y | x̂_0(z_k))."""
 
-    def guide(self, z, k, y, score):
+    def guide(self, z, k, y):
         at, alpha_bar = z.detach().requires_grad_(), float(self.grid.alpha_bar[k])
         with torch.enable_grad():
             chance = self.problem.mixture.diffused(alpha_bar).log_responsibilities(at)
             value = (y * chance).sum(1)
             (gradient,) = torch.autograd.grad(value.sum(), at)
-        return Guidance(self.denoise(z, k), value.detach().double(), gradient)
+        return Guidance(z, self.denoise(z, k), value.detach().double(), gradient)
 
 
 class ExactGuidance(Exactly, ClassifierGuidance):
