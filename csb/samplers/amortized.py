@@ -25,6 +25,7 @@ class AmortizedSampler(Sampler):
 
     Args:
         model: trained or exact; set to evaluation, without gradients. CSBError unless it is one of ``takes``.
+        precision: of the network calls, by default the model's own.
         **settings: of the method.
     """
 
@@ -33,17 +34,12 @@ class AmortizedSampler(Sampler):
     takes: ClassVar[type]
     remedy: ClassVar[str] = "use more steps, train the model again, or check the values and units of y"
 
-    def __init__(self, model: Any, **settings: Any) -> None:
+    def __init__(self, model: Any, precision: str | None = None, **settings: Any) -> None:
         if not isinstance(model, self.takes):
             raise CSBError(f"{self.name} takes a {self.takes.__name__}, not a {type(model).__name__}; load that kind")
         super().__init__(model.transform.x_shape, model.transform.y_shape, model.device, **settings)
-        self.model = model.eval().requires_grad_(False)
+        self.model, self.precision = model.eval().requires_grad_(False), precision or model.precision
         self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
-
-    @property
-    def precision(self) -> str:
-        """Of the network calls."""
-        return self.model.precision
 
     @property
     @abstractmethod

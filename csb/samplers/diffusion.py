@@ -117,7 +117,7 @@ class DiffusionSampler(Sampler):
 
     @property
     def evaluations(self) -> int:
-        """All of them."""
+        """Network passes for one sample, of both kinds."""
         return sum(self.passes)
 
     def observed(self, y: Tensor) -> Tensor:

@@ -33,12 +33,8 @@ class ConsistencySampler(AmortizedSampler):
     remedy = "distil the bridge again, or check y"
 
     def __init__(self, student: Student, calls: int = 1, batch_size: int = 1024) -> None:
-        super().__init__(student, batch_size=batch_size)
+        super().__init__(student, student.spec.precision, batch_size=batch_size)
         self.levels = student.levels(calls)
-
-    @property
-    def precision(self) -> str:
-        return self.model.spec.precision
 
     @property
     def evaluations(self) -> int:
@@ -47,14 +43,13 @@ class ConsistencySampler(AmortizedSampler):
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         n, student = len(z) // len(contexts), self.model
 
-        def draw(k: int) -> Tensor:
+        def draw(z: Tensor, k: int) -> Tensor:
             """x_0 given z at k."""
-            step = torch.tensor([k], device=z.device)
-            numbers = noise.normal(n, student.noise_size)
+            step, numbers = torch.tensor([k], device=z.device), noise.normal(n, student.noise_size)
             return self.call(lambda z, own, c: student.draw(z, step, c, own), contexts, z, numbers)
 
-        yield (x_0 := draw(self.levels[0]))
+        yield (x_0 := draw(z, self.levels[0]))
         for k, j in pairwise(self.levels):
             law = Reference(student.grid.keep(0, j, k)).pinned_start(2)
             z = noised(mix(law, z, x_0), law.var, partial(noise.normal, n, *z.shape[1:]))
-            yield (x_0 := draw(j))
+            yield (x_0 := draw(z, j))

@@ -23,6 +23,8 @@ from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import AdditiveNoise, Pairs, Problem
 
+_FLOOR = 0.01  # of the root mean variance of H(x) over the data
+
 
 class GuidanceLikelihood(ABC):
     """log p̃_k(y | z_k), a function of y, x̂_0(z_k) and ᾱ_k; at ᾱ = 1 the likelihood log p(y | x).
@@ -76,6 +78,11 @@ class Likelihood(GuidanceLikelihood):
         spread = problem.forward(train.x).var(0)
         z_variance = float(denoiser.encode(train.x.to(denoiser.shift.device)).var(0).mean())
         return cls(problem.forward, problem.noise_std, spread, z_variance, min_std)
+
+    @property
+    def positive_std(self) -> float:
+        """σ, or a floor above 0 for equations that 0 would make singular."""
+        return max(self.noise_std, _FLOOR * float(self.spread.mean().sqrt()))
 
     def remaining(self, alpha_bar: float) -> float:
         """The variance v(1−ᾱ)/(1−ᾱ + ᾱv) of a coordinate of z_0 | z_k for a Gaussian prior of variance v."""

@@ -25,7 +25,6 @@ from csb.samplers.base import Fresh, noised
 from csb.samplers.diffusion import DiffusionSampler
 from csb.schema import Share
 
-FLOOR = 0.01  # of the root mean variance of A x over the data: stands for σ where 0 would make an equation singular
 ROUNDING = 10 * torch.finfo(torch.float32).eps  # of the largest s: y and the states are float32
 Spread = Callable[[Tensor], Tensor]  # C A* v in z's units for v (N, *y_shape)
 
@@ -50,11 +49,6 @@ class LinearSampler(DiffusionSampler):
         self.operator, self.std = self.problem.operator, self.problem.noise_std / self.denoiser.scale
         if self.needs_svd:
             self.svd = self.operator.svd if self.std > 0 else self.operator.svd.above(ROUNDING)
-
-    @property
-    def positive_std(self) -> float:
-        """σ in z's units, or the floor, which is above 0."""
-        return max(self.std, FLOOR * float(self.likelihood.spread.mean().sqrt()) / self.denoiser.scale)
 
     def observed(self, y: Tensor) -> Tensor:
         """c (B, *y_shape)."""

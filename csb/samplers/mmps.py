@@ -29,7 +29,7 @@ class MMPS(MomentSampler):
         return 1, self.iterations
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
-        var, r, p = self.positive_std**2, residual, residual
+        var, r, p = (self.likelihood.positive_std / self.denoiser.scale) ** 2, residual, residual
         square, total = _inner(r, r), None
         for _ in range(self.iterations):
             spread_p = spread(p)

@@ -28,7 +28,6 @@ from csb.problems import LinearProblem
 from csb.process import ddim, mix
 from csb.samplers.base import Fresh
 from csb.samplers.diffusion import DiffusionSampler
-from csb.samplers.linear import FLOOR
 from csb.schema import Positive
 
 
@@ -48,9 +47,8 @@ class SDA(DiffusionSampler):
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
-        spread = self.likelihood.spread
-        self.noise_var = max(self.likelihood.noise_std, FLOOR * float(spread.mean().sqrt())) ** 2
-        self.gain = float(spread.mean()) / self.likelihood.z_variance
+        self.noise_var = self.likelihood.positive_std**2
+        self.gain = float(self.likelihood.spread.mean()) / self.likelihood.z_variance
         self.svd = self.problem.operator.svd if isinstance(self.problem, LinearProblem) else None
 
     @property

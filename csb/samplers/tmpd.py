@@ -42,7 +42,7 @@ class TMPD(MomentSampler):
         if not self.full:
             rows = self.operator(spread(torch.ones_like(residual))).clamp_min(0)
             return spread(residual / (rows + max(self.std, self.likelihood.floor / self.denoiser.scale) ** 2))
-        var = self.positive_std**2
+        var = (self.likelihood.positive_std / self.denoiser.scale) ** 2
         eye = torch.eye(math.prod(self.y_shape), dtype=residual.dtype, device=residual.device)
         columns = [spread(e.unflatten(0, self.y_shape).expand_as(residual)) for e in eye]
         matrix = torch.stack([self.operator(column).flatten(1) for column in columns], dim=2)

@@ -55,13 +55,15 @@ def at_the_mean(z, alpha_bar):
 class Exactly:
     """Mixed into a sampler: guided by the exact p(y | z_k) in place of p(y | x̂_0(z_k))."""
 
-    def guide(self, z, k, y):
+    def guide(self, z, k, y, score=None, gradient=True):
+        if k == 0:
+            return super().guide(z, k, y, score, gradient)
         at, alpha_bar = z.detach().requires_grad_(), float(self.grid.alpha_bar[k])
         with torch.enable_grad():
             chance = self.problem.mixture.diffused(alpha_bar).log_responsibilities(at)
             value = (y * chance).sum(1)
-            (gradient,) = torch.autograd.grad(value.sum(), at)
-        return Guidance(z, self.denoise(z, k), value.detach().double(), gradient)
+            (slope,) = torch.autograd.grad(value.sum(), at)
+        return Guidance(z, self.denoise(z, k), value.detach().double(), slope)
 
 
 class ExactGuidance(Exactly, ClassifierGuidance):
