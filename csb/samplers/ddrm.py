@@ -31,7 +31,7 @@ from csb.schema import Share
 
 
 class DDRM(LinearSampler):
-    """See the module's docstring. Its states are u."""
+    """Its states are u = z/√ᾱ."""
 
     name = "ddrm"
     label = "DDRM"
@@ -71,10 +71,9 @@ class DDRM(LinearSampler):
     def _seen(self, seen: Tensor, z_0: Tensor, noise: Tensor, sigma: float, kept: float) -> Tensor:
         """ū_k of the coordinates that A sees, (N, r); ``kept`` is √(1−η²) σ_k."""
         (s, tau), guess, e = self._noise(seen), self.svd.vt(z_0), self.svd.vt(noise)
-        eta, eta_b = self.eta, self.eta_b
-        well = (1 - eta_b) * guess + eta_b * seen / s
-        well = well + (sigma**2 - (eta_b * tau) ** 2).clamp_min(0).sqrt() * e
+        well = (1 - self.eta_b) * guess + self.eta_b * seen / s
+        well = well + (sigma**2 - (self.eta_b * tau) ** 2).clamp_min(0).sqrt() * e
         if self.std == 0:
             return well
-        poorly = guess + kept * (seen - s * guess) / self.std + eta * sigma * e
+        poorly = guess + kept * (seen - s * guess) / self.std + self.eta * sigma * e
         return torch.where(tau <= sigma, well, poorly)

@@ -160,15 +160,16 @@ class DiffusionSampler(Sampler):
 
         y is (N, *y_shape), one for each z. Without ``gradient`` that is 0 at no cost, as at k = 0, where x̂_0 = z.
         """
-        score, alpha_bar = score or self.likelihood.log_prob, float(self.grid.alpha_bar[k])
+        log_prob: Score = score or self.likelihood.log_prob
+        alpha_bar = float(self.grid.alpha_bar[k])
         if k == 0 or not gradient:
             z_0 = self.denoise(z, k) if k > 0 else z
-            return Guidance(z, z_0, score(y, self.denoiser.decode(z_0), alpha_bar), torch.zeros_like(z))
+            return Guidance(z, z_0, log_prob(y, self.denoiser.decode(z_0), alpha_bar), torch.zeros_like(z))
         parts = []
         for z_part, y_part in zip(z.split(self.batch_size), y.split(self.batch_size)):
             at, z_0 = self.tracked(z_part, k)
             with torch.enable_grad():
-                value = score(y_part, self.denoiser.decode(z_0), alpha_bar)
+                value = log_prob(y_part, self.denoiser.decode(z_0), alpha_bar)
                 (slope,) = torch.autograd.grad(value.sum(), at)
             parts.append(Guidance(z_part, z_0.detach(), value.detach().double(), slope))
         return Guidance(*(torch.cat(part) for part in zip(*parts)))

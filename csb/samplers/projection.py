@@ -16,11 +16,7 @@ from csb.samplers.linear import LinearSampler
 
 
 class ProjectionSampler(LinearSampler):
-    """A sampler that replaces the seen part P z of its states. See the module's docstring.
-
-    Raises:
-        CSBError: a problem that is not linear, or whose operator is not a multiple of a projection.
-    """
+    """A sampler that replaces the seen part P z of its states. CSBError where A*A is no multiple of a projection."""
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)

@@ -9,7 +9,7 @@ step falls like 1/T or faster in σ.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class ScoreSampler(AmortizedSampler):
 class OneGuess(ScoreSampler):
     """A sampler whose step is a Gaussian, linear in the state and one guess x̂_0."""
 
-    rule: ClassVar[Callable[[Grid, int], Pinned]]
+    rule: Callable[[Grid, int], Pinned]
 
     def law(self, k: int) -> Pinned:
         """The law of z_{k−1} given z_k (near) and x̂_0 (far)."""

@@ -32,7 +32,7 @@ from csb.schema import Positive
 
 
 class SDA(DiffusionSampler):
-    """See the module's docstring. Any problem with additive noise."""
+    """For any problem with additive noise."""
 
     name = "sda"
     label = "SDA"

@@ -32,10 +32,8 @@ from csb.schema import OneOf, Share
 class ParticleSampler(DiffusionSampler):
     """The particle filter; see the module's docstring.
 
-    The particles come back with their weights: they are not resampled at the end.
-
-    Raises:
-        CSBError: an n that the number of particles does not divide; weights that all vanish.
+    The particles come back with their weights: they are not resampled at the end. CSBError for an n that the number of
+    particles does not divide, and for weights that all vanish.
     """
 
     any_likelihood = True
