@@ -131,7 +131,7 @@ def student_sampler(run: Run, calls: int, batch_size: int) -> ConsistencySampler
     samplers = students_of(run)
     if not samplers:
         raise CSBError(f"{run.folder} holds no {NAME}{SUFFIX} for calls={calls}; make it with csb train … stage=distil")
-    return ConsistencySampler(next(iter(samplers.values())).student, calls, batch_size)
+    return ConsistencySampler(next(iter(samplers.values())).model, calls, batch_size)
 
 
 def students_of(run: Run) -> dict[int, ConsistencySampler]:

@@ -1,9 +1,7 @@
 """Samplers behind one protocol: bridges, their students, exact posteriors, scores, flows, guided denoisers."""
 
-from csb.samplers.amortized import BridgeSampler, ExactSampler
+from csb.samplers.amortized import AmortizedSampler, BridgeSampler, ExactSampler
 from csb.samplers.base import Draws, Sampler
-from csb.samplers.class_likelihood import ClassLikelihood
-from csb.samplers.conditional import ConditionalSampler
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
@@ -11,9 +9,8 @@ from csb.samplers.distilled import ConsistencySampler
 from csb.samplers.dps import DPS
 from csb.samplers.flow import FLOW, FlowSampler, flow_sampler
 from csb.samplers.guidance import ClassifierGuidance
-from csb.samplers.guidance_likelihood import GuidanceLikelihood
 from csb.samplers.ilvr import ILVR
-from csb.samplers.likelihood import Likelihood
+from csb.samplers.likelihood import ClassLikelihood, GuidanceLikelihood, Likelihood
 from csb.samplers.mmps import MMPS
 from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint
@@ -23,40 +20,3 @@ from csb.samplers.score import SCORE, ScoreSampler, score_sampler
 from csb.samplers.sda import SDA
 from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
-
-__all__ = [
-    "DDRM",
-    "DPS",
-    "FLOW",
-    "ILVR",
-    "MMPS",
-    "RESAMPLING",
-    "SCORE",
-    "SDA",
-    "TDS",
-    "TMPD",
-    "BootstrapSMC",
-    "BridgeSampler",
-    "ClassLikelihood",
-    "ClassifierGuidance",
-    "CoPaint",
-    "ConditionalSampler",
-    "ConsistencySampler",
-    "DiffusionSampler",
-    "Draws",
-    "ExactSampler",
-    "FlowSampler",
-    "GuidanceLikelihood",
-    "Likelihood",
-    "ParticleSampler",
-    "PiGDM",
-    "RePaint",
-    "Replacement",
-    "Sampler",
-    "ScoreSampler",
-    "effective_sample_size",
-    "flow_sampler",
-    "horizon",
-    "horizon_bias",
-    "score_sampler",
-]

@@ -1,16 +1,25 @@
 """The protocol of every posterior sampler."""
 
+import inspect
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, NamedTuple, get_origin
 
 import torch
+from pydantic import Field, create_model
 from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import check_observations, measured, require_room
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_ROUNDS, CSBError, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise
+from csb.schema import Schema
+
+Fresh = Callable[[], Tensor]  # standard normal numbers of the states' shape, new ones at each call
+Rounds = Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Draws(NamedTuple):
@@ -27,18 +36,34 @@ class Draws(NamedTuple):
 class Sampler(ABC):
     """Draws from p(x | y), exactly or not. Concrete samplers are made for one problem.
 
+    What has a type and a value in the body of a sampler's class is a setting of the method: a keyword argument of its
+    constructor, checked against the type, with the value as default. CSBError for another value.
+
     Attributes:
         name: the method's name, as in the configuration.
+        Settings: the schema of all settings of the method.
         x_shape, y_shape: of one sample and one observation.
         device: where it computes and where its generators live.
     """
 
     name: ClassVar[str]
+    Settings: ClassVar[type[Schema]] = Schema
     y_dtype: torch.dtype = torch.float32  # of observations as data
     any_units: bool = False  # of images: see csb.problems.Transform
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+    def __init_subclass__(cls) -> None:
+        own: dict[str, Any] = {
+            key: (kind, vars(cls)[key])
+            for key, kind in inspect.get_annotations(cls).items()
+            if key in vars(cls) and get_origin(kind) is not ClassVar
+        }
+        cls.Settings = create_model(cls.__name__, __base__=cls.Settings, **own)
+
+    def __init__(
+        self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], device: torch.device | str = "cpu", **settings: Any
+    ) -> None:
         self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
+        vars(self).update(vars(self.Settings.read(settings, self.name)))
 
     def sample(self, y: Numbers, n: int = 1, generator: Generators = None) -> Samples:
         """n samples for each observation.
@@ -56,7 +81,6 @@ class Sampler(ABC):
         """
         n = require_int("n", n, 1)
         y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
-        self._check(n)
         require_room(n, len(y), self.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
@@ -69,12 +93,14 @@ class Sampler(ABC):
         )
         return Samples(x, info, weights)
 
-    def _check(self, n: int) -> None:  # noqa: B027 - most methods give any n
-        """CSBError where the method cannot give n samples."""
-
     @abstractmethod
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
         """x (B, n, *x_shape) for checked y (B, *y_shape); all random numbers from ``noise``."""
+
+
+def noised(mean: Tensor, var: Tensor | float, fresh: Fresh) -> Tensor:
+    """A draw of N(mean, var I). No number is drawn where var = 0, as in the last step of a chain."""
+    return mean + math.sqrt(var) * fresh() if var > 0 else mean
 
 
 def check_states(name: str, z: Tensor, n: int, remedy: str) -> None:

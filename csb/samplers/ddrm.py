@@ -24,59 +24,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number
-from csb.process import Noise, noise_ratio
-from csb.samplers.base import Draws
-from csb.samplers.diffusion import require_eta
+from csb.process import noise_ratio
+from csb.samplers.base import Fresh
 from csb.samplers.linear import LinearSampler
+from csb.schema import Share
 
 
 class DDRM(LinearSampler):
-    """See the module's docstring.
-
-    Args:
-        eta: η in [0, 1]: fresh noise of the coordinates that are not seen, or worse than the level.
-        eta_b: η_b in [0, 1]: weight of y in those that are seen better than the level.
-        **settings: see :class:`csb.samplers.diffusion.DiffusionSampler`.
-    """
+    """Its states are u = z/√ᾱ."""
 
     name = "ddrm"
     label = "DDRM"
     swept = ("eta", "η")
+    needs_svd = True
+    eta: Share = 0.85
+    """η: fresh noise of the coordinates that are not seen, or worse than the level."""
+    eta_b: Share = 1.0
+    """η_b: weight of y in those that are seen better than the level."""
 
-    def __init__(self, *args: Any, eta: float = 0.85, eta_b: float = 1.0, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        if not is_number(eta_b) or not 0 <= eta_b <= 1:
-            raise CSBError(f"eta_b={eta_b!r} of DDRM is outside [0, 1]; 1 takes y for what is seen well")
-        self.eta, self.eta_b = require_eta(eta, self.label), float(eta_b)
-        self.svd = self.known_svd()
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.sigma, self.root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        sigma, root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()
-        seen = self.svd.ut(self.observed(y)).repeat_interleave(n, 0)
-        u = self._start(seen, sigma[-1], noise.normal(n, *self.x_shape))
-        for k in range(self.grid.T, 0, -1):
-            z_0 = self.denoise(root[k] * u, k)
-            fresh = noise.normal(n, *self.x_shape) if k > 1 else torch.zeros_like(u)
-            kept = math.sqrt(1 - self.eta**2) * sigma[k - 1]
-            rest = z_0 + kept / sigma[k] * (u - z_0) + self.eta * sigma[k - 1] * fresh
-            u = rest + self.svd.v(self._seen(seen, z_0, fresh, sigma[k - 1], kept) - self.svd.vt(rest))
-        return Draws(self.finish(u, y, n), self.grid.T, 0)
+    def observed(self, y: Tensor) -> Tensor:
+        """U*c (B, r)."""
+        return self.svd.ut(super().observed(y))
 
     def _noise(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """s and τ = σ/s, (r,), in the dtype of ``like``."""
         s = self.svd.values
         return s.to(like), (self.std / s).to(like)
 
-    def _start(self, seen: Tensor, sigma: float, fresh: Tensor) -> Tensor:
-        """u_T, from U*c (N, r)."""
-        (s, tau), e = self._noise(seen), self.svd.vt(fresh)
-        well = seen / s + (sigma**2 - tau**2).clamp_min(0).sqrt() * e
-        return sigma * fresh + self.svd.v(torch.where(tau <= sigma, well, sigma * e) - sigma * e)
+    def start(self, y: Tensor, fresh: Fresh) -> Tensor:
+        (s, tau), sigma, noise = self._noise(y), self.sigma[-1], fresh()
+        e = self.svd.vt(noise)
+        well = y / s + (sigma**2 - tau**2).clamp_min(0).sqrt() * e
+        return sigma * noise + self.svd.v(torch.where(tau <= sigma, well, sigma * e) - sigma * e)
 
-    def _seen(self, seen: Tensor, z_0: Tensor, fresh: Tensor, sigma: float, kept: float) -> Tensor:
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        z_0 = self.denoise(self.root[k] * z, k)
+        noise = fresh() if k > 1 else torch.zeros_like(z)
+        kept = math.sqrt(1 - self.eta**2) * self.sigma[k - 1]
+        rest = z_0 + kept / self.sigma[k] * (z - z_0) + self.eta * self.sigma[k - 1] * noise
+        return rest + self.svd.v(self._seen(y, z_0, noise, self.sigma[k - 1], kept) - self.svd.vt(rest))
+
+    def _seen(self, seen: Tensor, z_0: Tensor, noise: Tensor, sigma: float, kept: float) -> Tensor:
         """ū_k of the coordinates that A sees, (N, r); ``kept`` is √(1−η²) σ_k."""
-        (s, tau), guess, e = self._noise(seen), self.svd.vt(z_0), self.svd.vt(fresh)
+        (s, tau), guess, e = self._noise(seen), self.svd.vt(z_0), self.svd.vt(noise)
         well = (1 - self.eta_b) * guess + self.eta_b * seen / s
         well = well + (sigma**2 - (self.eta_b * tau) ** 2).clamp_min(0).sqrt() * e
         if self.std == 0:

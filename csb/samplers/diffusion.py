@@ -1,25 +1,32 @@
-r"""What the samplers that start from an unconditional denoiser share: the DDPM step, and gradients through x̂_0.
+r"""What the samplers that start from an unconditional denoiser share: the chain, the DDPM step, gradients through x̂_0.
 
 The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2020, eq. 7): z_{k−1} ~ N(μ_k, β̃_k I),
 μ_k = [√ᾱ_{k−1} β_k x̂_0 + √(1−β_k)(1−ᾱ_{k−1}) z_k]/(1−ᾱ_k). At k = 1 β̃_1 = 0: the last step is noiseless and μ_1 = x̂_0.
+
+Time travel, for the methods that have it: from some levels of the grid the chain jumps back up with the reference
+process and comes down again. From the levels m = 1, 1 + j, 1 + 2j, … ≤ T − j it jumps to m + j, U − 1 times each, so
+that every stretch of j steps is taken U times (Lugmayr et al. 2022, §4.2 and appendix B: jump length j, U resamples;
+j = 1 is their algorithm 1). The level 0 of the data is never left. A jump is one draw of X_{m+j} | X_m ~ N(√r x, (1−r)
+I), r = ᾱ_{m+j}/ᾱ_m: the law of j steps of the reference process. There are T + (U−1)·j·⌊(T−1)/j⌋ downward steps.
 """
 
-import copy
 import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from csb.bridge.bridge import autocast
-from csb.errors import CSBError, is_number, require_int
+from csb.bridge.bridge import Precision, autocast
+from csb.errors import CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
-from csb.process import Grid, Reference, expand, mix, seeded
-from csb.samplers.base import Sampler, check_states
-from csb.samplers.guidance_likelihood import GuidanceLikelihood
-from csb.samplers.likelihood import Likelihood
+from csb.process import Grid, Noise, Reference, expand, mix
+from csb.samplers.base import Draws, Fresh, Sampler, check_states, noised
+from csb.samplers.likelihood import GuidanceLikelihood, Likelihood
+from csb.schema import Count
 
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
 LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
@@ -27,29 +34,31 @@ Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data 
 
 
 class Guidance(NamedTuple):
-    """At states z: x̂_0 (in z's units), the value of the guiding function (N,), float64, and its gradient in z."""
+    """States z (N, …), x̂_0 there in z's units, the value of a function of it (N,), float64, and its gradient in z."""
 
+    z: Tensor
     z_0: Tensor
     value: Tensor
     gradient: Tensor
 
 
-class Step(NamedTuple):
-    """The unconditional step: a mean (N, *x_shape), a variance and β_k/√(1−β_k), both numbers."""
+def levels(T: int, jump_length: int = 1, resamples: int = 1) -> list[int]:
+    """The levels that are visited, from T to 0: each is one below the last, or a jump above it.
 
-    mean: Tensor
-    var: float
-    pull: float
-
-
-class Standard(Denoiser):
-    """E[z_0 | z_k] = √ᾱ_k z_k, exact for z_0 ~ N(0, I): a denoiser's shift and scale without its cost."""
-
-    def __init__(self, of: Denoiser) -> None:
-        super().__init__(of.shift, of.scale)
-
-    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
-        return expand(alpha_bar.sqrt(), z) * z
+    CSBError where a jump does not fit in the T steps (j < T, or j = 1).
+    """
+    if jump_length > max(T - 1, 1):
+        raise CSBError(f"jump_length={jump_length} does not fit in T={T} steps; give at most {max(T - 1, 1)}")
+    left = {m: resamples - 1 for m in range(1, T - jump_length + 1, jump_length)}
+    path, k = [T], T
+    while k > 0:
+        if left.get(k, 0) > 0:
+            left[k] -= 1
+            k += jump_length
+        else:
+            k -= 1
+        path.append(k)
+    return path
 
 
 class DiffusionSampler(Sampler):
@@ -58,66 +67,81 @@ class DiffusionSampler(Sampler):
     Args:
         problem: gives the shapes, and what is known of x for sure (:meth:`csb.problems.Problem.impose`).
         denoiser: of the prior p(x).
-        likelihood: see :class:`csb.samplers.likelihood.Likelihood`; any other twist for a method that needs no
-            residual y − H(x).
+        likelihood: a :class:`csb.samplers.likelihood.Likelihood`; for some methods any GuidanceLikelihood.
         grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
-        batch_size: states a network call; bounds the memory of activations.
-        precision: "32-true" or "bf16-mixed", of the network calls.
+        **settings: those of the method's ``Settings``.
 
     Attributes:
         label: the method's name in tables.
         swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
         any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError
             unless the likelihood is one of y = H(x) + noise.
+        guided: whether a step takes a gradient through the denoiser.
+        path: the levels that the chain visits, T first.
     """
 
+    batch_size: Count = 256
+    """States a network call; bounds the memory of activations."""
+    precision: Precision = "32-true"
+    """Of the network calls."""
     label: ClassVar[str]
     swept: ClassVar[tuple[str, str] | None] = None
     any_likelihood: ClassVar[bool] = False
+    guided: ClassVar[bool] = False
+    jump_length = resamples = 1  # j and U of the methods that have no time travel
+    likelihood: Any
 
     def __init__(
-        self,
-        problem: Problem,
-        denoiser: Denoiser,
-        likelihood: GuidanceLikelihood,
-        grid: Grid,
-        batch_size: int = 256,
-        precision: str = "32-true",
+        self, problem: Problem, denoiser: Denoiser, likelihood: GuidanceLikelihood, grid: Grid, **settings: Any
     ) -> None:
-        super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device)
-        require_int("batch_size", batch_size, 1)
-        autocast(precision, self.device)  # raises for an unknown one
-        self.problem, self.denoiser, self.guidance_likelihood = (
-            problem,
-            denoiser.eval().requires_grad_(False),
-            likelihood,
-        )
+        super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device, **settings)
         if not self.any_likelihood and not isinstance(likelihood, Likelihood):
             raise CSBError(
                 f"{problem.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method that "
                 f"needs only a differentiable likelihood is tds, smc or guidance"
             )
+        self.problem, self.denoiser, self.likelihood = problem, denoiser.eval().requires_grad_(False), likelihood
         self.grid, self.reference = grid, Reference(grid)
-        self.batch_size, self.precision = batch_size, precision
+        self.path = levels(grid.T, self.jump_length, self.resamples)
 
     @property
-    def likelihood(self) -> Likelihood:
-        """That of y = H(x) + noise."""
-        assert isinstance(self.guidance_likelihood, Likelihood)  # checked where the sampler is made
-        return self.guidance_likelihood
+    def step_passes(self) -> tuple[int, int]:
+        """Network passes of one step down, forward and backward."""
+        return 1, int(self.guided)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Network passes for one sample, forward and backward, as :class:`csb.samplers.base.Draws` counts them."""
+        (forward, backward), down = self.step_passes, sum(to < k for k, to in pairwise(self.path))
+        return forward * down, backward * down
 
     @property
     def evaluations(self) -> int:
-        """Network passes, forward and backward, for one sample, as :class:`csb.samplers.base.Draws` counts them.
+        """Network passes for one sample, of both kinds."""
+        return sum(self.passes)
 
-        A dry run counts them, one sample with :class:`Standard` for the denoiser; a method that knows a formula gives
-        it instead.
-        """
-        dry = copy.copy(self)
-        dry.denoiser = Standard(self.denoiser).to(self.device)
-        y = self.problem.observe(self.denoiser.shift[None], seeded(0, device=self.device))
-        info = dry.sample(y, 1, seeded(0, device=self.device)).info
-        return info.forward_evaluations + info.backward_evaluations
+    def observed(self, y: Tensor) -> Tensor:
+        """What the steps take for y (B, *y_shape): y itself, or what a method makes of it once."""
+        return y
+
+    def start(self, y: Tensor, fresh: Fresh) -> Tensor:
+        """z_T (N, *x_shape), for y (N, …) from :meth:`observed`, one for each state."""
+        return fresh()
+
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        """z_{k−1} (N, *x_shape), from z at k and y as in :meth:`start`."""
+        raise NotImplementedError  # of a method that has no chain of its own to follow
+
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+        each, fresh = self.observed(y).repeat_interleave(n, 0), partial(noise.normal, n, *self.x_shape)
+        z = self.start(each, fresh)
+        for k, to in pairwise(self.path):
+            if to > k:
+                r = self.grid.alpha_bar[to] / self.grid.alpha_bar[k]
+                z = noised(expand(r.sqrt(), z) * z, 1 - r, fresh)
+            else:
+                z = self.move(z, k, each, fresh)
+        return Draws(self.finish(z, y, n), *self.passes)
 
     def denoise(self, z: Tensor, k: int) -> Tensor:
         """x̂_0 (in z's units) at step k, ``batch_size`` states a network call."""
@@ -125,24 +149,35 @@ class DiffusionSampler(Sampler):
         with torch.no_grad(), autocast(self.precision, self.device):
             return torch.cat([self.denoiser(part, alpha_bar) for part in z.split(self.batch_size)])
 
-    def guide(self, z: Tensor, k: int, y: Tensor, score: Score) -> Guidance:
-        """x̂_0, a function of (y, x̂_0) and its gradient in z, through the denoiser; y (N, *y_shape), one for each z."""
-        alpha_bar = self.grid.alpha_bar[k].to(self.device)
+    def tracked(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The states z and x̂_0 there, for gradients of the second in the first."""
+        at = z.detach().requires_grad_()
+        with torch.enable_grad(), autocast(self.precision, self.device):
+            return at, self.denoiser(at, self.grid.alpha_bar[k].to(self.device))
+
+    def guide(self, z: Tensor, k: int, y: Tensor, score: Score | None = None, gradient: bool = True) -> Guidance:
+        """A score of (y, x̂_0), by default log p̃_k(y | z), and its gradient in z, through the denoiser.
+
+        y is (N, *y_shape), one for each z. Without ``gradient`` that is 0 at no cost, as at k = 0, where x̂_0 = z.
+        """
+        log_prob: Score = score or self.likelihood.log_prob
+        alpha_bar = float(self.grid.alpha_bar[k])
+        if k == 0 or not gradient:
+            z_0 = self.denoise(z, k) if k > 0 else z
+            return Guidance(z, z_0, log_prob(y, self.denoiser.decode(z_0), alpha_bar), torch.zeros_like(z))
         parts = []
         for z_part, y_part in zip(z.split(self.batch_size), y.split(self.batch_size)):
-            at = z_part.detach().requires_grad_()
+            at, z_0 = self.tracked(z_part, k)
             with torch.enable_grad():
-                with autocast(self.precision, self.device):
-                    z_0 = self.denoiser(at, alpha_bar)
-                value = score(y_part, self.denoiser.decode(z_0), float(alpha_bar))
-                (gradient,) = torch.autograd.grad(value.sum(), at)
-            parts.append(Guidance(z_0.detach(), value.detach().double(), gradient))
+                value = log_prob(y_part, self.denoiser.decode(z_0), alpha_bar)
+                (slope,) = torch.autograd.grad(value.sum(), at)
+            parts.append(Guidance(z_part, z_0.detach(), value.detach().double(), slope))
         return Guidance(*(torch.cat(part) for part in zip(*parts)))
 
-    def step(self, z: Tensor, z_0: Tensor, k: int) -> Step:
-        """The unconditional step from z at k, given x̂_0."""
-        law, beta = self.reference.pinned_start(k), float(self.grid.beta[k])
-        return Step(mix(law, z, z_0), float(law.var), beta / (1 - beta) ** 0.5)
+    def unconditional(self, z: Tensor, z_0: Tensor, k: int) -> tuple[Tensor, float]:
+        """μ_k (N, *x_shape) and β̃_k from z at k, given x̂_0."""
+        law = self.reference.pinned_start(k)
+        return mix(law, z, z_0), float(law.var)
 
     def finish(self, z: Tensor, y: Tensor, n: int) -> Tensor:
         """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
@@ -162,29 +197,3 @@ def horizon(z_std: float, trained: float = 0.0) -> float:
     """
     end = LONG if math.sqrt(LONG) * z_std <= LEFT else (LEFT / z_std) ** 2
     return max(end, trained)
-
-
-def require_eta(eta: float, label: str) -> float:
-    """η of DDIM's step as a float. CSBError outside [0, 1]."""
-    if not is_number(eta) or not 0 <= eta <= 1:
-        raise CSBError(f"eta={eta!r} of {label} is outside [0, 1]; 0 is deterministic, 1 is DDPM")
-    return float(eta)
-
-
-def gaussian_log_ratio(x: Tensor, a: Tensor, b: Tensor, var: float) -> Tensor:
-    """log N(x; a, var I) − log N(x; b, var I), (N,), float64."""
-    x, a, b = x.double(), a.double(), b.double()
-    difference = ((x - b) ** 2 - (x - a) ** 2).flatten(1).sum(1)
-    return difference / (2 * var)
-
-
-__all__ = [
-    "DiffusionSampler",
-    "Guidance",
-    "Score",
-    "Step",
-    "gaussian_log_ratio",
-    "horizon",
-    "horizon_bias",
-    "require_eta",
-]

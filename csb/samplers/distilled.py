@@ -6,60 +6,50 @@ This is the multistep sampling of Song et al. (2023, algorithm 1), with a draw i
 with the new state joined to the old one: noise that is independent of x_k would give x_j Π's law only for ᾱ_T → 0.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from csb.bridge.bridge import autocast
-from csb.bridge.samples import warn_far
 from csb.bridge.student import Student
-from csb.errors import require_int
-from csb.process import Noise, Reference, expand, mix
-from csb.samplers.base import Draws, Sampler, check_states
+from csb.process import Noise, Reference, mix
+from csb.samplers.amortized import AmortizedSampler
+from csb.samplers.base import noised
 
 
-class ConsistencySampler(Sampler):
+class ConsistencySampler(AmortizedSampler):
     """One draw of the student from x_T, and one more from each lower level.
 
-    The noise of a call is drawn for the whole request at once, so that the result does not depend on batch_size. The
-    observation's encoder runs once an observation and is not counted, as for the bridge.
-
     Args:
-        student: fitted; set to evaluation.
-        calls: network calls a sample, one of those that it is fitted for.
-        batch_size: states a network call, which bounds the memory of activations.
-
-    Raises:
-        CSBError: a number of calls that the student is not fitted for, a batch_size that is not possible.
+        student: fitted.
+        calls: network calls a sample, one of those that the student is fitted for; else CSBError.
+        batch_size: states a network call.
     """
 
     name = "consistency"
+    takes = Student
+    remedy = "distil the bridge again, or check y"
 
     def __init__(self, student: Student, calls: int = 1, batch_size: int = 1024) -> None:
-        super().__init__(student.transform.x_shape, student.transform.y_shape, student.device)
-        require_int("batch_size", batch_size, 1)
-        self.y_dtype, self.any_units = student.transform.dtype_of("y"), student.transform.any_units
-        self.levels, self.student, self.batch_size = student.levels(calls), student.eval(), batch_size
+        super().__init__(student, student.spec.precision, batch_size=batch_size)
+        self.levels = student.levels(calls)
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        student, grid = self.student, self.student.grid
-        warn_far(student.transform, y)
-        with autocast(student.spec.precision, self.device):
-            contexts = torch.cat([student.encode(c) for c in student.transform.encode_y(y).split(self.batch_size)])
-            z = noise.normal(n, *student.transform.z_shape)
-            x_0 = self._call(z, self.levels[0], contexts, noise.normal(n, student.noise_size))
-            for k, j in pairwise(self.levels):
-                law = Reference(grid.keep(0, j, k)).pinned_start(2)
-                z = mix(law, z, x_0) + expand(law.var.sqrt(), z) * noise.normal(n, *z.shape[1:])
-                x_0 = self._call(z, j, contexts, noise.normal(n, student.noise_size))
-        check_states(self.name, x_0, n, "distil the bridge again, or check y")
-        x = student.transform.decode(x_0, y.repeat_interleave(n, 0))
-        return Draws(x.unflatten(0, (len(y), n)), len(self.levels), 0)
+    @property
+    def evaluations(self) -> int:
+        return len(self.levels)
 
-    def _call(self, z: Tensor, k: int, contexts: Tensor, noise: Tensor) -> Tensor:
-        """x_0 given states z (B·n, *z_shape) at k, ``batch_size`` a network call."""
-        owner = torch.arange(len(contexts), device=z.device).repeat_interleave(len(z) // len(contexts))
-        step = torch.tensor([k], device=z.device)
-        parts = (one.split(self.batch_size) for one in (z, owner, noise))
-        return torch.cat([self.student.draw(state, step, contexts[rows], own) for state, rows, own in zip(*parts)])
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        n, student = len(z) // len(contexts), self.model
+
+        def draw(z: Tensor, k: int) -> Tensor:
+            """x_0 given z at k."""
+            step, numbers = torch.tensor([k], device=z.device), noise.normal(n, student.noise_size)
+            return self.call(lambda z, own, c: student.draw(z, step, c, own), contexts, z, numbers)
+
+        yield (x_0 := draw(z, self.levels[0]))
+        for k, j in pairwise(self.levels):
+            law = Reference(student.grid.keep(0, j, k)).pinned_start(2)
+            z = noised(mix(law, z, x_0), law.var, partial(noise.normal, n, *z.shape[1:]))
+            yield (x_0 := draw(z, j))

@@ -4,7 +4,7 @@ See :mod:`csb.networks.conditional` for the velocity. It is finite at both ends,
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,43 +13,39 @@ from csb.errors import CSBError, is_one_of, require_int
 from csb.networks.conditional import ConditionalVelocity, FlowNetwork
 from csb.process import Noise
 from csb.process.grid import MOST_STEPS
-from csb.samplers.conditional import ConditionalSampler
+from csb.samplers.amortized import AmortizedSampler
 
 
-class FlowSampler(ConditionalSampler):
-    """A sampler of a conditional velocity.
+class FlowSampler(AmortizedSampler):
+    """A sampler of a conditional velocity, in N steps."""
 
-    Args:
-        model: the velocity.
-        N: steps, at least 1.
-        batch_size: see :class:`csb.samplers.conditional.ConditionalSampler`.
-    """
+    takes = ConditionalVelocity
+    calls: ClassVar[int]  # a step
 
-    kind = "flow"
-
-    def __init__(self, model: ConditionalVelocity, N: int, batch_size: int = 1024) -> None:
-        super().__init__(model, batch_size)
-        require_int("N", N, 1, MOST_STEPS)
+    def __init__(self, model: ConditionalVelocity, N: int, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.N = require_int("N", N, 1, MOST_STEPS)
         self.times = torch.linspace(0, 1, N + 1, dtype=torch.float64)
 
     @property
-    def N(self) -> int:
-        """The number of steps."""
-        return len(self.times) - 1
+    def evaluations(self) -> int:
+        return self.calls * self.N
+
+    def velocity(self, z: Tensor, i: int, contexts: Tensor) -> Tensor:
+        """v at the i-th of the N + 1 times."""
+        level = self.times[i].to(self.device)
+        return self.call(lambda z, c: self.model(z, level, c), contexts, z)
 
 
 class FlowEuler(FlowSampler):
     """Euler's rule: order one, N network calls."""
 
     name = "flow_euler"
-
-    @property
-    def evaluations(self) -> int:
-        return self.N
+    calls = 1
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.N):
-            z = z + self.evaluate(z, self.times[i], contexts) / self.N
+            z = z + self.velocity(z, i, contexts) / self.N
             yield z
 
 
@@ -57,15 +53,12 @@ class FlowHeun(FlowSampler):
     """Heun's rule: order two, 2N network calls."""
 
     name = "flow_heun"
-
-    @property
-    def evaluations(self) -> int:
-        return 2 * self.N
+    calls = 2
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i in range(self.N):
-            here = self.evaluate(z, self.times[i], contexts)
-            there = self.evaluate(z + here / self.N, self.times[i + 1], contexts)
+            here = self.velocity(z, i, contexts)
+            there = self.velocity(z + here / self.N, i + 1, contexts)
             z = z + (here + there) / (2 * self.N)
             yield z
 
@@ -73,18 +66,11 @@ class FlowHeun(FlowSampler):
 FLOW: dict[str, type[FlowSampler]] = {"euler": FlowEuler, "heun": FlowHeun}
 
 
-def flow_sampler(model: FlowNetwork, method: str, N: int, **options: Any) -> FlowSampler:
-    """A sampler by name.
+def flow_sampler(model: FlowNetwork, method: str, N: int, **settings: Any) -> FlowSampler:
+    """A sampler by name, one of :data:`FLOW`, of a model from :func:`csb.run.amortized.load_baseline` in N steps.
 
-    Args:
-        model: from :func:`csb.run.amortized.load_baseline`.
-        method: one of :data:`FLOW`: euler takes N network calls a sample, heun 2N.
-        N: steps.
-        **options: batch_size.
-
-    Raises:
-        CSBError: an unknown name, or a value out of range.
+    euler takes N network calls a sample, heun 2N. CSBError for an unknown name.
     """
     if not is_one_of(method, FLOW):
         raise CSBError(f"method {method!r} of a flow is unknown; choose one of {', '.join(FLOW)}")
-    return FLOW[method](model, N, **options)
+    return FLOW[method](model, N, **settings)

@@ -14,38 +14,20 @@ N(√ᾱ_T z̃, (1−ᾱ_T) I) there: nothing on a long horizon. What ILVR adds 
 near the data, are left to the prior, so that the samples need not repeat the noise σ of y, which P takes for 0.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from csb.errors import CSBError, is_number
-from csb.process import Noise
-from csb.samplers.base import Draws
+from csb.samplers.base import Fresh
 from csb.samplers.projection import ProjectionSampler
+from csb.schema import Share
 
 
 class ILVR(ProjectionSampler):
-    """See the module's docstring. CSBError for a problem whose operator is not a multiple of a projection.
-
-    Args:
-        until: in [0, 1]: the steps k ≥ until·T are conditioned; 0 for all of them. (The paper's range "from T to b".)
-        **settings: see :class:`DiffusionSampler`.
-    """
-
     name = "ilvr"
     label = "ILVR"
     swept = ("until", "b")
+    until: Share = 0.0
+    """The steps k ≥ until·T are conditioned; 0 for all of them. (The paper's range "from T to b".)"""
 
-    def __init__(self, *args: Any, until: float = 0.0, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        if not is_number(until) or not 0 <= until <= 1:
-            raise CSBError(f"until={until!r} of ILVR is no share of the steps; give a number in [0, 1], 0 for all")
-        self.until = until
-
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        known, z = self.known(y, n), noise.normal(n, *self.x_shape)
-        for k in range(self.grid.T, 0, -1):
-            z = self.descend(z, k, n, noise)
-            if k >= self.until * self.grid.T:
-                z = self.replaced(z, known, k - 1, n, noise)
-        return Draws(self.finish(z, y, n), self.grid.T, 0)
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        z = self.descend(z, k, fresh)
+        return self.replaced(z, y, k - 1, fresh) if k >= self.until * self.grid.T else z

@@ -11,38 +11,25 @@ A trained denoiser's Jacobian is neither symmetric nor positive: a direction of 
 of its sample.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from csb.errors import MOST_ROUNDS, require_int
+from csb.samplers.base import Rounds
 from csb.samplers.linear import MomentSampler, Spread
 
 
 class MMPS(MomentSampler):
-    """See the module's docstring.
-
-    Args:
-        iterations: of the conjugate gradients, ≥ 1.
-        eta: η of DDIM's step, in [0, 1]; 1 is the ancestral step.
-        **settings: see :class:`csb.samplers.diffusion.DiffusionSampler`.
-    """
-
     name = "mmps"
     label = "MMPS"
-
-    def __init__(self, *args: Any, iterations: int = 3, eta: float = 1.0, **settings: Any) -> None:
-        super().__init__(*args, eta=eta, **settings)
-        require_int("iterations", iterations, 1, MOST_ROUNDS)
-        self.iterations = iterations
+    iterations: Rounds = 3
+    """Of the conjugate gradients."""
 
     @property
-    def products(self) -> int:
-        return self.iterations
+    def step_passes(self) -> tuple[int, int]:
+        return 1, self.iterations
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
-        var, r, p = self.positive_std**2, residual, residual
+        var, r, p = (self.likelihood.positive_std / self.denoiser.scale) ** 2, residual, residual
         square, total = _inner(r, r), None
         for _ in range(self.iterations):
             spread_p = spread(p)

@@ -15,32 +15,16 @@ adds √ᾱ_k r_k² times the gradient, whatever the size of the step: the more 
 tends to no posterior as T → ∞.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from csb.samplers.linear import MomentSampler, Spread
 
 
 class PiGDM(MomentSampler):
-    """See the module's docstring.
-
-    Args:
-        eta: η of DDIM's step, in [0, 1]; 1 is the ancestral step.
-        **settings: see :class:`csb.samplers.diffusion.DiffusionSampler`.
-    """
-
     name = "pigdm"
     label = "ΠGDM"
     swept = ("eta", "η")
-
-    def __init__(self, *args: Any, eta: float = 1.0, **settings: Any) -> None:
-        super().__init__(*args, eta=eta, **settings)
-        self.svd = self.known_svd()
-
-    @property
-    def products(self) -> int:
-        return 1
+    needs_svd = True
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
         s, r = self.svd.values.to(residual.device), self.likelihood.remaining(alpha_bar)

@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.process import Noise, expand
+from csb.process import expand
+from csb.samplers.base import Fresh, noised
 from csb.samplers.linear import LinearSampler
 
 
 class ProjectionSampler(LinearSampler):
-    """A sampler that replaces the seen part P z of its states. See the module's docstring.
+    """A sampler that replaces the seen part P z of its states. CSBError where A*A is no multiple of a projection."""
 
-    Raises:
-        CSBError: a problem that is not linear, or whose operator is not a multiple of a projection.
-    """
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
         probe = torch.randn((2, *self.x_shape), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
         seen = self.operator(probe)
         again = self.operator(self.operator.adjoint(seen))
@@ -36,21 +33,20 @@ class ProjectionSampler(LinearSampler):
         """P x, (N, *x_shape)."""
         return self.operator.adjoint(self.operator(x)) / self.c
 
-    def known(self, y: Tensor, n: int) -> Tensor:
-        """z̃ = P z̃ of each sample, (B·n, *x_shape), for y (B, *y_shape)."""
+    def observed(self, y: Tensor) -> Tensor:
+        """z̃ = P z̃, (B, *x_shape)."""
         known = self.operator.adjoint(y) / self.c - self.project(self.denoiser.shift[None])
-        return (known / self.denoiser.scale).repeat_interleave(n, 0)
+        return known / self.denoiser.scale
 
-    def replaced(self, z: Tensor, known: Tensor, k: int, n: int, noise: Noise) -> Tensor:
-        """z (B·n, *x_shape) at level k in 0..T, with its seen part noised from z̃; at k = 0 it is z̃ itself."""
+    def replaced(self, z: Tensor, known: Tensor, k: int, fresh: Fresh) -> Tensor:
+        """z (N, *x_shape) at level k in 0..T, with its seen part noised from z̃; at k = 0 it is z̃ itself."""
         if k == 0:
             return z + known - self.project(z)
         law = self.reference.marginal(k)
-        there = expand(law.scale, z) * known + expand(law.var.sqrt(), z) * noise.normal(n, *self.x_shape)
+        there = noised(expand(law.scale, z) * known, law.var, fresh)
         return z + self.project(there - z)
 
-    def descend(self, z: Tensor, k: int, n: int, noise: Noise, wide: bool = False) -> Tensor:
+    def descend(self, z: Tensor, k: int, fresh: Fresh, wide: bool = False) -> Tensor:
         """A draw of the unconditional step from level k, of variance β̃_k, or β_k if wide; the last has none."""
-        step = self.step(z, self.denoise(z, k), k)
-        var = float(self.grid.beta[k]) if wide else step.var
-        return step.mean + var**0.5 * noise.normal(n, *self.x_shape) if k > 1 else step.mean
+        mean, var = self.unconditional(z, self.denoise(z, k), k)
+        return noised(mean, self.grid.beta[k] if wide and k > 1 else var, fresh)

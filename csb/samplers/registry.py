@@ -1,47 +1,33 @@
 """The guided samplers of one problem by name, from checked settings."""
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from csb import samplers
 from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.denoiser import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
 from csb.process.grid import MOST_STEPS
-from csb.samplers.copaint import CoPaint
-from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler
-from csb.samplers.dps import DPS
-from csb.samplers.guidance import ClassifierGuidance
-from csb.samplers.guidance_likelihood import GuidanceLikelihood
-from csb.samplers.ilvr import ILVR
-from csb.samplers.mmps import MMPS
-from csb.samplers.pigdm import PiGDM
-from csb.samplers.repaint import RePaint
-from csb.samplers.replacement import Replacement
+from csb.samplers.likelihood import GuidanceLikelihood
 from csb.samplers.resampling import RESAMPLING
-from csb.samplers.sda import SDA
-from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
-from csb.samplers.tmpd import TMPD
 from csb.schema import Count, Kept, OneOf, Positive, Schema, Share
 
-GUIDED: dict[str, type[DiffusionSampler]] = {
-    s.name: s
-    for s in (
-        TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR, CoPaint, PiGDM, DDRM, TMPD, MMPS, SDA, ClassifierGuidance
-    )
-}  # fmt: skip
-_OWN = frozenset({"particles", "resampling", "ess_threshold"})  # arguments that settings of their own give
+_METHODS = (
+    samplers.TDS, samplers.BootstrapSMC, samplers.DPS, samplers.Replacement, samplers.RePaint, samplers.ILVR,
+    samplers.CoPaint, samplers.PiGDM, samplers.DDRM, samplers.TMPD, samplers.MMPS, samplers.SDA,
+    samplers.ClassifierGuidance,
+)  # fmt: skip
+GUIDED: dict[str, type[DiffusionSampler]] = {method.name: method for method in _METHODS}
+_SHARED = ("batch_size", "precision", "particles", "resampling", "ess_threshold")  # given by settings of their own
 
 
 def arguments(name: str) -> list[str]:
-    """The arguments of a method's own, as in its class, that :attr:`BaselineSettings.options` may hold."""
-    parameters = inspect.signature(GUIDED[name].__init__).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OWN]
+    """The settings of a method's own that :attr:`BaselineSettings.options` may hold."""
+    return [key for key in GUIDED[name].Settings.model_fields if key not in _SHARED]
 
 
 SWEPT = [name for name, method in GUIDED.items() if method.swept]
@@ -82,6 +68,7 @@ class BaselineSettings(Schema):
             for key in (key for key in given if key not in known):
                 choices = ", ".join(known) or "none"
                 raise CSBError(f"baselines.options.{name} has {key!r}; arguments of {name}: {choices}")
+            GUIDED[name].Settings.read(given, f"baselines.options.{name}")
         return self
 
 
@@ -100,8 +87,7 @@ class Guide:
         """A sampler by name. CSBError where the problem does not admit it."""
         s = self.settings
         shared: dict[str, Any] = {"batch_size": s.batch_size, "precision": self.precision}
-        if issubclass(GUIDED[name], ParticleSampler):
+        if issubclass(GUIDED[name], samplers.ParticleSampler):
             shared |= {"resampling": s.resampling, "ess_threshold": s.ess_threshold}
-        make: Callable[..., DiffusionSampler] = GUIDED[name]
-        given = s.options.get(name, {}) | options
-        return make(self.problem, self.denoiser, self.likelihood, self.grid, **shared, **given)
+        given = shared | s.options.get(name, {}) | options
+        return GUIDED[name](self.problem, self.denoiser, self.likelihood, self.grid, **given)

@@ -2,8 +2,8 @@ r"""RePaint (Lugmayr et al. 2022, algorithm 1): replacement, and jumps back, so 
 
 At k: z'_{k−1} from the unconditional step; its seen part is replaced by a noised copy, as in
 :mod:`csb.samplers.projection`; and from time to time the chain jumps back up by j levels with the reference process and
-denoises again, U times over (:mod:`csb.samplers.travel`). (The paper's listing has 1−ᾱ for the deviation of the copy,
-and β_{t−1} for the step from t−1 to t; √(1−ᾱ) and β_t are meant, and built.)
+denoises again, U times over (:mod:`csb.samplers.diffusion`). (The paper's listing has 1−ᾱ for the deviation of the
+copy, and β_{t−1} for the step from t−1 to t; √(1−ᾱ) and β_t are meant, and built.)
 
 Why it helps. Without jumps a step draws the unseen part u_{k−1} from p(u_{k−1} | z_k) and never again. Jumping back and
 denoising is one sweep of a Gibbs-like chain: u_k | u_{k−1} from the reference, the seen part s_k afresh given y, and
@@ -17,40 +17,21 @@ z_{k−1} | z_k has the variance β_k up to O(β_k²), and with β̃_k the chain
 right one. So σ_k² = β_k is built, which is also right for N(0, I). σ is taken for 0.
 """
 
-from itertools import pairwise
-from typing import Any
-
 from torch import Tensor
 
-from csb.process import Noise
-from csb.samplers.base import Draws
+from csb.samplers.base import Fresh, Rounds
 from csb.samplers.projection import ProjectionSampler
-from csb.samplers.travel import check_travel, climb, levels, steps
+from csb.schema import Count
 
 
 class RePaint(ProjectionSampler):
-    """See the module's docstring. CSBError for a problem whose operator is not a multiple of a projection.
-
-    Args:
-        jump_length: j, levels a jump, in 1..T−1.
-        resamples: U ≥ 1, how often each stretch of j steps is taken. The cost is T + (U−1)·j·⌊(T−1)/j⌋ passes.
-        **settings: see :class:`DiffusionSampler`.
-    """
-
     name = "repaint"
     label = "RePaint"
     swept = ("jump_length", "j")
+    jump_length: Count = 1
+    """j, levels a jump, in 1..T−1."""
+    resamples: Rounds = 10
+    """U, how often each stretch of j steps is taken. The cost is T + (U−1)·j·⌊(T−1)/j⌋ passes."""
 
-    def __init__(self, *args: Any, jump_length: int = 1, resamples: int = 10, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        check_travel(self.label, self.grid.T, jump_length, resamples)
-        self.path = levels(self.grid.T, jump_length, resamples)
-
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        known, z = self.known(y, n), noise.normal(n, *self.x_shape)
-        for k, to in pairwise(self.path):
-            if to > k:
-                z = climb(z, k, to, self.grid, n, noise)
-            else:
-                z = self.replaced(self.descend(z, k, n, noise, wide=True), known, to, n, noise)
-        return Draws(self.finish(z, y, n), steps(self.path), 0)
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        return self.replaced(self.descend(z, k, fresh, wide=True), y, k - 1, fresh)

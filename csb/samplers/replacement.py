@@ -7,23 +7,14 @@ from the posterior, for no step looks back (Trippe et al. 2023).
 
 from torch import Tensor
 
-from csb.process import Noise
-from csb.samplers.base import Draws
+from csb.samplers.base import Fresh
 from csb.samplers.projection import ProjectionSampler
 
 
 class Replacement(ProjectionSampler):
-    """See the module's docstring. CSBError for a problem whose operator is not a multiple of a projection."""
-
     name = "replacement"
     label = "replacement"
 
-    @property
-    def evaluations(self) -> int:
-        return self.grid.T
-
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        known, z = self.known(y, n), noise.normal(n, *self.x_shape)
-        for k in range(self.grid.T, 0, -1):
-            z = self.descend(self.replaced(z, known, k, n, noise), k, n, noise)
-        return Draws(self.finish(self.replaced(z, known, 0, n, noise), y, n), self.grid.T, 0)
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        z = self.descend(self.replaced(z, y, k, fresh), k, fresh)
+        return z if k > 1 else self.replaced(z, y, 0, fresh)

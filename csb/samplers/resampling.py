@@ -69,8 +69,5 @@ def residual(log_weights: Tensor, u: Tensor) -> Tensor:
 
 
 RESAMPLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "systematic": systematic,
-    "stratified": stratified,
-    "multinomial": multinomial,
-    "residual": residual,
+    scheme.__name__: scheme for scheme in (systematic, stratified, multinomial, residual)
 }

@@ -7,32 +7,27 @@ step falls like 1/T or faster in σ.
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from csb.errors import CSBError, is_one_of
 from csb.networks.conditional import ConditionalDenoiser, ScoreNetwork
-from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, expand, mix, noise_ratio
-from csb.samplers.conditional import ConditionalSampler
-from csb.samplers.diffusion import require_eta
+from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, mix, noise_ratio
+from csb.samplers.amortized import AmortizedSampler
+from csb.samplers.base import noised
+from csb.schema import Share
 
 
-class ScoreSampler(ConditionalSampler):
-    """A sampler of a conditional denoiser on a grid.
+class ScoreSampler(AmortizedSampler):
+    """A sampler of a conditional denoiser on a grid of T steps, whose ᾱ_T is small."""
 
-    Args:
-        model: the denoiser.
-        grid: T steps; ᾱ_T small.
-        batch_size: see :class:`csb.samplers.conditional.ConditionalSampler`.
-    """
+    takes = ConditionalDenoiser
 
-    kind = "score"
-
-    def __init__(self, model: ConditionalDenoiser, grid: Grid, batch_size: int = 1024) -> None:
-        super().__init__(model, batch_size)
+    def __init__(self, model: ConditionalDenoiser, grid: Grid, **settings: Any) -> None:
+        super().__init__(model, **settings)
         self.grid = grid
 
     @property
@@ -41,22 +36,24 @@ class ScoreSampler(ConditionalSampler):
 
     def denoise(self, z: Tensor, k: int, contexts: Tensor) -> Tensor:
         """x̂_0 at step k."""
-        return self.evaluate(z, self.grid.alpha_bar[k], contexts)
+        alpha_bar = self.grid.alpha_bar[k].to(self.device)
+        return self.call(lambda z, c: self.model(z, alpha_bar, c), contexts, z)
 
 
 class OneGuess(ScoreSampler):
     """A sampler whose step is a Gaussian, linear in the state and one guess x̂_0."""
 
-    @abstractmethod
+    rule: Callable[[Grid, int], Pinned]
+
     def law(self, k: int) -> Pinned:
         """The law of z_{k−1} given z_k (near) and x̂_0 (far)."""
+        return self.rule(self.grid, k)
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        fresh = partial(noise.normal, len(z) // len(contexts), *z.shape[1:], dtype=z.dtype)
         for k in range(self.grid.T, 0, -1):
             law = self.law(k)
-            z = mix(law, z, self.denoise(z, k, contexts))
-            if float(law.var) > 0:
-                z = z + expand(law.var.sqrt(), z) * self.fresh(z, contexts, noise)
+            z = noised(mix(law, z, self.denoise(z, k, contexts)), law.var, fresh)
             yield z
 
 
@@ -64,33 +61,22 @@ class Ancestral(OneGuess):
     """DDPM: the pinned law with x̂_0 in place of x_0, variance β̃_k (Ho et al. 2020)."""
 
     name = "score_ddpm"
-
-    def law(self, k: int) -> Pinned:
-        return ancestral(self.grid, k)
+    rule = staticmethod(ancestral)
 
 
 class ReverseSDE(OneGuess):
     """Euler–Maruyama on the reverse SDE (Song et al. 2021)."""
 
     name = "score_sde"
-
-    def law(self, k: int) -> Pinned:
-        return euler_maruyama(self.grid, k)
+    rule = staticmethod(euler_maruyama)
 
 
 class DDIM(OneGuess):
-    """Song, Meng & Ermon 2021.
-
-    Args:
-        eta: η in [0, 1]: 0 is deterministic, 1 is DDPM's step.
-        **settings: see :class:`ScoreSampler`.
-    """
+    """Song, Meng & Ermon 2021."""
 
     name = "score_ddim"
-
-    def __init__(self, *args: Any, eta: float = 0.0, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.eta = require_eta(eta, "DDIM")
+    eta: Share = 0.0
+    """η: 0 is deterministic, 1 is DDPM's step."""
 
     def law(self, k: int) -> Pinned:
         return ddim(self.grid, k, self.eta)
@@ -145,35 +131,27 @@ class DPMSolver(ScoreSampler):
 
 
 SCORE: dict[str, type[ScoreSampler]] = {
-    "ddpm": Ancestral,
-    "sde": ReverseSDE,
-    "ddim": DDIM,
-    "heun": Heun,
-    "dpmpp": DPMSolver,
-}
+    "ddpm": Ancestral, "sde": ReverseSDE, "ddim": DDIM, "heun": Heun, "dpmpp": DPMSolver
+}  # fmt: skip
 SPACINGS: dict[str, Callable[[ScoreNetwork, int], Grid]] = {
     "schedule": lambda model, T: Grid.from_schedule(model.schedule, T),
     "karras": lambda model, T: Grid.karras(T, model.schedule.alpha_bar_end),
 }
 
 
-def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "schedule", **options: Any) -> ScoreSampler:
-    """A sampler by name on T steps from the horizon that the model was trained on.
+def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "schedule", **settings: Any) -> ScoreSampler:
+    """A sampler by name on T steps from the horizon that the model was trained on. CSBError for an unknown name.
 
     Args:
         model: from :func:`csb.run.amortized.load_baseline`.
         method: one of :data:`SCORE`. T network calls a sample, heun 2T − 1.
         T: steps.
         spacing: "schedule", even in the τ of the model's schedule, or "karras" (see :meth:`csb.process.Grid.karras`).
-        **options: batch_size; eta of ddim.
-
-    Raises:
-        CSBError: an unknown name, or a value out of range.
+        **settings: batch_size; eta of ddim.
     """
-    if not is_one_of(method, SCORE):
-        raise CSBError(f"method {method!r} of a score is unknown; choose one of {', '.join(SCORE)}")
-    if not is_one_of(spacing, SPACINGS):
-        raise CSBError(f"spacing {spacing!r} is unknown; choose one of {', '.join(SPACINGS)}")
+    for name, value, known in (("method", method, SCORE), ("spacing", spacing, SPACINGS)):
+        if not is_one_of(value, known):
+            raise CSBError(f"{name} {value!r} of a score is unknown; choose one of {', '.join(known)}")
     if not isinstance(model, ScoreNetwork):
         raise CSBError(f"score_sampler takes a trained score, not a {type(model).__name__}; load the kind score")
-    return SCORE[method](model, SPACINGS[spacing](model, T), **options)
+    return SCORE[method](model, SPACINGS[spacing](model, T), **settings)

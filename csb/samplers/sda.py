@@ -18,46 +18,43 @@ which forget the errors of the levels before: what counts is the law of the last
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import MOST_ROUNDS, CSBError, is_number, require_int
+from csb.errors import MOST_ROUNDS
 from csb.problems import LinearProblem
-from csb.process import Noise, ddim, mix
-from csb.samplers.base import Draws
-from csb.samplers.diffusion import DiffusionSampler, Guidance
-from csb.samplers.linear import FLOOR
+from csb.process import ddim, mix
+from csb.samplers.base import Fresh
+from csb.samplers.diffusion import DiffusionSampler
+from csb.schema import Positive
 
 
 class SDA(DiffusionSampler):
-    """See the module's docstring. Any problem with additive noise.
-
-    Args:
-        gamma: γ > 0.
-        corrections: Langevin steps a level, ≥ 0.
-        step: τ in (0, 2).
-        **settings: see :class:`DiffusionSampler`.
-    """
+    """For any problem with additive noise."""
 
     name = "sda"
     label = "SDA"
     swept = ("gamma", "γ")
+    guided = True
+    gamma: Positive = 1.0
+    """γ; sweep over e.g. 0.1 … 10."""
+    corrections: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 2
+    """Langevin steps a level."""
+    step: Annotated[float, Field(gt=0, lt=2)] = 0.5
+    """τ."""
 
-    def __init__(
-        self, *args: Any, gamma: float = 1.0, corrections: int = 2, step: float = 0.5, **settings: Any
-    ) -> None:
-        super().__init__(*args, **settings)
-        if not is_number(gamma) or not 0 < gamma < math.inf:
-            raise CSBError(f"gamma={gamma!r} of SDA is no number above 0; sweep over e.g. 0.1 … 10")
-        if not is_number(step) or not 0 < step < 2:
-            raise CSBError(f"step={step!r} of SDA is outside (0, 2), where its Langevin steps are stable; try 0.5")
-        require_int("corrections", corrections, 0, MOST_ROUNDS)
-        self.gamma, self.corrections, self.step_size = float(gamma), corrections, float(step)
-        spread = self.likelihood.spread
-        self.noise_var = max(self.likelihood.noise_std, FLOOR * float(spread.mean().sqrt())) ** 2
-        self.gain = float(spread.mean()) / self.likelihood.z_variance
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.noise_var = self.likelihood.positive_std**2
+        self.gain = float(self.likelihood.spread.mean()) / self.likelihood.z_variance
         self.svd = self.problem.operator.svd if isinstance(self.problem, LinearProblem) else None
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        total = self.grid.T + self.corrections * (self.grid.T - 1)
+        return total, total
 
     def log_likelihood(self, y: Tensor, x_0: Tensor, alpha_bar: float) -> Tensor:
         """log p(y | z_k) up to a constant, (N,), float64."""
@@ -69,19 +66,16 @@ class SDA(DiffusionSampler):
         var = self.noise_var + soft * (self.denoiser.scale * s) ** 2
         return -0.5 * ((seen**2 / var).sum(1) + (rest**2).sum(1) / self.noise_var)
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        each, z = y.repeat_interleave(n, 0), noise.normal(n, *self.x_shape)
-        for k in range(self.grid.T, 0, -1):
-            at, alpha_bar = self.guide(z, k, each, self.log_likelihood), float(self.grid.alpha_bar[k])
-            z = mix(ddim(self.grid, k), z, at.z_0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * at.gradient)
-            for _ in range(self.corrections if k > 1 else 0):
-                z = self._correct(z, k - 1, self.guide(z, k - 1, each, self.log_likelihood), noise, n)
-        passes = self.grid.T + self.corrections * (self.grid.T - 1)
-        return Draws(self.finish(z, y, n), passes, passes)
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        at, alpha_bar = self.guide(z, k, y, self.log_likelihood), float(self.grid.alpha_bar[k])
+        z = mix(ddim(self.grid, k), z, at.z_0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * at.gradient)
+        for _ in range(self.corrections if k > 1 else 0):
+            z = self._corrected(z, k - 1, y, fresh)
+        return z
 
-    def _correct(self, z: Tensor, k: int, at: Guidance, noise: Noise, n: int) -> Tensor:
-        """A Langevin step at level k."""
-        alpha_bar = float(self.grid.alpha_bar[k])
+    def _corrected(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        """z after a Langevin step at level k."""
+        at, alpha_bar = self.guide(z, k, y, self.log_likelihood), float(self.grid.alpha_bar[k])
         score = (math.sqrt(alpha_bar) * at.z_0 - z) / (1 - alpha_bar) + at.gradient
-        delta = self.step_size * (1 - alpha_bar) * self.gamma / (1 + self.gamma)
-        return z + delta * score + math.sqrt(2 * delta) * noise.normal(n, *self.x_shape)
+        delta = self.step * (1 - alpha_bar) * self.gamma / (1 + self.gamma)
+        return z + delta * score + math.sqrt(2 * delta) * fresh()

@@ -12,47 +12,38 @@ less. A row sum below 0, where a number of y varies against the others, is taken
 σ = 0 the likelihood's floor stands for it.
 """
 
-from typing import Any
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
 from csb.samplers.linear import MomentSampler, Spread
 
-SOLVERS = ("auto", "full", "diagonal")
 _FULL = 16  # numbers of y up to which auto makes the matrix
 
 
 class TMPD(MomentSampler):
-    """See the module's docstring.
-
-    Args:
-        solver: "full", "diagonal", or "auto": full for up to 16 numbers of y.
-        eta: η of DDIM's step, in [0, 1]; 1 is the ancestral step.
-        **settings: see :class:`csb.samplers.diffusion.DiffusionSampler`.
-    """
-
     name = "tmpd"
     label = "TMPD"
-
-    def __init__(self, *args: Any, solver: str = "auto", eta: float = 1.0, **settings: Any) -> None:
-        super().__init__(*args, eta=eta, **settings)
-        if not is_one_of(solver, SOLVERS):
-            raise CSBError(f"solver={solver!r} of TMPD is unknown; choose one of {', '.join(SOLVERS)}")
-        self.numbers = torch.Size(self.y_shape).numel()
-        self.full = solver == "full" or (solver == "auto" and self.numbers <= _FULL)
+    solver: Literal["auto", "full", "diagonal"] = "auto"
+    """Full or diagonal, see the module's docstring; auto: full for up to 16 numbers of y."""
 
     @property
-    def products(self) -> int:
-        return self.numbers if self.full else 2
+    def full(self) -> bool:
+        """Whether the matrix is made."""
+        return self.solver == "full" or (self.solver == "auto" and math.prod(self.y_shape) <= _FULL)
+
+    @property
+    def step_passes(self) -> tuple[int, int]:
+        return 1, math.prod(self.y_shape) if self.full else 2
 
     def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
         if not self.full:
             rows = self.operator(spread(torch.ones_like(residual))).clamp_min(0)
             return spread(residual / (rows + max(self.std, self.likelihood.floor / self.denoiser.scale) ** 2))
-        var = self.positive_std**2
-        eye = torch.eye(self.numbers, dtype=residual.dtype, device=residual.device)
+        var = (self.likelihood.positive_std / self.denoiser.scale) ** 2
+        eye = torch.eye(math.prod(self.y_shape), dtype=residual.dtype, device=residual.device)
         columns = [spread(e.unflatten(0, self.y_shape).expand_as(residual)) for e in eye]
         matrix = torch.stack([self.operator(column).flatten(1) for column in columns], dim=2)
         weights = torch.linalg.solve_ex(matrix.double() + var * eye.double(), residual.flatten(1).double()).result

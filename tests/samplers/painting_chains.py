@@ -7,7 +7,7 @@ import torch
 from csb.problems import LinearGaussian, Mixture
 from csb.process import Grid, Power, Reference, seeded
 from csb.samplers import Likelihood
-from csb.samplers.travel import levels
+from csb.samplers.diffusion import levels
 from tests.conftest import Moved
 
 COARSE = Grid.from_schedule(Power(0.2, 2.0), 5)  # a short horizon, where ILVR and replacement differ

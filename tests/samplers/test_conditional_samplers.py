@@ -57,7 +57,7 @@ class TestEach:
         assert not any(p.requires_grad for p in model.parameters())
 
     def test_a_model_of_another_kind(self, name):
-        with pytest.raises(CSBError, match=r"needs a model of the kind (score|flow), not (flow|score); load that kind"):
+        with pytest.raises(CSBError, match=r"takes a Conditional(Denoiser|Velocity), not a (Flow|Score)Network"):
             make_amortized(name, FLOW_NETWORK, SCORE_NETWORK, GRID)
 
     def test_a_diverging_chain_is_one_clear_line(self, name):
@@ -111,14 +111,14 @@ class TestBuilders:
                 lambda: score_sampler(SCORE_NETWORK, "nope", 5),
                 "method 'nope' of a score is unknown; choose one",
             ),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing 'nope' is unknown; choose one"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing 'nope' of a score is"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 0), "T=0 is not a number of steps"),
             (lambda: score_sampler(FLOW_NETWORK, "ddim", 5), "score_sampler takes a trained score, not a FlowNetwork"),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=1.5), "eta=1.5 of DDIM is outside [0, 1]"),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "eta=True of DDIM is outside [0, 1]"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=1.5), "score_ddim.eta=1.5 is not possible"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "score_ddim.eta=True is not possible"),
             (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method 'nope' of a flow is unknown; choose one of euler"),
             (lambda: flow_sampler(FLOW_NETWORK, "euler", 0), "N=0 is not possible"),
-            (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler needs a model of the kind flow, not score"),
+            (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler takes a ConditionalVelocity, not"),
         ],
         ids=range(9),
     )

@@ -39,7 +39,8 @@ def isotropic(T, **options):
     problem, shift, scale = LinearGaussian(dx=3, dy=1, seed=1), 0.5, 2.0
     denoiser = Moved(Mixture(torch.ones(1).double(), M[None], VAR * EYE[None]), shift, scale)
     likelihood = Likelihood(problem.forward, 0.5, torch.full((1,), 2.25 * scale**2 * VAR), VAR)
-    sampler = CoPaint(problem, denoiser, likelihood, Grid.from_schedule(LinearBeta(1e-4), T), 4096, **options)
+    grid = Grid.from_schedule(LinearBeta(1e-4), T)
+    sampler = CoPaint(problem, denoiser, likelihood, grid, batch_size=4096, **options)
     A, prior = problem.A, shift + scale * M
     cov = torch.linalg.inv(EYE / (scale**2 * VAR) + A.T @ A / 0.25)
     mean = cov @ (prior / (scale**2 * VAR) + A.T @ NEAR.double() / 0.25)
@@ -132,10 +133,10 @@ class TestTheOptimiser:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"xi": 0.0}, "xi=0.0 of CoPaint is not a finite number above 0"),
-        ({"learning_rate": float("inf")}, "learning_rate=inf of CoPaint is not a finite number above 0"),
-        ({"eta": 1.5}, r"eta=1.5 of CoPaint is outside \[0, 1\]"),
-        ({"gradient_steps": 0}, "gradient_steps of CoPaint=0 is not possible"),
+        ({"xi": 0.0}, "copaint.xi=0.0 is not possible; give a finite number above 0"),
+        ({"learning_rate": float("inf")}, "copaint.learning_rate=inf is not possible; give a finite number above 0"),
+        ({"eta": 1.5}, r"copaint.eta=1.5 is not possible; give a number in \[0, 1\]"),
+        ({"gradient_steps": 0}, "copaint.gradient_steps=0 is not possible"),
     ],
 )
 def test_errors(options, message):

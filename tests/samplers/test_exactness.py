@@ -158,7 +158,8 @@ class TestUnconditionalChain:
         problem = GaussianMixture(dx=2, dy=1, seed=2)
         denoiser, n = MixtureDenoiser(problem.mixture), 8000
         model = Likelihood.of(problem, denoiser, problem.pairs("train", 500))
-        sampler = DPS(problem, denoiser, model, Grid.from_schedule(LinearBeta(1e-6), 150), 4096, step_size=0.0)
+        grid = Grid.from_schedule(LinearBeta(1e-6), 150)
+        sampler = DPS(problem, denoiser, model, grid, batch_size=4096, step_size=0.0)
         x = sampler.sample(torch.zeros(1), n, seeded(7)).x.double()
         cov, error = problem.mixture.cov, (problem.mixture.cov.diagonal() / n).sqrt()
         assert bool(((x.mean(0) - problem.mixture.mean).abs() < 5 * error).all())

@@ -47,7 +47,7 @@ def exact(z, alpha_bar):
 
 
 def at_the_mean(z, alpha_bar):
-    """log p(y = +M | x̂_0(z_k)), by the formula of :mod:`csb.samplers.class_likelihood`."""
+    """log p(y = +M | x̂_0(z_k)), by the formula of :mod:`csb.samplers.likelihood`."""
     more = 2 * M**2 / S * (1 - alpha_bar) / (alpha_bar * S + 1 - alpha_bar) * (log_odds(z, alpha_bar) / 2).tanh()
     return torch.nn.functional.logsigmoid(log_odds(z, alpha_bar) + more)
 
@@ -55,13 +55,15 @@ def at_the_mean(z, alpha_bar):
 class Exactly:
     """Mixed into a sampler: guided by the exact p(y | z_k) in place of p(y | x̂_0(z_k))."""
 
-    def guide(self, z, k, y, score):
+    def guide(self, z, k, y, score=None, gradient=True):
+        if k == 0:
+            return super().guide(z, k, y, score, gradient)
         at, alpha_bar = z.detach().requires_grad_(), float(self.grid.alpha_bar[k])
         with torch.enable_grad():
             chance = self.problem.mixture.diffused(alpha_bar).log_responsibilities(at)
             value = (y * chance).sum(1)
-            (gradient,) = torch.autograd.grad(value.sum(), at)
-        return Guidance(self.denoise(z, k), value.detach().double(), gradient)
+            (slope,) = torch.autograd.grad(value.sum(), at)
+        return Guidance(z, self.denoise(z, k), value.detach().double(), slope)
 
 
 class ExactGuidance(Exactly, ClassifierGuidance):
@@ -203,7 +205,7 @@ def test_what_is_no_class_is_refused():
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_a_scale_out_of_range(scale):
-    with pytest.raises(CSBError, match=f"scale={scale!r} of guidance is not a number of at least 0"):
+    with pytest.raises(CSBError, match=f"guidance.scale={scale!r} is not possible; give a finite number of at least 0"):
         make(ClassifierGuidance, MixtureClass(), grid_of(4), scale=scale)
 
 

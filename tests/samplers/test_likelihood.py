@@ -11,7 +11,6 @@ from csb.networks.denoiser import MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DPS, Likelihood
-from csb.samplers.likelihood import residual_norm
 from tests.conftest import Moved
 
 NORMAL = Mixture(torch.ones(1).double(), torch.zeros(1, 4).double(), torch.eye(4).double()[None])
@@ -92,7 +91,8 @@ def test_it_is_the_exact_twist_of_a_gaussian(alpha_bar):
 def test_the_residual_is_that_of_each_sample():
     problem = LinearGaussian(dx=4, dy=2)
     x, y = torch.randn(6, 4, generator=seeded(1)), torch.randn(6, 2, generator=seeded(2))
-    found = residual_norm(likelihood(problem, torch.ones(2)), y, x)
+    sampler = DPS(problem, MixtureDenoiser(NORMAL), likelihood(problem, torch.ones(2)), GRID)
+    found = sampler.residual_norm(y, x, 1.0)
     torch.testing.assert_close(found, torch.stack([(y[i] - problem.forward(x)[i]).norm() for i in range(6)]))
 
 
@@ -119,7 +119,7 @@ class TestGuidance:
         problem = GaussianMixture(dx=4, dy=2)
         model = Likelihood.of(problem, MixtureDenoiser(problem.mixture), problem.pairs("train", 500))
         sampler = DPS(problem, MixtureDenoiser(problem.mixture), model, GRID, batch_size=4)
-        function = model.log_prob if score == "log_prob" else lambda y, x, _: residual_norm(model, y, x)
+        function = model.log_prob if score == "log_prob" else sampler.residual_norm
         z, y = (torch.randn(6, d, generator=seeded(d), dtype=torch.float64) for d in (4, 2))
         gradient = sampler.guide(z, k, y, function).gradient
         for i in range(4):

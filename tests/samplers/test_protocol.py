@@ -291,7 +291,7 @@ def test_the_bridge_is_that_of_its_own_method(options):
 
 @pytest.mark.parametrize("step_size", [-1.0, float("nan"), float("inf")])
 def test_dps_refuses_a_step_size(step_size):
-    with pytest.raises(CSBError, match=f"step_size={step_size!r} of DPS is not a number of at least 0"):
+    with pytest.raises(CSBError, match=f"dps.step_size={step_size!r} is not possible; give a finite number"):
         make("dps", step_size=step_size)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,6 @@ from csb.run.budgets.field import Field, without_places
 from csb.run.budgets.methods import Contender
 from csb.run.budgets.settings import Comparison
 from csb.run.budgets.store import Store
-from csb.samplers.budget import among, steps_within
 
 _TIMED = 64  # states of an image's timing run, or a little less
 _FAR = 5  # steps of the longer of two timing runs
@@ -80,7 +80,7 @@ class Work:
             return Fit(budget, contender, None, str(error))
 
     def _steps(self, contender: Contender, budget: Budget) -> int | None:
-        """The most steps that fit."""
+        """The most steps that fit; None where none do."""
         if contender.reference:
             return 0
 
@@ -92,9 +92,9 @@ class Work:
         def cost(T: int) -> float:
             return contender.passes(T) if budget.unit == "passes" else pace.fixed + pace.each * effort(T)
 
-        if contender.steps is not None:
-            return among(contender.steps, cost, budget.amount)
-        return steps_within(cost, budget.amount, self.comparison.settings.steps)
+        steps = contender.steps or range(1, self.comparison.settings.steps + 1)
+        fitting = bisect_right(steps, budget.amount, key=cost)  # more steps never cost less
+        return steps[fitting - 1] if fitting else None
 
     def _pace(self, contender: Contender, effort: Any) -> Pace:
         """From short runs of few and of more steps, the quicker of two each after one that warms up."""
