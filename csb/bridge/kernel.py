@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
 from csb.dtypes import Float32Module
-from csb.errors import CSBError, is_one_of
+from csb.errors import CSBError
 from csb.networks import Network
 from csb.process import Grid, expand
 
@@ -29,8 +29,6 @@ def automatic_covariance(z_shape: tuple[int, ...]) -> str:
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
     """Output heads of the state's shape that a kernel needs: the means, then what its covariance and weights take."""
-    if not is_one_of(covariance, COVARIANCES):
-        raise CSBError(f"covariance {covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
     d = math.prod(z_shape)
     if covariance in ("full", "mixture") and d > MAX_FULL:
         raise CSBError(f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")

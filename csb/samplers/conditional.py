@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.bridge.bridge import autocast
 from csb.bridge.samples import warn_far
 from csb.errors import CSBError, require_int
-from csb.networks.conditional import ConditionalModel
+from csb.networks.diffusion import ConditionalModel
 from csb.process import Noise
 from csb.samplers.base import Draws, Sampler, check_states
 

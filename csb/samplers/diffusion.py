@@ -14,7 +14,7 @@ from torch import Tensor
 
 from csb.bridge.bridge import autocast
 from csb.errors import CSBError, is_number, require_int
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Reference, expand, mix, seeded
 from csb.samplers.base import Sampler, check_states

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import AdditiveNoise, Pairs, Problem
 from csb.samplers.guidance_likelihood import GuidanceLikelihood
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from csb.errors import MOST_DRAWS, CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
 from csb.process.grid import MOST_STEPS

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from csb.errors import CSBError, is_one_of
-from csb.networks.conditional import ConditionalDenoiser, ScoreNetwork
+from csb.networks.diffusion import ConditionalModel, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, expand, mix, noise_ratio
 from csb.samplers.conditional import ConditionalSampler
 from csb.samplers.diffusion import require_eta
@@ -31,7 +31,7 @@ class ScoreSampler(ConditionalSampler):
 
     kind = "score"
 
-    def __init__(self, model: ConditionalDenoiser, grid: Grid, batch_size: int = 1024) -> None:
+    def __init__(self, model: ConditionalModel, grid: Grid, batch_size: int = 1024) -> None:
         super().__init__(model, batch_size)
         self.grid = grid
 

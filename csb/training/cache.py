@@ -1,5 +1,6 @@
 """The trajectory cache: states of the frozen kernels' paths, from which a half-step draws its batches."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -100,12 +101,12 @@ def fill(
             context = bridge.contexts(source, c.to(bridge.device), chunk)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[rows_of[k], where] = start.cpu()
-            laws: list[Transition] | None = None if targets is None else []
-            for end in bridge.walk(source, start, context, 1, noise, chunk, laws=laws):
+            laws: deque[Transition] = deque(maxlen=1)
+            for end in bridge.walk(source, start, context, noise, chunk, after=laws.append):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 if k in rows_of:
                     states[rows_of[k], where] = end.cpu()
-                if targets is not None and laws is not None:
+                if targets is not None:
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end

@@ -1,6 +1,6 @@
 """Training of the amortized baselines of a bridge, a conditional score and a flow, on the bridge's own pairs.
 
-See :mod:`csb.training.regression` for the losses and :mod:`csb.networks.conditional` for the models.
+See :mod:`csb.training.regression` for the losses and :mod:`csb.networks.diffusion` for the models.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.bridge.checkpoint import save_conditional
-from csb.networks.conditional import FlowNetwork, ScoreNetwork
+from csb.bridge.checkpoint import save
+from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.training.bar import Metrics
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import (
@@ -66,6 +66,6 @@ def train_conditional(
         predict,
         as_pairs(pairs),
         path,
-        lambda reported: save_conditional(folder / f"{model.kind}.safetensors", model, {**about, **reported}),
+        lambda reported: save(model, folder / f"{model.kind}.safetensors", {**about, **reported}),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)

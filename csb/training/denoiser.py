@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.bridge.checkpoint import save_denoiser
-from csb.networks.denoiser import NetworkDenoiser
+from csb.bridge.checkpoint import save
+from csb.networks.diffusion import NetworkDenoiser
 from csb.process import Schedule
 from csb.training.bar import Metrics
 from csb.training.pairs import EncodedPairs, as_pairs
@@ -57,7 +57,7 @@ def train_denoiser(
         lambda batch: denoiser.velocity(batch.z, batch.level),
         as_pairs(z_0),
         diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end)),
-        lambda reported: save_denoiser(folder / "denoiser.safetensors", denoiser, about),
+        lambda reported: save(denoiser, folder / "denoiser.safetensors", about),
     )
     train_regression(task, folder, settings, optimizer, device, seed, fingerprint, resume, log, bar)
     return denoiser

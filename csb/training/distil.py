@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge import Bridge
-from csb.bridge.checkpoint import save_student
+from csb.bridge import Bridge, save
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
 from csb.process import Grid, Reference, Stream, draw_pinned, expand, repeated, seeded
@@ -196,7 +195,7 @@ class Distillation:
             module = stage.until_done(self._attempt, self.bar, self.log)
         module.adopt_average()
         self.student.to(self.device.where)
-        save_student(self.folder / f"{NAME}.safetensors", self.student, {**self.about, **stage.reported()})
+        save(self.student, self.folder / f"{NAME}.safetensors", {**self.about, **stage.reported()})
         self.state.unlink(missing_ok=True)
 
     def _attempt(self) -> FitModule:

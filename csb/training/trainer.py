@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
+from csb.bridge import Bridge, BridgeSpec, Kernel, load, save
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
 from csb.process import Stream
@@ -142,8 +142,8 @@ class BridgeTrainer:
         if self.settings.select == "best" and scored:
             best = best_iteration(scored)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
-            take_weights(self.bridge, load_bridge(model_file(self.folder, f"half_steps/{name}"))[0].state_dict())
-        save_bridge(self.folder / "bridge.safetensors", self.bridge, self.spec, self.about)
+            take_weights(self.bridge, load(model_file(self.folder, f"half_steps/{name}"), of=Bridge).state_dict())
+        save(self.bridge, self.folder / "bridge.safetensors", self.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.objective, self.optimizer)
@@ -267,7 +267,7 @@ class BridgeTrainer:
         if not self.ranks.main:
             self.progress = Progress(half_step.index + 1, 0, retries=self.progress.retries)
             return
-        save_bridge(self.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.bridge, self.spec, self.about)
+        save(self.bridge, self.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.about)
         metrics = figures(self.progress, timing, self.cache_bytes if half_step.index else (0, 0), kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, self.progress.losses)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DiffusionSampler, Likelihood

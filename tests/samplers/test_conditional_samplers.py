@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.networks.conditional import ConditionalSpec, build_conditional
+from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.problems import MnistInpaint
 from csb.process import Grid, LinearBeta, noise_ratio, seeded
 from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
