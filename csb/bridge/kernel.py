@@ -12,7 +12,7 @@ from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussi
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import Network
-from csb.process import Grid, expand
+from csb.process import Grid
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
@@ -149,7 +149,3 @@ class Kernel(Float32Module):
         """How many standard normal numbers one draw takes (see :meth:`csb.bridge.transitions.Transition.draw`)."""
         extra = {"low_rank": self.network.heads - 2, "mixture": 1}.get(self.covariance, 0)
         return math.prod(self.network.z_shape) + extra
-
-    def drift(self, x: Tensor, k: Tensor, context: Tensor) -> Tensor:
-        """(mean − x)/β_k, (B, *z_shape): the drift that moves x in one step, the same whatever the parametrisation."""
-        return (self(x, k, context).mean - x) * torch.exp(-expand(self.steps[3, k], x))

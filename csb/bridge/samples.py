@@ -152,8 +152,8 @@ def measured(device: torch.device) -> Iterator[Cost]:
     before, start = memory(device), time.perf_counter()
     try:
         yield cost
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+    except (MemoryError, RuntimeError, TypeError) as error:  # a TypeError of a size that no integer of torch's holds
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory|verflow", str(error)):
             raise
         reported = in_one_line(error, 120)
         raise CSBError(f"the memory of {device} does not hold all of it at once ({reported}); draw fewer") from error

@@ -6,4 +6,4 @@ from csb.process.reference import Linear, Pinned, Reference, expand, joined, mix
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
 from csb.process.semidefinite import psd_cholesky, psd_solve
-from csb.process.simulate import draw, draw_linear, draw_pinned, simulate
+from csb.process.simulate import draw, draw_linear, draw_pinned

@@ -103,7 +103,7 @@ class TestBridge:
         cases = try_calls(calls, 20)
         assert cases["refused"] > 60
 
-    @pytest.mark.parametrize("n", [10**9, 10**12, 2**62])
+    @pytest.mark.parametrize("n", [10**12, 2**62])
     def test_more_samples_than_memory(self, bridge, n):
         assert "draw fewer" in answer(lambda: bridge.sample(Y, n))
         assert "draw fewer" in answer(lambda: bridge.log_prob(torch.zeros(2, 3), Y, n))
