@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from csb.errors import CSBError, in_one_line
+from csb.schema import OneOf
+
+Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]  # of network calls: that of the weights, or bfloat16
 
 
 @contextmanager

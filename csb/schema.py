@@ -6,17 +6,29 @@ raises CSBError with the whole line.
 """
 
 import difflib
+import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
 from pydantic_core import core_schema
 
-from csb.errors import LARGEST, CSBError, place_fault
+from csb.errors import LARGEST, CSBError, is_int, place_fault
 
+MOST_COORDINATES = 2**26  # of a state or an observation
 Node = dict[str, Any]  # a part of a JSON schema
 
 
@@ -42,6 +54,23 @@ def _place(value: str) -> str:
     return value
 
 
+def _shape(value: Any) -> Any:
+    is_list = isinstance(value, list | tuple) and value and all(is_int(size) and size > 0 for size in value)
+    if not is_list or math.prod(value) > MOST_COORDINATES:
+        raise ValueError(f"is not a shape; give sizes of at least 1, of at most {MOST_COORDINATES} coordinates")
+    return tuple(value)
+
+
+def _bounded(spec: dict[str, Any]) -> dict[str, Any]:
+    for name, value in spec.items():
+        if name.endswith("_shape"):
+            try:
+                _shape(value)
+            except ValueError as error:
+                raise ValueError(f"has {name}={shown(value)}, which {error}") from None
+    return spec
+
+
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0)]
@@ -50,6 +79,8 @@ Name = Annotated[str, Field(min_length=1)]
 Place = Annotated[str, AfterValidator(_place), Field(json_schema_extra={"format": "path"})]  # of a file or folder
 Kept = WrapValidator(lambda value, check: (check(value), value)[1])  # marks numbers of which integers stay integers
 Distinct = AfterValidator(_distinct)  # of a list: marks one whose entries all differ
+Shape = Annotated[tuple[int, ...], BeforeValidator(_shape)]  # of a state or an observation
+Described = Annotated[dict[str, Any], AfterValidator(_bounded)]  # {"name": …, **arguments}, its shapes bounded
 
 
 class Schema(BaseModel):
@@ -90,6 +121,22 @@ class Schema(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked."""
         return type(self)(**{**vars(self), **changes})
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries, lists, texts and numbers, which :meth:`read` takes."""
+        return self.model_dump(mode="json")
+
+
+@cache
+def options_of(cls: type) -> type[Schema]:
+    """The schema of a constructor's keyword-only arguments, by their annotations and defaults."""
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    options: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in inspect.signature(cls).parameters.items()
+        if p.kind == p.KEYWORD_ONLY
+    }
+    return create_model("Options", __base__=Schema, **options)
 
 
 def _plain(value: Any) -> Any:
@@ -135,7 +182,7 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
             return _unknown(key, part, _names(_inner(node, "propertyNames")))
         if isinstance(value, dict) and part in value:
             key, value, node = f"{key}.{part}", value[part], _inner(node, "additionalProperties")
-        elif isinstance(value, list) and isinstance(part, int):
+        elif isinstance(value, list | tuple) and isinstance(part, int):
             key, value, node = f"{key}[{part}]", value[part], _inner(node, "items")
     if cause is not None:
         return f"{key}={shown(value)} {cause}"
@@ -182,9 +229,10 @@ def _describe(node: Node) -> str:
 
 def _integer(node: Node) -> str:
     low, high = node.get("minimum"), node.get("maximum", LARGEST)
+    what = f"a multiple of {node['multipleOf']}" if "multipleOf" in node else "an integer"
     if low is None:
-        return "an integer"
-    return f"an integer of at least {low}" if high == LARGEST else f"an integer in {low}..{high}"
+        return what
+    return f"{what} of at least {low}" if high == LARGEST else f"{what} in {low}..{high}"
 
 
 def _number(node: Node) -> str:

@@ -22,7 +22,7 @@ from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.parametrisation import coefficients
 from csb.bridge.transitions import FullGaussian, MixtureOfGaussians
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import LinearGaussian
 from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded

@@ -9,16 +9,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.checkpoint import load_bridge, parse_spec, save_bridge
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.student import StudentSpec, build_student
 from csb.dtypes import Float32Module, automatic_precision
 from csb.errors import CSBError
 from csb.evaluation.classifier import _initialised as classifier
 from csb.networks import build_network
-from csb.networks.conditional import ConditionalSpec, build_conditional
-from csb.networks.denoiser import DenoiserSpec, build_denoiser
+from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import PROBLEMS, Simulated, build_transform
 from csb.process import initialised, seeded
@@ -120,13 +118,11 @@ class TestDefaultDtype:
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_samples_and_densities_of_a_file(self, transform, covariance, dtype, tmp_path):
         made = bridge(transform, covariance)
-        save_bridge(
-            path := tmp_path / "bridge.safetensors", made, parse_spec("bridge", self.plain(transform, covariance)), {}
-        )
+        save(made, path := tmp_path / "bridge.safetensors", {})
         found = []
         for default in (torch.float32, dtype):
             with default_dtype(default):
-                loaded = load_bridge(path)[0]
+                loaded = load(path)
                 x = loaded.sample([[0.3], [1.2]], 4, generator=seeded(1), refine=1).x
                 log_p, info = loaded.log_prob([[0.4, 0.2]], [0.3], 8, seeded(2), with_info=True)
                 leap = x if covariance == "fixed" else loaded.sample([0.3], 4, generator=seeded(1), sample_steps=1).x

@@ -1,9 +1,9 @@
 """The bridge: a backward and a forward family of kernels on one grid, and one-pass posterior sampling."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,8 @@ from torch import Tensor
 from csb.bridge.density import DensityInfo, check_points, estimate
 from csb.bridge.kernel import Kernel
 from csb.bridge.parametrisation import Direction
-from csb.bridge.progress import Tick, network_calls, silent
-from csb.bridge.samples import (
-    SampleInfo,
-    Samples,
-    check_observations,
-    measured,
-    require_finite,
-    require_room,
-    warn_far,
-)
+from csb.bridge.progress import network_calls
+from csb.bridge.samples import SampleInfo, Samples, check_observations, measured, require_finite, warn_far
 from csb.bridge.skipping import check_skips, planned_calls, timesteps_of
 from csb.bridge.transitions import Transition, moved
 from csb.dtypes import Float32Module
@@ -28,8 +20,6 @@ from csb.errors import CSBError, require_flag, require_int
 from csb.numbers import Numbers
 from csb.problems.transform import Transform
 from csb.process import Generators, Grid, Noise, joined, repeated
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -122,42 +112,23 @@ class Bridge(Float32Module):
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
-        S = len(timesteps) - 1
-        require_room(n, len(y), self.transform.x_shape, self.device, S if trajectory else 0)
         noise = Noise(generator, len(y), self.device)
-        calls = S * (1 + 2 * refine)
+        calls = (len(timesteps) - 1) * (1 + 2 * refine)
         bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
-            path = self._sample(y, n, noise, batch_size, mean_only, refine, trajectory, timesteps, tick)
+            c, path = self.transform.encode_y(y), [noise.normal(n, *self.transform.z_shape)]
+            steps = None if mean_only else noise
+            again: tuple[Direction, ...] = ("forward", "backward")
+            for direction in (again[1], *again * refine):
+                contexts = self.contexts(direction, c, batch_size)
+                path = path[-1:]
+                for state in self.walk(direction, path[-1], contexts, steps, batch_size, timesteps, tick):
+                    path = [*path, state] if trajectory else [state]
             x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
             require_finite("the bridge", x)
             states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
         info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
         return Samples(x[0] if single else x, info)
-
-    @overload
-    def log_prob(
-        self,
-        x: Numbers,
-        y: Numbers,
-        n: int = 64,
-        generator: Generators = None,
-        *,
-        batch_size: int = 1024,
-        with_info: Literal[False] = False,
-    ) -> Tensor: ...
-
-    @overload
-    def log_prob(
-        self,
-        x: Numbers,
-        y: Numbers,
-        n: int = 64,
-        generator: Generators = None,
-        *,
-        batch_size: int = 1024,
-        with_info: Literal[True],
-    ) -> tuple[Tensor, DensityInfo]: ...
 
     def log_prob(
         self,
@@ -168,7 +139,7 @@ class Bridge(Float32Module):
         *,
         batch_size: int = 1024,
         with_info: bool = False,
-    ) -> Tensor | tuple[Tensor, DensityInfo]:
+    ) -> Tensor | Any:
         """Estimates of log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
 
         Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
@@ -198,7 +169,6 @@ class Bridge(Float32Module):
         require_flag("with_info", with_info)
         y, single = self._observations(y)
         x, shape = check_points(x, self.transform, len(y), single, self.device)
-        require_room(n, math.prod(x.shape[:2]), self.transform.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         with self.frozen(), measured(self.device) as cost:
             value, ess, error, proposal = estimate(self, x, y, n, noise, batch_size)
@@ -241,31 +211,6 @@ class Bridge(Float32Module):
             check_skips(direction, kernel.parametrisation, kernel.covariance, len(timesteps) - 1, T)
         return timesteps
 
-    def _sample(
-        self,
-        y: Tensor,
-        n: int,
-        noise: Noise,
-        batch: int,
-        mean_only: bool,
-        refine: int,
-        keep: bool,
-        timesteps: list[int],
-        tick: Tick,
-    ) -> list[Tensor]:
-        """The states x_T, …, x_0 of the last backward pass, (B·n, *z_shape) each; x_0 alone unless ``keep``."""
-        c = self.transform.encode_y(y)
-        z = noise.normal(n, *self.transform.z_shape)
-        again: tuple[Direction, Direction] = ("forward", "backward")
-        passes: tuple[Direction, ...] = ("backward", *again * refine)
-        path = [z]
-        for direction in passes:
-            path = path[-1:]
-            contexts = self.contexts(direction, c, batch)
-            for state in self.walk(direction, path[-1], contexts, n, noise, batch, mean_only, timesteps, tick):
-                path = [*path, state] if keep else [state]
-        return path
-
     def contexts(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
         """The contexts of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
         kernel = self.kernel(direction)
@@ -276,13 +221,10 @@ class Bridge(Float32Module):
         direction: Direction,
         z: Tensor,
         contexts: Tensor,
-        n: int,
-        noise: Noise,
+        noise: Noise | None,
         batch: int,
-        mean_only: bool = False,
         timesteps: list[int] | None = None,
-        tick: Tick = silent,
-        laws: list[Transition] | None = None,
+        after: Callable[[Transition], object] = lambda law: None,
     ) -> Iterator[Tensor]:
         """The states that follow z in one direction, one after the other.
 
@@ -290,27 +232,23 @@ class Bridge(Float32Module):
             direction: of the kernels.
             z: start states (B·n, *z_shape), the n states of an observation side by side.
             contexts: (B, …), from :meth:`contexts`.
-            n: states an observation.
-            noise: of the observations behind ``contexts``.
-            batch, mean_only: see :meth:`sample`.
+            noise: of the observations behind ``contexts``; None: each step moves to its kernel's mean.
+            batch: states a network call.
             timesteps: to visit, ascending from 0 to T (see :func:`csb.bridge.skipping.timesteps_of`); None: all.
-            tick: called after each network call.
-            laws: where given, the law that each network call gives is added there.
+            after: called after each network call, with the law that it gives.
         """
         kernel = self.kernel(direction)
-        size = kernel.noise_size
+        n, size = len(z) // len(contexts), kernel.noise_size
         ks = torch.arange(self.grid.T + 1, device=z.device)
         parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
         kept = repeated(contexts, n) if len(parts) == 1 else None  # of a single batch, copied once for all steps
         owner = torch.arange(len(z), device=z.device) // n
         for k, skip in planned_calls(self.grid, direction, timesteps):
             step, states = ks[k : k + 1], []
-            numbers = None if mean_only else noise.normal(n, size, dtype=z.dtype)
+            numbers = None if noise is None else noise.normal(n, size, dtype=z.dtype)
             for part in parts:
                 here = z[part]
                 law = kernel(here, step, contexts[owner[part]] if kept is None else kept)
                 states.append(moved(law, here, skip, None if numbers is None else numbers[part]))
-                if laws is not None:
-                    laws.append(law)
-                tick()
+                after(law)
             yield (z := joined(states))

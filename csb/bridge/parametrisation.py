@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
 from csb.process import Grid, Reference
 
 Direction = Literal["backward", "forward"]
@@ -66,8 +65,6 @@ PARAMETRISATIONS = {"drift": _drift, "x0": _x0, "eps": _eps, "v": _v}
 
 def coefficients(name: str, grid: Grid, direction: Direction) -> Coefficients:
     """The coefficients of a parametrisation by name, for steps k = 1..T of the given direction."""
-    if not is_one_of(name, PARAMETRISATIONS):
-        raise CSBError(f"parametrisation {name!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}")
     steps = torch.arange(1, grid.T + 1)
     if direction == "forward":
         grid = grid.mirror()
@@ -79,8 +76,6 @@ def coefficients(name: str, grid: Grid, direction: Direction) -> Coefficients:
 
 def jump_coefficients(name: str, grid: Grid) -> Coefficients:
     """Those of the jumps from k = 1..T to x_0; the mean of x_0 is read from the output."""
-    if not is_one_of(name, PARAMETRISATIONS):
-        raise CSBError(f"parametrisation {name!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}")
     found = [PARAMETRISATIONS[name](grid.keep(0, k), torch.tensor([1])) for k in range(1, grid.T + 1)]
     return _from_1(torch.cat([skip for skip, _ in found]), torch.cat([gain for _, gain in found]))
 

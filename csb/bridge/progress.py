@@ -6,20 +6,17 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Tick = Callable[[], None]
-
-
-def silent() -> None:
-    """The tick of no bar."""
-
 
 @contextmanager
-def network_calls(total: int, show: bool) -> Iterator[Tick]:
-    """A bar over ``total`` network calls, on standard error, where wanted; calling what it gives counts one."""
+def network_calls(total: int, show: bool) -> Iterator[Callable[[object], None]]:
+    """A bar over ``total`` network calls, on standard error, where wanted.
+
+    Calling what it gives counts one, whatever is passed.
+    """
     if not show:
-        yield silent
+        yield lambda law: None
         return
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("network calls", total=total)
-        yield lambda: bar.advance(task)
+        yield lambda law: bar.advance(task)

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import logging
-import math
 import re
 import sys
 import time
@@ -15,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
-from csb.memory import require_memory
+from csb.errors import CSBError, in_one_line
 from csb.numbers import Numbers, as_numbers, require_present
 from csb.problems.transform import Transform
 
@@ -64,7 +62,6 @@ class Samples:
 
 
 logger = logging.getLogger(__name__)
-_COPIES = 4  # of the samples, in float32: states before and after a step, its noise, and as data
 
 
 def as_floats(
@@ -136,14 +133,6 @@ def require_finite(name: str, values: Tensor, remedy: str = "check the values an
         raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
 
 
-def require_room(n: int, items: int, shape: tuple[int, ...], device: torch.device, kept: int = 0) -> None:
-    """CSBError where n samples of this shape for each of some items do not fit into memory, with ``kept`` states."""
-    on_gpu = device.type == "cuda"
-    room = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
-    needed = 4 * n * items * math.prod(shape) * (_COPIES + kept)
-    require_memory(needed, f"n={n} for each of {items}", "draw fewer at a time", room, str(device))
-
-
 class Cost:
     """Filled in by :func:`measured`: seconds, and :attr:`SampleInfo.peak_memory`."""
 
@@ -153,21 +142,27 @@ class Cost:
 
 @contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """Measures wall time and peak memory of a block of work on a device. Nobody else's statistics are reset."""
+    """Measure wall time and peak memory of drawing on a device. Nobody else's statistics are reset.
+
+    CSBError where an array that the block makes does not fit into memory.
+    """
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     before, start = memory(device), time.perf_counter()
-    yield cost
+    try:
+        yield cost
+    except (MemoryError, RuntimeError, TypeError) as error:  # a TypeError of a size that no integer of torch's holds
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory|verflow", str(error)):
+            raise
+        reported = in_one_line(error, 120)
+        raise CSBError(f"the memory of {device} does not hold all of it at once ({reported}); draw fewer") from error
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
     after = memory(device)
     if before is not None and after is not None and after.peak > before.peak:
         cost.peak_memory = after.peak - before.now
-
-
-_MARKS = re.compile(rb"^(VmRSS|VmHWM):\s*(\d+) kB", re.MULTILINE)
 
 
 class Memory(NamedTuple):
@@ -178,27 +173,23 @@ class Memory(NamedTuple):
 
 
 def memory(device: torch.device) -> Memory | None:
-    """That of CUDA's allocator, else of the process, as Linux keeps it; None on other systems."""
+    """Memory in use: of the CUDA allocator on GPUs, the resident set of the process on Linux; None elsewhere."""
     if device.type == "cuda":
         return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
-    try:
-        text = Path("/proc/self/status").read_bytes()
-    except OSError:
-        return None
-    found = {name: int(number) * 1024 for name, number in _MARKS.findall(text)}
-    return Memory(found[b"VmRSS"], found[b"VmHWM"]) if len(found) == 2 else None
+    with contextlib.suppress(OSError):
+        found = dict(re.findall(rb"^(VmRSS|VmHWM):\s*(\d+) kB", Path("/proc/self/status").read_bytes(), re.MULTILINE))
+        return Memory(int(found[b"VmRSS"]) * 1024, int(found[b"VmHWM"]) * 1024)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Sets the highest mark back to what is in use, where the system allows it: for whoever owns the process.
+    """Set the highest mark back to what is in use, where the system allows it: for whoever owns the process.
 
     On the CPU, what C's allocator holds unused is given back first: memory taken from there raises no mark.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    if sys.platform == "linux":
+    elif sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # of a C library that is not GNU's
             ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc

@@ -1,66 +1,55 @@
 """A bridge from plain data: names and numbers, resolved in the registries and nowhere else."""
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from csb.bridge.bridge import Bridge
 from csb.bridge.kernel import COVARIANCES, MOST, Kernel, heads
 from csb.bridge.parametrisation import PARAMETRISATIONS, Direction
-from csb.errors import CSBError, is_number, is_one_of, require_int
+from csb.dtypes import Precision
 from csb.networks import build_network
 from csb.problems.transform import build_transform
 from csb.process import Grid, initialised
+from csb.process.grid import MOST_STEPS
+from csb.schema import Described, OneOf, Schema, Share
+
+AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)]  # of a grid, T + 1 numbers
+Parametrisation = Annotated[str, OneOf(PARAMETRISATIONS)]
+Some = Annotated[int, Field(ge=1, le=MOST)]  # directions, Gaussians or channels
 
 
-@dataclass(frozen=True)
-class KernelSpec:
-    """One direction's kernels.
+class KernelSpec(Schema):
+    """One direction's kernels."""
 
-    Attributes:
-        network: {"name": one of csb.networks.NETWORKS, **options}.
-        parametrisation: one of csb.bridge.parametrisation.PARAMETRISATIONS.
-        covariance: one of csb.bridge.kernel.COVARIANCES.
-        rank: directions of covariance="low_rank"; unused otherwise.
-        components: Gaussians of covariance="mixture"; unused otherwise.
-        variance_floor: ≥ 0, see :class:`csb.bridge.kernel.Kernel`.
-    """
+    group = "kernel"
 
     network: dict[str, Any]
-    parametrisation: str = "v"
-    covariance: str = "diagonal"
-    rank: int = 8
-    variance_floor: float = 1e-6
-    components: int = 8
-
-    def __post_init__(self) -> None:
-        if not is_one_of(self.parametrisation, PARAMETRISATIONS):
-            raise CSBError(
-                f"parametrisation {self.parametrisation!r} is unknown; choose one of {', '.join(PARAMETRISATIONS)}"
-            )
-        if not is_one_of(self.covariance, COVARIANCES):
-            raise CSBError(f"covariance {self.covariance!r} is unknown; choose one of {', '.join(COVARIANCES)}")
-        if not is_number(self.variance_floor) or not 0 <= self.variance_floor <= 1:
-            raise CSBError(f"variance_floor={self.variance_floor!r} is negative or above 1; choose a number in [0, 1]")
-        for name in ("rank", "components"):
-            require_int(name, getattr(self, name), 0, MOST)
+    """{"name": one of csb.networks.NETWORKS, **options}"""
+    parametrisation: Parametrisation = "v"
+    """how the mean is read from the network (see :mod:`csb.bridge.parametrisation`)"""
+    covariance: Annotated[str, OneOf(COVARIANCES)] = "diagonal"
+    rank: Some = 8
+    """directions of covariance="low_rank"; unused otherwise"""
+    variance_floor: Share = 1e-6
+    """see :class:`csb.bridge.kernel.Kernel`"""
+    components: Some = 8
+    """Gaussians of covariance="mixture"; unused otherwise"""
 
 
-@dataclass(frozen=True)
-class BridgeSpec:
-    """All that is needed to make a bridge, but its weights. ``alpha_bar`` is the grid (T + 1 numbers)."""
+class BridgeSpec(Schema):
+    """All that is needed to make a bridge, but its weights."""
 
-    alpha_bar: list[float]
-    transform: dict[str, Any]
+    group = "bridge"
+
+    alpha_bar: AlphaBar
+    transform: Described
+    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
     backward: KernelSpec
     forward: KernelSpec
-    precision: str = "32-true"
-
-    def plain(self) -> dict[str, Any]:
-        """As dictionaries, lists, strings and numbers."""
-        return dataclasses.asdict(self)
+    precision: Precision = "32-true"
+    """of the network calls in :meth:`csb.bridge.Bridge.sample`"""
 
 
 def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:

@@ -1,4 +1,4 @@
-r"""Students of a bridge: they draw X_0 | X_k, y in one network call, where the bridge takes k.
+r"""Distilled samplers of a bridge: they draw X_0 | X_k, y in one network call, where the bridge takes k.
 
 A consistency model (Song, Dhariwal, Chen & Sutskever 2023) maps every state of a deterministic path to its end. The
 bridge's path is random, and no function of x_k alone can have its ends; what can be the same along a path is a *law*.
@@ -8,9 +8,10 @@ reference process pinned at both ends. For k ≥ j ≥ 0, as the pinned referenc
     Π(x_j | x_0, x_k, x_T, y) = N(near·x_k + far·x_0, β̃ I),    the step pinned at x_0 that leads from k to j        (1)
     Π(x_0 | x_k, y) = ∫ Π(dx_j | x_k, y) Π(x_0 | x_j, x_k, y).                                                       (2)
 
-A student is a family q_k(x_0 | x_k, y), fitted to Π(x_0 | x_k, y) by a strictly proper scoring rule on pairs (x_k, x_0)
-of Π: end points from the frozen bridge, x_k between them by :meth:`csb.process.Reference.pinned_both`. Nothing is
-bootstrapped from the student itself. Where it fits,
+A distilled sampler (a student of the bridge, in the names here) is a family q_k(x_0 | x_k, y), fitted to
+Π(x_0 | x_k, y) by a strictly proper scoring rule on pairs (x_k, x_0) of Π: end points from the frozen bridge, x_k
+between them by :meth:`csb.process.Reference.pinned_both`. Nothing is bootstrapped from the sampler itself. Where it
+fits,
 
 - one call is exact: x_T ~ N(0, I), x_0 ~ q_T(· | x_T, y) have the end points' law;
 - so is every further one: with (x_0, x_k) from Π, a draw x_j by (1) has Π's law together with x_0, and
@@ -23,7 +24,7 @@ bridge in the reciprocal class, Π is the bridge's own path law, X_0 depends on 
 q_k = ∫ B(dx_j | x_k) q_j(· | x_j): the law of the end is the same from every state of a path, which is the
 self-consistency of Song et al. with laws in place of points.
 
-Two kinds of student, by the scoring rule:
+Two kinds, by the scoring rule:
 
 - :class:`TransitionStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
   components as the posterior's shape takes.
@@ -31,23 +32,24 @@ Two kinds of student, by the scoring rule:
   (:mod:`csb.training.scoring`): for images, whose densities no such formula holds.
 """
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from csb.bridge.kernel import COVARIANCES, MAX_FULL, MOST, Kernel, heads
+from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.skipping import timesteps_of
-from csb.dtypes import Float32Module
-from csb.errors import LARGEST, CSBError, is_one_of, require_int
+from csb.bridge.specs import AlphaBar, Parametrisation, Some
+from csb.dtypes import Float32Module, Precision
+from csb.errors import CSBError
 from csb.networks import Network, build_network
 from csb.problems.transform import Transform, build_transform
 from csb.process import Grid, expand, initialised
+from csb.schema import Count, Described, Distinct, OneOf, Schema, Share
 
 GENERATOR = "generator"
 LAWS = (*(name for name in COVARIANCES if name != "fixed"), GENERATOR)
@@ -58,47 +60,37 @@ def automatic_law(z_shape: tuple[int, ...]) -> str:
     return "mixture" if len(z_shape) == 1 and z_shape[0] <= MAX_FULL else GENERATOR
 
 
-def check_calls(calls: Any, T: int = LARGEST) -> None:
-    """CSBError unless calls is a list of different numbers of network calls, each in 1..T."""
-    if not isinstance(calls, list | tuple) or not calls or len(set(map(str, calls))) < len(calls):
-        raise CSBError(f"calls={calls!r} is not a list of different numbers of network calls; give e.g. [1, 2, 4]")
-    for count in calls:
-        require_int("each of calls", count, 1, T)
+class StudentSpec(Schema):
+    """All that makes a distilled sampler but its weights."""
 
-
-@dataclass(frozen=True)
-class StudentSpec:
-    """All that makes a student but its weights.
-
-    Attributes:
-        alpha_bar: the bridge's grid, T + 1 numbers.
-        transform: {"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's.
-        network: {"name": one of csb.networks.NETWORKS, **options}.
-        parametrisation: how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`).
-        law: one of :data:`LAWS`: the covariance of a :class:`TransitionStudent`, or "generator".
-        calls: the numbers of network calls, each in 1..T, that it is fitted for.
-        components: Gaussians of a mixture.
-        rank: of the covariance "low_rank".
-        noise: channels of ε beside the state's (numbers, for vectors) of a generator.
-        variance_floor: see :class:`csb.bridge.kernel.Kernel`.
-        precision: "32-true" or "bf16-mixed", of the network calls while sampling.
-    """
-
-    alpha_bar: list[float]
-    transform: dict[str, Any]
+    alpha_bar: AlphaBar
+    """of the bridge's grid"""
+    transform: Described
+    """{"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's"""
     network: dict[str, Any]
-    parametrisation: str
-    law: str
-    calls: list[int]
-    components: int = 32
-    rank: int = 8
-    noise: int = 4
-    variance_floor: float = 1e-6
-    precision: str = "32-true"
+    """{"name": one of csb.networks.NETWORKS, **options}"""
+    parametrisation: Parametrisation
+    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`)"""
+    law: Annotated[str, OneOf(LAWS)]
+    """"generator", or the covariance of a :class:`TransitionStudent`"""
+    calls: Annotated[list[Count], Distinct, Field(min_length=1)]
+    """the numbers of network calls, each in 1..T, that it is fitted for"""
+    components: Some = 32
+    """Gaussians of a mixture"""
+    rank: Some = 8
+    """directions of a low-rank covariance"""
+    noise: Some = 4
+    """channels of ε beside the state's (numbers, for vectors) of a generator"""
+    variance_floor: Share = 1e-6
+    """see :class:`csb.bridge.kernel.Kernel`"""
+    precision: Precision = "32-true"
+    """of the network calls while sampling"""
 
-    def plain(self) -> dict[str, Any]:
-        """As dictionaries, lists, strings and numbers."""
-        return dataclasses.asdict(self)
+    @model_validator(mode="after")
+    def _has_as_many_steps(self) -> Self:
+        if max(self.calls) >= len(self.alpha_bar):
+            raise CSBError(f"calls={self.calls} are more than the bridge's T={len(self.alpha_bar) - 1}; give fewer")
+        return self
 
 
 class Student(Float32Module, ABC):
@@ -106,21 +98,22 @@ class Student(Float32Module, ABC):
 
     Attributes:
         spec, grid, transform: see :class:`StudentSpec`.
+        noise_size: how many standard normal numbers one draw takes.
         about: of one that was loaded, the plain data that its file holds beside it.
     """
 
     about: dict[str, Any]
+    noise_size: int
 
     def __init__(self, spec: StudentSpec, transform: Transform) -> None:
         super().__init__()
         self.spec, self.transform = spec, transform
         self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
-        check_calls(spec.calls, self.grid.T)
 
     @property
     @abstractmethod
     def network(self) -> Network:
-        """Of one call."""
+        """That of one call."""
 
     @property
     def device(self) -> torch.device:
@@ -132,20 +125,14 @@ class Student(Float32Module, ABC):
 
         CSBError for a number of calls that it is not fitted for.
         """
-        require_int("calls", calls, 1)
         if calls not in self.spec.calls:
             fitted = ", ".join(map(str, self.spec.calls))
-            raise CSBError(f"calls={calls!r} is not among those that the student is fitted for; choose one of {fitted}")
+            raise CSBError(f"calls={calls!r} is not among those that the sampler is fitted for; choose one of {fitted}")
         return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
         """The context of encoded observations c (B, *c_shape), to be reused in every call."""
         return self.network.encode(c)
-
-    @property
-    @abstractmethod
-    def noise_size(self) -> int:
-        """How many standard normal numbers one draw takes."""
 
     @abstractmethod
     def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
@@ -165,14 +152,11 @@ class TransitionStudent(Student):
             network, self.grid, "backward", spec.parametrisation, spec.law, spec.variance_floor, spec.components,
             jump=True,
         )  # fmt: skip
+        self.noise_size = self.kernel.noise_size
 
     @property
     def network(self) -> Network:
         return self.kernel.network
-
-    @property
-    def noise_size(self) -> int:
-        return self.kernel.noise_size
 
     def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
         return self.kernel(z, k, context).draw(noise)
@@ -189,14 +173,11 @@ class Generator(Student):
         self.body = network
         for name, value in jump_coefficients(spec.parametrisation, self.grid)._asdict().items():
             self.register_buffer(name, value.float(), persistent=False)
+        self.noise_size = spec.noise * math.prod(transform.z_shape[1:])
 
     @property
     def network(self) -> Network:
         return self.body
-
-    @property
-    def noise_size(self) -> int:
-        return self.spec.noise * math.prod(self.transform.z_shape[1:])
 
     def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
         extra = noise.view(len(z), self.spec.noise, *z.shape[2:])
@@ -204,30 +185,24 @@ class Generator(Student):
         return expand(self.skip[k], z) * z + expand(self.gain[k], z) * out[:, 0, : z.shape[1]]
 
 
-def student_network(spec: StudentSpec, transform: Transform) -> Network:
-    """The network of a student. CSBError for names, numbers or shapes that do not fit."""
-    shape = transform.z_shape
-    if not is_one_of(spec.law, LAWS):
-        raise CSBError(f"law={spec.law!r} is unknown; choose one of {', '.join(LAWS)}")
-    if spec.law == GENERATOR:
-        require_int("noise", spec.noise, 1, MOST)
-        return build_network(spec.network, (shape[0] + spec.noise, *shape[1:]), transform.c_shape, 1)
-    require_int("components", spec.components, 1, MOST)
-    return build_network(spec.network, shape, transform.c_shape, heads(spec.law, shape, spec.rank, spec.components))
-
-
 def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Generator:
-    """A student with initial weights that are a function of the seed; torch's global generator is left as it was."""
+    """A distilled sampler with initial weights that are a function of the seed.
+
+    CSBError for names, numbers or shapes that do not fit.
+    """
     transform = build_transform(spec.transform)
+    z_shape, c_shape = transform.z_shape, transform.c_shape
     with initialised(seed):
-        return (Generator if spec.law == GENERATOR else TransitionStudent)(
-            spec, transform, student_network(spec, transform)
-        )
+        if spec.law == GENERATOR:
+            joint = (z_shape[0] + spec.noise, *z_shape[1:])
+            return Generator(spec, transform, build_network(spec.network, joint, c_shape, 1))
+        count = heads(spec.law, z_shape, spec.rank, spec.components)
+        return TransitionStudent(spec, transform, build_network(spec.network, z_shape, c_shape, count))
 
 
 @torch.no_grad()
 def warm_start(student: Student, teacher: Kernel) -> None:
-    """Gives the student the weights of the bridge's backward network, tensor by tensor where the shapes agree.
+    """Give the sampler the weights of the bridge's backward network, tensor by tensor where the shapes agree.
 
     Of a generator's first and last layers, which have more channels, the state's: it begins as the bridge's mean of x_0
     moved by ε. The weights of ε keep their random start: at zero all draws coincide, where the energy score has a kink

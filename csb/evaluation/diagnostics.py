@@ -34,7 +34,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
 
     def run(direction: Direction, start: Tensor) -> Tensor:
         draws = Noise(generator, half, start.device)
-        steps = bridge.walk(direction, start, bridge.contexts(direction, c[:half], half), 1, draws, half)
+        steps = bridge.walk(direction, start, bridge.contexts(direction, c[:half], half), draws, half)
         return deque(steps, maxlen=1)[0]
 
     def distance(a: Tensor, b: Tensor) -> float:
@@ -59,7 +59,7 @@ def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> d
     state = z if direction == "forward" else torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
     total, order = 0.0, range(1, T + 1) if direction == "forward" else range(T, 0, -1)
     draws, laws = Noise(generator, len(c), state.device), []
-    steps = bridge.walk(direction, state, bridge.contexts(direction, c, len(c)), 1, draws, len(c), laws=laws)
+    steps = bridge.walk(direction, state, bridge.contexts(direction, c, len(c)), draws, len(c), after=laws.append)
     for k, after in zip(order, steps):
         total += float((((laws.pop().mean - state) / bridge.grid.beta[k].item()) ** 2).mean())
         state = after

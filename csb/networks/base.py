@@ -1,20 +1,25 @@
 """What every drift network looks like from outside."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from csb.dtypes import Float32Module
 
-MOST_WIDTH, MOST_DEPTH = 2**16, 1000  # of any layer; blocks of a network
+MOST_WIDTH = 2**16
+Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
 
 
 class Network(Float32Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
 
     The observation is encoded once and the context is reused at every step and for every sample of that observation.
+
+    Options are keyword-only arguments of the constructor. Their annotations say what is allowed, which
+    :func:`csb.networks.build_network` checks.
 
     Args:
         z_shape: shape of one state.

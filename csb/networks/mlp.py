@@ -1,12 +1,13 @@
 """Networks for vectors."""
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from csb.errors import require_int
-from csb.networks.base import MOST_DEPTH, MOST_WIDTH, Network, TimeEmbedding, exit_init, zero_init
+from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
 from csb.process.grid import MOST_STEPS
 
 
@@ -40,11 +41,15 @@ class MLP(Network):
     """
 
     def __init__(
-        self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, width: int = 256, depth: int = 4
+        self,
+        z_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        heads: int,
+        *,
+        width: Width = 256,
+        depth: Annotated[int, Field(ge=1, le=1000)] = 4,
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        require_int("width", width, 1, MOST_WIDTH)
-        require_int("depth", depth, 1, MOST_DEPTH)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.entry = nn.Linear(z_dim, width)
@@ -76,9 +81,15 @@ class Affine(Network):
     :func:`csb.networks.base.exit_init`). The context is the flattened observation itself.
     """
 
-    def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, *, steps: int) -> None:
+    def __init__(
+        self,
+        z_shape: tuple[int, ...],
+        c_shape: tuple[int, ...],
+        heads: int,
+        *,
+        steps: Annotated[int, Field(ge=1, le=MOST_STEPS)],
+    ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        require_int("steps", steps, 1, MOST_STEPS)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
         self.steps = steps
         self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim, dtype=torch.float32))

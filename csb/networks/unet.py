@@ -1,11 +1,16 @@
 """A UNet on patches for images, with an encoder of the observation beside it."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError, require_flag, require_int
-from csb.networks.base import MOST_DEPTH, MOST_WIDTH, Network, TimeEmbedding, exit_init, zero_init
+from csb.errors import CSBError
+from csb.networks.base import MOST_WIDTH, Network, TimeEmbedding, Width, exit_init, zero_init
+
+Multiplier = Annotated[int, Field(ge=1, le=64)]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -103,15 +108,14 @@ class UNet(Network):
         c_shape: tuple[int, ...],
         heads: int,
         *,
-        channels: int = 48,
-        multipliers: tuple[int, ...] = (1, 2),
-        blocks: int = 1,
-        patch: int = 2,
-        margin: int = 0,
+        channels: Annotated[int, Field(ge=8, le=MOST_WIDTH, multiple_of=8)] = 48,
+        multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=8)] = (1, 2),
+        blocks: Annotated[int, Field(ge=1, le=64)] = 1,
+        patch: Width = 2,
+        margin: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0,
         attention: bool = True,
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
-        self._check(channels, multipliers, blocks, patch, margin, attention)
         self.patch, self.channels = patch, channels
         self.canvas = self._canvas(patch)
         self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
@@ -127,22 +131,6 @@ class UNet(Network):
         self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
         self.exit_norm = group_norm(width)
         self.exit = exit_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1), heads)
-
-    @staticmethod
-    def _check(
-        channels: int, multipliers: tuple[int, ...], blocks: int, patch: int, margin: int, attention: bool
-    ) -> None:
-        require_int("channels", channels, 1, MOST_WIDTH)
-        require_int("blocks", blocks, 1, MOST_DEPTH)
-        require_int("patch", patch, 1, MOST_WIDTH)
-        require_int("margin", margin, 0, MOST_WIDTH)
-        if channels % 8:
-            raise CSBError(f"channels={channels} is not a multiple of 8; choose one, e.g. 48")
-        if not isinstance(multipliers, tuple) or not 1 <= len(multipliers) <= 8:
-            raise CSBError(f"multipliers={multipliers!r} is not a list of widths; give one for each level, e.g. [1, 2]")
-        for multiplier in multipliers:
-            require_int("each of multipliers", multiplier, 1, 64)
-        require_flag("attention", attention)
 
     def _levels(self, width: int, widths: list[int], blocks: int, embedding: int) -> int:
         """The way down from maps of a width, the middle and the way up; returns the width at the end."""

@@ -6,39 +6,4 @@ from csb.process.reference import Linear, Pinned, Reference, expand, joined, mix
 from csb.process.reverse import ancestral, clock, ddim, euler_maruyama, noise_ratio
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
 from csb.process.semidefinite import psd_cholesky, psd_solve
-from csb.process.simulate import draw, draw_linear, draw_pinned, simulate
-
-__all__ = [
-    "SCHEDULES",
-    "SHORT",
-    "Cosine",
-    "Generators",
-    "Grid",
-    "Linear",
-    "LinearBeta",
-    "Noise",
-    "Pinned",
-    "Power",
-    "Reference",
-    "Schedule",
-    "Stream",
-    "ancestral",
-    "automatic_horizon",
-    "clock",
-    "ddim",
-    "draw",
-    "draw_linear",
-    "draw_pinned",
-    "euler_maruyama",
-    "expand",
-    "initialised",
-    "joined",
-    "mix",
-    "noise_like",
-    "noise_ratio",
-    "psd_cholesky",
-    "psd_solve",
-    "repeated",
-    "seeded",
-    "simulate",
-]
+from csb.process.simulate import draw, draw_linear, draw_pinned

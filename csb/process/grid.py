@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_int, is_number, require_int
+from csb.errors import CSBError, is_number, require_int
 from csb.process.schedule import Schedule
 
 MOST_STEPS = 10_000
@@ -25,25 +25,17 @@ class Grid:
         a = self.alpha_bar
         if a.is_meta:  # of a model that is built for its shapes
             return
-        if a.ndim != 1 or len(a) < 2:
-            raise CSBError(f"alpha_bar has shape {tuple(a.shape)}; expected (T + 1,) with T ≥ 1")
-        if a.dtype != torch.float64:
-            raise CSBError(f"alpha_bar has dtype {a.dtype}; expected torch.float64")
         if a[0] != 1 or not bool((a[1:] < a[:-1]).all()) or not bool(a[-1] > 0):
             raise CSBError(
-                f"alpha_bar must fall strictly from 1 and stay above 0, not end at {float(a[-1]):.3g}; use fewer "
-                f"steps, or another schedule or alpha_bar_end"
+                f"alpha_bar of T={self.T} steps must fall strictly from 1 and stay above 0, not end at "
+                f"{float(a[-1]):.3g}; use fewer steps, or another schedule or alpha_bar_end"
             )
 
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
         """ᾱ at τ_k = k/T. CSBError where T is not an integer in 1..MOST_STEPS, or two steps have the same ᾱ."""
-        if not is_int(T) or not 1 <= T <= MOST_STEPS:
-            raise CSBError(f"T={T!r} is not a number of steps; T must be an integer in 1..{MOST_STEPS}")
-        try:
-            return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
-        except CSBError as error:
-            raise CSBError(f"{schedule!r} with T={T}: {error}") from None
+        require_int("T", T, 1, MOST_STEPS)
+        return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
 
     @classmethod
     def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":

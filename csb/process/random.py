@@ -1,6 +1,6 @@
 """Random numbers: generators that are functions of seeds and keys, the keys of all streams, and noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum, unique
 
@@ -106,27 +106,24 @@ class Noise:
     """
 
     def __init__(self, generator: Generators, observations: int, device: torch.device | str = "cpu") -> None:
-        if generator is not None and not isinstance(generator, torch.Generator):
-            if not isinstance(generator, Sequence) or not all(isinstance(one, torch.Generator) for one in generator):
-                raise CSBError(f"generator={generator!r} is no torch.Generator; give one, a list of them, or None")
-            if len(generator) != observations:
-                raise CSBError(
-                    f"{len(generator)} generators were given for {observations} observations; give one for each, or one"
-                )
-            self.parts: list[torch.Generator | None] = list(generator)
-        else:
-            self.parts = [generator]
+        parts = generator if isinstance(generator, Sequence) else [generator]
+        if not all(isinstance(one, torch.Generator) for one in parts) and generator is not None:
+            raise CSBError(f"generator={generator!r} is no torch.Generator; give one, a list of them, or None")
+        if isinstance(generator, Sequence) and len(generator) != observations:
+            raise CSBError(
+                f"{len(generator)} generators were given for {observations} observations; give one for each, or one"
+            )
+        self.parts: list[torch.Generator | None] = list(parts)
         self.generator, self.observations, self.device = generator, observations, device
 
     def normal(self, n: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers (B·n, *shape), the n rows of an observation side by side."""
-        rows = n * self.observations // len(self.parts)
-        found = [torch.randn((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts]
-        return joined(found)
+        return self._drawn(torch.randn, n, shape, dtype)
 
     def uniform(self, n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""
+        return self._drawn(torch.rand, n, shape, dtype)
+
+    def _drawn(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         rows = n * self.observations // len(self.parts)
-        return torch.cat(
-            [torch.rand((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts]
-        )
+        return joined([draw((rows, *shape), dtype=dtype, device=self.device, generator=part) for part in self.parts])

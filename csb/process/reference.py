@@ -43,11 +43,9 @@ class Pinned(NamedTuple):
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:
     """A coefficient of shape () or (B,) in the dtype and on the device of ``like`` (B, …), ready to multiply it."""
     coefficient = coefficient.to(device=like.device, dtype=like.dtype)
-    return (
-        coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
-        if coefficient.ndim
-        else coefficient
-    )
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
 
 
 def repeated(x: Tensor, n: int) -> Tensor:

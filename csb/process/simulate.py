@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from csb.process.random import noise_like
-from csb.process.reference import Linear, Pinned, Reference, expand, mix
+from csb.process.reference import Linear, Pinned, expand, mix
 
 
 def draw(mean: Tensor, var: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -20,11 +20,3 @@ def draw_linear(law: Linear, x: Tensor, generator: torch.Generator | None) -> Te
 def draw_pinned(law: Pinned, near: Tensor, far: Tensor, generator: torch.Generator | None) -> Tensor:
     """A draw of a pinned law at the two given states, each (B, …)."""
     return draw(mix(law, near, far), law.var, generator)
-
-
-def simulate(reference: Reference, x_0: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Trajectories of the reference process from x_0 (B, …): (T + 1, B, …)."""
-    path = [x_0]
-    for k in range(1, reference.grid.T + 1):
-        path.append(draw_linear(reference.step(k), path[-1], generator))
-    return torch.stack(path)

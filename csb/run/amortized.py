@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from csb.bridge.checkpoint import load_conditional
+from csb.bridge.checkpoint import load
 from csb.dtypes import default_device
 from csb.errors import CSBError, is_one_of
 from csb.files import model_file, remove_leftovers
-from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
+from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
 from csb.run.load import stored_spec
@@ -91,10 +91,8 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
     path = model_file(folder, kind)
     if not path.is_file():
         raise CSBError(f"{folder} holds no {path.name}; train it with csb train … stage={kind}")
-    model, reported = load_conditional(path, device or default_device())
-    if model.kind != kind:
-        raise CSBError(f"{path} holds a {model.kind}, not a {kind}; remove it and train with stage={kind}")
-    return Baseline(model, model.transform, build_problem(stored_spec(reported["problem"], path)), reported)
+    model = load(path, device or default_device(), CONDITIONAL[kind])
+    return Baseline(model, model.transform, build_problem(stored_spec(model.about["problem"], path)), model.about)
 
 
 __all__ = ["Baseline", "flow_sampler", "load_baseline", "score_sampler", "train_stage"]

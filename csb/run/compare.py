@@ -19,7 +19,7 @@ from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, wr
 from csb.evaluation.scores import hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import as_images
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, Pairs, Problem
 from csb.problems.specs import same_pairs
 from csb.problems.tasks.mnist_problem import MnistProblem

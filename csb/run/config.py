@@ -16,7 +16,7 @@ from csb.bridge.objectives import Objective, build_objective
 from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.networks.conditional import CONDITIONAL, ConditionalSpec, build_conditional
+from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.scale import finest_scale, pool
 from csb.problems.specs import absolute
@@ -88,8 +88,9 @@ class RunConfig:
     def bridge_spec(self, transform: Transform) -> BridgeSpec:
         """The description of the bridge, once the data have set the transform."""
         return BridgeSpec(
-            self.grid.alpha_bar.tolist(), transform.spec(), self.backward, self.forward, self.device.precision
-        )
+            alpha_bar=self.grid.alpha_bar.tolist(), transform=transform.spec(), backward=self.backward,
+            forward=self.forward, precision=self.device.precision,
+        )  # fmt: skip
 
     def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
         """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
@@ -121,7 +122,10 @@ class RunConfig:
         if kind == "score":
             long = self.schedule.with_horizon(self.amortized.alpha_bar_end)  # of "auto": of the default power
             schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
-        return ConditionalSpec(kind, self.backward.network, transform.spec(), schedule, self.device.precision)
+        return ConditionalSpec(
+            kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
+            precision=self.device.precision,
+        )  # fmt: skip
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""

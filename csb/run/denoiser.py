@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csb.bridge.checkpoint import load_denoiser
+from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.files import model_file, remove_leftovers
-from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
+from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
 from csb.problems.robust import ROWS, bulk, columns
 from csb.problems.rows import Moments, PairRows
@@ -42,7 +42,9 @@ def new_denoiser(
 ) -> NetworkDenoiser:
     """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], of all else the bulk to unit scale."""
     shift, scale = (torch.full(problem.x_shape, 0.5), 0.5) if problem.is_digit else _shift_and_scale(data)
-    denoiser = build_denoiser(DenoiserSpec(network, problem.x_shape, scale, alpha_bar_end), seed)
+    denoiser = build_denoiser(
+        DenoiserSpec(network=network, x_shape=problem.x_shape, scale=scale, alpha_bar_end=alpha_bar_end), seed
+    )
     denoiser.shift.copy_(shift)
     return denoiser
 
@@ -116,7 +118,8 @@ def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) 
     path = model_file(folder, "denoiser")
     if not path.exists():
         return None
-    denoiser, about = load_denoiser(path, device)
+    denoiser = load(path, device, NetworkDenoiser)
+    about = denoiser.about
     name = stored_spec(about["problem"], path)["name"]
     other = PROBLEMS.get(name)
     shared = other is not None and other.shared_prior != "" and other.shared_prior == problem.shared_prior

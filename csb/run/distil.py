@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from csb.bridge import Bridge
-from csb.bridge.checkpoint import load_student
-from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, check_calls, warm_start
+from csb.bridge import Bridge, load
+from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, warm_start
 from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import SUFFIX, checksum, model_file, remove_leftovers
@@ -40,8 +39,9 @@ def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:
     kernel, own, transform = bridge.spec.backward, run.distil, bridge.transform
     law = automatic_law(transform.z_shape) if own.law == AUTO else own.law
     return StudentSpec(
-        bridge.spec.alpha_bar, transform.spec(), kernel.network, kernel.parametrisation, law, own.calls, own.components,
-        own.rank, own.noise, kernel.variance_floor, run.device.precision,
+        alpha_bar=bridge.spec.alpha_bar, transform=transform.spec(), network=kernel.network,
+        parametrisation=kernel.parametrisation, law=law, calls=own.calls, components=own.components, rank=own.rank,
+        noise=own.noise, variance_floor=kernel.variance_floor, precision=run.device.precision,
     )  # fmt: skip
 
 
@@ -55,7 +55,6 @@ def teacher(run: RunConfig) -> Run:
     of, wanted = stored_spec(found.about["problem"], found.folder), run.problem.spec()
     if not same_problem(of, wanted):
         raise CSBError(f"run={run.teacher} is a bridge of {of}, not of {wanted}; give the experiment=… of run=")
-    check_calls(run.distil.calls, found.bridge.grid.T)
     spec = student_spec(run, found.bridge)
     if spec.law == GENERATOR:
         check_patches(run.distil.patches, found.bridge.transform.z_shape)
@@ -119,7 +118,8 @@ def load_consistency(folder: str | Path, device: str | torch.device | None = Non
     path = model_file(folder, NAME)
     if not path.is_file():
         raise CSBError(f"{folder} holds no {path.name}; make it with csb train … stage=distil run={folder}")
-    student, reported = load_student(path, device or default_device())
+    student = load(path, device or default_device(), Student)
+    reported = student.about
     return Consistency(student, student.transform, build_problem(stored_spec(reported["problem"], path)), reported)
 
 

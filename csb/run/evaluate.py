@@ -19,7 +19,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import draw_samples
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 from csb.evaluation.verdict import warn_of_failure
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Stream, seeded

@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
 from csb.files import save_state
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated
 from csb.samplers import ClassLikelihood, GuidanceLikelihood, Likelihood

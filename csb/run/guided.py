@@ -9,7 +9,7 @@ from csb.errors import CSBError
 from csb.evaluation.comparison import Method, draw
 from csb.evaluation.metrics import EnsembleScores
 from csb.evaluation.report import Sweep
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem, Transform
 from csb.process import Grid, Schedule
 from csb.run.guidance_likelihood import guidance_likelihood_of

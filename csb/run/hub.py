@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from csb.bridge import Bridge, load_bridge
+from csb.bridge import Bridge, load
 from csb.dtypes import usable_device
 from csb.errors import CSBError, in_one_line, require_place
 
@@ -27,7 +27,7 @@ def is_own(path: Path, folder: Path) -> bool:
 
 def load_folder(folder: Path, device: str = "cpu") -> Bridge:
     """Return the bridge of an exported folder; see :func:`csb.bridge.checkpoint.load`."""
-    return load_bridge(folder / WEIGHTS, device)[0]
+    return load(folder / WEIGHTS, device, Bridge)
 
 
 def is_repo_id(source: str) -> bool:

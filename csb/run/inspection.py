@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from csb.bridge import Bridge, Direction, load_bridge
+from csb.bridge import Bridge, Direction, load
 from csb.evaluation.tables import format_value, print_table
 from csb.files import model_file, read_json
 from csb.run.load import half_step_files, load_any, read_history
@@ -104,7 +104,7 @@ def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int 
     for file in files:
         if path.parent.name == "half_steps" and file.name != path.name:
             continue
-        other = load_bridge(file)[0].state_dict()
+        other = load(file, of=Bridge).state_dict()
         if own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own):
             return (int(file.stem.split("_")[0]) + 1) // 2, trained
     return None, trained

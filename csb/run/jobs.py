@@ -12,7 +12,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from csb.bridge import load_bridge
+from csb.bridge import Bridge, load
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table, write_json
 from csb.files import model_file
@@ -78,7 +78,7 @@ def stage_job(run: RunConfig) -> None:
 def _run_stage(run: RunConfig) -> None:
     beside = model_file(run.folder, "bridge")
     if beside.exists() and isinstance(run.problem, FilePairs):
-        require_same_pairs(run.folder, load_bridge(beside)[1], run.problem)
+        require_same_pairs(run.folder, load(beside, of=Bridge).about, run.problem)
     if run.stage == "denoiser":
         train_stage(run.problem, run.plain, run.folder, run.seed, run.resume, run.progress)
     elif run.stage == DISTIL:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from csb.bridge import Bridge, load_bridge
+from csb.bridge import Bridge, load
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
@@ -35,7 +35,7 @@ class Run:
 
     @cached_property
     def half_steps(self) -> list[tuple[str, Bridge]]:
-        return [(path.stem, load_bridge(path, self.bridge.device)[0]) for path in half_step_files(self.folder)]
+        return [(path.stem, load(path, self.bridge.device, Bridge)) for path in half_step_files(self.folder)]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def load_any(source: str | Path, device: str | None = None) -> Bridge:
     if path.name == CONFIG and path.is_file():  # of an older exported folder
         path = path.parent
     if path.exists() and not path.is_dir():
-        return load_bridge(path, where)[0]
+        return load(path, where, Bridge)
     if is_folder(path):
         return load_folder(path, where)
     if not path.exists() and not path.parent.is_dir() and is_repo_id(str(source)):
@@ -112,5 +112,6 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
     if not (path := model_file(folder, "bridge")).exists():
         state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
         raise CSBError(f"{folder} holds no {path.name}{state}; give the folder of a finished run")
-    bridge, about = load_bridge(path, device or default_device())
+    bridge = load(path, device or default_device(), Bridge)
+    about = bridge.about
     return Run(folder, bridge, about)

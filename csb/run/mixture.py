@@ -14,7 +14,7 @@ from csb.errors import LARGEST, CSBError, is_one_of
 from csb.evaluation.metrics import sliced_wasserstein
 from csb.evaluation.suite.tables import mean_and_error
 from csb.evaluation.tables import print_table
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.run.config import schedule_of

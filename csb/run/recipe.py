@@ -146,9 +146,10 @@ class NetworkSettings(Schema):
 
 def kernels(network: NetworkSettings, objective: ObjectiveSettings) -> tuple[KernelSpec, KernelSpec]:
     """The kernels of both directions, backward first, of the groups network and objective."""
-    spec, o = {"name": network.name, **(network.options or {})}, objective
+    spec = {"name": network.name, **(network.options or {})}
+    covariance = objective.model_dump(exclude={"name"})
     backward, forward = (
-        KernelSpec(spec, parametrisation, o.covariance, o.rank, o.variance_floor, o.components)
+        KernelSpec(network=spec, parametrisation=parametrisation, **covariance)
         for parametrisation in (network.parametrisation.backward, network.parametrisation.forward)
     )
     return backward, forward

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from csb.bridge import Bridge, build_bridge, load_bridge
+from csb.bridge import Bridge, build_bridge, load
 from csb.errors import CSBError
 from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
@@ -16,7 +16,7 @@ from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
 from csb.evaluation.verdict import warn_of_failure
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json, remove_leftovers
-from csb.networks.conditional import CONDITIONAL
+from csb.networks.diffusion import CONDITIONAL
 from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
@@ -105,7 +105,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def _is_whole(path: Path) -> bool:
     """Whether a finished run's bridge can be read; where not, it is written again from those of the half-steps."""
     try:
-        load_bridge(path)
+        load(path, of=Bridge)
     except CSBError as error:
         logger.warning("%s; it is written again", error)
         return False
@@ -178,7 +178,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     status = "failed"
     try:
         trainer = BridgeTrainer(
-            bridge, spec, run.objective, pairs, run.ipf, setup_of(run, fingerprint, logs),
+            bridge, run.objective, pairs, run.ipf, setup_of(run, fingerprint, logs),
             observer=observer or RunObserver(run, val, logs), calibrate=partial(_calibrate, run=run, val=val),
             val=encoded(transform, run.problem.rows("val")),
         )  # fmt: skip

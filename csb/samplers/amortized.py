@@ -24,7 +24,7 @@ class AmortizedSampler(Sampler):
     observation's encoder runs once an observation and is not counted, as for the bridge.
 
     Args:
-        model: trained or exact; set to evaluation, without gradients. CSBError unless it is one of ``takes``.
+        model: trained or exact, one of ``takes`` and of its ``kind``, else CSBError; set to evaluation, no gradients.
         precision: of the network calls, by default the model's own.
         **settings: of the method.
     """
@@ -32,11 +32,13 @@ class AmortizedSampler(Sampler):
     batch_size: Count = 1024
     """States a network call; bounds the memory of activations."""
     takes: ClassVar[type]
+    kind: ClassVar[str] = ""  # of a conditional model
     remedy: ClassVar[str] = "use more steps, train the model again, or check the values and units of y"
 
     def __init__(self, model: Any, precision: str | None = None, **settings: Any) -> None:
-        if not isinstance(model, self.takes):
-            raise CSBError(f"{self.name} takes a {self.takes.__name__}, not a {type(model).__name__}; load that kind")
+        if not isinstance(model, self.takes) or self.kind != getattr(model, "kind", ""):
+            wanted = self.kind or self.takes.__name__
+            raise CSBError(f"{self.name} takes a {wanted}, not a {type(model).__name__}; load that kind")
         super().__init__(model.transform.x_shape, model.transform.y_shape, model.device, **settings)
         self.model, self.precision = model.eval().requires_grad_(False), precision or model.precision
         self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units

@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
-from csb.bridge.samples import check_observations, measured, require_room
+from csb.bridge.samples import check_observations, measured
 from csb.errors import MOST_ROUNDS, CSBError, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise
@@ -81,7 +81,6 @@ class Sampler(ABC):
         """
         n = require_int("n", n, 1)
         y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
-        require_room(n, len(y), self.x_shape, self.device)
         noise = Noise(generator, len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
             found = self._sample(y, n, noise)

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from csb.bridge.bridge import Precision, autocast
+from csb.bridge.bridge import autocast
+from csb.dtypes import Precision
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Noise, Reference, expand, mix
 from csb.samplers.base import Draws, Fresh, Sampler, check_states, noised

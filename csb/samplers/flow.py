@@ -1,6 +1,6 @@
 """Samplers of a flow: dz/dt = v(z, t, y) from N(0, I) at t = 0 to p(z_0 | y) at t = 1, in N even steps.
 
-See :mod:`csb.networks.conditional` for the velocity. It is finite at both ends, and the start is N(0, I) exactly.
+See :mod:`csb.networks.diffusion` for the velocity. It is finite at both ends, and the start is N(0, I) exactly.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, is_one_of, require_int
-from csb.networks.conditional import ConditionalVelocity, FlowNetwork
+from csb.networks.diffusion import ConditionalModel, FlowNetwork
 from csb.process import Noise
 from csb.process.grid import MOST_STEPS
 from csb.samplers.amortized import AmortizedSampler
@@ -19,10 +19,11 @@ from csb.samplers.amortized import AmortizedSampler
 class FlowSampler(AmortizedSampler):
     """A sampler of a conditional velocity, in N steps."""
 
-    takes = ConditionalVelocity
+    takes = ConditionalModel
+    kind = "flow"
     calls: ClassVar[int]  # a step
 
-    def __init__(self, model: ConditionalVelocity, N: int, **settings: Any) -> None:
+    def __init__(self, model: ConditionalModel, N: int, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.N = require_int("N", N, 1, MOST_STEPS)
         self.times = torch.linspace(0, 1, N + 1, dtype=torch.float64)

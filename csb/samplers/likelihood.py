@@ -20,7 +20,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import AdditiveNoise, Pairs, Problem
 
 _FLOOR = 0.01  # of the root mean variance of H(x) over the data

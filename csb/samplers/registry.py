@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from csb import samplers
 from csb.errors import MOST_DRAWS, CSBError
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
 from csb.process.grid import MOST_STEPS

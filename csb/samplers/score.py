@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from csb.errors import CSBError, is_one_of
-from csb.networks.conditional import ConditionalDenoiser, ScoreNetwork
+from csb.networks.diffusion import ConditionalModel, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, ancestral, ddim, euler_maruyama, mix, noise_ratio
 from csb.samplers.amortized import AmortizedSampler
 from csb.samplers.base import noised
@@ -24,9 +24,10 @@ from csb.schema import Share
 class ScoreSampler(AmortizedSampler):
     """A sampler of a conditional denoiser on a grid of T steps, whose ᾱ_T is small."""
 
-    takes = ConditionalDenoiser
+    takes = ConditionalModel
+    kind = "score"
 
-    def __init__(self, model: ConditionalDenoiser, grid: Grid, **settings: Any) -> None:
+    def __init__(self, model: ConditionalModel, grid: Grid, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.grid = grid
 

@@ -1,6 +1,7 @@
 """The trajectory cache: states of the frozen kernels' paths, from which a half-step draws its batches."""
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -106,12 +107,12 @@ def fill(
             context = bridge.contexts(source, c.to(bridge.device), _CHUNK)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[row_of[k], where] = start.cpu()
-            laws: list[Transition] | None = None if targets is None else []
-            for end in bridge.walk(source, start, context, 1, noise, _CHUNK, laws=laws):
+            laws: deque[Transition] = deque(maxlen=1)
+            for end in bridge.walk(source, start, context, noise, _CHUNK, after=laws.append):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
                 if k in row_of:
                     states[row_of[k], where] = end.cpu()
-                if targets is not None and laws is not None:
+                if targets is not None:
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end

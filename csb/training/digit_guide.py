@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.process import Stream, initialised, seeded
 

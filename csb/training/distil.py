@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge import Bridge
-from csb.bridge.checkpoint import save_student
+from csb.bridge import Bridge, save
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
 from csb.process import Reference, Stream, draw_pinned, expand, repeated, seeded
@@ -188,7 +187,7 @@ def train_student(
 
     stage.until_done(attempt).adopt_average()
     student.to(setup.device.where)
-    save_student(setup.folder / f"{NAME}.safetensors", student, {**setup.about, **stage.cost()})
+    save(student, setup.folder / f"{NAME}.safetensors", {**setup.about, **stage.cost()})
     stage.path.unlink(missing_ok=True)
 
 

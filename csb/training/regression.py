@@ -17,9 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn, rand, randint, randn
 
-from csb.bridge.checkpoint import save_conditional, save_denoiser
-from csb.networks.conditional import FlowNetwork, ScoreNetwork
-from csb.networks.denoiser import NetworkDenoiser
+from csb.bridge.checkpoint import save
+from csb.networks.diffusion import FlowNetwork, NetworkDenoiser, ScoreNetwork
 from csb.process import Schedule, Stream, expand, seeded
 from csb.schema import Count, Schema
 from csb.training.divergence import check_divergence
@@ -200,7 +199,7 @@ def train_denoiser(
     path = diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end))
     task = Regression("denoiser", denoiser, lambda at: denoiser.velocity(at.z, at.level), as_pairs(z_0), path)
     train_regression(task, settings, setup, resume)
-    save_denoiser(setup.folder / "denoiser.safetensors", denoiser, setup.about)
+    save(denoiser, setup.folder / "denoiser.safetensors", setup.about)
     state_file(setup.folder, task.name).unlink(missing_ok=True)
 
 
@@ -227,7 +226,7 @@ def train_conditional(
 
     path = diffusion_path(model.schedule) if isinstance(model, ScoreNetwork) else flow_path
     cost = train_regression(Regression(model.kind, model, predict, as_pairs(pairs), path), settings, setup, resume)
-    save_conditional(setup.folder / f"{model.kind}.safetensors", model, {**setup.about, **cost})
+    save(model, setup.folder / f"{model.kind}.safetensors", {**setup.about, **cost})
     state_file(setup.folder, model.kind).unlink(missing_ok=True)
 
 

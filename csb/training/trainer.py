@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csb.bridge import Bridge, BridgeSpec, Kernel, load_bridge, save_bridge
+from csb.bridge import Bridge, Kernel, load, save
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
 from csb.process import Stream
@@ -34,7 +34,7 @@ class BridgeTrainer:
     """Trains a bridge.
 
     Args:
-        bridge, spec: the bridge and its description, which goes into the files.
+        bridge: with initial weights; changed in place.
         objective: how kernels are fitted.
         pairs: encoded training pairs; or their z (N, …) and c (N, …), on the CPU.
         settings: of the alternation.
@@ -50,7 +50,6 @@ class BridgeTrainer:
     def __init__(
         self,
         bridge: Bridge,
-        spec: BridgeSpec,
         objective: Objective,
         pairs: EncodedPairs | tuple[Tensor, Tensor],
         settings: IPFSettings,
@@ -60,7 +59,7 @@ class BridgeTrainer:
         calibrate: Callable[[Bridge], dict[str, Any]] | None = None,
         val: EncodedPairs | tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.bridge, self.spec, self.pairs = bridge, spec, as_pairs(pairs)
+        self.bridge, self.pairs = bridge, as_pairs(pairs)
         self.settings, self.setup = settings, setup
         self.ranks = Ranks.of(setup.device)
         self.observer, self.calibrate = observer if self.ranks.main else None, calibrate
@@ -105,8 +104,8 @@ class BridgeTrainer:
         if self.settings.select == "best" and scored:
             best = best_iteration(scored)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
-            take_weights(self.bridge, load_bridge(model_file(folder, f"half_steps/{name}"))[0].state_dict())
-        save_bridge(folder / "bridge.safetensors", self.bridge, self.spec, self.setup.about)
+            take_weights(self.bridge, load(model_file(folder, f"half_steps/{name}"), of=Bridge).state_dict())
+        save(self.bridge, folder / "bridge.safetensors", self.setup.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.draw.objective, self.setup.optimizer)
@@ -202,8 +201,7 @@ class BridgeTrainer:
         stage.progress = Progress(half_step.index + 1, retries=progress.retries)
         if not self.ranks.main:
             return
-        path = self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}"
-        save_bridge(path, self.bridge, self.spec, self.setup.about)
+        save(self.bridge, self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.setup.about)
         metrics = figures(progress, timing, self.cache_bytes if half_step.index else 0, kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, progress.losses)

@@ -50,7 +50,7 @@ class TestAgainstClosedForms:
         start = (exact.G @ y.double() + exact.g + noise @ torch.linalg.cholesky(exact.C).T).float()
         with torch.no_grad():
             states = list(
-                bridge.walk("forward", start, bridge.contexts("forward", y[None], 10), N, Noise(seeded(5), 1), 1024)
+                bridge.walk("forward", start, bridge.contexts("forward", y[None], 10), Noise(seeded(5), 1), 1024)
             )
         assert len(states) == exact.grid.T
         assert_law(states[-1], exact.steps[-1].end, y)

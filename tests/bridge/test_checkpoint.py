@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 import csb
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge, save_bridge
-from csb.bridge.checkpoint import KINDS, load, load_conditional, load_student, parse_spec, save
-from csb.bridge.student import StudentSpec, build_student
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
+from csb.bridge.checkpoint import KINDS
+from csb.bridge.student import Student, StudentSpec, build_student
 from csb.errors import CSBError
 from csb.files import FORMAT, checksum, read_tensors, write_tensors
-from csb.networks.conditional import ConditionalSpec, build_conditional
-from csb.networks.denoiser import DenoiserSpec, build_denoiser
+from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.process import seeded
 from csb.run.hub import CONFIG, WEIGHTS
 
@@ -103,8 +102,9 @@ class TestRoundTrip:
     @pytest.mark.parametrize("kind", ["full", "diagonal", "fixed"])
     def test_a_bridge_draws_the_same(self, exact_bridge, tmp_path, kind):
         exact = exact_bridge(kind, correlated=False)
-        save_bridge(tmp_path / "b.safetensors", exact.bridge, exact.spec, {})
-        again, about = load_bridge(tmp_path / "b.safetensors")
+        save(exact.bridge, tmp_path / "b.safetensors", {})
+        again = load(tmp_path / "b.safetensors")
+        about = again.about
         assert about == {}
         assert torch.equal(again.grid.alpha_bar, exact.grid.alpha_bar)
         y = torch.randn(3, 2, generator=seeded(1))
@@ -114,7 +114,7 @@ class TestRoundTrip:
         part = KernelSpec(UNET, "x0")
         transform = {"name": "hole", "x_shape": [1, 8, 8], "box": [2, 2, 4, 4]}
         save(build_bridge(BridgeSpec([1.0, 0.5], transform, part, part, "bf16-mixed")), tmp_path / "b", {})
-        again, _ = load_bridge(tmp_path / "b")
+        again = load(tmp_path / "b")
         assert again.precision == "bf16-mixed"
         assert again.sample(torch.rand(2, 1, 8, 8), generator=seeded(1)).x.shape == (2, 1, 1, 8, 8)
 
@@ -128,7 +128,7 @@ class TestRoundTrip:
 
     def test_what_is_missing_is_told(self, tmp_path):
         save(made("flow"), tmp_path / "a", ABOUT)
-        _, about = load_conditional(tmp_path / "a")
+        about = load(tmp_path / "a").about
         with pytest.raises(CSBError, match="a lacks 'config' beside problem, versions"):
             _ = about["config"]
 
@@ -137,7 +137,7 @@ class TestRoundTrip:
         with pytest.raises(CSBError, match="a holds a FlowNetwork, not a Bridge"):
             csb.load(tmp_path / "a", "cpu")
         with pytest.raises(CSBError, match="a holds a FlowNetwork, not a Student"):
-            load_student(tmp_path / "a")
+            load(tmp_path / "a", of=Student)
 
 
 def part(data):
@@ -166,11 +166,6 @@ def tensor(change):
         data["weights"][name] = change(data["weights"][name])
 
     return case
-
-
-def deep(data):
-    for _ in range(100):
-        data["about"] = {"more": data["about"]}
 
 
 ALL = {
@@ -202,7 +197,6 @@ ALL = {
     "no description": lambda d: d.update(spec=None),
     "about is a list": lambda d: d.update(about=[]),
     "about is text": lambda d: d.update(about="import os"),
-    "deep": deep,
     "one tensor less": lambda d: d["weights"].pop(next(name for name in d["weights"] if "network" in name)),
     "one tensor more": lambda d: d["weights"].update({"../../outside": torch.zeros(1)}),
     "integers": tensor(lambda t: t.to(torch.int64)),
@@ -218,7 +212,6 @@ OF_ARCHIVES = {
     "weights hold text": lambda d: d.update(weights={"a": "b"}),
     "about holds a tensor": lambda d: d["about"].update(x=torch.zeros(1)),
     "about holds nan": lambda d: d["about"].update(x=float("nan")),
-    "integer keys": lambda d: d["about"].update({1: 2}),
     "stretched": tensor(lambda t: torch.zeros(1).expand(10**10)),
     "sparse": tensor(lambda t: torch.eye(2).to_sparse()),
 }
@@ -295,9 +288,9 @@ class TestHostile:
 
     def test_the_line_tells_what_is_wrong(self, tmp_path):
         for change, reported in (
-            (network(width=10**9), "bridge.backward.network.width is 1000000000"),
+            (network(width=10**9), "network.options.width=1000000000 is not possible; give an integer in 1..65536"),
             (network(_target_="os.system"), "csb runs nothing that a file names"),
-            (put(part, rank="a"), "bridge.backward.rank is 'a'; Input should be a valid integer"),
+            (put(part, rank="a"), "kernel.rank='a' is not possible; give an integer in 1..4096"),
             (put(part, rank=-1), "rank=-1 is not possible"),
         ):
             change(data := content("bridge"))
@@ -310,7 +303,7 @@ class TestHostile:
         for _ in range(30):
             data["about"] = {"a": [data["about"]] * 10}
         write(tmp_path / "a.pt", data)
-        refused(tmp_path / "a.pt", "endless")
+        refused(tmp_path / "a.pt", "its description is longer than any of csb's")
 
     @pytest.mark.parametrize("whole", [True, False], ids=["pickle", "pickle in a zip"])
     def test_pickles_run_nothing(self, tmp_path, canary, whole):
@@ -385,4 +378,4 @@ class TestPlaces:
 def test_descriptions_there_and_back():
     for name in MODELS:
         data = content(name)
-        assert parse_spec(data["kind"], data["spec"]) == made(name).spec
+        assert KINDS[data["kind"]][0].read(data["spec"]) == made(name).spec

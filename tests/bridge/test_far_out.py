@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import csb
-from csb.bridge.checkpoint import load_conditional, load_student
+from csb.bridge.checkpoint import load
 from csb.bridge.samples import Samples
 from csb.errors import CSBError
 from csb.problems import Pairs
@@ -35,9 +35,9 @@ def fitted_bridge(offset: float = 0.0):
 SAMPLERS = {
     "bridge": lambda: fitted_bridge().sample,
     "sampler": lambda: BridgeSampler(fitted_bridge()).sample,
-    "score": lambda: score_sampler(load_conditional(FILES / "score.pt")[0], "ddim", T=3).sample,
-    "flow": lambda: flow_sampler(load_conditional(FILES / "flow.pt")[0], "euler", N=3).sample,
-    "student": lambda: ConsistencySampler(load_student(FILES / "consistency.pt")[0]).sample,
+    "score": lambda: score_sampler(load(FILES / "score.pt"), "ddim", T=3).sample,
+    "flow": lambda: flow_sampler(load(FILES / "flow.pt"), "euler", N=3).sample,
+    "student": lambda: ConsistencySampler(load(FILES / "consistency.pt")).sample,
 }
 
 

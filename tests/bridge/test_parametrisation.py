@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
-from csb.errors import CSBError
 from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
 from csb.process import Cosine, Grid, Power, Reference, mix, seeded
 
@@ -110,8 +109,3 @@ def test_coefficients_are_finite_and_invertible(grid, direction, name):
     assert len(found.skip) == len(found.gain) == grid.T + 1
     assert bool(torch.isfinite(torch.stack(found)).all())
     assert bool((found.gain[1:].abs() > 0).all())
-
-
-def test_unknown_name():
-    with pytest.raises(CSBError, match=r"^parametrisation 'score' is unknown; choose one of drift, x0, eps, v$"):
-        coefficients("score", GRIDS[0].values[0], "backward")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge, save_bridge
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
 from csb.evaluation import inflation
 from csb.evaluation.inflation import inflate
 from csb.evaluation.metrics import spread_skill
@@ -63,10 +63,10 @@ def test_samples_too_wide_are_left_alone_and_the_factor_is_bounded():
 
 
 def test_the_factor_is_saved_and_the_next_fit_starts_without(tmp_path):
-    bridge, spec, pairs = shrunk(0.8)
+    bridge, _, pairs = shrunk(0.8)
     factor = inflate(bridge, pairs, 0)["inflation"]
-    save_bridge(tmp_path / "bridge.safetensors", bridge, spec, {})
-    again, _ = load_bridge(tmp_path / "bridge.safetensors")
+    save(bridge, tmp_path / "bridge.safetensors", {})
+    again = load(tmp_path / "bridge.safetensors")
     assert float(again.backward_kernel.inflation) == pytest.approx(factor)
     HalfStepModule(again, HalfStep(2, 2, "backward", 1), objective=None, settings=OptimizerSettings())
     assert float(again.backward_kernel.inflation) == 1

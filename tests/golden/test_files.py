@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import csb
-from csb.bridge import Bridge
-from csb.bridge.checkpoint import load_bridge, load_conditional, load_denoiser, load_student
+from csb.bridge import Bridge, load
 from csb.run.load import load_run
 from csb.samplers import ConsistencySampler, flow_sampler, score_sampler
 from csb.training.state import load_progress
@@ -37,22 +36,22 @@ def _of_bridge(bridge: Bridge) -> Tensor:
 
 
 def _of_score() -> Tensor:
-    model = load_conditional(FILES / "score.pt")[0]
+    model = load(FILES / "score.pt")
     return score_sampler(model, "ddim", T=4).sample(_observations((2,)), N, _generator()).x
 
 
 def _of_flow() -> Tensor:
-    model = load_conditional(FILES / "flow.pt")[0]
+    model = load(FILES / "flow.pt")
     return flow_sampler(model, "euler", N=4).sample(_observations((2,)), N, _generator()).x
 
 
 def _of_student(calls: int) -> Tensor:
-    student = load_student(FILES / "consistency.pt")[0]
+    student = load(FILES / "consistency.pt")
     return ConsistencySampler(student, calls=calls).sample(_observations((2,)), N, _generator()).x
 
 
 def _of_denoiser() -> Tensor:
-    denoiser = load_denoiser(FILES / "denoiser.pt")[0]
+    denoiser = load(FILES / "denoiser.pt")
     with torch.no_grad():
         return denoiser(_observations((2,)), torch.tensor([0.5]))
 
@@ -94,7 +93,7 @@ def test_the_files_of_a_run_are_read(tmp_path: Path) -> None:
     progress = load_progress(tmp_path / "run" / "state.pt", stored["fingerprint"])
     assert progress.half_step == 2
     assert run.problem.spec() == {**run.about["problem"]}
-    assert load_bridge(tmp_path / "run" / "bridge.pt")[1]["config"]["L"] == 1
+    assert load(tmp_path / "run" / "bridge.pt").about["config"]["L"] == 1
 
 
 def write_samples() -> None:

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from csb.bridge.checkpoint import parse_spec
 from csb.errors import CSBError
-from csb.networks.denoiser import DenoiserSpec, MixtureDenoiser, build_denoiser
+from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import GaussianMixture, Mixture
 from csb.process import seeded
 
@@ -136,11 +135,11 @@ class TestSpec:
     def test_there_and_back(self):
         spec = DenoiserSpec(UNET, (1, 8, 8), 0.31, 1e-4)
         assert spec.plain() == {"network": UNET, "x_shape": [1, 8, 8], "scale": 0.31, "alpha_bar_end": 1e-4}
-        assert parse_spec("denoiser", spec.plain()) == spec
+        assert DenoiserSpec.read(spec.plain()) == spec
         assert build_denoiser(spec).alpha_bar_end == 1e-4
 
     def test_the_horizon_need_not_be_known(self):
-        spec = parse_spec("denoiser", {"network": MLP, "x_shape": [3], "scale": 1.0})
+        spec = DenoiserSpec.read({"network": MLP, "x_shape": [3], "scale": 1.0})
         assert build_denoiser(spec).alpha_bar_end == 0
 
     @pytest.mark.parametrize(
@@ -154,10 +153,10 @@ class TestSpec:
         ids=["no shape", "no scale", "more", "number"],
     )
     def test_errors(self, data):
-        with pytest.raises(CSBError, match=r"denoiser\.\w+ is .+; "):
-            parse_spec("denoiser", data)
+        with pytest.raises(CSBError, match=r"denoiser(\.\w+ is missing| has no setting|\.x_shape=3 is not a shape)"):
+            DenoiserSpec.read(data, "denoiser")
 
     @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
     def test_scale(self, scale):
-        with pytest.raises(CSBError, match=f"scale={scale!r} of a denoiser is not positive"):
+        with pytest.raises(CSBError, match=f"scale={scale!r} is not possible; give a finite number above 0"):
             build_denoiser(DenoiserSpec(MLP, (3,), scale))

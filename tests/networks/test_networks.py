@@ -182,8 +182,13 @@ class TestUNetSees:
     [
         ({"name": "resnet"}, (2,), (2,), "network 'resnet' is unknown; choose one of mlp, affine, unet"),
         ({}, (2,), (2,), "network None is unknown"),
-        ({"name": "mlp", "layers": 3}, (2,), (2,), "network 'mlp' has no option 'layers'; it takes width, depth"),
-        ({"name": "mlp", "heads": 3}, (2,), (2,), "network 'mlp' has no option 'heads'"),
+        (
+            {"name": "mlp", "layers": 3},
+            (2,),
+            (2,),
+            "network.options has no setting 'layers'; choose among width, d",
+        ),
+        ({"name": "mlp", "heads": 3}, (2,), (2,), "network.options has no setting 'heads'"),
         ({"name": "unet"}, (2,), (2,), "network=unet needs images"),
         ({"name": "unet"}, (1, 4, 4), (2, 2), "network=unet needs images"),
         ({"name": "unet", "patch": 3}, (1, 28, 28), (1, 28, 28), "patch=3 does not divide the 28×28 image"),
@@ -191,14 +196,19 @@ class TestUNetSees:
             {"name": "unet", "patch": 0},
             (1, 28, 28),
             (1, 28, 28),
-            "patch=0 is not possible; give an integer in 1..65536",
+            "network.options.patch=0 is not possible; give an integer in 1..65536",
         ),
-        ({"name": "unet", "channels": 12}, (1, 8, 8), (1, 8, 8), "channels=12 is not a multiple of 8"),
+        (
+            {"name": "unet", "channels": 12},
+            (1, 8, 8),
+            (1, 8, 8),
+            "network.options.channels=12 is not possible; give a multiple of 8 in 8..65536",
+        ),
         (
             {"name": "unet", "channels": 0},
             (1, 8, 8),
             (1, 8, 8),
-            "channels=0 is not possible; give an integer in 1..65536",
+            "network.options.channels=0 is not possible; give a multiple of 8 in 8..65536",
         ),
     ],
 )

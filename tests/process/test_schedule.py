@@ -83,9 +83,6 @@ def test_number_of_steps_must_be_a_positive_integer(T):
 @pytest.mark.parametrize(
     ("alpha_bar", "match"),
     [
-        (torch.ones(1, dtype=torch.float64), "shape"),
-        (torch.ones(2, 2, dtype=torch.float64), "shape"),
-        (torch.tensor([1.0, 0.5]), "dtype"),
         (torch.tensor([0.9, 0.5], dtype=torch.float64), "fall strictly"),
         (torch.tensor([1.0, 0.5, 0.5], dtype=torch.float64), "fall strictly"),
         (torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), "stay above 0"),
@@ -97,8 +94,8 @@ def test_grid_rejects(alpha_bar, match):
         Grid(alpha_bar)
 
 
-def test_steps_that_fall_together_name_the_schedule():
-    with pytest.raises(CSBError, match=r"^Power\(alpha_bar_end=0.1, power=1e-300\) with T=10: alpha_bar must fall"):
+def test_steps_that_fall_together():
+    with pytest.raises(CSBError, match=r"^alpha_bar of T=10 steps must fall strictly from 1"):
         Grid.from_schedule(Power(0.1, 1e-300), 10)
 
 

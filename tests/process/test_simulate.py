@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from csb.process import Grid, Power, Reference, draw, draw_linear, draw_pinned, noise_like, seeded, simulate
+from csb.process import Grid, Power, Reference, draw, draw_linear, draw_pinned, noise_like, seeded
 
 N, T = 200_000, 5
+
+
+def simulate(reference, x_0, generator):
+    """Trajectories of the reference process from x_0 (B, …): (T + 1, B, …)."""
+    path = [x_0]
+    for k in range(1, reference.grid.T + 1):
+        path.append(draw_linear(reference.step(k), path[-1], generator))
+    return torch.stack(path)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from conftest import Hook
 
 from csb.bridge.checkpoint import load
 from csb.errors import CSBError
-from csb.networks.conditional import FlowNetwork, ScoreNetwork
+from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.process import Power, seeded
 from csb.run import cli
 from csb.run.amortized import flow_sampler, load_baseline, score_sampler
@@ -71,7 +71,7 @@ def test_samplers_of_what_is_loaded(folder):
     [
         ("score", Hook("csb.training.regression.RegressionModule.training_step", 17)),
         ("flow", Hook("csb.training.stage.save_progress", 3)),
-        ("score", Hook("csb.training.regression.save_conditional", 1)),
+        ("score", Hook("csb.training.regression.save", 1)),
     ],
     ids=["in a step", "before a state", "before the file"],
 )
@@ -149,9 +149,7 @@ def test_what_cannot_be_loaded(tmp_path, kind, message):
 
 def test_a_file_of_another_kind(folder, tmp_path):
     (tmp_path / "flow.safetensors").write_bytes((folder / "score.safetensors").read_bytes())
-    with pytest.raises(
-        CSBError, match=r"flow.safetensors holds a score, not a flow; remove it and train with stage=flow"
-    ):
+    with pytest.raises(CSBError, match=r"flow.safetensors holds a ScoreNetwork, not a FlowNetwork; give another file"):
         load_baseline(tmp_path, "flow")
     (tmp_path / "flow.safetensors").write_bytes((folder / "score.safetensors").read_bytes()[:-100])
     with pytest.raises(CSBError, match=r"flow.safetensors is damaged or not a csb file"):

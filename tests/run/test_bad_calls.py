@@ -8,13 +8,13 @@ import torch
 from hypothesis import strategies as st
 
 import csb
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save_bridge
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
 from csb.evaluation import calibration, ensemble, fidelity, metrics, moments, two_sample
 from csb.filtering import FILTERS, MODELS
 from csb.networks import NETWORKS, build_network
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture, build_problem
 from csb.problems.specs import arguments as arguments_of
 from csb.process import SCHEDULES, Grid, Power, seeded
@@ -103,7 +103,7 @@ class TestBridge:
         cases = try_calls(calls, 20)
         assert cases["refused"] > 60
 
-    @pytest.mark.parametrize("n", [10**9, 10**12, 2**62])
+    @pytest.mark.parametrize("n", [10**12, 2**62])
     def test_more_samples_than_memory(self, bridge, n):
         assert "draw fewer" in answer(lambda: bridge.sample(Y, n))
         assert "draw fewer" in answer(lambda: bridge.log_prob(torch.zeros(2, 3), Y, n))
@@ -150,7 +150,7 @@ class TestPlaces:
     def file(self, exact_bridge, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         made = exact_bridge()
-        save_bridge(tmp_path / "bridge.safetensors", made.bridge, made.spec, {})
+        save(made.bridge, tmp_path / "bridge.safetensors", {})
         return tmp_path / "bridge.safetensors"
 
     def test_load(self, file):
@@ -187,8 +187,8 @@ class TestPlaces:
 
     def test_observations_cut_short(self, tmp_path):
         good = np.arange(6.0).reshape(3, 2)
-        for name, save in (("y.npy", np.save), ("y.npz", lambda f, a: np.savez(f, y=a))):
-            save(tmp_path / name, good)
+        for name, write in (("y.npy", np.save), ("y.npz", lambda f, a: np.savez(f, y=a))):
+            write(tmp_path / name, good)
             data = (tmp_path / name).read_bytes()
 
             def cut(at, name=name, data=data):

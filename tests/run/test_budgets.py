@@ -7,8 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from csb.bridge import BridgeSpec, KernelSpec, save_bridge
-from csb.bridge.checkpoint import save_conditional, save_student
+from csb.bridge import BridgeSpec, KernelSpec, save
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
 from csb.files import checksum
@@ -39,14 +38,14 @@ def about(problem=PROBLEM):
 def run(tmp_path_factory):
     """A folder with an untrained bridge of T = 3, score, flow and student of one and two calls."""
     folder = tmp_path_factory.mktemp("run")
-    save_bridge(folder / "bridge.safetensors", make_untrained_bridge(2, 1), _spec("v"), about())
+    save(make_untrained_bridge(2, 1), folder / "bridge.safetensors", about())
     for kind in ("score", "flow"):
-        save_conditional(folder / f"{kind}.safetensors", untrained(kind, 2, 1), about())
+        save(untrained(kind, 2, 1), folder / f"{kind}.safetensors", about())
     spec = _spec("v")
     student = StudentSpec(spec.alpha_bar, spec.transform, spec.backward.network, "v", "full", [1, 2])
-    save_student(
-        folder / "consistency.safetensors",
+    save(
         build_student(student),
+        folder / "consistency.safetensors",
         about() | {"bridge": checksum(folder / "bridge.safetensors")},
     )
     return folder
@@ -142,7 +141,7 @@ class TestFit:
 
     def test_a_bridge_whose_kernels_take_all_steps_or_none(self, tmp_path):
         bridge = make_untrained_bridge(2, 1, parametrisation="drift")
-        save_bridge(tmp_path / "bridge.safetensors", bridge, _spec("drift"), about())
+        save(bridge, tmp_path / "bridge.safetensors", about())
         (one, two) = self.fits(tmp_path, f"run={tmp_path}", "methods=[bridge]", "calls=[2,3]", "seconds=[]")["bridge"]
         assert (one.row, one.reason) == (None, "")
         assert two.row.passes == 3

@@ -9,11 +9,11 @@ from conftest import ROOT
 from demo_examples import write_digits
 from hydra import compose, initialize_config_dir
 
-from csb.bridge.checkpoint import save_denoiser
+from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.evaluation.classifier import DigitClassifier
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.networks.denoiser import DenoiserSpec, MixtureDenoiser, build_denoiser
+from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
 from csb.problems.tasks import mnist
 from csb.run import twist
@@ -72,7 +72,7 @@ def trained(data):
         result = train(settings)
         run = load_run(data / "mnist_class", "cpu")
         about = {"problem": {"name": "mnist_inpaint"}, "config": {}}  # the same prior, so that its denoiser will do
-        save_denoiser(run.folder / "denoiser.safetensors", denoiser(), about)
+        save(denoiser(), run.folder / "denoiser.safetensors", about)
         tables = evaluate(run, SamplerSettings(), METRICS, 0)
         compare_run(run, [], settings.baselines, SamplerSettings(), METRICS, 0, "a command", bar=False)
     return run, result, tables
@@ -122,7 +122,7 @@ def test_the_guiding_classifier_is_kept_for_its_denoiser(data, tmp_path, caplog)
 
 
 def test_a_denoiser_of_another_prior_is_refused(tmp_path):
-    save_denoiser(tmp_path / "denoiser.safetensors", denoiser(), {"problem": {"name": "two_moons"}, "config": {}})
+    save(denoiser(), tmp_path / "denoiser.safetensors", {"problem": {"name": "two_moons"}, "config": {}})
     with pytest.raises(CSBError, match="is a denoiser of two_moons, not mnist_class; remove it"):
         stored_denoiser(MnistClass(), tmp_path, "cpu")
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import csb
-from csb.bridge import load_bridge, save_bridge
+from csb.bridge.checkpoint import load, save
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text
 from csb.run import cli, jobs
@@ -44,7 +44,7 @@ def run(command, tiny, tmp_path_factory):
 def file(exact_bridge, tmp_path):
     """A bridge in a file of its own, with nothing beside it, for x and y in two dimensions."""
     made = exact_bridge()
-    save_bridge(tmp_path / "bridge.safetensors", made.bridge, made.spec, {"versions": {"csb": "9.9"}})
+    save(made.bridge, tmp_path / "bridge.safetensors", {"versions": {"csb": "9.9"}})
     return tmp_path / "bridge.safetensors"
 
 
@@ -251,7 +251,8 @@ class TestInspect:
         done = command("inspect", f"run={run}", "json=true", script=CSB, cwd=tmp_path)
         assert done.code == 0, done.err
         found = json.loads(done.out)
-        bridge, about = load_bridge(run / "bridge.safetensors")
+        bridge = load(run / "bridge.safetensors")
+        about = bridge.about
         result = json.loads((run / "result.json").read_text())
         history = json.loads((run / "history.json").read_text())
         best = best_iteration([row for row in history if SCORE in row])

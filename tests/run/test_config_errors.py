@@ -66,7 +66,7 @@ VALUES = [
     ("+trainer.foo=1", "foo"),
     ("+problem.foo=1", "problem has no setting 'foo'"),
     ("+process.foo=1", "foo"),
-    ("+network.options.foo=1", "network 'mlp' has no option 'foo'"),
+    ("+network.options.foo=1", "network.options has no setting 'foo'"),
     ("network.options.width=0", "width=0 is not possible"),
     ("network.options=3", "network.options=3"),
     ("network.parametrisation=v", "network.parametrisation='v'"),

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from demo_examples import PROBLEMS, TEST, ask, serving, untrained, write_digits
 
-from csb.bridge.checkpoint import save_bridge
+from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded
@@ -289,8 +289,8 @@ class TestStart:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    bridge, spec, about = untrained("mnist_inpaint_anywhere", folder / "no_data")
-    save_bridge(folder / "bridge.safetensors", bridge, spec, about)
+    bridge, _, about = untrained("mnist_inpaint_anywhere", folder / "no_data")
+    save(bridge, folder / "bridge.safetensors", about)
     return folder
 
 

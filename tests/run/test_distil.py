@@ -78,7 +78,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
     expected = ConsistencySampler(load_consistency(folder, "cpu").student, 2).sample(torch.from_numpy(y), 3, seeded(0))
     assert np.array_equal(np.load(tmp_path / "s.npz")["x"], expected.x.numpy())
     for run, more, message in (
-        (folder, ("calls=4",), "calls=4 is not among those that the student is fitted for; choose one of 1, 2"),
+        (folder, ("calls=4",), "calls=4 is not among those that the sampler is fitted for; choose one of 1, 2"),
         (folder, ("sampler.sample_steps=2",), "sampler.sample_steps=2 is for the bridge, and calls=2 for its student"),
         (bridge, (), "holds no consistency.safetensors for calls=2; make it with csb train … stage=distil"),
     ):
@@ -124,7 +124,7 @@ def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
     [
         Hook("csb.training.distil.DistilModule.training_step", 14),
         Hook("csb.training.stage.save_progress", 4),
-        Hook("csb.training.distil.save_student", 1),
+        Hook("csb.training.distil.save", 1),
     ],
     ids=["in a step", "before a state", "before the file"],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import csb
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save_bridge
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.run.export import export
@@ -39,7 +39,7 @@ def run(tmp_path):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
         bridge.transform.x_log.zero_()  # the states of random weights lie too far out for exponentials
     folder = tmp_path / "run"
-    save_bridge(folder / "bridge.safetensors", bridge, SPEC, ABOUT)
+    save(bridge, folder / "bridge.safetensors", ABOUT)
     (folder / "result.json").write_text(json.dumps(RESULT))
     (folder / "pictures").mkdir()
     for name in ("01_backward_000400", "03_backward_000350", "03_backward_loss", "02_forward_9"):

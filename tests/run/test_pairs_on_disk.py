@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from csb.bridge import load_bridge
+from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.files import load_state, save_state
 from csb.problems import sources
@@ -88,7 +88,7 @@ def whole(folder, tmp_path_factory):
 
 
 def weights(path):
-    return load_bridge(path / "bridge.safetensors")[0].state_dict()
+    return load(path / "bridge.safetensors").state_dict()
 
 
 def assert_same(one, two):

@@ -14,7 +14,7 @@ import torch
 from benchmark_checks import refuse
 from conftest import ROOT
 
-from csb.bridge.checkpoint import load_conditional
+from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import load_state
@@ -204,9 +204,7 @@ def test_amortized_baselines_are_trained_once_and_sampled_at_as_many_calls(forke
         ("flow", "flow, Euler", 2, 2), ("flow", "flow, Heun", 2, 2), ("flow", "flow, Euler", 3, 3),
     ]  # fmt: skip
     assert all(row["L"] is None and row["train_seconds"] > 0 and row["sliced_w"] > 0 for row in rows)
-    steps = [
-        load_conditional(job.folder / f"{job.method}.safetensors")[1]["steps"] for job in plan(settings_of(arguments))
-    ]
+    steps = [load(job.folder / f"{job.method}.safetensors").about["steps"] for job in plan(settings_of(arguments))]
     assert steps == [60, 60]  # of a bridge's three half-steps of 20
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from csb.networks.conditional import ConditionalDenoiser, ConditionalSpec, ConditionalVelocity, build_conditional
+from csb.networks.diffusion import ConditionalModel, ConditionalSpec, build_conditional
 from csb.problems import LinearGaussian
 from csb.problems.transform import Identity
 from csb.process import seeded
@@ -17,8 +17,10 @@ def matrix_power(S, p):
     return (vectors * values**p) @ vectors.T
 
 
-class ExactDenoiser(ConditionalDenoiser):
+class ExactDenoiser(ConditionalModel):
     """E[z_0 | z_k, y] for x | y ~ N(G y, C): G y + √ᾱ C S⁻¹(z − √ᾱ G y), S = ᾱC + (1−ᾱ)I, in z's dtype."""
+
+    kind = "score"
 
     def __init__(self, problem=PROBLEM):
         super().__init__(Identity(problem.x_shape, problem.y_shape))
@@ -42,8 +44,10 @@ class ExactDenoiser(ConditionalDenoiser):
         return torch.stack([a.sqrt() * mean + start @ matrix_power(self.cov(a), 0.5) for a in grid.alpha_bar])
 
 
-class ExactVelocity(ConditionalVelocity):
+class ExactVelocity(ConditionalModel):
     """E[z_0 − ε | z_t, y] for x | y ~ N(m, C): m + (tC − (1−t)I) S⁻¹(z − t m), S = t²C + (1−t)²I, in z's dtype."""
+
+    kind = "flow"
 
     def __init__(self, problem=PROBLEM):
         super().__init__(Identity(problem.x_shape, problem.y_shape))

@@ -14,7 +14,7 @@ from azula.guidance.tds import TDSSampler
 from azula.noise import Schedule
 from azula.sample import DDPMSampler
 
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import GaussianMixture
 from csb.process import Cosine, Grid, LinearBeta, Noise, Power, seeded
 from csb.samplers import DPS, TDS, Likelihood

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import Likelihood

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.networks.conditional import ConditionalSpec, build_conditional
+from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.problems import MnistInpaint
 from csb.process import Grid, LinearBeta, noise_ratio, seeded
 from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
@@ -57,7 +57,7 @@ class TestEach:
         assert not any(p.requires_grad for p in model.parameters())
 
     def test_a_model_of_another_kind(self, name):
-        with pytest.raises(CSBError, match=r"takes a Conditional(Denoiser|Velocity), not a (Flow|Score)Network"):
+        with pytest.raises(CSBError, match=r"takes a (score|flow), not a (Flow|Score)Network"):
             make_amortized(name, FLOW_NETWORK, SCORE_NETWORK, GRID)
 
     def test_a_diverging_chain_is_one_clear_line(self, name):
@@ -118,7 +118,7 @@ class TestBuilders:
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "score_ddim.eta=True is not possible"),
             (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method 'nope' of a flow is unknown; choose one of euler"),
             (lambda: flow_sampler(FLOW_NETWORK, "euler", 0), "N=0 is not possible"),
-            (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler takes a ConditionalVelocity, not"),
+            (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler takes a flow, not"),
         ],
         ids=range(9),
     )

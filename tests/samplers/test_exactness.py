@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from csb.networks.denoiser import Denoiser, MixtureDenoiser
+from csb.networks.diffusion import Denoiser, MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, Noise, Power, Reference, seeded
 from csb.samplers import DPS, RESAMPLING, TDS, BootstrapSMC, Likelihood, Replacement

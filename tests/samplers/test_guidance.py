@@ -7,7 +7,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.evaluation.moments import moment_errors, sample_moments
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, Mixture, MixtureClass
 from csb.process import Grid, Power, seeded
 from csb.samplers import TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, Likelihood

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal
 
 from csb.errors import CSBError
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DPS, Likelihood

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.networks.denoiser import Denoiser
+from csb.networks.diffusion import Denoiser
 from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres
 from csb.process import Grid, Power, expand, seeded
 from csb.samplers import DDRM, MMPS, SDA, TMPD, Likelihood, PiGDM

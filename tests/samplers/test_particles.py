@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import TDS, BootstrapSMC, Likelihood

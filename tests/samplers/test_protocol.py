@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.networks.denoiser import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
+from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import BridgeSampler, ExactSampler, Likelihood, Replacement, horizon_bias

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from csb.networks.denoiser import MixtureDenoiser
+from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import LinearGaussian, Matrix, Mixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DDRM, Likelihood, PiGDM

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.checkpoint import load_conditional
+from csb.bridge.checkpoint import load
 from csb.bridge.objectives import Likelihood, Target
 from csb.errors import CSBError, Terminated
-from csb.networks.conditional import ConditionalSpec, build_conditional
+from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.process import seeded
 from csb.run.ends import terminable
 from csb.training.batches import Batch
@@ -241,7 +241,7 @@ def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
     with pytest.raises(Diverged, match="in the flow at step 2"):
         train(tmp_path / "stopped", 0)
     train(tmp_path / "run", 3)
-    _, about = load_conditional(tmp_path / "run" / "flow.safetensors")
+    about = load(tmp_path / "run" / "flow.safetensors").about
     assert (about["retries"], about["steps"]) == (1, 6)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["flow.safetensors"]
 

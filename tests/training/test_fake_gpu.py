@@ -59,7 +59,7 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
         loss = module.weighted_loss(module.kernel, Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
         assert loss.device == module.last_loss.device == GPU
         c = torch.empty(3, 2, device=GPU)
-        states = list(bridge.walk(direction, x, bridge.contexts(direction, c, 2), 2, Noise(None, 3, GPU), 4))
+        states = list(bridge.walk(direction, x, bridge.contexts(direction, c, 2), Noise(None, 3, GPU), 4))
         assert [state.device for state in states] == [GPU] * 3
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load_bridge
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
@@ -34,7 +34,7 @@ def make(
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
     train = problem.pairs("train")
     return BridgeTrainer(
-        build_bridge(spec), spec, build_objective(objective), pairs or (train.x, train.y),
+        build_bridge(spec), build_objective(objective), pairs or (train.x, train.y),
         IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
         Setup(folder, optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, bar=False), observer=observer,
@@ -43,7 +43,7 @@ def make(
 
 def fitted(path, direction):
     """The affine kernel of each step, k = 1..T, of a saved bridge."""
-    bridge, _ = load_bridge(path)
+    bridge = load(path)
     kernel, d = bridge.kernel(direction), bridge.transform.z_shape[0]
     m, found = bridge.transform.c_shape[0], []
     with torch.no_grad():
@@ -132,9 +132,10 @@ def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, 
     progress = make(tmp_path, problem, covariance, objective).run(resume=False)
     assert_recursion(tmp_path, problem, recursion, 2, 0.04)
     assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward", "04_forward"]
-    last, about = load_bridge(tmp_path / "bridge.safetensors")
+    last = load(tmp_path / "bridge.safetensors")
+    about = last.about
     assert about == {"note": 1}
-    for key, value in load_bridge(tmp_path / "half_steps" / "04_forward.safetensors")[0].state_dict().items():
+    for key, value in load(tmp_path / "half_steps" / "04_forward.safetensors").state_dict().items():
         assert torch.equal(value, last.state_dict()[key])
 
 
@@ -185,7 +186,7 @@ class TestALossThatIsNotFinite:
         # With the cause removed the run goes on from there as if nothing had happened.
         monkeypatch.setattr(trainer_module, "fill", fill)
         make(tmp_path / "run", small, **SHORT).run(resume=True)
-        one, two = (load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict() for name in ("whole", "run"))
+        one, two = (load(tmp_path / name / "bridge.safetensors").state_dict() for name in ("whole", "run"))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_in_the_first_half_step(self, tmp_path, small):
@@ -230,21 +231,21 @@ class TestTheLoop:
     def test_observing_changes_nothing(self, tmp_path, small):
         make(tmp_path / "a", small, **SHORT).run(resume=False)
         make(tmp_path / "b", small, observer=Watching(), observe_every=1, **SHORT).run(resume=False)
-        one, two = (load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict() for name in "ab")
+        one, two = (load(tmp_path / name / "bridge.safetensors").state_dict() for name in "ab")
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_without_the_last_forward(self, tmp_path, small):
         progress = make(tmp_path, small, last_forward=False, **SHORT).run(resume=False)
         assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward"]
-        whole, _ = load_bridge(tmp_path / "bridge.safetensors")
-        second, _ = load_bridge(tmp_path / "half_steps" / "02_forward.safetensors")
+        whole = load(tmp_path / "bridge.safetensors")
+        second = load(tmp_path / "half_steps" / "02_forward.safetensors")
         for key, value in second.forward_kernel.state_dict().items():
             assert torch.equal(value, whole.forward_kernel.state_dict()[key])
 
     def test_a_forward_half_step_leaves_the_backward_kernels(self, tmp_path, small):
         make(tmp_path, small, **SHORT).run(resume=False)
         one, two, three = (
-            load_bridge(tmp_path / "half_steps" / name)[0]
+            load(tmp_path / "half_steps" / name)
             for name in ("01_backward.safetensors", "02_forward.safetensors", "03_backward.safetensors")
         )
         same = [torch.equal(a, b) for a, b in zip(one.backward_kernel.parameters(), two.backward_kernel.parameters())]
@@ -281,10 +282,10 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
 
     def train(name, resume):
         BridgeTrainer(
-            build_bridge(spec), spec, build_objective("likelihood"), pairs, settings,
+            build_bridge(spec), build_objective("likelihood"), pairs, settings,
             Setup(tmp_path / name, OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, bar=False),
         ).run(resume)  # fmt: skip
-        return load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict()
+        return load(tmp_path / name / "bridge.safetensors").state_dict()
 
     whole, save, calls = train("whole", False), stage_module.save_progress, []
 
@@ -316,4 +317,4 @@ def test_backward_half_steps_are_calibrated_before_they_are_saved(tmp_path):
     assert seen == [0, 2]
     assert [row.get("inflation") for row in history] == [1.5, None, 1.5, None]
     for name in ("half_steps/01_backward.safetensors", "half_steps/03_backward.safetensors", "bridge.safetensors"):
-        assert float(load_bridge(tmp_path / name)[0].backward_kernel.inflation) == 1.5
+        assert float(load(tmp_path / name).backward_kernel.inflation) == 1.5

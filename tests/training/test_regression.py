@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from csb.bridge.checkpoint import load_conditional
+from csb.bridge.checkpoint import load
 from csb.errors import CSBError
-from csb.networks.conditional import ConditionalSpec, build_conditional
-from csb.networks.denoiser import DenoiserSpec, build_denoiser
+from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.problems import LinearGaussian
 from csb.process import LinearBeta, seeded
 from csb.samplers import flow_sampler, score_sampler
@@ -150,7 +149,8 @@ class TestResume:
 @pytest.mark.parametrize("kind", ["score", "flow"])
 def test_the_file_holds_what_was_trained(kind, tmp_path):
     weights = train(kind, tmp_path)
-    again, about = load_conditional(tmp_path / f"{kind}.safetensors")
+    again = load(tmp_path / f"{kind}.safetensors")
+    about = again.about
     assert again.kind == kind
     assert not again.training
     assert all(torch.equal(again.state_dict()[key], value) for key, value in weights.items())

@@ -72,9 +72,9 @@ KILLS = {
     "before the optimiser's first state": Hook("csb.training.stage.save_progress", 1),
     "before a later state": Hook("csb.training.stage.save_progress", 7),
     "after a later state": Hook("csb.training.stage.save_progress", 8, before=False),
-    "before a half-step's bridge": Hook("csb.training.trainer.save_bridge", 2),
-    "after a half-step's bridge": Hook("csb.training.trainer.save_bridge", 2, before=False),
-    "before the final bridge": Hook("csb.training.trainer.save_bridge", 5),
+    "before a half-step's bridge": Hook("csb.training.trainer.save", 2),
+    "after a half-step's bridge": Hook("csb.training.trainer.save", 2, before=False),
+    "before the final bridge": Hook("csb.training.trainer.save", 5),
     "before the scores": Hook("csb.run.train.final_scores", 1),
     "after the scores": Hook("csb.run.train.final_scores", 1, before=False),
 }

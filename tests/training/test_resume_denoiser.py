@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Hook
 
-from csb.bridge.checkpoint import load_denoiser
+from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
 from csb.run.lock import FILE
 
@@ -18,7 +18,7 @@ KILLS = {
     "in the last step": Hook(STEP, 12),
     "a state written, not renamed": Hook("os.replace", 3),
     "after a state": Hook("os.replace", 2, before=False),
-    "before the denoiser is saved": Hook("csb.training.regression.save_denoiser", 1),
+    "before the denoiser is saved": Hook("csb.training.regression.save", 1),
     "the denoiser written, not renamed": Hook("os.replace", 6),
 }
 
@@ -43,7 +43,7 @@ def weights(folder):
     assert sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".safetensors", ".tmp")) == [
         "denoiser.safetensors"
     ]
-    return load_denoiser(folder / "denoiser.safetensors")[0].state_dict()
+    return load(folder / "denoiser.safetensors").state_dict()
 
 
 def assert_same(folder, whole):

@@ -8,7 +8,7 @@ import torch
 from conftest import Hook
 from test_ipf import make
 
-from csb.bridge import load_bridge
+from csb.bridge.checkpoint import load
 from csb.bridge.objectives import build_objective
 from csb.problems import LinearGaussian
 from csb.process import seeded
@@ -53,7 +53,7 @@ class TestEarlyStopping:
         progress = with_validation(make(tmp_path, small, L=1, last_forward=False, **SHORT), small, 2).run(resume=False)
         row = progress.history[0]
         assert (row["steps"], row["best_step"], row["kept_step"], row["val_loss"]) == (8, 4, 4, 1)
-        weight = load_bridge(tmp_path / "bridge.safetensors")[0].backward_kernel.network.weight
+        weight = load(tmp_path / "bridge.safetensors").backward_kernel.network.weight
         assert torch.equal(weight, seen[1])
 
     @pytest.mark.parametrize(("end", "best", "kept"), [([1, 1.2], [1, 1], 8), ([1.2, 1.3], [1, 1], 4)])
@@ -62,7 +62,7 @@ class TestEarlyStopping:
         seen = self.losses(monkeypatch, [3, 1, 2, 2, end, best])
         progress = with_validation(make(tmp_path, small, L=1, last_forward=False, **SHORT), small, 2).run(resume=False)
         assert progress.history[0]["kept_step"] == kept
-        weight = load_bridge(tmp_path / "bridge.safetensors")[0].backward_kernel.network.weight
+        weight = load(tmp_path / "bridge.safetensors").backward_kernel.network.weight
         assert torch.equal(weight, seen[3 if kept == 8 else 1])
 
     def test_every_half_step_starts_afresh(self, tmp_path, small, monkeypatch):
@@ -104,8 +104,7 @@ class TestSelection:
 
     def same(self, folder, name):
         one, two = (
-            load_bridge(folder / file)[0].state_dict()
-            for file in ("bridge.safetensors", f"half_steps/{name}.safetensors")
+            load(folder / file).state_dict() for file in ("bridge.safetensors", f"half_steps/{name}.safetensors")
         )
         return all(torch.equal(one[key], two[key]) for key in one)
 
@@ -122,7 +121,7 @@ class TestSelection:
         run = self.run(tmp_path, small, scores, select)
         assert self.same(tmp_path, name)
         assert not self.same(tmp_path, "03_backward")
-        stored = load_bridge(tmp_path / "bridge.safetensors")[0].state_dict()
+        stored = load(tmp_path / "bridge.safetensors").state_dict()
         assert all(torch.equal(value, stored[key]) for key, value in run.bridge.state_dict().items())
 
     @pytest.mark.parametrize(("gain", "chosen"), [(0.003, 1), (0.02, 3)])
@@ -158,7 +157,7 @@ def test_a_killed_run_that_stops_early_ends_as_the_whole_one(command, tiny, tmp_
     done = command(*arguments, "name=run", "resume=true")
     assert done.code == 0, done.err
     for file in ("bridge.safetensors", "half_steps/03_backward.safetensors"):
-        one, two = (load_bridge(tmp_path / name / file)[0] for name in ("whole", "run"))
+        one, two = (load(tmp_path / name / file) for name in ("whole", "run"))
         assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
         assert torch.equal(one.grid.alpha_bar, two.grid.alpha_bar)
     config = json.loads((tmp_path / "run" / "config.json").read_text())

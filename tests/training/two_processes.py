@@ -67,7 +67,7 @@ def training(folder, size, objective, compile=False):
     if size > 1:
         ranks.join(device)
     ipf = BridgeTrainer(
-        build_bridge(spec, 3), spec, build_objective(objective), pairs(200, 0), settings,
+        build_bridge(spec, 3), build_objective(objective), pairs(200, 0), settings,
         Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
         observer=losses, calibrate=inflate, val=pairs(60, 1),
     )  # fmt: skip

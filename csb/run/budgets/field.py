@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from csb.bridge.checkpoint import load_denoiser
+from csb.bridge.checkpoint import load
 from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import checksum, model_file
+from csb.networks.diffusion import NetworkDenoiser
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
@@ -99,7 +100,7 @@ class Field:
         folder = self._denoisers
         if folder is None or not (path := model_file(folder, "denoiser")).is_file():
             return {}
-        return load_denoiser(path)[1].get("config", {})
+        return load(path, of=NetworkDenoiser).about.get("config", {})
 
     @property
     def _schedule(self) -> Schedule:

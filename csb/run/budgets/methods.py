@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from csb.errors import CSBError
 from csb.files import checksum, model_file
-from csb.networks.conditional import FlowNetwork, ScoreNetwork
+from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.run.budgets.field import Field
 from csb.run.distil import students_of
 from csb.run.guided import Chosen, particle_counts, sweep

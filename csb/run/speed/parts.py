@@ -34,7 +34,7 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
     ipf = _shrunk(run.ipf, L, shrink)
     with tempfile.TemporaryDirectory() as folder:
         training = BridgeTrainer(
-            recipe.bridge(), recipe.spec(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
+            recipe.bridge(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
             ipf, Setup(Path(folder), run.optimizer, run.device, run.seed, bar=False),
         )  # fmt: skip
         history = training.run(resume=False).history

@@ -44,7 +44,7 @@ class Recipe:
         """The bridge's description, with T steps in place of the recipe's where given."""
         spec = self.run.bridge_spec(self.transform)
         grid = self.run.grid if T is None else Grid.from_schedule(self.run.schedule, T)
-        return dataclasses.replace(spec, alpha_bar=grid.alpha_bar.tolist())
+        return spec.replace(alpha_bar=grid.alpha_bar.tolist())
 
     def bridge(self, T: int | None = None) -> Bridge:
         """Untrained, on the device."""
@@ -58,7 +58,7 @@ class Recipe:
     def of_dimension(self, d: int) -> "Recipe":
         """The same network on vectors of d coordinates, with the covariance that suits them."""
         covariance = automatic_covariance((d,))
-        parts = {name: dataclasses.replace(getattr(self.run, name), covariance=covariance) for name in _KERNELS}
+        parts = {name: getattr(self.run, name).replace(covariance=covariance) for name in _KERNELS}
         return dataclasses.replace(self, run=dataclasses.replace(self.run, **parts), transform=Standardise((d,), (d,)))
 
 

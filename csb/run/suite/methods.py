@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from csb.files import model_file
-from csb.networks.conditional import FlowNetwork, ScoreNetwork
+from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems import Problem
 from csb.run.amortized import flow_sampler, load_baseline, score_sampler
 from csb.run.evaluate import iterations

@@ -1,0 +1,250 @@
+r"""Networks of a noise level: the denoiser of the prior, and the conditional score and flow, which need no bridge.
+
+All three are one drift network, asked for a *velocity* at a state z_k and a level, with or without the context of an
+observation:
+
+- diffusion: with z_k = √ᾱ_k z_0 + √(1−ᾱ_k) ε, the network fits v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022), so that
+  E[z_0 | z_k] = √ᾱ z_k − √(1−ᾱ) v, and ∇log p_k(z_k) = (√ᾱ E[z_0 | z_k] − z_k)/(1−ᾱ) (Tweedie). Its time is the angle
+  arccos(√ᾱ)·2/π in [0, 1]. The level is ᾱ itself and not a step's number: one network serves every grid and horizon.
+- flow: with z_t = (1−t) ε + t z_0, the network fits E[z_0 − ε | z_t, y], the velocity that carries N(0, I) at t = 0 to
+  p(z_0 | y) at t = 1 (Lipman et al. 2023, eq. 23 with σ_min = 0; Liu et al. 2023). Its time is t.
+
+A :class:`Denoiser` knows the *unconditional* law, from which the diffusion samplers build everything. Its states are
+z = (x − shift)/scale, with one scale for all coordinates, so that an operator's A A* stays what it is. A
+:class:`ConditionalModel` lives in the bridge's own state space, z from ``transform.encode_x`` and c from
+``transform.encode_y``; c is encoded once and its context is reused at every step.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from itertools import chain
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from csb.dtypes import Float32Module, Precision
+from csb.errors import CSBError
+from csb.networks import Affine, Network, build_network
+from csb.problems.exact.mixture import Mixture
+from csb.problems.specs import build
+from csb.problems.transform import Transform, build_transform
+from csb.process import SCHEDULES, Schedule, expand, initialised
+from csb.schema import Described, OneOf, Positive, Schema, Shape
+
+LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous levels here
+
+
+def _angle(alpha_bar: Tensor) -> Tensor:
+    """A network's time at ᾱ."""
+    return alpha_bar.sqrt().acos() * (2 / math.pi)
+
+
+def _velocity(network: Network, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    return network(z, time.to(z).reshape(-1), context).to(z.dtype)[:, 0]
+
+
+def _denoised(z: Tensor, alpha_bar: Tensor, velocity: Tensor) -> Tensor:
+    """E[z_0 | z_k] from E[v | z_k]."""
+    return expand(alpha_bar.sqrt(), z) * z - expand((1 - alpha_bar).sqrt(), z) * velocity
+
+
+class Denoiser(Float32Module, ABC):
+    """E[z_0 | z_k].
+
+    Args:
+        shift: (*x_shape), of the map z = (x − shift)/scale.
+        scale: > 0.
+        alpha_bar_end: the least ᾱ that it was trained at; 0 for one that knows them all.
+
+    Attributes:
+        about: of one that was loaded, the plain data that its file holds beside it.
+    """
+
+    shift: Tensor
+    about: dict[str, Any]
+
+    def __init__(self, shift: Tensor, scale: float, alpha_bar_end: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift.detach().clone().float())
+        self.scale, self.alpha_bar_end = float(scale), float(alpha_bar_end)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one x, and of one z."""
+        return tuple(self.shift.shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, *x_shape) → z."""
+        return (x - self.shift) / self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (B, *x_shape) → x."""
+        return self.shift + self.scale * z
+
+    @abstractmethod
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        """E[z_0 | z_k = z], (B, *x_shape), differentiable in z; ᾱ_k of shape () or (B,), in (0, 1)."""
+
+
+class MixtureDenoiser(Denoiser):
+    """The exact denoiser of a Gaussian mixture (:meth:`csb.problems.exact.mixture.Mixture.denoise`) at scale 1.
+
+    It computes in float64 on the CPU, at one noise level.
+    """
+
+    def __init__(self, mixture: Mixture) -> None:
+        super().__init__(torch.zeros(mixture.means.shape[1], dtype=torch.float32), 1.0)
+        self.mixture = mixture
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        if alpha_bar.ndim:
+            raise CSBError(f"alpha_bar has shape {tuple(alpha_bar.shape)}; the exact denoiser takes one noise level")
+        return self.mixture.denoise(z, float(alpha_bar))
+
+
+class DenoiserSpec(Schema):
+    """All that makes a trained denoiser but its weights and its shift."""
+
+    network: dict[str, Any]
+    """{"name": one of csb.networks.NETWORKS, **options}"""
+    x_shape: Shape
+    """of one x"""
+    scale: Positive
+    """the standard deviation of the data, see :class:`Denoiser`"""
+    alpha_bar_end: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """the horizon of the schedule it is trained on; 0 where it is not known"""
+
+
+class NetworkDenoiser(Denoiser):
+    """A trained denoiser: a drift network with a constant in place of the observation."""
+
+    def __init__(self, spec: DenoiserSpec) -> None:
+        super().__init__(torch.zeros(spec.x_shape, dtype=torch.float32), spec.scale, spec.alpha_bar_end)
+        self.spec = spec
+        self.network = build_network(spec.network, spec.x_shape, (1,), 1)
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        return _denoised(z, alpha_bar, self.velocity(z, alpha_bar))
+
+    def velocity(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        """The network's output v ≈ E[√ᾱ ε − √(1−ᾱ) z_0 | z_k], (B, *x_shape)."""
+        context = self.network.encode(torch.zeros((1, 1), dtype=z.dtype, device=z.device)).expand(len(z), -1)
+        return _velocity(self.network, z, _angle(alpha_bar), context)
+
+
+def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
+    """A denoiser with initial weights that are a function of the seed."""
+    with initialised(seed):
+        return NetworkDenoiser(spec)
+
+
+class ConditionalModel(Float32Module, ABC):
+    """A function of (state z, noise level, context of the observation) that amortized samplers integrate.
+
+    Args:
+        transform: the map between data (x, y) and (z, c).
+        precision: "32-true" or "bf16-mixed", of the network calls while sampling.
+
+    Attributes:
+        kind: "score": forward(z, ᾱ_k, context) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1); or "flow": forward(z, t, context)
+            = E[z_0 − ε | z_t = z, y], t in [0, 1].
+        about: of one that was loaded, the plain data that its file holds beside it.
+    """
+
+    kind: ClassVar[str]
+    about: dict[str, Any]
+
+    def __init__(self, transform: Transform, precision: str = "32-true") -> None:
+        super().__init__()
+        self.transform, self.precision = transform, precision
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first weight or buffer; the CPU where there is none."""
+        first = next(chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @abstractmethod
+    def encode(self, c: Tensor) -> Tensor:
+        """The context (B, …) of encoded observations c (B, *c_shape)."""
+
+    @abstractmethod
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """What the samplers need at z (B, *z_shape), of its shape; the level has shape () or (B,)."""
+
+
+class ConditionalSpec(Schema):
+    """All that makes a trained conditional model but its weights and the fitted tensors of its transform."""
+
+    kind: Annotated[str, OneOf(("score", "flow"))]
+    network: dict[str, Any]
+    """{"name": one of csb.networks.NETWORKS, **options}"""
+    transform: Described
+    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
+    schedule: dict[str, Any] | None = None
+    """{"name": one of csb.process.SCHEDULES, **arguments} that a score was trained on; None for a flow"""
+    precision: Precision = "32-true"
+    """see :class:`ConditionalModel`"""
+
+
+class NetworkModel(ConditionalModel):
+    """A trained conditional model."""
+
+    def __init__(self, spec: ConditionalSpec) -> None:
+        super().__init__(build_transform(spec.transform), spec.precision)
+        self.spec = spec
+        self.network = build_network(spec.network, self.transform.z_shape, self.transform.c_shape, 1)
+        if isinstance(self.network, Affine) and self.network.steps < LEAST_STEPS:
+            raise CSBError(
+                f"network=affine has maps for {self.network.steps} steps and stage={spec.kind} needs every noise "
+                f"level; choose network=mlp, or network.options.steps={LEAST_STEPS} at least"
+            )
+
+    def encode(self, c: Tensor) -> Tensor:
+        return self.network.encode(c)
+
+    @abstractmethod
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        """The network's output, (B, *z_shape), which the training fits."""
+
+
+class ScoreNetwork(NetworkModel):
+    """A trained conditional denoiser.
+
+    Attributes:
+        schedule: on which it was trained; a grid for sampling should share its horizon.
+    """
+
+    kind = "score"
+
+    def __init__(self, spec: ConditionalSpec) -> None:
+        super().__init__(spec)
+        self.schedule: Schedule = build("schedule", SCHEDULES, spec.schedule or {})
+
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return _velocity(self.network, z, _angle(level), context)
+
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return _denoised(z, level, self.velocity(z, level, context))
+
+
+class FlowNetwork(NetworkModel):
+    """A trained velocity."""
+
+    kind = "flow"
+
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        return _velocity(self.network, z, level, context)
+
+    forward = velocity
+
+
+CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": ScoreNetwork, "flow": FlowNetwork}
+
+
+def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | FlowNetwork:
+    """A model with initial weights that are a function of the seed."""
+    with initialised(seed):
+        return CONDITIONAL[spec.kind](spec)
