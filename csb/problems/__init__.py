@@ -4,7 +4,6 @@ from csb.problems.base import (
     PROBLEMS,
     AdditiveNoise,
     LinearProblem,
-    Pairs,
     Posterior,
     Problem,
     Simulated,
@@ -15,7 +14,7 @@ from csb.problems.bounded import Probit, Reflect
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
-from csb.problems.rows import PairRows
+from csb.problems.rows import Pairs, Rows
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
@@ -36,52 +35,3 @@ from csb.problems.tasks.sbi_gaussian_linear_uniform import SbiGaussianLinearUnif
 from csb.problems.tasks.sbi_gaussian_mixture import SbiGaussianMixture
 from csb.problems.tasks.two_moons import TwoMoons
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Transform, build_transform
-
-__all__ = [
-    "BOD",
-    "PROBLEMS",
-    "SVD",
-    "TRANSFORMS",
-    "AdditiveNoise",
-    "AveragePool",
-    "Blur",
-    "ClassProblem",
-    "FilePairs",
-    "GaussianMixture",
-    "GaussianPosterior",
-    "Hole",
-    "Identity",
-    "InpaintBox",
-    "LinearGaussian",
-    "LinearProblem",
-    "Matrix",
-    "Mixture",
-    "MixtureClass",
-    "MixturePosterior",
-    "MnistClass",
-    "MnistDeblur",
-    "MnistInpaint",
-    "MnistInpaintAnywhere",
-    "MnistSuperres",
-    "MovingHole",
-    "Operator",
-    "PairRows",
-    "Pairs",
-    "PixelRange",
-    "Posterior",
-    "Probit",
-    "Problem",
-    "RandomProjection",
-    "Reflect",
-    "SbiGaussianLinear",
-    "SbiGaussianLinearUniform",
-    "SbiGaussianMixture",
-    "Simulated",
-    "Standardise",
-    "Support",
-    "Transform",
-    "TwoMoons",
-    "build_problem",
-    "build_transform",
-    "from_dataset",
-]

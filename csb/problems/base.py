@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csb.errors import LARGEST, CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
-from csb.problems.rows import InMemoryRows, PairRows, Pairs
+from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import build, to_spec
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
@@ -95,13 +95,13 @@ class Problem(ABC):
         """The first n pairs of a split; all of them where there are fewer."""
         return self.pairs(split, min(n, self.sizes[split]))
 
-    def rows(self, split: str) -> PairRows:
+    def rows(self, split: str) -> Rows:
         """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
-        return InMemoryRows(self.pairs(split))
+        return Rows.of(self.pairs(split))
 
-    def make_transform(self, train: Pairs | PairRows) -> Transform:
+    def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        return self.new_transform().fit_rows(InMemoryRows(train) if isinstance(train, Pairs) else train)
+        return self.new_transform().fit_rows(Rows.of(train) if isinstance(train, Pairs) else train)
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from csb.errors import CSBError, is_one_of
 from csb.problems.base import Simulated
-from csb.problems.rows import PairRows
+from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
 from csb.problems.standardise import Scaled, Standardise
 from csb.problems.support import Support, fold
@@ -97,7 +97,7 @@ class Reflect(Boxed):
         state_dict.setdefault(f"{prefix}softness", torch.zeros_like(self.softness))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def fit_rows(self, rows: PairRows) -> Self:
+    def fit_rows(self, rows: Rows) -> Self:
         super().fit_rows(rows)
         if len(rows) < FEWEST:
             return self  # states stay where they are

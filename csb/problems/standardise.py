@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.operators import check_batch
 from csb.problems.robust import ROWS, Scale, codes, columns, is_coarse, quantiles
-from csb.problems.rows import InMemoryRows, Moments, PairRows, Pairs
+from csb.problems.rows import Moments, Rows
 from csb.problems.scale import pool
 from csb.problems.transform import Transform, register_transform
 
@@ -77,17 +76,11 @@ class Scaled(Transform):
         scale = self.scale(key)
         return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
-        """From x (N, *x_shape) and y (N, *y_shape).
+    def fit_rows(self, rows: Rows) -> Self:
+        """In one pass over the rows' blocks, and a sample of them for the quantiles.
 
         CSBError for a coordinate or channel that is constant or holds values that are not finite.
         """
-        check_batch("x", x, self.x_shape)
-        check_batch("y", y, self.y_shape)
-        return self.fit_rows(InMemoryRows(Pairs(x, y)))
-
-    def fit_rows(self, rows: PairRows) -> Self:
-        """As :meth:`fit`, in one pass over the rows' blocks, and a sample of them for the quantiles."""
         found = {"x": Moments(), "y": Moments()}
         for block in rows.blocks():
             found["x"].update(self._free(block.x))
@@ -120,7 +113,7 @@ class Scaled(Transform):
     def _part(self, key: str) -> str:
         return "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
 
-    def _tell(self, key: str, far: list[tuple[int, float]], rows: PairRows) -> None:
+    def _tell(self, key: str, far: list[tuple[int, float]], rows: Rows) -> None:
         """Warns of values that are most likely codes, with the number of rows that hold them."""
         counts = [0] * len(far)
         for block in rows.blocks():

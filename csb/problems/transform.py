@@ -14,7 +14,7 @@ from torch import Tensor
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, check_batch, check_box
-from csb.problems.rows import PairRows
+from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import build, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
@@ -72,13 +72,14 @@ class Transform(Float32Module, ABC):
         return self._decode(z, y)
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
-        """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
-        return self
+        """As :meth:`fit_rows`, from training pairs x (N, *x_shape) and y (N, *y_shape). CSBError for other shapes."""
+        check_batch("x", x, self.x_shape)
+        check_batch("y", y, self.y_shape)
+        return self.fit_rows(Rows.of(Pairs(x, y)))
 
-    def fit_rows(self, rows: PairRows) -> Self:
-        """The same from pairs that are read by rows, in bounded memory where the transform knows how."""
-        everything = rows.head(len(rows))
-        return self.fit(everything.x, everything.y)
+    def fit_rows(self, rows: Rows) -> Self:
+        """The transform itself, its tensors set by training pairs where it has any."""
+        return self
 
     def unknown(self, y: Tensor) -> Tensor | None:
         """The coordinates of x that observations y (B, *y_shape) leave open, boolean (B, *x_shape).

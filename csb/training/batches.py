@@ -9,7 +9,7 @@ from torch import Tensor
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, InMemory, as_pairs
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.plan import HalfStep
 from csb.training.ranks import ALONE, Ranks
 
@@ -83,7 +83,6 @@ class Batches:
 
     def move(self, device: torch.device) -> None:
         """Puts pairs and cache, which must be in memory, on a device."""
-        assert isinstance(self.pairs, InMemory)
         self.pairs, self.device = self.pairs.to(device), device
         if self.cache is not None:
             self.cache = self.cache.to(device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from csb.bridge import Bridge
 from csb.training.batches import Batch, Batches
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, InMemory
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings
 
 
@@ -41,10 +41,10 @@ def resident(pairs: EncodedPairs, cache: Cache | None, device: DeviceSettings) -
     Of all it has: what is free depends on what ran before, and where a batch is made on which random numbers it is of.
     """
     kept = [] if cache is None else cache.held()
-    if device.where.type != "cuda" or not isinstance(pairs, InMemory) or kept is None:
+    if device.where.type != "cuda" or not pairs.in_memory or kept is None:
         return False
     total = torch.cuda.mem_get_info()[1]
-    return sum(tensor.nbytes for tensor in (pairs.z, pairs.c, *kept)) <= device.gpu_share * total
+    return sum(tensor.nbytes for tensor in (*pairs.head(len(pairs)), *kept)) <= device.gpu_share * total
 
 
 def on_device(batches: Batches, device: DeviceSettings) -> "Batches | Ahead":

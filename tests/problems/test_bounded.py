@@ -22,7 +22,7 @@ from csb.problems import (
     build_transform,
 )
 from csb.problems.bounded import EDGE, make_bounded
-from csb.problems.rows import InMemoryRows
+from csb.problems.rows import Rows
 from csb.problems.support import fold
 from csb.process import seeded
 from csb.training.pairs import encoded
@@ -110,7 +110,7 @@ class TestPreimage:
         """csb.training.pairs.encoded, the only way from pairs to what is fitted."""
         x, y = uniform(5000)
         t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(x, y)
-        pairs, rows = encoded(t, InMemoryRows(Pairs(x, y))), torch.arange(5000)
+        pairs, rows = encoded(t, Rows.of(Pairs(x, y))), torch.arange(5000)
         (z, c), plain = pairs.rows(rows, seeded(0)), t.encode_x(x)
         moved = z != plain
         assert 0.005 < float(moved[:, :2].float().mean()) < 0.2

@@ -103,7 +103,7 @@ class TestMissing:
             assert torch.equal(split(problem, name).y, split(clean, name).y)
         reported = [record.getMessage() for record in caplog.records]
         assert [line for line in reported if "leaves out" in line] == [
-            f"data.drop_nan=true leaves out 4 of the {N} pairs of {problem._source.where}"
+            f"data.drop_nan=true leaves out 4 of the {N} pairs of {problem._whole.source.where}"
         ]
         again = build_problem(problem.record())
         assert again.sizes == problem.sizes
