@@ -22,9 +22,9 @@ Node = dict[str, Any]  # a part of a JSON schema
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Marks a text that is one of some names, as in ``Annotated[str, OneOf(NAMES)]``."""
+    """Marks a text, or an integer, that is one of some, as in ``Annotated[str, OneOf(NAMES)]``."""
 
-    names: Iterable[str]
+    names: Iterable[str | int]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.literal_schema(list(self.names))
@@ -159,7 +159,7 @@ def _inner(node: Node, name: str) -> Node:
 
 
 def _names(node: Node) -> list[str]:
-    return [name for one in _options(node) for name in one.get("enum", [])]
+    return [str(name) for one in _options(node) for name in one.get("enum", [])]
 
 
 def describe(node: Node) -> str:
@@ -169,7 +169,7 @@ def describe(node: Node) -> str:
 
 def _describe(node: Node) -> str:
     if "enum" in node or "const" in node:
-        return f"one of {', '.join(node.get('enum', [node.get('const')]))}"
+        return f"one of {', '.join(map(str, node.get('enum', [node.get('const')])))}"
     kind = node.get("format", node.get("type"))
     if kind in ("integer", "number"):
         return _integer(node) if kind == "integer" else _number(node)
@@ -181,10 +181,11 @@ def _describe(node: Node) -> str:
 
 
 def _integer(node: Node) -> str:
-    low, high = node.get("minimum"), node.get("maximum", LARGEST)
+    low, high, step = node.get("minimum"), node.get("maximum", LARGEST), node.get("multipleOf", 1)
+    what = "an integer" if step == 1 else f"a multiple of {step}"
     if low is None:
-        return "an integer"
-    return f"an integer of at least {low}" if high == LARGEST else f"an integer in {low}..{high}"
+        return what
+    return f"{what} of at least {low}" if high == LARGEST else f"{what} in {low}..{high}"
 
 
 def _number(node: Node) -> str:

@@ -24,11 +24,13 @@ from csb.problems.tasks.class_problem import ClassProblem
 from csb.problems.tasks.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.tasks.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.tasks.mixture_class import MixtureClass
-from csb.problems.tasks.mnist_class import MnistClass
-from csb.problems.tasks.mnist_deblur import MnistDeblur
-from csb.problems.tasks.mnist_inpaint import MnistInpaint
-from csb.problems.tasks.mnist_inpaint_anywhere import MnistInpaintAnywhere
-from csb.problems.tasks.mnist_superres import MnistSuperres
+from csb.problems.tasks.mnist_problem import (
+    MnistClass,
+    MnistDeblur,
+    MnistInpaint,
+    MnistInpaintAnywhere,
+    MnistSuperres,
+)
 from csb.problems.tasks.moving_hole import MovingHole
 from csb.problems.tasks.sbi_gaussian_linear import SbiGaussianLinear
 from csb.problems.tasks.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform

@@ -2,23 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import LARGEST, CSBError, is_int, is_one_of
+from csb.errors import CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
-from csb.problems.specs import build, to_spec
+from csb.problems.specs import arguments, build, to_spec
+from csb.problems.standardise import Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
+from csb.schema import Count, Kept, Schema, Whole
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
-MOST_COORDINATES = 2000
+Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
+Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # a standard deviation; 0 for exact observations
+Spread = Annotated[float, Field(gt=0, le=1e18), Kept]
 
 
 class Posterior(ABC):
@@ -47,37 +51,43 @@ class Posterior(ABC):
         """n independent exact draws, (n, *x_shape), float32."""
 
 
-class Problem(ABC):
-    """An inverse problem: x ~ p(x), y ~ p(y | x). Concrete problems are frozen dataclasses of plain arguments."""
+class Problem(Schema):
+    """An inverse problem: x ~ p(x), y ~ p(y | x). Its arguments are plain data, fields that are checked by their types.
 
+    Attributes:
+        last: of the fields, those that stand last in calls and specs.
+        x_shape, y_shape: of one x and of one y.
+        is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
+        support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
+        shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
+    """
+
+    last: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str]
-    is_digit: ClassVar[bool] = False  # x is a labelled digit of MNIST, which a classifier can read
+    x_shape: ClassVar[tuple[int, ...]]
+    y_shape: ClassVar[tuple[int, ...]]
+    is_digit: ClassVar[bool] = False
     has_exact_posterior: ClassVar[bool] = False
-    shared_prior: ClassVar[str] = ""  # of problems with one law of x, and so one denoiser; "": a law of its own
+    support: ClassVar[Support | None] = None
+    shared_prior: ClassVar[str] = ""
 
-    @property
-    @abstractmethod
-    def x_shape(self) -> tuple[int, ...]:
-        """The shape of one x."""
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(**dict(zip(arguments(type(self)), args)), **values)
 
-    @property
-    @abstractmethod
-    def y_shape(self) -> tuple[int, ...]:
-        """The shape of one y."""
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def is_image(self) -> bool:
         """Whether x is an image (C, H, W)."""
         return len(self.x_shape) == 3
 
-    @property
-    def support(self) -> Support | None:
-        """The box outside which the prior of vectors x has no mass, or None where it has no bounds."""
-        return None
-
-    @abstractmethod
     def prepare(self) -> None:
         """Makes the data available, or raises CSBError, before any work starts. Simulated problems need nothing."""
+        return
 
     @abstractmethod
     def pairs(self, split: str, n: int | None = None) -> Pairs:
@@ -87,9 +97,9 @@ class Problem(ABC):
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
 
-    @abstractmethod
     def new_transform(self) -> Transform:
         """The map between data and bridge states, before it is fitted: its kind and shapes."""
+        return Standardise(self.x_shape, self.y_shape)
 
     def first(self, split: str, n: int) -> Pairs:
         """The first n pairs of a split; all of them where there are fewer."""
@@ -108,9 +118,9 @@ class Problem(ABC):
     def sizes(self) -> dict[str, int]:
         """The number of pairs of each split."""
 
-    @abstractmethod
     def posterior(self, y: Tensor) -> Posterior:
         """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""
+        raise CSBError(f"the exact posterior of {self.name} is not known; use metrics that need none")
 
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, *x_shape) with what its observation y (B, *y_shape) and the prior's range leave no doubt about.
@@ -144,18 +154,16 @@ class Problem(ABC):
 class Simulated(Problem):
     """A problem with a prior to draw from, so that pairs are made and not loaded.
 
-    Subclasses are dataclasses with the fields n_train, n_val, n_test (sizes of the splits, at least 1) and seed (≥ 0).
+    Args:
+        n_train, n_val, n_test: sizes of the splits.
+        seed: of all draws.
     """
 
-    n_train: int
-    n_val: int
-    n_test: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        for field in ("n_train", "n_val", "n_test"):
-            require_at_least(field, getattr(self, field), 1)
-        require_at_least("seed", self.seed, 0)
+    last: ClassVar[tuple[str, ...]] = ("n_train", "n_val", "n_test", "seed")
+    n_train: Count = 100_000
+    n_val: Count = 10_000
+    n_test: Count = 10_000
+    seed: Whole = 0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -164,9 +172,6 @@ class Simulated(Problem):
     @abstractmethod
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of x, (n, *x_shape), float32."""
-
-    def prepare(self) -> None:
-        return None
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
@@ -181,12 +186,13 @@ class Simulated(Problem):
 
 
 class AdditiveNoise(Problem):
-    """y = forward(x) + noise_std·N(0, I)."""
+    """y = forward(x) + noise_std·N(0, I).
 
-    @property
-    @abstractmethod
-    def noise_std(self) -> float:
-        """The standard deviation of the noise, ≥ 0; 0 for exact observations."""
+    Attributes:
+        noise_std: the standard deviation of the noise, ≥ 0; 0 for exact observations.
+    """
+
+    noise_std: ClassVar[float]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -209,30 +215,14 @@ class LinearProblem(AdditiveNoise):
         return self.operator(x)
 
 
-def require_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
-    """CSBError unless value is a number ≥ low (or > low), and no larger than LARGEST. NaN and infinity fail."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise CSBError(f"{name}={value!r} is no number; give one of at least {low:g}")
-    if not (value > low if strictly else value >= low):
-        raise CSBError(f"{name}={value!r} is too small; it must be {'above' if strictly else 'at least'} {low:g}")
-    if value > LARGEST:
-        raise CSBError(f"{name}={value!r} is too large; it must be at most {LARGEST:.0e}")
-
-
-def require_dimensions(**sizes: int) -> None:
-    """CSBError unless each number of coordinates is in 1..MOST_COORDINATES: matrices of their squares are kept."""
-    for name, value in sizes.items():
-        require_at_least(name, value, 1)
-        if value > MOST_COORDINATES:
-            raise CSBError(f"{name}={value!r} is too large; give at most {MOST_COORDINATES}")
-
-
-def check_request(split: str, n: int | None) -> int | None:
-    """n, checked with the name of the split."""
+def check_request(split: str, n: int | None, size: Callable[[str], int] | None = None) -> int | None:
+    """n, checked with the name of the split, and to be at most its size."""
     if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if n is not None and (not is_int(n) or n < 1):
         raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
+    if n is not None and size is not None and n > (most := size(split)):
+        raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
     return None if n is None else int(n)
 
 

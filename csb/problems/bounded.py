@@ -14,13 +14,12 @@ Coordinates without bounds are standardised by all three.
 """
 
 import math
-from abc import abstractmethod
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
+from csb.errors import CSBError
 from csb.problems.base import Simulated
 from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
@@ -28,6 +27,7 @@ from csb.problems.standardise import Scaled, Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform, register_transform
 from csb.process import Stream, seeded
+from csb.schema import OneOf
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
@@ -208,15 +208,8 @@ class Probit(Boxed):
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
-def check_kind(kind: str) -> None:
-    """CSBError unless the name is one of KINDS."""
-    if not is_one_of(kind, KINDS):
-        raise CSBError(f"transform={kind!r} is unknown; choose one of {', '.join(KINDS)}")
-
-
 def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support) -> Transform:
-    """The transform of a name in KINDS for a support, still to be fitted. CSBError for another name."""
-    check_kind(kind)
+    """The transform of a name in KINDS for a support, still to be fitted."""
     if kind == "standardise":
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
@@ -226,18 +219,14 @@ def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], 
 class Bounded(Simulated):
     """A simulated problem whose prior has bounds.
 
-    Subclasses are dataclasses with the field transform, a name in :data:`KINDS`, besides those of :class:`Simulated`.
+    Args:
+        transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see the module's docstring.
+        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
-    transform: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kind(self.transform)
-
-    @property
-    @abstractmethod
-    def support(self) -> Support: ...
+    last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")
+    support: ClassVar[Support]
+    transform: Annotated[str, OneOf(KINDS)] = "reflect"
 
     def new_transform(self) -> Transform:
         return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)

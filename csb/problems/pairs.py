@@ -4,17 +4,17 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_flag
+from csb.errors import CSBError, is_number
 from csb.memory import require_memory
 from csb.numbers import named
-from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
+from csb.problems.base import SPLITS, Pairs, Problem, check_request, register
 from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
 from csb.problems.sources import LEAST, open_source
@@ -22,14 +22,24 @@ from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
+from csb.schema import Kept, OneOf, Whole
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"  # the transform: reflect where there are bounds, else standardise; val: see FilePairs
-Side = float | tuple[float | None, ...] | None
+
+
+def _held_out(value: Any) -> Any:
+    share = float(value) if is_number(value) else 0.0
+    if value != AUTO and not 0 < share < 1 and not (share >= 1 and share.is_integer()):
+        raise ValueError("is not possible; give a share of the pairs in (0, 1) or a number of them, or for val auto")
+    return value
+
+
+HeldOut = Annotated[float | str, Kept, BeforeValidator(_held_out)]
+Side = Annotated[float | tuple[float | None, ...] | None, Kept]
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class FilePairs(Problem):
     """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
 
@@ -45,7 +55,7 @@ class FilePairs(Problem):
             :func:`csb.problems.from_dataset` returned; None for .npy files.
         val, test: what is held out: a share of the pairs in (0, 1), or their number. val="auto": a tenth, or 50 pairs
             where that is less, but at most a quarter.
-        seed: of the shuffle, ≥ 0.
+        seed: of the shuffle.
         low, high: bounds of the prior of vectors x: a number for each coordinate, None where there is no bound; or one
             number for all of them; or None for no bound on that side.
         transform: "standardise", "reflect" or "probit" (see :mod:`csb.problems.bounded`); "auto" reflects where there
@@ -60,12 +70,12 @@ class FilePairs(Problem):
     """
 
     path: str | None = None
-    val: float | str = 0.1
-    test: float = 0.1
-    seed: int = 0
+    val: HeldOut = 0.1
+    test: Annotated[float, Kept, BeforeValidator(_held_out)] = 0.1
+    seed: Whole = 0
     low: Side = None
     high: Side = None
-    transform: str = AUTO
+    transform: Annotated[str, OneOf((AUTO, *KINDS))] = AUTO
     x: str | None = None
     y: str | None = None
     length: int | None = None
@@ -74,39 +84,19 @@ class FilePairs(Problem):
 
     name = "pairs"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
         if not self.path and not (self.x and self.y and self.path is None):
             raise CSBError(
                 "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
                 "data.y=…)"
             )
-        for field in ("val", "test"):
-            value: Any = getattr(self, field)
-            if value == AUTO and field == "val":
-                continue
-            share = float(value) if is_number(value) else 0.0
-            if not 0 < share < 1 and not (share >= 1 and share.is_integer()):
-                auto = ", or auto" if field == "val" else ""
-                raise CSBError(
-                    f"{field}={value!r} is not possible; give a share of the pairs in (0, 1) or a number of them{auto}"
-                )
-        require_at_least("seed", self.seed, 0)
-        require_flag("drop_nan", self.drop_nan)
-        self._check_bounds()
-
-    def _check_bounds(self) -> None:
-        if self.transform not in (AUTO, *KINDS):
-            raise CSBError(f"transform={self.transform!r} is unknown; choose one of {', '.join((AUTO, *KINDS))}")
-        for side in ("low", "high"):
-            value = getattr(self, side)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if wrong := [v for v in numbers if v is not None and not math.isfinite(v)]:
-                raise CSBError(f"{side}={value!r} holds {wrong[0]}; give finite numbers, null where there is no bound")
         if self.low is None and self.high is None and self.transform in ("reflect", "probit"):
             raise CSBError(
                 f"transform={self.transform} needs the bounds of x; give data.low=[…] and data.high=[…], a number or "
                 f"null for each coordinate"
             )
+        return self
 
     @cached_property
     def _whole(self) -> Rows:
@@ -200,7 +190,8 @@ class FilePairs(Problem):
         if self.digest not in (None, self._checked):
             raise CSBError(
                 f"{self._whole.source.where} holds other pairs than when the run was trained (SHA-256 "
-                f"{self._checked[:12]}…, not {str(self.digest)[:12]}…); restore it, or train on these under another name"
+                f"{self._checked[:12]}…, not {str(self.digest)[:12]}…); restore it, or train on these under another "
+                f"name"
             )
 
     @cached_property
@@ -216,9 +207,7 @@ class FilePairs(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split, and for pairs that do not fit into memory."""
-        n = check_request(split, n)
-        if n is not None and n > self.sizes[split]:
-            raise CSBError(f"n={n} pairs are more than the {self.sizes[split]} of the split {split!r}; ask for fewer")
+        n = check_request(split, n, lambda split: self.sizes[split])
         rows = self.rows(split)
         count = len(rows) if n is None else n
         needed = 8 * count * sum(math.prod(shape) for shape in (self.x_shape, self.y_shape))
@@ -236,10 +225,6 @@ class FilePairs(Problem):
             return Standardise(self.x_shape, self.y_shape)
         kind = "reflect" if self.transform == AUTO else self.transform
         return make_bounded(kind, self.x_shape, self.y_shape, support)
-
-    def posterior(self, y: Tensor) -> Posterior:
-        """CSBError: p(x | y) is not known."""
-        raise CSBError(f"the exact posterior of the pairs of {self.where} is not known; use metrics that need none")
 
 
 def _check(rows: Rows, support: Support | None) -> str:

@@ -15,17 +15,6 @@ from csb.schema import Schema
 T = TypeVar("T")
 
 
-@cache
-def _schema(cls: type) -> type[Schema]:
-    """Of the arguments of a class that is none itself."""
-    hints = get_type_hints(cls.__init__)
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in arguments(cls).items()
-    }
-    return create_model(cls.__name__, __base__=Schema, **fields)
-
-
 def _plain(value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
@@ -35,14 +24,27 @@ def _deep_tuple(value: Any) -> Any:
     return tuple(_deep_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters by name."""
-    return dict(inspect.signature(cls).parameters)
+def arguments(cls: type) -> list[str]:
+    """The constructor's parameters by name, in the order of calls and specs."""
+    if issubclass(cls, Schema):
+        return sorted(cls.model_fields, key=lambda name: name in getattr(cls, "last", ()))
+    return list(inspect.signature(cls).parameters)
 
 
 def to_spec(obj: Any) -> dict[str, Any]:
     """{"name": …, **arguments} of an object that keeps each constructor argument in the attribute of that name."""
     return {"name": type(obj).name, **{p: _plain(getattr(obj, p)) for p in arguments(type(obj))}}
+
+
+@cache
+def _schema(cls: type) -> type[Schema]:
+    """Of the arguments of a class that is none itself."""
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in inspect.signature(cls).parameters.items()
+    }
+    return create_model(cls.__name__, __base__=Schema, **fields)
 
 
 def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:

@@ -52,7 +52,8 @@ class EncodedPairs:
     def to(self, device: torch.device) -> "EncodedPairs":
         """The same, which must be in memory, on a device; what they are asked for, and the generator, live there."""
         transform = None if self.transform is None else copy.deepcopy(self.transform).to(device)
-        return EncodedPairs.of(*(part.to(device) for part in self.head(len(self))), transform)
+        z, c = self.head(len(self))
+        return EncodedPairs.of(z.to(device), c.to(device), transform)
 
     def plain(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         """z (B, *z_shape) and c (B, *c_shape) of the pairs of these numbers (B,), int64; z as x is encoded."""

@@ -135,5 +135,5 @@ class TestMissing:
         assert same_problem(spec, FilePairs("p.npz", seed=np.int64(1)).spec())
         assert type(FilePairs("p.npz", seed=np.int64(1)).spec()["seed"]) is int
         assert not same_problem(spec, FilePairs("p.npz", seed=1, drop_nan=True).spec())
-        with pytest.raises(CSBError, match="drop_nan='yes' is neither true nor false"):
+        with pytest.raises(CSBError, match="drop_nan='yes' is not possible; give true or false"):
             FilePairs("p.npz", drop_nan="yes")

@@ -1,6 +1,6 @@
 """Problems whose observation is a class: y is the class of x as a one-hot vector."""
 
-from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as nnf
@@ -11,12 +11,9 @@ from csb.problems.base import Problem
 
 
 class ClassProblem(Problem):
-    """x, and which of ``classes`` classes it is of: p(x | y) is the law of one class."""
+    """x, and which of ``classes`` classes, at least 2, it is of: p(x | y) is the law of one class."""
 
-    @property
-    @abstractmethod
-    def classes(self) -> int:
-        """How many classes there are, ≥ 2."""
+    classes: ClassVar[int]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
@@ -35,6 +32,3 @@ class ClassProblem(Problem):
                 f"{self.classes - 1} zeros"
             )
         return int(y.argmax())
-
-
-__all__ = ["ClassProblem"]

@@ -6,13 +6,12 @@ A = U diag(s) Vᵀ with U, V random orthogonal and s in geometric progression fr
 C, σ²/(σ² + s²), away from the coordinate axes, so that the coordinates of x | y are correlated.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
+from csb.problems.base import Dimension, LinearProblem, Posterior, Simulated, Spread, register
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.transform import Identity
 from csb.process import Stream, psd_cholesky, seeded
@@ -31,31 +30,21 @@ class GaussianPosterior(Posterior):
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class LinearGaussian(Simulated, LinearProblem):
     """x in ℝ^dx, y in ℝ^dy.
 
     Args:
-        dx, dy: dimensions, at least 1.
-        noise: σ > 0.
+        dx, dy: dimensions.
+        noise: σ.
         n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A.
     """
 
-    dx: int = 5
-    dy: int = 5
-    noise: float = 0.5
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
+    dx: Dimension = 5
+    dy: Dimension = 5
+    noise: Spread = 0.5
 
     name = "linear_gaussian"
     has_exact_posterior = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_dimensions(dx=self.dx, dy=self.dy)
-        require_at_least("noise", self.noise, 0, strictly=True)
 
     @property
     def x_shape(self) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ x ~ N(0, .1 I) in ℝ¹⁰, y | x ~ N(x, .1 I); .1 is the variance of both. p(x 
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from csb.problems.base import LinearProblem, Simulated, register
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix
-from csb.problems.standardise import Standardise
 from csb.problems.tasks.linear_gaussian import GaussianPosterior
 
 DIMENSIONS = 10
@@ -22,32 +20,17 @@ VARIANCE = 0.1
 class NoisyCopy(LinearProblem):
     """y | x ~ N(x, .1 I) in ℝ¹⁰."""
 
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (DIMENSIONS,)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (DIMENSIONS,)
+    x_shape = y_shape = (DIMENSIONS,)
+    noise_std = math.sqrt(VARIANCE)
 
     @property
     def operator(self) -> Matrix:
         return Matrix(torch.eye(DIMENSIONS, dtype=torch.float32))
 
-    @property
-    def noise_std(self) -> float:
-        return math.sqrt(VARIANCE)
-
 
 @register
-@dataclass(frozen=True, eq=False)
 class SbiGaussianLinear(Simulated, NoisyCopy):
-    """x and y in ℝ¹⁰. n_train, n_val, n_test and seed as in :class:`Simulated`."""
-
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
+    """x and y in ℝ¹⁰."""
 
     name = "sbi_gaussian_linear"
     has_exact_posterior = True
@@ -59,9 +42,6 @@ class SbiGaussianLinear(Simulated, NoisyCopy):
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return math.sqrt(VARIANCE) * torch.randn(n, DIMENSIONS, dtype=torch.float32, generator=generator)
-
-    def new_transform(self) -> Standardise:
-        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GaussianPosterior:
         return GaussianPosterior(
