@@ -128,7 +128,7 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
     if reported["type"] == "extra_forbidden":
         return _unknown(group, loc[0], list(known))
     key, node, value = f"{prefix}{loc[0]}", known[loc[0]], values.get(str(loc[0]))
-    if reported["type"] == "missing":
+    if reported["type"] == "missing" and len(loc) == 1:
         return f"{key} is missing; give {key}=…"
     for part in loc[1:]:  # as far as the error's place is one in the value; the rest names types
         if isinstance(value, dict) and loc[-2:] == (part, "[key]"):
@@ -173,6 +173,8 @@ def _describe(node: Node) -> str:
     kind = node.get("format", node.get("type"))
     if kind in ("integer", "number"):
         return _integer(node) if kind == "integer" else _number(node)
+    if items := node.get("prefixItems"):
+        return f"a list of {len(items)}, each {describe(items[0])}"
     if kind == "array":
         each = describe(node["items"]) if node.get("items") else ""
         return ("a list" if node.get("minItems", 0) < 1 else "a list that is not empty") + (each and f", each {each}")

@@ -32,8 +32,6 @@ from csb.problems.tasks.mnist_problem import (
     MnistSuperres,
 )
 from csb.problems.tasks.moving_hole import MovingHole
-from csb.problems.tasks.sbi_gaussian_linear import SbiGaussianLinear
-from csb.problems.tasks.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
-from csb.problems.tasks.sbi_gaussian_mixture import SbiGaussianMixture
+from csb.problems.tasks.sbi import SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture
 from csb.problems.tasks.two_moons import TwoMoons
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Transform, build_transform

@@ -2,10 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from csb.errors import CSBError, is_int, is_one_of
@@ -16,13 +15,10 @@ from csb.problems.standardise import Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
-from csb.schema import Count, Kept, Schema, Whole
+from csb.schema import Count, Schema, Whole
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
-Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
-Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # a standard deviation; 0 for exact observations
-Spread = Annotated[float, Field(gt=0, le=1e18), Kept]
 
 
 class Posterior(ABC):

@@ -7,13 +7,15 @@ periods). g falls so fast in frequency, like exp(−σ²ω²/2), that for σ = 2
 """
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
-from csb.problems.operators import Operator
+from csb.problems.operators import Image, Operator
+from csb.problems.specs import Spread, checked
 from csb.problems.svd import SVD, separable
+from csb.schema import OneOf
 
 EDGES = ("zero", "periodic")
 _REACH = 10  # standard deviations to which g is summed
@@ -37,20 +39,12 @@ class Blur(Operator):
 
     Args:
         x_shape: (C, H, W).
-        std: σ of the kernel, pixels, > 0.
+        std: σ of the kernel, pixels.
         edge: "zero" or "periodic", see the module's docstring.
-
-    Raises:
-        CSBError: another shape, std or edge.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], std: float, edge: str = "zero") -> None:
-        if len(x_shape) != 3:
-            raise CSBError(f"x_shape={x_shape} is not an image; expected (channels, height, width)")
-        if not std > 0 or not math.isfinite(std):
-            raise CSBError(f"std={std!r} of a blur is not a positive number of pixels; give e.g. 2.0")
-        if not is_one_of(edge, EDGES):
-            raise CSBError(f"edge={edge!r} of a blur is unknown; choose one of {', '.join(EDGES)}")
+    @checked
+    def __init__(self, x_shape: Image, std: Spread, edge: Annotated[str, OneOf(EDGES)] = "zero") -> None:
         super().__init__(x_shape, x_shape)
         self.std, self.edge = std, edge
         self.rows, self.columns = (gaussian_matrix(n, std, edge) for n in x_shape[1:])

@@ -14,16 +14,18 @@ Coordinates without bounds are standardised by all three.
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import Simulated
+from csb.problems.operators import Image
 from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
-from csb.problems.standardise import Scaled, Standardise
+from csb.problems.specs import checked
+from csb.problems.standardise import Scaled, Standardise, Vector
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform, register_transform
 from csb.process import Stream, seeded
@@ -46,17 +48,16 @@ class Boxed(Scaled):
     lower: Tensor
     upper: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape)
-        if len(self.x_shape) != 1 or not len(low) == len(high) == self.x_shape[0]:
-            raise CSBError(
-                f"{len(low)} lower and {len(high)} upper bounds do not fit x_shape={x_shape}; give both for each "
-                f"coordinate of a vector"
-            )
-        self.low, self.high = tuple(low), tuple(high)
+        self.low, self.high = low, high
         lower, upper = [-torch.inf if v is None else v for v in low], [torch.inf if v is None else v for v in high]
-        if not all(one < other for one, other in zip(lower, upper)):
-            raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
+        if not len(low) == len(high) == x_shape[0] or not all(one < other for one, other in zip(lower, upper)):
+            raise CSBError(
+                f"low={list(low)} is not below high={list(high)} in each of {x_shape[0]} coordinates; give as many "
+                f"bounds, the lower below the upper ones, null where there is none"
+            )
         self.register_buffer("lower", torch.tensor(lower, dtype=torch.float64), persistent=False)
         self.register_buffer("upper", torch.tensor(upper, dtype=torch.float64), persistent=False)
 
@@ -86,16 +87,13 @@ class Reflect(Boxed):
     """
 
     name = "reflect"
+    later = (*Scaled.later, "softness")
     softness: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         self.register_buffer("softness", torch.zeros(self.x_shape, dtype=torch.float32))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of before there was a softness hold none; sampling does not need it."""
-        state_dict.setdefault(f"{prefix}softness", torch.zeros_like(self.softness))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fit_rows(self, rows: Rows) -> Self:
         super().fit_rows(rows)
@@ -129,9 +127,6 @@ class Reflect(Boxed):
         chance = torch.special.ndtr(-(z - bound).abs() / self.softness)  # of no softness: 0, and ½ at the bound itself
         mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
         return torch.where(mirrored, 2 * bound - z, z)
-
-    def _free(self, x: Tensor) -> Tensor:
-        return x
 
     def _back(self, v: Tensor) -> Tensor:
         return fold(v, *self._sides(v))
@@ -167,7 +162,8 @@ class Probit(Boxed):
 
     name = "probit"
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         if half := [i for i, (a, b) in enumerate(zip(low, high)) if (a is None) != (b is None)]:
             raise CSBError(f"coordinate {half[0]} of x has one bound; probit needs both or none; use transform=reflect")

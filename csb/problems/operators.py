@@ -2,22 +2,25 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.specs import checked
 from csb.problems.svd import SVD, dense, probed
 from csb.process import seeded
+from csb.schema import Count, OneOf, Whole
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # (top, left, height, width), pixels
+Shape = tuple[Count, ...]
+Image = tuple[Count, Count, Count]  # (C, H, W)
 
 
 def check_box(box: Box, shape: tuple[int, ...]) -> None:
-    """CSBError unless the box (top, left, height, width), in pixels, lies in an image of shape (C, H, W)."""
-    if len(shape) != 3:
-        raise CSBError(f"x_shape={shape} is not an image; expected (channels, height, width)")
+    """CSBError unless the box lies in an image of shape (C, H, W)."""
     top, left, height, width = box
     if min(top, left) < 0 or min(height, width) < 1 or top + height > shape[1] or left + width > shape[2]:
         raise CSBError(
@@ -86,21 +89,23 @@ class RandomProjection(Operator):
 
     Args:
         x_shape: of d numbers.
-        m: rows, in 1..d.
+        m: rows, at most d.
         rows: "orthonormal" (the first m of a Haar-distributed orthogonal matrix: A A* = I) or "gaussian" (N(0, 1/d),
             of unit length on average).
-        seed: of P, ≥ 0.
-
-    Raises:
-        CSBError: m out of range, an unknown kind of rows.
+        seed: of P.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], m: int, rows: str = "orthonormal", seed: int = 0) -> None:
+    @checked
+    def __init__(
+        self,
+        x_shape: Shape,
+        m: Count,
+        rows: Annotated[str, OneOf(("orthonormal", "gaussian"))] = "orthonormal",
+        seed: Whole = 0,
+    ) -> None:
         d = torch.Size(x_shape).numel()
-        if not 1 <= m <= d:
+        if m > d:
             raise CSBError(f"m={m} is outside 1..{d}, the numbers of one x of shape {x_shape}; take fewer projections")
-        if rows not in ("orthonormal", "gaussian"):
-            raise CSBError(f"rows={rows!r} of a random projection is unknown; choose one of orthonormal, gaussian")
         super().__init__(x_shape, (m,))
         if rows == "orthonormal":
             self.P = random_orthogonal(d, seeded(seed), m).T
@@ -125,7 +130,8 @@ class InpaintBox(Operator):
         box: (top, left, height, width), pixels.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], box: Box) -> None:
+    @checked
+    def __init__(self, x_shape: Image, box: Box) -> None:
         check_box(box, x_shape)
         super().__init__(x_shape, x_shape)
         self.box = box
@@ -158,11 +164,12 @@ class AveragePool(Operator):
 
     Args:
         x_shape: (C, H, W), H and W multiples of the factor.
-        factor: at least 1.
+        factor: of both sides.
     """
 
-    def __init__(self, x_shape: tuple[int, ...], factor: int) -> None:
-        if len(x_shape) != 3 or factor < 1 or x_shape[1] % factor or x_shape[2] % factor:
+    @checked
+    def __init__(self, x_shape: Image, factor: Count) -> None:
+        if x_shape[1] % factor or x_shape[2] % factor:
             raise CSBError(f"factor={factor} does not divide the height and width of images of shape {x_shape}")
         super().__init__(x_shape, (x_shape[0], x_shape[1] // factor, x_shape[2] // factor))
         self.factor = factor

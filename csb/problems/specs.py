@@ -2,17 +2,20 @@
 
 import inspect
 import os
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from csb.errors import CSBError
-from csb.schema import Schema
+from csb.schema import Kept, Schema
 
 T = TypeVar("T")
+Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
+Spread = Annotated[float, Field(gt=0, le=1e18), Kept]  # a standard deviation
+Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # one that is 0 for exact observations
 
 
 def _plain(value: Any) -> Any:
@@ -37,14 +40,27 @@ def to_spec(obj: Any) -> dict[str, Any]:
 
 
 @cache
-def _schema(cls: type) -> type[Schema]:
-    """Of the arguments of a class that is none itself."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
+def _schema(init: Callable[..., None]) -> type[Schema]:
+    """Of the arguments of a constructor."""
+    hints, parameters = get_type_hints(init, include_extras=True), inspect.signature(init).parameters
     fields: dict[str, Any] = {
         name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in inspect.signature(cls).parameters.items()
+        for name, p in parameters.items()
+        if name in hints
     }
-    return create_model(cls.__name__, __base__=Schema, **fields)
+    return create_model("Arguments", __base__=Schema, **fields)
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a constructor. CSBError for an argument that is not of its type, or out of its range."""
+
+    @wraps(init)
+    def with_checks(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(init).bind(self, *args, **kwargs).arguments
+        _schema(init).read(dict(list(given.items())[1:]), "")
+        init(self, *args, **kwargs)
+
+    return with_checks
 
 
 def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
@@ -64,7 +80,7 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     cls, given = registry[name], {k: _deep_tuple(v) for k, v in spec.items() if k != "name"}
     if issubclass(cls, Schema):
         return cls.read(given, kind)
-    _schema(cls).read(given, kind)
+    _schema(cls.__init__).read(given, kind)
     return cls(**given)
 
 

@@ -1,19 +1,22 @@
 """Transforms to unit scale, fitted to the training pairs."""
 
 import logging
-from abc import abstractmethod
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.operators import Image
 from csb.problems.robust import ROWS, Scale, codes, columns, is_coarse, quantiles
 from csb.problems.rows import Moments, Rows
 from csb.problems.scale import pool
+from csb.problems.specs import checked
 from csb.problems.transform import Transform, register_transform
+from csb.schema import Count
 
 KEYS = ("x", "y")
+Vector = tuple[Count]
 _PARTS = {"mean": 0.0, "std": 1.0, "log": 0.0, "tail": 0.0}  # of a scale, and what files of before do not hold
 _EDGE = 0.001  # quantile at which the range of the observations ends
 logger = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ class Scaled(Transform):
     """
 
     any_units = True
+    later = ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high")  # tensors that older files do not hold; 0 then
     x_mean: Tensor
     x_std: Tensor
     y_mean: Tensor
@@ -35,13 +39,10 @@ class Scaled(Transform):
     y_low: Tensor
     y_high: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    @checked
+    def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image) -> None:
         super().__init__(x_shape, y_shape)
         for key, shape in zip(KEYS, (self.x_shape, self.y_shape)):
-            if len(shape) not in (1, 3):
-                raise CSBError(
-                    f"{key}_shape={shape} is neither that of a vector (d,) nor of an image (channels, height, width)"
-                )
             size = (shape[0], 1, 1) if len(shape) == 3 else shape
             for part, value in _PARTS.items():
                 self.register_buffer(f"{key}_{part}", torch.full(size, value, dtype=torch.float32))
@@ -49,8 +50,7 @@ class Scaled(Transform):
             self.register_buffer(f"y_{side}", torch.zeros_like(self.y_mean))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of before there were other maps than mean and standard deviation hold neither them nor a range."""
-        for name in ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high"):
+        for name in self.later:
             state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -138,13 +138,13 @@ class Scaled(Transform):
     def y_range(self) -> tuple[Tensor, Tensor] | None:
         return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None
 
-    @abstractmethod
     def _free(self, x: Tensor) -> Tensor:
         """x to unbounded coordinates of the same shape."""
+        return x
 
-    @abstractmethod
     def _back(self, v: Tensor) -> Tensor:
         """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
+        return v
 
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.scale("x").encode(self._free(x)).to(self.x_mean.dtype)
@@ -164,9 +164,9 @@ class Scaled(Transform):
         """As :meth:`_free`, for x that may lie outside what it is defined on, where the density is 0."""
         return self._free(x)
 
-    @abstractmethod
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
+        return torch.zeros((), dtype=torch.float64, device=x.device)
 
 
 @register_transform
@@ -177,12 +177,3 @@ class Standardise(Scaled):
     """
 
     name = "standardise"
-
-    def _free(self, x: Tensor) -> Tensor:
-        return x
-
-    def _back(self, v: Tensor) -> Tensor:
-        return v
-
-    def _log_slope(self, x: Tensor) -> Tensor:
-        return torch.zeros((), dtype=torch.float64, device=x.device)

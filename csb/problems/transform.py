@@ -13,9 +13,9 @@ from torch import Tensor
 
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
-from csb.problems.operators import Box, check_batch, check_box
+from csb.problems.operators import Box, Image, check_batch, check_box
 from csb.problems.rows import Pairs, Rows
-from csb.problems.specs import build, to_spec
+from csb.problems.specs import build, checked, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
 
@@ -33,17 +33,10 @@ class Transform(Float32Module, ABC):
     any_units: ClassVar[bool] = False
     works_in = (torch.float32, torch.float64)
 
-    def __init__(
-        self,
-        x_shape: tuple[int, ...],
-        y_shape: tuple[int, ...],
-        z_shape: tuple[int, ...] | None = None,
-        c_shape: tuple[int, ...] | None = None,
-    ) -> None:
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.x_shape, self.y_shape = tuple(x_shape), tuple(y_shape)
-        self.z_shape = self.x_shape if z_shape is None else z_shape
-        self.c_shape = self.y_shape if c_shape is None else c_shape
+        self.x_shape = self.z_shape = tuple(x_shape)
+        self.y_shape = self.c_shape = tuple(y_shape)
 
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape.
@@ -53,9 +46,7 @@ class Transform(Float32Module, ABC):
         """
         check_batch("x", x, self.x_shape)
         if y is not None:
-            check_batch("y", y, self.y_shape)
-            if len(x) != len(y):
-                raise CSBError(f"x holds {len(x)} points and y {len(y)} observations; give one for each point")
+            self._check_pairs("x", x, y)
         return self._encode_x(x, y)
 
     def encode_y(self, y: Tensor) -> Tensor:
@@ -66,15 +57,18 @@ class Transform(Float32Module, ABC):
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """z (B, *z_shape) and its observations y (B, *y_shape) → x (B, *x_shape). CSBError for other shapes."""
         check_batch("z", z, self.z_shape)
-        check_batch("y", y, self.y_shape)
-        if len(z) != len(y):
-            raise CSBError(f"z holds {len(z)} states and y {len(y)} observations; repeat y to one for each state")
+        self._check_pairs("z", z, y)
         return self._decode(z, y)
+
+    def _check_pairs(self, name: str, value: Tensor, y: Tensor) -> None:
+        check_batch("y", y, self.y_shape)
+        if len(value) != len(y):
+            raise CSBError(f"{name} holds {len(value)} rows and y {len(y)} observations; repeat y to one for each row")
 
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """As :meth:`fit_rows`, from training pairs x (N, *x_shape) and y (N, *y_shape). CSBError for other shapes."""
         check_batch("x", x, self.x_shape)
-        check_batch("y", y, self.y_shape)
+        self._check_pairs("x", x, y)
         return self.fit_rows(Rows.of(Pairs(x, y)))
 
     def fit_rows(self, rows: Rows) -> Self:
@@ -170,9 +164,6 @@ class Identity(Transform):
 
     name = "identity"
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-        super().__init__(x_shape, y_shape)
-
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x
 
@@ -198,9 +189,6 @@ class PixelRange(Transform):
     def y_range(self) -> tuple[Tensor, Tensor]:
         return SYMMETRIC
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-        super().__init__(x_shape, y_shape)
-
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * x - 1
 
@@ -219,16 +207,17 @@ class Hole(Transform):
 
     Args:
         x_shape: (C, H, W).
-        box: (top, left, height, width) of the hole, pixels.
+        box: the hole.
     """
 
     name = "hole"
     known: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], box: Box) -> None:
-        check_box(box, tuple(x_shape))
-        super().__init__(x_shape, x_shape, z_shape=(x_shape[0], box[2], box[3]))
-        self.box = tuple(box)
+    @checked
+    def __init__(self, x_shape: Image, box: Box) -> None:
+        check_box(box, x_shape)
+        super().__init__(x_shape, x_shape)
+        self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
         known = torch.ones(x_shape, dtype=torch.float32)
         self._crop(known).zero_()
         self.register_buffer("known", known)

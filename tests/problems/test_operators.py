@@ -180,12 +180,12 @@ def test_random_projections():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Blur((28, 28), 1.0), "not an image"),
-        (lambda: Blur(SHAPE, 0.0), "std=0.0 of a blur"),
-        (lambda: Blur(SHAPE, float("nan")), "std=nan of a blur"),
-        (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' of a blur is unknown; choose one of zero, periodic"),
+        (lambda: Blur((28, 28), 1.0), "give a list of 3, each an integer"),
+        (lambda: Blur(SHAPE, 0.0), "std=0.0 is not possible; give a number in"),
+        (lambda: Blur(SHAPE, float("nan")), "std=nan is not possible"),
+        (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' is unknown; choose one of zero, periodic"),
         (lambda: RandomProjection((4,), 5), "m=5 is outside 1..4"),
-        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' of a random projection is unknown"),
+        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' is unknown"),
     ],
 )
 def test_bad_arguments(make, match):

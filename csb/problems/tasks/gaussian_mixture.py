@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import Dimension, LinearProblem, Posterior, Simulated, Spread, register
+from csb.problems.base import LinearProblem, Posterior, Simulated, register
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
+from csb.problems.specs import Dimension, Spread
 from csb.process import Stream, seeded
 from csb.schema import OneOf
 

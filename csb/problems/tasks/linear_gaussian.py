@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from csb.problems.base import Dimension, LinearProblem, Posterior, Simulated, Spread, register
+from csb.problems.base import LinearProblem, Posterior, Simulated, register
 from csb.problems.operators import Matrix, random_orthogonal
+from csb.problems.specs import Dimension, Spread
 from csb.problems.transform import Identity
 from csb.process import Stream, psd_cholesky, seeded
 

@@ -5,7 +5,10 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError
+from csb.problems.operators import Image
+from csb.problems.specs import checked
 from csb.problems.transform import SYMMETRIC, Transform, register_transform
+from csb.schema import Count
 
 
 @register_transform
@@ -22,16 +25,18 @@ class MovingHole(Transform):
 
     Args:
         x_shape: (C, H, W).
-        hole: the side of the hole in pixels, from 1 to below the smaller of H and W.
+        hole: the side of the hole in pixels, below the smaller of H and W.
     """
 
     name = "moving_hole"
 
-    def __init__(self, x_shape: tuple[int, ...], hole: int) -> None:
-        if len(x_shape) != 3 or not 1 <= hole < min(x_shape[1:]):
+    @checked
+    def __init__(self, x_shape: Image, hole: Count) -> None:
+        if hole >= min(x_shape[1:]):
             raise CSBError(f"hole={hole} does not move in an image of shape {tuple(x_shape)}; give one that is smaller")
         C, H, W = x_shape
-        super().__init__(x_shape, (C + 1, H, W), z_shape=(C, hole, hole), c_shape=(C, 2 * H - hole, 2 * W - hole))
+        super().__init__(x_shape, (C + 1, H, W))
+        self.z_shape, self.c_shape = (C, hole, hole), (C, 2 * H - hole, 2 * W - hole)
         self.hole = hole
 
     def observe(self, x: Tensor, top: Tensor, left: Tensor) -> Tensor:
