@@ -135,16 +135,13 @@ class Problem(Schema):
 
     def check_observation(self, y: Tensor) -> Tensor:
         """y in float64 on the CPU, checked to be one finite observation."""
-        if not isinstance(y, Tensor):
-            raise CSBError(f"y is a {type(y).__name__}; pass ONE observation of {self.name} as a tensor")
-        if tuple(y.shape) != self.y_shape:
-            raise CSBError(
-                f"y has shape {tuple(y.shape)}; the posterior of {self.name} takes ONE observation of shape "
-                f"{self.y_shape}; index the batch first"
-            )
-        if not bool(torch.isfinite(y.float()).all()):
-            raise CSBError(f"y of {self.name} holds values that are not finite as float32; pass a finite observation")
-        return y.detach().to(device="cpu", dtype=torch.float64)
+        if isinstance(y, Tensor) and tuple(y.shape) == self.y_shape and bool(torch.isfinite(y.float()).all()):
+            return y.detach().to(device="cpu", dtype=torch.float64)
+        what = f"of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise CSBError(
+            f"y, {what}, is not ONE observation of {self.name}; pass a tensor of shape {self.y_shape}, all of it finite "
+            f"as float32; of a batch pass one row"
+        )
 
 
 class Simulated(Problem):
@@ -172,13 +169,12 @@ class Simulated(Problem):
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
         n = check_request(split, n)
-        size = self.sizes[split]
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             x = self.prior(BLOCK, generator)
             return Pairs(x, self.observe(x, generator))
 
-        return in_blocks(self.seed, split, size if n is None else n, block)
+        return in_blocks(self.seed, split, self.sizes[split] if n is None else n, block)
 
 
 class AdditiveNoise(Problem):
@@ -228,12 +224,7 @@ def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generato
     ``draw(start, generator)`` returns the whole block start..start + BLOCK − 1, or what there is of it.
     """
     blocks = [draw(start, seeded(seed, SPLITS.index(split), start // BLOCK)) for start in range(0, n, BLOCK)]
-    labels = [b.labels for b in blocks if b.labels is not None]
-    return Pairs(
-        torch.cat([b.x for b in blocks])[:n],
-        torch.cat([b.y for b in blocks])[:n],
-        torch.cat(labels)[:n] if labels else None,
-    )
+    return Pairs(*(None if parts[0] is None else torch.cat(parts)[:n] for parts in zip(*blocks)))
 
 
 P = TypeVar("P", bound=Problem)

@@ -64,7 +64,7 @@ class FilePairs(Problem):
         length: the number of pairs that there must be, None for any: kept with a run, whose held-out pairs would be
             others if the files had become longer or shorter.
         digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
-            are others: the SHA-256 of all x, then all y, as float32, whatever kind of file holds them.
+            are others: the SHA-256 of those of all x and of all y, as float32, whatever kind of file holds them.
         drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value; they are refused
             elsewhere. Then all are read once to find those that are kept, and the number of pairs is theirs.
     """
@@ -149,13 +149,11 @@ class FilePairs(Problem):
 
     def _side(self, name: str, unbounded: float) -> tuple[float, ...]:
         value, shape = getattr(self, name), self.x_shape
-        if len(shape) != 1:
-            raise CSBError(f"{name}={value!r} bounds x of shape {shape} in {self.where}; bounds are for vectors (N, d)")
         numbers = value if isinstance(value, tuple) else (value,) * shape[0]
-        if len(numbers) != shape[0]:
+        if len(shape) != 1 or len(numbers) != shape[0]:
             raise CSBError(
-                f"{name}={list(numbers)} holds {len(numbers)} bounds and x of {self.where} {shape[0]} coordinates; "
-                f"give one for each, null where there is none"
+                f"{name}={value!r} does not bound x of shape {shape} in {self.where}; bounds are for vectors: give one "
+                f"number, or one for each coordinate, null where there is none"
             )
         return tuple(unbounded if v is None else float(v) for v in numbers)
 

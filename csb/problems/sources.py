@@ -78,30 +78,28 @@ def _require_file(path: Path, what: str) -> None:
 
 
 def _checked(headers: dict[str, Header], labels: dict[str, str], where: str) -> dict[str, Header]:
-    """The headers of x and y. CSBError for what no source of pairs may be.
-
-    An array of another type than real numbers, or that holds neither vectors (N, d) nor images (N, C, H, W), lengths
-    that differ, and fewer than LEAST pairs.
-    """
+    """The headers of x and y. CSBError for arrays that are no pairs, and for fewer than LEAST pairs."""
     for name, header in headers.items():
-        label, shape = labels[name], header.shape
-        if header.dtype.kind not in "fiub":
-            raise CSBError(f"{label} has the type {header.dtype}; expected real numbers; convert it, e.g. to float32")
-        if len(shape) not in (2, 4):
-            raise CSBError(f"{label} has shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it")
-        if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[2] > shape[3]:
-            raise CSBError(
-                f"{label} has shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give "
-                f"numpy.moveaxis(…, -1, 1)"
-            )
-        if 0 in shape[1:]:
-            raise CSBError(f"{label} has shape {shape}, which holds no numbers; give at least one for each pair")
-    x, y = headers["x"].shape, headers["y"].shape
-    if x[0] != y[0]:
-        raise CSBError(f"{where} holds {x[0]} x and {y[0]} y; give one y for each x, in the same order")
-    if x[0] < LEAST:
-        raise CSBError(f"{where} holds {x[0]} pairs; at least {LEAST} are needed to learn from and to hold out")
+        if fault := _fault(header):
+            raise CSBError(f"{labels[name]} has {fault}")
+    x, y = (headers[name].shape[0] for name in NAMES)
+    if x != y or x < LEAST:
+        fault = f"{x} x and {y} y; give one y for each x, in the same order"
+        few = f"{x} pairs; at least {LEAST} are needed to learn from and to hold out"
+        raise CSBError(f"{where} holds {fault if x != y else few}")
     return headers
+
+
+def _fault(header: Header) -> str:
+    """Why an array holds neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else ""."""
+    shape = header.shape
+    if header.dtype.kind not in "fiub":
+        return f"the type {header.dtype}; expected real numbers; convert it, e.g. to float32"
+    if len(shape) not in (2, 4):
+        return f"shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it"
+    if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[2] > shape[3]:
+        return f"shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give numpy.moveaxis(…, -1, 1)"
+    return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 
 
 def _unchanged(arrays: dict[str, Any], headers: dict[str, Header], labels: dict[str, str]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class PixelRange(Transform):
 
 
 @register_transform
-class Hole(Transform):
+class Hole(PixelRange):
     """Noise-free inpainting: the bridge runs over the unknown pixels only, for p(x | y) leaves the others no freedom.
 
     z = 2·crop(x) − 1; c = 2y − 1 at the known pixels and 0 in the hole; decode pastes clamp((z + 1)/2, 0, 1) into y.
@@ -221,9 +221,6 @@ class Hole(Transform):
         known = torch.ones(x_shape, dtype=torch.float32)
         self._crop(known).zero_()
         self.register_buffer("known", known)
-
-    def y_range(self) -> tuple[Tensor, Tensor]:
-        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)

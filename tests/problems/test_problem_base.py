@@ -105,7 +105,7 @@ class TestSimulated:
         with pytest.raises(CSBError, match="ONE observation") as error:
             problem.posterior(y)
         one_line(error)
-        with pytest.raises(CSBError, match="not finite"):
+        with pytest.raises(CSBError, match="all of it finite"):
             problem.posterior(torch.full_like(y[0], float("nan")))
 
     def test_bad_requests(self, name):

@@ -7,12 +7,12 @@ from torch.nn import functional as nnf
 from csb.errors import CSBError
 from csb.problems.operators import Image
 from csb.problems.specs import checked
-from csb.problems.transform import SYMMETRIC, Transform, register_transform
+from csb.problems.transform import PixelRange, register_transform
 from csb.schema import Count
 
 
 @register_transform
-class MovingHole(Transform):
+class MovingHole(PixelRange):
     """The bridge runs over the hole, and sees the image from there: one bridge for all positions.
 
     An observation y (C + 1, H, W) is the image with 0 in the hole, and a last channel that is 1 at the known pixels and
@@ -55,9 +55,6 @@ class MovingHole(Transform):
                 "pixels; give 0 in the hole and 1 elsewhere"
             )
         return top, left
-
-    def y_range(self) -> tuple[Tensor, Tensor]:
-        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (y[:, -1:] == 0).expand(-1, self.x_shape[0], -1, -1)
