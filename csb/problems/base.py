@@ -139,8 +139,8 @@ class Problem(Schema):
             return y.detach().to(device="cpu", dtype=torch.float64)
         what = f"of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise CSBError(
-            f"y, {what}, is not ONE observation of {self.name}; pass a tensor of shape {self.y_shape}, all of it finite "
-            f"as float32; of a batch pass one row"
+            f"y, {what}, is not ONE observation of {self.name}; pass a tensor of shape {self.y_shape}, all of it "
+            f"finite as float32; of a batch pass one row"
         )
 
 

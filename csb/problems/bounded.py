@@ -25,7 +25,7 @@ from csb.problems.operators import Image
 from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
 from csb.problems.specs import checked
-from csb.problems.standardise import Scaled, Standardise, Vector
+from csb.problems.standardise import Standardise, Vector
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform, register_transform
 from csb.process import Stream, seeded
@@ -37,11 +37,11 @@ IMAGE = 0.02  # least chance of a mirror image where densities are estimated
 Bounds = tuple[float | None, ...]
 
 
-class Boxed(Scaled):
+class Boxed(Standardise):
     """x in a box.
 
     Args:
-        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Scaled`.
+        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Standardise`.
         low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
     """
 
@@ -87,7 +87,7 @@ class Reflect(Boxed):
     """
 
     name = "reflect"
-    later = (*Scaled.later, "softness")
+    later = (*Standardise.later, "softness")
     softness: Tensor
 
     @checked
@@ -101,12 +101,12 @@ class Reflect(Boxed):
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
         finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(Stream.REFLECTED_SCALE))
-        low, high = self._walls()
+        low, high = self._state_bounds()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))
         return self
 
-    def _walls(self) -> tuple[Tensor, Tensor]:
+    def _state_bounds(self) -> tuple[Tensor, Tensor]:
         """The box in units of the state."""
         scale, coarse, own = self.scale("x"), self._coarse("x"), self.x_mean.dtype
         low, high = (
@@ -118,11 +118,11 @@ class Reflect(Boxed):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         plain = self.scale("x").plain
         if not bool(plain.all()):  # mirrored in units of the state, where x is no linear map of it
-            z = torch.where(plain, z, fold(z, *self._walls()))
+            z = torch.where(plain, z, fold(z, *self._state_bounds()))
         return super()._decode(z, y)
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        low, high = self._walls()
+        low, high = self._state_bounds()
         bound = torch.where(z - low < high - z, low, high)
         chance = torch.special.ndtr(-(z - bound).abs() / self.softness)  # of no softness: 0, and ½ at the bound itself
         mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
@@ -141,7 +141,7 @@ class Reflect(Boxed):
         farther outside than the box is wide, which fold twice, are left out.
         """
         z, log_scale = super().lift(x, uniform)
-        low, high = self._walls()
+        low, high = self._state_bounds()
         soft = torch.where(self.softness > 0, self.softness, ((high - low) / 8).clamp(max=0.25))
         first, second = (
             torch.where(bound.isfinite(), torch.special.ndtr(-(z - bound).abs() / soft).clamp_min(IMAGE), 0.0).double()

@@ -52,13 +52,14 @@ def _schema(init: Callable[..., None]) -> type[Schema]:
 
 
 def checked(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of a constructor. CSBError for an argument that is not of its type, or out of its range."""
+    """Decorator of a constructor: CSBError for an argument that is not of its type. Lists stand for tuples."""
 
     @wraps(init)
     def with_checks(self: Any, *args: Any, **kwargs: Any) -> None:
-        given = inspect.signature(init).bind(self, *args, **kwargs).arguments
-        _schema(init).read(dict(list(given.items())[1:]), "")
-        init(self, *args, **kwargs)
+        bound = inspect.signature(init).bind(self, *args, **kwargs).arguments
+        given = {name: _deep_tuple(value) for name, value in bound.items() if value is not self}
+        _schema(init).read(given, "")
+        init(self, **given)
 
     return with_checks
 

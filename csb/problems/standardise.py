@@ -22,14 +22,17 @@ _EDGE = 0.001  # quantile at which the range of the observations ends
 logger = logging.getLogger(__name__)
 
 
-class Scaled(Transform):
-    """Shifted and scaled to mean 0 and standard deviation 1 on the training pairs; see :mod:`csb.problems.robust`.
+@register_transform
+class Standardise(Transform):
+    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
 
     Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel, with one shift and scale for
-    all pixels of a channel. x may be mapped to unbounded coordinates first. Offsets leave, and come back, in float64
-    where float32 is too coarse for them; states and conditions are float32.
+    all pixels of a channel. Samples may be anywhere, whatever the support of the prior; subclasses map x to unbounded
+    coordinates first. Offsets leave, and come back, in float64 where float32 is too coarse for them; states and
+    conditions are float32.
     """
 
+    name = "standardise"
     any_units = True
     later = ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high")  # tensors that older files do not hold; 0 then
     x_mean: Tensor
@@ -59,17 +62,13 @@ class Scaled(Transform):
         return Scale(*(getattr(self, f"{key}_{part}") for part in _PARTS))
 
     def x_scale(self) -> Tensor:
-        return self._spread("x")
-
-    def _spread(self, key: str) -> Tensor:
-        """The width of the bulk in units of the data, float64."""
-        scale = Scale(*(part.double() for part in self.scale(key)))
+        """The width of the bulk."""
+        scale = Scale(*(part.double() for part in self.scale("x")))
         one = torch.ones_like(scale.mean)
         wide = (scale.decode(one) - scale.decode(-one)) / 2
         return torch.where(scale.plain, scale.std, wide)
 
     def dtype_of(self, key: str) -> torch.dtype:
-        """In which x or y is data: float64 where float32 is too coarse for its distance from 0."""
         return torch.float64 if bool(self._coarse(key).any()) else torch.float32
 
     def _coarse(self, key: str) -> Tensor:
@@ -115,12 +114,11 @@ class Scaled(Transform):
 
     def _tell(self, key: str, far: list[tuple[int, float]], rows: Rows) -> None:
         """Warns of values that are most likely codes, with the number of rows that hold them."""
-        counts = [0] * len(far)
-        for block in rows.blocks():
-            values = self._free(block.x) if key == "x" else block.y
-            for i, (column, value) in enumerate(far):
-                counts[i] += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
-        for (column, value), count in zip(far, counts):
+        for column, value in far:
+            count = 0
+            for block in rows.blocks():
+                values = self._free(block.x) if key == "x" else block.y
+                count += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
             logger.warning(
                 "%s %d of %s is %g in %d rows, far outside all other values: most likely outliers that stand for "
                 "missing values; leave these rows out, or put NaN there and drop them",
@@ -167,13 +165,3 @@ class Scaled(Transform):
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
         return torch.zeros((), dtype=torch.float64, device=x.device)
-
-
-@register_transform
-class Standardise(Scaled):
-    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
-
-    Samples may be anywhere, whatever the support of the prior.
-    """
-
-    name = "standardise"
