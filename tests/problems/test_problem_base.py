@@ -133,7 +133,7 @@ class TestSimulated:
         ({"name": "bod", "seed": "1"}, "problem.seed='1' is not possible; give an integer"),
         ({"name": "bod", "seed": True}, "problem.seed=True is not possible"),
         ({"name": "bod", "seed": 1.5}, "problem.seed=1.5 is not possible"),
-        ({"name": "linear_gaussian", "noise": "loud"}, "problem.noise='loud' is not possible; give a finite number"),
+        ({"name": "linear_gaussian", "noise": "loud"}, "problem.noise='loud' is not possible; give a number in"),
         ({"name": "linear_gaussian", "noise": 0.0}, r"problem.noise=0.0 is not possible; give a number in \(0, "),
         ({"name": "linear_gaussian", "noise": float("nan")}, "noise=nan"),
         ({"name": "linear_gaussian", "dx": 0}, "dx=0"),
