@@ -224,7 +224,8 @@ def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generato
     ``draw(start, generator)`` returns the whole block start..start + BLOCK − 1, or what there is of it.
     """
     blocks = [draw(start, seeded(seed, SPLITS.index(split), start // BLOCK)) for start in range(0, n, BLOCK)]
-    return Pairs(*(None if parts[0] is None else torch.cat(parts)[:n] for parts in zip(*blocks)))
+    x, y, labels = zip(*blocks)
+    return Pairs(torch.cat(x)[:n], torch.cat(y)[:n], None if labels[0] is None else torch.cat(labels)[:n])
 
 
 P = TypeVar("P", bound=Problem)

@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import LinearProblem, Posterior, Simulated, register
+from csb.problems.base import Posterior, register
 from csb.problems.exact.mixture import Mixture
-from csb.problems.operators import Matrix, random_orthogonal
-from csb.problems.specs import Dimension, Spread
+from csb.problems.operators import random_orthogonal
+from csb.problems.specs import Dimension
+from csb.problems.tasks.linear_gaussian import LinearVectors
 from csb.process import Stream, seeded
 from csb.schema import OneOf
 
@@ -31,20 +32,17 @@ class MixturePosterior(Posterior):
 
 
 @register
-class GaussianMixture(Simulated, LinearProblem):
+class GaussianMixture(LinearVectors):
     """x in ℝ^dx from 25 Gaussians; y = A x + N(0, noise²) in ℝ^dy, the rows of A orthonormal and random.
 
     Args:
         dx: even: the means repeat (8i, 8j).
         dy: at most dx.
-        noise: the standard deviation of the noise.
-        weights: "random" (uniform numbers, normalised) or "equal".
-        n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A and the weights.
+        weights: "random" (uniform numbers, normalised, fixed by the seed) or "equal".
     """
 
     dx: Annotated[Dimension, Field(multiple_of=2)] = 2
     dy: Dimension = 1
-    noise: Spread = 0.5
     weights: Annotated[str, OneOf(("random", "equal"))] = "random"
 
     name = "gaussian_mixture"
@@ -55,14 +53,6 @@ class GaussianMixture(Simulated, LinearProblem):
         if self.dy > self.dx:
             raise CSBError(f"dy={self.dy} is outside 1..dx={self.dx}; the rows of A are orthonormal")
         return self
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (self.dx,)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (self.dy,)
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -83,14 +73,6 @@ class GaussianMixture(Simulated, LinearProblem):
     def R(self) -> Tensor:
         """The covariance of the noise, (dy, dy), float64."""
         return self.noise**2 * torch.eye(self.dy, dtype=torch.float64)
-
-    @property
-    def operator(self) -> Matrix:
-        return Matrix(self.A)
-
-    @property
-    def noise_std(self) -> float:
-        return self.noise
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.mixture.sample(n, generator).float()

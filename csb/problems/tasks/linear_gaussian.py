@@ -7,6 +7,7 @@ C, σ²/(σ² + s²), away from the coordinate axes, so that the coordinates of 
 """
 
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,13 +31,12 @@ class GaussianPosterior(Posterior):
         return (self._mean + noise @ self._factor.T).float()
 
 
-@register
-class LinearGaussian(Simulated, LinearProblem):
-    """x in ℝ^dx, y in ℝ^dy.
+class LinearVectors(Simulated, LinearProblem):
+    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy.
 
     Args:
         dx, dy: dimensions.
-        noise: σ.
+        noise: σ, the standard deviation of the noise.
         n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A.
     """
 
@@ -44,8 +44,7 @@ class LinearGaussian(Simulated, LinearProblem):
     dy: Dimension = 5
     noise: Spread = 0.5
 
-    name = "linear_gaussian"
-    has_exact_posterior = True
+    A: ClassVar[Tensor]  # (dy, dx), float64
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -54,6 +53,22 @@ class LinearGaussian(Simulated, LinearProblem):
     @property
     def y_shape(self) -> tuple[int, ...]:
         return (self.dy,)
+
+    @property
+    def operator(self) -> Matrix:
+        return Matrix(self.A)
+
+    @property
+    def noise_std(self) -> float:
+        return self.noise
+
+
+@register
+class LinearGaussian(LinearVectors):
+    """x ~ N(0, I)."""
+
+    name = "linear_gaussian"
+    has_exact_posterior = True
 
     @cached_property
     def A(self) -> Tensor:
@@ -79,14 +94,6 @@ class LinearGaussian(Simulated, LinearProblem):
         if self.dy >= self.dx:
             return self.C @ self.A.T / self.noise**2
         return torch.linalg.solve(self.A @ self.A.T + self.noise**2 * torch.eye(self.dy).double(), self.A).T
-
-    @property
-    def operator(self) -> Matrix:
-        return Matrix(self.A)
-
-    @property
-    def noise_std(self) -> float:
-        return self.noise
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.dx, dtype=torch.float32, generator=generator)

@@ -37,11 +37,6 @@ class MnistProblem(Problem):
     x_shape = y_shape = (1, 28, 28)
 
     @property
-    def noise_seed(self) -> int:
-        """The seed of what is random in the observations, which are frozen for each split."""
-        return getattr(self, "seed", 0)
-
-    @property
     def sizes(self) -> dict[str, int]:
         return {"train": 60_000 - _VAL, "val": _VAL, "test": 10_000}
 
@@ -68,7 +63,8 @@ class MnistProblem(Problem):
             x = images[part, None].float() / 255
             return Pairs(x, self._observed(x, labels[part], generator), labels[part])
 
-        return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
+        frozen = getattr(self, "seed", 0)  # of what is random in the observations
+        return in_blocks(frozen, split, len(images) if n is None else n, block)
 
     def first(self, split: str, n: int) -> Pairs:
         """As in :class:`Problem`; the files of a split are counted, which ``sizes`` takes for the published ones."""
