@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
-from csb.problems.specs import arguments, build, to_spec
+from csb.problems.specs import Registry, arguments, build, to_spec
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
@@ -228,14 +228,8 @@ def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generato
     return Pairs(torch.cat(x)[:n], torch.cat(y)[:n], None if labels[0] is None else torch.cat(labels)[:n])
 
 
-P = TypeVar("P", bound=Problem)
-PROBLEMS: dict[str, type[Problem]] = {}
-
-
-def register(cls: type[P]) -> type[P]:
-    """Class decorator: enters a problem in :data:`PROBLEMS` under its name."""
-    PROBLEMS[cls.name] = cls
-    return cls
+PROBLEMS: Registry[Problem] = Registry()
+register = PROBLEMS.register
 
 
 def build_problem(spec: Mapping[str, Any]) -> Problem:

@@ -66,33 +66,38 @@ class Operator(ABC):
 
 
 class Matrix(Operator):
-    """x ↦ A x for vectors; A is (dy, dx), kept in the precision given."""
+    """x ↦ A x; A is (dy, dx), kept in the precision given.
 
-    def __init__(self, A: Tensor) -> None:
+    Args:
+        A: the matrix.
+        x_shape: of dx numbers, which A takes flattened; None for vectors.
+    """
+
+    def __init__(self, A: Tensor, x_shape: tuple[int, ...] | None = None) -> None:
         if A.ndim != 2:
             raise CSBError(f"A has shape {tuple(A.shape)}; expected a matrix (dy, dx)")
-        super().__init__((A.shape[1],), (A.shape[0],))
+        super().__init__(x_shape or (A.shape[1],), (A.shape[0],))
         self.A = A
 
     def _apply(self, x: Tensor) -> Tensor:
-        return x @ self.A.to(x).T
+        return x.flatten(1) @ self.A.to(x).T
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.A.to(y)
+        return (y @ self.A.to(y)).unflatten(1, self.x_shape)
 
     def _svd(self) -> SVD:
         return dense(self.A, self.x_shape, self.y_shape)
 
 
-class RandomProjection(Operator):
-    """m random numbers of x: y = P x, P (m, d) on x flattened.
+class RandomProjection(Matrix):
+    """m random numbers of x: y = A x, A (m, d) on x flattened.
 
     Args:
         x_shape: of d numbers.
         m: rows, at most d.
         rows: "orthonormal" (the first m of a Haar-distributed orthogonal matrix: A A* = I) or "gaussian" (N(0, 1/d),
             of unit length on average).
-        seed: of P.
+        seed: of A.
     """
 
     @checked
@@ -106,20 +111,11 @@ class RandomProjection(Operator):
         d = torch.Size(x_shape).numel()
         if m > d:
             raise CSBError(f"m={m} is outside 1..{d}, the numbers of one x of shape {x_shape}; take fewer projections")
-        super().__init__(x_shape, (m,))
         if rows == "orthonormal":
-            self.P = random_orthogonal(d, seeded(seed), m).T
+            P = random_orthogonal(d, seeded(seed), m).T
         else:
-            self.P = torch.randn(m, d, generator=seeded(seed), dtype=torch.float64) / d**0.5
-
-    def _apply(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.P.to(x).T
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.P.to(y)).unflatten(1, self.x_shape)
-
-    def _svd(self) -> SVD:
-        return dense(self.P, self.x_shape, self.y_shape)
+            P = torch.randn(m, d, generator=seeded(seed), dtype=torch.float64) / d**0.5
+        super().__init__(P, x_shape)
 
 
 class InpaintBox(Operator):

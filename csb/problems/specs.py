@@ -13,6 +13,7 @@ from csb.errors import CSBError
 from csb.schema import Kept, Schema
 
 T = TypeVar("T")
+U = TypeVar("U")
 Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
 Spread = Annotated[float, Field(gt=0, le=1e18), Kept]  # a standard deviation
 Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # one that is 0 for exact observations
@@ -62,6 +63,15 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
         init(self, **given)
 
     return with_checks
+
+
+class Registry(dict[str, type[T]]):
+    """Classes by their names."""
+
+    def register(self, cls: type[U]) -> type[U]:
+        """Enters a class, as its decorator."""
+        self[cls.name] = cls  # type: ignore[attr-defined, assignment]
+        return cls
 
 
 def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:

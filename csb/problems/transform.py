@@ -6,7 +6,7 @@ fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, Image, check_batch, check_box
 from csb.problems.rows import Pairs, Rows
-from csb.problems.specs import build, checked, to_spec
+from csb.problems.specs import Registry, build, checked, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
 
@@ -148,14 +148,8 @@ class Transform(Float32Module, ABC):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor: ...
 
 
-T = TypeVar("T", bound=Transform)
-TRANSFORMS: dict[str, type[Transform]] = {}
-
-
-def register_transform(cls: type[T]) -> type[T]:
-    """Class decorator: enters a transform in :data:`TRANSFORMS` under its name."""
-    TRANSFORMS[cls.name] = cls
-    return cls
+TRANSFORMS: Registry[Transform] = Registry()
+register_transform = TRANSFORMS.register
 
 
 @register_transform

@@ -168,11 +168,11 @@ class TestBlur:
 
 
 def test_random_projections():
-    P = RandomProjection(SHAPE, 50, seed=4).P
+    P = RandomProjection(SHAPE, 50, seed=4).A
     torch.testing.assert_close(P @ P.T, torch.eye(50, dtype=torch.float64))
-    assert torch.equal(P, RandomProjection(SHAPE, 50, seed=4).P)
-    assert not torch.equal(P, RandomProjection(SHAPE, 50, seed=5).P)
-    lengths = RandomProjection((400,), 200, "gaussian").P.square().sum(1)
+    assert torch.equal(P, RandomProjection(SHAPE, 50, seed=4).A)
+    assert not torch.equal(P, RandomProjection(SHAPE, 50, seed=5).A)
+    lengths = RandomProjection((400,), 200, "gaussian").A.square().sum(1)
     assert float(lengths.mean()) == pytest.approx(1, abs=0.02)
     assert float(lengths.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.2)
 
