@@ -96,8 +96,8 @@ def _plain(value: Any) -> Any:
     """With Python's scalars in place of numpy's."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -3,16 +3,16 @@
 from csb.problems.base import (
     PROBLEMS,
     AdditiveNoise,
+    ClassProblem,
     LinearProblem,
     Posterior,
     Problem,
     Simulated,
     build_problem,
 )
-from csb.problems.blur import Blur
 from csb.problems.bounded import Probit, Reflect
 from csb.problems.exact.mixture import Mixture
-from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.rows import Pairs, Rows
 from csb.problems.sources import from_dataset
@@ -20,7 +20,6 @@ from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.svd import SVD
 from csb.problems.tasks.bod import BOD
-from csb.problems.tasks.class_problem import ClassProblem
 from csb.problems.tasks.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.tasks.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.tasks.mixture_class import MixtureClass

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from csb.errors import CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
@@ -205,6 +206,30 @@ class LinearProblem(AdditiveNoise):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.operator(x)
+
+
+class ClassProblem(Problem):
+    """x, and which of ``classes`` classes, at least 2, it is of: p(x | y) is the law of one class."""
+
+    classes: ClassVar[int]
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Labels (N,), integers in 0..classes−1, as observations (N, classes), float32."""
+        return nnf.one_hot(labels.long(), self.classes).float()
+
+    def class_of(self, y: Tensor) -> int:
+        """The class of ONE observation y (classes,). CSBError unless it is one-hot."""
+        y = self.check_observation(y)
+        if not torch.equal(y.sort().values, nnf.one_hot(torch.tensor(self.classes - 1), self.classes).to(y)):
+            raise CSBError(
+                f"y={[round(v, 4) for v in y.tolist()]} of {self.name} is no class; give one 1 among "
+                f"{self.classes - 1} zeros"
+            )
+        return int(y.argmax())
 
 
 def check_request(split: str, n: int | None, size: Callable[[str], int] | None = None) -> int | None:

@@ -5,7 +5,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
-from csb.problems.blur import gaussian_matrix
+from csb.problems.operators import gaussian_matrix
 from csb.process import seeded
 
 SHAPE = (2, 8, 12)

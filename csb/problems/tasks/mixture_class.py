@@ -12,10 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.problems.base import Simulated, register
+from csb.problems.base import ClassProblem, Simulated, register
 from csb.problems.exact.mixture import Mixture
 from csb.problems.specs import Dimension, Spread
-from csb.problems.tasks.class_problem import ClassProblem
 from csb.problems.tasks.linear_gaussian import GaussianPosterior
 
 

@@ -8,11 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import BLOCK, LinearProblem, Pairs, Problem, check_request, in_blocks, register
-from csb.problems.blur import Blur
-from csb.problems.operators import AveragePool, Box, InpaintBox
+from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, check_request, in_blocks, register
+from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
 from csb.problems.specs import Noise, Spread
-from csb.problems.tasks.class_problem import ClassProblem
 from csb.problems.tasks.mnist import load_mnist, prepare_mnist
 from csb.problems.tasks.moving_hole import MovingHole
 from csb.problems.transform import Hole, PixelRange, Transform
