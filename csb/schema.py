@@ -89,7 +89,7 @@ class Schema(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked."""
-        return type(self)(**{**vars(self), **changes})
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
 def _plain(value: Any) -> Any:
