@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 
 
 @contextmanager
@@ -60,3 +60,22 @@ def automatic_precision(where: torch.device) -> str:
     else:
         own = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16-mixed" if own else "32-true"
+
+
+def default_device() -> str:
+    """A GPU where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(device: str | torch.device | None) -> str:
+    """The device's name, the default's for None. CSBError where nothing can be computed on it."""
+    if device is None:
+        return default_device()
+    try:
+        where = torch.device(device)
+        if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError("there is no such GPU")
+        torch.zeros(1, dtype=torch.float32, device=where).item()
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        raise CSBError(f"device={device!r} cannot be used here ({in_one_line(error, 80)}); give cpu or cuda") from error
+    return str(where)

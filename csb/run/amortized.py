@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import torch
 
 from csb.bridge.checkpoint import load_conditional
+from csb.dtypes import default_device
 from csb.errors import CSBError, is_one_of
 from csb.files import model_file, remove_leftovers
 from csb.networks.conditional import CONDITIONAL, ConditionalSpec, FlowNetwork, ScoreNetwork, build_conditional
 from csb.problems import Problem, Transform, build_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import default_device, stored_spec
+from csb.run.load import stored_spec
 from csb.run.logs import Logs
-from csb.run.train import about, record
+from csb.run.train import record, setup_of
 from csb.samplers import flow_sampler, score_sampler
-from csb.training.conditional import train_conditional
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 from csb.training.pairs import encoded
-from csb.training.regression import state_file
+from csb.training.regression import state_file, train_conditional
 
 
 def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
@@ -53,10 +53,8 @@ def train_stage(run: RunConfig) -> None:
     record(run, resumed=run.resume and state_file(run.folder, run.stage).exists())
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
-        train_conditional(
-            model, encoded(transform, rows), run.folder, run.amortized, run.optimizer, run.device, run.seed,
-            _fingerprint(run, spec), about(run), run.resume, logs.metrics, run.progress,
-        )  # fmt: skip
+        setup = setup_of(run, _fingerprint(run, spec), logs)
+        train_conditional(model, encoded(transform, rows), run.amortized, setup, run.resume)
         status = "success"
     finally:
         logs.close(status)

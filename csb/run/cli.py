@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -43,13 +45,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(line for line in shown if not line.startswith(("full_key:", "object_type=", "reference_type=")))
 
 
-def reported(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+def reported(main: Callable[..., Any]) -> Callable[..., Any]:
     """A job whose error ends the program with one line; without it Hydra would print a traceback."""
 
     @functools.wraps(main)
-    def wrapped(config: DictConfig) -> Any:
+    def wrapped(*config: DictConfig) -> Any:
         try:
-            result = main(config)
+            result = main(*config)
             flush_output()
         except Exception as error:
             if lost(error):
@@ -89,6 +91,20 @@ def jobs(overrides: list[str]) -> Iterator[list[str]]:
         else:
             choices.append([key if override.is_delete() else f"{key}={override.get_value_element_as_str()}"])
     yield from (list(job) for job in itertools.product(*choices))
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Inside, configs are composed of those of conf/. CSBError for what Hydra and OmegaConf refuse."""
+    if not CONF.is_dir():
+        raise CSBError(f"{CONF} does not exist; install csb again, from a whole checkout or wheel")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise CSBError(explain_missing(one_line(error))) from error
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
@@ -134,20 +150,13 @@ def check(name: str, arguments: list[str], validate: Callable[[DictConfig, bool]
     overrides, sweep = _split(arguments)
     if sweep and (remedy := COMMANDS[name].no_sweep):
         raise CSBError(f"csb {name} cannot be swept over; leave out -m, and {remedy}")
-    if not CONF.is_dir():
-        raise CSBError(f"{CONF} does not exist; install csb again, from a whole checkout or wheel")
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            if sweep:
-                launch, later = _check_sweep(name, overrides, validate)
-            else:
-                config = _compose(name, overrides)
-                require_single(config)
-                launch, later = None, [validate(_without_hydra(config), False)]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise CSBError(explain_missing(one_line(error))) from error
-    finally:
-        GlobalHydra.instance().clear()
+    with _composing():
+        if sweep:
+            launch, later = _check_sweep(name, overrides, validate)
+        else:
+            config = _compose(name, overrides)
+            require_single(config)
+            launch, later = None, [validate(_without_hydra(config), False)]
     for action in later:  # no folder is made before every job's config is known to be right
         if callable(action):
             action()
@@ -190,10 +199,30 @@ def run(name: str, arguments: list[str]) -> None:
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     module = importlib.import_module(command.module)
-    launch = None if any(a in INFORMATION for a in arguments) else check(name, arguments, module.validate)
+    informs = any(a in INFORMATION for a in arguments)
     with _command_line([f"csb {name}", *arguments]):
+        if not informs and not _split(arguments)[1]:
+            reported(_single(name, arguments, module))()
+            return
+        launch = None if informs else check(name, arguments, module.validate)
         main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(module.main))
         main() if launch is None else _sweep(main, launch)
+
+
+def _single(name: str, arguments: list[str], module: Any) -> Callable[[], Any]:
+    """The one job of these arguments, ready to run: its config is composed, and what it needs opened, once."""
+    with _composing():
+        config = _compose(name, _split(arguments)[0])
+        require_single(config)
+        HydraConfig.instance().set_config(config)
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        plain = _without_hydra(config)
+        job = module.prepare(plain) if hasattr(module, "prepare") else module.validate(plain, False)
+    if hasattr(module, "prepare"):
+        return job
+    if callable(job):
+        job()
+    return functools.partial(module.main, plain)
 
 
 @contextmanager

@@ -41,15 +41,13 @@ from csb.run.recipe import (
 from csb.run.room import require_room
 from csb.samplers.registry import BaselineSettings
 from csb.schema import OneOf, Place, Schema, Whole
-from csb.training.conditional import ConditionalSettings
-from csb.training.denoiser import DenoiserSettings
+from csb.training.cache import DTYPES, bytes_per_trajectory, capacity
 from csb.training.distil import DistilSettings
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs, as_pairs
-from csb.training.plan import plan
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.regression import ConditionalSettings, DenoiserSettings
+from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
 from csb.training.state import FREE
-from csb.training.storage import DTYPES, capacity
 
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 DISTIL = "distil"
@@ -132,7 +130,6 @@ class RunConfig:
         reported = flatten(
             {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
         )
-        reported["ipf.cache_spill"] = bool(self.ipf.cache_spill)  # wherever the file lies
         reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
             reported.pop("problem.drop_nan", None)
@@ -256,7 +253,10 @@ def read_plain(given: Mapping[str, Any]) -> RunConfig:
         plain=plain,
     )
     run.device.check(run.ipf, run.stage)
-    for check in (_check_pairs, _check_sampler, require_room, _check_network, _check_data, _check_horizons):
+    _check_pairs(run)
+    _check_sampler(run)
+    require_room(run.problem, run.grid.T, run.ipf, (run.backward, run.forward))
+    for check in (_check_network, _check_data, _check_horizons):
         check(run)
     return run
 
@@ -301,10 +301,8 @@ def _check_network(run: RunConfig) -> None:
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
     z_shape, sizes, ipf = run.problem.new_transform().z_shape, run.problem.sizes, run.ipf
-    capacity(
-        z_shape, run.grid.T, run.objective, ipf.trajectories, ipf.cache_bytes,
-        dtype=DTYPES[ipf.cache_dtype], spill=bool(ipf.cache_spill),
-    )  # fmt: skip
+    each = bytes_per_trajectory(z_shape, run.grid.T, run.objective, DTYPES[ipf.cache_dtype])
+    capacity(each, ipf.trajectories, ipf.cache_bytes)
     require_pairs(sizes["train"], run.ipf)
     name = "exact_observations" if run.problem.has_exact_posterior else "observations"
     scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is

@@ -13,7 +13,7 @@ from csb.run import cli
 from csb.run.config import RunConfig, read
 from csb.run.load import Run, load_run
 from csb.run.train import train
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 
 _OWN = ("experiment", "problem", "data.path", "out", "name")  # set by train_dataset
 

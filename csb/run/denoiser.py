@@ -19,11 +19,11 @@ from csb.run import provenance
 from csb.run.config import flatten, schedule_of
 from csb.run.load import stored_spec
 from csb.run.train import require_same_pairs
-from csb.training.denoiser import DenoiserSettings, train_denoiser
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import state_file
+from csb.training.regression import DenoiserSettings, state_file, train_denoiser
 from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.stage import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +88,9 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     about = {"problem": problem.record(), "config": config, "versions": provenance.versions()}
     resumed = resume and state_file(folder, "denoiser").exists()
     provenance.record(folder, "denoiser", problem, device.where, device.precision, seed, config, resumed)
-    return train_denoiser(
-        denoiser, _states(denoiser, rows), schedule, folder, own, optimizer, device, seed, fingerprint, about,
-        resume, bar=bar,
-    )  # fmt: skip
+    setup = Setup(folder, optimizer, device, seed, fingerprint, about, bar=bar)
+    train_denoiser(denoiser, _states(denoiser, rows), schedule, own, setup, resume)
+    return denoiser
 
 
 def _states(denoiser: Denoiser, rows: Rows) -> EncodedPairs:

@@ -16,24 +16,23 @@ import torch
 
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import load_student
-from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, build_student, check_calls, warm_start
+from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import SUFFIX, checksum, model_file, remove_leftovers
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import same_problem
 from csb.run.config import RunConfig, flatten
-from csb.run.load import Run, default_device, load_run, stored_spec
+from csb.run.load import Run, load_run, stored_spec
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
-from csb.run.train import about, record, require_same_pairs
+from csb.run.train import record, require_same_pairs, setup_of
 from csb.samplers.distilled import ConsistencySampler
-from csb.training.distil import NAME, Distillation
-from csb.training.gradients import with_gradients
+from csb.training.distil import NAME, cache_size, train_student
+from csb.training.fit import with_gradients
 from csb.training.pairs import encoded
 from csb.training.regression import state_file
 from csb.training.scoring import check_patches
-from csb.training.storage import capacity
 
 
 def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:
@@ -61,8 +60,7 @@ def teacher(run: RunConfig) -> Run:
     if spec.law == GENERATOR:
         check_patches(run.distil.patches, found.bridge.transform.z_shape)
     build_student(spec)
-    own, shape = run.distil, found.bridge.transform.z_shape
-    capacity(shape, found.bridge.grid.T, BridgeMatching(), own.trajectories, own.cache_bytes, "distil")
+    cache_size(found.bridge, run.distil)
     return found
 
 
@@ -89,11 +87,8 @@ def train_stage(run: RunConfig) -> None:
     shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "distil": own}
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
-        task = Distillation(
-            student, bridge, pairs, run.folder, run.distil, run.optimizer, run.device, run.seed,
-            flatten({**spec.plain(), **shared, "run": of}), {**about(run), "bridge": of}, logs.metrics, run.progress,
-        )  # fmt: skip
-        task.run(run.resume)
+        setup = setup_of(run, flatten({**spec.plain(), **shared, "run": of}), logs, bridge=of)
+        train_student(student, bridge, pairs, run.distil, setup, run.resume)
         status = "success"
     finally:
         logs.close(status)

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from csb.bridge import Bridge, load_bridge
+from csb.dtypes import usable_device
 from csb.errors import CSBError, in_one_line, require_place
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
@@ -56,8 +57,6 @@ def from_pretrained(
     Raises:
         CSBError: neither is there, the Hub does not answer, or what it holds is no bridge.
     """
-    from csb.run.load import usable_device
-
     device, folder = usable_device(device), require_place("source", source)
     if folder.is_dir():
         return load_folder(folder, device)

@@ -4,12 +4,12 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from csb.bridge import load_bridge
@@ -40,15 +40,18 @@ logger = logging.getLogger(__name__)
 def validate(config: DictConfig, sweep: bool = False) -> Callable[[], None]:
     """Checks one job's config. Returns the check of its folder (of the sweep's, whose jobs Hydra has yet to name)."""
     run = read(config)
-    if sweep and (run.stage != "bridge" or run.evaluate):
+    if not sweep:
+        return _check_of(run)
+    if run.stage != "bridge" or run.evaluate:
         raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
+    return lambda: check_writable(Path(str(config.out)) / "sweeps" / str(config.name))
+
+
+def _check_of(run: RunConfig) -> Callable[[], None]:
+    """The check of a run's folder, which makes it. CSBError where what is distilled is missing or does not fit."""
     if run.stage == DISTIL:
         teacher(run)
-    if run.stage != "bridge":
-        return lambda: check_stage(run)
-    if sweep:
-        return lambda: check_writable(Path(str(config.out)) / "sweeps" / str(config.name))
-    return lambda: check_folder(run)
+    return partial(check_folder if run.stage == "bridge" else check_stage, run)
 
 
 def check_stage(run: RunConfig) -> None:
@@ -84,35 +87,34 @@ def _run_stage(run: RunConfig) -> None:
         train_amortized(run)
 
 
+def prepare(config: DictConfig) -> Callable[[], Any]:
+    """One training, checked before anything is written but its folder."""
+    run = read(config)
+    _check_of(run)()
+    return partial(_train, run)
+
+
+def _train(run: RunConfig) -> dict[str, Any] | None:
+    ranks = begin(run.device, ["train", *sys.argv[1:]])  # of which cli.run has made the arguments of this job
+    if ranks is None:
+        return None
+    if run.stage != "bridge":
+        return stage_job(run)
+    result = train(run)
+    if not ranks.main:
+        return None
+    if run.evaluate:
+        command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
+        of = load_run(run.folder, str(run.device.where))
+        compare_run(of, [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress)
+    rows = [{"figure": key, "value": value} for key, value in result.items()]
+    print_table(rows, title=str(run.folder))
+    return result
+
+
 def main(config: DictConfig) -> dict[str, Any] | None:
-    """Trains one run. In a sweep the folder is the job's own, and an error is reported in its row of the table."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        run = read(config)
-        ranks = begin(run.device, ["train", *sys.argv[1:]])  # of which cli.run has made the arguments of this job
-        if ranks is None:
-            return None
-        if run.stage != "bridge":
-            return stage_job(run)
-        result = train(run)
-        if not ranks.main:
-            return None
-        if run.evaluate:
-            command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
-            compare_run(
-                load_run(run.folder, str(run.device.where)),
-                [],
-                run.baselines,
-                run.sampler,
-                run.metrics,
-                run.seed,
-                command,
-                run.progress,
-            )
-        rows = [{"figure": key, "value": value} for key, value in result.items()]
-        print_table(rows, title=f"{config.out}/{config.name}")
-        return result
-    return _swept(config, hydra)
+    """Trains one run of a sweep, in the job's own folder; an error is reported in its row of the table."""
+    return _swept(config, HydraConfig.get())
 
 
 def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:

@@ -5,10 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from csb.bridge import Bridge, load_bridge
-from csb.errors import CSBError, in_one_line, require_place
+from csb.dtypes import default_device, usable_device
+from csb.errors import CSBError, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
@@ -73,25 +72,6 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
     root = spec.get("root")
     is_filled = isinstance(root, str) and "\0" not in root and has_mnist(root)
     return dict(spec) if is_filled else {key: value for key, value in spec.items() if key != "root"}
-
-
-def default_device() -> str:
-    """A GPU where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def usable_device(device: str | torch.device | None) -> str:
-    """The device's name, the default's for None. CSBError where nothing can be computed on it."""
-    if device is None:
-        return default_device()
-    try:
-        where = torch.device(device)
-        if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-            raise RuntimeError("there is no such GPU")
-        torch.zeros(1, dtype=torch.float32, device=where).item()
-    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        raise CSBError(f"device={device!r} cannot be used here ({in_one_line(error, 80)}); give cpu or cuda") from error
-    return str(where)
 
 
 def load_any(source: str | Path, device: str | None = None) -> Bridge:

@@ -11,7 +11,7 @@ from csb.problems import Pairs
 from csb.process import Stream, seeded
 from csb.run.config import RunConfig
 from csb.run.logs import Logs
-from csb.training.plan import HalfStep, plan
+from csb.training.settings import HalfStep, plan
 
 
 class RunObserver:

@@ -110,8 +110,7 @@ def prepare(
         plain["distil"] = {**config["distil"], "out": str(new)}
     else:
         plain["run"] = None
-    if isinstance(config["ipf"].get("cache_spill"), str):  # nothing is made at a place that a file names
-        plain["ipf"] = {**config["ipf"], "cache_spill": True}
+    plain["ipf"] = {key: value for key, value in config["ipf"].items() if key != "cache_spill"}  # of older versions
     plain["problem"] = stored_spec(config["problem"], folder) if data is None else _moved(config["problem"], data)
     return Reproduction(folder, first, read_plain(plain), tolerance)
 

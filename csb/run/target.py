@@ -29,7 +29,7 @@ from csb.run.recipe import suite_settings
 from csb.run.suite.plan import training_config
 from csb.run.train import check_writable, train
 from csb.schema import Count, OneOf, Place, Schema
-from csb.training.plan import HalfStep
+from csb.training.settings import HalfStep
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,12 @@ from csb.run.logs import Logs
 from csb.run.observer import RunObserver
 from csb.training.bar import Observer
 from csb.training.distil import NAME
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 from csb.training.history import end_figures
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, leave
 from csb.training.regression import state_file
+from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
 
@@ -53,8 +54,6 @@ def check_folder(run: RunConfig) -> None:
             f"{folder} already holds a run; continue it with resume=true, or choose overwrite=true or name=…"
         )
     check_writable(folder)
-    if isinstance(run.ipf.cache_spill, str):
-        check_writable(Path(run.ipf.cache_spill), "ipf.cache_spill=…")
 
 
 def check_writable(folder: Path, remedy: str = "out=…") -> None:
@@ -67,21 +66,15 @@ def check_writable(folder: Path, remedy: str = "out=…") -> None:
         raise CSBError(f"cannot write to {folder}: {error.strerror}; choose another folder with {remedy}") from error
 
 
-def _check_space(run: RunConfig, ipf: BridgeTrainer) -> None:
-    """CSBError where the disk has no room for the files of a whole run, or for what the cache spills."""
-    weights = sum(p.numel() * p.element_size() for p in ipf.bridge.parameters())
-    needed = weights * (len(ipf.plan) + 1) + 3 * weights * 2 + _SPARE_BYTES
-    spill, (_, spilled) = ipf.storage.folder, ipf.cache_bytes
-    places = [(run.folder, needed, "the run", "out=…")]
-    if spill is not None:
-        places.append((spill, spilled, "its trajectory cache", "ipf.cache_spill=…, or lower ipf.trajectories"))
-    for folder, size, what, remedy in places:
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise CSBError(
-                f"{folder} has {free / 2**20:.0f} MiB free and {what} needs about {size / 2**20:.0f} MiB; free space "
-                f"or choose another folder with {remedy}"
-            )
+def _check_space(run: RunConfig, trainer: BridgeTrainer) -> None:
+    """CSBError where the disk has no room for the files of a whole run."""
+    weights = sum(p.numel() * p.element_size() for p in trainer.bridge.parameters())
+    size = weights * (len(trainer.plan) + 1) + 3 * weights * 2 + _SPARE_BYTES
+    if (free := shutil.disk_usage(run.folder).free) < size:
+        raise CSBError(
+            f"{run.folder} has {free / 2**20:.0f} MiB free and the run needs about {size / 2**20:.0f} MiB; free space "
+            f"or choose another folder with out=…"
+        )
 
 
 def _clean(folder: Path) -> None:
@@ -122,6 +115,13 @@ def _is_whole(path: Path) -> bool:
 def about(run: RunConfig) -> dict[str, Any]:
     """What goes with a saved bridge: problem, configuration and versions, as plain data."""
     return {"problem": run.problem.record(), "config": run.plain, "versions": provenance.versions()}
+
+
+def setup_of(run: RunConfig, fingerprint: dict[str, Any], logs: Logs, **more: Any) -> Setup:
+    """What the trainings of a run have in common; ``more`` goes with the trained model."""
+    return Setup(
+        run.folder, run.optimizer, run.device, run.seed, fingerprint, {**about(run), **more}, logs.metrics, run.progress
+    )
 
 
 def record(run: RunConfig, **more: Any) -> None:
@@ -177,18 +177,18 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     logs = Logs(run.logger if ranks.main else run.logger.replace(name="none"), run.folder, run.plain)
     status = "failed"
     try:
-        ipf = BridgeTrainer(
-            bridge, spec, run.objective, pairs, run.folder, run.ipf, run.optimizer, run.device, run.seed,
-            fingerprint, about(run), observer or RunObserver(run, val, logs), partial(_calibrate, run=run, val=val),
-            logs.metrics, run.progress, encoded(transform, run.problem.rows("val")),
+        trainer = BridgeTrainer(
+            bridge, spec, run.objective, pairs, run.ipf, setup_of(run, fingerprint, logs),
+            observer=observer or RunObserver(run, val, logs), calibrate=partial(_calibrate, run=run, val=val),
+            val=encoded(transform, run.problem.rows("val")),
         )  # fmt: skip
         if ranks.main:
-            _check_space(run, ipf)
+            _check_space(run, trainer)
             if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
                 _clean(run.folder)
             write_json(run.folder / "config.json", run.plain)
             record(run, resumed=resume)
-        progress = ipf.run(resume)
+        progress = trainer.run(resume)
         leave()
         if not ranks.main:
             return {}
@@ -197,7 +197,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
         one = bridge.sample(val.y[:1], 1, generator=generator, **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample
         result = _result(run, progress.history, {**scores, **cost})
-        logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in ipf.plan))
+        logs.metrics({f"final/{k}": v for k, v in scores.items()}, sum(h.steps for h in trainer.plan))
         write_json(run.folder / "result.json", result)
         figures = {**scores, **end_figures(progress.history)}
         warn_of_failure(run.folder, figures, run.problem, run.sampler, run.metrics)

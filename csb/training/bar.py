@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from csb.bridge import Bridge
 from csb.training.divergence import LossWatch, exploded
-from csb.training.plan import HalfStep
+from csb.training.settings import HalfStep
 
 Metrics = dict[str, float]
 

@@ -1,5 +1,6 @@
 """The trajectory cache: states of the frozen kernels' paths, from which a half-step draws its batches."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,16 +9,19 @@ from torch import Tensor
 from csb.bridge import Bridge, Direction, autocast
 from csb.bridge.objectives import Objective
 from csb.bridge.transitions import Transition
+from csb.errors import CSBError
 from csb.process import Noise, seeded
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
-from csb.training.spill import Spilled
-from csb.training.storage import Storage
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_OWNER_BYTES = 8  # of the index of a trajectory's pair
+_CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
 @dataclass(frozen=True)
 class Cache:
-    """N trajectories.
+    """N trajectories, in memory.
 
     Attributes:
         states: (T + 1, N, *z_shape), states by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept.
@@ -25,27 +29,37 @@ class Cache:
         owner: (N,), the pair whose observation goes with the trajectory: y is stored once, in the data.
     """
 
-    states: Tensor | Spilled
-    targets: Tensor | Spilled | None
+    states: Tensor
+    targets: Tensor | None
     owner: Tensor
 
-    def held(self) -> list[Tensor] | None:
-        """Its tensors; None where a part lies on the disk."""
-        parts = [part for part in (self.states, self.targets) if part is not None]
-        return None if any(isinstance(part, Spilled) for part in parts) else [*parts, self.owner]  # type: ignore[list-item]
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [part for part in (self.states, self.targets, self.owner) if part is not None]
 
     def to(self, device: torch.device) -> "Cache":
-        """The same, which must be in memory, on a device."""
-        assert isinstance(self.states, Tensor)
-        assert not isinstance(self.targets, Spilled)
+        """The same on a device."""
         targets = None if self.targets is None else self.targets.to(device)
         return Cache(self.states.to(device), targets, self.owner.to(device))
 
-    def close(self) -> None:
-        """Gives back what it has on the disk; it is of no use then."""
-        for part in (self.states, self.targets):
-            if isinstance(part, Spilled):
-                part.close()
+
+def bytes_per_trajectory(
+    z_shape: tuple[int, ...], T: int, objective: Objective, dtype: torch.dtype = torch.float32
+) -> int:
+    """The states, the targets where the objective needs them, and the index of the observation."""
+    kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
+    return dtype.itemsize * math.prod(z_shape) * kept + _OWNER_BYTES
+
+
+def capacity(each: int, wanted: int, budget: int, group: str = "ipf") -> int:
+    """Trajectories of ``each`` bytes that fit the byte budget of a group of settings, at most ``wanted``.
+
+    CSBError where not even one does.
+    """
+    if budget < each:
+        raise CSBError(f"{group}.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
+    return min(wanted, budget // each)
 
 
 def fill(
@@ -55,8 +69,7 @@ def fill(
     pairs: EncodedPairs | tuple[Tensor, Tensor],
     size: int,
     seed: tuple[int, ...],
-    chunk: int = 1024,
-    storage: Storage | None = None,
+    dtype: torch.dtype = torch.float32,
     ranks: Ranks = ALONE,
 ) -> Cache:
     """Runs the frozen kernels of ``source`` on ``size`` random pairs.
@@ -71,48 +84,41 @@ def fill(
         pairs: encoded; or z (N, …) and c (N, …), on the CPU.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
-        chunk: trajectories of a network call, of all processes together.
-        storage: where they go; None: float32 in memory.
-        ranks: the processes that share the work; each gets the whole cache, in memory.
-
-    Raises:
-        CSBError: no room on the disk for what memory does not hold.
+        dtype: in which states and targets are kept. They have about unit scale: float16 keeps 11 bits, bfloat16 8.
+        ranks: the processes that share the work; each gets the whole cache.
     """
     generator, choice = seeded(*seed, device=bridge.device), seeded(*seed, 2)
-    pairs, storage = as_pairs(pairs), storage or Storage()
+    pairs = as_pairs(pairs)
     owner = torch.randint(len(pairs), (size,), generator=seeded(*seed, 1))
-    T, kernel, shape = bridge.grid.T, bridge.kernel(source), pairs.z_shape
-    rows_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
-    inside = storage.inside(shape, T, objective, size)
-    states = storage.new(len(rows_of), size, shape, inside)
-    targets = storage.new(T, size, shape, inside) if objective.caches == "targets" else None
-    for rows in (states, targets):
-        if isinstance(rows, Tensor) and ranks.size > 1:
-            rows.zero_()  # where the others compute
+    T, kernel = bridge.grid.T, bridge.kernel(source)
+    row_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
+    new = torch.empty if ranks.size == 1 else torch.zeros  # of several, 0 where the others compute
+    states = new((len(row_of), size, *pairs.z_shape), dtype=dtype)
+    targets = new((T, size, *pairs.z_shape), dtype=dtype) if objective.caches == "targets" else None
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
-        for rows in torch.arange(size).split(chunk):
+        for rows in torch.arange(size).split(_CHUNK):
             part, first = ranks.part(len(rows)), int(rows[0])
             where = slice(first + part.start, first + part.stop)
             start, c = _starts(source, pairs, owner[rows], part, generator, choice)
             if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
                 continue
             noise = _Part(generator, len(rows), bridge.device, part)
-            context = bridge.contexts(source, c.to(bridge.device), chunk)
+            context = bridge.contexts(source, c.to(bridge.device), _CHUNK)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
-            states[rows_of[k], where] = start.cpu()
+            states[row_of[k], where] = start.cpu()
             laws: list[Transition] | None = None if targets is None else []
-            for end in bridge.walk(source, start, context, 1, noise, chunk, laws=laws):
+            for end in bridge.walk(source, start, context, 1, noise, _CHUNK, laws=laws):
                 step, k = (k + 1 if ahead == 1 else k), k + ahead
-                if k in rows_of:
-                    states[rows_of[k], where] = end.cpu()
+                if k in row_of:
+                    states[row_of[k], where] = end.cpu()
                 if targets is not None and laws is not None:
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end
-    for rows in (states, targets):
-        if isinstance(rows, Tensor):  # of one process nothing is missing
-            ranks.complete(rows)
-    return Cache(states, targets, owner)
+    cache = Cache(states, targets, owner)
+    for tensor in cache.tensors[:-1]:
+        ranks.complete(tensor)
+    return cache
 
 
 def _starts(

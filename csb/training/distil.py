@@ -5,9 +5,8 @@ again every ``refresh`` steps. A state of the batch lies on a level of one of th
 frequent, as are the levels of each: the first level is part of all of them.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,19 +16,16 @@ from csb.bridge import Bridge
 from csb.bridge.checkpoint import save_student
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
-from csb.process import Grid, Reference, Stream, draw_pinned, expand, repeated, seeded
+from csb.process import Reference, Stream, draw_pinned, expand, repeated, seeded
 from csb.schema import Count, Distinct, OneOf, Place, Schema
-from csb.training.bar import Bar, Metrics, Report
-from csb.training.cache import Cache, fill
+from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.divergence import check_divergence
-from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import state_file
-from csb.training.retry import Stage
 from csb.training.scoring import generator_score
-from csb.training.settings import DeviceSettings, OptimizerSettings
-from csb.training.storage import capacity
+from csb.training.settings import OptimizerSettings
+from csb.training.stage import Setup, Stage
 
 MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
@@ -81,10 +77,11 @@ class JumpBatches:
     """An iterable over steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
 
     def __init__(
-        self, student: Student, grid: Grid, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int,
+        self, student: Student, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int,
         steps: tuple[int, int],
     ) -> None:  # fmt: skip
         self.pairs, self.cache, self.settings, self.seed, self.steps = pairs, cache, settings, seed, range(*steps)
+        grid = student.grid
         self.reference, self.width = Reference(grid), (1 - grid.alpha_bar).sqrt().float()
         self.share = level_shares(student)
         self.noise_size = student.noise_size if isinstance(student, Generator) else 0
@@ -149,75 +146,53 @@ class DistilModule(FitModule):
         return f"the distillation at step {step}"
 
 
-class Distillation:
-    """Fits a student to a bridge and writes ``consistency.safetensors``; ``consistency_state.pt`` holds the way there.
+def train_student(
+    student: Student,
+    bridge: Bridge,
+    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    settings: DistilSettings,
+    setup: Setup,
+    resume: bool = False,
+) -> None:
+    """Fits a distilled sampler to a bridge and writes ``consistency.safetensors``.
+
+    ``consistency_state.pt`` holds the way there.
 
     Args:
         student: with initial weights; changed in place.
         bridge: the teacher, frozen.
         pairs: the encoded training pairs, of which observations are taken.
-        folder: of the files.
-        settings, optimizer, device: see :mod:`csb.training.settings`.
-        seed: of the cache and the batches.
-        fingerprint: plain data; a resumed training must have the same.
-        about: plain data that goes with the file, to which the seconds and steps of the training are added.
-        log: called as log(metrics, step).
-        bar: show the progress bar.
+        settings, setup, resume: of the training; its cost is added to ``setup.about`` in the file.
+
+    Raises:
+        CSBError: a state of other settings, a full disk, a diverging loss.
     """
+    bridge, pairs = bridge.requires_grad_(False), as_pairs(pairs)
+    size = cache_size(bridge, settings)
+    stage = Stage(state_file(setup.folder, NAME), student, setup, [settings.steps], resume)
 
-    def __init__(
-        self,
-        student: Student,
-        bridge: Bridge,
-        pairs: EncodedPairs | tuple[Tensor, Tensor],
-        folder: Path,
-        settings: DistilSettings,
-        optimizer: OptimizerSettings,
-        device: DeviceSettings,
-        seed: int,
-        fingerprint: dict[str, Any],
-        about: dict[str, Any],
-        log: Callable[[Metrics, int], None] = lambda metrics, step: None,
-        bar: bool = True,
-    ) -> None:
-        self.student, self.bridge, self.folder = student, bridge.requires_grad_(False), folder
-        self.pairs = as_pairs(pairs)
-        self.settings, self.optimizer, self.device, self.seed = settings, optimizer, device, seed
-        self.fingerprint, self.about, self.log, self.show_bar = fingerprint, about, log, bar
-        self.state = state_file(folder, NAME)
-        shape, T = bridge.transform.z_shape, bridge.grid.T
-        self.size = capacity(shape, T, BridgeMatching(), settings.trajectories, settings.cache_bytes, "distil")
+    def attempt() -> FitModule:
+        module = DistilModule(student, settings, setup.optimizer)
+        fit, report = stage.fit(module), stage.report(module, NAME)
+        while (start := stage.progress.step) < settings.steps:
+            number = start // settings.refresh
+            stop = min(settings.steps, (number + 1) * settings.refresh)
+            stage.bar.describe("drawing end points")
+            key = (setup.seed, 0, number, 0, Stream.DISTIL_CACHE)
+            cache = fill(bridge.to(setup.device.where).eval(), "backward", BridgeMatching(), pairs, size, key)
+            stage.bar.describe("distilling")
+            batches = JumpBatches(student, pairs, cache, settings, setup.seed, (start, stop))
+            stage.run(fit, batches, report, settings.checkpoint_every)
+        check_divergence(stage.progress.losses, module.where(settings.steps))
+        return module
 
-    def run(self, resume: bool) -> None:
-        """All steps that are not done yet. CSBError for a state of other settings, a full disk, a diverging loss."""
-        stage = Stage(self.state, self.fingerprint, self.student, self.optimizer.retries, resume)
-        self.stage, self.bar = stage, Bar(self.settings.steps, stage.progress.step, self.show_bar)
-        with self.bar.progress:
-            module = stage.until_done(self._attempt, self.bar, self.log)
-        module.adopt_average()
-        self.student.to(self.device.where)
-        save_student(self.folder / f"{NAME}.safetensors", self.student, {**self.about, **stage.reported()})
-        self.state.unlink(missing_ok=True)
+    stage.until_done(attempt).adopt_average()
+    student.to(setup.device.where)
+    save_student(setup.folder / f"{NAME}.safetensors", student, {**setup.about, **stage.cost()})
+    stage.path.unlink(missing_ok=True)
 
-    def _attempt(self) -> FitModule:
-        """All steps from where the progress stands. Diverged where one fails."""
-        make = lambda: DistilModule(self.student, self.settings, self.optimizer)  # noqa: E731
-        fit = self.stage.restore(make, self.device, self.optimizer.clip)
-        while self.stage.progress.step < self.settings.steps:
-            self._round(fit)
-        check_divergence(self.stage.progress.losses, fit.module.where(self.settings.steps))
-        return fit.module
 
-    def _round(self, fit: Fit) -> None:
-        """Fills the cache, and fits until the next filling."""
-        settings, start, losses = self.settings, self.stage.progress.step, self.stage.progress.losses
-        number = start // settings.refresh
-        stop = min(settings.steps, (number + 1) * settings.refresh)
-        self.bar.describe("drawing end points")
-        self.bridge.to(self.device.where).eval()
-        key = (self.seed, 0, number, 0, Stream.DISTIL_CACHE)
-        cache = fill(self.bridge, "backward", BridgeMatching(), self.pairs, self.size, key)
-        self.bar.describe("distilling")
-        batches = JumpBatches(self.student, self.bridge.grid, self.pairs, cache, settings, self.seed, (start, stop))
-        report = Report(self.bar, self.log, 0, losses, NAME, fit.module.where)
-        self.stage.run(fit, batches, report, settings.checkpoint_every)
+def cache_size(bridge: Bridge, settings: DistilSettings) -> int:
+    """How many paths the cache holds. CSBError where its budget holds none."""
+    each = bytes_per_trajectory(bridge.transform.z_shape, bridge.grid.T, BridgeMatching())
+    return capacity(each, settings.trajectories, settings.cache_bytes, "distil")

@@ -153,3 +153,10 @@ def _repeatable(where: torch.device) -> AbstractContextManager[Any]:
     if where.type != "cuda":
         return nullcontext()
     return cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Leaves torch's inference mode and no_grad: what is made inside can be trained. Also a decorator."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -12,8 +12,7 @@ from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
 from csb.process import repeated
 from csb.training.batches import Batch
-from csb.training.plan import HalfStep
-from csb.training.settings import OptimizerSettings
+from csb.training.settings import HalfStep, OptimizerSettings
 from csb.training.state import take_weights
 
 

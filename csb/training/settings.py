@@ -4,20 +4,21 @@ import importlib.util
 import math
 import os
 import shutil
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
 
+from csb.bridge import Direction
 from csb.bridge.kernel import FEW
 from csb.errors import CSBError
-from csb.schema import Count, OneOf, Place, Schema, Share, Whole
-from csb.training.storage import DTYPES, Storage
+from csb.schema import Count, OneOf, Schema, Share, Whole
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SELECT = ("best", "last")
 STRATEGIES = ("auto", "ddp")
+CACHE_DTYPES = ("float32", "float16", "bfloat16")
 PRECISIONS = ("32-true", "bf16-mixed")
 MOST_ITERATIONS = 1000
 
@@ -39,18 +40,15 @@ class IPFSettings(Schema):
     trajectories: Count = 50_000
     """Wanted in the cache; fewer where the byte budget is smaller."""
     cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache in memory, in each process")
-    cache_spill: bool | Place | None = False
-    """Keep trajectories beyond the budget in a memory-mapped file: in the run's folder (true) or in that of this name;
-    false or null: have fewer."""
-    cache_dtype: Annotated[str, OneOf(DTYPES)] = Field(default="float32", description="in which states are kept")
+    cache_dtype: Annotated[str, OneOf(CACHE_DTYPES)] = Field(default="float32", description="in which states are kept")
     last_forward: bool = True
     """Also fit the forward kernels of the last iteration, which sampling does not need."""
     inflate: bool = False
     """After each backward half-step, set the spread of the samples to the error of their mean on validation pairs (see
     csb.evaluation.inflation)."""
     select: Annotated[str, OneOf(SELECT)] = "best"
-    """Which iteration's kernels bridge.pt holds: "best", the earliest whose energy score on validation pairs no other
-    beats by more than its standard error, or "last"."""
+    """Which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on validation
+    pairs no other beats by more than its standard error, or "last"."""
     validate_every: Count = 250
     """Optimiser steps between evaluations of the loss on validation pairs."""
     patience: Whole = 8
@@ -68,11 +66,34 @@ class IPFSettings(Schema):
             )
         return self
 
-    def storage(self, folder: Path) -> Storage:
-        """How the trajectories of a run in a folder are kept."""
-        spill = self.cache_spill
-        where = Path(spill) if isinstance(spill, str) else folder if spill else None
-        return Storage(DTYPES[self.cache_dtype], self.cache_bytes, where)
+
+@dataclass(frozen=True)
+class HalfStep:
+    """One fit of one direction's kernels. ``iteration`` counts from 1, ``index`` from 0 over all half-steps."""
+
+    index: int
+    iteration: int
+    direction: Direction
+    steps: int
+
+    @property
+    def source(self) -> Direction:
+        """The direction of the frozen kernels whose trajectories are fitted."""
+        return "forward" if self.direction == "backward" else "backward"
+
+    @property
+    def name(self) -> str:
+        """E.g. "02_forward", the stem of the half-step's files."""
+        return f"{self.index + 1:02d}_{self.direction}"
+
+
+def plan(settings: IPFSettings) -> list[HalfStep]:
+    """Backward, forward, backward, …: 2 L half-steps, or 2 L − 1 without the last forward one."""
+    count = 2 * settings.L - (0 if settings.last_forward else 1)
+    return [
+        HalfStep(i, i // 2 + 1, "forward" if i % 2 else "backward", settings.steps if i else settings.first_steps)
+        for i in range(count)
+    ]
 
 
 def automatic_weight_decay(z_shape: tuple[int, ...]) -> float:
@@ -160,12 +181,6 @@ class DeviceSettings(Schema):
             raise CSBError(
                 f"stage={stage} with trainer.devices={self.devices}, trainer.num_nodes={self.num_nodes} is not "
                 f"possible: the bridge alone is trained on several devices; give trainer.devices=1"
-            )
-        if self.world > 1 and ipf.cache_spill:
-            raise CSBError(
-                f"ipf.cache_spill={ipf.cache_spill} with trainer.devices={self.devices}, "
-                f"trainer.num_nodes={self.num_nodes} is not possible: several devices keep their cache in memory; give "
-                f"ipf.cache_spill=false"
             )
         if ipf.batch_size % (each := self.world * ipf.states_per_pair):
             pairs = "" if ipf.states_per_pair == 1 else f", in pairs of ipf.states_per_pair={ipf.states_per_pair}"

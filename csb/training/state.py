@@ -13,7 +13,8 @@ from csb.files import FORMAT, load_state, save_state
 from csb.problems.specs import absolute
 from csb.training.divergence import REMEDY, Diverged, first_bad
 
-FREE = {"optimizer.retries"}  # of the settings: a resumed training may have another number
+# Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
+FREE = {"optimizer.retries", "ipf.cache_spill"}
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Progress:
         history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
         best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
         stopped: whether the half-step has ended before its last step.
-        retries: one record for each time that the training went back to an earlier state (see csb.training.retry).
+        retries: one record for each time that the training went back to an earlier state (see csb.training.stage).
     """
 
     half_step: int = 0

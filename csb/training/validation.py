@@ -5,62 +5,37 @@ import math
 import torch
 from torch import nn
 
-from csb.bridge import Bridge, Kernel
-from csb.bridge.objectives import Objective
+from csb.bridge import Kernel
 from csb.process import Stream
-from csb.training.batches import Batches
-from csb.training.cache import fill
+from csb.training.batches import Batches, Draw
+from csb.training.cache import Cache
 from csb.training.divergence import REMEDY, Diverged
 from csb.training.module import FitModule, HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.state import Progress, take_weights, to_cpu
-from csb.training.storage import Storage
 
-_STATES = 16_384  # validation states
+_STATES = 16_384  # of validation
 
 
 class Validation:
     """The validation loss of one half-step, always on the same states: a function of (seed, half-step).
 
     Args:
-        bridge: with the frozen kernels of the other direction.
         module: of the half-step.
-        objective: of the training.
+        draw: how its batches are drawn.
         pairs: encoded validation pairs.
-        batch_size: states a network call.
-        size: validation trajectories, for half-steps that need any.
-        seed: of the training.
-        storage: of the trajectories, as of those in training.
-        ranks: the processes that share the work.
+        cache: their trajectories; None for the first half-step.
+        ranks: the processes that share the work, in whole batches.
     """
 
     def __init__(
-        self,
-        bridge: Bridge,
-        module: HalfStepModule,
-        objective: Objective,
-        pairs: EncodedPairs,
-        batch_size: int,
-        size: int,
-        seed: int,
-        storage: Storage | None = None,
-        ranks: Ranks = ALONE,
+        self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None, ranks: Ranks = ALONE
     ) -> None:
-        half_step, cache = module.half_step, None
-        if half_step.index:
-            key = (seed, half_step.index, 0, 0, Stream.VALIDATION)
-            cache = fill(bridge, half_step.source, objective, pairs, size, key, storage=storage, ranks=ranks)
-        count = -(-_STATES // batch_size)
-        self.batches = list(
-            Batches(
-                half_step, bridge.grid, objective, pairs, cache, batch_size, 1, seed, (0, count),
-                not module.kernel.integrates_targets, key=Stream.VALIDATION,
-            )
-        )[ranks.part(count)]  # fmt: skip
+        count = -(-_STATES // draw.batch_size)
+        batches = Batches(draw, module.half_step, pairs, cache, (0, count), Stream.VALIDATION)
+        self.batches = list(batches)[ranks.part(count)]
         self.module, self.ranks = module, ranks
-        if cache is not None:
-            cache.close()
 
     def loss(self) -> float:
         """The mean loss of the averaged weights, steps weighted as in training. Diverged where it is not finite."""

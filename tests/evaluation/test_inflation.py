@@ -10,8 +10,7 @@ from csb.evaluation.metrics import spread_skill
 from csb.problems import Pairs
 from csb.process import seeded
 from csb.training.module import HalfStepModule
-from csb.training.plan import HalfStep
-from csb.training.settings import OptimizerSettings
+from csb.training.settings import HalfStep, OptimizerSettings
 from tests.conftest import make_exact_bridge
 
 

@@ -70,8 +70,8 @@ def test_samplers_of_what_is_loaded(folder):
     ("kind", "hook"),
     [
         ("score", Hook("csb.training.regression.RegressionModule.training_step", 17)),
-        ("flow", Hook("csb.training.retry.save_progress", 3)),
-        ("score", Hook("csb.training.conditional.save_conditional", 1)),
+        ("flow", Hook("csb.training.stage.save_progress", 3)),
+        ("score", Hook("csb.training.regression.save_conditional", 1)),
     ],
     ids=["in a step", "before a state", "before the file"],
 )

@@ -164,7 +164,7 @@ def run(tiny, tmp_path_factory):
 
 COMMANDS = {
     "evaluate": (evaluate.validate, ()),
-    "sample": (sample.validate, ()),
+    "sample": (sample.prepare, ()),
     "inspect": (inspect.validate, ()),
     "export": (export.validate, ("out=exported",)),
     "reproduce": (reproduce.validate, ("out=again",)),

@@ -165,13 +165,10 @@ class TestReproduce:
     def test_nothing_is_resolved_or_made(self, run, tmp_path, monkeypatch):
         monkeypatch.setenv("CASE_TOKEN", "s3cret-t0ken")
         entry = json.loads((run / FILE).read_text())["bridge"]
-        entry["config"]["ipf"]["cache_spill"] = str(tmp_path / "spilled" / "deep")
         entry["config"]["note"] = "${oc.env:CASE_TOKEN}"
         self.changed(run, entry)
         made = again(run)
         assert made.run.plain["note"] == "${oc.env:CASE_TOKEN}"
-        assert made.run.ipf.cache_spill is True
-        assert not (tmp_path / "spilled").exists()
 
 
 class TestObservations:

@@ -74,7 +74,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
     np.save(tmp_path / "y.npy", y)
     given = (f"y={tmp_path}/y.npy", "n=3", f"out={tmp_path}/s.npz", "calls=2")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        sample.main(compose("sample", [f"run={folder}", *given]))
+        sample.prepare(compose("sample", [f"run={folder}", *given]))()
     expected = ConsistencySampler(load_consistency(folder, "cpu").student, 2).sample(torch.from_numpy(y), 3, seeded(0))
     assert np.array_equal(np.load(tmp_path / "s.npz")["x"], expected.x.numpy())
     for run, more, message in (
@@ -83,7 +83,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
         (bridge, (), "holds no consistency.safetensors for calls=2; make it with csb train … stage=distil"),
     ):
         with pytest.raises(CSBError, match=re.escape(message)):
-            cli.check("sample", [f"run={run}", *given, *more], sample.validate)
+            cli.checked("sample", [f"run={run}", *given, *more], sample.prepare)
 
 
 def test_it_is_compared_beside_its_bridge(command, folder):
@@ -123,7 +123,7 @@ def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
     "hook",
     [
         Hook("csb.training.distil.DistilModule.training_step", 14),
-        Hook("csb.training.retry.save_progress", 4),
+        Hook("csb.training.stage.save_progress", 4),
         Hook("csb.training.distil.save_student", 1),
     ],
     ids=["in a step", "before a state", "before the file"],

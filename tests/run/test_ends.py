@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from csb.errors import CSBError, Terminated
 from csb.run.ends import explain, is_out_of_memory, terminable
+from tests.conftest import ROOT, Hook
 
 
 def raised(error, of=None, hidden=False):
@@ -120,3 +123,34 @@ class TestASignalThatIsSwallowed:
         assert done == [True]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         time.sleep(0.1)  # no alarm is left
+
+
+@pytest.mark.parametrize("hook", [Hook("csb.run.cli.compose", raises="SIGTERM"),
+                                  Hook("omegaconf._utils.get_value_kind", 300, raises="SIGTERM")])  # fmt: skip
+def test_a_signal_while_the_configuration_is_composed(command, tmp_path, hook):
+    """Hydra takes what the handler raises for a mistake in the configuration."""
+    done = command("experiment=two_moons", f"out={tmp_path}", hooks=[hook])
+    assert (done.code, done.err.splitlines()[-1][:27]) == (143, "error: terminated by SIGTER")
+    assert list(tmp_path.iterdir()) == []
+
+
+def help_of(*arguments, **options):
+    line = [sys.executable, "-m", "csb", *arguments]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_help_into_a_pipe_that_is_closed():
+    process = help_of("train", "--help")
+    process.stdout.close()
+    said = process.stderr.read()
+    process.wait()
+    process.stderr.close()
+    assert "Traceback" not in said
+    assert "BrokenPipeError" not in said
+
+
+def test_an_output_that_is_not_utf8():
+    out, err = help_of("train", "--help", env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
+    assert out.isascii()
+    assert "ipf.steps" in out
+    assert err == ""

@@ -1,8 +1,6 @@
 """Trainings on pairs that are read by rows: the same, bit for bit, wherever the pairs and the trajectories lie."""
 
 import dataclasses
-import errno
-import os
 from types import SimpleNamespace
 
 import h5py
@@ -37,7 +35,6 @@ SMALL = [
     "ipf.last_forward=true", "ipf.checkpoint_every=3", "ipf.observe_every=1000", "ipf.validate_every=4",
     "metrics.samples=8", "metrics.observations=20", "metrics.picture_rows=2",
 ]  # fmt: skip
-SPILL = ["ipf.cache_spill=true", "ipf.cache_bytes=900"]  # of 24 bytes a trajectory, 64 × 8 of them always in memory
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,20 +98,17 @@ def assert_same(one, two):
 
 def rows_of(folder):
     """What the run's diagnostics say, but for seconds and where the cache lies."""
-    left_out = ("fill_share", "seconds", "cache_mib", "spilled_mib")
+    left_out = ("fill_share", "seconds", "cache_mib")
     return [{k: v for k, v in row.items() if k not in left_out} for row in load_run(folder).history]
 
 
-@pytest.mark.parametrize(("kind", "more"), [("npy", SPILL), ("h5", [])])
+@pytest.mark.parametrize(("kind", "more"), [("npy", []), ("h5", [])])
 def test_the_same_training(whole, folder, tmp_path, kind, more):
     run = run_config(folder, kind, tmp_path, *more)
     train(run)
     assert_same(weights(whole), weights(run.folder))
     assert rows_of(whole) == rows_of(run.folder)
-    last = load_run(run.folder).history[-1]
-    assert (last["cache_mib"] * 2**20, last["spilled_mib"] * 2**20) == (
-        (64 * 8 + 24 * 16, 40 * 16) if more else (64 * 24, 0)
-    )
+    assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * 24
     assert not list(run.folder.rglob("*.tmp"))
 
 
@@ -178,26 +172,10 @@ def test_half_precision_is_near_and_half(whole, folder, tmp_path):
     assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * (8 + 8)
 
 
-def test_a_full_disk_loses_nothing(whole, folder, tmp_path, monkeypatch):
-    reserve, calls = os.posix_fallocate, []
-
-    def full(*given):
-        calls.append(given)
-        if len(calls) == 3:  # after the validation's cache and that of the first round
-            raise OSError(errno.ENOSPC, "No space left on device")
-        reserve(*given)
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(CSBError, match=r"the trajectory cache needs .* MiB in .* free space or give another folder"):
-        train(run_config(folder, "npy", tmp_path, *SPILL))
-    elsewhere = tmp_path / "elsewhere"
-    run = run_config(folder, "npy", tmp_path, *SPILL, f"ipf.cache_spill={elsewhere}", "resume=true")
-    train(run)
-    assert list(elsewhere.iterdir()) == []
-    assert_same(weights(whole), weights(run.folder))
+def test_a_disk_without_room_is_told_before_the_training(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("csb.run.train.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(CSBError, match=r"has 0 MiB free and the run needs about"):
-        train(run_config(folder, "npy", tmp_path, *SPILL, name="other"))
+        train(run_config(folder, "npy", tmp_path))
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):

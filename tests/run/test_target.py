@@ -8,7 +8,7 @@ from benchmark_checks import refuse
 from csb.problems import build_problem
 from csb.run import target
 from csb.run.target import TARGETS, Reached, Watch
-from csb.training.plan import HalfStep
+from csb.training.settings import HalfStep
 
 TRAIN = [
     "ipf.first_steps=9", "ipf.batch_size=32", "network.options={width: 16, depth: 1}", "problem.n_train=500",

@@ -7,8 +7,9 @@ from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.samplers import ConsistencySampler
-from csb.training.distil import Distillation, DistilSettings
+from csb.training.distil import DistilSettings, train_student
 from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.stage import Setup
 from tests.bridge.student_models import exact_student
 from tests.bridge.test_student import HOLE, UNET
 from tests.conftest import make_exact_bridge
@@ -51,7 +52,7 @@ def distilled(law, folder, **more):
     student, c = build_student(spec), torch.randn(20_000, 2, generator=seeded(1))
     optimizer = OptimizerSettings(ema=0.98, clip=10.0)
     device, pairs = DeviceSettings("cpu"), (torch.zeros_like(c), c)
-    Distillation(student, bridge.bridge, pairs, folder, own, optimizer, device, 0, {}, {}, bar=False).run(resume=False)
+    train_student(student, bridge.bridge, pairs, own, Setup(folder, optimizer, device, 0, bar=False))
     return student, exact.law
 
 

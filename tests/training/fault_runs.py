@@ -20,6 +20,7 @@ from csb.process import Grid, Power
 from csb.run.ends import is_out_of_memory, terminable
 from csb.training.history import SCORE
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
 
@@ -29,7 +30,11 @@ PROBLEM = LinearGaussian(dx=2, dy=2, seed=1, n_train=200)
 NETWORK = {"name": "mlp", "width": 8, "depth": 1}
 
 
-def make(folder, objective="likelihood", covariance="full", optimizer=None, **settings):
+def silent(metrics, step):
+    pass
+
+
+def make(folder, objective="likelihood", covariance="full", optimizer=None, log=silent, **settings):
     """The training: four half-steps of ten steps, in rounds of 5, and a state every 4 steps; no validation pairs."""
     grid = Grid.from_schedule(Power(0.3, 2.0), 3)
     part = KernelSpec(NETWORK, "v", covariance)
@@ -39,9 +44,11 @@ def make(folder, objective="likelihood", covariance="full", optimizer=None, **se
     defaults = {"L": 2, "first_steps": 10, "steps": 10, "batch_size": 32, "refresh": 5, "trajectories": 64,
                 "checkpoint_every": 4, "observe_every": 4}  # fmt: skip
     return BridgeTrainer(
-        build_bridge(spec, 0), spec, build_objective(objective), (train.x, train.y), Path(folder),
-        IPFSettings(**defaults | settings), OptimizerSettings(**optimizer or {}), DeviceSettings("cpu"), 0, FINGERPRINT,
-        {"note": 1}, calibrate=lambda bridge: {SCORE: 1.0}, bar=False,
+        build_bridge(spec, 0), spec, build_objective(objective), (train.x, train.y),
+        IPFSettings(**defaults | settings),
+        Setup(Path(folder), OptimizerSettings(**optimizer or {}), DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1},
+              log=log, bar=False),
+        calibrate=lambda bridge: {SCORE: 1.0},
     )  # fmt: skip
 
 

@@ -5,9 +5,9 @@ import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching, Target
 from csb.process import Grid, Power, Reference, seeded
-from csb.training.batches import Batches
+from csb.training.batches import Batches, Draw
 from csb.training.cache import Cache
-from csb.training.plan import HalfStep
+from csb.training.settings import HalfStep
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD, FORWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50), HalfStep(1, 1, "forward", 50)
@@ -31,7 +31,7 @@ def batches(
     half_step=FIRST, cache=None, objective=None, size=12, shared=1, seed=0, steps=(0, 10), grid=GRID, pairs=None
 ):
     objective = objective or Likelihood()
-    return Batches(half_step, grid, objective, pairs or numbered(), cache, size, shared, seed, steps)
+    return Batches(Draw(grid, objective, size, shared, seed), half_step, pairs or numbered(), cache, steps)
 
 
 def same(a, b):
@@ -152,8 +152,9 @@ class TestBetweenEnds:
             torch.testing.assert_close(batch.x[:, 1], ((law.near + law.far) * n.double()).float(), atol=5.0, rtol=1e-5)
 
     def test_targets_are_drawn_where_they_must_be(self):
-        args = (FIRST, GRID, Likelihood(), numbered(), None, 12, 1, 0, (0, 3))
-        for one, two in zip(Batches(*args), Batches(*args, draw_targets=True), strict=True):
+        args = (FIRST, numbered(), None, (0, 3))
+        plain, drawn = (Draw(GRID, Likelihood(), 12, 1, 0, draw_targets) for draw_targets in (False, True))
+        for one, two in zip(Batches(plain, *args), Batches(drawn, *args), strict=True):
             assert torch.equal(one.x, two.x)
             assert two.target.var == 0.0
             wide = one.target.var[:, 0] > 0

@@ -9,8 +9,7 @@ from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems.exact.gaussian_ipf import AffineGaussian
 from csb.process import seeded
-from csb.training.cache import Cache, fill
-from csb.training.storage import bytes_per_trajectory, capacity
+from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 
 N = 60_000
 
@@ -154,16 +153,16 @@ class TestBudget:
 
     @pytest.mark.parametrize("budget", [48, 49, 95, 96, 10_000, 10**9])
     def test_capacity_is_the_most_that_fits(self, budget):
-        size = capacity((2,), 4, Likelihood(), 1000, budget)
+        size = capacity(bytes_per_trajectory((2,), 4, Likelihood()), 1000, budget)
         each = bytes_per_trajectory((2,), 4, Likelihood())
         assert each == 48
         assert size * each <= budget
         assert size == 1000 or (size + 1) * each > budget
 
     def test_images(self):
-        size = capacity((1, 14, 14), 10, Likelihood(), 10**6, 256 * 2**20)
+        size = capacity(bytes_per_trajectory((1, 14, 14), 10, Likelihood()), 10**6, 256 * 2**20)
         assert size == 256 * 2**20 // (196 * 11 * 4 + 8)
 
     def test_too_small_for_one(self):
         with pytest.raises(CSBError, match=r"^ipf.cache_bytes=47 cannot hold one trajectory of 48 bytes; raise it$"):
-            capacity((2,), 4, Likelihood(), 1000, 47)
+            capacity(48, 1000, 47)

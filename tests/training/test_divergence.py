@@ -14,13 +14,12 @@ from csb.networks.conditional import ConditionalSpec, build_conditional
 from csb.process import seeded
 from csb.run.ends import terminable
 from csb.training.batches import Batch
-from csb.training.conditional import ConditionalSettings, train_conditional
 from csb.training.divergence import BLOCK, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule, HalfStepModule
-from csb.training.plan import HalfStep
-from csb.training.regression import RegressionModule
-from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.regression import ConditionalSettings, RegressionModule, train_conditional
+from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
+from csb.training.stage import Setup
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
 from tests.training.fault_runs import FINGERPRINT, At, Fault, Stop, assert_same, make
 
@@ -180,9 +179,14 @@ class TestRetries:
 
     @pytest.fixture
     def whole(self, tmp_path):
-        run = make(tmp_path / "whole", optimizer={"retries": 2})
-        run.logged = []
-        run.log = lambda metrics, step: run.logged.append((step, metrics["retries"])) if "retries" in metrics else None
+        logged = []
+
+        def log(metrics, step):
+            if "retries" in metrics:
+                logged.append((step, metrics["retries"]))
+
+        run = make(tmp_path / "whole", optimizer={"retries": 2}, log=log)
+        run.logged = logged
         run.run(resume=False)
         return run
 
@@ -195,13 +199,11 @@ class TestRetries:
 
     @pytest.mark.parametrize("after", [1, 2])
     def test_a_training_that_is_stopped_after_a_retry_ends_as_one_that_is_not(self, whole, tmp_path, after):
-        run = make(tmp_path / "run", optimizer={"retries": 2})
-
         def stop(metrics, step):
             if metrics.get("retries") == after:
                 raise Stop
 
-        run.log = stop
+        run = make(tmp_path / "run", optimizer={"retries": 2}, log=stop)
         with pytest.raises(Stop):
             run.run(resume=False)
         make(tmp_path / "run", optimizer={"retries": 2}).run(resume=True)
@@ -233,8 +235,8 @@ def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
     def train(folder, retries):
         network = {"name": "mlp", "width": 8, "depth": 1}
         model = build_conditional(ConditionalSpec("flow", network, transform, None), 1)
-        rest = (settings, OptimizerSettings(retries=retries), DeviceSettings("cpu"), 7, {}, {})
-        train_conditional(model, pairs, folder, *rest, bar=False)
+        setup = Setup(folder, OptimizerSettings(retries=retries), DeviceSettings("cpu"), 7, bar=False)
+        train_conditional(model, pairs, settings, setup)
 
     with pytest.raises(Diverged, match="in the flow at step 2"):
         train(tmp_path / "stopped", 0)

@@ -18,8 +18,7 @@ from csb.process import Noise, initialised
 from csb.training.batches import Batch
 from csb.training.module import HalfStepModule, balance
 from csb.training.pairs import encoded
-from csb.training.plan import HalfStep
-from csb.training.settings import OptimizerSettings
+from csb.training.settings import HalfStep, OptimizerSettings
 
 GPU = torch.device("cuda", 0)
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
@@ -52,7 +51,7 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
     bridge = build_bridge(BridgeSpec([1.0, 0.7, 0.4, 0.1], transform, part, part), 0)
     module = HalfStepModule(bridge, HalfStep(2, 2, direction, 10), Likelihood(), OptimizerSettings())
     moves = hops(bridge.grid, direction)  # of numbers, on the CPU
-    monkeypatch.setattr("csb.bridge.bridge.hops", lambda *_: moves)
+    monkeypatch.setattr("csb.bridge.bridge.planned_calls", lambda *_: moves)
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_gpu(module)
         assert balance(module.kernel, 0.5).device == GPU  # of a half-step that begins there

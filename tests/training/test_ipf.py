@@ -1,5 +1,7 @@
 """The IPF loop: every trained half-step against the exact recursion, and what stops it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,10 @@ from csb.problems import Hole, LinearGaussian
 from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
 from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels
 from csb.process import Grid, Power, Reference, seeded
+from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
 
@@ -30,10 +34,10 @@ def make(
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
     train = problem.pairs("train")
     return BridgeTrainer(
-        build_bridge(spec), spec, build_objective(objective), pairs or (train.x, train.y), folder,
+        build_bridge(spec), spec, build_objective(objective), pairs or (train.x, train.y),
         IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
-        optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, observer, bar=False,
+        Setup(folder, optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, bar=False), observer=observer,
     )  # fmt: skip
 
 
@@ -211,7 +215,7 @@ class TestTheLoop:
     def test_observer_and_log(self, tmp_path, small):
         watching, logged = Watching(), []
         run = make(tmp_path, small, observer=watching, observe_every=4, **SHORT)
-        run.log = lambda metrics, step: logged.append((step, metrics))
+        run.setup = replace(run.setup, log=lambda metrics, step: logged.append((step, metrics)))
         progress = run.run(resume=False)
         assert watching.calls == [
             ("01_backward", 4), ("01_backward", 8), ("01_backward", "end"), ("02_forward", 4), ("02_forward", "end"),
@@ -277,12 +281,12 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
 
     def train(name, resume):
         BridgeTrainer(
-            build_bridge(spec), spec, build_objective("likelihood"), pairs, tmp_path / name, settings,
-            OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, FINGERPRINT, {}, bar=False,
+            build_bridge(spec), spec, build_objective("likelihood"), pairs, settings,
+            Setup(tmp_path / name, OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, bar=False),
         ).run(resume)  # fmt: skip
         return load_bridge(tmp_path / name / "bridge.safetensors")[0].state_dict()
 
-    whole, save, calls = train("whole", False), trainer_module.save_progress, []
+    whole, save, calls = train("whole", False), stage_module.save_progress, []
 
     def dying(*args):
         calls.append(1)
@@ -290,10 +294,10 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
             raise OSError("power cut")
         save(*args)
 
-    monkeypatch.setattr(trainer_module, "save_progress", dying)
+    monkeypatch.setattr(stage_module, "save_progress", dying)
     with pytest.raises(OSError, match="power cut"):
         train("run", False)
-    monkeypatch.setattr(trainer_module, "save_progress", save)
+    monkeypatch.setattr(stage_module, "save_progress", save)
     again = train("run", True)
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 

@@ -9,8 +9,7 @@ from csb.process import seeded
 from csb.training.batches import Batch
 from csb.training.fit import Fit
 from csb.training.module import HalfStepModule, MovingAverage, balance
-from csb.training.plan import HalfStep
-from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
 from csb.training.state import to_cpu
 
 BACKWARD, FORWARD = HalfStep(2, 2, "backward", 10), HalfStep(3, 2, "forward", 10)

@@ -1,8 +1,6 @@
 """Pairs that are read by rows give the batches of pairs in memory, bit for bit; caches on the disk and at half."""
 
-import errno
 import math
-import os
 
 import numpy as np
 import pytest
@@ -13,14 +11,11 @@ from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
-from csb.training.batches import Batches
-from csb.training.cache import fill
+from csb.training.batches import Batches, Draw
+from csb.training.cache import DTYPES, bytes_per_trajectory, capacity, fill
 from csb.training.pairs import EncodedPairs, as_pairs, encoded
-from csb.training.plan import HalfStep
 from csb.training.regression import ExampleBatches, flow_path
-from csb.training.settings import IPFSettings
-from csb.training.spill import Spilled
-from csb.training.storage import DTYPES, Storage, bytes_per_trajectory, capacity
+from csb.training.settings import HalfStep, IPFSettings
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
@@ -59,7 +54,7 @@ class TestBothKindsOfPairs:
         assert same(one.head(10), two.plain(torch.arange(10)))
 
     def test_batches(self, both):
-        lists = [list(Batches(FIRST, GRID, Likelihood(), p, None, 64, 2, 0, (0, 4))) for p in both]
+        lists = [list(Batches(Draw(GRID, Likelihood(), 64, 2, 0), FIRST, p, None, (0, 4))) for p in both]
         for a, b in zip(*lists, strict=True):
             assert same((a.x, a.k, a.c, a.target.mean), (b.x, b.k, b.c, b.target.mean))
 
@@ -94,85 +89,24 @@ def conditions(n):
     return torch.randn(n, 2, generator=seeded(1))
 
 
-def filled(objective, size=500, storage=None, source="forward", n=400):
+def filled(objective, size=500, dtype=torch.float32, source="forward", n=400):
     exact, c = make_exact_bridge("full", 1), conditions(n)
     z = c + 1 + 0.5 * torch.randn(n, 2, generator=seeded(2))
-    return fill(exact.bridge, source, objective, (z, c), size, (0, 1, 0, 0), chunk=128, storage=storage)
+    return fill(exact.bridge, source, objective, (z, c), size, (0, 1, 0, 0), dtype)
 
 
 OBJECTIVES = [Likelihood(), MeanMatching(), BridgeMatching()]
-
-
-class TestSpilled:
-    @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.caches)
-    @pytest.mark.parametrize("dtype", DTYPES.values())
-    @pytest.mark.parametrize("inside", [0, 1, 130, 499])
-    def test_is_what_memory_would_hold(self, tmp_path, objective, dtype, inside):
-        each = bytes_per_trajectory((2,), 4, objective, dtype)
-        budget = 500 * 8 + inside * (each - 8)
-        one = filled(objective, storage=Storage(dtype))
-        two = filled(objective, storage=Storage(dtype, budget, tmp_path))
-        assert isinstance(two.states, Spilled)
-        assert two.states.inside == inside
-        assert two.states.memory.dtype == one.states.dtype == dtype
-        pairs, grid = (torch.zeros(400, 2), torch.randn(400, 2, generator=seeded(1))), make_exact_bridge("full", 1).grid
-        a, b = (list(Batches(BACKWARD, grid, objective, pairs, cache, 64, 2, 0, (0, 6))) for cache in (one, two))
-        for x, y in zip(a, b, strict=True):
-            assert x.x.dtype == x.target.mean.dtype == torch.float32
-            assert same((x.x, x.k, x.c, x.target.mean), (y.x, y.k, y.c, y.target.mean))
-        memory, disk = Storage(dtype, budget, tmp_path).sizes((2,), 4, objective, 500)
-        assert memory == budget
-        assert disk == sum(t.spilled_bytes for t in (two.states, two.targets) if t is not None)
-        assert memory + disk == 500 * each
-
-    def test_leaves_nothing_behind_and_gives_the_room_back(self, tmp_path):
-        cache = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
-        assert list(tmp_path.iterdir()) == []  # not even while it is there
-        file = cache.states._file
-        assert os.fstat(file.fileno()).st_size == cache.states.spilled_bytes
-        assert os.fstat(file.fileno()).st_blocks * 512 >= cache.states.spilled_bytes  # no hole in it
-        cache.close()
-        assert file.closed
-        again = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
-        file = again.states._file
-        del again
-        assert file.closed
-
-    def test_all_that_fits_is_in_memory(self, tmp_path):
-        assert isinstance(filled(Likelihood(), storage=Storage(torch.float32, 10**6, tmp_path)).states, torch.Tensor)
-
-    def test_a_full_disk(self, tmp_path, monkeypatch):
-        def full(*_):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-        with pytest.raises(CSBError, match=r"the trajectory cache needs 0 MiB in .* \(No space left on device\); free"):
-            filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
-        with pytest.raises(CSBError, match="No such file or directory"):
-            filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path / "nowhere"))
-
-    def test_where_the_system_cannot_reserve(self, tmp_path, monkeypatch):
-        monkeypatch.delattr(os, "posix_fallocate", raising=False)
-        cache = filled(Likelihood(), storage=Storage(torch.float32, 5000, tmp_path))
-        assert os.fstat(cache.states._file.fileno()).st_size == cache.states.spilled_bytes
-
-    def test_capacity(self):
-        given = (2,), 4, Likelihood(), 1000
-        assert capacity(*given, 800, spill=True) == 100  # the owners' indices
-        assert capacity(*given, 10**6, spill=True) == 1000
-        with pytest.raises(CSBError, match=r"ipf.cache_bytes=7 cannot hold one trajectory of 8 bytes"):
-            capacity(*given, 7, spill=True)
 
 
 class TestHalfPrecision:
     @pytest.mark.parametrize("name", ["float16", "bfloat16"])
     @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.caches)
     def test_bytes_are_what_is_said(self, name, objective):
-        cache = filled(objective, size=37, storage=Storage(DTYPES[name]))
+        cache = filled(objective, size=37, dtype=DTYPES[name])
         held = sum(t.nbytes for t in (cache.states, cache.targets, cache.owner) if t is not None)
         assert held == 37 * bytes_per_trajectory((2,), 4, objective, DTYPES[name])
         assert 2 * (held - 37 * 8) == 37 * (bytes_per_trajectory((2,), 4, objective) - 8)
-        assert capacity((2,), 4, objective, 10**9, held, dtype=DTYPES[name]) == 37
+        assert capacity(bytes_per_trajectory((2,), 4, objective, DTYPES[name]), 10**9, held) == 37
 
     @pytest.mark.parametrize("name", ["float16", "bfloat16"])
     @pytest.mark.parametrize("source", ["forward", "backward"])
@@ -184,7 +118,7 @@ class TestHalfPrecision:
         in second order they add u² v²/3 to the variance of a target, and, by the slope, to that of a regressor.
         """
         n, unit = 20_000, torch.finfo(DTYPES[name]).eps / 2
-        one, two = (filled(Likelihood(), n, Storage(dtype), source, n) for dtype in (torch.float32, DTYPES[name]))
+        one, two = (filled(Likelihood(), n, dtype, source, n) for dtype in (torch.float32, DTYPES[name]))
         assert not torch.equal(one.states, two.states.float())
         torch.testing.assert_close(two.states.float(), one.states, rtol=unit, atol=1e-6)
         c = conditions(n)[one.owner]
@@ -222,8 +156,6 @@ def least_squares(inputs, targets, c):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache_spill": 3}, "ipf.cache_spill=3 is not possible; give true or false or a path or null"),
-        ({"cache_spill": ""}, "ipf.cache_spill='' is not possible"),
         ({"cache_dtype": "int8"}, "ipf.cache_dtype='int8' is unknown; choose one of float32, float16, bfloat16"),
         ({"cache_dtype": None}, "ipf.cache_dtype=None is unknown"),
     ],
@@ -233,10 +165,3 @@ def test_settings(change, message):
     with pytest.raises(CSBError) as error:
         IPFSettings(L=1, first_steps=1, steps=1, **change)
     assert str(error.value).startswith(message)
-
-
-def test_where_the_file_goes(tmp_path):
-    make = lambda spill: IPFSettings(1, 1, 1, cache_spill=spill).storage(tmp_path).folder  # noqa: E731
-    assert make(True) == tmp_path
-    assert make(None) is make(False) is None
-    assert make("/fast/disk").as_posix() == "/fast/disk"

@@ -6,8 +6,7 @@ import pytest
 
 from csb.errors import CSBError
 from csb.training.module import learning_rate
-from csb.training.plan import plan
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings, plan
 
 
 class TestPlan:

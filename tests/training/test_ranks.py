@@ -11,12 +11,11 @@ from csb.errors import CSBError
 from csb.process import Grid, Power
 from csb.run import launch, processes
 from csb.training import ranks
-from csb.training.batches import Batches
+from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
-from csb.training.plan import HalfStep
 from csb.training.ranks import ALONE, Ranks, environment, join
-from csb.training.settings import DeviceSettings, IPFSettings
-from csb.training.transfer import Ahead, compile_networks, on_device
+from csb.training.settings import DeviceSettings, HalfStep, IPFSettings
+from csb.training.trainer import compile_networks
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 
@@ -38,12 +37,13 @@ def test_shares_make_up_the_whole(count, size):
 
 @pytest.mark.parametrize("objective", [Likelihood(), MeanMatching(), BridgeMatching()])
 @pytest.mark.parametrize(("source", "size"), [("forward", 23), ("backward", 21)])
-def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, objective, source, size):
+def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkeypatch, objective, source, size):
     """Chunks of 10 among three processes: of the last, of one trajectory, two have none."""
     bridge = exact_bridge("fixed", 1).bridge
     z, c = torch.randn(50, 2), torch.randn(50, 2)
-    whole = fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), 10)
-    shares = [fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), 10, ranks=Incomplete(r, 3)) for r in range(3)]
+    monkeypatch.setattr("csb.training.cache._CHUNK", 10)
+    whole = fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0))
+    shares = [fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3)) for r in range(3)]
     torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
     if whole.targets is not None:
         torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
     def batches(ranks):
         half_step, pairs = HalfStep(0, 1, "backward", 9), (torch.arange(40.0)[:, None], torch.arange(40.0)[:, None])
         steps = (0, 4)
-        return Batches(half_step, GRID, Likelihood(), pairs, None, 24, shared, 0, steps, draw_targets, ranks=ranks)
+        return Batches(Draw(GRID, Likelihood(), 24, shared, 0, draw_targets, ranks), half_step, pairs, None, steps)
 
     parts = zip(*(batches(Ranks(rank, 4)) for rank in range(4)), strict=True)
     for whole, four in zip(batches(ALONE), parts, strict=True):
@@ -177,13 +177,11 @@ class TestProcesses:
 class TestAhead:
     def batches(self):
         half_step, pairs = HalfStep(0, 1, "backward", 50), (torch.randn(40, 2), torch.randn(40, 1))
-        return Batches(half_step, GRID, Likelihood(), pairs, None, 12, 1, 0, (0, 30))
+        return Batches(Draw(GRID, Likelihood(), 12, 1, 0), half_step, pairs, None, (0, 30))
 
     def test_are_the_same_in_the_same_order(self):
         plain = self.batches()
-        ahead = Ahead(plain, torch.device("cpu"))
-        assert len(ahead) == 30
-        for one, two in zip(plain, ahead, strict=True):
+        for one, two in zip(plain, ahead(plain, torch.device("cpu")), strict=True):
             assert one.step == two.step
             assert torch.equal(one.x, two.x)
             assert torch.equal(one.target.mean, two.target.mean)
@@ -196,17 +194,17 @@ class TestAhead:
                 made.append(batch.step)
                 yield batch
 
-        iterator = iter(Ahead(make(), torch.device("cpu"), depth=2))
+        iterator = ahead(make(), torch.device("cpu"))
         next(iterator)
         iterator.close()
-        assert len(made) <= 5
+        assert len(made) <= 2
 
     def test_what_fails_is_raised(self):
         def make():
             yield from list(self.batches())[:2]
             raise CSBError("no more")
 
-        iterator = iter(Ahead(make(), torch.device("cpu")))
+        iterator = ahead(make(), torch.device("cpu"))
         assert [next(iterator).step, next(iterator).step] == [0, 1]
         with pytest.raises(CSBError, match=r"^no more$"):
             next(iterator)
@@ -224,8 +222,6 @@ class TestAhead:
         monkeypatch.setattr(batches, "move", to.append)
         found = on_device(batches, DeviceSettings("auto", gpu_share=share))
         assert (found is batches) is moved
-        assert isinstance(found, Ahead) is not moved
-        assert found.device == torch.device("cpu" if moved else "cuda:1")  # move() is replaced above
         assert to == [torch.device("cuda")] * moved
 
 

@@ -10,11 +10,18 @@ from csb.networks.denoiser import DenoiserSpec, build_denoiser
 from csb.problems import LinearGaussian
 from csb.process import LinearBeta, seeded
 from csb.samplers import flow_sampler, score_sampler
-from csb.training import regression, retry
-from csb.training.conditional import ConditionalSettings, train_conditional
-from csb.training.denoiser import DenoiserSettings, train_denoiser
-from csb.training.regression import ExampleBatches, diffusion_path, flow_path
+from csb.training import regression, stage
+from csb.training.regression import (
+    ConditionalSettings,
+    DenoiserSettings,
+    ExampleBatches,
+    diffusion_path,
+    flow_path,
+    train_conditional,
+    train_denoiser,
+)
 from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.stage import Setup
 from csb.training.state import to_cpu
 from tests.conftest import default_dtype
 from tests.samplers.conditional_models import SCHEDULE, ExactDenoiser, ExactVelocity
@@ -81,13 +88,13 @@ SETTINGS = {"steps": 12, "batch_size": 16, "alpha_bar_end": 1e-4, "lr": 1e-2, "c
 def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
     """A training of 12 steps; the weights that it ends with."""
     optimizer, device = OptimizerSettings(), DeviceSettings("cpu")
-    rest = (optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, resume)
+    setup = Setup(folder, optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, bar=False)
     if kind == "denoiser":
         made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0, 1e-4), 1), DenoiserSettings(**SETTINGS)
-        train_denoiser(made, pairs[0], LinearBeta(0.1), folder, settings, *rest, bar=False)
+        train_denoiser(made, pairs[0], LinearBeta(0.1), settings, setup, resume)
     else:
         made = model(kind)
-        train_conditional(made, pairs, folder, ConditionalSettings(**SETTINGS), *rest, bar=False)
+        train_conditional(made, pairs, ConditionalSettings(**SETTINGS), setup, resume)
     return to_cpu(made.state_dict())
 
 
@@ -110,7 +117,7 @@ class TestResume:
     def test_bit_for_bit(self, kind, tmp_path, monkeypatch, saves):
         """Cut off at the n-th checkpoint (of steps 3, 6, 9, 12 and the end), and continued."""
         whole = train(kind, tmp_path / "whole")
-        calls, save = [], retry.save_progress
+        calls, save = [], stage.save_progress
 
         def stopping(*arguments):
             save(*arguments)
@@ -118,11 +125,11 @@ class TestResume:
             if len(calls) == saves:
                 raise Stop
 
-        monkeypatch.setattr(retry, "save_progress", stopping)
+        monkeypatch.setattr(stage, "save_progress", stopping)
         with pytest.raises(Stop):
             train(kind, tmp_path / "cut")
         assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}_state.pt"]
-        monkeypatch.setattr(retry, "save_progress", save)
+        monkeypatch.setattr(stage, "save_progress", save)
         again = train(kind, tmp_path / "cut", resume=True)
         assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}.safetensors"]
         assert all(torch.equal(again[key], value) for key, value in whole.items())
@@ -165,8 +172,8 @@ def test_a_short_training_reaches_the_posterior(kind, tmp_path):
     """Mean and covariance of the samples within a few per cent, over 100 observations."""
     trained, pairs = model(kind, {"name": "mlp", "width": 32, "depth": 2}), PROBLEM.pairs("train")
     settings = ConditionalSettings(steps=600, batch_size=256, alpha_bar_end=1e-4, lr=6e-3, checkpoint_every=5000)
-    rest = (settings, OptimizerSettings(ema=0.99), DeviceSettings("cpu"), 1, {}, {})
-    train_conditional(trained, (pairs.x, pairs.y), tmp_path, *rest, bar=False)
+    setup = Setup(tmp_path, OptimizerSettings(ema=0.99), DeviceSettings("cpu"), 1, bar=False)
+    train_conditional(trained, (pairs.x, pairs.y), settings, setup)
     sampler = score_sampler(trained, "dpmpp", 30) if kind == "score" else flow_sampler(trained, "heun", 15)
     y, n = PROBLEM.pairs("test", 100).y, 1500
     x = sampler.sample(y, n, seeded(1)).x.double()

@@ -18,7 +18,7 @@ KILLS = {
     "in the last step": Hook(STEP, 12),
     "a state written, not renamed": Hook("os.replace", 3),
     "after a state": Hook("os.replace", 2, before=False),
-    "before the denoiser is saved": Hook("csb.training.denoiser.save_denoiser", 1),
+    "before the denoiser is saved": Hook("csb.training.regression.save_denoiser", 1),
     "the denoiser written, not renamed": Hook("os.replace", 6),
 }
 

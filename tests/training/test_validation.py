@@ -1,6 +1,7 @@
 """Early stopping on validation pairs, and the choice of the best iteration."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
+from csb.training.pairs import as_pairs
 from csb.training.settings import IPFSettings
 from csb.training.trainer import BridgeTrainer
 from csb.training.validation import Validation
@@ -28,7 +30,7 @@ def small():
 
 def with_validation(run: BridgeTrainer, problem, patience: int) -> BridgeTrainer:
     val = problem.pairs("val", 100)
-    run.val = (val.x, val.y) if patience else None
+    run.val = as_pairs((val.x, val.y)) if patience else None
     run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
     return run
 
@@ -83,8 +85,9 @@ def test_the_loss_is_that_of_training(small, tmp_path, objective):
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
-    module = trainer_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.optimizer)
-    validation = Validation(run.bridge, module, run.objective, run.val, 64, 64, 0)
+    module = trainer_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.setup.optimizer)
+    draw = replace(run.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets)
+    validation = Validation(module, draw, run.val, None)
     before = validation.loss()
     assert validation.loss() == before
     progress = run.run(resume=False)

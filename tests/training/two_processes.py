@@ -10,6 +10,7 @@ from csb.bridge.objectives import build_objective
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
 
 GRID = Grid.from_schedule(Power(0.3, 2.0), 3)
@@ -66,8 +67,9 @@ def training(folder, size, objective, compile=False):
     if size > 1:
         ranks.join(device)
     ipf = BridgeTrainer(
-        build_bridge(spec, 3), spec, build_objective(objective), pairs(200, 0), folder, settings,
-        OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, {}, {}, losses, inflate, bar=False, val=pairs(60, 1),
+        build_bridge(spec, 3), spec, build_objective(objective), pairs(200, 0), settings,
+        Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
+        observer=losses, calibrate=inflate, val=pairs(60, 1),
     )  # fmt: skip
     progress = ipf.run(resume=False)
     found = {"losses": losses.by_half_step, "weights": ipf.bridge.state_dict(), "history": progress.history}

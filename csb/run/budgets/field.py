@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from csb.bridge.checkpoint import load_denoiser
+from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.problems import Problem, Transform, build_problem
@@ -16,7 +17,7 @@ from csb.run.amortized import Baseline, load_baseline
 from csb.run.config import schedule_of
 from csb.run.denoiser import exact_denoiser, stored_denoiser
 from csb.run.guided import guide_of
-from csb.run.load import Run, default_device, load_run, stored_spec
+from csb.run.load import Run, load_run, stored_spec
 from csb.samplers.diffusion import LONG
 from csb.samplers.registry import BaselineSettings, Guide
 

@@ -1,6 +1,8 @@
 """csb sample: posterior samples from a trained bridge, or the student distilled from it, into a file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +102,13 @@ def _read(config: DictConfig) -> _Job:
     return _Job(draws, given, own.observations, own.n, own.seed, out)
 
 
-def validate(config: DictConfig, sweep: bool = False) -> None:
-    """CSBError where a value is wrong, or the bridge or the observations cannot be read."""
-    _read(config)
+def prepare(config: DictConfig) -> Callable[[], None]:
+    """The job. CSBError where a value is wrong, or the bridge or the observations cannot be read."""
+    return partial(_run, _read(config))
 
 
-def main(config: DictConfig) -> None:
+def _run(job: _Job) -> None:
     """Writes x (B, n, …) and y (B, …) to ``out``."""
-    job = _read(config)
     y, sampler = job.y(), job.sampler
     samples = sampler.sample(y, job.n, seeded(job.seed, device=sampler.device))
     x = samples.x.cpu().numpy()

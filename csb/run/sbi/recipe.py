@@ -24,7 +24,7 @@ from csb.run.sbi.bounds import Side, prior_bounds
 from csb.run.sbi.posterior import Posterior
 from csb.run.sbi.volume import draws_needed, require_volume
 from csb.run.train import check_folder, check_writable, train
-from csb.training.gradients import with_gradients
+from csb.training.fit import with_gradients
 
 Bounds = tuple[Side, Side] | None
 Prior = Distribution | Sequence[Distribution]

@@ -7,9 +7,9 @@ from typing import Any
 from csb.bridge.objectives import OBJECTIVES, build_objective
 from csb.evaluation.speed import sampling_overhead
 from csb.run.speed.recipes import Recipe
-from csb.training.cache import Cache, fill
+from csb.training.cache import bytes_per_trajectory, capacity, fill
 from csb.training.settings import IPFSettings
-from csb.training.storage import bytes_per_trajectory, capacity
+from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
 
 _FEW = 32  # trajectories whose bytes are counted
@@ -35,16 +35,11 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         training = BridgeTrainer(
             recipe.bridge(), recipe.spec(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
-            Path(folder), ipf, run.optimizer, run.device, run.seed, {}, {}, bar=False,
+            ipf, Setup(Path(folder), run.optimizer, run.device, run.seed, bar=False),
         )  # fmt: skip
         history = training.run(resume=False).history
     keys = ("half_step", "iteration", "fill_share", "seconds")
     return [{"recipe": recipe.name, "steps": ipf.steps, **{key: row[key] for key in keys}} for row in history]
-
-
-def nbytes(cache: Cache) -> int:
-    """Bytes of the tensors of a cache in memory."""
-    return sum(tensor.nbytes for tensor in cache.held() or ())
 
 
 def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
@@ -55,11 +50,12 @@ def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
     for name in OBJECTIVES:
         objective = build_objective(name)
         cache = fill(bridge, "forward", objective, recipe.pairs(_FEW), _FEW, (0,))
+        counted = sum(tensor.nbytes for tensor in cache.tensors)
         each = bytes_per_trajectory(shape, T, objective)
-        held = capacity(shape, T, objective, ipf.trajectories, ipf.cache_bytes)
+        held = capacity(each, ipf.trajectories, ipf.cache_bytes)
         rows.append(
             {
-                "recipe": recipe.name, "objective": name, "T": T, "bytes_counted": nbytes(cache) / _FEW,
+                "recipe": recipe.name, "objective": name, "T": T, "bytes_counted": counted / _FEW,
                 "bytes_budgeted": each, "trajectories": held, "cache_mib": held * each / 2**20,
             }
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,12 +12,11 @@ from csb.evaluation.speed import interleaved, now
 from csb.process import repeated
 from csb.run.speed.recipes import Recipe
 from csb.training.bar import Bar, Report
-from csb.training.batches import Batch, Batches
+from csb.training.batches import Batch, Batches, Draw, on_device
 from csb.training.cache import Cache, fill
 from csb.training.fit import Fit
 from csb.training.module import HalfStepModule
-from csb.training.plan import HalfStep
-from csb.training.transfer import Ahead, on_device
+from csb.training.settings import HalfStep
 
 _TRAJECTORIES = 512  # of the cache that later half-steps draw from
 Step = Callable[[], object]
@@ -38,10 +37,9 @@ def module_of(recipe: Recipe, T: int | None = None, later: bool = False, steps: 
 def batches_of(recipe: Recipe, module: HalfStepModule, size: int, cache: Cache | None, steps: int) -> Batches:
     """The batches of the module's half-step, from random pairs."""
     pairs = recipe.pairs(4 * size if cache is None else len(cache.owner))
-    return Batches(
-        module.half_step, module.bridge.grid, recipe.run.objective, pairs, cache, size,
-        recipe.run.ipf.states_per_pair, recipe.run.seed, (0, steps), not module.kernel.integrates_targets,
-    )  # fmt: skip
+    run, own = recipe.run, not module.kernel.integrates_targets
+    draw = Draw(module.bridge.grid, run.objective, size, run.ipf.states_per_pair, run.seed, draw_targets=own)
+    return Batches(draw, module.half_step, pairs, cache, (0, steps))
 
 
 def network_step(module: HalfStepModule, batch: Batch) -> Step:
@@ -83,12 +81,9 @@ class Alternating:
         seconds: a step of each in every block but the first, which warms up; the training's is "step".
     """
 
-    def __init__(self, batches: Batches | Ahead, block: int, others: dict[str, Step], device: torch.device) -> None:
+    def __init__(self, batches: Iterable[Batch], block: int, others: dict[str, Step], device: torch.device) -> None:
         self.batches, self.block, self.others, self.device = batches, block, others, device
         self.seconds: dict[str, list[float]] = {name: [] for name in ("step", *others)}
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         start = now(self.device)
@@ -110,7 +105,7 @@ class Alternating:
 
 def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
     """A fit as the training does it: clipping, averaging, the bar and the losses."""
-    report = Report(Bar(len(batches), 0, False), lambda metrics, step: None, 0, [], "backward", module.where)
+    report = Report(Bar(0, 0, False), lambda metrics, step: None, 0, [], "backward", module.where)
     Fit(module, recipe.run.device, recipe.run.optimizer.clip).run(batches, report, lambda: None)
 
 

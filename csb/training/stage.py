@@ -1,0 +1,188 @@
+"""What all trainings share: where they stand, in memory and on the disk, and the way back after a divergence."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from csb.training.bar import Bar, Metrics, Report
+from csb.training.divergence import Diverged, LossWatch
+from csb.training.fit import Fit
+from csb.training.module import FitModule
+from csb.training.ranks import ALONE, Ranks
+from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.state import (
+    Progress,
+    load_progress,
+    require_finite,
+    restore_weights,
+    save_progress,
+    take_weights,
+    to_cpu,
+)
+
+LOWER = 0.3  # the factor on the learning rate of a retry
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training is given beside its model, its data and its own settings.
+
+    Attributes:
+        folder: of the files.
+        optimizer, device: see :mod:`csb.training.settings`.
+        seed: of all batches and caches.
+        fingerprint: plain data; a resumed training must have the same.
+        about: plain data that goes with the trained model.
+        log: called as log(metrics, step) on the axis of all optimiser steps.
+        bar: show the progress bar.
+    """
+
+    folder: Path
+    optimizer: OptimizerSettings
+    device: DeviceSettings
+    seed: int
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    log: Callable[[Metrics, int], None] = lambda metrics, step: None
+    bar: bool = True
+
+
+class Stage:
+    """Where a training stands.
+
+    Args:
+        path: of the state file.
+        model: with initial weights; changed in place.
+        setup: of the training.
+        parts: optimiser steps of its parts, one after the other.
+        resume: go on from the state file, where there is one; otherwise it is removed.
+        ranks: the processes of the training; the first alone reads, writes and shows.
+
+    Raises:
+        CSBError: a state that is damaged or of other settings.
+    """
+
+    def __init__(
+        self, path: Path, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
+    ) -> None:
+        self.path, self.model, self.setup, self.parts, self.ranks = path, model, setup, parts, ranks
+        if ranks.main and not resume:
+            path.unlink(missing_ok=True)
+        found = load_progress(path, setup.fingerprint) if ranks.main and path.exists() else Progress()
+        self.progress = ranks.share(found)
+        if self.progress.weights:
+            restore_weights(model, self.progress, path)
+        self.start = Progress(weights=to_cpu(model.state_dict())) if setup.optimizer.retries else Progress()
+        self.started = time.perf_counter() - self.progress.seconds
+        self.bar = Bar(sum(parts), self.done, setup.bar and ranks.main)
+
+    @property
+    def offset(self) -> int:
+        """Optimiser steps of the parts that are finished."""
+        return sum(self.parts[: self.progress.half_step])
+
+    @property
+    def done(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.offset + self.progress.step
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, that before it was resumed included."""
+        return time.perf_counter() - self.started
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Logs, in the first process."""
+        if self.ranks.main:
+            self.setup.log(metrics, step)
+
+    def fit(self, module: FitModule) -> Fit:
+        """The fit of a fresh module, where the progress stands."""
+        progress, setup = self.progress, self.setup
+        if progress.average is not None:
+            take_weights(module.average, progress.average)
+        module.rate_factor = LOWER ** len(progress.retries)
+        return Fit(module, setup.device, setup.optimizer.clip, self.ranks, progress.optimizer)
+
+    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Report:
+        """Shows and logs the losses of a fit under a name."""
+        return Report(self.bar, self.log, self.offset, self.progress.losses, name, module.where, about)
+
+    def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
+        """Takes a step on each batch, with a state on the disk after every so many, and at the end."""
+
+        def after(step: int, loss: float, rate: float) -> None:
+            report(step, loss, rate)
+            if step % every == 0:
+                self.save(fit, step)
+
+        fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))
+
+    def save(self, fit: Fit, step: int) -> None:
+        """Takes the state after ``step`` steps down; it is not written where the loss may be exploding."""
+        progress = self.progress
+        progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
+        progress.average = to_cpu(fit.module.average.state_dict())
+        if LossWatch(progress.losses).suspicious() is None:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the progress with the model's weights. Diverged where a number is not finite, in every process."""
+        self.progress.weights = to_cpu(self.model.state_dict())
+        if not self.ranks.main:
+            require_finite(self.progress)  # all find what one finds, and go back together
+            return
+        self.progress.seconds = self.seconds
+        save_progress(self.path, self.progress, self.setup.fingerprint)
+
+    def until_done(self, attempt: Callable[[], T]) -> T:
+        """Returns what ``attempt`` returns, called again from the last good state after each divergence."""
+        with self.bar.progress:
+            while True:
+                try:
+                    return attempt()
+                except Diverged as error:
+                    self._roll_back(error)
+
+    def _roll_back(self, error: Diverged) -> None:
+        """To the last good state; ``error`` is raised again where there were optimizer.retries of it.
+
+        What follows is a function of the state alone, so a training that is killed after a retry ends as one that is
+        not: the retry stands in the state, which is written before anything else is done.
+        """
+        failed, most = self.offset + len(self.progress.losses), self.setup.optimizer.retries
+        number = len(self.progress.retries) + 1
+        if number > most:
+            raise error
+        self.progress = self.ranks.share(self._retried(error, number) if self.ranks.main else self.start)
+        take_weights(self.model, self.progress.weights)
+        self.log({"retries": number}, failed)
+        self.bar.go_to(self.done)
+
+    def _retried(self, error: Diverged, number: int) -> Progress:
+        """The last good state, or that of the start, with the retry on its record."""
+        failed, most, fingerprint = self.progress, self.setup.optimizer.retries, self.setup.fingerprint
+        good = load_progress(self.path, fingerprint) if self.path.exists() else self.start
+        record = {"half_step": failed.half_step, "failed_after": len(failed.losses),
+                  "from": [good.half_step, good.step], "rate_factor": LOWER**number, "reason": str(error)}  # fmt: skip
+        good.retries = [*failed.retries, record]
+        good.seconds = failed.seconds
+        save_progress(self.path, good, fingerprint)
+        logger.warning(
+            "%s; retry %d of %d: on from step %d with the learning rate times %.3g",
+            str(error).partition(";")[0], number, most, good.step, LOWER**number,
+        )  # fmt: skip
+        return good
+
+    def cost(self) -> dict[str, Any]:
+        """What goes with the trained model: seconds, optimiser steps, and how often the training went back."""
+        progress = self.progress
+        retries = {"retries": len(progress.retries)} if progress.retries else {}
+        return {"seconds": progress.seconds, "steps": progress.step, **retries}

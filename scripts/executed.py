@@ -1,0 +1,127 @@
+"""Counts the files of csb that a task runs through: python scripts/executed.py
+
+Three tasks are traced, each in a process of its own: (a) from y to the samples of ``csb sample``; (b) from parsing
+``T=5`` to the first optimiser step of ``csb train``; (c) from a row of ``pairs.npz`` to that step. A file counts
+where one of its functions is called; importing it alone does not. ``--root`` counts another copy of csb, whose
+environment is that of this Python.
+"""
+
+import argparse
+import inspect
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+PAIRS = [
+    "experiment=pairs", "data.path=pairs.npz", "T=5", "L=1", "ipf.first_steps=2", "ipf.steps=2", "ipf.batch_size=64",
+    "ipf.trajectories=64", "network.options={width: 8, depth: 1}", "metrics.observations=20", "metrics.samples=8",
+    "metrics.picture_rows=2", "logger=none", "progress=false", "out=runs", "name=run",
+]  # fmt: skip
+TRAIN = ("train", ["overwrite=true", *PAIRS])
+TASKS = {  # the command, its arguments, and the file with whose opening the task begins; None: with the command
+    "from y to samples": ("sample", ["run=runs/run", "y=y.npy", "n=10", "out=samples.npz"], "y.npy"),
+    "from T=5 to the first step": (*TRAIN, None),
+    "from a row to the step": (*TRAIN, "pairs.npz"),
+}
+
+
+class Reached(BaseException):
+    """The task's end."""
+
+
+class Trace:
+    """Notes the files of csb in which functions are called, while it is on."""
+
+    def __init__(self, package: Path) -> None:
+        self.package, self.files, self.on = str(package.resolve()) + os.sep, set[str](), False
+        self.seen: set[CodeType] = set()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """The trace function; lines are not traced."""
+        code = frame.f_code
+        if not self.on or event != "call" or code in self.seen or not code.co_filename.startswith(self.package):
+            return
+        if code.co_flags & inspect.CO_OPTIMIZED and not self._importing(frame):  # no body of a module or class
+            self.seen.add(code)
+            self.files.add(code.co_filename[len(self.package) :])
+
+    def _importing(self, frame: FrameType | None) -> bool:
+        """Whether a module of csb is being imported by what calls the frame."""
+        while frame is not None:
+            if frame.f_code.co_name == "<module>" and frame.f_code.co_filename.startswith(self.package):
+                return True
+            frame = frame.f_back
+        return False
+
+    def install(self) -> None:
+        """Traces all threads."""
+        sys.settrace(self)  # type: ignore[arg-type]
+        threading.settrace(self)  # type: ignore[arg-type]
+
+
+def trace(task: str) -> None:
+    """Runs a task in this process and prints its files, one a line."""
+    import torch
+
+    import csb.run.main
+
+    noted = Trace(Path(csb.run.main.__file__).parents[1])
+    command, arguments, begins = TASKS[task]
+    noted.on = begins is None
+
+    def step(*_: Any, **__: Any) -> None:
+        raise Reached
+
+    def audit(event: str, given: tuple[Any, ...]) -> None:
+        if event == "open" and begins is not None and str(given[0]).endswith(begins):
+            noted.on = True
+
+    if command == "train":
+        torch.optim.AdamW.step = step  # type: ignore[method-assign]
+    sys.addaudithook(audit)
+    sys.argv = ["csb", command, *arguments]
+    noted.install()
+    try:
+        csb.run.main.main()
+    except (Reached, SystemExit):
+        pass
+    finally:
+        sys.settrace(None)
+    print("FILES", *sorted(noted.files), sep="\n")
+
+
+def main() -> None:
+    """Prints a table of the tasks, with the files where ``--files`` is given."""
+    parser = argparse.ArgumentParser(description="Counts the files of csb that a task runs through.")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the folder that holds csb/")
+    parser.add_argument("--files", action="store_true", help="print their names")
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.task:
+        trace(given.task)
+        return
+    import numpy as np
+
+    environment = {**os.environ, "PYTHONPATH": str(given.root.resolve()), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        x = np.random.default_rng(0).normal(size=(400, 2))
+        np.savez(Path(folder) / "pairs.npz", x=x, y=x + 1)
+        np.save(Path(folder) / "y.npy", x[:3] + 1)
+        train = [sys.executable, "-m", "csb", "train", *PAIRS]
+        subprocess.run(train, cwd=folder, env=environment, check=True, capture_output=True)
+        for task in TASKS:
+            line = [sys.executable, str(Path(__file__).resolve()), "--task", task]
+            done = subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+            files = done.stdout.partition("FILES\n")[2].split()
+            print(f"{task}: {len(files)} files of csb")
+            if given.files:
+                print(*(f"  {name}" for name in files), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
