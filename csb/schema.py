@@ -34,9 +34,9 @@ Node = dict[str, Any]  # a part of a JSON schema
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Marks a text that is one of some names, as in ``Annotated[str, OneOf(NAMES)]``."""
+    """Marks a text, or an integer, that is one of some, as in ``Annotated[str, OneOf(NAMES)]``."""
 
-    names: Iterable[str]
+    names: Iterable[str | int]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.literal_schema(list(self.names))
@@ -120,7 +120,7 @@ class Schema(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """The same with other values, checked."""
-        return type(self)(**{**vars(self), **changes})
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     def plain(self) -> dict[str, Any]:
         """As dictionaries, lists, texts and numbers, which :meth:`read` takes."""
@@ -143,8 +143,8 @@ def _plain(value: Any) -> Any:
     """With Python's scalars in place of numpy's."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -175,7 +175,7 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
     if reported["type"] == "extra_forbidden":
         return _unknown(group, loc[0], list(known))
     key, node, value = f"{prefix}{loc[0]}", known[loc[0]], values.get(str(loc[0]))
-    if reported["type"] == "missing":
+    if reported["type"] == "missing" and len(loc) == 1:
         return f"{key} is missing; give {key}=…"
     for part in loc[1:]:  # as far as the error's place is one in the value; the rest names types
         if isinstance(value, dict) and loc[-2:] == (part, "[key]"):
@@ -206,7 +206,7 @@ def _inner(node: Node, name: str) -> Node:
 
 
 def _names(node: Node) -> list[str]:
-    return [name for one in _options(node) for name in one.get("enum", [])]
+    return [str(name) for one in _options(node) for name in one.get("enum", [])]
 
 
 def describe(node: Node) -> str:
@@ -216,10 +216,12 @@ def describe(node: Node) -> str:
 
 def _describe(node: Node) -> str:
     if "enum" in node or "const" in node:
-        return f"one of {', '.join(node.get('enum', [node.get('const')]))}"
+        return f"one of {', '.join(map(str, node.get('enum', [node.get('const')])))}"
     kind = node.get("format", node.get("type"))
     if kind in ("integer", "number"):
         return _integer(node) if kind == "integer" else _number(node)
+    if items := node.get("prefixItems"):
+        return f"a list of {len(items)}, each {describe(items[0])}"
     if kind == "array":
         each = describe(node["items"]) if node.get("items") else ""
         return ("a list" if node.get("minItems", 0) < 1 else "a list that is not empty") + (each and f", each {each}")
@@ -228,8 +230,8 @@ def _describe(node: Node) -> str:
 
 
 def _integer(node: Node) -> str:
-    low, high = node.get("minimum"), node.get("maximum", LARGEST)
-    what = f"a multiple of {node['multipleOf']}" if "multipleOf" in node else "an integer"
+    low, high, step = node.get("minimum"), node.get("maximum", LARGEST), node.get("multipleOf", 1)
+    what = "an integer" if step == 1 else f"a multiple of {step}"
     if low is None:
         return what
     return f"{what} of at least {low}" if high == LARGEST else f"{what} in {low}..{high}"

@@ -3,85 +3,34 @@
 from csb.problems.base import (
     PROBLEMS,
     AdditiveNoise,
+    ClassProblem,
     LinearProblem,
-    Pairs,
     Posterior,
     Problem,
     Simulated,
     build_problem,
 )
-from csb.problems.blur import Blur
 from csb.problems.bounded import Probit, Reflect
 from csb.problems.exact.mixture import Mixture
-from csb.problems.operators import AveragePool, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
-from csb.problems.rows import PairRows
+from csb.problems.rows import Pairs, Rows
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.svd import SVD
 from csb.problems.tasks.bod import BOD
-from csb.problems.tasks.class_problem import ClassProblem
 from csb.problems.tasks.gaussian_mixture import GaussianMixture, MixturePosterior
 from csb.problems.tasks.linear_gaussian import GaussianPosterior, LinearGaussian
 from csb.problems.tasks.mixture_class import MixtureClass
-from csb.problems.tasks.mnist_class import MnistClass
-from csb.problems.tasks.mnist_deblur import MnistDeblur
-from csb.problems.tasks.mnist_inpaint import MnistInpaint
-from csb.problems.tasks.mnist_inpaint_anywhere import MnistInpaintAnywhere
-from csb.problems.tasks.mnist_superres import MnistSuperres
+from csb.problems.tasks.mnist_problem import (
+    MnistClass,
+    MnistDeblur,
+    MnistInpaint,
+    MnistInpaintAnywhere,
+    MnistSuperres,
+)
 from csb.problems.tasks.moving_hole import MovingHole
-from csb.problems.tasks.sbi_gaussian_linear import SbiGaussianLinear
-from csb.problems.tasks.sbi_gaussian_linear_uniform import SbiGaussianLinearUniform
-from csb.problems.tasks.sbi_gaussian_mixture import SbiGaussianMixture
+from csb.problems.tasks.sbi import SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture
 from csb.problems.tasks.two_moons import TwoMoons
 from csb.problems.transform import TRANSFORMS, Hole, Identity, PixelRange, Transform, build_transform
-
-__all__ = [
-    "BOD",
-    "PROBLEMS",
-    "SVD",
-    "TRANSFORMS",
-    "AdditiveNoise",
-    "AveragePool",
-    "Blur",
-    "ClassProblem",
-    "FilePairs",
-    "GaussianMixture",
-    "GaussianPosterior",
-    "Hole",
-    "Identity",
-    "InpaintBox",
-    "LinearGaussian",
-    "LinearProblem",
-    "Matrix",
-    "Mixture",
-    "MixtureClass",
-    "MixturePosterior",
-    "MnistClass",
-    "MnistDeblur",
-    "MnistInpaint",
-    "MnistInpaintAnywhere",
-    "MnistSuperres",
-    "MovingHole",
-    "Operator",
-    "PairRows",
-    "Pairs",
-    "PixelRange",
-    "Posterior",
-    "Probit",
-    "Problem",
-    "RandomProjection",
-    "Reflect",
-    "SbiGaussianLinear",
-    "SbiGaussianLinearUniform",
-    "SbiGaussianMixture",
-    "Simulated",
-    "Standardise",
-    "Support",
-    "Transform",
-    "TwoMoons",
-    "build_problem",
-    "build_transform",
-    "from_dataset",
-]

@@ -2,23 +2,24 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
-from csb.errors import LARGEST, CSBError, is_int, is_one_of
+from csb.errors import CSBError, is_int, is_one_of
 from csb.problems.operators import Operator
-from csb.problems.rows import InMemoryRows, PairRows, Pairs
-from csb.problems.specs import build, to_spec
+from csb.problems.rows import Pairs, Rows
+from csb.problems.specs import Registry, arguments, build, to_spec
+from csb.problems.standardise import Standardise
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
+from csb.schema import Count, Schema, Whole
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
-MOST_COORDINATES = 2000
 
 
 class Posterior(ABC):
@@ -47,37 +48,43 @@ class Posterior(ABC):
         """n independent exact draws, (n, *x_shape), float32."""
 
 
-class Problem(ABC):
-    """An inverse problem: x ~ p(x), y ~ p(y | x). Concrete problems are frozen dataclasses of plain arguments."""
+class Problem(Schema):
+    """An inverse problem: x ~ p(x), y ~ p(y | x). Its arguments are plain data, fields that are checked by their types.
 
+    Attributes:
+        last: of the fields, those that stand last in calls and specs.
+        x_shape, y_shape: of one x and of one y.
+        is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
+        support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
+        shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
+    """
+
+    last: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str]
-    is_digit: ClassVar[bool] = False  # x is a labelled digit of MNIST, which a classifier can read
+    x_shape: ClassVar[tuple[int, ...]]
+    y_shape: ClassVar[tuple[int, ...]]
+    is_digit: ClassVar[bool] = False
     has_exact_posterior: ClassVar[bool] = False
-    shared_prior: ClassVar[str] = ""  # of problems with one law of x, and so one denoiser; "": a law of its own
+    support: ClassVar[Support | None] = None
+    shared_prior: ClassVar[str] = ""
 
-    @property
-    @abstractmethod
-    def x_shape(self) -> tuple[int, ...]:
-        """The shape of one x."""
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(**dict(zip(arguments(type(self)), args)), **values)
 
-    @property
-    @abstractmethod
-    def y_shape(self) -> tuple[int, ...]:
-        """The shape of one y."""
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def is_image(self) -> bool:
         """Whether x is an image (C, H, W)."""
         return len(self.x_shape) == 3
 
-    @property
-    def support(self) -> Support | None:
-        """The box outside which the prior of vectors x has no mass, or None where it has no bounds."""
-        return None
-
-    @abstractmethod
     def prepare(self) -> None:
         """Makes the data available, or raises CSBError, before any work starts. Simulated problems need nothing."""
+        return
 
     @abstractmethod
     def pairs(self, split: str, n: int | None = None) -> Pairs:
@@ -87,30 +94,30 @@ class Problem(ABC):
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
 
-    @abstractmethod
     def new_transform(self) -> Transform:
         """The map between data and bridge states, before it is fitted: its kind and shapes."""
+        return Standardise(self.x_shape, self.y_shape)
 
     def first(self, split: str, n: int) -> Pairs:
         """The first n pairs of a split; all of them where there are fewer."""
         return self.pairs(split, min(n, self.sizes[split]))
 
-    def rows(self, split: str) -> PairRows:
+    def rows(self, split: str) -> Rows:
         """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
-        return InMemoryRows(self.pairs(split))
+        return Rows.of(self.pairs(split))
 
-    def make_transform(self, train: Pairs | PairRows) -> Transform:
+    def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        return self.new_transform().fit_rows(InMemoryRows(train) if isinstance(train, Pairs) else train)
+        return self.new_transform().fit_rows(Rows.of(train) if isinstance(train, Pairs) else train)
 
     @property
     @abstractmethod
     def sizes(self) -> dict[str, int]:
         """The number of pairs of each split."""
 
-    @abstractmethod
     def posterior(self, y: Tensor) -> Posterior:
         """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""
+        raise CSBError(f"the exact posterior of {self.name} is not known; use metrics that need none")
 
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, *x_shape) with what its observation y (B, *y_shape) and the prior's range leave no doubt about.
@@ -129,33 +136,28 @@ class Problem(ABC):
 
     def check_observation(self, y: Tensor) -> Tensor:
         """y in float64 on the CPU, checked to be one finite observation."""
-        if not isinstance(y, Tensor):
-            raise CSBError(f"y is a {type(y).__name__}; pass ONE observation of {self.name} as a tensor")
-        if tuple(y.shape) != self.y_shape:
-            raise CSBError(
-                f"y has shape {tuple(y.shape)}; the posterior of {self.name} takes ONE observation of shape "
-                f"{self.y_shape}; index the batch first"
-            )
-        if not bool(torch.isfinite(y.float()).all()):
-            raise CSBError(f"y of {self.name} holds values that are not finite as float32; pass a finite observation")
-        return y.detach().to(device="cpu", dtype=torch.float64)
+        if isinstance(y, Tensor) and tuple(y.shape) == self.y_shape and bool(torch.isfinite(y.float()).all()):
+            return y.detach().to(device="cpu", dtype=torch.float64)
+        what = f"of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise CSBError(
+            f"y, {what}, is not ONE observation of {self.name}; pass a tensor of shape {self.y_shape}, all of it "
+            f"finite as float32; of a batch pass one row"
+        )
 
 
 class Simulated(Problem):
     """A problem with a prior to draw from, so that pairs are made and not loaded.
 
-    Subclasses are dataclasses with the fields n_train, n_val, n_test (sizes of the splits, at least 1) and seed (≥ 0).
+    Args:
+        n_train, n_val, n_test: sizes of the splits.
+        seed: of all draws.
     """
 
-    n_train: int
-    n_val: int
-    n_test: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        for field in ("n_train", "n_val", "n_test"):
-            require_at_least(field, getattr(self, field), 1)
-        require_at_least("seed", self.seed, 0)
+    last: ClassVar[tuple[str, ...]] = ("n_train", "n_val", "n_test", "seed")
+    n_train: Count = 100_000
+    n_val: Count = 10_000
+    n_test: Count = 10_000
+    seed: Whole = 0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -165,28 +167,25 @@ class Simulated(Problem):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws of x, (n, *x_shape), float32."""
 
-    def prepare(self) -> None:
-        return None
-
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
         n = check_request(split, n)
-        size = self.sizes[split]
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             x = self.prior(BLOCK, generator)
             return Pairs(x, self.observe(x, generator))
 
-        return in_blocks(self.seed, split, size if n is None else n, block)
+        return in_blocks(self.seed, split, self.sizes[split] if n is None else n, block)
 
 
 class AdditiveNoise(Problem):
-    """y = forward(x) + noise_std·N(0, I)."""
+    """y = forward(x) + noise_std·N(0, I).
 
-    @property
-    @abstractmethod
-    def noise_std(self) -> float:
-        """The standard deviation of the noise, ≥ 0; 0 for exact observations."""
+    Attributes:
+        noise_std: the standard deviation of the noise, ≥ 0; 0 for exact observations.
+    """
+
+    noise_std: ClassVar[float]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -209,30 +208,38 @@ class LinearProblem(AdditiveNoise):
         return self.operator(x)
 
 
-def require_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
-    """CSBError unless value is a number ≥ low (or > low), and no larger than LARGEST. NaN and infinity fail."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise CSBError(f"{name}={value!r} is no number; give one of at least {low:g}")
-    if not (value > low if strictly else value >= low):
-        raise CSBError(f"{name}={value!r} is too small; it must be {'above' if strictly else 'at least'} {low:g}")
-    if value > LARGEST:
-        raise CSBError(f"{name}={value!r} is too large; it must be at most {LARGEST:.0e}")
+class ClassProblem(Problem):
+    """x, and which of ``classes`` classes, at least 2, it is of: p(x | y) is the law of one class."""
+
+    classes: ClassVar[int]
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.classes,)
+
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Labels (N,), integers in 0..classes−1, as observations (N, classes), float32."""
+        return nnf.one_hot(labels.long(), self.classes).float()
+
+    def class_of(self, y: Tensor) -> int:
+        """The class of ONE observation y (classes,). CSBError unless it is one-hot."""
+        y = self.check_observation(y)
+        if not torch.equal(y.sort().values, nnf.one_hot(torch.tensor(self.classes - 1), self.classes).to(y)):
+            raise CSBError(
+                f"y={[round(v, 4) for v in y.tolist()]} of {self.name} is no class; give one 1 among "
+                f"{self.classes - 1} zeros"
+            )
+        return int(y.argmax())
 
 
-def require_dimensions(**sizes: int) -> None:
-    """CSBError unless each number of coordinates is in 1..MOST_COORDINATES: matrices of their squares are kept."""
-    for name, value in sizes.items():
-        require_at_least(name, value, 1)
-        if value > MOST_COORDINATES:
-            raise CSBError(f"{name}={value!r} is too large; give at most {MOST_COORDINATES}")
-
-
-def check_request(split: str, n: int | None) -> int | None:
-    """n, checked with the name of the split."""
+def check_request(split: str, n: int | None, size: Callable[[str], int] | None = None) -> int | None:
+    """n, checked with the name of the split, and to be at most its size."""
     if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if n is not None and (not is_int(n) or n < 1):
         raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
+    if n is not None and size is not None and n > (most := size(split)):
+        raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
     return None if n is None else int(n)
 
 
@@ -242,22 +249,12 @@ def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generato
     ``draw(start, generator)`` returns the whole block start..start + BLOCK − 1, or what there is of it.
     """
     blocks = [draw(start, seeded(seed, SPLITS.index(split), start // BLOCK)) for start in range(0, n, BLOCK)]
-    labels = [b.labels for b in blocks if b.labels is not None]
-    return Pairs(
-        torch.cat([b.x for b in blocks])[:n],
-        torch.cat([b.y for b in blocks])[:n],
-        torch.cat(labels)[:n] if labels else None,
-    )
+    x, y, labels = zip(*blocks)
+    return Pairs(torch.cat(x)[:n], torch.cat(y)[:n], None if labels[0] is None else torch.cat(labels)[:n])
 
 
-P = TypeVar("P", bound=Problem)
-PROBLEMS: dict[str, type[Problem]] = {}
-
-
-def register(cls: type[P]) -> type[P]:
-    """Class decorator: enters a problem in :data:`PROBLEMS` under its name."""
-    PROBLEMS[cls.name] = cls
-    return cls
+PROBLEMS: Registry[Problem] = Registry()
+register = PROBLEMS.register
 
 
 def build_problem(spec: Mapping[str, Any]) -> Problem:

@@ -14,20 +14,22 @@ Coordinates without bounds are standardised by all three.
 """
 
 import math
-from abc import abstractmethod
-from typing import Any, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of
+from csb.errors import CSBError
 from csb.problems.base import Simulated
-from csb.problems.rows import PairRows
+from csb.problems.operators import Image
+from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
-from csb.problems.standardise import Scaled, Standardise
+from csb.problems.specs import checked
+from csb.problems.standardise import Standardise, Vector
 from csb.problems.support import Support, fold
 from csb.problems.transform import Transform, register_transform
 from csb.process import Stream, seeded
+from csb.schema import OneOf
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
@@ -35,28 +37,27 @@ IMAGE = 0.02  # least chance of a mirror image where densities are estimated
 Bounds = tuple[float | None, ...]
 
 
-class Boxed(Scaled):
+class Boxed(Standardise):
     """x in a box.
 
     Args:
-        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Scaled`.
+        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Standardise`.
         low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
     """
 
     lower: Tensor
     upper: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape)
-        if len(self.x_shape) != 1 or not len(low) == len(high) == self.x_shape[0]:
-            raise CSBError(
-                f"{len(low)} lower and {len(high)} upper bounds do not fit x_shape={x_shape}; give both for each "
-                f"coordinate of a vector"
-            )
-        self.low, self.high = tuple(low), tuple(high)
+        self.low, self.high = low, high
         lower, upper = [-torch.inf if v is None else v for v in low], [torch.inf if v is None else v for v in high]
-        if not all(one < other for one, other in zip(lower, upper)):
-            raise CSBError(f"low={list(low)} is not below high={list(high)}; give lower bounds below the upper ones")
+        if not len(low) == len(high) == x_shape[0] or not all(one < other for one, other in zip(lower, upper)):
+            raise CSBError(
+                f"low={list(low)} is not below high={list(high)} in each of {x_shape[0]} coordinates; give as many "
+                f"bounds, the lower below the upper ones, null where there is none"
+            )
         self.register_buffer("lower", torch.tensor(lower, dtype=torch.float64), persistent=False)
         self.register_buffer("upper", torch.tensor(upper, dtype=torch.float64), persistent=False)
 
@@ -86,29 +87,26 @@ class Reflect(Boxed):
     """
 
     name = "reflect"
+    later = (*Standardise.later, "softness")
     softness: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         self.register_buffer("softness", torch.zeros(self.x_shape, dtype=torch.float32))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of before there was a softness hold none; sampling does not need it."""
-        state_dict.setdefault(f"{prefix}softness", torch.zeros_like(self.softness))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def fit_rows(self, rows: PairRows) -> Self:
+    def fit_rows(self, rows: Rows) -> Self:
         super().fit_rows(rows)
         if len(rows) < FEWEST:
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
         finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(Stream.REFLECTED_SCALE))
-        low, high = self._walls()
+        low, high = self._state_bounds()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))
         return self
 
-    def _walls(self) -> tuple[Tensor, Tensor]:
+    def _state_bounds(self) -> tuple[Tensor, Tensor]:
         """The box in units of the state."""
         scale, coarse, own = self.scale("x"), self._coarse("x"), self.x_mean.dtype
         low, high = (
@@ -120,18 +118,15 @@ class Reflect(Boxed):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor:
         plain = self.scale("x").plain
         if not bool(plain.all()):  # mirrored in units of the state, where x is no linear map of it
-            z = torch.where(plain, z, fold(z, *self._walls()))
+            z = torch.where(plain, z, fold(z, *self._state_bounds()))
         return super()._decode(z, y)
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        low, high = self._walls()
+        low, high = self._state_bounds()
         bound = torch.where(z - low < high - z, low, high)
         chance = torch.special.ndtr(-(z - bound).abs() / self.softness)  # of no softness: 0, and ½ at the bound itself
         mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
         return torch.where(mirrored, 2 * bound - z, z)
-
-    def _free(self, x: Tensor) -> Tensor:
-        return x
 
     def _back(self, v: Tensor) -> Tensor:
         return fold(v, *self._sides(v))
@@ -146,7 +141,7 @@ class Reflect(Boxed):
         farther outside than the box is wide, which fold twice, are left out.
         """
         z, log_scale = super().lift(x, uniform)
-        low, high = self._walls()
+        low, high = self._state_bounds()
         soft = torch.where(self.softness > 0, self.softness, ((high - low) / 8).clamp(max=0.25))
         first, second = (
             torch.where(bound.isfinite(), torch.special.ndtr(-(z - bound).abs() / soft).clamp_min(IMAGE), 0.0).double()
@@ -167,7 +162,8 @@ class Probit(Boxed):
 
     name = "probit"
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], low: Bounds, high: Bounds) -> None:
+    @checked
+    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         if half := [i for i, (a, b) in enumerate(zip(low, high)) if (a is None) != (b is None)]:
             raise CSBError(f"coordinate {half[0]} of x has one bound; probit needs both or none; use transform=reflect")
@@ -208,15 +204,8 @@ class Probit(Boxed):
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
-def check_kind(kind: str) -> None:
-    """CSBError unless the name is one of KINDS."""
-    if not is_one_of(kind, KINDS):
-        raise CSBError(f"transform={kind!r} is unknown; choose one of {', '.join(KINDS)}")
-
-
 def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support) -> Transform:
-    """The transform of a name in KINDS for a support, still to be fitted. CSBError for another name."""
-    check_kind(kind)
+    """The transform of a name in KINDS for a support, still to be fitted."""
     if kind == "standardise":
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
@@ -226,18 +215,14 @@ def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], 
 class Bounded(Simulated):
     """A simulated problem whose prior has bounds.
 
-    Subclasses are dataclasses with the field transform, a name in :data:`KINDS`, besides those of :class:`Simulated`.
+    Args:
+        transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see the module's docstring.
+        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
-    transform: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_kind(self.transform)
-
-    @property
-    @abstractmethod
-    def support(self) -> Support: ...
+    last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")
+    support: ClassVar[Support]
+    transform: Annotated[str, OneOf(KINDS)] = "reflect"
 
     def new_transform(self) -> Transform:
         return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)

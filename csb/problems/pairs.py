@@ -1,62 +1,45 @@
 """Your own pairs (x, y), from files or a torch Dataset: nothing is known of them but the data."""
 
+import hashlib
+import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_flag
+from csb.errors import CSBError, is_number
 from csb.memory import require_memory
-from csb.problems.base import SPLITS, Pairs, Posterior, Problem, check_request, register, require_at_least
+from csb.numbers import named
+from csb.problems.base import SPLITS, Pairs, Problem, check_request, register
 from csb.problems.bounded import KINDS, make_bounded
-from csb.problems.kept import Kept
-from csb.problems.pairs_check import check_pairs
-from csb.problems.rows import PairRows
-from csb.problems.sources import Source, open_source
+from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
+from csb.problems.sources import LEAST, open_source
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
+from csb.schema import Kept, OneOf, Whole
 
+logger = logging.getLogger(__name__)
 AUTO = "auto"  # the transform: reflect where there are bounds, else standardise; val: see FilePairs
-Side = float | tuple[float | None, ...] | None
 
 
-class SplitRows(PairRows):
-    """Some pairs of a source.
+def _held_out(value: Any) -> Any:
+    share = float(value) if is_number(value) else 0.0
+    if value != AUTO and not 0 < share < 1 and not (share >= 1 and share.is_integer()):
+        raise ValueError("is not possible; give a share of the pairs in (0, 1) or a number of them, or for val auto")
+    return value
 
-    Args:
-        source: of all pairs.
-        order: (n,), int64: the rows of the source that these are, each once.
-    """
 
-    def __init__(self, source: Source, order: Tensor) -> None:
-        self.source, self.order, self.in_memory = source, order, source.in_memory
-        self.x_shape, self.y_shape = source.headers["x"].shape[1:], source.headers["y"].shape[1:]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def read(self, indices: Tensor) -> Pairs:
-        return Pairs(*self.source.read(self.order[indices]))
-
-    def read_y(self, indices: Tensor) -> Tensor:
-        return self.source.read(self.order[indices], ("y",))[0]
-
-    def blocks(self) -> Iterator[Pairs]:
-        ours = torch.zeros(len(self.source), dtype=torch.bool)
-        ours[self.order] = True
-        for start, x, y in self.source.blocks():
-            keep = ours[start : start + len(x)]
-            yield Pairs(x[keep], y[keep])
+HeldOut = Annotated[float | str, Kept, BeforeValidator(_held_out)]
+Side = Annotated[float | tuple[float | None, ...] | None, Kept]
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class FilePairs(Problem):
     """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
 
@@ -72,7 +55,7 @@ class FilePairs(Problem):
             :func:`csb.problems.from_dataset` returned; None for .npy files.
         val, test: what is held out: a share of the pairs in (0, 1), or their number. val="auto": a tenth, or 50 pairs
             where that is less, but at most a quarter.
-        seed: of the shuffle, ≥ 0.
+        seed: of the shuffle.
         low, high: bounds of the prior of vectors x: a number for each coordinate, None where there is no bound; or one
             number for all of them; or None for no bound on that side.
         transform: "standardise", "reflect" or "probit" (see :mod:`csb.problems.bounded`); "auto" reflects where there
@@ -81,18 +64,18 @@ class FilePairs(Problem):
         length: the number of pairs that there must be, None for any: kept with a run, whose held-out pairs would be
             others if the files had become longer or shorter.
         digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
-            are others; see :func:`csb.problems.pairs_check.check_pairs`.
+            are others: the SHA-256 of those of all x and of all y, as float32, whatever kind of file holds them.
         drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value; they are refused
             elsewhere. Then all are read once to find those that are kept, and the number of pairs is theirs.
     """
 
     path: str | None = None
-    val: float | str = 0.1
-    test: float = 0.1
-    seed: int = 0
+    val: HeldOut = 0.1
+    test: Annotated[float, Kept, BeforeValidator(_held_out)] = 0.1
+    seed: Whole = 0
     low: Side = None
     high: Side = None
-    transform: str = AUTO
+    transform: Annotated[str, OneOf((AUTO, *KINDS))] = AUTO
     x: str | None = None
     y: str | None = None
     length: int | None = None
@@ -101,51 +84,39 @@ class FilePairs(Problem):
 
     name = "pairs"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
         if not self.path and not (self.x and self.y and self.path is None):
             raise CSBError(
                 "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
                 "data.y=…)"
             )
-        for field in ("val", "test"):
-            value: Any = getattr(self, field)
-            if value == AUTO and field == "val":
-                continue
-            share = float(value) if is_number(value) else 0.0
-            if not 0 < share < 1 and not (share >= 1 and share.is_integer()):
-                auto = ", or auto" if field == "val" else ""
-                raise CSBError(
-                    f"{field}={value!r} is not possible; give a share of the pairs in (0, 1) or a number of them{auto}"
-                )
-        require_at_least("seed", self.seed, 0)
-        require_flag("drop_nan", self.drop_nan)
-        self._check_bounds()
-
-    def _check_bounds(self) -> None:
-        if self.transform not in (AUTO, *KINDS):
-            raise CSBError(f"transform={self.transform!r} is unknown; choose one of {', '.join((AUTO, *KINDS))}")
-        for side in ("low", "high"):
-            value = getattr(self, side)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if wrong := [v for v in numbers if v is not None and not math.isfinite(v)]:
-                raise CSBError(f"{side}={value!r} holds {wrong[0]}; give finite numbers, null where there is no bound")
         if self.low is None and self.high is None and self.transform in ("reflect", "probit"):
             raise CSBError(
                 f"transform={self.transform} needs the bounds of x; give data.low=[…] and data.high=[…], a number or "
                 f"null for each coordinate"
             )
+        return self
 
     @cached_property
-    def _source(self) -> Source:
-        source = open_source(self.path, self.x, self.y)
+    def _whole(self) -> Rows:
+        """All pairs, those that :attr:`drop_nan` leaves out aside."""
+        rows = Rows(open_source(self.path, self.x, self.y))
+        where = rows.source.where
         if self.drop_nan:
-            source = Kept(source)
-        if self.length is not None and len(source) != self.length:
+            total, rows = len(rows), rows.finite()
+            logger.warning("data.drop_nan=true leaves out %d of the %d pairs of %s", total - len(rows), total, where)
+        if len(rows) < LEAST:
             raise CSBError(
-                f"{source.where} holds {len(source)} pairs and held {self.length} when the run was trained: other "
-                f"pairs would be held out now; restore it"
+                f"{where} holds {len(rows)} pairs without NaN or infinite values; at least {LEAST} are needed to "
+                f"learn from and to hold out"
             )
-        return source
+        if self.length not in (None, len(rows)):
+            raise CSBError(
+                f"{where} holds {len(rows)} pairs and held {self.length} when the run was trained: other pairs would "
+                f"be held out now; restore it"
+            )
+        return rows
 
     @property
     def where(self) -> str:
@@ -159,15 +130,15 @@ class FilePairs(Problem):
 
     def record(self) -> dict[str, Any]:
         """The spec with the number of pairs and their digest, for which all are read once."""
-        return {**self.spec(), "length": len(self._source), "digest": self._checked}
+        return {**self.spec(), "length": len(self._whole), "digest": self._checked}
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        return self._source.headers["x"].shape[1:]
+        return self._whole.x_shape
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        return self._source.headers["y"].shape[1:]
+        return self._whole.y_shape
 
     @property
     def support(self) -> Support | None:
@@ -178,13 +149,11 @@ class FilePairs(Problem):
 
     def _side(self, name: str, unbounded: float) -> tuple[float, ...]:
         value, shape = getattr(self, name), self.x_shape
-        if len(shape) != 1:
-            raise CSBError(f"{name}={value!r} bounds x of shape {shape} in {self.where}; bounds are for vectors (N, d)")
         numbers = value if isinstance(value, tuple) else (value,) * shape[0]
-        if len(numbers) != shape[0]:
+        if len(shape) != 1 or len(numbers) != shape[0]:
             raise CSBError(
-                f"{name}={list(numbers)} holds {len(numbers)} bounds and x of {self.where} {shape[0]} coordinates; "
-                f"give one for each, null where there is none"
+                f"{name}={value!r} does not bound x of shape {shape} in {self.where}; bounds are for vectors: give one "
+                f"number, or one for each coordinate, null where there is none"
             )
         return tuple(unbounded if v is None else float(v) for v in numbers)
 
@@ -192,13 +161,13 @@ class FilePairs(Problem):
     def held_out(self) -> float:
         """``val``, as a number."""
         if isinstance(self.val, str):
-            return min(0.25, max(0.1, 50 / len(self._source)))
+            return min(0.25, max(0.1, 50 / len(self._whole)))
         return self.val
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of pairs of each split. CSBError where what is held out leaves none to learn from."""
-        total = len(self._source)
+        total = len(self._whole)
         val, test = (int(v) if v >= 1 else max(1, round(v * total)) for v in (self.held_out, self.test))
         if val + test >= total:
             raise CSBError(
@@ -211,33 +180,32 @@ class FilePairs(Problem):
     def _orders(self) -> dict[str, Tensor]:
         """The rows of each split."""
         counts = self.sizes
-        order = torch.randperm(len(self._source), generator=seeded(self.seed, Stream.PROBLEM))
+        order = torch.randperm(len(self._whole), generator=seeded(self.seed, Stream.PROBLEM))
         return dict(zip(reversed(SPLITS), order.split([counts[split] for split in reversed(SPLITS)])))
 
     def prepare(self) -> None:
         """Reads all pairs once, a block at a time, and checks them. CSBError where they are not those of ``digest``."""
         if self.digest not in (None, self._checked):
             raise CSBError(
-                f"{self._source.where} holds other pairs than when the run was trained (SHA-256 {self._checked[:12]}…, "
-                f"not {str(self.digest)[:12]}…); restore it, or train on these under another name"
+                f"{self._whole.source.where} holds other pairs than when the run was trained (SHA-256 "
+                f"{self._checked[:12]}…, not {str(self.digest)[:12]}…); restore it, or train on these under another "
+                f"name"
             )
 
     @cached_property
     def _checked(self) -> str:
         """The digest of the pairs, which are checked on the way."""
-        return check_pairs(self._source, self.support)
+        return _check(self._whole, self.support)
 
-    def rows(self, split: str) -> PairRows:
+    def rows(self, split: str) -> Rows:
         check_request(split, None)
         if self.digest is not None:  # of a run: whoever reads its pairs again gets those or none
             self.prepare()
-        return SplitRows(self._source, self._orders[split])
+        return self._whole.split(self._orders[split])
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split, and for pairs that do not fit into memory."""
-        n = check_request(split, n)
-        if n is not None and n > self.sizes[split]:
-            raise CSBError(f"n={n} pairs are more than the {self.sizes[split]} of the split {split!r}; ask for fewer")
+        n = check_request(split, n, lambda split: self.sizes[split])
         rows = self.rows(split)
         count = len(rows) if n is None else n
         needed = 8 * count * sum(math.prod(shape) for shape in (self.x_shape, self.y_shape))
@@ -256,6 +224,54 @@ class FilePairs(Problem):
         kind = "reflect" if self.transform == AUTO else self.transform
         return make_bounded(kind, self.x_shape, self.y_shape, support)
 
-    def posterior(self, y: Tensor) -> Posterior:
-        """CSBError: p(x | y) is not known."""
-        raise CSBError(f"the exact posterior of the pairs of {self.where} is not known; use metrics that need none")
+
+def _check(rows: Rows, support: Support | None) -> str:
+    """Reads all pairs, a block at a time. Returns the digest of x and y.
+
+    Raises CSBError for values that are not finite as float32, columns of vectors that are constant, x outside the
+    bounds, and whatever reading raises. What is wrong where is looked for in a second reading.
+    """
+    digests = {name: hashlib.sha256() for name in NAMES}  # one each: the digest does not depend on the blocks
+    ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is
+    for _, *both in rows.chunks():
+        for name, values in zip(NAMES, both):
+            digests[name].update(values.numpy().tobytes())
+            low, high = ends.get(name, (values[0], values[0]))
+            ends[name] = low.minimum(values.amin(0)), high.maximum(values.amax(0))
+    for name, (low, high) in ends.items():
+        label = rows.source.labels[name]
+        if not bool((low.isfinite() & high.isfinite()).all()):
+            count, row, _ = _found(rows, name, lambda values: ~torch.isfinite(values))
+            columns = (~low.isfinite() | ~high.isfinite()).nonzero()[:, 0].tolist() if low.ndim == 1 else []
+            raise CSBError(
+                f"{label} holds {count} values that are {MISSING}, {named(columns)}the first in row {row}; {REMEDY}"
+            )
+        if low.ndim == 1 and len(same := (low == high).nonzero()):
+            column = int(same[0])
+            raise CSBError(
+                f"column {column} of {label} is constant at {float(low[column]):g} in all rows; leave it out, there "
+                f"is nothing to learn from it"
+            )
+    if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
+        count, row, x = _found(rows, "x", lambda values: ~support.contains(values)[:, None])
+        low, high = support.tensors(x)
+        column = int(((x < low) | (x > high)).nonzero()[0])
+        raise CSBError(
+            f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: "
+            f"column {column} is {float(x[column]):g} and not in [{float(low[column]):g}, {float(high[column]):g}]; "
+            f"fix the bounds (problem.low, problem.high) or leave out these pairs"
+        )
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests.values())).hexdigest()
+
+
+def _found(rows: Rows, name: str, wrong: Callable[[Tensor], Tensor]) -> tuple[int, int, Tensor]:
+    """How many values (n, …) of x, or of y, are wrong; the row of the first, and what it holds."""
+    count, first = 0, (-1, torch.empty(0))
+    for numbers, *both in rows.chunks():
+        values = dict(zip(NAMES, both))[name]
+        bad = wrong(values)
+        if not count and bool(bad.any()):
+            index = int(bad.flatten(1).any(1).nonzero()[0])
+            first = int(numbers[index]), values[index]
+        count += int(bad.sum())
+    return count, *first

@@ -1,13 +1,30 @@
-"""Pairs that are read by rows, as there may be more of them than memory holds; their mean and spread in one pass."""
+"""Pairs that are read by rows, as there may be more of them than memory holds; their mean and spread in one pass.
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import NamedTuple
+They lie in anything that indexes like an array along its first axis: tensors, arrays in memory, memory maps of files,
+datasets of HDF5, the items of a torch Dataset.
+"""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from csb.errors import CSBError
+from csb.problems.robust import is_coarse
+
+Array = np.ndarray[Any, Any]
+Numbers = Tensor | slice  # of rows: (B,), int64, or a slice with a start and a stop
+NAMES: tuple[str, ...] = ("x", "y")
+MISSING = "NaN, infinite or beyond the range of float32"
+REMEDY = "fix or leave out these pairs, or give data.drop_nan=true"
 _BLOCK_ROWS, _BLOCK_BYTES = 8192, 16 * 2**20
+_SOME = 1000  # rows that tell whether float32 will do
+_NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
 
 
 class Pairs(NamedTuple):
@@ -18,70 +35,178 @@ class Pairs(NamedTuple):
     labels: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Header:
+    """Shape and type of an array; (N,) is that of N vectors of one coordinate, (N, 1)."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        if len(self.shape) == 1:
+            object.__setattr__(self, "shape", (*self.shape, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where pairs lie.
+
+    Args:
+        where: what messages call them.
+        labels: what messages call x and y.
+        headers: shapes (N, …) and types of x and y, and of the labels where there are any.
+        opened: opens those of some names for one reading: tensors, which are taken as they are, or other arrays, which
+            are read as float32, or as float64 where float32 is too coarse.
+        in_memory: whether the pairs lie in memory, so that another copy of them fits as well.
+    """
+
+    where: str
+    labels: dict[str, str]
+    headers: dict[str, Header]
+    opened: Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
+    in_memory: bool = False
+
+    @cached_property
+    def wide(self) -> dict[str, bool]:
+        """Whether x, and y, are read as float64: some rows from the beginning to the end tell."""
+        with self.opened(NAMES) as arrays:
+            return {name: is_wide(arrays[name]) for name in NAMES}
+
+    def take(self, rows: Numbers, names: tuple[str, ...] = NAMES) -> list[Tensor]:
+        """These rows of the arrays of these names, not checked."""
+        with self.opened(names) as arrays:
+            return [
+                arrays[name][rows] if isinstance(arrays[name], Tensor) else self._floats(name, arrays[name], rows)
+                for name in names
+            ]
+
+    def _floats(self, name: str, array: Any, rows: Numbers) -> Tensor:
+        """A copy, which holds no file open."""
+        found = _picked(array, rows if isinstance(rows, slice) else rows.numpy())
+        floats = as_floats(found, self.wide[name])
+        is_view = isinstance(rows, slice) and np.may_share_memory(floats, found)
+        return torch.from_numpy(floats.copy() if is_view else floats)
+
+
+def _picked(array: Any, rows: Array | slice) -> Array:
+    if isinstance(array, np.ndarray) or isinstance(rows, slice):
+        return array[rows]
+    unique, back = np.unique(rows, return_inverse=True)  # h5py wants them in order and each once
+    return array[unique][back]
+
+
 def block_rows(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
     """How many pairs are taken at a time where all of them are gone through: at most 8192 and 16 MiB as float32."""
     size = 4 * (torch.Size(x_shape).numel() + torch.Size(y_shape).numel())
     return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // size))
 
 
-class PairRows(ABC):
-    """The pairs of one split.
+class Rows:
+    """N pairs of a source: all of them, or some in an order of their own.
 
-    Attributes:
-        in_memory: whether the pairs lie in memory, so that another copy of them fits as well.
-        x_shape, y_shape: of one pair.
+    Args:
+        source: of the pairs.
+        order: (N,), int64: the rows of the source that these are, each once; None for all.
+        base: the pairs of the source that are gone through, in their order, where all of these are; None for these.
     """
 
-    in_memory: bool
-    x_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
+    def __init__(self, source: Source, order: Tensor | None = None, base: Self | None = None) -> None:
+        self.source, self.order, self.base = source, order, base
+        self.in_memory = source.in_memory
+        self.x_shape, self.y_shape = (source.headers[name].shape[1:] for name in NAMES)
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    @classmethod
+    def of(cls, pairs: Pairs) -> Self:
+        """The rows of tensors."""
+        tensors = {name: value for name, value in pairs._asdict().items() if value is not None}
+        headers = {name: Header(tuple(value.shape), value.dtype) for name, value in tensors.items()}
+        return cls(Source("the pairs", {name: name for name in NAMES}, headers, lambda _: nullcontext(tensors), True))
 
-    @abstractmethod
-    def read(self, indices: Tensor) -> Pairs:
+    def __len__(self) -> int:
+        return self.source.headers["x"].shape[0] if self.order is None else len(self.order)
+
+    def split(self, numbers: Tensor) -> "Rows":
+        """Those of these numbers (n,), int64, in this order; all of them are read in the order of the whole."""
+        return Rows(self.source, numbers if self.order is None else self.order[numbers], self)
+
+    def finite(self) -> "Rows":
+        """Those in which every number of x and y is finite, which one reading of all finds, in this order."""
+        kept = [
+            numbers[torch.isfinite(x).flatten(1).all(1) & torch.isfinite(y).flatten(1).all(1)]
+            for numbers, x, y in self.chunks()
+        ]
+        return Rows(self.source, torch.cat(kept))
+
+    def read(self, indices: Numbers) -> Pairs:
         """The pairs of these numbers (B,), int64 in 0..len − 1, in this order. CSBError where they cannot be had."""
+        return Pairs(*self._read(indices, tuple(self.source.headers)))
 
-    @abstractmethod
-    def read_y(self, indices: Tensor) -> Tensor:
+    def read_y(self, indices: Numbers) -> Tensor:
         """The y of :meth:`read` alone."""
-
-    @abstractmethod
-    def blocks(self) -> Iterator[Pairs]:
-        """All pairs, :func:`block_rows` at a time, in the order in which they are quick to read."""
+        return self._read(indices, ("y",))[0]
 
     def head(self, n: int) -> Pairs:
         """The first n pairs; all of them where there are fewer."""
-        return self.read(torch.arange(min(n, len(self))))
+        return self.read(slice(0, min(n, len(self))))
 
+    def _read(self, indices: Numbers, names: tuple[str, ...]) -> list[Tensor]:
+        rows = indices if self.order is None else self.order[indices]
+        found = self.source.take(rows, names)
+        for name, values in zip(names, () if self._as_given else found):
+            if not bool(torch.isfinite(values).all()):
+                wrong = ~torch.isfinite(values).flatten(1).all(1)
+                row = int((torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)[wrong][0])
+                raise CSBError(f"{self.source.labels[name]} holds values in row {row} that are {MISSING}; {REMEDY}")
+        return found
 
-class InMemoryRows(PairRows):
-    """Rows of tensors."""
+    @property
+    def _as_given(self) -> bool:
+        """Whether the pairs are tensors of the program's own: to ask for bad values is to wait for a GPU."""
+        return isinstance(self.source.headers["x"].dtype, torch.dtype)
 
-    in_memory = True
-
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
-        self.x_shape, self.y_shape = tuple(pairs.x.shape[1:]), tuple(pairs.y.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.pairs.x)
-
-    def read(self, indices: Tensor) -> Pairs:
-        x, y, labels = self.pairs
-        return Pairs(x[indices], y[indices], None if labels is None else labels[indices])
-
-    def read_y(self, indices: Tensor) -> Tensor:
-        return self.pairs.y[indices]
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(rows of the source, x, y) of all pairs, :func:`block_rows` at a time, in their order, not checked."""
+        size = block_rows(self.x_shape, self.y_shape)
+        for start in range(0, len(self), size):
+            part = slice(start, min(start + size, len(self)))
+            rows = torch.arange(part.start, part.stop) if self.order is None else self.order[part]
+            x, y = self.source.take(part if self.order is None else rows)
+            yield rows, x, y
 
     def blocks(self) -> Iterator[Pairs]:
-        size = block_rows(self.x_shape, self.y_shape)
-        yield from (Pairs(*both) for both in zip(self.pairs.x.split(size), self.pairs.y.split(size)))
+        """All pairs, :func:`block_rows` at a time, in the order in which they are quick to read."""
+        if self.base is None:
+            yield from (Pairs(x, y) for _, x, y in self.chunks())
+            return
+        ours = torch.zeros(self.source.headers["x"].shape[0], dtype=torch.bool)
+        ours[self.order] = True
+        for rows, x, y in self.base.chunks():
+            yield Pairs(x[ours[rows]], y[ours[rows]])
 
-    def head(self, n: int) -> Pairs:
-        x, y, labels = self.pairs
-        return Pairs(x[:n], y[:n], None if labels is None else labels[:n])
+
+def as_floats(array: Array, wide: bool = False) -> Array:
+    """As float32, or float64 where ``wide``; without a warning: the check of values tells what became infinite."""
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+    return found[:, None] if found.ndim == 1 else found
+
+
+def is_wide(array: Any) -> bool:
+    """Whether float32 is too coarse for some column of an array (N, …) of a wider type, for its distance from 0.
+
+    The median and the range from the quantile .05 to .95 of some rows tell, so that no row far out does.
+    """
+    if isinstance(array, Tensor) or np.can_cast(array.dtype, np.float32):
+        return False
+    count = array.shape[0]
+    rows = np.linspace(0, count - 1, min(_SOME, count)).astype(np.int64)
+    values = as_floats(_picked(array, rows), wide=True)
+    values = values[np.isfinite(values).all(tuple(range(1, values.ndim)))]  # the others are refused or left out
+    if not len(values):
+        return False
+    values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
+    return bool(is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE)).any())
 
 
 class Moments:

@@ -1,268 +1,274 @@
-"""Where own pairs come from: an .npz file, two .npy files, an HDF5 file, or a torch Dataset. All but the first may be
-larger than memory: only the rows that are asked for are read.
+"""Where own pairs come from: an .npz file, two .npy files, an HDF5 file, or a torch Dataset.
+
+All but the first may be larger than memory: only the rows that are asked for are read. Headers are read and checked
+first: shapes and types are known, and what cannot be used is refused, before anything is allocated. Nothing is
+unpickled.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError, in_one_line
+from csb.memory import require_memory
 from csb.numbers import as_numbers
-from csb.problems.pairs_file import (
-    MISSING,
-    NAMES,
-    REMEDY,
-    SOME,
-    Header,
-    as_floats,
-    check_headers,
-    is_wide,
-    read_header,
-    read_headers,
-    read_pairs,
-)
-from csb.problems.rows import block_rows
+from csb.problems.rows import NAMES, Array, Header, Source, as_floats, is_wide
 
-Array = np.ndarray[Any, Any]
+LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
 SCHEME = "dataset:"  # of the path of a Dataset
 DATASETS: dict[str, Dataset[Any]] = {}  # by name, in this process
 _MAGIC = b"\x89HDF\r\n\x1a\n"
+_CHANNELS = (1, 3, 4)  # of images in common formats
+_COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
+_READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
 
 
-class Source(ABC):
-    """N pairs.
-
-    Args:
-        where: what messages call them.
-        labels: what messages call x and y.
-        headers: their shapes (N, …) and types.
+def open_source(path: str | None, x: str | None, y: str | None) -> Source:
+    """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read.
 
     Raises:
-        CSBError: what :func:`csb.problems.pairs_file.check_headers` refuses; on reading, values that are not finite,
-            and pairs that are no longer there.
+        CSBError: what is missing or cannot be read, and what :func:`_checked` refuses.
     """
-
-    in_memory: bool = False
-
-    def __init__(self, where: str, labels: dict[str, str], headers: dict[str, Header]) -> None:
-        check_headers(headers, labels, where)
-        self.where, self.labels, self.headers = where, labels, headers
-
-    def __len__(self) -> int:
-        return self.headers["x"].shape[0]
-
-    @abstractmethod
-    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
-        """These rows of x, of y or of both, in their own type; a slice has a start and a stop."""
-
-    @cached_property
-    def wide(self) -> dict[str, bool]:
-        """Whether x, and y, are read as float64: some rows from the beginning to the end tell."""
-        rows = np.linspace(0, len(self) - 1, min(SOME, len(self))).astype(np.int64)
-        typed = {name: np.can_cast(header.dtype, np.float32) for name, header in self.headers.items()}
-        return {name: not typed[name] and is_wide(self._raw(rows, (name,))[0]) for name in NAMES}
-
-    def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
-        """These rows of x, of y or of both, float32, or float64 where float32 is too coarse."""
-        return [_tensor(array, self.wide[name]) for name, array in zip(names, self._raw(rows, names))]
-
-    def read(self, rows: Tensor, names: tuple[str, ...] = NAMES) -> list[Tensor]:
-        """The rows (B,), int64, of x, of y or of both, float32 or float64, checked to be finite."""
-        found = self._take(rows.numpy(), names)
-        for name, values in zip(names, found):
-            if not bool(torch.isfinite(values).all()):
-                row = int(rows[~torch.isfinite(values).flatten(1).all(1)][0])
-                raise CSBError(f"{self.labels[name]} holds values in row {row} that are {MISSING}; {REMEDY}")
-        return found
-
-    def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first row, x, y) of all pairs in the order of the source, float32 or float64, not checked."""
-        size = block_rows(self.headers["x"].shape[1:], self.headers["y"].shape[1:])
-        for start in range(0, len(self), size):
-            x, y = self._take(slice(start, min(start + size, len(self))), NAMES)
-            yield start, x, y
-
-    def _changed(self, name: str, header: Header) -> CSBError:
-        old = self.headers[name]
-        return CSBError(
-            f"{self.labels[name]} was {old.dtype} of shape {old.shape} and is {header.dtype} of shape {header.shape} "
-            f"now; restore it, and do not write to it while it is used"
-        )
+    if path is None:
+        return _npy({"x": Path(str(x)), "y": Path(str(y))})
+    if path.startswith(SCHEME):
+        return _items(path.removeprefix(SCHEME))
+    names = {"x": x or "x", "y": y or "y"}
+    return (_hdf5 if _is_hdf5(Path(path)) else _npz)(Path(path), names)
 
 
-class Npz(Source):
-    """Arrays of an .npz file, all of them in memory once one is read."""
-
-    in_memory = True
-
-    def __init__(self, path: Path, names: tuple[str, str]) -> None:
-        self.path, self.names = path, names
-        labels = {key: f"{name} of {path}" for key, name in zip(NAMES, names)}
-        super().__init__(str(path), labels, read_headers(path, names))
-        self._arrays: dict[str, Tensor] = {}
-
-    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
-        return [part.numpy() for part in self._take(rows, names)]
-
-    def _take(self, rows: Array | slice, names: tuple[str, ...]) -> list[Tensor]:
-        if not self._arrays:
-            self._arrays = dict(zip(NAMES, read_pairs(self.path, self.names)))
-        at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        return [self._arrays[name][at] for name in names]
+def _is_hdf5(path: Path) -> bool:
+    """By its first bytes; of a file that is not there, or has no HDF5 in it, by its name."""
+    if path.is_file():
+        with _readable(f"{path} cannot be read"), path.open("rb") as file:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                return True
+    return path.suffix.lower() in HDF5
 
 
-class Npy(Source):
-    """Two .npy files, mapped again for each reading, so that no more pages than one reading needs stay mapped."""
+@contextmanager
+def _readable(fault: str, remedy: str = "write the file again") -> Iterator[None]:
+    """CSBError in place of whatever a reader or a user's code raises: broken bytes make a reader raise anything."""
+    try:
+        yield
+    except CSBError:
+        raise
+    except Exception as error:
+        raise CSBError(f"{fault} ({type(error).__name__}: {in_one_line(error)}); {remedy}") from error
 
-    def __init__(self, x: Path, y: Path) -> None:
-        self.paths = {"x": x, "y": y}
-        labels = {name: f"{name} of {path}" for name, path in self.paths.items()}
-        headers = {}
-        for name, path in self.paths.items():
-            if not path.is_file():
-                raise CSBError(f"{path} is not a file; give the .npy file of your {name} (data.{name}=…)")
-            with path.open("rb") as file:
-                headers[name] = read_header(labels[name], file)
-        super().__init__(f"{x}, {y}", labels, headers)
-        for name in NAMES:
-            self._map(name)  # a file that ends too soon is reported now
 
-    def _map(self, name: str) -> Array:
-        try:
-            array = np.load(self.paths[name], mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # broken bytes make a reader raise anything
+def _require_file(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise CSBError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the {what}")
+
+
+def _checked(headers: dict[str, Header], labels: dict[str, str], where: str) -> dict[str, Header]:
+    """The headers of x and y. CSBError for arrays that are no pairs, and for fewer than LEAST pairs."""
+    for name, header in headers.items():
+        if fault := _fault(header):
+            raise CSBError(f"{labels[name]} has {fault}")
+    x, y = (headers[name].shape[0] for name in NAMES)
+    if x != y or x < LEAST:
+        fault = f"{x} x and {y} y; give one y for each x, in the same order"
+        few = f"{x} pairs; at least {LEAST} are needed to learn from and to hold out"
+        raise CSBError(f"{where} holds {fault if x != y else few}")
+    return headers
+
+
+def _fault(header: Header) -> str:
+    """Why an array holds neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else ""."""
+    shape = header.shape
+    if header.dtype.kind not in "fiub":
+        return f"the type {header.dtype}; expected real numbers; convert it, e.g. to float32"
+    if len(shape) not in (2, 4):
+        return f"shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it"
+    if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[2] > shape[3]:
+        return f"shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give numpy.moveaxis(…, -1, 1)"
+    return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
+
+
+def _unchanged(arrays: dict[str, Any], headers: dict[str, Header], labels: dict[str, str]) -> dict[str, Any]:
+    """The arrays. CSBError where they are no longer those of the headers; a header that is missing is set."""
+    for name, array in arrays.items():
+        new = Header(tuple(array.shape), array.dtype)
+        if new != (old := headers.setdefault(name, new)):
             raise CSBError(
-                f"{self.labels[name]} cannot be read ({in_one_line(error)}); write the file again"
-            ) from error
-        if (found := Header(array.shape, array.dtype)) != self.headers[name]:
-            raise self._changed(name, found)
-        return array
-
-    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
-        return [self._map(name)[rows] for name in names]
+                f"{labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; "
+                f"restore it, and do not write to it while it is used"
+            )
+    return arrays
 
 
-class Hdf5(Source):
-    """Two datasets of an HDF5 file, by h5py, opened again for each reading."""
+def _header(label: str, file: IO[bytes]) -> Header:
+    """The header of an array in numpy's format."""
+    with _readable(f"{label} cannot be read"):
+        shape, _, dtype = _READERS[npy.read_magic(file)](file)
+        return Header(tuple(shape), dtype)
 
-    def __init__(self, path: Path, names: tuple[str, str]) -> None:
-        self.path, self.names = path, dict(zip(NAMES, names))
-        labels = {key: f"{name} of {path}" for key, name in self.names.items()}
-        with self._open() as file:
-            headers = {key: _hdf5_header(labels[key], path, file, name) for key, name in self.names.items()}
-        super().__init__(str(path), labels, headers)
+
+def _npz(path: Path, names: dict[str, str]) -> Source:
+    """Arrays of an .npz file, as numpy.savez(path, x=x, y=y) writes it: all in memory once one is read."""
+    _require_file(path, ".npz file of your pairs (data.path=…)")
+    if path.suffix == ".npy":
+        raise CSBError(f"{path} is not an .npz file but one array; give two, data.x={path} data.y=…, and no data.path")
+    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
+    with (
+        _readable(f"{path} is not an .npz file", "write one with numpy.savez(path, x=x, y=y)"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        held = [name.removesuffix(".npy") for name in archive.namelist()]
+        if missing := [name for name in names.values() if name not in held]:
+            raise CSBError(
+                f"{path} holds {', '.join(held) or 'no array'} and no {missing[0]}; write x and y with "
+                f"numpy.savez(path, x=x, y=y)"
+            )
+        for key, name in names.items():
+            with _readable(f"{labels[key]} cannot be read"), archive.open(f"{name}.npy") as file:
+                headers[key] = _header(labels[key], file)
+    _checked(headers, labels, str(path))
+
+    @cache
+    def arrays() -> dict[str, Array]:
+        needed = sum(math.prod(header.shape) * (header.dtype.itemsize + _COPIES) for header in headers.values())
+        require_memory(needed, f"the pairs of {path}", "give them as .npy or HDF5, which are read by rows, or fewer")
+        with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
+            found = _unchanged({key: file[name] for key, name in names.items()}, headers, labels)
+            return {key: as_floats(array, is_wide(array)) for key, array in found.items()}
+
+    return Source(str(path), labels, headers, lambda _: nullcontext(arrays()), in_memory=True)
+
+
+def _npy(paths: dict[str, Path]) -> Source:
+    """Two .npy files, mapped again for each reading, so that no more pages than one reading needs stay mapped."""
+    labels, headers = {name: f"{name} of {path}" for name, path in paths.items()}, {}
+    for name, path in paths.items():
+        _require_file(path, f".npy file of your {name} (data.{name}=…)")
+        with path.open("rb") as file:
+            headers[name] = _header(labels[name], file)
+
+    def mapped(name: str) -> Array:
+        with _readable(f"{labels[name]} cannot be read"):
+            return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
-        try:
-            h5py = import_module("h5py")
-        except ImportError as error:
-            raise CSBError(f"reading {self.path} needs the package h5py; run pip install 'csb[hdf5]'") from error
-        if not self.path.is_file():
-            raise CSBError(f"{self.path} does not exist; give the HDF5 file of your pairs (data.path=…)")
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except CSBError:
-            raise
-        except Exception as error:  # broken bytes make a reader raise anything
-            raise CSBError(f"{self.path} cannot be read as HDF5 ({in_one_line(error)}); write it again") from error
+    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        yield _unchanged({name: mapped(name) for name in names}, headers, labels)
 
-    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
-        found = []
-        with self._open() as file:
-            for key in names:
-                held = file.get(self.names[key])
-                if held is None or (now := Header(held.shape, held.dtype)) != self.headers[key]:
-                    raise self._changed(key, now if held is not None else Header((), np.dtype("V")))
-                if isinstance(rows, slice):
-                    found.append(held[rows])
-                else:  # h5py wants them in order and each once
-                    unique, back = np.unique(rows, return_inverse=True)
-                    found.append(held[unique][back])
-        return found
+    where = ", ".join(map(str, paths.values()))
+    _checked(headers, labels, where)
+    with opened(NAMES):  # a file that ends too soon is reported now
+        return Source(where, labels, headers, opened)
 
 
-def _hdf5_header(label: str, path: Path, file: Any, name: str) -> Header:
-    """Of the dataset of a file. CSBError where there is none."""
-    held = file.get(name)
-    if held is None or not hasattr(held, "shape"):
-        what = "a group" if held is not None else f"not among {', '.join(file) or 'nothing'}"
-        raise CSBError(f"{label} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…")
-    return Header(held.shape or (), held.dtype)
+def _hdf5(path: Path, names: dict[str, str]) -> Source:
+    """Two datasets of an HDF5 file, by h5py, opened again for each reading."""
+    try:
+        h5py = import_module("h5py")
+    except ImportError as error:
+        raise CSBError(f"reading {path} needs the package h5py; run pip install 'csb[hdf5]'") from error
+    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
+
+    @contextmanager
+    def file() -> Iterator[Any]:
+        _require_file(path, "HDF5 file of your pairs (data.path=…)")
+        with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as held:
+            yield held
+
+    @contextmanager
+    def opened(keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        with file() as held:
+            yield _unchanged({key: held[names[key]] for key in keys}, headers, labels)
+
+    with file() as held:
+        for key, name in names.items():
+            found = held.get(name)
+            if not hasattr(found, "shape"):
+                what = "a group" if found is not None else f"not among {', '.join(held) or 'nothing'}"
+                raise CSBError(
+                    f"{labels[key]} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…"
+                )
+            headers[key] = Header(found.shape or (), found.dtype)
+    return Source(str(path), labels, _checked(headers, labels, str(path)), opened)
 
 
-class Items(Source):
-    """The items (x, y) of a map-style torch Dataset, fetched in this process."""
+class _Column:
+    """x (part 0) or y (part 1) of the items of a Dataset, which are fetched in this process, each once.
 
-    def __init__(self, name: str) -> None:
-        where = f"the dataset {name!r}"
-        if name not in DATASETS:
-            raise CSBError(
-                f"{where} is not here: it was made in Python; call csb.problems.from_dataset(dataset, {name!r}) in "
-                f"this process first"
-            )
-        self.dataset = DATASETS[name]
-        labels = {key: f"{key} of {where}" for key in NAMES}
-        self.where = where
-        x, y = self._item(0)
-        count = len(self.dataset)  # pyright: ignore[reportArgumentType]
-        super().__init__(where, labels, {key: _item_header(v, count) for key, v in zip(NAMES, (x, y))})
+    Args:
+        dataset: map-style.
+        where: what messages call it.
+        part: of an item.
+        fetched: the items of this reading, by number, which both columns share.
+        header: of the column, where it is known; else the first item is fetched.
+    """
 
-    def _item(self, index: int) -> tuple[Tensor, Tensor]:
-        try:
-            return self._pair(index, self.dataset[index])
-        except CSBError:
-            raise
-        except Exception as error:  # whatever a user's code raises
-            raise CSBError(
-                f"item {index} of {self.where} cannot be had ({type(error).__name__}: {in_one_line(error)}); fix it"
-            ) from error
+    def __init__(
+        self, dataset: Any, where: str, part: int, fetched: dict[int, list[Tensor]], header: Header | None
+    ) -> None:
+        self.dataset, self.where, self.part, self.fetched = dataset, where, part, fetched
+        if header is None:
+            first = self._value(0).numpy()
+            header = Header((0, *first.shape), first.dtype)
+        self.shape, self.dtype = (len(dataset), *header.shape[1:]), header.dtype
 
-    def _pair(self, index: int, item: Any) -> tuple[Tensor, Tensor]:
+    def _value(self, index: int) -> Tensor:
+        if index not in self.fetched:
+            with _readable(f"item {index} of {self.where} cannot be had", "fix it"):
+                self.fetched[index] = self._pair(index, self.dataset[index])
+        return self.fetched[index][self.part]
+
+    def _pair(self, index: int, item: Any) -> list[Tensor]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        x, y = (
-            torch.atleast_1d(as_numbers(f"{n} of item {index} of {self.where}", part)) for n, part in zip(NAMES, item)
+        names = [f"{name} of item {index} of {self.where}" for name in NAMES]
+        return [torch.atleast_1d(as_numbers(name, part)).cpu() for name, part in zip(names, item)]
+
+    def __getitem__(self, rows: Array | slice) -> Array:
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+        values = [self._value(index) for index in numbers]
+        for index, value in zip(numbers, values):
+            if tuple(value.shape) != self.shape[1:]:
+                raise CSBError(
+                    f"{NAMES[self.part]} of item {index} of {self.where} has shape {tuple(value.shape)} and that of "
+                    f"item 0 {self.shape[1:]}; give all the same"
+                )
+        return torch.stack(values).numpy()
+
+
+def _items(name: str) -> Source:
+    """The items (x, y) of a map-style torch Dataset."""
+    where = f"the dataset {name!r}"
+    if name not in DATASETS:
+        raise CSBError(
+            f"{where} is not here: it was made in Python; call csb.problems.from_dataset(dataset, {name!r}) in "
+            f"this process first"
         )
-        return x, y
+    dataset, labels = DATASETS[name], {key: f"{key} of {where}" for key in NAMES}
 
-    def _raw(self, rows: Array | slice, names: tuple[str, ...]) -> list[Array]:
-        wanted = list(range(rows.start, rows.stop)) if isinstance(rows, slice) else rows.tolist()
-        if len(self.dataset) != len(self):  # pyright: ignore[reportArgumentType]
-            length = len(self.dataset)  # pyright: ignore[reportArgumentType]
-            raise CSBError(f"{self.where} held {len(self)} items and holds {length} now; its length must not change")
-        found: list[list[Tensor]] = [[] for _ in names]
-        for index in wanted:
-            pair = dict(zip(NAMES, self._item(index)))
-            for name, parts in zip(names, found):
-                if (shape := tuple(pair[name].shape)) != self.headers[name].shape[1:]:
-                    raise CSBError(
-                        f"{name} of item {index} of {self.where} has shape {shape} and that of item 0 "
-                        f"{self.headers[name].shape[1:]}; give all the same"
-                    )
-                parts.append(pair[name].cpu())
-        return [torch.stack(parts).numpy() for parts in found]
+    @contextmanager
+    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        items: dict[int, list[Tensor]] = {}
+        columns = {key: _Column(dataset, where, NAMES.index(key), items, headers.get(key)) for key in names}
+        yield _unchanged(columns, headers, labels)
 
-
-def _item_header(value: Tensor, count: int) -> Header:
-    return Header((count, *value.shape), np.dtype(str(value.dtype).removeprefix("torch.")))
-
-
-def _tensor(array: Array, wide: bool) -> Tensor:
-    """A copy, which holds no file open."""
-    found = as_floats(array, wide)
-    return torch.from_numpy(found.copy() if array.dtype == found.dtype else found)
+    headers: dict[str, Header] = {}
+    with opened(NAMES):  # sets them
+        return Source(where, labels, _checked(headers, labels, where), opened)
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
@@ -287,26 +293,3 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
         )
     DATASETS[name] = dataset
     return SCHEME + name
-
-
-def open_source(path: str | None, x: str | None, y: str | None) -> Source:
-    """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read."""
-    if path is None:
-        assert x is not None
-        assert y is not None
-        return Npy(Path(x), Path(y))
-    if path.startswith(SCHEME):
-        return Items(path.removeprefix(SCHEME))
-    names = (x or "x", y or "y")
-    return (Hdf5 if _is_hdf5(Path(path)) else Npz)(Path(path), names)
-
-
-def _is_hdf5(path: Path) -> bool:
-    """By its first bytes; of a file that is not there, or has no HDF5 in it, by its name."""
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) == _MAGIC:
-                return True
-    except OSError:
-        pass
-    return path.suffix.lower() in HDF5

@@ -2,28 +2,21 @@
 
 import inspect
 import os
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from csb.errors import CSBError
-from csb.schema import Schema
+from csb.schema import Kept, Schema
 
 T = TypeVar("T")
-
-
-@cache
-def _schema(cls: type) -> type[Schema]:
-    """Of the arguments of a class that is none itself."""
-    hints = get_type_hints(cls.__init__)
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in arguments(cls).items()
-    }
-    return create_model(cls.__name__, __base__=Schema, **fields)
+U = TypeVar("U")
+Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
+Spread = Annotated[float, Field(gt=0, le=1e18), Kept]  # a standard deviation
+Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # one that is 0 for exact observations
 
 
 def _plain(value: Any) -> Any:
@@ -35,14 +28,50 @@ def _deep_tuple(value: Any) -> Any:
     return tuple(_deep_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """The constructor's parameters by name."""
-    return dict(inspect.signature(cls).parameters)
+def arguments(cls: type) -> list[str]:
+    """The constructor's parameters by name, in the order of calls and specs."""
+    if issubclass(cls, Schema):
+        return sorted(cls.model_fields, key=lambda name: name in getattr(cls, "last", ()))
+    return list(inspect.signature(cls).parameters)
 
 
 def to_spec(obj: Any) -> dict[str, Any]:
     """{"name": …, **arguments} of an object that keeps each constructor argument in the attribute of that name."""
     return {"name": type(obj).name, **{p: _plain(getattr(obj, p)) for p in arguments(type(obj))}}
+
+
+@cache
+def _schema(init: Callable[..., None]) -> type[Schema]:
+    """Of the arguments of a constructor."""
+    hints, parameters = get_type_hints(init, include_extras=True), inspect.signature(init).parameters
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in parameters.items()
+        if name in hints
+    }
+    return create_model("Arguments", __base__=Schema, **fields)
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a constructor: CSBError for an argument that is not of its type. Lists stand for tuples."""
+
+    @wraps(init)
+    def with_checks(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(init).bind(self, *args, **kwargs).arguments
+        given = {name: _deep_tuple(value) for name, value in bound.items() if value is not self}
+        _schema(init).read(given, "")
+        init(self, **given)
+
+    return with_checks
+
+
+class Registry(dict[str, type[T]]):
+    """Classes by their names."""
+
+    def register(self, cls: type[U]) -> type[U]:
+        """Enters a class, as its decorator."""
+        self[cls.name] = cls  # type: ignore[attr-defined, assignment]
+        return cls
 
 
 def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
@@ -62,7 +91,7 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     cls, given = registry[name], {k: _deep_tuple(v) for k, v in spec.items() if k != "name"}
     if issubclass(cls, Schema):
         return cls.read(given, kind)
-    _schema(cls).read(given, kind)
+    _schema(cls.__init__).read(given, kind)
     return cls(**given)
 
 

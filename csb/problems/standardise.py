@@ -1,34 +1,40 @@
 """Transforms to unit scale, fitted to the training pairs."""
 
 import logging
-from abc import abstractmethod
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.operators import check_batch
+from csb.problems.operators import Image
 from csb.problems.robust import ROWS, Scale, codes, columns, is_coarse, quantiles
-from csb.problems.rows import InMemoryRows, Moments, PairRows, Pairs
+from csb.problems.rows import Moments, Rows
 from csb.problems.scale import pool
+from csb.problems.specs import checked
 from csb.problems.transform import Transform, register_transform
+from csb.schema import Count
 
 KEYS = ("x", "y")
+Vector = tuple[Count]
 _PARTS = {"mean": 0.0, "std": 1.0, "log": 0.0, "tail": 0.0}  # of a scale, and what files of before do not hold
 _EDGE = 0.001  # quantile at which the range of the observations ends
 logger = logging.getLogger(__name__)
 
 
-class Scaled(Transform):
-    """Shifted and scaled to mean 0 and standard deviation 1 on the training pairs; see :mod:`csb.problems.robust`.
+@register_transform
+class Standardise(Transform):
+    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
 
     Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel, with one shift and scale for
-    all pixels of a channel. x may be mapped to unbounded coordinates first. Offsets leave, and come back, in float64
-    where float32 is too coarse for them; states and conditions are float32.
+    all pixels of a channel. Samples may be anywhere, whatever the support of the prior; subclasses map x to unbounded
+    coordinates first. Offsets leave, and come back, in float64 where float32 is too coarse for them; states and
+    conditions are float32.
     """
 
+    name = "standardise"
     any_units = True
+    later = ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high")  # tensors that older files do not hold; 0 then
     x_mean: Tensor
     x_std: Tensor
     y_mean: Tensor
@@ -36,13 +42,10 @@ class Scaled(Transform):
     y_low: Tensor
     y_high: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+    @checked
+    def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image) -> None:
         super().__init__(x_shape, y_shape)
         for key, shape in zip(KEYS, (self.x_shape, self.y_shape)):
-            if len(shape) not in (1, 3):
-                raise CSBError(
-                    f"{key}_shape={shape} is neither that of a vector (d,) nor of an image (channels, height, width)"
-                )
             size = (shape[0], 1, 1) if len(shape) == 3 else shape
             for part, value in _PARTS.items():
                 self.register_buffer(f"{key}_{part}", torch.full(size, value, dtype=torch.float32))
@@ -50,8 +53,7 @@ class Scaled(Transform):
             self.register_buffer(f"y_{side}", torch.zeros_like(self.y_mean))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Files of before there were other maps than mean and standard deviation hold neither them nor a range."""
-        for name in ("x_log", "x_tail", "y_log", "y_tail", "y_low", "y_high"):
+        for name in self.later:
             state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -60,34 +62,24 @@ class Scaled(Transform):
         return Scale(*(getattr(self, f"{key}_{part}") for part in _PARTS))
 
     def x_scale(self) -> Tensor:
-        return self._spread("x")
-
-    def _spread(self, key: str) -> Tensor:
-        """The width of the bulk in units of the data, float64."""
-        scale = Scale(*(part.double() for part in self.scale(key)))
+        """The width of the bulk."""
+        scale = Scale(*(part.double() for part in self.scale("x")))
         one = torch.ones_like(scale.mean)
         wide = (scale.decode(one) - scale.decode(-one)) / 2
         return torch.where(scale.plain, scale.std, wide)
 
     def dtype_of(self, key: str) -> torch.dtype:
-        """In which x or y is data: float64 where float32 is too coarse for its distance from 0."""
         return torch.float64 if bool(self._coarse(key).any()) else torch.float32
 
     def _coarse(self, key: str) -> Tensor:
         scale = self.scale(key)
         return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
-        """From x (N, *x_shape) and y (N, *y_shape).
+    def fit_rows(self, rows: Rows) -> Self:
+        """In one pass over the rows' blocks, and a sample of them for the quantiles.
 
         CSBError for a coordinate or channel that is constant or holds values that are not finite.
         """
-        check_batch("x", x, self.x_shape)
-        check_batch("y", y, self.y_shape)
-        return self.fit_rows(InMemoryRows(Pairs(x, y)))
-
-    def fit_rows(self, rows: PairRows) -> Self:
-        """As :meth:`fit`, in one pass over the rows' blocks, and a sample of them for the quantiles."""
         found = {"x": Moments(), "y": Moments()}
         for block in rows.blocks():
             found["x"].update(self._free(block.x))
@@ -120,14 +112,13 @@ class Scaled(Transform):
     def _part(self, key: str) -> str:
         return "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
 
-    def _tell(self, key: str, far: list[tuple[int, float]], rows: PairRows) -> None:
+    def _tell(self, key: str, far: list[tuple[int, float]], rows: Rows) -> None:
         """Warns of values that are most likely codes, with the number of rows that hold them."""
-        counts = [0] * len(far)
-        for block in rows.blocks():
-            values = self._free(block.x) if key == "x" else block.y
-            for i, (column, value) in enumerate(far):
-                counts[i] += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
-        for (column, value), count in zip(far, counts):
+        for column, value in far:
+            count = 0
+            for block in rows.blocks():
+                values = self._free(block.x) if key == "x" else block.y
+                count += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
             logger.warning(
                 "%s %d of %s is %g in %d rows, far outside all other values: most likely outliers that stand for "
                 "missing values; leave these rows out, or put NaN there and drop them",
@@ -145,13 +136,13 @@ class Scaled(Transform):
     def y_range(self) -> tuple[Tensor, Tensor] | None:
         return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None
 
-    @abstractmethod
     def _free(self, x: Tensor) -> Tensor:
         """x to unbounded coordinates of the same shape."""
+        return x
 
-    @abstractmethod
     def _back(self, v: Tensor) -> Tensor:
         """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
+        return v
 
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.scale("x").encode(self._free(x)).to(self.x_mean.dtype)
@@ -171,25 +162,6 @@ class Scaled(Transform):
         """As :meth:`_free`, for x that may lie outside what it is defined on, where the density is 0."""
         return self._free(x)
 
-    @abstractmethod
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
-
-
-@register_transform
-class Standardise(Scaled):
-    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
-
-    Samples may be anywhere, whatever the support of the prior.
-    """
-
-    name = "standardise"
-
-    def _free(self, x: Tensor) -> Tensor:
-        return x
-
-    def _back(self, v: Tensor) -> Tensor:
-        return v
-
-    def _log_slope(self, x: Tensor) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=x.device)

@@ -6,16 +6,16 @@ fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
-from csb.problems.operators import Box, check_batch, check_box
-from csb.problems.rows import PairRows
-from csb.problems.specs import build, to_spec
+from csb.problems.operators import Box, Image, check_batch, check_box
+from csb.problems.rows import Pairs, Rows
+from csb.problems.specs import Registry, build, checked, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
 
@@ -33,17 +33,10 @@ class Transform(Float32Module, ABC):
     any_units: ClassVar[bool] = False
     works_in = (torch.float32, torch.float64)
 
-    def __init__(
-        self,
-        x_shape: tuple[int, ...],
-        y_shape: tuple[int, ...],
-        z_shape: tuple[int, ...] | None = None,
-        c_shape: tuple[int, ...] | None = None,
-    ) -> None:
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.x_shape, self.y_shape = tuple(x_shape), tuple(y_shape)
-        self.z_shape = self.x_shape if z_shape is None else z_shape
-        self.c_shape = self.y_shape if c_shape is None else c_shape
+        self.x_shape = self.z_shape = tuple(x_shape)
+        self.y_shape = self.c_shape = tuple(y_shape)
 
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape.
@@ -53,9 +46,7 @@ class Transform(Float32Module, ABC):
         """
         check_batch("x", x, self.x_shape)
         if y is not None:
-            check_batch("y", y, self.y_shape)
-            if len(x) != len(y):
-                raise CSBError(f"x holds {len(x)} points and y {len(y)} observations; give one for each point")
+            self._check_pairs("x", x, y)
         return self._encode_x(x, y)
 
     def encode_y(self, y: Tensor) -> Tensor:
@@ -66,19 +57,23 @@ class Transform(Float32Module, ABC):
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """z (B, *z_shape) and its observations y (B, *y_shape) → x (B, *x_shape). CSBError for other shapes."""
         check_batch("z", z, self.z_shape)
-        check_batch("y", y, self.y_shape)
-        if len(z) != len(y):
-            raise CSBError(f"z holds {len(z)} states and y {len(y)} observations; repeat y to one for each state")
+        self._check_pairs("z", z, y)
         return self._decode(z, y)
 
-    def fit(self, x: Tensor, y: Tensor) -> Self:
-        """The transform itself, its tensors set by training pairs x (N, *x_shape), y (N, *y_shape) where it has any."""
-        return self
+    def _check_pairs(self, name: str, value: Tensor, y: Tensor) -> None:
+        check_batch("y", y, self.y_shape)
+        if len(value) != len(y):
+            raise CSBError(f"{name} holds {len(value)} rows and y {len(y)} observations; repeat y to one for each row")
 
-    def fit_rows(self, rows: PairRows) -> Self:
-        """The same from pairs that are read by rows, in bounded memory where the transform knows how."""
-        everything = rows.head(len(rows))
-        return self.fit(everything.x, everything.y)
+    def fit(self, x: Tensor, y: Tensor) -> Self:
+        """As :meth:`fit_rows`, from training pairs x (N, *x_shape) and y (N, *y_shape). CSBError for other shapes."""
+        check_batch("x", x, self.x_shape)
+        self._check_pairs("x", x, y)
+        return self.fit_rows(Rows.of(Pairs(x, y)))
+
+    def fit_rows(self, rows: Rows) -> Self:
+        """The transform itself, its tensors set by training pairs where it has any."""
+        return self
 
     def unknown(self, y: Tensor) -> Tensor | None:
         """The coordinates of x that observations y (B, *y_shape) leave open, boolean (B, *x_shape).
@@ -153,14 +148,8 @@ class Transform(Float32Module, ABC):
     def _decode(self, z: Tensor, y: Tensor) -> Tensor: ...
 
 
-T = TypeVar("T", bound=Transform)
-TRANSFORMS: dict[str, type[Transform]] = {}
-
-
-def register_transform(cls: type[T]) -> type[T]:
-    """Class decorator: enters a transform in :data:`TRANSFORMS` under its name."""
-    TRANSFORMS[cls.name] = cls
-    return cls
+TRANSFORMS: Registry[Transform] = Registry()
+register_transform = TRANSFORMS.register
 
 
 @register_transform
@@ -168,9 +157,6 @@ class Identity(Transform):
     """z = x and c = y."""
 
     name = "identity"
-
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-        super().__init__(x_shape, y_shape)
 
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x
@@ -197,9 +183,6 @@ class PixelRange(Transform):
     def y_range(self) -> tuple[Tensor, Tensor]:
         return SYMMETRIC
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-        super().__init__(x_shape, y_shape)
-
     def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * x - 1
 
@@ -211,29 +194,27 @@ class PixelRange(Transform):
 
 
 @register_transform
-class Hole(Transform):
+class Hole(PixelRange):
     """Noise-free inpainting: the bridge runs over the unknown pixels only, for p(x | y) leaves the others no freedom.
 
     z = 2·crop(x) − 1; c = 2y − 1 at the known pixels and 0 in the hole; decode pastes clamp((z + 1)/2, 0, 1) into y.
 
     Args:
         x_shape: (C, H, W).
-        box: (top, left, height, width) of the hole, pixels.
+        box: the hole.
     """
 
     name = "hole"
     known: Tensor
 
-    def __init__(self, x_shape: tuple[int, ...], box: Box) -> None:
-        check_box(box, tuple(x_shape))
-        super().__init__(x_shape, x_shape, z_shape=(x_shape[0], box[2], box[3]))
-        self.box = tuple(box)
+    @checked
+    def __init__(self, x_shape: Image, box: Box) -> None:
+        check_box(box, x_shape)
+        super().__init__(x_shape, x_shape)
+        self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
         known = torch.ones(x_shape, dtype=torch.float32)
         self._crop(known).zero_()
         self.register_buffer("known", known)
-
-    def y_range(self) -> tuple[Tensor, Tensor]:
-        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)

@@ -60,7 +60,7 @@ def train_dataset(
     """
     require_free(overrides, _OWN, "train_dataset")
     path = from_dataset(dataset, name)
-    experiment = "pairs_images" if FilePairs(path).is_image else "pairs"
+    experiment = "pairs_images" if FilePairs(path=path).is_image else "pairs"
     places = [f"{key}={cli.quoted(str(value))}" for key, value in (("data.path", path), ("out", out), ("name", name))]
     run = configured([f"experiment={experiment}", *places, *overrides])
     train(run)

@@ -13,14 +13,14 @@ from csb.files import model_file, remove_leftovers
 from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
 from csb.problems.robust import ROWS, bulk, columns
-from csb.problems.rows import Moments, PairRows
+from csb.problems.rows import Moments, Rows
 from csb.problems.scale import pool
 from csb.run import provenance
 from csb.run.config import flatten, schedule_of
 from csb.run.load import stored_spec
 from csb.run.train import require_same_pairs
 from csb.training.fit import with_gradients
-from csb.training.pairs import EncodedPairs, InMemory, OnDisk
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import DenoiserSettings, state_file, train_denoiser
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
@@ -38,7 +38,7 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
 
 
 def new_denoiser(
-    problem: Problem, network: dict[str, Any], data: PairRows, alpha_bar_end: float, seed: int
+    problem: Problem, network: dict[str, Any], data: Rows, alpha_bar_end: float, seed: int
 ) -> NetworkDenoiser:
     """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], of all else the bulk to unit scale."""
     shift, scale = (torch.full(problem.x_shape, 0.5), 0.5) if problem.is_digit else _shift_and_scale(data)
@@ -49,7 +49,7 @@ def new_denoiser(
     return denoiser
 
 
-def _shift_and_scale(data: PairRows) -> tuple[Tensor, float]:
+def _shift_and_scale(data: Rows) -> tuple[Tensor, float]:
     """Of x: the mean of each number and the root mean square of their standard deviations.
 
     Where those of a column or channel do not fit its bulk, its median and the width of the bulk.
@@ -95,16 +95,14 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     return denoiser
 
 
-def _states(denoiser: Denoiser, rows: PairRows) -> EncodedPairs:
+def _states(denoiser: Denoiser, rows: Rows) -> EncodedPairs:
     """The states of x alone, without observations."""
     shift, scale = denoiser.shift.cpu().clone(), denoiser.scale
 
     def encode(x: Tensor, y: Tensor | None = None) -> Tensor:
         return (x - shift) / scale
 
-    if rows.in_memory:
-        return InMemory(encode(rows.head(len(rows)).x))
-    return OnDisk(rows, denoiser.x_shape, encode, lambda y: y.new_empty(len(y), 0))
+    return EncodedPairs(rows, denoiser.x_shape, encode, lambda y: y.new_empty(len(y), 0))
 
 
 def stored_denoiser(problem: Problem, folder: Path, device: str | torch.device) -> Denoiser | None:

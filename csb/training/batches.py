@@ -16,7 +16,7 @@ from torch import Tensor
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, InMemory, as_pairs
+from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, HalfStep
 
@@ -104,7 +104,6 @@ class Batches:
 
     def move(self, device: torch.device) -> None:
         """Puts pairs and cache, which must be in memory, on a device."""
-        assert isinstance(self.pairs, InMemory)
         self.pairs, self.device = self.pairs.to(device), device
         if self.cache is not None:
             self.cache = self.cache.to(device)
@@ -155,9 +154,9 @@ def resident(pairs: EncodedPairs, cache: Cache | None, device: DeviceSettings) -
 
     Of all it has: what is free depends on what ran before, and where a batch is made on which random numbers it is of.
     """
-    if device.where.type != "cuda" or not isinstance(pairs, InMemory):
+    if device.where.type != "cuda" or not pairs.in_memory:
         return False
-    kept = [pairs.z, pairs.c, *([] if cache is None else cache.tensors)]
+    kept = [*pairs.head(len(pairs)), *([] if cache is None else cache.tensors)]
     return sum(tensor.nbytes for tensor in kept) <= device.gpu_share * torch.cuda.mem_get_info()[1]
 
 

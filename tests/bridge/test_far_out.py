@@ -11,7 +11,7 @@ from csb.bridge.checkpoint import load
 from csb.bridge.samples import Samples
 from csb.errors import CSBError
 from csb.problems import Pairs
-from csb.problems.rows import InMemoryRows
+from csb.problems.rows import Rows
 from csb.process import seeded
 from csb.samplers import BridgeSampler, ConsistencySampler, flow_sampler, score_sampler
 from tests.conftest import make_untrained_bridge
@@ -28,7 +28,7 @@ def fitted_bridge(offset: float = 0.0):
     with torch.no_grad():
         for parameter in bridge.parameters():
             parameter.mul_(0.3)
-    bridge.transform.fit_rows(InMemoryRows(Pairs(far, far) if offset else Pairs(far.float(), far.float())))
+    bridge.transform.fit_rows(Rows.of(Pairs(far, far) if offset else Pairs(far.float(), far.float())))
     return bridge
 
 

@@ -1,5 +1,7 @@
 """Scores on held-out pairs of a bridge that is exact, and of others; and what pictures show of pairs."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ def test_few_observations_have_no_p_value_and_data_may_end(bridge, tmp_path):
     assert len(held_out(LinearGaussian(n_test=5), 7).x) == 7  # more of the same stream
 
     class Ten(FilePairs):
-        sizes = {"test": 10}
+        sizes: ClassVar = {"test": 10}
 
         def pairs(self, split, n=None):
             return Pairs(torch.zeros(n, 1), torch.zeros(n, 1))

@@ -1,5 +1,7 @@
 """Scores do not depend on the units of x, nor on how far from 0 the data lie."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -44,7 +46,7 @@ def in_units(units, shift=(0.0, 0.0), iterations=8):
 class InUnits(LinearGaussian):
     """Pairs of the exact bridge, x in other units."""
 
-    units = (1.0, 1.0)
+    units: ClassVar = (1.0, 1.0)
 
     def pairs(self, split, n=None):
         x, y, _ = super().pairs(split, n)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from csb.errors import CSBError
 from csb.problems import LinearGaussian
 from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf, static_bridge
 from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
@@ -59,11 +58,3 @@ def test_composed_reference_is_the_marginal():
     whole = compose(reference_kernels(grid, 3, 2))
     torch.testing.assert_close(whole.M, 0.3**0.5 * torch.eye(3).double())
     torch.testing.assert_close(whole.S, 0.7 * torch.eye(3).double())
-
-
-def test_bad_arguments_are_told():
-    grid = Grid.from_schedule(Power(0.3, 3.0), 2)
-    with pytest.raises(CSBError, match="iterations=0"):
-        exact_imf(grid, PROBLEM.G, ZERO, PROBLEM.C, 0)
-    with pytest.raises(CSBError, match="expected"):
-        exact_imf(grid, PROBLEM.G, ZERO[:2], PROBLEM.C, 1)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from csb.errors import CSBError
 from csb.problems import LinearGaussian
 from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels, reverse
 from csb.process import Grid, Power, Reference, seeded
@@ -173,15 +172,3 @@ def test_the_diagonal_projection_only_matters_for_correlated_coordinates(problem
     for a, b in zip(exact_ipf(*args, "likelihood"), exact_ipf(*args, "likelihood_diagonal")):
         for x, z in zip(a.end, b.end):
             torch.testing.assert_close(x, z)
-
-
-def test_errors(grid):
-    eye = torch.eye(2, dtype=torch.float64)
-    with pytest.raises(CSBError, match="objective 'kl' is unknown; choose one of likelihood"):
-        exact_ipf(grid, eye, eye[0], eye, 1, "kl")
-    for iterations in (0, True, 1.0):
-        with pytest.raises(CSBError, match="iterations="):
-            exact_ipf(grid, eye, eye[0], eye, iterations)
-    for G, g, C in ((eye, eye, eye), (eye[0], eye[0], eye), (eye, eye[0], eye[:1]), (eye[:1], eye[0], eye)):
-        with pytest.raises(CSBError, match="expected"):
-            exact_ipf(grid, G, g, C, 1)

@@ -93,7 +93,7 @@ class TestTransform:
         t, x, y, _ = observed()
         with pytest.raises(CSBError, match="pass the observations"):
             t.encode_x(x)
-        with pytest.raises(CSBError, match="one for each point"):
+        with pytest.raises(CSBError, match="repeat y to one for each row"):
             t.encode_x(x, y[:3])
         with pytest.raises(CSBError, match="hole=6 does not move"):
             MovingHole(SHAPE, 6)
@@ -132,7 +132,7 @@ class TestProblem:
 
     @pytest.mark.parametrize("hole", [0, 7, 28])
     def test_a_hole_that_cannot_be(self, hole):
-        with pytest.raises(CSBError, match=f"hole={hole} is no side"):
+        with pytest.raises(CSBError, match=f"hole={hole} is not possible; give a multiple of 2 in 2..26"):
             MnistInpaintAnywhere(hole=hole)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
-from csb.problems.blur import gaussian_matrix
+from csb.problems.operators import gaussian_matrix
 from csb.process import seeded
 
 SHAPE = (2, 8, 12)
@@ -168,11 +168,11 @@ class TestBlur:
 
 
 def test_random_projections():
-    P = RandomProjection(SHAPE, 50, seed=4).P
+    P = RandomProjection(SHAPE, 50, seed=4).A
     torch.testing.assert_close(P @ P.T, torch.eye(50, dtype=torch.float64))
-    assert torch.equal(P, RandomProjection(SHAPE, 50, seed=4).P)
-    assert not torch.equal(P, RandomProjection(SHAPE, 50, seed=5).P)
-    lengths = RandomProjection((400,), 200, "gaussian").P.square().sum(1)
+    assert torch.equal(P, RandomProjection(SHAPE, 50, seed=4).A)
+    assert not torch.equal(P, RandomProjection(SHAPE, 50, seed=5).A)
+    lengths = RandomProjection((400,), 200, "gaussian").A.square().sum(1)
     assert float(lengths.mean()) == pytest.approx(1, abs=0.02)
     assert float(lengths.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.2)
 
@@ -180,12 +180,12 @@ def test_random_projections():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Blur((28, 28), 1.0), "not an image"),
-        (lambda: Blur(SHAPE, 0.0), "std=0.0 of a blur"),
-        (lambda: Blur(SHAPE, float("nan")), "std=nan of a blur"),
-        (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' of a blur is unknown; choose one of zero, periodic"),
+        (lambda: Blur((28, 28), 1.0), "give a list of 3, each an integer"),
+        (lambda: Blur(SHAPE, 0.0), "std=0.0 is not possible; give a number in"),
+        (lambda: Blur(SHAPE, float("nan")), "std=nan is not possible"),
+        (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' is unknown; choose one of zero, periodic"),
         (lambda: RandomProjection((4,), 5), "m=5 is outside 1..4"),
-        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' of a random projection is unknown"),
+        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' is unknown"),
     ],
 )
 def test_bad_arguments(make, match):

@@ -58,8 +58,8 @@ def test_one_number_is_for_all_coordinates(path):
     [
         ({"transform": "logit"}, "transform='logit' is unknown; choose one of auto"),
         ({"transform": "reflect"}, "transform=reflect needs the bounds of x; give data.low"),
-        ({"low": (0, 0)}, "holds 2 bounds and x of"),
-        ({"low": (float("-inf"), 0, 0)}, "holds -inf; give finite numbers, null"),
+        ({"low": (0, 0)}, "low=(0, 0) does not bound x of shape (3,)"),
+        ({"low": (float("-inf"), 0, 0)}, "low=(-inf, 0, 0) is not possible; give a finite number or a list"),
         ({"low": (-1, 0, 1), "high": (1, 2, 1)}, "is not below high"),
         ({"low": LOW, "transform": "probit"}, "has one bound"),
         ({"low": -0.5}, "of the 300 x of"),

@@ -103,7 +103,7 @@ class TestMissing:
             assert torch.equal(split(problem, name).y, split(clean, name).y)
         reported = [record.getMessage() for record in caplog.records]
         assert [line for line in reported if "leaves out" in line] == [
-            f"data.drop_nan=true leaves out 4 of the {N} pairs of {problem._source.where}"
+            f"data.drop_nan=true leaves out 4 of the {N} pairs of {problem._whole.source.where}"
         ]
         again = build_problem(problem.record())
         assert again.sizes == problem.sizes
@@ -135,5 +135,5 @@ class TestMissing:
         assert same_problem(spec, FilePairs("p.npz", seed=np.int64(1)).spec())
         assert type(FilePairs("p.npz", seed=np.int64(1)).spec()["seed"]) is int
         assert not same_problem(spec, FilePairs("p.npz", seed=1, drop_nan=True).spec())
-        with pytest.raises(CSBError, match="drop_nan='yes' is neither true nor false"):
+        with pytest.raises(CSBError, match="drop_nan='yes' is not possible; give true or false"):
             FilePairs("p.npz", drop_nan="yes")

@@ -80,16 +80,6 @@ class TestFiles:
         assert (folder / "t10k-images-idx3-ubyte").read_bytes()[:16].hex() == "00000803" + "0000001e" + "0000001c" * 2
         assert (folder / "t10k-labels-idx1-ubyte").read_bytes()[:8].hex() == "00000801" + "0000001e"
 
-    @pytest.mark.parametrize(
-        "content", [b"", b"PK\x03\x04", b"\x00\x00\x08\x03\x00", b"\x00\x00\x08\x01\x00\x00\x00\x05ab"]
-    )
-    def test_not_an_idx_file(self, tmp_path, content):
-        (tmp_path / "f").write_bytes(content)
-        with pytest.raises(CSBError, match="is not an IDX file"):
-            mnist.read_idx(tmp_path / "f")
-        with pytest.raises(CSBError, match="cannot be read"):
-            mnist.read_idx(tmp_path / "g")
-
     def test_load(self, root, splits):
         data = mnist.load_mnist(root)
         images, labels = data["test"]

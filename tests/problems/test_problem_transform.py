@@ -17,7 +17,7 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: InpaintBox((28, 28), (0, 0, 4, 4)), "not an image"),
+        (lambda: InpaintBox((28, 28), (0, 0, 4, 4)), "give a list of 3, each an integer"),
         (lambda: InpaintBox(SHAPE, (5, 0, 4, 4)), "does not lie"),
         (lambda: InpaintBox(SHAPE, (-1, 0, 4, 4)), "does not lie"),
         (lambda: InpaintBox(SHAPE, (0, 0, 0, 4)), "does not lie"),

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform, from_dataset
 from csb.problems.robust import Scale, bulk, codes
-from csb.problems.rows import InMemoryRows
+from csb.problems.rows import Rows
 from csb.process import seeded
 
 N = 20_000
@@ -207,7 +207,7 @@ class TestOffsets:
     @pytest.mark.parametrize("make", [Standardise, lambda x, y: Reflect(x, y, (1.6e9,), (None,))])
     def test_what_is_encoded_comes_back(self, make):
         y = (2.45e6 + normal(key=1))[:, None]
-        transform = make((1,), (1,)).fit_rows(InMemoryRows(Pairs(self.SECONDS, y)))
+        transform = make((1,), (1,)).fit_rows(Rows.of(Pairs(self.SECONDS, y)))
         z, c = transform.encode_x(self.SECONDS), transform.encode_y(y)
         assert z.dtype == c.dtype == torch.float32
         torch.testing.assert_close(c[:, 0], normal(key=1).float(), atol=0.05, rtol=0.05)

@@ -8,7 +8,7 @@ import torch
 
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
-from csb.problems.rows import InMemoryRows
+from csb.problems.rows import Rows
 from csb.run.compare import build_methods
 from csb.run.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.run.load import Run
@@ -30,7 +30,7 @@ def compared(problem, denoiser, alpha_bar_end):
 
 
 def trained(problem, alpha_bar_end):
-    return new_denoiser(problem, MLP, InMemoryRows(problem.pairs("train", 2000)), alpha_bar_end, 0)
+    return new_denoiser(problem, MLP, Rows.of(problem.pairs("train", 2000)), alpha_bar_end, 0)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_a_problem_without_a_likelihood_is_told():
 def test_one_row_far_out_does_not_set_the_scale_of_a_denoiser(shape):
     x = torch.randn(5000, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = torch.zeros(5000, 1)
-    shift, scale = _shift_and_scale(InMemoryRows(Pairs(x, y)))
+    shift, scale = _shift_and_scale(Rows.of(Pairs(x, y)))
     assert torch.allclose(shift, x.mean(0), atol=1e-12)
     assert abs(scale - 1) < 0.02
     x[0] = 1e6
-    shift, scale = _shift_and_scale(InMemoryRows(Pairs(x, y)))
+    shift, scale = _shift_and_scale(Rows.of(Pairs(x, y)))
     assert abs(scale - 1) < 0.2
     assert shift.abs().max() < 0.2

@@ -1,7 +1,5 @@
 """A matrix that float32 knows to be of rank 2 of 4: DDRM and ΠGDM against the posterior in closed form."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
@@ -14,7 +12,6 @@ LOW = torch.randn(4, 2, generator=seeded(3)) @ torch.randn(2, 6, generator=seede
 GRID = Grid.from_schedule(LinearBeta(1e-4), 100)
 
 
-@dataclass(frozen=True, eq=False)
 class Deficient(LinearGaussian):
     """LinearGaussian with A of rank 2, rounded to float32, and noise too weak to hide that."""
 

@@ -17,7 +17,7 @@ from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.batches import Batch
 from csb.training.module import HalfStepModule, balance
-from csb.training.pairs import InMemory, encoded
+from csb.training.pairs import encoded
 from csb.training.settings import HalfStep, OptimizerSettings
 
 GPU = torch.device("cuda", 0)
@@ -67,7 +67,7 @@ def test_mirrored_states_of_pairs(monkeypatch):
     problem = TwoMoons(n_train=200, transform="reflect")
     rows = problem.rows("train")
     pairs = encoded(problem.make_transform(rows), rows)
-    assert isinstance(pairs, InMemory)
+    assert pairs.in_memory
     own = copy.deepcopy(pairs.transform)
     monkeypatch.setattr("csb.training.pairs.copy.deepcopy", {pairs.transform: own}.get)  # which the mode cannot
     with FakeTensorMode(allow_non_fake_inputs=True):

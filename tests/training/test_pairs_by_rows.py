@@ -13,7 +13,7 @@ from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
 from csb.training.batches import Batches, Draw
 from csb.training.cache import DTYPES, bytes_per_trajectory, capacity, fill
-from csb.training.pairs import InMemory, OnDisk, as_pairs, encoded
+from csb.training.pairs import EncodedPairs, as_pairs, encoded
 from csb.training.regression import ExampleBatches, flow_path
 from csb.training.settings import HalfStep, IPFSettings
 
@@ -34,7 +34,7 @@ def both(request, tmp_path):
         FilePairs(None, x=str(tmp_path / "x.npy"), y=str(tmp_path / "y.npy"), **request.param),
     )
     found = [encoded(p.make_transform(p.rows("train")), p.rows("train")) for p in problems]
-    assert [type(one) for one in found] == [InMemory, OnDisk]
+    assert [one.in_memory for one in found] == [True, False]
     return found
 
 
@@ -66,17 +66,15 @@ class TestBothKindsOfPairs:
     @pytest.mark.parametrize("source", ["forward", "backward"])
     def test_caches(self, both, source):
         exact = make_exact_bridge("full", 1)
-        wide = [OnDiskOrNot(p) for p in both]
+        wide = [widened(p) for p in both]
         a, b = (fill(exact.bridge, source, Likelihood(), p, 300, (0, 1, 0, 0)) for p in wide)
         assert torch.equal(a.states, b.states)
 
 
-class OnDiskOrNot(InMemory):
-    """Its pairs with observations of two numbers, for a bridge of two."""
-
-    def __init__(self, pairs):
-        z, c = pairs.rows(torch.arange(len(pairs)), seeded(0))
-        super().__init__(z, c.repeat(1, 2))
+def widened(pairs):
+    """The pairs with observations of two numbers, for a bridge of two."""
+    z, c = pairs.rows(torch.arange(len(pairs)), seeded(0))
+    return EncodedPairs.of(z, c.repeat(1, 2))
 
 
 def test_what_counts_as_pairs():

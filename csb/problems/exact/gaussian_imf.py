@@ -58,7 +58,7 @@ def _projected(ends: AffineGaussian, reference: Reference, k: int, backward: boo
 
 
 def exact_imf(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int) -> list[HalfStep]:
-    """The exact half-steps of bridge matching: backward, forward, …; arguments and errors as those of ``exact_ipf``."""
+    """The exact half-steps of bridge matching: backward, forward, …; arguments as those of ``exact_ipf``."""
     reference = Reference(grid)
 
     def fit(start: AffineGaussian, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:

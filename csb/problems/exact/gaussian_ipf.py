@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_int, is_one_of
 from csb.process import Grid, Reference, psd_solve
 
 
@@ -95,17 +94,6 @@ OBJECTIVES: dict[str, Projection] = {
 }
 
 
-def _half_step(
-    start: AffineGaussian, path: list[AffineKernel], betas: list[float], project: Projection
-) -> list[AffineKernel]:
-    """The kernels back along a path, in the order of the path's own steps."""
-    law, kernels = start, []
-    for kernel, beta in zip(path, betas):
-        kernels.append(project(kernel, law, beta))
-        law = kernel.push(law)
-    return kernels
-
-
 def _run(start: AffineGaussian, path: list[AffineKernel]) -> AffineGaussian:
     """The law at the end of a path."""
     for kernel in path:
@@ -134,17 +122,15 @@ def exact_ipf(
 
     Returns:
         2L half-steps.
-
-    Raises:
-        CSBError: unknown objective, L < 1, or shapes that do not fit.
     """
-    if not is_one_of(objective, OBJECTIVES):
-        raise CSBError(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
     project, betas = OBJECTIVES[objective], grid.beta[1:].tolist()
 
     def fit(start: AffineGaussian, path: list[AffineKernel], backward: bool) -> list[AffineKernel]:
-        along = betas if backward else betas[::-1]
-        return _half_step(start, path, along, project)
+        law, kernels = start, []
+        for kernel, beta in zip(path, betas if backward else betas[::-1]):
+            kernels.append(project(kernel, law, beta))
+            law = kernel.push(law)
+        return kernels
 
     return alternate(grid, G, g, C, iterations, fit)
 
@@ -153,12 +139,13 @@ Fit = Callable[[AffineGaussian, list[AffineKernel], bool], list[AffineKernel]]
 
 
 def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit: Fit) -> list[HalfStep]:
-    """Half-steps from the reference process on: backward, forward, …; arguments and errors as of :func:`exact_ipf`.
+    """Half-steps from the reference process on: backward, forward, …; arguments as of :func:`exact_ipf`.
 
     ``fit(start, path, backward)`` gives the kernels back along a path of kernels that starts at a law, in the path's
     order: a backward half-step's path starts at the data, a forward one's at N(0, I).
     """
-    data, noise = _ends(G, g, C, iterations)
+    data = AffineGaussian(G.double(), g.double(), C.double())
+    noise = AffineGaussian(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(len(g), dtype=torch.float64))
     forward, steps = reference_kernels(grid, len(g), G.shape[1]), []
     for _ in range(iterations):
         backward = fit(data, forward, True)
@@ -166,17 +153,3 @@ def alternate(grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, fit:
         forward = fit(noise, backward[::-1], False)[::-1]
         steps.append(HalfStep("forward", tuple(forward), _run(data, forward)))
     return steps
-
-
-def _ends(G: Tensor, g: Tensor, C: Tensor, iterations: int) -> tuple[AffineGaussian, AffineGaussian]:
-    """p(x_0 | y) = N(G y + g, C) and N(0, I) as laws, the arguments checked."""
-    if not is_int(iterations) or iterations < 1:
-        raise CSBError(f"iterations={iterations!r} is not a number of iterations; pass an integer of at least 1")
-    d = len(g) if g.ndim == 1 else 0
-    if d == 0 or G.ndim != 2 or len(G) != d or C.shape != (d, d):
-        raise CSBError(
-            f"shapes G {tuple(G.shape)}, g {tuple(g.shape)}, C {tuple(C.shape)}; expected (d, m), (d,), (d, d)"
-        )
-    data = AffineGaussian(G.double(), g.double(), C.double())
-    noise = AffineGaussian(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(d, dtype=torch.float64))
-    return data, noise

@@ -41,13 +41,12 @@ class Mixture:
 
     def __post_init__(self) -> None:
         K, d = self.means.shape
-        if self.weights.shape != (K,) or self.covs.shape not in ((K, d, d), (1, d, d)):
+        fits = self.weights.shape == (K,) and self.covs.shape in ((K, d, d), (1, d, d))
+        if not fits or not bool((self.weights >= 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-9:
             raise CSBError(
                 f"a mixture of {K} components in {d} dimensions has weights {tuple(self.weights.shape)} and covs "
-                f"{tuple(self.covs.shape)}; expected ({K},) and ({K} or 1, {d}, {d})"
+                f"{tuple(self.covs.shape)}; expected ({K},), at least 0, that sum to 1, and ({K} or 1, {d}, {d})"
             )
-        if not bool((self.weights >= 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-9:
-            raise CSBError("the weights of a mixture must be at least 0 and sum to 1; normalise them")
 
     @classmethod
     def isotropic(cls, d: int, var: float) -> "Mixture":

@@ -5,13 +5,11 @@ B = .01 + .15(1 + erf(x_2/√2)), x ~ N(0, I). The posterior is known by quadrat
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from csb.problems.base import AdditiveNoise, Posterior, Simulated, register
-from csb.problems.standardise import Standardise
 
 _VAR = 1e-3
 _REACH = 8.0  # the prior beyond ±8 holds 1e-15 of the mass
@@ -82,38 +80,20 @@ class GridPosterior(Posterior):
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class BOD(Simulated, AdditiveNoise):
     """x in ℝ², standard normal; y in ℝ⁵."""
 
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
-
     name = "bod"
+    x_shape = (2,)
+    y_shape = (5,)
+    noise_std = math.sqrt(_VAR)
     has_exact_posterior = True
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (2,)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (5,)
-
-    @property
-    def noise_std(self) -> float:
-        return math.sqrt(_VAR)
 
     def forward(self, x: Tensor) -> Tensor:
         return curve(x)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, 2, dtype=torch.float32, generator=generator)
-
-    def new_transform(self) -> Standardise:
-        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GridPosterior:
         return GridPosterior(self.check_observation(y))

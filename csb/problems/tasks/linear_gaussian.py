@@ -6,14 +6,15 @@ A = U diag(s) Vᵀ with U, V random orthogonal and s in geometric progression fr
 C, σ²/(σ² + s²), away from the coordinate axes, so that the coordinates of x | y are correlated.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from csb.problems.base import LinearProblem, Posterior, Simulated, register, require_at_least, require_dimensions
+from csb.problems.base import LinearProblem, Posterior, Simulated, register
 from csb.problems.operators import Matrix, random_orthogonal
+from csb.problems.specs import Dimension, Spread
 from csb.problems.transform import Identity
 from csb.process import Stream, psd_cholesky, seeded
 
@@ -30,32 +31,20 @@ class GaussianPosterior(Posterior):
         return (self._mean + noise @ self._factor.T).float()
 
 
-@register
-@dataclass(frozen=True, eq=False)
-class LinearGaussian(Simulated, LinearProblem):
-    """x in ℝ^dx, y in ℝ^dy.
+class LinearVectors(Simulated, LinearProblem):
+    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy.
 
     Args:
-        dx, dy: dimensions, at least 1.
-        noise: σ > 0.
+        dx, dy: dimensions.
+        noise: σ, the standard deviation of the noise.
         n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A.
     """
 
-    dx: int = 5
-    dy: int = 5
-    noise: float = 0.5
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
+    dx: Dimension = 5
+    dy: Dimension = 5
+    noise: Spread = 0.5
 
-    name = "linear_gaussian"
-    has_exact_posterior = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_dimensions(dx=self.dx, dy=self.dy)
-        require_at_least("noise", self.noise, 0, strictly=True)
+    A: ClassVar[Tensor]  # (dy, dx), float64
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -64,6 +53,22 @@ class LinearGaussian(Simulated, LinearProblem):
     @property
     def y_shape(self) -> tuple[int, ...]:
         return (self.dy,)
+
+    @property
+    def operator(self) -> Matrix:
+        return Matrix(self.A)
+
+    @property
+    def noise_std(self) -> float:
+        return self.noise
+
+
+@register
+class LinearGaussian(LinearVectors):
+    """x ~ N(0, I)."""
+
+    name = "linear_gaussian"
+    has_exact_posterior = True
 
     @cached_property
     def A(self) -> Tensor:
@@ -89,14 +94,6 @@ class LinearGaussian(Simulated, LinearProblem):
         if self.dy >= self.dx:
             return self.C @ self.A.T / self.noise**2
         return torch.linalg.solve(self.A @ self.A.T + self.noise**2 * torch.eye(self.dy).double(), self.A).T
-
-    @property
-    def operator(self) -> Matrix:
-        return Matrix(self.A)
-
-    @property
-    def noise_std(self) -> float:
-        return self.noise
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.dx, dtype=torch.float32, generator=generator)

@@ -5,21 +5,20 @@ state is the same of the diffused mixture (:mod:`csb.problems.exact.mixture`).
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.problems.base import Simulated, register, require_at_least, require_dimensions
+from csb.problems.base import ClassProblem, Simulated, register
 from csb.problems.exact.mixture import Mixture
-from csb.problems.standardise import Standardise
-from csb.problems.tasks.class_problem import ClassProblem
+from csb.problems.specs import Dimension, Spread
 from csb.problems.tasks.linear_gaussian import GaussianPosterior
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class MixtureClass(Simulated, ClassProblem):
     """x in ℝ² from one of several Gaussians on a circle, which overlap; y is which, one-hot.
 
@@ -27,30 +26,17 @@ class MixtureClass(Simulated, ClassProblem):
     variances 1 along the radius and ¼ across.
 
     Args:
-        components: at least 2.
-        radius: of the circle, > 0.
+        components: how many.
+        radius: of the circle.
         n_train, n_val, n_test, seed: as in :class:`Simulated`.
     """
 
-    components: int = 4
-    radius: float = 1.5
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
+    components: Annotated[Dimension, Field(ge=2)] = 4
+    radius: Spread = 1.5
 
     name = "mixture_class"
+    x_shape = (2,)
     has_exact_posterior = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_dimensions(components=self.components)
-        require_at_least("components", self.components, 2)
-        require_at_least("radius", self.radius, 0, strictly=True)
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (2,)
 
     @property
     def classes(self) -> int:
@@ -76,9 +62,6 @@ class MixtureClass(Simulated, ClassProblem):
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         chance = self.log_probabilities(x).exp()
         return self.one_hot(torch.multinomial(chance, 1, generator=generator)[:, 0])
-
-    def new_transform(self) -> Standardise:
-        return Standardise(self.x_shape, self.y_shape)
 
     def posterior(self, y: Tensor) -> GaussianPosterior:
         c = self.class_of(y)

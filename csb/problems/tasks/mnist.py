@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 from csb.problems.tasks.mnist_sources import from_torchvision, from_wheel
 
 log = logging.getLogger(__name__)
@@ -39,24 +39,21 @@ def raw_folder(root: str | Path) -> Path:
     return Path(root) / "MNIST" / "raw"
 
 
-def _wrong(folder: Path, md5: dict[str, str]) -> list[str]:
-    """What is wrong with the files of a folder: "NAME is missing" or "NAME has MD5 …, not …"."""
-    problems = []
+def _fault(folder: Path, md5: dict[str, str]) -> str:
+    """What is wrong with the first bad file of a folder: "NAME is missing" or "NAME has MD5 …, not …"; "" for none."""
     for name, expected in md5.items():
         try:
             found = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
         except OSError:
-            problems.append(f"{name} is missing")
-            continue
+            return f"{name} is missing"
         if found != expected:
-            problems.append(f"{name} has MD5 {found}, not {expected}")
-    return problems
+            return f"{name} has MD5 {found}, not {expected}"
+    return ""
 
 
 def has_mnist(root: str | Path) -> bool:
     """Whether the folder holds all files of MNIST, whole."""
-    raw = raw_folder(root)
-    return all((raw / name).is_file() for name in MD5) and not _wrong(raw, MD5)
+    return not _fault(raw_folder(root), MD5)
 
 
 def prepare_mnist(root: str | Path, sources: Sequence[Source] | None = None, md5: dict[str, str] | None = None) -> None:
@@ -72,25 +69,23 @@ def prepare_mnist(root: str | Path, sources: Sequence[Source] | None = None, md5
         CSBError: no source gave intact files, or the folder cannot be written.
     """
     raw, md5 = raw_folder(root), MD5 if md5 is None else md5
-    wrong = _wrong(raw, md5)
-    if not wrong:
+    if not (fault := _fault(raw, md5)):
         return
-    reasons = [f"in place: {wrong[0]}"]
+    reasons = [f"in place: {fault}"]
     for source in SOURCES if sources is None else sources:
         log.info("MNIST is not in %s; trying %s", raw, source.__name__)
-        reason = _try(source, raw, md5)
-        if reason is None:
+        if not (fault := _try(source, raw, md5)):
             log.info("MNIST fetched into %s", raw)
             return
-        reasons.append(f"{source.__name__}: {reason}")
+        reasons.append(f"{source.__name__}: {fault}")
     raise CSBError(
         f"MNIST is not available: put the four uncompressed files {', '.join(md5)} into {raw} (or set the problem's "
         f"root to the folder that holds MNIST/raw). Tried {'; '.join(reasons)}"
     )
 
 
-def _try(source: Source, raw: Path, md5: dict[str, str]) -> str | None:
-    """Runs one source; None on success, else one line that says why not."""
+def _try(source: Source, raw: Path, md5: dict[str, str]) -> str:
+    """Runs one source; "" on success, else one line that says why not."""
     try:
         raw.mkdir(parents=True, exist_ok=True)
         work = tempfile.TemporaryDirectory(dir=raw, prefix=".fetch-")
@@ -102,28 +97,18 @@ def _try(source: Source, raw: Path, md5: dict[str, str]) -> str | None:
         try:
             found = source(Path(folder))
         except Exception as error:  # whatever a source does, the next one is tried, and the reason is reported
-            return " ".join(str(error).split())[:200] or type(error).__name__
-        wrong = _wrong(found, md5)
-        if wrong:
-            return wrong[0]
-        for name in md5:
-            os.replace(found / name, raw / name)
-    return None
+            return in_one_line(error)
+        if not (fault := _fault(found, md5)):
+            for name in md5:
+                os.replace(found / name, raw / name)
+        return fault
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """One IDX file of unsigned bytes. CSBError where it is missing or not such a file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CSBError(f"{path} cannot be read ({error.strerror}); run prepare() or put the file there") from None
-    if len(data) >= 4 and data[:3] == b"\x00\x00\x08":
-        start = 4 + 4 * data[3]
-        if len(data) >= start:
-            shape = struct.unpack(f">{data[3]}I", data[4:start])
-            if len(data) - start == int(np.prod(shape)):
-                return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-    raise CSBError(f"{path} is not an IDX file of unsigned bytes; delete it, and run prepare() to fetch it again")
+    """One IDX file of unsigned bytes."""
+    data = path.read_bytes()
+    start = 4 + 4 * data[3]
+    return np.frombuffer(data, np.uint8, offset=start).reshape(struct.unpack(f">{data[3]}I", data[4:start]))
 
 
 def load_mnist(root: str | Path) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,13 +1,20 @@
-"""What the problems on MNIST have in common: 28×28 digits in [0, 1] and their splits."""
+"""The problems on MNIST: 28×28 digits in [0, 1], their splits, and what is seen of them."""
 
 from functools import cached_property
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import BLOCK, Pairs, Posterior, Problem, check_request, in_blocks
+from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, check_request, in_blocks, register
+from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
+from csb.problems.specs import Noise, Spread
 from csb.problems.tasks.mnist import load_mnist, prepare_mnist
+from csb.problems.tasks.moving_hole import MovingHole
+from csb.problems.transform import Hole, PixelRange, Transform
+from csb.schema import OneOf, Whole
 
 _VAL = 5_000
 
@@ -16,21 +23,16 @@ class MnistProblem(Problem):
     """x (1, 28, 28) in [0, 1] (value/255), digits as labels.
 
     Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
-    Subclasses are dataclasses with the field root, the folder that holds (or will hold) MNIST/raw.
+
+    Args:
+        root: the folder that holds (or will hold) MNIST/raw.
     """
 
-    root: str
+    root: str = "data"
+
     is_digit = True
     shared_prior = "mnist"
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (1, 28, 28)
-
-    @property
-    def noise_seed(self) -> int:
-        """The seed of what is random in the observations, which are frozen."""
-        return 0
+    x_shape = y_shape = (1, 28, 28)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -51,17 +53,16 @@ class MnistProblem(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split."""
-        n = check_request(split, n)
+        n = check_request(split, n, lambda split: len(self._splits[split][0]))
         images, labels = self._splits[split]
-        if n is not None and n > len(images):
-            raise CSBError(f"n={n} pairs are more than the {len(images)} of the split {split!r}; ask for fewer")
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             part = slice(start, start + BLOCK)
             x = images[part, None].float() / 255
             return Pairs(x, self._observed(x, labels[part], generator), labels[part])
 
-        return in_blocks(self.noise_seed, split, len(images) if n is None else n, block)
+        frozen = getattr(self, "seed", 0)  # of what is random in the observations
+        return in_blocks(frozen, split, len(images) if n is None else n, block)
 
     def first(self, split: str, n: int) -> Pairs:
         """As in :class:`Problem`; the files of a split are counted, which ``sizes`` takes for the published ones."""
@@ -75,6 +76,142 @@ class MnistProblem(Problem):
         """Pixels clamped to [0, 1]."""
         return x.clamp(0, 1)
 
-    def posterior(self, y: Tensor) -> Posterior:
-        """CSBError: p(x | y) of images is not known."""
-        raise CSBError(f"the exact posterior of {self.name} is not known; use metrics that need none")
+    def new_transform(self) -> Transform:
+        return PixelRange(self.x_shape, self.y_shape)
+
+
+@register
+class MnistClass(MnistProblem, ClassProblem):
+    """y = the digit's label as a one-hot vector (10,): class-conditional generation (Wu et al. 2023, §5.2)."""
+
+    name = "mnist_class"
+    classes = 10
+    y_shape = (10,)
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """CSBError: labels were given by people and come with the data."""
+        raise CSBError(f"{self.name} has no y but the labels of MNIST: none can be drawn for another x; use pairs()")
+
+    def _observed(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return self.one_hot(labels)
+
+
+class NoisyMnist(MnistProblem, LinearProblem):
+    """y = A x + N(0, noise²).
+
+    Args:
+        noise: standard deviation on the scale of pixels in [0, 1].
+        seed: of the noise, which is frozen for each split.
+    """
+
+    last: ClassVar[tuple[str, ...]] = ("noise", "seed")
+    noise: Noise = 0.1
+    seed: Whole = 0
+
+    @property
+    def noise_std(self) -> float:
+        return self.noise
+
+
+@register
+class MnistDeblur(NoisyMnist):
+    """y = x blurred by a Gaussian, black beyond the edge, and noise, (1, 28, 28).
+
+    Args:
+        blur: standard deviation of the blur, pixels.
+    """
+
+    blur: Spread = 2.0
+
+    name = "mnist_deblur"
+
+    @property
+    def operator(self) -> Blur:
+        return Blur(self.x_shape, self.blur)
+
+
+@register
+class MnistSuperres(NoisyMnist):
+    """y = means of factor × factor blocks of x, and noise, (1, 28/factor, 28/factor).
+
+    Args:
+        factor: a divisor of 28.
+    """
+
+    factor: Annotated[int, OneOf((2, 4, 7, 14, 28))] = 4
+
+    name = "mnist_superres"
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (1, 28 // self.factor, 28 // self.factor)
+
+    @property
+    def operator(self) -> AveragePool:
+        return AveragePool(self.x_shape, self.factor)
+
+
+@register
+class MnistInpaint(MnistProblem, LinearProblem):
+    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.transform.Hole`).
+
+    Args:
+        hole: the side of the centred hole, pixels.
+    """
+
+    hole: Annotated[int, Field(ge=2, le=28, multiple_of=2)] = 14
+
+    name = "mnist_inpaint"
+    noise_std = 0.0
+
+    @property
+    def box(self) -> Box:
+        """(top, left, height, width) of the hole."""
+        start = (28 - self.hole) // 2
+        return (start, start, self.hole, self.hole)
+
+    @property
+    def operator(self) -> InpaintBox:
+        return InpaintBox(self.x_shape, self.box)
+
+    def impose(self, x: Tensor, y: Tensor) -> Tensor:
+        """The known pixels are y's, the others clamped to [0, 1]."""
+        mask = self.operator.mask.to(x)
+        return mask * y + (1 - mask) * x.clamp(0, 1)
+
+    def new_transform(self) -> Hole:
+        return Hole(self.x_shape, self.box)
+
+
+@register
+class MnistInpaintAnywhere(MnistProblem):
+    """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
+
+    Each pair's hole has an integer position, uniform over all that lie in the image; there is no noise. The bridge runs
+    over the hole (:class:`csb.problems.tasks.moving_hole.MovingHole`), one for all places.
+
+    Args:
+        hole: the side of the hole, pixels.
+        seed: of the positions, which are frozen for each split.
+    """
+
+    hole: Annotated[int, Field(ge=2, le=26, multiple_of=2)] = 14
+    seed: Whole = 0
+
+    name = "mnist_inpaint_anywhere"
+    y_shape = (2, 28, 28)
+
+    @cached_property
+    def _holes(self) -> MovingHole:
+        return self.new_transform()
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        corners = torch.randint(29 - self.hole, (2, len(x)), generator=generator, device=generator.device)
+        return self._holes.observe(x, *corners.to(x.device))
+
+    def impose(self, x: Tensor, y: Tensor) -> Tensor:
+        """The known pixels are y's, the others clamped to [0, 1]."""
+        return torch.where(self._holes.unknown(y), x.clamp(0, 1), y[:, :1])
+
+    def new_transform(self) -> MovingHole:
+        return MovingHole(self.x_shape, self.hole)

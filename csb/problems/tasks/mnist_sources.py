@@ -50,10 +50,7 @@ def run_within(command: Sequence[str], seconds: float, more: Callable[[], float]
             try:
                 _, errors = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
-                extra = more() if more else 0.0
-                if extra <= 0:
-                    raise
-                _, errors = process.communicate(timeout=extra)
+                _, errors = process.communicate(timeout=more() if more else 0)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"no answer within {time.monotonic() - start:.0f} s") from None
         finally:
@@ -111,17 +108,16 @@ def write_idx(folder: Path, splits: Any) -> None:
     The original training set is train followed by validation.
     """
     (x_train, y_train), (x_valid, y_valid), (x_test, y_test) = splits
-    _write(folder / "train-images-idx3-ubyte", [_pixels(x_train), _pixels(x_valid)])
-    _write(folder / "train-labels-idx1-ubyte", [y_train, y_valid])
-    _write(folder / "t10k-images-idx3-ubyte", [_pixels(x_test)])
-    _write(folder / "t10k-labels-idx1-ubyte", [y_test])
+    for name, parts in {
+        "train-images-idx3-ubyte": [_pixels(x_train), _pixels(x_valid)],
+        "train-labels-idx1-ubyte": [y_train, y_valid],
+        "t10k-images-idx3-ubyte": [_pixels(x_test)],
+        "t10k-labels-idx1-ubyte": [y_test],
+    }.items():
+        data = np.concatenate(parts).astype(np.uint8)
+        header = struct.pack(f">BBBB{data.ndim}I", 0, 0, 8, data.ndim, *data.shape)
+        (folder / name).write_bytes(header + data.tobytes())
 
 
 def _pixels(values: np.ndarray) -> np.ndarray:
     return np.rint(values * 256).astype(np.uint8).reshape(-1, 28, 28)
-
-
-def _write(path: Path, parts: Sequence[np.ndarray]) -> None:
-    data = np.concatenate(parts).astype(np.uint8)
-    header = struct.pack(f">BBBB{data.ndim}I", 0, 0, 8, data.ndim, *data.shape)
-    path.write_bytes(header + data.tobytes())

@@ -5,11 +5,14 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError
-from csb.problems.transform import SYMMETRIC, Transform, register_transform
+from csb.problems.operators import Image
+from csb.problems.specs import checked
+from csb.problems.transform import PixelRange, register_transform
+from csb.schema import Count
 
 
 @register_transform
-class MovingHole(Transform):
+class MovingHole(PixelRange):
     """The bridge runs over the hole, and sees the image from there: one bridge for all positions.
 
     An observation y (C + 1, H, W) is the image with 0 in the hole, and a last channel that is 1 at the known pixels and
@@ -22,16 +25,18 @@ class MovingHole(Transform):
 
     Args:
         x_shape: (C, H, W).
-        hole: the side of the hole in pixels, from 1 to below the smaller of H and W.
+        hole: the side of the hole in pixels, below the smaller of H and W.
     """
 
     name = "moving_hole"
 
-    def __init__(self, x_shape: tuple[int, ...], hole: int) -> None:
-        if len(x_shape) != 3 or not 1 <= hole < min(x_shape[1:]):
+    @checked
+    def __init__(self, x_shape: Image, hole: Count) -> None:
+        if hole >= min(x_shape[1:]):
             raise CSBError(f"hole={hole} does not move in an image of shape {tuple(x_shape)}; give one that is smaller")
         C, H, W = x_shape
-        super().__init__(x_shape, (C + 1, H, W), z_shape=(C, hole, hole), c_shape=(C, 2 * H - hole, 2 * W - hole))
+        super().__init__(x_shape, (C + 1, H, W))
+        self.z_shape, self.c_shape = (C, hole, hole), (C, 2 * H - hole, 2 * W - hole)
         self.hole = hole
 
     def observe(self, x: Tensor, top: Tensor, left: Tensor) -> Tensor:
@@ -50,9 +55,6 @@ class MovingHole(Transform):
                 "pixels; give 0 in the hole and 1 elsewhere"
             )
         return top, left
-
-    def y_range(self) -> tuple[Tensor, Tensor]:
-        return SYMMETRIC
 
     def unknown(self, y: Tensor) -> Tensor:
         return (y[:, -1:] == 0).expand(-1, self.x_shape[0], -1, -1)

@@ -10,15 +10,16 @@ box is symmetric under (x_1, x_2) ↦ (−x_2, −x_1).
 """
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import Posterior, register
-from csb.problems.bounded import Bounded
+from csb.problems.bounded import KINDS, Bounded
 from csb.problems.support import Support
+from csb.schema import OneOf
 
 _ROUNDS = 2000
 _BATCH = 4096
@@ -65,35 +66,15 @@ class TwoMoonsPosterior(Posterior):
 
 
 @register
-@dataclass(frozen=True, eq=False)
 class TwoMoons(Bounded):
-    """x and y in ℝ².
+    """x in [−1, 1]², y in ℝ²."""
 
-    Args:
-        transform: "standardise" (samples may leave [−1, 1]²), "reflect" or "probit"; see :mod:`csb.problems.bounded`.
-        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
-    """
-
-    n_train: int = 100_000
-    n_val: int = 10_000
-    n_test: int = 10_000
-    seed: int = 0
-    transform: str = "standardise"
+    transform: Annotated[str, OneOf(KINDS)] = "standardise"
 
     name = "two_moons"
+    x_shape = y_shape = (2,)
+    support = Support((-1.0, -1.0), (1.0, 1.0))
     has_exact_posterior = True
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        return (2,)
-
-    @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (2,)
-
-    @property
-    def support(self) -> Support:
-        return Support((-1.0, -1.0), (1.0, 1.0))
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return 2 * torch.rand(n, 2, dtype=torch.float32, generator=generator) - 1

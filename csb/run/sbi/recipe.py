@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from csb.errors import CSBError, require_int
 from csb.files import write_atomically
-from csb.problems.pairs_file import LEAST
+from csb.problems.sources import LEAST
 from csb.run import cli
 from csb.run.dataset import configured, require_free
 from csb.run.load import load_run
