@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Likelihood, Target
-from csb.bridge.skipping import hops
+from csb.bridge.skipping import planned_calls
 from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.batches import Batch
@@ -50,7 +50,7 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
     transform = {"name": "identity", "x_shape": [d], "y_shape": [2]}
     bridge = build_bridge(BridgeSpec([1.0, 0.7, 0.4, 0.1], transform, part, part), 0)
     module = HalfStepModule(bridge, HalfStep(2, 2, direction, 10), Likelihood(), OptimizerSettings())
-    moves = hops(bridge.grid, direction)  # of numbers, on the CPU
+    moves = planned_calls(bridge.grid, direction)  # of numbers, on the CPU
     monkeypatch.setattr("csb.bridge.bridge.planned_calls", lambda *_: moves)
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_gpu(module)
