@@ -59,11 +59,11 @@ class Bridge(Float32Module):
         self.transform = transform
 
     def kernel(self, direction: Direction) -> Kernel:
-        """The kernels of one direction."""
+        """Return the kernels of one direction."""
         return self.backward_kernel if direction == "backward" else self.forward_kernel
 
     def set_kernel(self, direction: Direction, kernel: Kernel) -> None:
-        """Puts other kernels in place of those of one direction."""
+        """Put other kernels in place of those of one direction."""
         setattr(self, f"{direction}_kernel", kernel)
 
     @property
@@ -83,7 +83,7 @@ class Bridge(Float32Module):
         sample_steps: int | None = None,
         progress: bool = False,
     ) -> Samples:
-        """Posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps.
+        """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps.
 
         The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size.
 
@@ -105,7 +105,8 @@ class Bridge(Float32Module):
 
         Raises:
             CSBError: y not made of numbers, of another shape or not finite, or so far out that the states are not
-                finite; n, batch_size, refine or sample_steps out of range; skips that the kernels do not allow.
+                finite; n, batch_size, refine or sample_steps out of range, or too large for the memory; skips that the
+                kernels do not allow.
         """
         timesteps = self.timesteps(n, batch_size, refine, sample_steps)
         n, batch_size, refine = int(n), int(batch_size), int(refine)
@@ -140,7 +141,7 @@ class Bridge(Float32Module):
         batch_size: int = 1024,
         with_info: bool = False,
     ) -> Tensor | Any:
-        """Estimates of log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
+        """Estimate log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
 
         Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
         (:mod:`csb.bridge.density`). A probability-flow ODE would not do. It takes a score or drift at every instant,
@@ -188,7 +189,7 @@ class Bridge(Float32Module):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The bridge in evaluation mode, without gradients, at its precision; its mode is restored afterwards."""
+        """Put the bridge in evaluation mode, without gradients, at its precision; its mode is restored afterwards."""
         training = self.training
         if training:  # a loaded bridge is not, and is spared two walks through all of its modules
             self.eval()
@@ -200,7 +201,7 @@ class Bridge(Float32Module):
                 self.train()
 
     def timesteps(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
-        """The states that a pass visits, by k, ascending. CSBError for numbers out of range, here and beside them."""
+        """Return the states that a pass visits, by k, ascending. CSBError for numbers out of range."""
         for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
             require_int(name, value, low)
         T = self.grid.T
@@ -212,7 +213,7 @@ class Bridge(Float32Module):
         return timesteps
 
     def contexts(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
-        """The contexts of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
+        """Return the contexts of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
         kernel = self.kernel(direction)
         return joined([kernel.encode(part) for part in c.split(batch)])
 
@@ -226,7 +227,7 @@ class Bridge(Float32Module):
         timesteps: list[int] | None = None,
         after: Callable[[Transition], object] = lambda law: None,
     ) -> Iterator[Tensor]:
-        """The states that follow z in one direction, one after the other.
+        """Yield the states that follow z in one direction, one after the other.
 
         Args:
             direction: of the kernels.

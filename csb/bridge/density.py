@@ -65,9 +65,9 @@ class DensityInfo:
 def check_points(
     x: Numbers, transform: Transform, observations: int, single: bool, device: torch.device
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """x as (B, m, *x_shape), in its dtype as data, on the device, and the shape of the answer.
+    """Return x as (B, m, *x_shape), in its dtype as data, on the device, and the shape of the answer.
 
-    Raises CSBError where x is not made of numbers, does not go with the B observations, is empty or not finite.
+    CSBError where x is not made of numbers, does not go with the B observations, is empty or not finite.
     """
     shape = transform.x_shape
     x = as_floats("x", x, shape, device, transform.dtype_of("x"), transform.any_units)
@@ -89,7 +89,7 @@ def check_points(
 def estimate(
     bridge: "Bridge", x: Tensor, y: Tensor, n: int, noise: Noise, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, str]:
-    """Log-densities of points x (B, m, *x_shape), with their ESS and standard error, all (B, m); and the proposal."""
+    """Estimate log-densities of points x (B, m, *x_shape), their ESS and errors, all (B, m); and the proposal."""
     B, m = x.shape[:2]
     copies = x.flatten(0, 1).repeat_interleave(n, 0)
     uniform = noise.uniform(m * n, *bridge.transform.z_shape)

@@ -22,13 +22,13 @@ MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operat
 
 
 def automatic_covariance(z_shape: tuple[int, ...]) -> str:
-    """The covariance that suits states of this shape: "mixture" to 4 coordinates, "full" to 64, "low_rank" beyond."""
+    """Return what suits states of this shape: "mixture" to 4 coordinates, "full" to 64, "low_rank" beyond."""
     d = math.prod(z_shape)
     return "mixture" if d <= FEW else "full" if d <= MAX_FULL else "low_rank"
 
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
-    """Output heads of the state's shape that a kernel needs: the means, then what its covariance and weights take."""
+    """Count the heads of the state's shape that a kernel needs: the means, then what covariance and weights take."""
     d = math.prod(z_shape)
     if covariance in ("full", "mixture") and d > MAX_FULL:
         raise CSBError(f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
@@ -99,7 +99,7 @@ class Kernel(Float32Module):
         return self.network.encode(c)
 
     def forward(self, x: Tensor, k: Tensor, context: Tensor) -> Transition:
-        """The law of the next state.
+        """Return the law of the next state.
 
         Args:
             x: (B, *z_shape), the state at k (backward) or k − 1 (forward).

@@ -72,9 +72,9 @@ def as_floats(
     dtype: torch.dtype = torch.float32,
     any_units: bool = False,
 ) -> Tensor:
-    """Numbers as a tensor of a dtype on the device; ``shape`` is that of one item.
+    """Return numbers as a tensor of a dtype on the device; ``shape`` is that of one item.
 
-    Raises CSBError as :func:`csb.numbers.as_numbers`, and for integers where one item is an image (C, H, W), unless
+    CSBError as :func:`csb.numbers.as_numbers`, and for integers where one item is an image (C, H, W), unless
     images of ``any_units`` are meant, as they were trained on: they may count in 0..255 or in 0..1.
     """
     tensor = as_numbers(name, value)
@@ -86,7 +86,7 @@ def as_floats(
 
 
 def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
-    """y as a batch (B, *shape), and whether it was a single observation; None where it is neither.
+    """Return y as a batch (B, *shape), and whether it was a single observation; None where it is neither.
 
     Of observations (1,) a bare number is one and (B,) are B, but (1,) is one.
     """
@@ -104,9 +104,9 @@ def check_observations(
     dtype: torch.dtype = torch.float32,
     any_units: bool = False,
 ) -> tuple[Tensor, bool]:
-    """y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
+    """Return y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
 
-    Raises CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
+    CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
     """
     y = as_floats("y", y, shape, device, dtype, any_units)
     if (found := batched(y, shape)) is None:
@@ -118,7 +118,7 @@ def check_observations(
 
 
 def warn_far(transform: Transform, y: Tensor) -> None:
-    """One warning where checked observations lie far outside what training saw."""
+    """Warn once where checked observations lie far outside what training saw."""
     if len(far := transform.is_far(y).nonzero()):
         logger.warning(
             "%d of %d observations lie far outside those of the training, the first is number %d: what is drawn there "
@@ -128,7 +128,7 @@ def warn_far(transform: Transform, y: Tensor) -> None:
 
 
 def require_finite(name: str, values: Tensor, remedy: str = "check the values and units of y") -> None:
-    """CSBError that names the first observation of values (B, …) that are not finite."""
+    """Raise CSBError that names the first observation of values (B, …) that are not finite, where there is one."""
     if len(bad := (~torch.isfinite(values)).flatten(1).any(1).nonzero()):
         raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
 
@@ -173,7 +173,7 @@ class Memory(NamedTuple):
 
 
 def memory(device: torch.device) -> Memory | None:
-    """Memory in use: of the CUDA allocator on GPUs, the resident set of the process on Linux; None elsewhere."""
+    """Return memory in use: the CUDA allocator's on GPUs, the process's resident set on Linux; None elsewhere."""
     if device.type == "cuda":
         return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
     with contextlib.suppress(OSError):

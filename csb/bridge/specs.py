@@ -53,7 +53,7 @@ class BridgeSpec(Schema):
 
 
 def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
-    """A bridge with initial weights that are a function of the seed; torch's global generator is left as it was."""
+    """Make a bridge with initial weights that are a function of the seed; torch's global generator is left alone."""
     grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
     transform = build_transform(spec.transform)
 

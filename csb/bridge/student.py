@@ -56,7 +56,7 @@ LAWS = (*(name for name in COVARIANCES if name != "fixed"), GENERATOR)
 
 
 def automatic_law(z_shape: tuple[int, ...]) -> str:
-    """What suits states of this shape: "mixture" for vectors of at most 64 coordinates, else "generator"."""
+    """Return what suits states of this shape: "mixture" for vectors of at most 64 coordinates, else "generator"."""
     return "mixture" if len(z_shape) == 1 and z_shape[0] <= MAX_FULL else GENERATOR
 
 
@@ -121,7 +121,7 @@ class Student(Float32Module, ABC):
         return next(self.parameters()).device
 
     def levels(self, calls: int) -> list[int]:
-        """The states k from which ``calls`` calls start, T first, spaced by :func:`csb.bridge.skipping.timesteps_of`.
+        """Return the states k from which ``calls`` calls start, T first; see :func:`csb.bridge.skipping.timesteps_of`.
 
         CSBError for a number of calls that it is not fitted for.
         """
@@ -131,7 +131,7 @@ class Student(Float32Module, ABC):
         return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
-        """The context of encoded observations c (B, *c_shape), to be reused in every call."""
+        """Return the context of encoded observations c (B, *c_shape), to be reused in every call."""
         return self.network.encode(c)
 
     @abstractmethod
@@ -186,7 +186,7 @@ class Generator(Student):
 
 
 def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Generator:
-    """A distilled sampler with initial weights that are a function of the seed.
+    """Make a distilled sampler with initial weights that are a function of the seed.
 
     CSBError for names, numbers or shapes that do not fit.
     """

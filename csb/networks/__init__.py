@@ -13,7 +13,7 @@ NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "affine": Affine, "unet": UNet
 
 
 def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> Network:
-    """A float32 network from plain data: {"name": one of NETWORKS, **options}.
+    """Make a float32 network from plain data: {"name": one of NETWORKS, **options}.
 
     CSBError for an unknown name, or options that are unknown, missing or out of the range that the network declares.
     """

@@ -135,7 +135,7 @@ class NetworkDenoiser(Denoiser):
 
 
 def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
-    """A denoiser with initial weights that are a function of the seed."""
+    """Make a denoiser with initial weights that are a function of the seed."""
     with initialised(seed):
         return NetworkDenoiser(spec)
 
@@ -245,6 +245,6 @@ CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": Score
 
 
 def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | FlowNetwork:
-    """A model with initial weights that are a function of the seed."""
+    """Make a model with initial weights that are a function of the seed."""
     with initialised(seed):
         return CONDITIONAL[spec.kind](spec)

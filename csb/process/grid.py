@@ -33,7 +33,7 @@ class Grid:
 
     @classmethod
     def from_schedule(cls, schedule: Schedule, T: int) -> "Grid":
-        """ᾱ at τ_k = k/T. CSBError where T is not an integer in 1..MOST_STEPS, or two steps have the same ᾱ."""
+        """Take ᾱ at τ_k = k/T. CSBError where T is not an integer in 1..MOST_STEPS, or two steps have the same ᾱ."""
         require_int("T", T, 1, MOST_STEPS)
         return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
 

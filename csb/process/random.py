@@ -64,7 +64,7 @@ class Stream(IntEnum):
 
 
 def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that is a pure function of (seed, keys): e.g. (seed, half_step, round, step).
+    """Make a generator that is a pure function of (seed, keys): e.g. (seed, half_step, round, step).
 
     Streams of different keys are independent (numpy's SeedSequence hashing), so a resumed run needs no saved RNG state.
     """
@@ -86,7 +86,7 @@ def initialised(seed: int) -> Iterator[None]:
 
 
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise of x's shape, dtype and device, from the generator (which must live on that device)."""
+    """Draw standard normal noise of x's shape, dtype and device, from the generator (on that device)."""
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
@@ -117,11 +117,11 @@ class Noise:
         self.generator, self.observations, self.device = generator, observations, device
 
     def normal(self, n: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers (B·n, *shape), the n rows of an observation side by side."""
+        """Draw standard normal numbers (B·n, *shape), the n rows of an observation side by side."""
         return self._drawn(torch.randn, n, shape, dtype)
 
     def uniform(self, n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""
+        """Draw uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""
         return self._drawn(torch.rand, n, shape, dtype)
 
     def _drawn(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
