@@ -89,7 +89,8 @@ class StudentSpec(Schema):
     @model_validator(mode="after")
     def _has_as_many_steps(self) -> Self:
         if max(self.calls) >= len(self.alpha_bar):
-            raise CSBError(f"calls={self.calls} are more than the bridge's T={len(self.alpha_bar) - 1}; give fewer")
+            T = len(self.alpha_bar) - 1
+            raise CSBError(f"calls={self.calls} is not possible for a bridge of T={T} steps; give numbers in 1..{T}")
         return self
 
 

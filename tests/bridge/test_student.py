@@ -133,7 +133,7 @@ class TestWarmStart:
         ({"law": "fixed"}, "law='fixed' is unknown"),
         ({"calls": []}, r"calls=\[\] is not possible; give a list that is not empty"),
         ({"calls": [1, 1]}, r"calls=\[1, 1\] repeats an entry"),
-        ({"calls": [5]}, r"calls=\[5\] are more than the bridge's T=4; give fewer"),
+        ({"calls": [5]}, r"calls=\[5\] is not possible for a bridge of T=4 steps; give numbers in 1..4"),
         ({"components": 0}, "components=0 is not possible"),
         ({"network": UNET}, "network=unet needs images"),
         ({"law": "generator", "noise": 0}, "noise=0 is not possible"),

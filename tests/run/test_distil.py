@@ -168,7 +168,7 @@ class TestRefusals:
             (["run=nowhere"], "run=nowhere is not a folder; give that of a finished run"),
             (["run=RUN", "stage=bridge"], " is of stage=distil alone; leave it out"),
             (["run=RUN", "problem.transform=probit"], "not of {'name': 'two_moons', 'n_train': 500"),
-            (["run=RUN", "distil.calls=[1,4]"], "each of calls=4 is not possible; give an integer in 1..3"),
+            (["run=RUN", "distil.calls=[1,4]"], "calls=[1, 4] is not possible for a bridge of T=3 steps"),
             (["run=RUN", "distil.calls=2"], "distil.calls=2 is not possible; give a list"),
             (["run=RUN", "distil.law=nope"], "distil.law='nope' is unknown; choose one of auto, diagonal"),
             (["run=RUN", "distil.components=100000"], "components=100000 is not possible; give an integer in 1..4096"),
