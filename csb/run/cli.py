@@ -204,7 +204,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
         if not informs and not _split(arguments)[1]:
             reported(_single(name, arguments, module))()
             return
-        launch = None if informs else check(name, arguments, module.validate)
+        launch = None if informs else check(name, arguments, lambda *given: module.validate(*given))
         main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(module.main))
         main() if launch is None else _sweep(main, launch)
 

@@ -165,7 +165,10 @@ def test_bad_values(tmp_path, argument, message, monkeypatch):
             ["experiment=mnist_inpaint", "problem.hole=13"],
             "problem.hole=13 is not possible; give a multiple of 2",
         ),
-        (["experiment=mnist_inpaint", "network.options.channels=20"], "channels=20 is not a multiple of 8"),
+        (
+            ["experiment=mnist_inpaint", "network.options.channels=20"],
+            "channels=20 is not possible; give a multiple of 8",
+        ),
         (["experiment=mnist_inpaint", "objective.covariance=full"], "covariance=full"),
         (["problem.n_train=100", "ipf.batch_size=512"], "100"),
         (["process=linear", "evaluate=true", "baselines.alpha_bar_end=0.99"], "beta_min=0.1 is outside [0, 0.0101]"),
