@@ -182,8 +182,8 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
             return _unknown(key, part, _names(_inner(node, "propertyNames")))
         if isinstance(value, dict) and part in value:
             key, value, node = f"{key}.{part}", value[part], _inner(node, "additionalProperties")
-        elif isinstance(value, list | tuple) and isinstance(part, int):
-            key, value, node = f"{key}[{part}]", value[part], _inner(node, "items")
+        elif isinstance(value, list | tuple) and isinstance(part, int) and (items := _inner(node, "items")):
+            key, value, node = f"{key}[{part}]", value[part], items
     if cause is not None:
         return f"{key}={shown(value)} {cause}"
     if names := _names(node):

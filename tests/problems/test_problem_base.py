@@ -161,7 +161,7 @@ def test_bad_problem_specs(spec, match):
         ({"name": "os.system"}, "transform 'os.system' is unknown; choose one of hole, identity, "),
         ({"name": "identity", "x_shape": [2]}, "transform.y_shape is missing; give transform.y_shape="),
         ({"name": "identity", "x_shape": [2], "y_shape": 2}, "transform.y_shape=2 is not possible; give a list"),
-        ({"name": "identity", "x_shape": [2.5], "y_shape": [2]}, "x_shape="),
+        ({"name": "identity", "x_shape": [2.5], "y_shape": [2]}, r"x_shape\[0\]=2.5"),
         ({"name": "hole", "x_shape": [1, 8, 8], "box": [0, 0, 4]}, "box="),
     ],
 )
