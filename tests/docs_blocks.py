@@ -180,11 +180,13 @@ class Page:
         if name == "train" and "resume=true" not in arguments:  # a page may show a training that is there already
             self.fresh += 1
             arguments = [*arguments, f"out=fresh/{self.fresh}"]
-        validate = importlib.import_module(COMMANDS[name].module).validate
-        if name == "benchmark":  # a suite would compose every training: tests/run/test_suite.py does
-            cli.check(name, arguments, lambda config, sweep: validate(config, sweep) and None)
+        module = importlib.import_module(COMMANDS[name].module)
+        if name == "sample":
+            cli.checked(name, arguments, module.prepare)
+        elif name == "benchmark":  # a suite would compose every training: tests/run/test_suite.py does
+            cli.check(name, arguments, lambda config, sweep: module.validate(config, sweep) and None)
         else:
-            cli.check(name, arguments, validate)
+            cli.check(name, arguments, module.validate)
 
     @staticmethod
     def _resumed(arguments: list[str]) -> str:

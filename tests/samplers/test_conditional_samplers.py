@@ -112,7 +112,7 @@ class TestBuilders:
                 "method 'nope' of a score is unknown; choose one",
             ),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing 'nope' of a score is"),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 0), "T=0 is not a number of steps"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 0), "T=0 is not possible; give an integer in 1..10000"),
             (lambda: score_sampler(FLOW_NETWORK, "ddim", 5), "score_sampler takes a trained score, not a FlowNetwork"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=1.5), "score_ddim.eta=1.5 is not possible"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "score_ddim.eta=True is not possible"),

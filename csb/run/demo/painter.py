@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -84,7 +84,7 @@ class Painter:
                 f"run={source} is a bridge of {problem.name}, which the page cannot show; train one with "
                 "experiment=mnist_inpaint_anywhere"
             )
-        problem = problem if root is None else replace(problem, root=root)
+        problem = problem if root is None else problem.replace(root=root)
         return cls(bridge, problem, f"{problem.name}, T = {bridge.grid.T}")
 
     def prepare(self) -> None:
