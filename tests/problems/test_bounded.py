@@ -202,7 +202,7 @@ def test_reflect_takes_a_bound_on_one_side_and_probit_does_not():
         (lambda: Probit((1,), (2,), (float("nan"),), (1.0,)), r"low\[0\]="),
         (
             lambda: build_transform({"name": "probit", "x_shape": [1], "y_shape": [1], "low": ["0"], "high": [1]}),
-            "low=",
+            r"low\[0\]=",
         ),
         (lambda: build_problem({"name": "two_moons", "transform": "logit"}), "transform='logit' is unknown"),
         (lambda: SbiGaussianMixture(transform="clamp"), "transform='clamp' is unknown"),
