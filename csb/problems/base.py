@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -59,6 +60,7 @@ class Problem(Schema):
         shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
     """
 
+    model_config = ConfigDict(ignored_types=(object,))  # an attribute of a class without a type is no argument
     last: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str]
     x_shape: ClassVar[tuple[int, ...]]

@@ -16,7 +16,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
 from csb.problems.tasks import mnist
-from csb.run import twist
+from csb.run import guidance_likelihood
 from csb.run.config import read
 from csb.run.denoiser import stored_denoiser
 from csb.run.evaluate import compare_run, evaluate
@@ -45,8 +45,8 @@ def classifier(root, seed=0):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("class")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(twist, "_TRAIN", 20)
-        patch.setattr(twist, "_HELD_OUT", 20)
+        patch.setattr(guidance_likelihood, "_TRAIN", 20)
+        patch.setattr(guidance_likelihood, "_HELD_OUT", 20)
         patch.setattr(mnist, "MD5", write_digits(folder))
         patch.setattr(mnist, "SOURCES", ())
         patch.setattr(training, "train_guide", lambda *a, seed: _TRAIN_GUIDE(*a, seed=seed, steps=2))
@@ -128,7 +128,7 @@ def test_a_denoiser_of_another_prior_is_refused(tmp_path):
 
 
 def test_exact_classes_need_no_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(twist, "_TRAIN", 5000)
+    monkeypatch.setattr(guidance_likelihood, "_TRAIN", 5000)
     problem = MixtureClass(n_train=6000)
     found = guidance_likelihood_of(problem, MixtureDenoiser(problem.mixture), tmp_path, 1.0, 0)
     x, y = problem.pairs("test", 5)[:2]
