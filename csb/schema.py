@@ -8,7 +8,7 @@ raises CSBError with the whole line.
 import difflib
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_type_hints
@@ -128,15 +128,15 @@ class Schema(BaseModel):
 
 
 @cache
-def options_of(cls: type) -> type[Schema]:
-    """The schema of a constructor's keyword-only arguments, by their annotations and defaults."""
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    options: dict[str, Any] = {
+def arguments_of(init: Callable[..., None], keyword_only: bool = False) -> type[Schema]:
+    """The schema of a constructor's arguments, or of the keyword-only ones, by their annotations and defaults."""
+    hints = get_type_hints(init, include_extras=True)
+    fields: dict[str, Any] = {
         name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in inspect.signature(cls).parameters.items()
-        if p.kind == p.KEYWORD_ONLY
+        for name, p in inspect.signature(init).parameters.items()
+        if name in hints and (p.kind == p.KEYWORD_ONLY or not keyword_only)
     }
-    return create_model("Options", __base__=Schema, **options)
+    return create_model("Arguments", __base__=Schema, **fields)
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from csb.errors import CSBError, is_one_of
 from csb.networks.base import Network
 from csb.networks.mlp import MLP, Affine
 from csb.networks.unet import UNet
-from csb.schema import options_of
+from csb.schema import arguments_of
 
 NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "affine": Affine, "unet": UNet}
 
@@ -21,6 +21,6 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     name = options.pop("name", None)
     if not is_one_of(name, NETWORKS):
         raise CSBError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
-    options_of(NETWORKS[name]).read(options, "network.options")
+    arguments_of(NETWORKS[name].__init__, keyword_only=True).read(options, "network.options")
     with float32_layers():
         return NETWORKS[name](z_shape, c_shape, heads, **options)

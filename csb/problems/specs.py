@@ -3,14 +3,14 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from functools import cache, wraps
-from typing import Annotated, Any, TypeVar, get_type_hints
+from functools import wraps
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import Field, create_model
+from pydantic import Field
 
 from csb.errors import CSBError
-from csb.schema import Kept, Schema
+from csb.schema import Kept, Schema, arguments_of
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -40,18 +40,6 @@ def to_spec(obj: Any) -> dict[str, Any]:
     return {"name": type(obj).name, **{p: _plain(getattr(obj, p)) for p in arguments(type(obj))}}
 
 
-@cache
-def _schema(init: Callable[..., None]) -> type[Schema]:
-    """Of the arguments of a constructor."""
-    hints, parameters = get_type_hints(init, include_extras=True), inspect.signature(init).parameters
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in parameters.items()
-        if name in hints
-    }
-    return create_model("Arguments", __base__=Schema, **fields)
-
-
 def checked(init: Callable[..., None]) -> Callable[..., None]:
     """Decorator of a constructor: CSBError for an argument that is not of its type. Lists stand for tuples."""
 
@@ -59,7 +47,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
     def with_checks(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(init).bind(self, *args, **kwargs).arguments
         given = {name: _deep_tuple(value) for name, value in bound.items() if value is not self}
-        _schema(init).read(given, "")
+        arguments_of(init).read(given, "")
         init(self, **given)
 
     return with_checks
@@ -91,7 +79,7 @@ def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -
     cls, given = registry[name], {k: _deep_tuple(v) for k, v in spec.items() if k != "name"}
     if issubclass(cls, Schema):
         return cls.read(given, kind)
-    _schema(cls.__init__).read(given, kind)
+    arguments_of(cls.__init__).read(given, kind)
     return cls(**given)
 
 

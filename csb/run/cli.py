@@ -217,11 +217,11 @@ def _single(name: str, arguments: list[str], module: Any) -> Callable[[], Any]:
         HydraConfig.instance().set_config(config)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
         plain = _without_hydra(config)
-        job = module.prepare(plain) if hasattr(module, "prepare") else module.validate(plain, False)
-    if hasattr(module, "prepare"):
-        return job
-    if callable(job):
-        job()
+        if hasattr(module, "prepare"):
+            return module.prepare(plain)
+        later = module.validate(plain, False)
+    if callable(later):
+        later()
     return functools.partial(module.main, plain)
 
 
