@@ -8,6 +8,6 @@ setup(
     package_data={
         "csb.conf": ["**/*.yaml"],
         "csb.evaluation.report": ["*.jinja", "*.css"],
-        "csb.run.demo": ["*.html", "*.css", "*.js"],
+        "csb.cli.demo": ["*.html", "*.css", "*.js"],
     },
 )

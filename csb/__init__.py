@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csb.bridge import Bridge
+    from csb.runs.fit import fit
+    from csb.runs.result import Run
+    from csb.runs.simulate import problem
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "from_pretrained", "load", "push_to_hub"]
+__all__ = ["Run", "__version__", "fit", "from_pretrained", "load", "problem", "push_to_hub"]
+_HOMES = {  # imported when they are asked for: they take torch
+    "Run": "csb.runs.result", "fit": "csb.runs.fit", "problem": "csb.runs.simulate",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'csb' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def load(source: str | Path, device: str | None = None) -> Bridge:
@@ -26,7 +39,7 @@ def load(source: str | Path, device: str | None = None) -> Bridge:
     Raises:
         CSBError: nothing is there, or it is damaged, unfinished or of another kind.
     """
-    from csb.run.load import load_any  # here, so that the version can be read without importing torch
+    from csb.runs.load import load_any  # here, so that the version can be read without importing torch
 
     return load_any(source, device)
 
@@ -34,14 +47,14 @@ def load(source: str | Path, device: str | None = None) -> Bridge:
 def from_pretrained(
     source: str | Path, device: str | None = None, revision: str | None = None, token: str | None = None
 ) -> Bridge:
-    """The bridge of an exported folder or of a Hub repository; see :func:`csb.run.hub.from_pretrained`."""
-    from csb.run import hub
+    """The bridge of an exported folder or of a Hub repository; see :func:`csb.runs.hub.from_pretrained`."""
+    from csb.runs import hub
 
     return hub.from_pretrained(source, device, revision, token)
 
 
 def push_to_hub(source: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Uploads an exported folder to the Hub and returns its address; see :func:`csb.run.hub.push_to_hub`."""
-    from csb.run import hub
+    """Uploads an exported folder to the Hub and returns its address; see :func:`csb.runs.hub.push_to_hub`."""
+    from csb.runs import hub
 
     return hub.push_to_hub(source, repo_id, private=private, token=token)

@@ -1,6 +1,6 @@
 """The command line: python -m csb."""
 
-from csb.run.main import main
+from csb.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -30,6 +30,7 @@ from csb.errors import LARGEST, CSBError, is_int, place_fault
 
 MOST_COORDINATES = 2**26  # of a state or an observation
 Node = dict[str, Any]  # a part of a JSON schema
+Given = dict[str, Any]  # what a command is given: plain data, not checked yet
 
 
 @dataclass(frozen=True, eq=False)

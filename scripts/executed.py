@@ -68,9 +68,9 @@ def trace(task: str) -> None:
     """Runs a task in this process and prints its files, one a line."""
     import torch
 
-    import csb.run.main
+    import csb.cli.main
 
-    noted = Trace(Path(csb.run.main.__file__).parents[1])
+    noted = Trace(Path(csb.cli.main.__file__).parents[1])
     command, arguments, begins = TASKS[task]
     noted.on = begins is None
 
@@ -87,7 +87,7 @@ def trace(task: str) -> None:
     sys.argv = ["csb", command, *arguments]
     noted.install()
     try:
-        csb.run.main.main()
+        csb.cli.main.main()
     except (Reached, SystemExit):
         pass
     finally:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.errors import CSBError
-from csb.run.cli import one_line
-from csb.run.conf import CONF
+from csb.cli.compose import one_line
+from csb.cli.conf import CONF
 
 SECONDS = 30  # that one case may take, on a busy machine
 MORE = 6 * 2**30  # bytes that a process may take beside what it has: what is larger fails at once

@@ -237,7 +237,7 @@ class Finished(NamedTuple):
 def fork_server():
     """A server that has imported everything and forks a child a command: seconds less than a fresh interpreter."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["csb.run.jobs", "csb.run.cli", "conftest"])
+    context.set_forkserver_preload(["csb.cli.train", "csb.cli.compose", "conftest"])
     return context
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from csb.run import cli
-from csb.run.commands import COMMANDS
+from csb.cli import compose as cli
+from csb.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -17,11 +17,11 @@ from hydra import compose, initialize_config_dir
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
 from csb.problems.tasks import mnist, mnist_sources
-from csb.run import cli
-from csb.run.amortized import train_stage
-from csb.run.config import read
-from csb.run.distil import train_stage as distil
-from csb.run.train import train
+from csb.cli import compose as cli
+from csb.runs.amortized import train_stage
+from csb.runs.config import read
+from csb.runs.distil import train_stage as distil
+from csb.runs.train import train
 from tests.docs_blocks import ROOT, Page, blocks, link
 
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```" in path.read_text()]

@@ -20,8 +20,8 @@ from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditio
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import PROBLEMS, Simulated, build_transform
 from csb.process import initialised, seeded
-from csb.run.cli import checked
-from csb.run.config import read
+from csb.cli.compose import checked
+from csb.runs.config import read
 from csb.samplers import ConsistencySampler
 from csb.training.distil import level_shares
 from tests.conftest import default_dtype, make_untrained_bridge

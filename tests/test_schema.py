@@ -13,8 +13,8 @@ from csb.errors import CSBError
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.suite import ScoreSettings
 from csb.process import SCHEDULES
-from csb.run.conf import CONF
-from csb.run.logs import LoggerSettings
+from csb.cli.conf import CONF
+from csb.runs.logs import LoggerSettings
 from csb.schema import Count, Distinct, Kept, Name, OneOf, Place, Positive, Schema, Share, Whole
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 

@@ -1,4 +1,4 @@
-"""Where own pairs come from: an .npz file, two .npy files, an HDF5 file, or a torch Dataset.
+"""Where own pairs come from: an .npz file, two .npy files, an HDF5 file, a torch Dataset, or arrays of this process.
 
 All but the first may be larger than memory: only the rows that are asked for are read. Headers are read and checked
 first: shapes and types are known, and what cannot be used is refused, before anything is allocated. Nothing is
@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
 SCHEME = "dataset:"  # of the path of a Dataset
 DATASETS: dict[str, Dataset[Any]] = {}  # by name, in this process
+ARRAYS: WeakValueDictionary[str, "Held"] = WeakValueDictionary()  # those that a problem still holds
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (1, 3, 4)  # of images in common formats
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
@@ -252,11 +254,13 @@ class _Column:
 
 def _items(name: str) -> Source:
     """The items (x, y) of a map-style torch Dataset."""
+    if (held := ARRAYS.get(name)) is not None:
+        return held.source()
     where = f"the dataset {name!r}"
     if name not in DATASETS:
         raise CSBError(
-            f"{where} is not here: it was made in Python; call csb.problems.from_dataset(dataset, {name!r}) in "
-            f"this process first"
+            f"{where} is not here: its pairs were given in Python; give them as a file, data=…, or call "
+            f"csb.problems.from_dataset(dataset, {name!r}) in this process first"
         )
     dataset, labels = DATASETS[name], {key: f"{key} of {where}" for key in NAMES}
 
@@ -293,3 +297,39 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
         )
     DATASETS[name] = dataset
     return SCHEME + name
+
+
+class Held:
+    """Arrays x (N, …) and y (N, …) of this process, under a name for as long as a problem holds them.
+
+    Args:
+        x, y: tensors, arrays, lists, frames, which are copied into memory; or memory maps and datasets of HDF5, which
+            are read by rows.
+        name: by which specs remember them.
+
+    Raises:
+        CSBError: values that are no numbers, other shapes, fewer than 100 pairs.
+    """
+
+    def __init__(self, x: Any, y: Any, name: str) -> None:
+        self.in_memory = not any(_is_by_rows(value) for value in (x, y))
+        self.arrays = {key: _held(key, value) for key, value in zip(NAMES, (x, y))}
+        self.labels = {key: key for key in NAMES}
+        self.headers = {key: Header(tuple(array.shape), array.dtype) for key, array in self.arrays.items()}
+        _checked(self.headers, self.labels, "the call")
+        ARRAYS[name] = self
+
+    def source(self) -> Source:
+        """The arrays to be read by rows; it holds them."""
+        return Source("x, y", self.labels, self.headers, lambda _: nullcontext(self.arrays), self.in_memory)
+
+
+def _is_by_rows(value: Any) -> bool:
+    return isinstance(value, np.memmap) or type(value).__module__.startswith("h5py.")
+
+
+def _held(name: str, value: Any) -> Any:
+    if _is_by_rows(value):
+        return value
+    array = as_numbers(name, value).cpu().numpy()
+    return as_floats(array, is_wide(array)) if array.ndim else array

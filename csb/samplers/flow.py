@@ -68,7 +68,7 @@ FLOW: dict[str, type[FlowSampler]] = {"euler": FlowEuler, "heun": FlowHeun}
 
 
 def flow_sampler(model: FlowNetwork, method: str, N: int, **settings: Any) -> FlowSampler:
-    """A sampler by name, one of :data:`FLOW`, of a model from :func:`csb.run.amortized.load_baseline` in N steps.
+    """A sampler by name, one of :data:`FLOW`, of a model from :func:`csb.runs.amortized.load_baseline` in N steps.
 
     euler takes N network calls a sample, heun 2N. CSBError for an unknown name.
     """

@@ -41,22 +41,23 @@ class BaselineSettings(Schema):
     group = "baselines"
 
     methods: list[Method] = Field(description="names of guided samplers")
-    T: int = Field(ge=1, le=MOST_STEPS, description="steps of their grid, on the bridge's schedule family")
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
+    T: int = Field(default=100, ge=1, le=MOST_STEPS, description="steps of their grid, on the bridge's schedule family")
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Its horizon; null: one that suits the data, see csb.samplers.diffusion.horizon."""
-    batch_size: Count = Field(description="states a network call")
-    particles: Annotated[list[Draws], Field(min_length=1)] | None
+    batch_size: Count = Field(default=256, description="states a network call")
+    particles: Annotated[list[Draws], Field(min_length=1)] | None = None
     """Of TDS, one method each; the bootstrap filter takes the last. null: 1, 4 and 16 for images, and for vectors one
     run of all samples."""
-    resampling: Annotated[str, OneOf(RESAMPLING)] = Field(description="of the particle samplers")
-    ess_threshold: Share
+    resampling: Annotated[str, OneOf(RESAMPLING)] = Field(default="systematic", description="of the particle samplers")
+    ess_threshold: Share = 0.5
     """Share of the particles below which the effective sample size makes them resample."""
-    min_std: Positive = Field(description="of the likelihood of the observation")
+    min_std: Positive = 1.0
+    """Stands for the noise of noise-free observations, in units of their spread."""
     sweeps: dict[Annotated[str, OneOf(SWEPT)], Annotated[list[Annotated[Positive, Kept]], Field(min_length=1)]]
     """By method, the values of the argument that is swept, of which the best energy score is taken."""
-    options: dict[Method, dict[str, Any]] = Field(description="by method, further arguments of its class")
-    sweep_observations: Draws = Field(description="validation observations of a sweep")
-    sweep_samples: int = Field(ge=2, le=MOST_DRAWS, description="samples of each")
+    options: dict[Method, dict[str, Any]] = Field(default={}, description="by method, further arguments of its class")
+    sweep_observations: Draws = Field(default=20, description="validation observations of a sweep")
+    sweep_samples: int = Field(default=8, ge=2, le=MOST_DRAWS, description="samples of each")
 
     @model_validator(mode="after")
     def _of_methods(self) -> Self:

@@ -144,7 +144,7 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
     """A sampler by name on T steps from the horizon that the model was trained on. CSBError for an unknown name.
 
     Args:
-        model: from :func:`csb.run.amortized.load_baseline`.
+        model: from :func:`csb.runs.amortized.load_baseline`.
         method: one of :data:`SCORE`. T network calls a sample, heun 2T − 1.
         T: steps.
         spacing: "schedule", even in the τ of the model's schedule, or "karras" (see :meth:`csb.process.Grid.karras`).

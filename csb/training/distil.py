@@ -35,25 +35,25 @@ class DistilSettings(Schema):
 
     group = "distil"
 
-    calls: Annotated[list[Count], Distinct, Field(min_length=1)]
+    calls: Annotated[list[Count], Distinct, Field(min_length=1)] = [1, 2, 4]
     """The numbers of network calls that it is for."""
-    law: Annotated[str, OneOf(("auto", *LAWS))]
+    law: Annotated[str, OneOf(("auto", *LAWS))] = "auto"
     """The law of a jump; "auto": by the shape of a state."""
-    components: int = Field(ge=1, le=MOST, description="Gaussians of a mixture")
-    rank: int = Field(ge=1, le=MOST, description='of the covariance "low_rank"')
-    noise: Annotated[int, Field(ge=1, le=MOST)]
+    components: int = Field(default=32, ge=1, le=MOST, description="Gaussians of a mixture")
+    rank: int = Field(default=8, ge=1, le=MOST, description='of the covariance "low_rank"')
+    noise: Annotated[int, Field(ge=1, le=MOST)] = 4
     """Channels of noise beside the state's (numbers, for vectors) of a generator."""
-    draws: int = Field(ge=2, le=MOST, description="draws a state of a generator's energy score")
-    patches: list[Count]
+    draws: int = Field(default=4, ge=2, le=MOST, description="draws a state of a generator's energy score")
+    patches: list[Count] = []
     """Sides of the patches whose energy scores are added to that of the whole image."""
-    steps: Count = Field(description="optimiser steps")
+    steps: Count = Field(default=10_000, description="optimiser steps")
     batch_size: Count = Field(description="states a step")
-    refresh: Count = Field(description="optimiser steps between refills of the cache of end points")
-    trajectories: Count = Field(description="wanted in it; fewer where cache_bytes is smaller")
-    cache_bytes: Count = Field(description="byte budget of the cache")
-    lr: Annotated[float, Field(gt=0, lt=10)]
+    refresh: Count = Field(default=2500, description="optimiser steps between refills of the cache of end points")
+    trajectories: Count = Field(default=50_000, description="wanted in it; fewer where cache_bytes is smaller")
+    cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache")
+    lr: Annotated[float, Field(gt=0, lt=10)] = 1e-3
     """The peak learning rate; the optimiser's other settings are the bridge's."""
-    checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
+    checkpoint_every: Count = Field(default=500, description="optimiser steps between checkpoints")
     out: Place | None = Field(default=None, description="the folder that the student goes into; null: the bridge's")
 
 

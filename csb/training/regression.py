@@ -33,7 +33,7 @@ class RegressionSettings(Schema):
 
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="states a step")
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)]
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """The horizon of the schedule that a diffusion is trained on: small."""
     lr: Annotated[float, Field(gt=0, lt=10)]
     """The peak learning rate; the optimiser's other settings are the bridge's."""

@@ -93,6 +93,16 @@ class BridgeTrainer:
             self._select()
         return self.progress
 
+    def reached(self) -> Bridge:
+        """The bridge of a training that was interrupted, with the averaged weights of the fit that it was in."""
+        average = self.progress.average
+        if average is not None:
+            kernel = self.bridge.kernel(self.plan[self.progress.half_step].direction)
+            prefix = "module."
+            take_weights(kernel, {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)})
+        self.bridge.about = self.setup.about
+        return self.bridge.eval().requires_grad_(False)
+
     def _half_steps(self) -> None:
         while self.progress.half_step < len(self.plan):
             self._half_step(self.plan[self.progress.half_step])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import csb
 from csb.bridge import Bridge, load
-from csb.run.load import load_run
+from csb.runs.load import load_run
 from csb.samplers import ConsistencySampler, flow_sampler, score_sampler
 from csb.training.state import load_progress
 

@@ -3,8 +3,8 @@
 import pytest
 
 from csb.errors import CSBError
-from csb.run import cli
-from csb.run.benchmark import validate
+from csb.cli import compose as cli
+from csb.suites.benchmark import validate
 
 
 def refuse(*arguments):

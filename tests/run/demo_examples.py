@@ -15,8 +15,8 @@ import pytest
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
 from csb.problems import build_problem
 from csb.problems.tasks import mnist, mnist_sources
-from csb.run.demo.painter import Painter
-from csb.run.demo.server import Server
+from csb.cli.demo.painter import Painter
+from csb.cli.demo.server import Server
 
 PROBLEMS = ("mnist_inpaint_anywhere", "mnist_inpaint")
 TEST = 30

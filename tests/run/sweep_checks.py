@@ -4,7 +4,7 @@ import json
 
 from csb.evaluation.heatmap import cell_text, panels, sweep_figure
 from csb.evaluation.sweep import Stat, cells, main_score
-from csb.run.sweep import collect
+from csb.cli.sweep import collect
 
 
 def texts(axes):

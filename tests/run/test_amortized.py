@@ -10,11 +10,11 @@ from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.process import Power, seeded
-from csb.run import cli
-from csb.run.amortized import flow_sampler, load_baseline, score_sampler
-from csb.run.config import read
-from csb.run.jobs import validate
-from csb.run.lock import FILE
+from csb.cli import compose as cli
+from csb.runs.amortized import flow_sampler, load_baseline, score_sampler
+from csb.runs.config import read
+from csb.cli.train import validate
+from csb.runs.lock import FILE
 
 OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
 

@@ -5,8 +5,8 @@ import torch
 
 from csb.bridge.kernel import automatic_covariance
 from csb.process import Power, seeded
-from csb.run import cli
-from csb.run.config import RunConfig, read
+from csb.cli import compose as cli
+from csb.runs.config import RunConfig, read
 
 
 def config(*overrides: str) -> RunConfig:

@@ -18,9 +18,9 @@ from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture, build_problem
 from csb.problems.specs import arguments as arguments_of
 from csb.process import SCHEDULES, Grid, Power, seeded
-from csb.run.export import check_out, export
-from csb.run.hub import WEIGHTS, load_folder
-from csb.run.observations import read_observations
+from csb.runs.export import check_out, export
+from csb.runs.hub import WEIGHTS, load_folder
+from csb.runs.observations import read_observations
 from csb.samplers import FLOW, SCORE, Likelihood, flow_sampler, score_sampler
 from csb.samplers.registry import GUIDED, arguments
 from csb.samplers.tds import ParticleSampler

@@ -11,12 +11,13 @@ from omegaconf import OmegaConf, open_dict
 
 from csb.bridge import save
 from csb.evaluation.tables import json_text
-from csb.run import benchmark, cli, jobs
-from csb.run.commands import compare, evaluate, export, inspect, reproduce, sample
-from csb.run.conf import CONF
-from csb.run.config import read
-from csb.run.demo import command as demo
-from csb.run.train import about, train
+from csb.suites import benchmark
+from csb.cli import compose as cli, train as jobs
+from csb.cli.commands import compare, evaluate, export, inspect, reproduce, sample
+from csb.cli.conf import CONF
+from csb.runs.config import read
+from csb.cli.demo import command as demo
+from csb.runs.train import about, train
 from tests import bad_input
 from tests.bad_input import answer, base, changed, keys, shown
 from tests.run.demo_examples import untrained

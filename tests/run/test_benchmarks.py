@@ -4,9 +4,9 @@ import pytest
 import torch
 from benchmark_checks import refuse
 
-from csb.run.dataset import configured
-from csb.run.memory import WRITERS
-from csb.run.mixture import MORE
+from csb.runs.dataset import configured
+from csb.suites.memory import WRITERS
+from csb.suites.mixture import MORE
 
 
 class TestOverheads:

@@ -13,13 +13,13 @@ from csb.errors import CSBError
 from csb.files import checksum
 from csb.problems import GaussianMixture
 from csb.process import seeded
-from csb.run import cli
-from csb.run.budgets.methods import METHODS
-from csb.run.budgets.settings import read
-from csb.run.budgets.store import Store
-from csb.run.budgets.work import Pace, Work
-from csb.run.commands import compare
-from csb.run.conf import CONF
+from csb.cli import compose as cli
+from csb.runs.budgets.methods import METHODS
+from csb.runs.budgets.settings import read
+from csb.runs.budgets.store import Store
+from csb.runs.budgets.work import Pace, Work
+from csb.cli.commands import compare
+from csb.cli.conf import CONF
 from csb.samplers.registry import GUIDED
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import untrained
@@ -108,7 +108,7 @@ class TestCommand:
         from tests.conftest import Hook
 
         line = [*TINY, "calls=[4]", "seconds=[]", "methods=[tds,smc,exact]", f"out={tmp_path}"]
-        hook = Hook("csb.run.budgets.work.against_exact", call=2, raises="KeyboardInterrupt")
+        hook = Hook("csb.runs.budgets.work.against_exact", call=2, raises="KeyboardInterrupt")
         done = command(*line, script=SCRIPT, hooks=[hook])
         assert done.code == 2
         assert done.err.endswith("error: interrupted; the same command goes on where it was stopped\n")
@@ -231,7 +231,7 @@ class TestAdmitted:
         assert any(note.startswith("replacement: A A* of linear_gaussian is not a multiple") for note in notes)
 
     def test_particles_of_images(self, monkeypatch):
-        from csb.run.guided import particle_counts
+        from csb.runs.guided import particle_counts
 
         baselines = read(configured()).baselines
         images = type("Images", (), {"is_image": True})()

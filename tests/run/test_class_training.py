@@ -16,13 +16,13 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
 from csb.problems.tasks import mnist
-from csb.run import guidance_likelihood
-from csb.run.config import read
-from csb.run.denoiser import stored_denoiser
-from csb.run.evaluate import compare_run, evaluate
-from csb.run.guidance_likelihood import can_be_guided, digit_guide, guidance_likelihood_of
-from csb.run.load import load_run
-from csb.run.train import train
+from csb.runs import guidance_likelihood
+from csb.runs.config import read
+from csb.runs.denoiser import stored_denoiser
+from csb.runs.evaluate import compare_run, evaluate
+from csb.runs.guidance_likelihood import can_be_guided, digit_guide, guidance_likelihood_of
+from csb.runs.load import load_run
+from csb.runs.train import train
 from csb.training import digit_guide as training
 
 TINY = [

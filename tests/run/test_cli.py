@@ -16,13 +16,13 @@ import csb
 from csb.bridge.checkpoint import load, save
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text
-from csb.run import cli, jobs
-from csb.run.commands import COMMANDS
-from csb.run.commands.text import command_help, groups, keys
-from csb.run.conf import CONF, find_conf
-from csb.run.inspection import inspect, print_inspection
-from csb.run.main import main
-from csb.run.observations import read_observations
+from csb.cli import compose as cli, train as jobs
+from csb.cli.commands import COMMANDS
+from csb.cli.help import command_help, groups, keys
+from csb.cli.conf import CONF, find_conf
+from csb.runs.inspection import inspect, print_inspection
+from csb.cli.main import main
+from csb.runs.observations import read_observations
 from csb.training.history import EACH, SCORE, best_iteration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ class TestHelp:
         assert "suite.score.c2st_samples" in command_help(COMMANDS["benchmark"])
 
     def test_help_does_not_wait_for_torch(self):
-        code = "import sys; from csb.run.main import main; main(['sample', '-h']); assert 'torch' not in sys.modules"
+        code = "import sys; from csb.cli.main import main; main(['sample', '-h']); assert 'torch' not in sys.modules"
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
     def test_version(self, capsys):
@@ -340,7 +340,7 @@ def test_ctrl_c_says_how_to_go_on(command, tiny, tmp_path):
     from tests.conftest import Hook
 
     done = command(
-        "train", *tiny, f"out={tmp_path}", script=CSB, hooks=[Hook("csb.run.jobs.train", raises="KeyboardInterrupt")]
+        "train", *tiny, f"out={tmp_path}", script=CSB, hooks=[Hook("csb.cli.train.train", raises="KeyboardInterrupt")]
     )
     assert done.code == 2
     assert done.err.endswith(
@@ -374,7 +374,7 @@ def test_a_built_copy_holds_everything_and_runs_anywhere(tmp_path):
     for name, folder in (("csb", built / "csb"), ("conf", built / "csb" / "conf")):
         for path in (source / name).rglob("*"):
             assert (folder / path.relative_to(source / name)).exists(), path
-    code = "import csb.run.cli as cli; print(cli.CONF); cli.check('train', ['experiment=bod'], lambda *a: None)"
+    code = "import csb.cli.compose as cli; print(cli.CONF); cli.check('train', ['experiment=bod'], lambda *a: None)"
     environment = {"PYTHONPATH": str(built), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (f"{built / 'csb' / 'conf'}\n", 0), done.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from csb.problems import PROBLEMS, MnistInpaint
-from csb.run.compare import _description
+from csb.runs.compare import _description
 
 SMALL = (
     "ipf.first_steps=40",

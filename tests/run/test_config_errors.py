@@ -5,8 +5,8 @@ import os
 import pytest
 
 from csb.errors import CSBError
-from csb.run import cli
-from csb.run.jobs import validate
+from csb.cli import compose as cli
+from csb.cli.train import validate
 
 
 def refuse(*arguments):

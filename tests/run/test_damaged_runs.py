@@ -15,13 +15,13 @@ import csb
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.files import read_tensors, write_tensors
-from csb.run.distil import students_of
-from csb.run.inspection import inspect
-from csb.run.load import load_run
-from csb.run.observations import read_observations
-from csb.run.provenance import FILE
-from csb.run.reproduce import prepare
-from csb.run.train import finished
+from csb.runs.distil import students_of
+from csb.runs.inspection import inspect
+from csb.runs.load import load_run
+from csb.runs.observations import read_observations
+from csb.runs.provenance import FILE
+from csb.runs.reproduce import prepare
+from csb.runs.train import finished
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
 FLAGS = {"resume": False, "overwrite": True, "progress": False}

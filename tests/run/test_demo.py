@@ -19,9 +19,9 @@ from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded
-from csb.run.demo.command import loopback
-from csb.run.demo.painter import WAITING, Painter, Request
-from csb.run.demo.server import BODY, Server
+from csb.cli.demo.command import loopback
+from csb.cli.demo.painter import WAITING, Painter, Request
+from csb.cli.demo.server import BODY, Server
 
 GOOD = {"image": [v % 256 for v in range(784)], "top": 3, "left": 11, "n": 5, "seed": 2}
 

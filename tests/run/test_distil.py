@@ -15,12 +15,12 @@ from csb.bridge.checkpoint import load
 from csb.bridge.student import TransitionStudent
 from csb.errors import CSBError
 from csb.process import seeded
-from csb.run import cli
-from csb.run.commands import sample
-from csb.run.conf import CONF
-from csb.run.distil import load_consistency, students_of
-from csb.run.jobs import validate
-from csb.run.load import load_run
+from csb.cli import compose as cli
+from csb.cli.commands import sample
+from csb.cli.conf import CONF
+from csb.runs.distil import load_consistency, students_of
+from csb.cli.train import validate
+from csb.runs.load import load_run
 from csb.samplers import ConsistencySampler
 
 OVERRIDES = [

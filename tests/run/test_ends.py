@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError, Terminated
-from csb.run.ends import explain, is_out_of_memory, terminable
+from csb.cli.ends import explain, is_out_of_memory, terminable
 from tests.conftest import ROOT, Hook
 
 
@@ -72,7 +72,7 @@ class TestASignalThatIsSwallowed:
 
     @pytest.fixture(autouse=True)
     def _often(self, monkeypatch):
-        monkeypatch.setattr("csb.run.ends._Ended.every", 0.05)
+        monkeypatch.setattr("csb.cli.ends._Ended.every", 0.05)
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
@@ -125,7 +125,7 @@ class TestASignalThatIsSwallowed:
         time.sleep(0.1)  # no alarm is left
 
 
-@pytest.mark.parametrize("hook", [Hook("csb.run.cli.compose", raises="SIGTERM"),
+@pytest.mark.parametrize("hook", [Hook("csb.cli.compose.compose", raises="SIGTERM"),
                                   Hook("omegaconf._utils.get_value_kind", 300, raises="SIGTERM")])  # fmt: skip
 def test_a_signal_while_the_configuration_is_composed(command, tmp_path, hook):
     """Hydra takes what the handler raises for a mistake in the configuration."""

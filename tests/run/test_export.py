@@ -13,8 +13,8 @@ import csb
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.errors import CSBError
 from csb.process import seeded
-from csb.run.export import export
-from csb.run.hub import is_repo_id
+from csb.runs.export import export
+from csb.runs.hub import is_repo_id
 
 SPEC = BridgeSpec(
     [1.0, 0.7, 0.1],
@@ -217,7 +217,7 @@ class TestWhole:
         (out / "notes.txt").write_text("mine")
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         with monkeypatch.context() as patch:
-            patch.setattr("csb.run.export.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+            patch.setattr("csb.runs.export.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
             refused(lambda: export(run, out, overwrite=True, licence="mit"), "cannot write", "no space")
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.run.cli import checked
-from csb.run.config import read
-from csb.run.load import load_run
-from csb.run.train import train
+from csb.cli.compose import checked
+from csb.runs.config import read
+from csb.runs.load import load_run
+from csb.runs.train import train
 from csb.training.state import load_progress
 
 TINY = [

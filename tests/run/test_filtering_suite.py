@@ -5,8 +5,8 @@ import json
 import pytest
 from benchmark_checks import refuse
 
-from csb.run import cli
-from csb.run.benchmark import main, validate
+from csb.cli import compose as cli
+from csb.suites.benchmark import main, validate
 
 SMALL = (
     "suite=filtering", "cycles=20", "spin_up=2", "lorenz63.members=[40]", "lorenz96.members=[20]",

@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from csb.run.heap import keep_freed_memory
+from csb.cli.heap import keep_freed_memory
 
 NOTHING = 77
 

@@ -9,9 +9,9 @@ import torch
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
 from csb.problems.rows import Rows
-from csb.run.compare import build_methods
-from csb.run.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
-from csb.run.load import Run
+from csb.runs.compare import build_methods
+from csb.runs.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
+from csb.runs.load import Run
 from csb.samplers import horizon, horizon_bias
 from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from csb.process import seeded
-from csb.run.load import load_run
+from csb.runs.load import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = (

@@ -13,10 +13,10 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import MovingHole
 from csb.problems.tasks import mnist
 from csb.process import seeded
-from csb.run.config import read
-from csb.run.evaluate import compare_run, evaluate
-from csb.run.load import load_run
-from csb.run.train import train
+from csb.runs.config import read
+from csb.runs.evaluate import compare_run, evaluate
+from csb.runs.load import load_run
+from csb.runs.train import train
 
 TINY = [
     "experiment=mnist_inpaint_anywhere", "L=1", "T=3", "progress=false", "logger=none", "trainer.precision=32-true",

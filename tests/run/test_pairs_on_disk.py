@@ -14,16 +14,16 @@ from csb.errors import CSBError
 from csb.files import load_state, save_state
 from csb.problems import sources
 from csb.problems.rows import Source
-from csb.run import cli, jobs
-from csb.run.amortized import load_baseline
-from csb.run.amortized import train_stage as amortized
-from csb.run.config import read
-from csb.run.dataset import configured, train_dataset
-from csb.run.denoiser import train_stage as denoiser
-from csb.run.distil import load_consistency
-from csb.run.distil import train_stage as distil
-from csb.run.load import load_run
-from csb.run.train import train
+from csb.cli import compose as cli, train as jobs
+from csb.runs.amortized import load_baseline
+from csb.runs.amortized import train_stage as amortized
+from csb.runs.config import read
+from csb.runs.dataset import configured, train_dataset
+from csb.runs.denoiser import train_stage as denoiser
+from csb.runs.distil import load_consistency
+from csb.runs.distil import train_stage as distil
+from csb.runs.load import load_run
+from csb.runs.train import train
 from csb.samplers import flow_sampler
 from tests.conftest import default_dtype
 
@@ -41,8 +41,8 @@ SMALL = [
 def _quick():
     """Without pictures, and with fewer validation states: both take longer than these trainings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("csb.run.observer.draw_samples", lambda *_: None)
-        patch.setattr("csb.run.observer.loss_curve", lambda *_: None)
+        patch.setattr("csb.runs.observer.draw_samples", lambda *_: None)
+        patch.setattr("csb.runs.observer.loss_curve", lambda *_: None)
         patch.setattr("csb.training.validation._STATES", 512)
         yield
 
@@ -173,7 +173,7 @@ def test_half_precision_is_near_and_half(whole, folder, tmp_path):
 
 
 def test_a_disk_without_room_is_told_before_the_training(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("csb.run.train.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr("csb.runs.train.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(CSBError, match=r"has 0 MiB free and the run needs about"):
         train(run_config(folder, "npy", tmp_path))
 

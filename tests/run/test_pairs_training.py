@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from csb.run.load import load_run
+from csb.runs.load import load_run
 from tests.run.test_config_errors import refuse
 
 SMALL = [

@@ -13,11 +13,12 @@ from hydra import compose, initialize_config_dir
 import csb
 from csb.errors import CSBError
 from csb.problems import build_problem
-from csb.run import cli, jobs, provenance
-from csb.run.commands import reproduce
-from csb.run.config import read
-from csb.run.reproduce import agrees, figure_rows, weight_row
-from csb.run.train import train
+from csb.cli import compose as cli, train as jobs
+from csb.runs import provenance
+from csb.cli.commands import reproduce
+from csb.runs.config import read
+from csb.runs.reproduce import agrees, figure_rows, weight_row
+from csb.runs.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [

@@ -30,10 +30,10 @@ from sbi.utils.user_input_checks import process_prior
 
 from csb.errors import CSBError
 from csb.problems.exact.gaussian_ipf import AffineKernel
-from csb.run import sbi as package
-from csb.run.sbi import Posterior, pairs_from, train_posterior
-from csb.run.sbi.bounds import prior_bounds
-from csb.run.sbi.volume import draws_needed, require_volume
+from csb import sbi as package
+from csb.sbi import Posterior, pairs_from, train_posterior
+from csb.runs.prior_bounds import prior_bounds
+from csb.runs.volume import draws_needed, require_volume
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
 
 N, SAMPLES = 200, 100

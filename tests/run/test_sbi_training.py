@@ -12,8 +12,8 @@ from sbi.simulators.linear_gaussian import linear_gaussian, true_posterior_linea
 from sbi.utils import BoxUniform
 
 from csb.errors import CSBError
-from csb.run.load import load_run
-from csb.run.sbi import pairs_from, train_posterior
+from csb.runs.load import load_run
+from csb.sbi import pairs_from, train_posterior
 
 PRIOR = MultivariateNormal(torch.zeros(2), torch.eye(2))
 NOISE = torch.tensor([[0.5, 0.2], [0.2, 0.4]])

@@ -10,10 +10,10 @@ from benchmark_checks import refuse
 from csb.bridge.objectives import OBJECTIVES
 from csb.evaluation import speed as timing
 from csb.evaluation.speed import interleaved
-from csb.run.speed.figure import speed_figure
-from csb.run.speed.growth import Curve, peak_bytes, power_of
-from csb.run.speed.settings import QUICK
-from csb.run.speed.steps import Alternating
+from csb.suites.speed.figure import speed_figure
+from csb.suites.speed.growth import Curve, peak_bytes, power_of
+from csb.suites.speed.settings import QUICK
+from csb.suites.speed.steps import Alternating
 
 CPU = torch.device("cpu")
 

@@ -18,12 +18,12 @@ from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import load_state
-from csb.run import cli
-from csb.run.suite.command import collect
-from csb.run.suite.plan import plan
-from csb.run.suite.processes import Runner, _last_line
-from csb.run.suite.settings import read
-from csb.run.suite.work import work
+from csb.cli import compose as cli
+from csb.suites.sbi.command import collect
+from csb.suites.sbi.plan import plan
+from csb.suites.sbi.processes import Runner, _last_line
+from csb.suites.sbi.settings import read
+from csb.suites.sbi.work import work
 
 TRAIN = [
     "+problem.n_val=50", "ipf.last_forward=false", "ipf.first_steps=20", "ipf.steps=20", "ipf.batch_size=32",
@@ -183,7 +183,7 @@ class TestStory:
 @pytest.fixture
 def forked(command, monkeypatch):
     """Jobs in forks that have imported everything: those of the story are interpreters of their own."""
-    scripts = {"csb": "csb/__main__.py", "csb.run.suite.work": "csb/run/suite/work.py"}
+    scripts = {"csb": "csb/__main__.py", "csb.suites.sbi.work": "csb/suites/sbi/work.py"}
 
     def process(runner, arguments, log, lock):
         _, module, *rest = arguments

@@ -12,8 +12,8 @@ from sweep_checks import assert_reported, texts
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep, panels, sweep_figure
 from csb.evaluation.sweep import Job, cell_rows, cells, job_rows, main_score
-from csb.run import cli, launch, sweep
-from csb.run.jobs import validate
+from csb.cli import compose as cli, launch, sweep
+from csb.cli.train import validate
 
 
 def make(L, T, seed=0, error=None, settings=None, **figures):

@@ -6,8 +6,8 @@ import pytest
 from benchmark_checks import refuse
 
 from csb.problems import build_problem
-from csb.run import target
-from csb.run.target import TARGETS, Reached, Watch
+from csb.suites import target
+from csb.suites.target import TARGETS, Reached, Watch
 from csb.training.settings import HalfStep
 
 TRAIN = [

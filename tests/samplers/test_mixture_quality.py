@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from csb.run.mixture import MixtureSettings, distances, floors
+from csb.suites.mixture import MixtureSettings, distances, floors
 from csb.samplers import DPS, TDS, BootstrapSMC, Replacement
 
 pytestmark = pytest.mark.slow

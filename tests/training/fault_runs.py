@@ -17,7 +17,7 @@ from csb.errors import CSBError, Terminated
 from csb.files import remove_leftovers
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
-from csb.run.ends import is_out_of_memory, terminable
+from csb.cli.ends import is_out_of_memory, terminable
 from csb.training.history import SCORE
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup

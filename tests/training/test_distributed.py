@@ -124,7 +124,7 @@ def test_csb_starts_the_processes_itself(tiny, tmp_path):
     done = subprocess.run([*line, "name=whole"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ sliced_w ") == 1  # one table, of one process
-    again = [sys.executable, "-c", "from csb.run.main import main; main()", "reproduce", f"run={tmp_path}/whole"]
+    again = [sys.executable, "-c", "from csb.cli.main import main; main()", "reproduce", f"run={tmp_path}/whole"]
     found = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert found.returncode == 0, found.stderr
     assert "it agrees: bit for bit" in found.stdout

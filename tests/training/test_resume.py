@@ -75,8 +75,8 @@ KILLS = {
     "before a half-step's bridge": Hook("csb.training.trainer.save", 2),
     "after a half-step's bridge": Hook("csb.training.trainer.save", 2, before=False),
     "before the final bridge": Hook("csb.training.trainer.save", 5),
-    "before the scores": Hook("csb.run.train.final_scores", 1),
-    "after the scores": Hook("csb.run.train.final_scores", 1, before=False),
+    "before the scores": Hook("csb.runs.train.final_scores", 1),
+    "after the scores": Hook("csb.runs.train.final_scores", 1, before=False),
 }
 
 
@@ -304,7 +304,7 @@ class TestOtherEnds:
                 "terminated by SIGTERM; resume=true",
                 Hook("csb.training.cache.Bridge.contexts", 9, raises="SIGTERM"),
             ),
-            (143, "terminated by SIGTERM; resume=true", Hook("csb.run.train.final_scores", 1, raises="SIGTERM")),
+            (143, "terminated by SIGTERM; resume=true", Hook("csb.runs.train.final_scores", 1, raises="SIGTERM")),
             (2, "out of memory; lower ipf.batch_size", Hook(STEP, 17, raises="MemoryError")),
             (2, "out of memory; lower ipf.batch_size", Hook("csb.training.trainer.fill", 2, raises="MemoryError")),
             (2, "the output was closed before all of it was written", ClosedOutput()),

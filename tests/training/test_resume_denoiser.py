@@ -9,7 +9,7 @@ from conftest import Hook
 
 from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
-from csb.run.lock import FILE
+from csb.runs.lock import FILE
 
 STEP = "csb.training.regression.RegressionModule.training_step"
 KILLS = {

@@ -1,0 +1,143 @@
+"""The commands of the command line, in one table. Nothing heavy is imported here, so that help is quick."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: ``csb NAME key=value …``.
+
+    Attributes:
+        name: on the command line, and of its configuration conf/NAME.yaml.
+        summary: what it does, in one line.
+        module: with ``prepare(given)``, which checks plain settings, opens what they name and returns what does the
+            work; CSBError for what is wrong, before anything is written.
+        examples: arguments that work, the first the commonest, each with what it does.
+        hint: what to do after Ctrl+C.
+        groups: of conf/, whose keys the help lists; of other groups it lists the choices.
+        no_sweep: what to do in place of -m (several jobs); None where -m is possible.
+    """
+
+    name: str
+    summary: str
+    module: str
+    examples: tuple[tuple[str, str], ...]
+    hint: str = "nothing was changed"
+    groups: tuple[str, ...] = ()
+    no_sweep: str | None = "run it once for each value"
+
+
+_ALL = (
+    Command(
+        "train",
+        "train a bridge, or a model to compare it with",
+        "csb.cli.train",
+        (
+            ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
+            ("experiment=pairs data.path=pairs.npz", "your own vectors (x, y)"),
+            ("experiment=two_moons T=20 ipf.steps=500 name=long", "other values, into outputs/long"),
+            ("experiment=mnist_inpaint resume=true", "go on after a kill"),
+            ("-m experiment=two_moons L=1,3 T=5,10", "a sweep of four jobs; ends with one table"),
+        ),
+        "resume=true (and no overwrite=true) continues from the last checkpoint",
+        no_sweep=None,
+    ),
+    Command(
+        "evaluate",
+        "score a run, and compare it with other samplers in report.html",
+        "csb.cli.evaluate",
+        (
+            ("run=outputs/mnist_inpaint", "scores, and a report beside guided samplers"),
+            ("run=outputs/two_moons baselines=none", "only the bridge"),
+            ("run=outputs/mnist_inpaint 'others=[outputs/long]' tables=false", "beside another run"),
+        ),
+    ),
+    Command(
+        "compare",
+        "compare all methods on one problem at equal network calls and at equal seconds",
+        "csb.cli.compare",
+        (
+            ("problem=mixture", "guided samplers with the exact denoiser, against the exact posterior"),
+            ("problem=mnist_inpaint run=outputs/mnist_inpaint", "with the bridge, denoiser, score and flow of a run"),
+            ("problem=mnist_superres prior=outputs/mnist_inpaint calls=[20] seconds=[]", "one budget, no bridge"),
+            ("'methods=[tds,dps,exact]' calls=[10,50] observations=5", "some methods"),
+        ),
+        "the same command goes on where it was stopped",
+        groups=("baselines",),
+    ),
+    Command(
+        "sample",
+        "draw posterior samples from a trained bridge into a file",
+        "csb.cli.sample",
+        (
+            ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
+            ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
+            ("run=outputs/mnist_inpaint calls=1", "with the student of stage=distil"),
+            (
+                "run=outputs/two_moons/bridge.safetensors y=obs.npy sampler.mean_only=true",
+                "a file; no later noise",
+            ),
+        ),
+        groups=("sampler",),
+    ),
+    Command(
+        "inspect",
+        "say what a trained bridge is; writes nothing",
+        "csb.cli.inspect",
+        (
+            ("run=outputs/mnist_inpaint", "tables"),
+            ("run=outputs/two_moons/half_steps/01_backward.safetensors", "one half-step's file"),
+            ("run=outputs/two_moons json=true", "JSON, for programs"),
+        ),
+    ),
+    Command(
+        "reproduce",
+        "train a run again from what is stored beside it, and compare weights and figures",
+        "csb.cli.reproduce",
+        (
+            ("run=outputs/two_moons", "into outputs/two_moons_reproduced; every bit must be the same"),
+            ("run=outputs/two_moons tolerance=0.05 out=again", "on another machine: figures within 5 %"),
+            ("run=outputs/mnist_inpaint data=/data/mnist resume=true", "data elsewhere; go on after a kill"),
+            ("run=outputs/two_moons stage=score", "another stage"),
+        ),
+        "resume=true continues from the last checkpoint",
+    ),
+    Command(
+        "export",
+        "write a trained bridge into a folder to share, without its training state",
+        "csb.cli.export",
+        (
+            ("run=outputs/two_moons out=two_moons", "a new folder"),
+            ("run=outputs/two_moons out=two_moons overwrite=true licence=mit", "in place of an earlier export"),
+        ),
+        hint="run it again with overwrite=true",
+    ),
+    Command(
+        "demo",
+        "serve a page on this machine to try a bridge of digits: pick or draw one, move the hole",
+        "csb.cli.demo.command",
+        (
+            ("run=outputs/mnist_inpaint_anywhere", "at http://127.0.0.1:7860, until Ctrl+C"),
+            ("run=outputs/mnist_inpaint port=0", "a hole that stays in the middle; at a port that is free"),
+        ),
+    ),
+    Command(
+        "benchmark",
+        "measure overheads of a run, or train and score a suite of methods",
+        "csb.suites.benchmark",
+        (
+            ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),
+            ("suite=sbi", "bridges and baselines on tasks of sbibm: one table"),
+            ("suite=sbi 'suite.problems=[two_moons]' 'suite.T=[5,10]' suite.jobs=2", "a part of it"),
+            ("suite=mixture", "guided samplers with the exact denoiser"),
+            ("suite=filtering", "bridges, ensemble and particle filters on chaotic systems"),
+            ("suite=memory", "the memory that a training on a million pairs takes"),
+            ("suite=speed", "training, cache and sampling against bare network calls, memory, and growth"),
+            ("suite=target target=two_moons", "training time until C2ST is .55; target=mnist_inpaint: until 19.5 dB"),
+        ),
+        "the same command goes on where a suite was stopped",
+        groups=("suite",),
+        no_sweep="give lists, e.g. suite.T=[5,10]",
+    ),
+)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

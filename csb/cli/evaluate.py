@@ -1,0 +1,52 @@
+"""csb evaluate: scores a finished run and compares it."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.runs import provenance
+from csb.runs.evaluate import compare_run, evaluate
+from csb.runs.load import load_run
+from csb.runs.lock import writing
+from csb.samplers.registry import BaselineSettings
+from csb.schema import Given, Place, Schema, Whole
+
+
+class EvaluateSettings(Schema):
+    """See conf/evaluate.yaml."""
+
+    run: Place = Field(description="the folder of a finished run")
+    others: list[Place] = Field(description="folders of more runs on the same problem, to compare with")
+    tables: bool = Field(description="compute the scores of the run again")
+    seed: Whole = Field(description="of all samples")
+    sampler: SamplerSettings = Field(description="how samples are drawn")
+    metrics: MetricsSettings = Field(description="how much is drawn")
+    baselines: BaselineSettings = Field(description="what is compared with")
+
+
+def prepare(given: Given) -> Callable[[], None]:
+    """The evaluation of one run. CSBError where a value is wrong or a run is not there."""
+    read = EvaluateSettings.read(given)
+    for folder in (read.run, *read.others):
+        load_run(folder).bridge.timesteps(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
+    return partial(_evaluate, read, given)
+
+
+def _evaluate(read: EvaluateSettings, given: Given) -> None:
+    with writing(Path(read.run)):  # the bridge is read, and its results written, while no other process trains it
+        _write(read, given)
+
+
+def _write(read: EvaluateSettings, given: Given) -> None:
+    run, others = load_run(read.run), [load_run(folder) for folder in read.others]
+    if read.tables:
+        evaluate(run, read.sampler, read.metrics, read.seed)
+    command = shlex.join(["csb", "evaluate", *sys.argv[1:]])
+    compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
+    where, precision = run.bridge.device, run.bridge.precision
+    provenance.record(run.folder, "evaluate", run.problem, where, precision, read.seed, given)

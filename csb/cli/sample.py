@@ -1,0 +1,115 @@
+"""csb sample: posterior samples from a trained bridge, or the student distilled from it, into a file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from csb.bridge import Bridge
+from csb.errors import CSBError
+from csb.evaluation.settings import SamplerSettings
+from csb.files import write_atomically
+from csb.problems import Problem
+from csb.process import seeded
+from csb.runs.distil import student_sampler
+from csb.runs.load import load_any, load_run, problem_of
+from csb.runs.observations import read_observations
+from csb.samplers import BridgeSampler, Sampler
+from csb.schema import Count, Given, Place, Schema, Whole
+
+
+class SampleSettings(Schema):
+    """See conf/sample.yaml."""
+
+    run: Place = Field(description="the folder of a finished run, or one of its files")
+    y: Place | None = Field(description="a file of observations; null: of the problem's test split")
+    observations: Count = Field(description="how many of the test split, where y is null")
+    n: Count = Field(description="samples of each observation")
+    seed: Whole = Field(description="of all samples")
+    calls: Count | None = Field(description="network calls of the distilled student; null: the bridge itself")
+    out: Place = Field(description="the file of the samples")
+    sampler: SamplerSettings = Field(description="how samples are drawn")
+
+
+@dataclass(frozen=True)
+class _Job:
+    sampler: Sampler
+    given: Tensor | Problem  # observations, or whose test pairs hold them
+    observations: int
+    n: int
+    seed: int
+    out: Path
+
+    def y(self) -> Tensor:
+        """(B, *y_shape)."""
+        if isinstance(self.given, Tensor):
+            return self.given
+        try:
+            return self.given.pairs("test", self.observations).y
+        except CSBError as error:
+            raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
+
+
+def _problem(bridge: Bridge, source: str) -> Problem:
+    try:
+        return problem_of(bridge, source)
+    except CSBError as error:
+        raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
+
+
+def _observations(bridge: Bridge, path: str) -> Tensor:
+    maps = bridge.transform
+    return read_observations(path, maps.y_shape, maps.dtype_of("y"), maps.any_units)
+
+
+def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, Sampler]:
+    """A run's bridge and its student. CSBError where there is none, or options are chosen that only bridges have."""
+    default = SamplerSettings()
+    for name in ("mean_only", "refine", "sample_steps"):
+        if (value := getattr(chosen, name)) != getattr(default, name):
+            raise CSBError(f"sampler.{name}={value} is for the bridge, and calls={calls} for its student; give one")
+    run = load_run(source)
+    return run.bridge, student_sampler(run, calls, chosen.batch_size)
+
+
+def _check_out(out: str, y: str | None) -> Path:
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
+    if y is not None and path.exists() and path.samefile(y):
+        raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
+    return path
+
+
+def _read(given: Given) -> _Job:
+    own = SampleSettings.read(given)
+    source = own.run
+    if own.y is not None and not Path(own.y).is_file():
+        raise CSBError(f"y={own.y} is not a file; give a .npy or .npz file of observations")
+    out = _check_out(own.out, own.y)
+    if own.calls is None:
+        bridge = load_any(source)
+        draws: Sampler = BridgeSampler(bridge, **vars(own.sampler))
+    else:
+        bridge, draws = _student(source, own.calls, own.sampler)
+    of = _problem(bridge, source) if own.y is None else _observations(bridge, own.y)
+    return _Job(draws, of, own.observations, own.n, own.seed, out)
+
+
+def prepare(given: Given) -> Callable[[], None]:
+    """The job. CSBError where a value is wrong, or the bridge or the observations cannot be read."""
+    return partial(_run, _read(given))
+
+
+def _run(job: _Job) -> None:
+    """Writes x (B, n, …) and y (B, …) to ``out``."""
+    y, sampler = job.y(), job.sampler
+    samples = sampler.sample(y, job.n, seeded(job.seed, device=sampler.device))
+    x = samples.x.cpu().numpy()
+    write_atomically(job.out, lambda file: np.savez(file, x=x, y=y.numpy()))
+    calls = samples.info.forward_evaluations
+    print(f"{job.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")

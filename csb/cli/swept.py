@@ -1,0 +1,48 @@
+"""One job of a sweep of csb train, which Hydra calls, perhaps in a process of its own."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from csb.cli.ends import explain
+from csb.cli.launch import is_requeued, take_gpu
+from csb.cli.sweep import MARKER, read_json, write_marker
+from csb.evaluation.tables import write_json
+from csb.runs.config import read
+from csb.runs.train import finished, train
+from csb.training.ranks import LOST, Ranks, join, lost, speaks
+
+logger = logging.getLogger(__name__)
+
+
+def main(config: DictConfig) -> dict[str, Any] | None:
+    """Trains one run of a sweep, in the job's own folder. Whatever ends it is reported there; the other jobs go on."""
+    take_gpu()
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    given |= {"out": hydra.sweep.dir, "name": hydra.sweep.subdir}
+    left_out = list(hydra.job.config.override_dirname.exclude_keys)
+    try:
+        device = read(given).device
+        ranks = join(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
+        if ranks.share(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
+            given |= {"resume": True, "overwrite": False}
+        if ranks.main:
+            overrides = [str(text) for text in hydra.overrides.task]
+            write_marker(folder, overrides, given["L"], given["T"], given["seed"], str(hydra.job.id), left_out)
+        return train(read(given))
+    except Exception as error:
+        message = LOST if lost(error) else explain(error)
+        if message is None:  # not known to this program: its traceback is printed
+            logger.exception("%s", folder)
+            message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if not speaks():
+        return None
+    logger.error("%s: %s", folder, message)
+    if finished(folder) is None:
+        write_json(folder / "result.json", {"L": given["L"], "T": given["T"], "error": message})
+    return None

@@ -1,0 +1,62 @@
+"""What a job of csb train does, alone or in a sweep."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from csb.cli.processes import begin
+from csb.errors import CSBError
+from csb.evaluation.tables import print_table
+from csb.runs.config import DISTIL, RunConfig, read
+from csb.runs.distil import teacher
+from csb.runs.evaluate import compare_run
+from csb.runs.load import load_run
+from csb.runs.stages import check_stage, stage_job
+from csb.runs.train import check_folder, check_writable, train
+from csb.schema import Given
+
+logger = logging.getLogger(__name__)
+
+
+def validate(given: Given) -> Callable[[], None]:
+    """Checks one job of a sweep. Returns the check of the sweep's folder: Hydra has yet to name those of its jobs."""
+    run = read(given)
+    if run.stage != "bridge" or run.evaluate:
+        raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
+    return lambda: check_writable(Path(str(given["out"])) / "sweeps" / str(given["name"]))
+
+
+def _check_of(run: RunConfig) -> Callable[[], None]:
+    """The check of a run's folder, which makes it. CSBError where what is distilled is missing or does not fit."""
+    if run.stage == DISTIL:
+        teacher(run)
+    return partial(check_folder if run.stage == "bridge" else check_stage, run)
+
+
+def prepare(given: Given) -> Callable[[], Any]:
+    """One training, checked before anything is written but its folder."""
+    run = read(given)
+    _check_of(run)()
+    return partial(_train, run)
+
+
+def _train(run: RunConfig) -> dict[str, Any] | None:
+    ranks = begin(run.device, ["train", *sys.argv[1:]])  # of which cli.run has made the arguments of this job
+    if ranks is None:
+        return None
+    if run.stage != "bridge":
+        return stage_job(run)
+    result = train(run)
+    if not ranks.main:
+        return None
+    if run.evaluate:
+        command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
+        of = load_run(run.folder, str(run.device.where))
+        compare_run(of, [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress)
+    rows = [{"figure": key, "value": value} for key, value in result.items()]
+    print_table(rows, title=str(run.folder))
+    return result

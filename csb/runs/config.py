@@ -1,0 +1,337 @@
+"""From plain data to checked, typed settings. Nothing here does any work: a bad config fails before any starts."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
+from csb.bridge.objectives import Objective, build_objective
+from csb.bridge.skipping import check_skips
+from csb.errors import CSBError, is_one_of, require_int
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
+from csb.problems import FilePairs, Problem, build_problem
+from csb.problems.scale import finest_scale, pool
+from csb.problems.specs import absolute
+from csb.problems.transform import Transform
+from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
+from csb.process.grid import MOST_STEPS
+from csb.process.schedule import LEAST_SCALE
+from csb.runs.logs import LoggerSettings
+from csb.runs.recipe import (
+    AUTO,
+    NetworkSettings,
+    ObjectiveSettings,
+    flatten,
+    kernels,
+    resolved_by_count,
+    resolved_by_device,
+    resolved_by_shape,
+    resolved_split,
+)
+from csb.runs.room import require_room
+from csb.samplers.registry import BaselineSettings
+from csb.schema import OneOf, Place, Schema, Whole
+from csb.training.cache import DTYPES, bytes_per_trajectory, capacity
+from csb.training.distil import DistilSettings
+from csb.training.fit import with_gradients
+from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.regression import ConditionalSettings, DenoiserSettings
+from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.state import FREE
+
+_FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
+DISTIL = "distil"
+STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A checked configuration. ``plain`` is the whole config as plain data."""
+
+    problem: Problem
+    schedule: Schedule
+    grid: Grid  # a placeholder until :meth:`resolved`, where the schedule is "auto"
+    objective: Objective
+    backward: KernelSpec
+    forward: KernelSpec
+    ipf: IPFSettings
+    optimizer: OptimizerSettings
+    device: DeviceSettings
+    sampler: SamplerSettings
+    metrics: MetricsSettings
+    logger: LoggerSettings
+    denoiser: DenoiserSettings
+    amortized: ConditionalSettings
+    distil: DistilSettings
+    baselines: BaselineSettings
+    stage: str
+    evaluate: bool
+    folder: Path  # of the stage's files
+    teacher: Path | None  # of stage=distil: the folder of the finished run
+    seed: int
+    resume: bool
+    overwrite: bool
+    progress: bool
+    plain: dict[str, Any]
+
+    def bridge_spec(self, transform: Transform) -> BridgeSpec:
+        """The description of the bridge, once the data have set the transform."""
+        return BridgeSpec(
+            alpha_bar=self.grid.alpha_bar.tolist(), transform=transform.spec(), backward=self.backward,
+            forward=self.forward, precision=self.device.precision,
+        )  # fmt: skip
+
+    def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
+
+        The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
+
+        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
+        :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
+        """
+        process = self.plain["process"]
+        if process["schedule"] != AUTO:
+            return self
+        scale, pairs = process.get("scale"), as_pairs(pairs)
+        if scale is None:
+            z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
+            scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
+        end = process["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
+        schedule = Power.resolving(end, self.grid.T, scale)
+        plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
+        logger.info("ᾱ_T = %.3g; the first step resolves %.3g: power %.3g", end, scale, schedule.power)
+        return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
+
+    def conditional_spec(self, kind: str, transform: Transform) -> ConditionalSpec:
+        """The description of the amortized score or flow of the bridge's network, once the data have set the transform.
+
+        The score's schedule is the bridge's with the horizon of the group ``amortized``.
+        """
+        schedule: dict[str, Any] | None = None
+        if kind == "score":
+            long = self.schedule.with_horizon(self.amortized.alpha_bar_end)  # of "auto": of the default power
+            schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
+        return ConditionalSpec(
+            kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
+            precision=self.device.precision,
+        )  # fmt: skip
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues, as dotted names."""
+        free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
+        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
+        reported = flatten(
+            {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
+        )
+        reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
+        if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
+            reported.pop("problem.drop_nan", None)
+        return {key: value for key, value in reported.items() if key not in FREE}
+
+
+class TrainSettings(Schema):
+    """What stands at the top level of the configuration of a training."""
+
+    T: int = Field(ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
+    L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations, of a backward and a forward half-step each")
+    seed: Whole = Field(description="of weights, batches and noise")
+    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained")
+    run: Place | None = Field(description="the folder of the finished run that stage=distil distils")
+    out: Place | int | float | bool = Field(description="the folder of all runs")
+    name: Place | int | float | bool = Field(description="the run's folder in it")
+    resume: bool = Field(description="go on with an interrupted training")
+    overwrite: bool = Field(description="replace what the folder holds")
+    progress: bool = Field(description="show a bar")
+    evaluate: bool = Field(description="score the run once it is trained")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.resume and self.overwrite:
+            raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
+        if self.stage == DISTIL and self.run is None:
+            raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
+        if self.stage != DISTIL and self.run is not None:
+            raise CSBError(f"run={self.run} is of stage=distil alone; leave it out, or give stage=distil")
+        return self
+
+
+def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(group := plain.get(name), dict):
+        raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
+    return dict(group)
+
+
+class AutoSchedule(Schema):
+    """A power schedule that is chosen once the data are seen."""
+
+    group = "process"
+
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
+    """The horizon; null: by the number of coordinates."""
+    scale: Annotated[float, Field(gt=LEAST_SCALE, lt=1)] | None = None
+    """What the first step resolves; null: half the finest structure of the data."""
+
+
+def schedule_of(group: dict[str, Any]) -> Schedule:
+    """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit.
+
+    "auto" is a power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
+    """
+    name, options = group.get("schedule"), {key: value for key, value in group.items() if key != "schedule"}
+    if name == AUTO:
+        return Power(alpha_bar_end=AutoSchedule.read(options).alpha_bar_end or SHORT)
+    if not is_one_of(name, SCHEDULES):
+        raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
+    return SCHEDULES[name].read(options)
+
+
+def _amortized(group: dict[str, Any], ipf: IPFSettings, lr: float) -> dict[str, Any]:
+    """The group of a score or flow, with the bridge's numbers for null: as many optimiser steps in all, and so on."""
+    bridge = {
+        "steps": sum(half_step.steps for half_step in plan(ipf)), "batch_size": ipf.batch_size, "lr": lr,
+        "checkpoint_every": ipf.checkpoint_every,
+    }  # fmt: skip
+    return {key: bridge[key] if value is None and key in bridge else value for key, value in group.items()}
+
+
+def _network(group: dict[str, Any], T: int) -> dict[str, Any]:
+    """The group ``network``; a null number of steps is that of the bridge."""
+    options = group.get("options")
+    if isinstance(options, dict) and options.get("steps", T) is None:
+        return {**group, "options": {**options, "steps": T}}
+    return group
+
+
+@with_gradients()
+def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
+    """The checked settings of plain data. Raises CSBError with one line for the first thing that is wrong.
+
+    ``problem`` is that of the group of this name, where it is made already.
+    """
+    plain = {str(key): value for key, value in given.items()}
+    top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
+    plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
+    plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
+    problem = build_problem(plain["problem"]) if problem is None else problem
+    plain["problem"] = resolved_split(plain["problem"], problem)
+    z_shape = problem.new_transform().z_shape
+    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
+    plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])
+    schedule = schedule_of(_group(plain, "process"))
+    chosen = ObjectiveSettings.read(plain["objective"])
+    plain["network"] = _network(_group(plain, "network"), top.T)
+    backward, forward = kernels(NetworkSettings.read(plain["network"]), chosen)
+    ipf = IPFSettings.read({"L": top.L, **_group(plain, "ipf")})
+    optimizer = OptimizerSettings.read(plain["optimizer"])
+    plain["amortized"] = _amortized(_group(plain, "amortized"), ipf, optimizer.lr)
+    distil = DistilSettings.read(plain.get("distil"))
+    teacher = None if top.run is None else Path(top.run)
+    run = RunConfig(
+        problem=problem,
+        schedule=schedule,
+        grid=Grid.from_schedule(schedule, top.T),
+        objective=build_objective(chosen.name),
+        backward=backward,
+        forward=forward,
+        ipf=ipf,
+        optimizer=optimizer,
+        device=DeviceSettings.read(plain["trainer"]),
+        sampler=SamplerSettings.read(plain.get("sampler")),
+        metrics=MetricsSettings.read(plain.get("metrics")),
+        logger=LoggerSettings.read(plain.get("logger")),
+        denoiser=DenoiserSettings.read(plain.get("denoiser")),
+        amortized=ConditionalSettings.read(plain["amortized"]),
+        distil=distil,
+        baselines=BaselineSettings.read(plain.get("baselines")),
+        stage=top.stage,
+        evaluate=top.evaluate,
+        folder=Path(str(top.out)) / str(top.name) if teacher is None else Path(distil.out or teacher),
+        teacher=teacher,
+        seed=top.seed,
+        resume=top.resume,
+        overwrite=top.overwrite,
+        progress=top.progress,
+        plain=plain,
+    )
+    run.device.check(run.ipf, run.stage)
+    _check_pairs(run)
+    _check_sampler(run)
+    require_room(run.problem, run.grid.T, run.ipf, (run.backward, run.forward))
+    for check in (_check_network, _check_data, _check_horizons):
+        check(run)
+    return run
+
+
+def _check_pairs(run: RunConfig) -> None:
+    """CSBError where a file of pairs holds x that the network is not for, or too few pairs are held out to score."""
+    problem, network = run.problem, run.backward.network["name"]
+    if not isinstance(problem, FilePairs):
+        return
+    if (held := problem.sizes["test"]) < 2:
+        raise CSBError(
+            f"test={problem.test} holds out {held} pair; calibration needs 2 or more, better hundreds; raise it"
+        )
+    if problem.is_image == (network == "unet"):
+        return
+    kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
+    raise CSBError(
+        f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use experiment={experiment}, "
+        f"which is for {kind}"
+    )
+
+
+def _check_sampler(run: RunConfig) -> None:
+    """CSBError for a number of sampling steps that the bridge cannot take: the scores after training would fail."""
+    steps, T = run.sampler.sample_steps, run.grid.T
+    if steps is None:
+        return
+    require_int("sampler.sample_steps", steps, 1, T)
+    kernels: dict[Direction, KernelSpec] = {"backward": run.backward, "forward": run.forward}
+    for direction, spec in kernels.items():
+        if direction == "backward" or run.sampler.refine:
+            check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
+
+
+def _check_network(run: RunConfig) -> None:
+    """Builds the bridge once, and the model of the stage, so that wrong network options show at once."""
+    build_bridge(run.bridge_spec(run.problem.new_transform()))
+    if run.stage in CONDITIONAL:
+        build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))
+
+
+def _check_data(run: RunConfig) -> None:
+    """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
+    z_shape, sizes, ipf = run.problem.new_transform().z_shape, run.problem.sizes, run.ipf
+    each = bytes_per_trajectory(z_shape, run.grid.T, run.objective, DTYPES[ipf.cache_dtype])
+    capacity(each, ipf.trajectories, ipf.cache_bytes)
+    require_pairs(sizes["train"], run.ipf)
+    name = "exact_observations" if run.problem.has_exact_posterior else "observations"
+    scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is
+    for key, split, wanted in (
+        (f"metrics.{name}", "test", scored),
+        ("metrics.picture_rows", "val", max(2, run.metrics.picture_rows)),
+    ):
+        if sizes[split] < wanted:
+            raise CSBError(f"{key} needs {wanted} pairs and the split {split!r} holds {sizes[split]}; lower it")
+
+
+def _check_horizons(run: RunConfig) -> None:
+    """CSBError for a horizon that the schedule cannot have, where a denoiser is trained or guided samplers run."""
+    if run.stage == "denoiser" or run.evaluate:
+        run.schedule.with_horizon(run.denoiser.alpha_bar_end)
+    if run.evaluate and run.baselines.alpha_bar_end is not None:
+        Grid.from_schedule(run.schedule.with_horizon(run.baselines.alpha_bar_end), run.baselines.T)
+
+
+def require_pairs(count: int, ipf: IPFSettings) -> None:
+    """CSBError where there are fewer training pairs than states in a batch."""
+    if count < ipf.batch_size:
+        raise CSBError(f"{count} training pairs are fewer than ipf.batch_size={ipf.batch_size}; lower it")

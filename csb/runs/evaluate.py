@@ -1,0 +1,211 @@
+"""The evaluation of a finished run: tables on the screen and ``evaluation.json``, ``.md``, ``.png`` in its folder."""
+
+import logging
+from typing import Any, cast
+
+import torch
+
+from csb.bridge import Bridge
+from csb.errors import CSBError
+from csb.evaluation.chunks import pairs_at_once
+from csb.evaluation.classes import class_result, reference_of
+from csb.evaluation.comparison import Method, draw
+from csb.evaluation.gaussian import half_step_table, recursion_table
+from csb.evaluation.held_out import held_out, held_out_scores
+from csb.evaluation.images import digit_classifier, score_digits
+from csb.evaluation.report import Report
+from csb.evaluation.scores import exact_scores
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.shown import draw_samples
+from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.evaluation.verdict import warn_of_failure
+from csb.networks.diffusion import Denoiser
+from csb.problems import ClassProblem, LinearGaussian
+from csb.problems.tasks.mnist_problem import MnistProblem
+from csb.process import Stream, seeded
+from csb.runs.compare import build_methods, compare
+from csb.runs.config import schedule_of
+from csb.runs.denoiser import stored_denoiser, train_stage
+from csb.runs.guidance_likelihood import can_be_guided
+from csb.runs.load import Run
+from csb.runs.lock import writing
+from csb.samplers import BridgeSampler
+from csb.samplers.registry import BaselineSettings
+from csb.training.history import chosen_iteration, end_figures
+
+logger = logging.getLogger(__name__)
+Tables = dict[str, list[dict[str, Any]]]
+RECURSIONS = {  # objective and covariance whose recursion is known in closed form
+    ("likelihood", "full"): "likelihood",
+    ("likelihood", "diagonal"): "likelihood_diagonal",
+    ("mean_matching", "fixed"): "mean_matching",
+    ("bridge_matching", "full"): "bridge_matching",
+}
+UNITS = "CRPS to skill in units of the prior's standard deviation"
+IMAGE_FIGURES = (
+    "psnr_mean_per_image", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
+    "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
+)  # fmt: skip
+
+
+def iterations(run: Run) -> list[tuple[int, Bridge]]:
+    """(iteration, bridge) at the end of every backward half-step."""
+    backward = [bridge for name, bridge in run.half_steps if name.endswith("backward")]
+    return list(enumerate(backward, start=1))
+
+
+def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
+    with writing(run.folder):
+        return _evaluate(run, sampler, metrics, seed)
+
+
+def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    problem = run.problem
+    problem.prepare()
+    table = _exact if problem.has_exact_posterior else _held_out
+    if problem.is_digit:
+        table = _classes if isinstance(problem, ClassProblem) else _images
+    tables = table(run, sampler, metrics, seed)
+    if run.history:
+        keys = (
+            "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
+            "ratio_before", "fill_share",
+        )  # fmt: skip
+        rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
+        tables["half-steps, as trained"] = rows
+    write_json(run.folder / "evaluation.json", tables)
+    text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
+    write_text(run.folder / "evaluation.md", text)
+    for title, rows in tables.items():
+        print_table(rows, title=title)
+    _picture(run, metrics, seed)
+    figures = {**_chosen(run, next(iter(tables.values()))), **end_figures(run.history)}
+    warn_of_failure(run.folder, figures, problem, sampler, metrics)
+    return tables
+
+
+def _chosen(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of the iteration that the run's bridge is of, from a table with a row, or a column, for each."""
+    number = chosen_iteration(run.history) if run.history else len(iterations(run))
+    if "figure" in rows[0]:
+        return {row["figure"]: row.get(f"iteration {number}") for row in rows}
+    return next((row for row in rows if row["iteration"] == number), {})
+
+
+def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = True) -> Denoiser | None:
+    """The denoiser for a comparison: exact, stored, or trained now and stored. None where none is needed."""
+    if not baselines.methods or not can_be_guided(run.problem):
+        return None
+    found = stored_denoiser(run.problem, run.folder, run.bridge.device)
+    if found is not None:
+        return found
+    if "denoiser" not in run.config:
+        raise CSBError(
+            f"{run.folder} was trained without settings for a denoiser; choose baselines=none or train again"
+        )
+    logger.info("no denoiser is stored in %s: it is trained now, once", run.folder)
+    return train_stage(run.problem, run.config, run.folder, seed, resume=True, bar=bar)
+
+
+def compare_run(
+    run: Run,
+    others: list[Run],
+    baselines: BaselineSettings,
+    sampler: SamplerSettings,
+    metrics: MetricsSettings,
+    seed: int,
+    command: str,
+    bar: bool = True,
+) -> Report:
+    """The comparison with other samplers on the frozen test observations: ``report.html`` and its companions."""
+    with writing(run.folder):
+        run.problem.prepare()
+        denoiser = denoiser_of(run, baselines, seed, bar)
+        found = build_methods(run, others, denoiser, baselines, sampler, seed)
+        report = compare(run, found, metrics, seed, command, run.about["versions"])
+    figures = {m.label: {"passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods}
+    names = dict.fromkeys(name for of_one in figures.values() for name in of_one)
+    rows = [{"figure": name, **{label: of_one.get(name) for label, of_one in figures.items()}} for name in names]
+    print_table(rows, title=report.title)  # a row a figure: these are more than fit beside each other
+    logger.info("report: %s", run.folder / "report.html")
+    return report
+
+
+def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    test = run.problem.pairs("test", metrics.observations)
+    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
+    rows, reliability = [], []
+    for iteration, bridge in iterations(run):
+        found = score_digits(bridge, test, classifier, sampler, metrics, seed)
+        row = {"iteration": iteration, **found.row}
+        rows.append(row)
+        reliability = found.reliability
+    n, m = metrics.observations, metrics.samples
+    return {
+        f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": [
+            {"figure": key, **{f"iteration {row['iteration']}": row[key] for row in rows}}
+            for key in IMAGE_FIGURES
+            if key in rows[0]
+        ],
+        "pixel std of the last iteration against its error, in ten bins of pixels": reliability,
+    }
+
+
+def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    test, n = run.problem.pairs("test", metrics.observations), metrics.samples
+    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
+    real, rows = reference_of(run.problem), []
+    for iteration, bridge in iterations(run):
+        method = Method("bridge", "bridge", BridgeSampler(bridge, **vars(sampler)))
+        found = class_result(draw(method, test.y, n, seed, pairs_at_once(n)), test, classifier, real)
+        cost = {"calls": found.forward_evaluations, "seconds": found.seconds}
+        rows.append({"iteration": iteration, **found.metrics, **cost})
+    title = f"samples of classes, {len(test.x)} × {n} (classifier: {accuracy:.2%} on the test set)"
+    return {title: rows}
+
+
+def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    problem = run.problem
+    rows = [{"iteration": i, **exact_scores(problem, bridge, sampler, metrics, seed)} for i, bridge in iterations(run)]
+    n, m = metrics.exact_observations, metrics.exact_samples
+    tables: Tables = {f"against the exact posterior, {n} observations × {m} samples": rows}
+    if isinstance(problem, LinearGaussian):
+        objective, L = run.config["objective"], run.config["L"]
+        recursion = RECURSIONS.get((objective["name"], run.bridge.backward_kernel.covariance))
+        if recursion is not None:
+            title = f"trained half-steps against the exact recursion of {recursion}, relative errors"
+            tables[title] = half_step_table(problem, run.half_steps, recursion, seed)
+        T = run.bridge.grid.T
+        tables[f"where the exact recursions end after L = {L}, relative errors"] = recursion_table(
+            problem, schedule_of(run.config["process"]), L, sorted({T, 20, 50, 100, 200})
+        )
+    return tables
+
+
+def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
+    count = len(held_out(run.problem, metrics.observations).x)
+    rows = [
+        {"iteration": i, **held_out_scores(run.problem, bridge, sampler, metrics, seed)}
+        for i, bridge in iterations(run)
+    ]
+    return {f"on {count} held-out pairs × {metrics.samples} samples, {UNITS}": rows}
+
+
+def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
+    """Posterior samples of the first test observations."""
+    problem, rows = run.problem, metrics.picture_rows
+    test = held_out(problem, rows)
+    generator = seeded(seed, Stream.EVALUATION_PICTURE, device=run.bridge.device)
+    path = run.folder / "evaluation.png"
+    samples = run.bridge.sample(test.y, 64 if problem.is_image else 1000, generator=generator).x.cpu()
+    exact = None
+    if problem.has_exact_posterior:
+        exact = torch.stack(
+            [
+                problem.posterior(y).sample(1000, seeded(seed, Stream.EVALUATION_PICTURE, i))
+                for i, y in enumerate(test.y)
+            ]
+        )
+    title = f"{problem.name}: test {'digits' if problem.is_digit else 'observations'}, T = {run.bridge.grid.T}"
+    draw_samples(path, problem, test.x, test.y, samples, exact, title)

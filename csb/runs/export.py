@@ -1,0 +1,125 @@
+"""From a finished run to a folder to share: one file of tensors and their description, picture and model card."""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from csb.bridge import Bridge
+from csb.bridge.checkpoint import save
+from csb.errors import CSBError
+from csb.evaluation.tables import write_text
+from csb.files import read_json, write_atomically
+from csb.runs.card import model_card
+from csb.runs.hub import CARD, FILES, PICTURE, WEIGHTS, is_folder, is_own
+from csb.runs.inspection import mapping
+from csb.runs.load import load_any
+
+
+def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
+    """Writes the bridge of a run, a file or an exported folder to the folder ``out``, with a model card.
+
+    Paths of this machine are shortened to their last part, so that the folder tells nothing about it.
+
+    Args:
+        source: see :func:`csb.load`.
+        out: a new folder, or with ``overwrite`` one that holds an earlier export.
+        overwrite: whether an earlier export there is replaced.
+        licence: of the weights, as the Hub spells it (e.g. "mit"); the card says so where there is none.
+
+    Raises:
+        CSBError: no bridge there; ``out`` is taken, or cannot be written.
+    """
+    out = Path(out)
+    check_out(source, out, overwrite, licence)
+    bridge = load_any(source, "cpu")
+    about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
+    picture = _picture(Path(source))
+    text = model_card(bridge, about, licence, picture is not None)  # before any file is written
+    image = b"" if picture is None else picture.read_bytes()
+
+    def write(folder: Path) -> None:
+        save(bridge, folder / WEIGHTS, about)
+        if image:
+            write_atomically(folder / PICTURE, lambda file: file.write(image))
+        write_text(folder / CARD, text)
+
+    _replace(out.resolve(), write)
+    return out
+
+
+def _replace(out: Path, write: Callable[[Path], None]) -> None:
+    """Fills a folder beside ``out``, then renames it into place: ``out`` is the old export or the new one, no mixture.
+
+    Files of an earlier folder there that are not csb's are kept. CSBError where it cannot be written.
+    """
+    new = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        content = new / "new"  # the temporary folder is private, and what is made in it as readable as any
+        content.mkdir()
+        write(content)
+        if out.exists() and any(out.iterdir()):
+            os.rename(out, new / "old")
+        try:
+            os.replace(content, out)
+        except OSError:
+            if (new / "old").exists():
+                os.rename(new / "old", out)
+            raise
+        for path in (new / "old").glob("*"):
+            if path.name not in FILES:
+                os.rename(path, out / path.name)
+    except OSError as error:
+        raise CSBError(f"cannot write {out}: {error.strerror}; free space or choose another folder") from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | None) -> None:
+    """CSBError where :func:`export` could not write there, or would write over something else than an export."""
+    if licence is not None and not (isinstance(licence, str) and re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence)):
+        raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
+    if out.exists() and not out.is_dir():
+        raise CSBError(f"out={out} is a file; choose another folder")
+    if out.exists() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise CSBError(f"out={out} holds what is to be exported; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out)):
+        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files; choose"
+        raise CSBError(f"out={out} holds {what} another folder")
+
+
+def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
+    """The summary of the training: ``result.json`` of a run, or what an exported folder holds already."""
+    path = (source if source.is_dir() else source.parent) / "result.json"
+    if is_own(path, path.parent):
+        with contextlib.suppress(CSBError):
+            return read_json(path)
+    return mapping(bridge.about.get("training"))
+
+
+def _picture(source: Path) -> Path | None:
+    """The latest picture of posterior samples of a run, or that of an exported folder."""
+    folder = source if source.is_dir() else source.parent
+    drawn = sorted(p for p in (folder / "pictures").glob("*_backward_*.png") if not p.stem.endswith("_loss"))
+    candidates = [folder / "evaluation.png", folder / PICTURE, *reversed(drawn)]
+    return next((path for path in candidates if is_own(path, folder)), None)
+
+
+def _without_paths(data: Any) -> Any:
+    """Plain data with absolute paths cut to their last part."""
+    if isinstance(data, dict):
+        return {key: _without_paths(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_without_paths(value) for value in data]
+    if isinstance(data, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            if (path := kind(data)).is_absolute():
+                return path.name
+    return data

@@ -1,0 +1,166 @@
+"""What a trained bridge is, read off the bridge itself and the files beside it. Nothing is written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from csb.bridge import Bridge, Direction, load
+from csb.evaluation.tables import format_value, print_table
+from csb.files import model_file, read_json
+from csb.runs.load import half_step_files, load_any, read_history
+from csb.training.history import EACH
+
+_NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: reported elsewhere
+_KERNELS: tuple[Direction, ...] = ("backward", "forward")
+
+
+def inspect(source: str | Path) -> dict[str, Any]:
+    """What is known of a bridge, as plain data; None where the source does not say.
+
+    Args:
+        source: the folder of a finished run, a file that training wrote, or an exported folder. Scores, seconds and
+            half-steps are those of the run's own files, where the source is the run, its bridge's file or a half-step.
+
+    Raises:
+        CSBError: nothing is there, or it or a file beside it is damaged.
+    """
+    path = Path(source)
+    bridge = load_any(path, "cpu")
+    run = _run_of(path)
+    held, iterations = (None, None) if run is None else _iterations(bridge, path, run)
+    history = [] if run is None else read_history(run)
+    whole = run is not None and path.parent.name != "half_steps"
+    result: dict[str, Any] = {}
+    if run is not None and whole and (run / "result.json").exists():
+        result = read_json(run / "result.json")
+    of_file = [row.get("seconds") for row in history if row.get("half_step") == path.stem]
+    return {
+        "source": str(source),
+        **_facts(bridge),
+        "iterations": iterations,
+        "held": held,
+        "seconds": result.get("seconds") if whole else (of_file or [None])[0],
+        "scores": {key: value for key, value in result.items() if key not in _NO_SCORES} or None,
+        "half_steps": [{key: value for key, value in row.items() if key != EACH} for row in history] or None,
+    }
+
+
+def _facts(bridge: Bridge) -> dict[str, Any]:
+    """What the bridge itself says, and what its file says about it."""
+    about, alpha_bar = bridge.about, bridge.grid.alpha_bar
+    config, problem = mapping(about.get("config")), mapping(about.get("problem"))
+    return {
+        "task": problem.get("name"),
+        "problem": problem or None,
+        "x_shape": list(bridge.transform.x_shape),
+        "y_shape": list(bridge.transform.y_shape),
+        "transform": bridge.transform.name,
+        "T": bridge.grid.T,
+        "alpha_bar_T": float(alpha_bar[-1]),
+        "first_step": float((1 - alpha_bar[1]).sqrt()),
+        "objective": mapping(config.get("objective")).get("name"),
+        "precision": bridge.precision,
+        "parameters": sum(p.numel() for p in bridge.parameters()),
+        "kernels": {direction: _kernel(bridge, direction) for direction in _KERNELS},
+        "versions": mapping(about.get("versions")) or None,
+    }
+
+
+def _kernel(bridge: Bridge, direction: Direction) -> dict[str, Any]:
+    kernel = bridge.kernel(direction)
+    spec = getattr(bridge.spec, direction, None)
+    options = {} if spec is None else {key: value for key, value in spec.network.items() if key != "name"}
+    size = {"low_rank": "rank", "mixture": "components"}.get(kernel.covariance)
+    return {
+        "network": type(kernel.network).__name__,
+        "options": options or None,
+        "parameters": sum(p.numel() for p in kernel.parameters()),
+        "parametrisation": kernel.parametrisation,
+        "covariance": kernel.covariance,
+        "covariance_size": None if spec is None or size is None else getattr(spec, size),
+    }
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The dictionary that a file was to hold; an empty one where it holds something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _run_of(path: Path) -> Path | None:
+    """The folder of the run that the source is, or belongs to; None where there is none."""
+    if path.is_dir():
+        return path if model_file(path, "bridge").is_file() else None
+    if path.parent.name == "half_steps":
+        return path.parent.parent
+    return path.parent if path.stem == "bridge" else None
+
+
+def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int | None]:
+    """Which iteration's kernels these are, found by comparing the weights, and how many were trained."""
+    files = half_step_files(run)[::-1]  # the last first
+    trained = (int(files[0].stem.split("_")[0]) + 1) // 2 if files else None
+    own = bridge.state_dict()
+    for file in files:
+        if path.parent.name == "half_steps" and file.name != path.name:
+            continue
+        other = load(file, of=Bridge).state_dict()
+        if own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own):
+            return (int(file.stem.split("_")[0]) + 1) // 2, trained
+    return None, trained
+
+
+def print_inspection(found: dict[str, Any]) -> None:
+    """Tables of what :func:`inspect` found, on the terminal."""
+    versions = found["versions"] or {}
+    rows = {
+        "task": found["task"],
+        "x, y": f"{_shape(found['x_shape'])}, {_shape(found['y_shape'])}",
+        "T": found["T"],
+        "ᾱ_T": found["alpha_bar_T"],
+        "first step, √(1−ᾱ_1)": found["first_step"],
+        "objective": found["objective"],
+        "transform": found["transform"],
+        "precision": found["precision"],
+        "parameters": f"{found['parameters']:,}",
+        "iterations trained": found["iterations"],
+        "iteration held": found["held"],
+        "training seconds": found["seconds"],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
+    }
+    print_table(_pairs(rows, "bridge"), title=_told(found["source"]))
+    kernels = [{"kernel": name, **_row(one)} for name, one in found["kernels"].items()]
+    print_table(kernels, title="kernels")
+    if found["problem"] and len(found["problem"]) > 1:
+        arguments = {key: value for key, value in found["problem"].items() if key != "name"}
+        print_table(_pairs(arguments, "argument"), title=f"problem {_told(found['task'])}")
+    if found["half_steps"]:
+        columns = [c for c in ("half_step", "loss", "val_energy_score", "x0_distance", "x0_floor", "seconds")
+                   if any(c in row for row in found["half_steps"])]  # fmt: skip
+        print_table(found["half_steps"], title="half-steps", columns=columns)
+    if found["scores"]:
+        scores = [{"score": _told(key), "value": value} for key, value in found["scores"].items()]
+        print_table(scores, title="held-out scores")
+
+
+def _pairs(values: dict[str, Any], name: str) -> list[dict[str, str]]:
+    return [{name: _told(key), "value": _told(value)} for key, value in values.items()]
+
+
+def _row(kernel: dict[str, Any]) -> dict[str, Any]:
+    size, options = kernel["covariance_size"], kernel["options"] or {}
+    return {
+        "network": _told(" ".join([kernel["network"], *(f"{key}={value}" for key, value in options.items())])),
+        "parameters": f"{kernel['parameters']:,}",
+        "mean": kernel["parametrisation"],
+        "covariance": kernel["covariance"] + ("" if size is None else f", {size}"),
+    }
+
+
+def _shape(shape: list[int]) -> str:
+    return "×".join(map(str, shape)) or "number"
+
+
+def _told(value: Any) -> str:
+    """A cell of text that a file may hold: what cannot be printed, such as a terminal's codes, is shown as �."""
+    return "".join(c if c.isprintable() else "�" for c in format_value(value))

@@ -1,0 +1,155 @@
+"""The groups of settings by name: ``network=unet`` on the command line, and what :func:`csb.fit` takes by default.
+
+A preset names what differs from the defaults of its schema. None stands for what another setting decides, "auto" for
+what the data decide (:mod:`csb.runs.recipe`).
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.runs.logs import LoggerSettings
+from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings
+from csb.samplers.registry import BaselineSettings
+from csb.schema import Schema
+from csb.training.distil import DistilSettings
+from csb.training.regression import ConditionalSettings, DenoiserSettings
+from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+
+Plain = dict[str, Any]
+SCHEMAS: dict[str, type[Schema]] = {
+    "network": NetworkSettings, "objective": ObjectiveSettings, "ipf": IPFSettings, "optimizer": OptimizerSettings,
+    "trainer": DeviceSettings, "denoiser": DenoiserSettings, "amortized": ConditionalSettings,
+    "distil": DistilSettings, "baselines": BaselineSettings, "sampler": SamplerSettings, "metrics": MetricsSettings,
+    "logger": LoggerSettings,
+}  # fmt: skip
+_COUNTED = {"first_steps": AUTO, "steps": AUTO, "batch_size": AUTO}
+_UNET = {"channels": 48, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True}
+_SWEEPS = {
+    "dps": [0.03, 0.1, 0.3, 1, 3, 10],  # ζ
+    "repaint": [1, 5, 10],  # j, levels a jump, at about the same cost
+    "ilvr": [0.01, 0.1, 0.3],  # b, the share of the steps near the data that is left alone
+    "copaint": [0.1, 0.3, 1],  # ξ
+    "pigdm": [0.1, 0.5, 1],  # η
+    "ddrm": [0.1, 0.5, 0.85],  # η
+    "sda": [0.1, 0.3, 1],  # γ
+    "guidance": [1, 2, 4],  # s
+}
+_GUIDED = [
+    "tds", "smc", "dps", "replacement", "repaint", "ilvr", "copaint", "pigdm", "ddrm", "tmpd", "mmps", "sda",
+    "guidance",
+]  # fmt: skip
+PRESETS: dict[str, dict[str, Plain]] = {
+    "process": {  # the schedule's own classes have the ranges
+        "auto": {"schedule": AUTO, "alpha_bar_end": None, "scale": None},
+        "cosine": {"schedule": "cosine", "alpha_bar_end": 1e-3, "offset": 0.008},  # Nichol & Dhariwal 2021
+        "linear": {"schedule": "linear", "alpha_bar_end": 1e-4, "beta_min": 0.1},
+        "power": {"schedule": "power", "alpha_bar_end": 0.1, "power": 4.0},
+    },
+    "network": {
+        "affine": {  # exact for linear-Gaussian problems
+            "name": "affine", "options": {"steps": None}, "parametrisation": {"backward": "drift", "forward": "drift"},
+        },
+        "mlp": {
+            "name": "mlp", "options": {"width": 256, "depth": 4}, "parametrisation": {"backward": "v", "forward": "v"},
+        },
+        "unet": {"name": "unet", "options": _UNET, "parametrisation": {"backward": "x0", "forward": "v"}},
+    },
+    "objective": {
+        "bridge_matching": {"name": "bridge_matching", "covariance": AUTO, "components": 4},
+        "likelihood": {"name": "likelihood", "covariance": "diagonal"},
+        "likelihood_full": {"name": "likelihood", "covariance": "full"},
+        "likelihood_low_rank": {"name": "likelihood", "covariance": "low_rank"},
+        "likelihood_mixture": {"name": "likelihood", "covariance": "mixture"},
+        "mean_matching": {"name": "mean_matching", "covariance": "fixed", "variance_floor": 0.0},
+    },
+    "ipf": {
+        "vectors": _COUNTED,
+        "images": {
+            **_COUNTED, "refresh": 350, "trajectories": 3072, "last_forward": False, "inflate": True, "patience": 0,
+            "checkpoint_every": 100, "observe_every": 400,
+        },
+        "gaussian": {
+            "first_steps": 2000, "steps": 2000, "batch_size": 2048, "refresh": 1000, "trajectories": 196608,
+            "patience": 0,
+        },
+    },
+    "optimizer": {"adamw": {"weight_decay": AUTO}},
+    "trainer": {"auto": {"precision": AUTO}, "default": {}, "bf16": {"precision": "bf16-mixed"}},
+    "denoiser": {
+        "vectors": {"steps": 6000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},
+        "images": {"steps": 3000, "batch_size": AUTO, "lr": 2e-3, "checkpoint_every": 200},
+    },
+    "amortized": {"default": {"steps": None, "batch_size": None, "lr": None, "checkpoint_every": None}},
+    "distil": {
+        "vectors": {"batch_size": AUTO},
+        "images": {
+            "components": 8, "rank": 32, "patches": [7, 3, 1], "steps": 1800, "batch_size": AUTO, "refresh": 600,
+            "trajectories": 8000, "checkpoint_every": 100,
+        },
+    },
+    "baselines": {
+        "guided": {"methods": _GUIDED, "sweeps": _SWEEPS},
+        "budgets": {  # as guided, with small sweeps, since each budget has its own
+            "methods": _GUIDED, "sweeps": {**_SWEEPS, "dps": [0.1, 0.3, 1]}, "sweep_observations": 10,
+        },
+        "none": {"methods": [], "sweeps": _SWEEPS},
+    },
+    "sampler": {"bridge": {}},
+    "metrics": {
+        "default": {},
+        "full": {
+            "observations": 1000, "exact_samples": 10000, "exact_observations": 20, "picture_rows": 8,
+            "c2st_samples": 10000, "c2st_observations": 3,
+        },
+    },
+    "logger": {name: {"name": name} for name in ("csv", "none", "tensorboard", "wandb")},
+}  # fmt: skip
+CHOSEN: dict[str, str] = {
+    "process": "auto", "network": "mlp", "objective": "bridge_matching", "ipf": "vectors", "optimizer": "adamw",
+    "trainer": "auto", "denoiser": "vectors", "amortized": "default", "distil": "vectors", "baselines": "guided",
+    "sampler": "bridge", "metrics": "default", "logger": "csv",
+}  # fmt: skip
+TOP: Plain = {
+    "L": 3, "T": 10, "seed": 0, "stage": "bridge", "run": None, "evaluate": False, "resume": False, "overwrite": False,
+    "progress": True, "out": "outputs",
+}  # fmt: skip
+# what trainings on images have in common: other presets, and other values in them
+IMAGES: dict[str, str] = {
+    "process": "power", "objective": "likelihood_low_rank", "network": "unet", "ipf": "images", "denoiser": "images",
+    "distil": "images",
+}  # fmt: skip
+IMAGE_VALUES: Plain = {
+    "L": 2, "T": 10,
+    "process": {"alpha_bar_end": 0.005, "power": 2.7},
+    "objective": {"variance_floor": 4e-4, "rank": 32},
+    "network": {"options": {"channels": 64}},
+    "optimizer": {"lr": 2e-3, "later_lr": 5e-5, "ema": 0.999, "weight_decay": 0.0, "balance": 0.5},
+}  # fmt: skip
+
+
+def preset(group: str, name: str) -> Plain:
+    """A group of settings by its preset's name, with the schema's defaults for all that the preset leaves open."""
+    kind = SCHEMAS.get(group)
+    fields = {} if kind is None else kind.model_fields
+    defaults = {key: field.get_default() for key, field in fields.items() if not field.is_required()}
+    return copy.deepcopy({**defaults, **PRESETS[group][name]})
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Plain:
+    """``base`` with the values of ``changes``; tables inside are merged likewise."""
+    both = dict(base)
+    for key, value in changes.items():
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def own_pairs(is_image: bool) -> Plain:
+    """The settings of a training on one's own pairs, all but the pairs: of images (C, H, W), or of vectors (d,)."""
+    chosen = CHOSEN | (IMAGES if is_image else {})
+    plain = {**TOP, **{group: preset(group, name) for group, name in chosen.items()}}
+    if not is_image:
+        return merged(plain, {"metrics": {"observations": 500}})
+    return merged(merged(plain, IMAGE_VALUES), {"ipf": {"patience": 8}, "metrics": {"observations": 100}})

@@ -1,0 +1,228 @@
+"""A training done again with the configuration, seed and data of the first, and compared with it."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csb.bridge.checkpoint import load
+from csb.errors import CSBError, is_number, require_int
+from csb.files import checksum, model_file, read_json
+from csb.runs import provenance
+from csb.runs.config import DISTIL, RunConfig, flatten, read
+from csb.runs.distil import teacher
+from csb.runs.load import half_step_files, stored_spec
+from csb.runs.stages import check_stage, stage_job
+from csb.runs.train import check_folder, train
+from csb.training.distil import NAME
+
+_ROUNDING = 1e-5  # of float32 numbers of about one, on another processor
+_CLOCK = ("seconds",)  # figures that no two runs share
+_MOST_THREADS = 4096  # more than one machine has
+_ENTRY = {  # of provenance.json, and what each part of it is
+    ("seed",): int, ("config", "trainer"): dict, ("config", "problem"): dict, ("config", "ipf"): dict,
+    ("device", "device"): str, ("device", "threads"): int, ("data", "files"): dict, ("data", "sha256"): str,
+    ("data", "first"): list, ("data", "pairs"): int,
+}  # fmt: skip
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A training that is done again.
+
+    Attributes:
+        folder: of the first.
+        first: its entry in ``provenance.json``.
+        run: the configuration of the second.
+        tolerance: see :func:`agrees`.
+    """
+
+    folder: Path
+    first: dict[str, Any]
+    run: RunConfig
+    tolerance: float
+
+    def check(self) -> None:
+        """CSBError where the folder of the second cannot be written or holds a run, or the data are others."""
+        if self.run.folder.resolve() == self.folder.resolve():
+            raise CSBError(f"out={self.run.folder} is the folder of the first training; choose another one")
+        if self.run.stage == DISTIL:
+            self._check_teacher()
+        self.run.problem.prepare()
+        require_same_data(self.first["data"], provenance.data_of(self.run.problem), self.tolerance)
+        check_stage(self.run) if self.run.stage != "bridge" else check_folder(self.run)
+
+    def _check_teacher(self) -> None:
+        """CSBError where the bridge that was distilled is not there, or another one is."""
+        path = model_file(teacher(self.run).folder, "bridge")
+        if checksum(path) != self.first.get("bridge"):
+            raise CSBError(f"{path} is another bridge than that of the first training; restore it")
+
+    def differences(self) -> list[dict[str, Any]]:
+        """What of the environment is not as it was: rows with its name, then and now."""
+        device = self.run.device
+        environment = provenance.environment(device.where, device.precision)
+        then, now = (flatten({part: one[part] for part in environment}) for one in (self.first, environment))
+        names = sorted(then.keys() | now.keys())
+        return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
+
+    def train(self) -> None:
+        """Trains, with as many threads as the first time: sums of other lengths round otherwise."""
+        with _threads(int(self.first["device"]["threads"])):
+            train(self.run) if self.run.stage == "bridge" else stage_job(self.run)
+
+    def compare(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of weights, a file each, and of the figures of ``result.json``."""
+        stage, one, two = self.run.stage, self.folder, self.run.folder
+        paths = [_file(one, stage), *(half_step_files(one) if stage == "bridge" else [])]
+        weights = []
+        for path in paths:
+            name = path.relative_to(one)
+            other = model_file(two, str(name.with_suffix("")))
+            weights.append(weight_row(str(name), load(path).state_dict(), load(other).state_dict()))
+        return {"weights": weights, "figures": figure_rows(_result(one), _result(two)) if stage == "bridge" else []}
+
+
+def reproduction(
+    folder: Path, stage: str, out: Path | None, tolerance: float, data: str | None, flags: Mapping[str, bool]
+) -> Reproduction:
+    """The reproduction of a stage's training in a folder.
+
+    ``flags``: resume, overwrite and progress of the second training. CSBError where the first is not finished or its
+    environment is not known, and as :func:`csb.runs.config.read`.
+    """
+    if not (path := _file(folder, stage)).is_file():
+        raise CSBError(f"run={folder} holds no {path.name}; give the folder of a finished training of stage={stage}")
+    first = _entry(folder, stage)
+    config = first["config"]
+    new = folder.with_name(f"{folder.resolve().name}_reproduced") if out is None else out
+    plain = {**config, **flags, "stage": stage, "evaluate": False, "logger": {"name": "none"}}
+    plain |= {"out": str(new.parent), "name": new.name, "seed": first["seed"]}
+    plain["trainer"] = {**config["trainer"], "accelerator": "cpu" if first["device"]["device"] == "cpu" else "auto"}
+    if stage == DISTIL:
+        plain["run"] = str(folder) if model_file(folder, "bridge").is_file() else config["run"]
+        plain["distil"] = {**config["distil"], "out": str(new)}
+    else:
+        plain["run"] = None
+    plain["ipf"] = {key: value for key, value in config["ipf"].items() if key != "cache_spill"}  # of older versions
+    plain["problem"] = stored_spec(config["problem"], folder) if data is None else _moved(config["problem"], data)
+    return Reproduction(folder, first, read(plain), tolerance)
+
+
+def _entry(folder: Path, stage: str) -> dict[str, Any]:
+    """Return what ``provenance.json`` says of a stage. CSBError where a part is missing or of another type."""
+    path = folder / provenance.FILE
+    first = provenance.read(folder).get(stage)
+    if not isinstance(first, dict):
+        raise CSBError(f"{path} does not say how {_file(folder, stage).name} was made; train it again")
+    for place, kind in _ENTRY.items():
+        found: Any = first
+        for key in place:
+            found = found[key] if isinstance(found, dict) else None
+        if not isinstance(found, kind):
+            raise CSBError(f"{path}: {stage}.{'.'.join(place)} is {found!r:.80}, not a {kind.__name__}; restore it")
+    data = first["data"]
+    if not all(isinstance(value, str) for value in data["files"].values()) or not all(map(is_number, data["first"])):
+        raise CSBError(f"{path}: {stage}.data holds {data!r:.80}; expected checksums and numbers; restore it")
+    require_int(f"{path}: {stage}.device.threads", first["device"]["threads"], 1, _MOST_THREADS)
+    return first
+
+
+def _moved(problem: dict[str, Any], data: str) -> dict[str, Any]:
+    """The problem's spec with another place of its data; of two .npy files the folder. CSBError where it has none."""
+    if "path" in problem and problem["path"] is None:
+        return {**problem, **{key: str(Path(data) / Path(problem[key]).name) for key in ("x", "y")}}
+    places = [place for place in ("root", "path") if place in problem]
+    if not places:
+        raise CSBError(f"data={data} has no meaning for {problem.get('name')}, whose pairs are drawn; leave it out")
+    return {**problem, places[0]: data}
+
+
+def require_same_data(then: dict[str, Any], now: dict[str, Any], tolerance: float) -> None:
+    """CSBError where the data are not those of the first training.
+
+    Pairs that are drawn may be rounded otherwise on another machine: with a tolerance, numbers that are near will do.
+    """
+    if sorted(then["files"].values()) != sorted(now["files"].values()):
+        reported = ", ".join(f"{name} {value}" for name, value in {**then["files"], **now["files"]}.items())
+        raise CSBError(f"the data differ from those of the first training ({reported}); give them with data=…")
+    if then["sha256"] == now["sha256"]:
+        return
+    same_length = len(then["first"]) == len(now["first"])
+    near = same_length and all(math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+                               for a, b in zip(then["first"], now["first"]))  # fmt: skip
+    if not near:
+        raise CSBError(
+            f"the first {now['pairs']} training pairs differ from those of the first training (SHA-256 "
+            f"{now['sha256'][:12]}…, not {then['sha256'][:12]}…); use the version of csb and torch that made them"
+        )
+    if tolerance == 0:
+        raise CSBError(
+            "the training pairs differ in rounding from those of the first training, so that nothing can be the same "
+            "bit for bit; give tolerance=0.05 or the like"
+        )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _file(folder: Path, stage: str) -> Path:
+    return model_file(folder, NAME if stage == DISTIL else stage)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return {key: value for key, value in read_json(folder / "result.json").items() if key not in _CLOCK}
+
+
+def weight_row(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A file's weights compared: whether they are the same bit for bit, and the largest difference.
+
+    "relative" is that difference by the largest weight of the first; both are None for tensors of other shapes.
+    """
+    shapes = [{key: tensor.shape for key, tensor in weights.items()} for weights in (one, two)]
+    if shapes[0] != shapes[1]:
+        return {"file": name, "identical": False, "difference": None, "relative": None}
+    identical = all(torch.equal(one[key], two[key]) for key in one)
+    largest = max((float((one[key] - two[key]).abs().max()) for key in one if one[key].numel()), default=0.0)
+    scale = max((float(one[key].abs().max()) for key in one if one[key].numel()), default=0.0)
+    return {"file": name, "identical": identical, "difference": largest, "relative": largest / scale if scale else 0.0}
+
+
+def figure_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of both, their difference, and that by the larger of them; None where one lacks it."""
+    rows = []
+    for key in dict.fromkeys([*one, *two]):
+        a, b = one.get(key), two.get(key)
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            difference, scale = abs(a - b), max(abs(a), abs(b))
+        else:
+            difference, scale = 0.0 if a == b and key in one and key in two else None, 0.0
+        relative = difference if not difference or difference is None else difference / scale
+        rows.append({"figure": key, "first": a, "again": b, "difference": difference, "relative": relative})
+    return rows
+
+
+def agrees(found: Mapping[str, list[dict[str, Any]]], tolerance: float) -> bool:
+    """Whether two trainings agree.
+
+    With no tolerance: every weight bit for bit, and every figure. With one: every figure's relative difference is
+    within it; where there are no figures, that of the weights.
+    """
+    if tolerance == 0:
+        return all(row["identical"] for row in found["weights"]) and all(r["difference"] == 0 for r in found["figures"])
+    rows = found["figures"] or found["weights"]
+    return all(row["relative"] is not None and row["relative"] <= tolerance for row in rows)

@@ -1,0 +1,161 @@
+"""Problems of a prior and a simulator: two functions, or those of sbi and torch.distributions."""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from csb.errors import CSBError, require_int
+from csb.numbers import as_numbers
+from csb.problems import FilePairs
+from csb.problems.sources import LEAST, SCHEME, Held
+from csb.process import Stream, seeded
+from csb.runs.prior_bounds import prior_bounds
+from csb.runs.volume import draws_needed, require_volume
+
+Bounds = tuple[Any, Any] | None
+_NAME = "simulated"  # of the pairs
+logger = logging.getLogger(__name__)
+
+
+def problem(
+    prior: Any,
+    simulator: Callable[..., Any],
+    n: int = 10_000,
+    *,
+    bounds: Bounds | Literal["prior"] = "prior",
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> FilePairs:
+    """Simulate n pairs of a prior and a simulator, for ``csb.fit(problem=…)``.
+
+    The global random number generators of torch and numpy are seeded for the simulations, and put back afterwards.
+    Pairs whose y is not finite are left out with a warning: what is learned is the posterior given that y is finite.
+
+    Args:
+        prior: of x: a torch or sbi distribution, a list of independent ones, a function n → (n, d), or an array (n, …)
+            of its draws.
+        simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is neither a vector nor an
+            image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for its noise.
+        n: simulations, 100 or more; of an array of draws, at most its length.
+        bounds: (low, high) of x, as of :func:`csb.fit`; "prior" reads them off the support of a distribution.
+        seed: of all simulations.
+        batch_size: x that the simulator is given at a time.
+
+    Raises:
+        CSBError: numbers out of range; a prior without a density, such as a simplex; a support that is no box, where
+            ``bounds`` is "prior"; draws or simulations that are no numbers; too few that are finite.
+    """
+    require_int("n", n, LEAST)
+    require_int("seed", seed, 0)
+    require_int("batch_size", batch_size, 1)
+    if not callable(simulator):
+        raise CSBError(f"simulator is a {type(simulator).__name__}; give a function of x")
+    with isolate_rng():
+        generator = seeded(seed, Stream.PROBLEM)
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        law = _distribution(prior)
+        if law is not None:
+            d = int(torch.Size(law.batch_shape + law.event_shape).numel())
+            require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
+        x = _draws(prior, law, n)
+        if bounds == "prior":
+            bounds = None if law is None else prior_bounds(law, x.shape[1])
+        y = _simulated(simulator, x, batch_size, generator)
+    x, y = _finite(x, y)
+    low, high = bounds or (None, None)
+    held = Held(x.numpy(), y.numpy(), _NAME)
+    found = FilePairs(path=SCHEME + _NAME, val="auto", low=_plain(low), high=_plain(high))
+    len(held.source().labels), found.x_shape  # opened while the arrays are held
+    return found
+
+
+def _plain(side: Any) -> Any:
+    return tuple(side) if isinstance(side, list) else side
+
+
+def _distribution(prior: Any) -> Any:
+    """The prior as one distribution, or None where it is a function or an array of draws."""
+    if isinstance(prior, list | tuple) and prior and all(hasattr(one, "sample") for one in prior):
+        from torch.distributions import Independent
+
+        parts = [one if one.batch_shape + one.event_shape else one.expand((1,)) for one in prior]
+        return _Joint([Independent(one, len(one.batch_shape)) for one in parts])
+    return prior if hasattr(prior, "sample") and hasattr(prior, "event_shape") else None
+
+
+class _Joint(torch.distributions.Distribution):
+    """Independent distributions of vectors, side by side."""
+
+    def __init__(self, parts: Sequence[torch.distributions.Distribution]) -> None:
+        self.parts = parts
+        super().__init__(
+            event_shape=torch.Size([sum(int(one.event_shape.numel()) for one in parts)]), validate_args=False
+        )
+
+    @property
+    def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        from torch.distributions import constraints
+
+        return constraints.cat([one.support for one in self.parts], 0, [one.event_shape.numel() for one in self.parts])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.cat([one.sample(sample_shape) for one in self.parts], -1)
+
+
+def _draws(prior: Any, law: Any, n: int) -> Tensor:
+    """x (n, d) or (n, C, H, W), float32 or float64."""
+    if law is not None:
+        found = law.sample((n,))
+    elif callable(prior):
+        found = prior(n)
+    else:
+        found = prior
+    x = as_numbers("draws of the prior", found)
+    x = x[:, None] if x.ndim == 1 else x
+    if len(x) < n or (callable(prior) and len(x) != n):
+        raise CSBError(f"the prior gave {len(x)} draws where n={n} were asked for; give as many, or lower n")
+    return x[:n].detach().cpu()
+
+
+def _simulated(simulator: Callable[..., Any], x: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """y (n, m) or (n, C, H, W) of x (n, …), by batches, or one by one where the simulator takes no batch."""
+    given = {"generator": generator} if "generator" in inspect.signature(simulator).parameters else {}
+
+    def call(part: Tensor) -> Tensor:
+        return as_numbers("what the simulator returned", simulator(part, **given)).cpu()
+
+    size = 2  # rows that tell whether it takes a batch
+    state = generator.get_state(), torch.get_rng_state()
+    try:
+        batched = len(call(x[:size])) == size
+    except Exception:  # whatever a function of one x raises
+        batched = False
+    generator.set_state(state[0])
+    torch.set_rng_state(state[1])
+    try:
+        if batched:
+            y = torch.cat([call(part) for part in x.split(batch_size)])
+        else:
+            y = torch.stack([call(one) for one in x])
+    except CSBError:
+        raise
+    except Exception as error:
+        raise CSBError(
+            f"the simulator failed ({type(error).__name__}: {str(error)[:200]}); it is given one x of shape "
+            f"{tuple(x.shape[1:])}, or a batch of them"
+        ) from error
+    return y if y.ndim in (2, 4) else y.reshape(len(y), -1)
+
+
+def _finite(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    valid = torch.isfinite(y.double()).flatten(1).all(1)
+    if (kept := int(valid.sum())) < LEAST:
+        raise CSBError(f"{kept} of {len(y)} simulated y are finite; at least {LEAST} are needed; fix the simulator")
+    if kept < len(y):
+        logger.warning("%d of %d simulated y hold NaN or infinite values and are left out", len(y) - kept, len(y))
+    return x[valid], y[valid]
