@@ -1,6 +1,6 @@
 """Trains a conditional Schrödinger bridge: python train.py experiment=mnist_inpaint."""
 
-from csb.run.main import main
+from csb.cli.main import main
 
 if __name__ == "__main__":
     main(name="train")

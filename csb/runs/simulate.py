@@ -40,7 +40,7 @@ def problem(
         prior: of x: a torch or sbi distribution, a list of independent ones, a function n → (n, d), or an array (n, …)
             of its draws.
         simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is neither a vector nor an
-            image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for its noise.
+            image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for noise.
         n: simulations, 100 or more; of an array of draws, at most its length.
         bounds: (low, high) of x, as of :func:`csb.fit`; "prior" reads them off the support of a distribution.
         seed: of all simulations.
