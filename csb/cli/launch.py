@@ -51,7 +51,7 @@ def explain_missing(message: str) -> str:
     found = re.search(r"hydra/launcher/((joblib|submitit)\w*)", message)
     if found is None:
         return message
-    return f"the launcher {found[1]} needs the package {_PACKAGES[found[2]]}; run pip install 'csb[sweep]'"
+    return f"the launcher {found[1]} needs the package {_PACKAGES[found[2]]}; run pip install -e '.[sweep]'"
 
 
 def require_single(config: DictConfig) -> None:

@@ -182,7 +182,7 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
     try:
         h5py = import_module("h5py")
     except ImportError as error:
-        raise CSBError(f"reading {path} needs the package h5py; run pip install 'csb[hdf5]'") from error
+        raise CSBError(f"reading {path} needs the package h5py; run pip install -e '.[hdf5]'") from error
     labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
 
     @contextmanager

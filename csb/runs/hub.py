@@ -39,7 +39,7 @@ def _hub() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise CSBError("the Hub needs the package huggingface_hub; pip install 'csb[hub]'") from error
+        raise CSBError("the Hub needs the package huggingface_hub; pip install -e '.[hub]'") from error
     return huggingface_hub
 
 

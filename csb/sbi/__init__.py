@@ -9,7 +9,7 @@ A problem of its prior and simulator is :func:`csb.problem`; :func:`csb.fit` tra
     run = csb.fit(theta, x)
     posterior = csb.sbi.Posterior(run.bridge, prior)
 
-sbi is an extra, ``pip install 'csb[sbi]'``. This module is imported without it; what needs it raises CSBError then.
+sbi is an extra, ``pip install -e '.[sbi]'``. This module is imported without it; what needs it raises CSBError then.
 """
 
 from importlib import import_module, metadata
@@ -29,9 +29,9 @@ def require_sbi() -> None:
     try:
         found = metadata.version("sbi")
     except metadata.PackageNotFoundError as error:
-        raise CSBError("the package sbi is not installed; pip install 'csb[sbi]'") from error
+        raise CSBError("the package sbi is not installed; pip install -e '.[sbi]'") from error
     if found.split(".")[:2] != VERSION.split("."):
-        raise CSBError(f"sbi {found} is installed and csb needs {VERSION}; pip install 'csb[sbi]'")
+        raise CSBError(f"sbi {found} is installed and csb needs {VERSION}; pip install -e '.[sbi]'")
 
 
 def __getattr__(name: str) -> Any:

@@ -255,7 +255,7 @@ class TestFiles:
     def test_hdf5_without_h5py(self, tmp_path, monkeypatch):
         given = write(tmp_path, "hdf5", good())
         monkeypatch.setitem(sys.modules, "h5py", None)
-        assert refusal(**given).endswith("needs the package h5py; run pip install 'csb[hdf5]'")
+        assert refusal(**given).endswith("needs the package h5py; run pip install -e '.[hdf5]'")
 
     @pytest.mark.parametrize("kind", ["npy", "hdf5"])
     def test_a_file_that_is_written_to_while_it_is_used(self, tmp_path, kind):

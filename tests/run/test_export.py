@@ -197,7 +197,7 @@ class TestHub:
     def test_without_the_package(self, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         monkeypatch.chdir(tmp_path)
-        refused(lambda: csb.load("me/bridge"), "pip install 'csb[hub]'")
+        refused(lambda: csb.load("me/bridge"), "pip install -e '.[hub]'")
 
     @pytest.mark.parametrize("name", ["me", "a/b/c", "../x", "a/..", "/x/y", "a/b\n", "a b/c", "", "-a/b", "a/b..c"])
     def test_names(self, name):

@@ -244,7 +244,7 @@ class TestRefused:
     )
     def test_a_launcher_that_is_not_installed(self, text, package):
         message = launch.explain_missing(f"In 'sweep/x': Could not find 'hydra/launcher/{text}' Available options")
-        assert message == f"the launcher {text} needs the package {package}; run pip install 'csb[sweep]'"
+        assert message == f"the launcher {text} needs the package {package}; run pip install -e '.[sweep]'"
 
 
 class TestWorkers:
