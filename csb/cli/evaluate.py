@@ -18,12 +18,14 @@ from csb.schema import Given, Place, Schema, Whole
 
 
 class EvaluateSettings(Schema):
-    """See conf/evaluate.yaml."""
+    """What is scored, and what it is compared with."""
 
     run: Place = Field(description="the folder of a finished run")
-    others: list[Place] = Field(description="folders of more runs on the same problem, to compare with")
-    tables: bool = Field(description="compute the scores of the run again")
-    seed: Whole = Field(description="of all samples")
+    others: list[Place] = []
+    """Folders of more runs on the same problem, e.g. at another T, to compare with."""
+    tables: bool = True
+    """Score every iteration of the bridge; false: only the comparison with other samplers."""
+    seed: Whole = Field(default=0, description="of all samples")
     sampler: SamplerSettings = Field(description="how samples are drawn")
     metrics: MetricsSettings = Field(description="how much is drawn")
     baselines: BaselineSettings = Field(description="what is compared with")

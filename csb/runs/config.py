@@ -127,7 +127,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
-        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
+        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run", "names"}
         reported = flatten(
             {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
         )
@@ -140,17 +140,21 @@ class RunConfig:
 class TrainSettings(Schema):
     """What stands at the top level of the configuration of a training."""
 
-    T: int = Field(ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
-    L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations, of a backward and a forward half-step each")
-    seed: Whole = Field(description="of weights, batches and noise")
-    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained")
-    run: Place | None = Field(description="the folder of the finished run that stage=distil distils")
-    out: Place | int | float | bool = Field(description="the folder of all runs")
-    name: Place | int | float | bool = Field(description="the run's folder in it")
-    resume: bool = Field(description="go on with an interrupted training")
-    overwrite: bool = Field(description="replace what the folder holds")
-    progress: bool = Field(description="show a bar")
-    evaluate: bool = Field(description="score the run once it is trained")
+    T: int = Field(default=10, ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
+    L: int = Field(
+        default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
+    )
+    seed: Whole = Field(default=0, description="of weights, batches and noise")
+    stage: Annotated[str, OneOf(STAGES)] = "bridge"
+    """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge
+    with; distil, a sampler of few network calls."""
+    run: Place | None = Field(default=None, description="of stage=distil: the folder of the finished run to distil")
+    out: Place = Field(default="outputs", description="the folder of all runs")
+    name: Place = Field(default="${problem.name}", description="of the run's folder in it")
+    resume: bool = Field(default=False, description="go on with an interrupted training")
+    overwrite: bool = Field(default=False, description="replace what the folder holds")
+    progress: bool = Field(default=True, description="show a bar")
+    evaluate: bool = Field(default=False, description="compare with other samplers at the end, as csb evaluate does")
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -217,6 +221,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     ``problem`` is that of the group of this name, where it is made already.
     """
     plain = {str(key): value for key, value in given.items()}
+    plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
