@@ -41,7 +41,7 @@ class HalfStepLosses(Schema):
 
     half_step: Name
     losses: Annotated[list[float], Field(min_length=1)]
-    validation: list[tuple[Count, float]] = []
+    validation: list[Annotated[tuple[Count, float], Field(strict=False)]] = []
     kept_step: Count | None = None
     stopped: bool = False
 

@@ -41,7 +41,7 @@ def exact():
     samples, truth = pairs(600, 100)
     losses = [
         HalfStepLosses(half_step="backward 1", losses=[5.0, 3.0, 2.0, 2.5]),
-        {"half_step": "forward 1", "losses": [2.0], "validation": [(1, 1.5)], "kept_step": 1, "stopped": True},
+        {"half_step": "forward 1", "losses": [2.0], "validation": [[1, 1.5]], "kept_step": 1, "stopped": True},
     ]
     names = ["depth (km)", r"$\theta_2$", "x3"]
     return diagnose(samples, truth, prior=normal(2000, 3, key=4), names=names, losses=losses)
