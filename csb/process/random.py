@@ -52,6 +52,7 @@ class Stream(IntEnum):
     HELD_OUT_DRAW = 74
     HELD_OUT_RANKS = 75
     HELD_OUT_TARP = 76
+    DIAGNOSIS = 77  # of a posterior; with 0, 1, 2 for ranks, TARP and bands
     SUITE_DRAW = 81
     SUITE_EXACT = 82
     SUITE_SLICES = 83
