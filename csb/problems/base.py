@@ -66,7 +66,6 @@ class Problem(Schema):
     x_shape: ClassVar[tuple[int, ...]]
     y_shape: ClassVar[tuple[int, ...]]
     is_digit: ClassVar[bool] = False
-    has_exact_posterior: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
 
@@ -78,6 +77,11 @@ class Problem(Schema):
 
     def __hash__(self) -> int:
         return id(self)
+
+    @property
+    def has_exact_posterior(self) -> bool:
+        """Whether :meth:`posterior` gives exact draws."""
+        return type(self).posterior is not Problem.posterior
 
     @property
     def is_image(self) -> bool:
@@ -110,7 +114,11 @@ class Problem(Schema):
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        return self.new_transform().fit_rows(Rows.of(train) if isinstance(train, Pairs) else train)
+        rows = Rows.of(train) if isinstance(train, Pairs) else train
+        for name, found, expected in (("x", rows.x_shape, self.x_shape), ("y", rows.y_shape, self.y_shape)):
+            if found != expected:
+                raise CSBError(f"{name} of the pairs of {self.name} has shape {found}; expected {expected}")
+        return self.new_transform().fit(rows)
 
     @property
     @abstractmethod

@@ -90,11 +90,9 @@ class TestTransform:
             assert "\n" not in str(error.value)
 
     def test_errors(self):
-        t, x, y, _ = observed()
+        t, x, _, _ = observed()
         with pytest.raises(CSBError, match="pass the observations"):
             t.encode_x(x)
-        with pytest.raises(CSBError, match="repeat y to one for each row"):
-            t.encode_x(x, y[:3])
         with pytest.raises(CSBError, match="hole=6 does not move"):
             MovingHole(SHAPE, 6)
 

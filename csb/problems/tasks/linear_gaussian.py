@@ -68,7 +68,6 @@ class LinearGaussian(LinearVectors):
     """x ~ N(0, I)."""
 
     name = "linear_gaussian"
-    has_exact_posterior = True
 
     @cached_property
     def A(self) -> Tensor:

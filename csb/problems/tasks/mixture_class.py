@@ -36,7 +36,6 @@ class MixtureClass(Simulated, ClassProblem):
 
     name = "mixture_class"
     x_shape = (2,)
-    has_exact_posterior = True
 
     @property
     def classes(self) -> int:
