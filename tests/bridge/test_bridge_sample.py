@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineGaussian
+from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 

@@ -29,7 +29,7 @@ from sbi.utils import BoxUniform
 from sbi.utils.user_input_checks import process_prior
 
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineKernel
+from csb.problems.exact.gaussian import AffineKernel
 from csb.run import sbi as package
 from csb.run.sbi import Posterior, pairs_from, train_posterior
 from csb.run.sbi.bounds import prior_bounds
