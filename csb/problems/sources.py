@@ -8,7 +8,7 @@ unpickled.
 import math
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from csb.errors import CSBError, in_one_line
 from csb.memory import require_memory
 from csb.numbers import as_numbers
-from csb.problems.rows import NAMES, Array, Header, Source, as_floats, is_wide
+from csb.problems.rows import NAMES, Array, Header, Source
 
 LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
@@ -42,7 +42,7 @@ def open_source(path: str | None, x: str | None, y: str | None) -> Source:
     """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read.
 
     Raises:
-        CSBError: what is missing or cannot be read, and what :func:`_checked` refuses.
+        CSBError: what is missing or cannot be read, and what :func:`_source` refuses.
     """
     if path is None:
         return _npy({"x": Path(str(x)), "y": Path(str(y))})
@@ -77,19 +77,6 @@ def _require_file(path: Path, what: str) -> None:
         raise CSBError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the {what}")
 
 
-def _checked(headers: dict[str, Header], labels: dict[str, str], where: str) -> dict[str, Header]:
-    """The headers of x and y. CSBError for arrays that are no pairs, and for fewer than LEAST pairs."""
-    for name, header in headers.items():
-        if fault := _fault(header):
-            raise CSBError(f"{labels[name]} has {fault}")
-    x, y = (headers[name].shape[0] for name in NAMES)
-    if x != y or x < LEAST:
-        fault = f"{x} x and {y} y; give one y for each x, in the same order"
-        few = f"{x} pairs; at least {LEAST} are needed to learn from and to hold out"
-        raise CSBError(f"{where} holds {fault if x != y else few}")
-    return headers
-
-
 def _fault(header: Header) -> str:
     """Why an array holds neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else ""."""
     shape = header.shape
@@ -102,16 +89,40 @@ def _fault(header: Header) -> str:
     return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 
 
-def _unchanged(arrays: dict[str, Any], headers: dict[str, Header], labels: dict[str, str]) -> dict[str, Any]:
-    """The arrays. CSBError where they are no longer those of the headers; a header that is missing is set."""
-    for name, array in arrays.items():
-        new = Header(tuple(array.shape), array.dtype)
-        if new != (old := headers.setdefault(name, new)):
-            raise CSBError(
-                f"{labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; "
-                f"restore it, and do not write to it while it is used"
-            )
-    return arrays
+Opened = Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
+
+
+def _source(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
+    """The source of arrays that ``opened`` gives by name.
+
+    CSBError for arrays that are no pairs, for fewer than LEAST of them, and where arrays are no longer those of the
+    headers. Headers that are not given are those of the first reading, now.
+    """
+
+    @contextmanager
+    def unchanged(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        with opened(names) as arrays:
+            for name, array in arrays.items():
+                new = Header(tuple(array.shape or ()), array.dtype)
+                if new != (old := headers.setdefault(name, new)):
+                    raise CSBError(
+                        f"{labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} "
+                        f"now; restore it, and do not write to it while it is used"
+                    )
+            yield arrays
+
+    if not headers:
+        with unchanged(NAMES):
+            pass
+    for name, header in headers.items():
+        if fault := _fault(header):
+            raise CSBError(f"{labels[name]} has {fault}")
+    x, y = (headers[name].shape[0] for name in NAMES)
+    if x != y:
+        raise CSBError(f"{where} holds {x} x and {y} y; give one y for each x, in the same order")
+    if x < LEAST:
+        raise CSBError(f"{where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
+    return Source(where, labels, headers, unchanged, **more)
 
 
 def _header(label: str, file: IO[bytes]) -> Header:
@@ -140,17 +151,15 @@ def _npz(path: Path, names: dict[str, str]) -> Source:
         for key, name in names.items():
             with _readable(f"{labels[key]} cannot be read"), archive.open(f"{name}.npy") as file:
                 headers[key] = _header(labels[key], file)
-    _checked(headers, labels, str(path))
 
     @cache
     def arrays() -> dict[str, Array]:
         needed = sum(math.prod(header.shape) * (header.dtype.itemsize + _COPIES) for header in headers.values())
         require_memory(needed, f"the pairs of {path}", "give them as .npy or HDF5, which are read by rows, or fewer")
         with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
-            found = _unchanged({key: file[name] for key, name in names.items()}, headers, labels)
-            return {key: as_floats(array, is_wide(array)) for key, array in found.items()}
+            return {key: file[name] for key, name in names.items()}
 
-    return Source(str(path), labels, headers, lambda _: nullcontext(arrays()), in_memory=True)
+    return _source(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
 
 
 def _npy(paths: dict[str, Path]) -> Source:
@@ -165,14 +174,8 @@ def _npy(paths: dict[str, Path]) -> Source:
         with _readable(f"{labels[name]} cannot be read"):
             return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
-    @contextmanager
-    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        yield _unchanged({name: mapped(name) for name in names}, headers, labels)
-
     where = ", ".join(map(str, paths.values()))
-    _checked(headers, labels, where)
-    with opened(NAMES):  # a file that ends too soon is reported now
-        return Source(where, labels, headers, opened)
+    return _source(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
 
 
 def _hdf5(path: Path, names: dict[str, str]) -> Source:
@@ -181,29 +184,21 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
         h5py = import_module("h5py")
     except ImportError as error:
         raise CSBError(f"reading {path} needs the package h5py; run pip install 'csb[hdf5]'") from error
-    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
+    labels = {key: f"{name} of {path}" for key, name in names.items()}
 
-    @contextmanager
-    def file() -> Iterator[Any]:
-        _require_file(path, "HDF5 file of your pairs (data.path=…)")
-        with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as held:
-            yield held
+    def dataset(file: Any, key: str) -> Any:
+        if hasattr(found := file.get(names[key]), "shape"):
+            return found
+        what = "a group" if found is not None else f"not among {', '.join(file) or 'nothing'}"
+        raise CSBError(f"{labels[key]} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…")
 
     @contextmanager
     def opened(keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        with file() as held:
-            yield _unchanged({key: held[names[key]] for key in keys}, headers, labels)
+        _require_file(path, "HDF5 file of your pairs (data.path=…)")
+        with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as file:
+            yield {key: dataset(file, key) for key in keys}
 
-    with file() as held:
-        for key, name in names.items():
-            found = held.get(name)
-            if not hasattr(found, "shape"):
-                what = "a group" if found is not None else f"not among {', '.join(held) or 'nothing'}"
-                raise CSBError(
-                    f"{labels[key]} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…"
-                )
-            headers[key] = Header(found.shape or (), found.dtype)
-    return Source(str(path), labels, _checked(headers, labels, str(path)), opened)
+    return _source(str(path), labels, opened, {})
 
 
 class _Column:
@@ -258,17 +253,14 @@ def _items(name: str) -> Source:
             f"{where} is not here: it was made in Python; call csb.problems.from_dataset(dataset, {name!r}) in "
             f"this process first"
         )
-    dataset, labels = DATASETS[name], {key: f"{key} of {where}" for key in NAMES}
+    dataset, headers = DATASETS[name], {}
 
-    @contextmanager
-    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def opened(names: tuple[str, ...]) -> AbstractContextManager[dict[str, Any]]:
         items: dict[int, list[Tensor]] = {}
         columns = {key: _Column(dataset, where, NAMES.index(key), items, headers.get(key)) for key in names}
-        yield _unchanged(columns, headers, labels)
+        return nullcontext(columns)
 
-    headers: dict[str, Header] = {}
-    with opened(NAMES):  # sets them
-        return Source(where, labels, _checked(headers, labels, where), opened)
+    return _source(where, {key: f"{key} of {where}" for key in NAMES}, opened, headers)
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_problem_mnist import files, root, splits  # noqa: F401  (fixtures: small fabricated files)
+from test_problem_mnist import fetch, files, root, splits  # noqa: F401  (fixtures: small fabricated files)
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
