@@ -7,7 +7,7 @@ unpickled.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from csb.errors import CSBError, in_one_line
 from csb.memory import require_memory
 from csb.numbers import as_numbers
-from csb.problems.rows import NAMES, Array, Header, Source
+from csb.problems.rows import NAMES, Array, Header, Numbers, Source
 
 LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
@@ -42,7 +42,7 @@ def open_source(path: str | None, x: str | None, y: str | None) -> Source:
     """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read.
 
     Raises:
-        CSBError: what is missing or cannot be read, and what :func:`_source` refuses.
+        CSBError: what is missing or cannot be read, and what :func:`_checked` refuses.
     """
     if path is None:
         return _npy({"x": Path(str(x)), "y": Path(str(y))})
@@ -89,40 +89,56 @@ def _fault(header: Header) -> str:
     return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 
 
+def _checked(source: Source) -> Source:
+    """CSBError for arrays that are no pairs, and for fewer than LEAST of them."""
+    for name, header in source.headers.items():
+        if fault := _fault(header):
+            raise CSBError(f"{source.labels[name]} has {fault}")
+    x, y = (source.headers[name].shape[0] for name in NAMES)
+    if x != y:
+        raise CSBError(f"{source.where} holds {x} x and {y} y; give one y for each x, in the same order")
+    if x < LEAST:
+        raise CSBError(f"{source.where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
+    return source
+
+
+def _require_unchanged(label: str, old: Header, new: Header) -> None:
+    if new != old:
+        raise CSBError(
+            f"{label} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; restore it, "
+            f"and do not write to it while it is used"
+        )
+
+
 Opened = Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
 
 
-def _source(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
-    """The source of arrays that ``opened`` gives by name.
+def _of_arrays(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
+    """The source of arrays that ``opened`` opens by name for one reading.
 
-    CSBError for arrays that are no pairs, for fewer than LEAST of them, and where arrays are no longer those of the
-    headers. Headers that are not given are those of the first reading, now.
+    CSBError where they are no longer those of the headers. Headers that are not given are read now.
     """
 
-    @contextmanager
-    def unchanged(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
         with opened(names) as arrays:
             for name, array in arrays.items():
-                new = Header(tuple(array.shape or ()), array.dtype)
-                if new != (old := headers.setdefault(name, new)):
-                    raise CSBError(
-                        f"{labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} "
-                        f"now; restore it, and do not write to it while it is used"
-                    )
-            yield arrays
+                _require_unchanged(labels[name], headers[name], Header(tuple(array.shape), array.dtype))
+            return [_picked(arrays[name], rows) for name in names]
 
     if not headers:
-        with unchanged(NAMES):
-            pass
-    for name, header in headers.items():
-        if fault := _fault(header):
-            raise CSBError(f"{labels[name]} has {fault}")
-    x, y = (headers[name].shape[0] for name in NAMES)
-    if x != y:
-        raise CSBError(f"{where} holds {x} x and {y} y; give one y for each x, in the same order")
-    if x < LEAST:
-        raise CSBError(f"{where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
-    return Source(where, labels, headers, unchanged, **more)
+        with opened(NAMES) as arrays:
+            headers |= {name: Header(tuple(array.shape or ()), array.dtype) for name, array in arrays.items()}
+    return _checked(Source(where, labels, headers, fetch, **more))
+
+
+def _picked(array: Any, rows: Numbers) -> Array:
+    """A copy, which holds no file open."""
+    if isinstance(rows, slice):
+        return np.array(array[rows])
+    if isinstance(array, np.ndarray):
+        return array[rows.numpy()]
+    unique, back = np.unique(rows.numpy(), return_inverse=True)  # h5py wants them in order and each once
+    return array[unique][back]
 
 
 def _header(label: str, file: IO[bytes]) -> Header:
@@ -159,7 +175,7 @@ def _npz(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
             return {key: file[name] for key, name in names.items()}
 
-    return _source(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
+    return _of_arrays(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
 
 
 def _npy(paths: dict[str, Path]) -> Source:
@@ -175,7 +191,7 @@ def _npy(paths: dict[str, Path]) -> Source:
             return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
     where = ", ".join(map(str, paths.values()))
-    return _source(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
+    return _of_arrays(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
 
 
 def _hdf5(path: Path, names: dict[str, str]) -> Source:
@@ -198,69 +214,47 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as file:
             yield {key: dataset(file, key) for key in keys}
 
-    return _source(str(path), labels, opened, {})
-
-
-class _Column:
-    """x (part 0) or y (part 1) of the items of a Dataset, which are fetched in this process, each once.
-
-    Args:
-        dataset: map-style.
-        where: what messages call it.
-        part: of an item.
-        fetched: the items of this reading, by number, which both columns share.
-        header: of the column, where it is known; else the first item is fetched.
-    """
-
-    def __init__(
-        self, dataset: Any, where: str, part: int, fetched: dict[int, list[Tensor]], header: Header | None
-    ) -> None:
-        self.dataset, self.where, self.part, self.fetched = dataset, where, part, fetched
-        if header is None:
-            first = self._value(0).numpy()
-            header = Header((0, *first.shape), first.dtype)
-        self.shape, self.dtype = (len(dataset), *header.shape[1:]), header.dtype
-
-    def _value(self, index: int) -> Tensor:
-        if index not in self.fetched:
-            with _readable(f"item {index} of {self.where} cannot be had", "fix it"):
-                self.fetched[index] = self._pair(index, self.dataset[index])
-        return self.fetched[index][self.part]
-
-    def _pair(self, index: int, item: Any) -> list[Tensor]:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        names = [f"{name} of item {index} of {self.where}" for name in NAMES]
-        return [torch.atleast_1d(as_numbers(name, part)).cpu() for name, part in zip(names, item)]
-
-    def __getitem__(self, rows: Array | slice) -> Array:
-        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
-        values = [self._value(index) for index in numbers]
-        for index, value in zip(numbers, values):
-            if tuple(value.shape) != self.shape[1:]:
-                raise CSBError(
-                    f"{NAMES[self.part]} of item {index} of {self.where} has shape {tuple(value.shape)} and that of "
-                    f"item 0 {self.shape[1:]}; give all the same"
-                )
-        return torch.stack(values).numpy()
+    return _of_arrays(str(path), labels, opened, {})
 
 
 def _items(name: str) -> Source:
-    """The items (x, y) of a map-style torch Dataset."""
+    """The items (x, y) of a map-style torch Dataset, each fetched once in a reading."""
     where = f"the dataset {name!r}"
     if name not in DATASETS:
         raise CSBError(
             f"{where} is not here: it was made in Python; call csb.problems.from_dataset(dataset, {name!r}) in "
             f"this process first"
         )
-    dataset, headers = DATASETS[name], {}
+    dataset: Any = DATASETS[name]
 
-    def opened(names: tuple[str, ...]) -> AbstractContextManager[dict[str, Any]]:
-        items: dict[int, list[Tensor]] = {}
-        columns = {key: _Column(dataset, where, NAMES.index(key), items, headers.get(key)) for key in names}
-        return nullcontext(columns)
+    def pair(index: int) -> list[Tensor]:
+        with _readable(f"item {index} of {where} cannot be had", "fix it"):
+            item = dataset[index]
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise CSBError(f"an item of {where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
+            labels = (f"{key} of item {index} of {where}" for key in NAMES)
+            return [torch.atleast_1d(as_numbers(label, part)).cpu() for label, part in zip(labels, item)]
 
-    return _source(where, {key: f"{key} of {where}" for key in NAMES}, opened, headers)
+    def column(key: str, items: dict[int, list[Tensor]], numbers: Iterable[int]) -> Array:
+        old, values = headers[key], {index: item[NAMES.index(key)] for index, item in items.items()}
+        _require_unchanged(labels[key], old, Header((len(dataset), *old.shape[1:]), old.dtype))
+        for index, value in values.items():
+            if tuple(value.shape) != old.shape[1:]:
+                raise CSBError(
+                    f"{key} of item {index} of {where} has shape {tuple(value.shape)} and that of item 0 "
+                    f"{old.shape[1:]}; give all the same"
+                )
+        return torch.stack([values[index] for index in numbers]).numpy()
+
+    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+        items = {index: pair(index) for index in dict.fromkeys(numbers)}
+        return [column(key, items, numbers) for key in names]
+
+    labels = {key: f"{key} of {where}" for key in NAMES}
+    first = [part.numpy() for part in pair(0)]
+    headers = {key: Header((len(dataset), *part.shape), part.dtype) for key, part in zip(NAMES, first)}
+    return _checked(Source(where, labels, headers, fetch))
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
