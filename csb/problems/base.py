@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError, is_int, is_one_of
+from csb.errors import CSBError, is_one_of, require_int
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import Registry, arguments, build, to_spec
@@ -246,9 +246,7 @@ def check_request(split: str, n: int | None, size: Callable[[str], int] | None =
     """n, checked with the name of the split, and to be at most its size."""
     if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    if n is not None and (not is_int(n) or n < 1):
-        raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
-    if n is not None and size is not None and n > (most := size(split)):
+    if n is not None and require_int("n", n, 1) and size is not None and n > (most := size(split)):
         raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
     return None if n is None else int(n)
 

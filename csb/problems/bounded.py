@@ -38,10 +38,9 @@ Bounds = tuple[float | None, ...]
 
 
 class Boxed(Standardise):
-    """x in a box.
+    """x (d,) in a box.
 
     Args:
-        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Standardise`.
         low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
     """
 
@@ -217,7 +216,6 @@ class Bounded(Simulated):
 
     Args:
         transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see the module's docstring.
-        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
     last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")

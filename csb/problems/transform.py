@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from csb.dtypes import Float32Module
-from csb.problems.operators import Box, Image, check_box
+from csb.problems.operators import Box, Image, InpaintBox
 from csb.problems.rows import Rows
 from csb.problems.specs import Registry, build, checked, to_spec
 
@@ -182,12 +182,9 @@ class Hole(PixelRange):
 
     @checked
     def __init__(self, x_shape: Image, box: Box) -> None:
-        check_box(box, x_shape)
         super().__init__(x_shape, x_shape)
         self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
-        known = torch.ones(x_shape, dtype=torch.float32)
-        self._crop(known).zero_()
-        self.register_buffer("known", known)
+        self.register_buffer("known", InpaintBox(x_shape, box).mask)
 
     def unknown(self, y: Tensor) -> Tensor:
         return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)

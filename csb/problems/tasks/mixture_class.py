@@ -28,7 +28,6 @@ class MixtureClass(Simulated, ClassProblem):
     Args:
         components: how many.
         radius: of the circle.
-        n_train, n_val, n_test, seed: as in :class:`Simulated`.
     """
 
     components: Annotated[Dimension, Field(ge=2)] = 4
