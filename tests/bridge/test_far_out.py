@@ -28,7 +28,7 @@ def fitted_bridge(offset: float = 0.0):
     with torch.no_grad():
         for parameter in bridge.parameters():
             parameter.mul_(0.3)
-    bridge.transform.fit_rows(Rows.of(Pairs(far, far) if offset else Pairs(far.float(), far.float())))
+    bridge.transform.fit(Rows.of(Pairs(far, far) if offset else Pairs(far.float(), far.float())))
     return bridge
 
 

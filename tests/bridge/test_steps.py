@@ -10,8 +10,7 @@ from csb.bridge.kernel import COVARIANCES
 from csb.bridge.skipping import Skip, planned_calls, timesteps_of
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel
+from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
 from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge_sample import N, Y, assert_law
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
@@ -135,7 +134,7 @@ class TestAgainstClosedForms:
     def test_in_bridge_matching_a_leap_is_the_law_of_two_times_of_the_pinned_paths(self, iterations):
         exact = make_exact_bridge("full", 1, T=4)
         grid, reference = exact.grid, Reference(exact.grid)
-        steps = exact_imf(grid, exact.G, exact.g, exact.C, iterations)
+        steps = exact_ipf(grid, exact.G, exact.g, exact.C, iterations, "bridge_matching")
         data = AffineGaussian(exact.G, exact.g, exact.C)
         if iterations == 1:
             scale, var = reference.marginal(4)

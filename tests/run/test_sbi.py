@@ -29,7 +29,7 @@ from sbi.utils import BoxUniform
 from sbi.utils.user_input_checks import process_prior
 
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineKernel
+from csb.problems.exact.gaussian import AffineKernel
 from csb import sbi as package
 from csb.sbi import Posterior, pairs_from, train_posterior
 from csb.runs.prior_bounds import prior_bounds

@@ -9,8 +9,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load
 from csb.bridge.objectives import build_objective
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
-from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf, reference_kernels
 from csb.process import Grid, Power, Reference, seeded
 from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module
@@ -59,8 +58,6 @@ def fitted(path, direction):
 
 def exact_steps(problem, objective, iterations):
     zero = torch.zeros(problem.dx)
-    if objective == "bridge_matching":
-        return exact_imf(GRID, problem.G, zero, problem.C, iterations)
     return exact_ipf(GRID, problem.G, zero, problem.C, iterations, objective)
 
 

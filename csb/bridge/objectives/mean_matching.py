@@ -4,7 +4,7 @@ bridges"; De Bortoli et al. 2021, Proposition 3).
 With x_k = m_F(x_{k−1}) + √β_k ε the backward mean is regressed on x_k + m_F(x_{k−1}) − m_F(x_k), which agrees with the
 time reversal to first order in β_k and has less noise than x_{k−1} itself; likewise for the forward mean with m_B. The
 variance stays at β_k. At few steps the recursion ends at a posterior that is too wide by an amount known in closed form
-for Gaussians (:mod:`csb.problems.exact.gaussian_ipf`); it vanishes as T grows.
+for Gaussians (:mod:`csb.problems.exact.gaussian`); it vanishes as T grows.
 """
 
 from torch import Tensor
