@@ -33,7 +33,7 @@ Two kinds, by the scoring rule:
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Annotated, Any, Self
 
 import torch
@@ -44,9 +44,10 @@ from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
 from csb.bridge.parametrisation import jump_coefficients
 from csb.bridge.skipping import timesteps_of
 from csb.bridge.specs import AlphaBar, Parametrisation, Some
-from csb.dtypes import Float32Module, Precision
+from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
+from csb.networks.diffusion import ConditionalModel
 from csb.problems.transform import Transform, build_transform
 from csb.process import Grid, expand, initialised
 from csb.schema import Count, Described, Distinct, OneOf, Schema, Share
@@ -94,32 +95,26 @@ class StudentSpec(Schema):
         return self
 
 
-class Student(Float32Module, ABC):
+class Student(ConditionalModel):
     """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
 
     Attributes:
-        spec, grid, transform: see :class:`StudentSpec`.
+        spec, grid: see :class:`StudentSpec`.
         noise_size: how many standard normal numbers one draw takes.
-        about: of one that was loaded, the plain data that its file holds beside it.
     """
 
-    about: dict[str, Any]
+    kind = "student"
     noise_size: int
 
     def __init__(self, spec: StudentSpec, transform: Transform) -> None:
-        super().__init__()
-        self.spec, self.transform = spec, transform
+        super().__init__(transform, spec.precision)
+        self.spec = spec
         self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
 
     @property
     @abstractmethod
     def network(self) -> Network:
         """That of one call."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
 
     def levels(self, calls: int) -> list[int]:
         """Return the states k from which ``calls`` calls start, T first; see :func:`csb.bridge.skipping.timesteps_of`.
@@ -132,7 +127,6 @@ class Student(Float32Module, ABC):
         return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
-        """Return the context of encoded observations c (B, *c_shape), to be reused in every call."""
         return self.network.encode(c)
 
     @abstractmethod

@@ -141,7 +141,7 @@ def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
 
 
 class ConditionalModel(Float32Module, ABC):
-    """A function of (state z, noise level, context of the observation) that amortized samplers integrate.
+    """A function of (state z, noise level, context of the observation) that amortized samplers call.
 
     Args:
         transform: the map between data (x, y) and (z, c).
@@ -149,7 +149,8 @@ class ConditionalModel(Float32Module, ABC):
 
     Attributes:
         kind: "score": forward(z, ᾱ_k, context) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1); or "flow": forward(z, t, context)
-            = E[z_0 − ε | z_t = z, y], t in [0, 1].
+            = E[z_0 − ε | z_t = z, y], t in [0, 1]; of the shape of z (B, *z_shape), at a level of shape () or (B,).
+            "student": see :mod:`csb.bridge.student`.
         about: of one that was loaded, the plain data that its file holds beside it.
     """
 
@@ -169,10 +170,6 @@ class ConditionalModel(Float32Module, ABC):
     @abstractmethod
     def encode(self, c: Tensor) -> Tensor:
         """The context (B, …) of encoded observations c (B, *c_shape)."""
-
-    @abstractmethod
-    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        """What the samplers need at z (B, *z_shape), of its shape; the level has shape () or (B,)."""
 
 
 class ConditionalSpec(Schema):
@@ -205,9 +202,9 @@ class NetworkModel(ConditionalModel):
     def encode(self, c: Tensor) -> Tensor:
         return self.network.encode(c)
 
-    @abstractmethod
     def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The network's output, (B, *z_shape), which the training fits."""
+        return _velocity(self.network, z, level, context)
 
 
 class ScoreNetwork(NetworkModel):
@@ -224,7 +221,7 @@ class ScoreNetwork(NetworkModel):
         self.schedule: Schedule = build("schedule", SCHEDULES, spec.schedule or {})
 
     def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return _velocity(self.network, z, _angle(level), context)
+        return super().velocity(z, _angle(level), context)
 
     def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         return _denoised(z, level, self.velocity(z, level, context))
@@ -234,11 +231,7 @@ class FlowNetwork(NetworkModel):
     """A trained velocity."""
 
     kind = "flow"
-
-    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return _velocity(self.network, z, level, context)
-
-    forward = velocity
+    forward = NetworkModel.velocity
 
 
 CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": ScoreNetwork, "flow": FlowNetwork}

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
-from csb.bridge.objectives import Objective, build_objective
+from csb.bridge.objectives import OBJECTIVES, Objective
 from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -233,7 +233,7 @@ def read_plain(given: Mapping[str, Any]) -> RunConfig:
         problem=problem,
         schedule=schedule,
         grid=Grid.from_schedule(schedule, top.T),
-        objective=build_objective(chosen.name),
+        objective=OBJECTIVES[chosen.name](),
         backward=backward,
         forward=forward,
         ipf=ipf,

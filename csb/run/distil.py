@@ -26,7 +26,7 @@ from csb.run.load import Run, load_run, stored_spec
 from csb.run.logs import Logs
 from csb.run.recipe import AUTO
 from csb.run.train import record, require_same_pairs, setup_of
-from csb.samplers.distilled import ConsistencySampler
+from csb.samplers import ConsistencySampler
 from csb.training.distil import NAME, cache_size, train_student
 from csb.training.fit import with_gradients
 from csb.training.pairs import encoded

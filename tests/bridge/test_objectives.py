@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import unpacked
 
-from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged, build_objective
+from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian
 from csb.process import Grid, Power, Reference, draw_linear, draw_pinned, seeded
 
@@ -107,7 +107,7 @@ class TestFirstTarget:
 
     @pytest.mark.parametrize("name", list(OBJECTIVES))
     def test_batches_of_different_steps(self, name):
-        objective, k = build_objective(name), torch.tensor([1, 4, 2])
+        objective, k = OBJECTIVES[name](), torch.tensor([1, 4, 2])
         x_k, x_0 = torch.randn(3, 1, 2, 2, generator=seeded(2)), torch.randn(3, 1, 2, 2, generator=seeded(3))
         whole = objective.first_target(REFERENCE, k, x_k, x_0)
         for i in range(3):
@@ -124,7 +124,7 @@ class TestCachedTarget:
         with torch.no_grad():
             step = kernel(start, k, c)
             end = step.draw(torch.randn(len(start), kernel.noise_size, generator=seeded(3)))
-            target = {n: build_objective(n).cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
+            target = {n: OBJECTIVES[n]().cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
         kernels = exact.steps[-1 if source == "forward" else -2].kernels
         return target, start, end, kernels[2], c
 
@@ -191,4 +191,4 @@ def test_a_drawn_target_has_the_targets_law():
 
 
 def test_registry():
-    assert {name: build_objective(name).name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}
+    assert {name: OBJECTIVES[name]().name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}

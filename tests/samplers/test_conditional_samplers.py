@@ -109,14 +109,14 @@ class TestBuilders:
         [
             (
                 lambda: score_sampler(SCORE_NETWORK, "nope", 5),
-                "method 'nope' of a score is unknown; choose one",
+                "method='nope' is unknown; choose one",
             ),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing 'nope' of a score is"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing='nope' is"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 0), "T=0 is not possible; give an integer in 1..10000"),
             (lambda: score_sampler(FLOW_NETWORK, "ddim", 5), "score_sampler takes a trained score, not a FlowNetwork"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=1.5), "score_ddim.eta=1.5 is not possible"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "score_ddim.eta=True is not possible"),
-            (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method 'nope' of a flow is unknown; choose one of euler"),
+            (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method='nope' is unknown; choose one of euler"),
             (lambda: flow_sampler(FLOW_NETWORK, "euler", 0), "N=0 is not possible"),
             (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler takes a flow, not"),
         ],

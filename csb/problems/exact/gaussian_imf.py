@@ -1,6 +1,6 @@
 r"""Bridge matching in closed form where p(x_0 | y) is Gaussian with a mean affine in y, and its fixed point.
 
-A half-step (see :mod:`csb.bridge.objectives.bridge_matching`) starts from the coupling of (x_0, x_T) given y that the
+A half-step (see :mod:`csb.bridge.objectives`) starts from the coupling of (x_0, x_T) given y that the
 other direction's kernels give: Gaussian, with e = (x_0, x_T), mean U y + u and covariance P. The pinned reference adds
 x = H e + √v ε and the target t = a x + b E e + √w ε', where E picks x_0 (backward) or x_T (forward). The Markovian
 projection is the regression of t on (x, y): with X = Cov(x) = H P Hᵀ + v I and Y = Cov(t, x) = a X + b E P Hᵀ,
