@@ -3,23 +3,35 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.bridge.density import DensityInfo, check_points, estimate
-from csb.bridge.kernel import Kernel
-from csb.bridge.parametrisation import Direction
-from csb.bridge.progress import network_calls
-from csb.bridge.samples import SampleInfo, Samples, check_observations, measured, require_finite, warn_far
-from csb.bridge.skipping import check_skips, planned_calls, timesteps_of
+from csb.bridge.kernel import Kernel, KernelSpec, heads
+from csb.bridge.samples import (
+    SampleInfo,
+    Samples,
+    check_observations,
+    measured,
+    network_calls,
+    require_finite,
+    warn_far,
+)
+from csb.bridge.skipping import Direction, check_skips, planned_calls, timesteps_of
 from csb.bridge.transitions import Transition, moved
-from csb.dtypes import Float32Module
+from csb.dtypes import Float32Module, Precision
 from csb.errors import CSBError, require_flag, require_int
+from csb.networks import build_network
 from csb.numbers import Numbers
-from csb.problems.transform import Transform
-from csb.process import Generators, Grid, Noise, joined, repeated
+from csb.problems.transform import Transform, build_transform
+from csb.process import Generators, Grid, Noise, initialised, joined, repeated
+from csb.process.grid import MOST_STEPS
+from csb.schema import Described, Schema
+
+AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)]  # of a grid, T + 1 numbers
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -45,7 +57,7 @@ class Bridge(Float32Module):
 
     Attributes:
         about: plain data that its file holds beside it: problem, config, versions; empty for one that is not loaded.
-        spec: the description that its file holds (a :class:`csb.bridge.BridgeSpec`); None for one that is not loaded.
+        spec: the description that its file holds (a :class:`BridgeSpec`); None for one that is not loaded.
     """
 
     def __init__(
@@ -253,3 +265,36 @@ class Bridge(Float32Module):
                 states.append(moved(law, here, skip, None if numbers is None else numbers[part]))
                 after(law)
             yield (z := joined(states))
+
+
+class BridgeSpec(Schema):
+    """All that is needed to make a bridge, but its weights."""
+
+    group = "bridge"
+
+    alpha_bar: AlphaBar
+    transform: Described
+    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
+    backward: KernelSpec
+    forward: KernelSpec
+    precision: Precision = "32-true"
+    """of the network calls in :meth:`Bridge.sample`"""
+
+
+def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
+    """Make a bridge with initial weights that are a function of the seed; torch's global generator is left alone."""
+    grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+    transform = build_transform(spec.transform)
+
+    def kernel(direction: Direction, part: KernelSpec) -> Kernel:
+        count = heads(part.covariance, transform.z_shape, part.rank, part.components)
+        network = build_network(part.network, transform.z_shape, transform.c_shape, count)
+        return Kernel(
+            network, grid, direction, part.parametrisation, part.covariance, part.variance_floor, part.components
+        )
+
+    with initialised(seed):
+        backward, forward = kernel("backward", spec.backward), kernel("forward", spec.forward)
+    bridge = Bridge(grid, backward, forward, transform, spec.precision)
+    bridge.spec = spec
+    return bridge

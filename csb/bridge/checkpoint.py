@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.specs import BridgeSpec, build_bridge
+from csb.bridge.bridge import BridgeSpec, build_bridge
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError, in_one_line
 from csb.files import (

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from csb.bridge.kernel import Kernel
-from csb.bridge.parametrisation import Direction
+from csb.bridge.skipping import Direction
 from csb.bridge.transitions import Transition
-from csb.process import Reference, draw_pinned, expand, mix, noise_like
+from csb.process import Reference, expand, mix, noise_like
 
 
 class Target(NamedTuple):
@@ -136,7 +136,7 @@ def bridged(
     backward: x_k, and the law of x_{k−1} | x_k, x_0; forward: x_{k−1}, and the law of x_k | x_{k−1}, x_T.
     """
     at = k if direction == "backward" else k - 1
-    x = draw_pinned(reference.pinned_both(at), x_0, x_T, generator)
+    x = reference.pinned_both(at).draw(x_0, x_T, generator)
     law, end = (reference.pinned_start(k), x_0) if direction == "backward" else (reference.pinned_end(k), x_T)
     return x, Target(mix(law, x, end), expand(law.var, x))
 

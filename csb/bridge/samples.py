@@ -6,12 +6,14 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
@@ -131,6 +133,21 @@ def require_finite(name: str, values: Tensor, remedy: str = "check the values an
     """Raise CSBError that names the first observation of values (B, …) that are not finite, where there is one."""
     if len(bad := (~torch.isfinite(values)).flatten(1).any(1).nonzero()):
         raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
+
+
+@contextlib.contextmanager
+def network_calls(total: int, show: bool) -> Iterator[Callable[[object], None]]:
+    """A bar over ``total`` network calls, on standard error, where wanted.
+
+    Calling what it gives counts one, whatever is passed.
+    """
+    if not show:
+        yield lambda law: None
+        return
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("network calls", total=total)
+        yield lambda law: bar.advance(task)
 
 
 class Cost:

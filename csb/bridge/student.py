@@ -40,10 +40,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
-from csb.bridge.parametrisation import jump_coefficients
+from csb.bridge.bridge import AlphaBar
+from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, Parametrisation, Some, heads, jump_coefficients
 from csb.bridge.skipping import timesteps_of
-from csb.bridge.specs import AlphaBar, Parametrisation, Some
 from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
@@ -71,7 +70,7 @@ class StudentSpec(Schema):
     network: dict[str, Any]
     """{"name": one of csb.networks.NETWORKS, **options}"""
     parametrisation: Parametrisation
-    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`)"""
+    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.kernel`)"""
     law: Annotated[str, OneOf(LAWS)]
     """"generator", or the covariance of a :class:`TransitionStudent`"""
     calls: Annotated[list[Count], Distinct, Field(min_length=1)]

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
-from csb.process.grid import MOST_STEPS
+from csb.process.grid import Steps
 
 
 class ResidualBlock(nn.Module):
@@ -87,7 +87,7 @@ class Affine(Network):
         c_shape: tuple[int, ...],
         heads: int,
         *,
-        steps: Annotated[int, Field(ge=1, le=MOST_STEPS)],
+        steps: Steps,
     ) -> None:
         super().__init__(z_shape, c_shape, heads)
         z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
-from csb.process.reference import joined
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -88,6 +87,11 @@ def initialised(seed: int) -> Iterator[None]:
 def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw standard normal noise of x's shape, dtype and device, from the generator (on that device)."""
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Noise:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from csb.process.grid import Grid
+from csb.process.random import noise_like
 
 Step = int | Tensor
 
@@ -27,6 +28,10 @@ class Linear(NamedTuple):
 
     scale: Tensor
     var: Tensor
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A draw at x (B, …)."""
+        return expand(self.scale, x) * x + expand(self.var, x).sqrt() * noise_like(x, generator)
 
 
 class Pinned(NamedTuple):
@@ -38,6 +43,10 @@ class Pinned(NamedTuple):
     near: Tensor
     far: Tensor
     var: Tensor
+
+    def draw(self, near: Tensor, far: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A draw at the two given states, each (B, …)."""
+        return mix(self, near, far) + expand(self.var, near).sqrt() * noise_like(near, generator)
 
 
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:
@@ -54,11 +63,6 @@ def repeated(x: Tensor, n: int) -> Tensor:
     As ``repeat_interleave``, whose gradient gathers by index on the way back; that of this is a sum.
     """
     return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def mix(law: Pinned, near: Tensor, far: Tensor) -> Tensor:

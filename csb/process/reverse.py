@@ -9,7 +9,7 @@ In the clock s = −log ᾱ every variance-preserving SDE reads dx = −½ x ds 
 and with u = x/√ᾱ and σ = √((1−ᾱ)/ᾱ), where 2σ dσ = ds/ᾱ, the flow is du/dσ = (u − x̂_0)/σ (Karras et al. 2022, eq. 1
 and 3 at σ(t) = t): its linear part is gone. Three discretisations with one x̂_0 a step:
 
-- ancestral: the pinned law X_{k−1} | X_k, X_0 = x̂_0 (Ho et al. 2020, eq. 7);
+- ancestral: the pinned law X_{k−1} | X_k, X_0 = x̂_0 (Ho et al. 2020, eq. 7), :meth:`Reference.pinned_start`;
 - Euler–Maruyama on the reverse SDE, h = s_k − s_{k−1}: x_{k−1} = x_k + h(½ x_k + ∇log p) + √h ε;
 - DDIM (Song, Meng & Ermon 2021, eq. 12 and 16): x_{k−1} = √ᾱ_{k−1} x̂_0 + √(1−ᾱ_{k−1}−v) ε̂ + √v ε with v = η² β̃_k and
   ε̂ = (x_k − √ᾱ_k x̂_0)/√(1−ᾱ_k). η = 0 is Euler's step of the flow in σ, η = 1 the ancestral step.
@@ -34,13 +34,8 @@ def noise_ratio(grid: Grid) -> Tensor:
     return ((1 - grid.alpha_bar) / grid.alpha_bar).sqrt()
 
 
-def ancestral(grid: Grid, k: int) -> Pinned:
-    """The DDPM step, of variance β̃_k; ``near`` weighs x_k and ``far`` x̂_0, here and below; k in 1..T."""
-    return Reference(grid).pinned_start(k)
-
-
 def euler_maruyama(grid: Grid, k: int) -> Pinned:
-    """Euler's step of the reverse SDE in the clock s.
+    """Euler's step of the reverse SDE in the clock s; ``near`` weighs x_k and ``far`` x̂_0; k in 1..T.
 
     It is stable where h = s_k − s_{k−1} stays below 4: a long horizon needs more than a handful of steps.
     """

@@ -10,7 +10,8 @@ from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
-from csb.process.grid import MOST_STEPS
+from csb.process.grid import Steps
+from csb.process.schedule import Horizon
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.likelihood import GuidanceLikelihood
 from csb.samplers.resampling import RESAMPLING
@@ -41,8 +42,8 @@ class BaselineSettings(Schema):
     group = "baselines"
 
     methods: list[Method] = Field(description="names of guided samplers")
-    T: int = Field(ge=1, le=MOST_STEPS, description="steps of their grid, on the bridge's schedule family")
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
+    T: Steps = Field(description="steps of their grid, on the bridge's schedule family")
+    alpha_bar_end: Horizon | None
     """Its horizon; null: one that suits the data, see csb.samplers.diffusion.horizon."""
     batch_size: Count = Field(description="states a network call")
     particles: Annotated[list[Draws], Field(min_length=1)] | None

@@ -8,7 +8,7 @@ from conftest import unpacked
 
 from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian
-from csb.process import Grid, Power, Reference, draw_linear, draw_pinned, seeded
+from csb.process import Grid, Power, Reference, seeded
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
 REFERENCE = Reference(GRID)
@@ -82,7 +82,7 @@ class TestFirstTarget:
         x_k, x_0 = torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
         step = torch.tensor([k])
         law, n = REFERENCE.pinned_start(k), self.N
-        previous = draw_pinned(law, x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
+        previous = law.draw(x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
         return step, x_k, x_0, previous
 
     @pytest.mark.parametrize("k", [1, 2, 4])
@@ -147,7 +147,7 @@ class TestBridged:
 
     def ends(self):
         x_0 = torch.tensor([[1.2, 0.3]]).expand(self.N, 2)
-        return x_0, draw_linear(REFERENCE.marginal(GRID.T), x_0, seeded(11))
+        return x_0, REFERENCE.marginal(GRID.T).draw(x_0, seeded(11))
 
     @pytest.mark.parametrize("direction", ["backward", "forward"])
     @pytest.mark.parametrize("k", [1, 2, 4])

@@ -266,7 +266,7 @@ class TestProcess:
 
         calls = {f"{key} alpha_bar": (lambda v, key=key: grid(**{key: v})) for key in ("alpha_bar_end", own)}
         calls["T"] = lambda v: Grid.from_schedule(make(0.1), v)
-        calls["alpha_bar_end of with_horizon"] = lambda v: make(0.1).with_horizon(v)
+        calls["alpha_bar_end of another horizon"] = lambda v: make(0.1).replace(alpha_bar_end=v)
         assert try_calls(calls, 20)["refused"] > 40
 
     def test_grids(self):
