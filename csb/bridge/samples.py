@@ -3,11 +3,12 @@
 import contextlib
 import ctypes
 import logging
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class SampleInfo:
 
     forward_evaluations: int
     backward_evaluations: int
-    seconds: float
+    seconds: float = 0.0
     peak_memory: int | None = None
     ess: Tensor | None = None
     unique_ancestors: Tensor | None = None
@@ -60,10 +61,11 @@ class Samples:
 
     x: Tensor
     info: SampleInfo
-    log_weights: Tensor | None = field(default=None)
+    log_weights: Tensor | None = None
 
 
 logger = logging.getLogger(__name__)
+REACH = 2.0**23  # of states: beyond it float32 does not hold a unit
 
 
 def as_floats(
@@ -129,10 +131,15 @@ def warn_far(transform: Transform, y: Tensor) -> None:
         )  # fmt: skip
 
 
-def require_finite(name: str, values: Tensor, remedy: str = "check the values and units of y") -> None:
-    """Raise CSBError that names the first observation of values (B, …) that are not finite, where there is one."""
-    if len(bad := (~torch.isfinite(values)).flatten(1).any(1).nonzero()):
-        raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
+def require_finite(
+    name: str, values: Tensor, remedy: str = "check the values and units of y", reach: float = math.inf
+) -> None:
+    """Raise CSBError that names the first observation of values (B, …) that are not finite, or not below ``reach``."""
+    if len(bad := (~(values.abs() < reach)).flatten(1).any(1).nonzero()):
+        raise CSBError(
+            f"{name} diverged: its states are not finite, or out of float32's reach, at observation {int(bad[0])}; "
+            f"{remedy}"
+        )
 
 
 @contextlib.contextmanager

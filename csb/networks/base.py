@@ -18,8 +18,8 @@ class Network(Float32Module, ABC):
 
     The observation is encoded once and the context is reused at every step and for every sample of that observation.
 
-    Options are keyword-only arguments of the constructor. Their annotations say what is allowed, which
-    :func:`csb.networks.build_network` checks.
+    A network's options are keyword-only arguments of its constructor, after these three. Their annotations say what is
+    allowed, which :func:`csb.networks.build_network` checks.
 
     Args:
         z_shape: shape of one state.

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from csb.bridge import Bridge
-from csb.bridge.bridge import autocast
-from csb.bridge.samples import warn_far
+from csb.bridge import Bridge, SampleInfo, Samples, autocast
+from csb.bridge.samples import REACH, require_finite, warn_far
 from csb.bridge.student import Student
 from csb.errors import CSBError
 from csb.problems import Problem
 from csb.process import Noise, Reference, mix
-from csb.samplers.base import Draws, Sampler, check_states, noised
+from csb.samplers.base import Sampler, noised
 from csb.schema import Count
 
 
@@ -66,15 +65,15 @@ class AmortizedSampler(Sampler):
         with torch.no_grad(), autocast(self.precision, self.device):
             return torch.cat([function(*part, contexts[rows]) for rows, *part in parts])
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         transform = self.model.transform
         warn_far(transform, y)
         z = noise.normal(n, *transform.z_shape)
         for state in self.walk(z, self.contexts(y), noise):
             z = state
-        check_states(self.name, z, n, self.remedy)
+        require_finite(self.name, z.unflatten(0, (len(y), n)), self.remedy, REACH)
         x = transform.decode(z, y.repeat_interleave(n, 0))
-        return Draws(x.unflatten(0, (len(y), n)), self.evaluations, 0)
+        return Samples(x.unflatten(0, (len(y), n)), SampleInfo(self.evaluations, 0))
 
 
 class ConsistencySampler(AmortizedSampler):
@@ -129,9 +128,8 @@ class BridgeSampler(Sampler):
         self.bridge, self.options = bridge, options
         self.y_dtype, self.any_units = bridge.transform.dtype_of("y"), bridge.transform.any_units
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        found = self.bridge.sample(y, n, generator=noise.generator, **self.options)
-        return Draws(found.x, found.info.forward_evaluations, 0)
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
+        return self.bridge.sample(y, n, generator=noise.generator, **self.options)
 
 
 class ExactSampler(Sampler):
@@ -145,10 +143,10 @@ class ExactSampler(Sampler):
             raise CSBError(f"the exact posterior of {problem.name} is not known; leave out the method exact")
         self.problem = problem
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         generators = noise.parts if len(noise.parts) > 1 else noise.parts * len(y)
         x = [
             self.problem.posterior(one).sample(n, torch.default_generator if part is None else part)
             for one, part in zip(y, generators)
         ]
-        return Draws(torch.stack(x), 0, 0)
+        return Samples(torch.stack(x), SampleInfo(0, 0))

@@ -39,9 +39,7 @@ def test_mean(direction, name):
     kernel, found = Kernel(Says(0.7, 0.1), GRID, direction, name), coefficients(name, GRID, direction)
     k = torch.tensor([1, 2, 5])
     x = torch.randn(3, 2, generator=seeded(0))
-    expected = torch.stack(
-        [found.skip[k[i]] * x[i].double() + found.gain[k[i]] * torch.tensor(0.7).double() for i in range(3)]
-    )
+    expected = torch.stack([found.skip[k[i]] * x[i].double() + found.gain[k[i]] * 0.7 for i in range(3)])
     law = at(kernel, k, x)
     torch.testing.assert_close(law.mean, expected.float(), rtol=1e-5, atol=1e-5)
 
