@@ -49,10 +49,10 @@ class Bridge(Float32Module):
     The kernels work on states z and encoded observations c; ``transform`` maps the data (x, y) to them and back.
 
     Args:
-        grid: the grid of T steps.
+        grid: of T steps.
         backward: the kernels B_k(x_k, y) → law of x_{k−1}.
         forward_kernel: the kernels F_k(x_{k−1}, y) → law of x_k.
-        transform: the map between data and states.
+        transform: between data and states.
         precision: "32-true" or "bf16-mixed", of the network calls in :meth:`sample`.
 
     Attributes:
@@ -115,10 +115,8 @@ class Bridge(Float32Module):
                 None or T: every step, as trained.
             progress: show a bar over the network calls on standard error.
 
-        Raises:
-            CSBError: y not made of numbers, of another shape or not finite, or so far out that the states are not
-                finite; n, batch_size, refine or sample_steps out of range, or too large for the memory; skips that the
-                kernels do not allow.
+        CSBError for an argument out of its range, a request too large for the memory, skips that the kernels do not
+        allow, and y so far out that the states are not finite.
         """
         timesteps = self.timesteps(n, batch_size, refine, sample_steps)
         n, batch_size, refine = int(n), int(batch_size), int(refine)
@@ -156,10 +154,9 @@ class Bridge(Float32Module):
         """Estimate log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
 
         Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
-        (:mod:`csb.bridge.density`). A probability-flow ODE would not do. It takes a score or drift at every instant,
-        and a bridge has the laws of T large steps; and the density that a discretised flow carries along is that of a
-        deterministic map, here from mean to mean, which leaves out the kernels' variances: another law than the
-        samples', by an amount that no n fixes.
+        (:mod:`csb.bridge.density`). A probability-flow ODE would not do: it takes a drift at every instant, and the
+        density that a discretised flow carries along is that of a deterministic map, from mean to mean, which leaves
+        out the kernels' variances.
 
         Args:
             x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
@@ -174,9 +171,7 @@ class Bridge(Float32Module):
             float32 of x's shape without *x_shape, −∞ outside the support of a bounded problem; with_info: and a
             :class:`csb.bridge.density.DensityInfo`.
 
-        Raises:
-            CSBError: x or y not made of numbers, of another shape or not finite; n or batch_size out of range.
-            NotImplementedError: the samples have no density, as clamped pixels have none.
+        CSBError as :meth:`sample`; NotImplementedError where samples have no density, as clamped pixels have none.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         require_flag("with_info", with_info)
@@ -196,7 +191,7 @@ class Bridge(Float32Module):
         """y as a batch, checked, and whether it was a single observation. Warns where it is far from the training."""
         maps = self.transform
         y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units)
-        warn_far(self.transform, y)
+        warn_far(maps, y)
         return y, single
 
     @contextmanager
@@ -253,7 +248,7 @@ class Bridge(Float32Module):
         kernel = self.kernel(direction)
         n, size = len(z) // len(contexts), kernel.noise_size
         ks = torch.arange(self.grid.T + 1, device=z.device)
-        parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
+        parts = [slice(start, start + batch) for start in range(0, len(z), batch)]
         kept = repeated(contexts, n) if len(parts) == 1 else None  # of a single batch, copied once for all steps
         owner = torch.arange(len(z), device=z.device) // n
         for k, skip in planned_calls(self.grid, direction, timesteps):

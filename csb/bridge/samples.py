@@ -27,17 +27,15 @@ class SampleInfo:
     """What the samples cost, and how they were reached.
 
     Attributes:
-        forward_evaluations: network evaluations (forward passes), counted for one sample.
-        backward_evaluations: passes back through the network (guidance), counted for one sample.
+        forward_evaluations, backward_evaluations: passes through the network, and back (guidance), for one sample.
         seconds: wall time of the whole call.
         peak_memory: bytes by which the call raised the memory of the process (CPU) or of the device's allocator at
             most. None where it is not known: the system keeps one highest mark, which tells nothing of a call that
             stays below an earlier one. A call leaves the mark alone; :func:`reset_peak` before it makes it known.
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
-        unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
-            samplers without resampling.
-        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps were
-            skipped. None unless asked for.
+        unique_ancestors: (B,) how many of the n starting particles have descendants; None without resampling.
+        trajectory: where asked for, (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps
+            were skipped.
     """
 
     forward_evaluations: int

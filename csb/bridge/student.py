@@ -47,7 +47,7 @@ from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
 from csb.networks.diffusion import ConditionalModel
-from csb.problems.transform import Transform, build_transform
+from csb.problems.transform import build_transform
 from csb.process import Grid, expand, initialised
 from csb.schema import Count, Described, Distinct, OneOf, Schema, Share
 
@@ -105,8 +105,8 @@ class Student(ConditionalModel):
     kind = "student"
     noise_size: int
 
-    def __init__(self, spec: StudentSpec, transform: Transform) -> None:
-        super().__init__(transform, spec.precision)
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(build_transform(spec.transform), spec.precision)
         self.spec = spec
         self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
 
@@ -140,8 +140,10 @@ class TransitionStudent(Student):
         kernel: of the jumps k → 0; ``kernel(z, k, context)`` is q_k as a :class:`csb.bridge.transitions.Transition`.
     """
 
-    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
-        super().__init__(spec, transform)
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(spec)
+        z_shape, c_shape = self.transform.z_shape, self.transform.c_shape
+        network = build_network(spec.network, z_shape, c_shape, heads(spec.law, z_shape, spec.rank, spec.components))
         self.kernel = Kernel(
             network, self.grid, "backward", spec.parametrisation, spec.law, spec.variance_floor, spec.components,
             jump=True,
@@ -162,12 +164,13 @@ class Generator(Student):
     skip: Tensor
     gain: Tensor
 
-    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
-        super().__init__(spec, transform)
-        self.body = network
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(spec)
+        channels, *size = self.transform.z_shape
+        self.body = build_network(spec.network, (channels + spec.noise, *size), self.transform.c_shape, 1)
         for name, value in jump_coefficients(spec.parametrisation, self.grid)._asdict().items():
             self.register_buffer(name, value.float(), persistent=False)
-        self.noise_size = spec.noise * math.prod(transform.z_shape[1:])
+        self.noise_size = spec.noise * math.prod(size)
 
     @property
     def network(self) -> Network:
@@ -184,14 +187,8 @@ def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Gener
 
     CSBError for names, numbers or shapes that do not fit.
     """
-    transform = build_transform(spec.transform)
-    z_shape, c_shape = transform.z_shape, transform.c_shape
     with initialised(seed):
-        if spec.law == GENERATOR:
-            joint = (z_shape[0] + spec.noise, *z_shape[1:])
-            return Generator(spec, transform, build_network(spec.network, joint, c_shape, 1))
-        count = heads(spec.law, z_shape, spec.rank, spec.components)
-        return TransitionStudent(spec, transform, build_network(spec.network, z_shape, c_shape, count))
+        return Generator(spec) if spec.law == GENERATOR else TransitionStudent(spec)
 
 
 @torch.no_grad()

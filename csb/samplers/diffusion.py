@@ -75,7 +75,7 @@ class DiffusionSampler(Sampler):
 
     Attributes:
         label: the method's name in tables.
-        swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
+        swept: the argument that a comparison sweeps on validation observations, and its symbol.
         any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError
             unless the likelihood is one of y = H(x) + noise.
         guided: whether a step takes a gradient through the denoiser.
