@@ -2,7 +2,6 @@
 
 from csb.process.grid import Grid
 from csb.process.random import Generators, Noise, Stream, initialised, joined, noise_like, seeded
-from csb.process.reference import Linear, Pinned, Reference, expand, mix, repeated
-from csb.process.reverse import clock, ddim, euler_maruyama, noise_ratio
+from csb.process.reference import Linear, Pinned, Reference, ddim, euler_maruyama, expand, mix, repeated
 from csb.process.schedule import SCHEDULES, SHORT, Cosine, LinearBeta, Power, Schedule, automatic_horizon
 from csb.process.semidefinite import psd_cholesky, psd_solve

@@ -70,6 +70,16 @@ class Grid:
         beta[1:] = 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
         return beta
 
+    @property
+    def clock(self) -> Tensor:
+        """s_k = −log ᾱ_k, (T + 1,), from 0."""
+        return -self.alpha_bar.log()
+
+    @property
+    def noise_ratio(self) -> Tensor:
+        """σ_k = √((1−ᾱ_k)/ᾱ_k), (T + 1,), from 0; −log σ_k is half the log signal-to-noise ratio λ_k."""
+        return ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
+
     def keep(self, *steps: int) -> "Grid":
         """The grid of these steps alone, ascending from 0. Pinned laws on it skip over the steps between."""
         return Grid(self.alpha_bar[list(steps)])

@@ -1,7 +1,7 @@
 r"""Samplers of a conditional score, on any grid, and of a conditional flow (:mod:`csb.networks.diffusion`).
 
 A score gives the conditional denoiser x̂_0 = E[z_0 | z_k, y]. The derivations of the reverse process's forms stand in
-:mod:`csb.process.reverse`. Orders in 1/T, for the law at the end: ancestral, reverse SDE and DDIM one; Heun and
+:mod:`csb.process.reference`. Orders in 1/T, for the law at the end: ancestral, reverse SDE and DDIM one; Heun and
 DPM-Solver++(2M) two. All start from N(0, I), so that the grid's ᾱ_T must be small, and all end with z_0 = x̂_0(z_1): an
 error of order σ_1², so that the order shows where the grid's first step falls like 1/T or faster in σ.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csb.errors import CSBError, is_one_of, require_int
 from csb.networks.diffusion import ConditionalModel, FlowNetwork, ScoreNetwork
-from csb.process import Grid, Noise, Pinned, Reference, ddim, euler_maruyama, mix, noise_ratio
+from csb.process import Grid, Noise, Pinned, Reference, ddim, euler_maruyama, mix
 from csb.process.grid import MOST_STEPS
 from csb.samplers.amortized import AmortizedSampler
 from csb.samplers.base import noised
@@ -109,7 +109,7 @@ class Heun(ScoreSampler):
         return 2 * self.grid.T - 1
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
-        sigma, root = noise_ratio(self.grid).tolist(), self.grid.alpha_bar.sqrt().tolist()
+        sigma, root = self.grid.noise_ratio.tolist(), self.grid.alpha_bar.sqrt().tolist()
 
         def slope(u: Tensor, k: int) -> Tensor:
             return (u - self.predict(root[k] * u, k, contexts)) / sigma[k]
@@ -133,7 +133,7 @@ class DPMSolver(ScoreSampler):
     name = "score_dpmpp"
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
-        lam = [-math.log(sigma) if sigma > 0 else math.inf for sigma in noise_ratio(self.grid).tolist()]
+        lam = [-math.log(sigma) if sigma > 0 else math.inf for sigma in self.grid.noise_ratio.tolist()]
         before: Tensor | None = None
         for k in range(self.grid.T, 0, -1):
             here = self.predict(z, k, contexts)

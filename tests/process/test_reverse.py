@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.process import Cosine, Grid, LinearBeta, Power, Reference, clock, ddim, euler_maruyama, noise_ratio
+from csb.process import Cosine, Grid, LinearBeta, Power, Reference, ddim, euler_maruyama
 
 SCHEDULES = {"linear": LinearBeta(1e-4), "cosine": Cosine(1e-3), "power": Power(1e-4, 3.0)}
 
@@ -27,7 +27,7 @@ def test_the_clock_is_that_of_the_forward_sde(schedule):
     errors = []
     for T in (200, 400, 800):
         grid = Grid.from_schedule(schedule, T)
-        s, mean, var, error = clock(grid), 1.0, 0.0, 0.0
+        s, mean, var, error = grid.clock, 1.0, 0.0, 0.0
         for k in range(1, T + 1):
             h = float(s[k] - s[k - 1])
             mean, var = (1 - h / 2) * mean, (1 - h / 2) ** 2 * var + h
@@ -40,7 +40,7 @@ def test_the_clock_is_that_of_the_forward_sde(schedule):
 
 
 def test_noise_ratio(grid):
-    torch.testing.assert_close(1 / (1 + noise_ratio(grid) ** 2), grid.alpha_bar)
+    torch.testing.assert_close(1 / (1 + grid.noise_ratio**2), grid.alpha_bar)
 
 
 @pytest.mark.parametrize("k", range(1, 13))
@@ -86,8 +86,8 @@ class TestKarras:
         grid = Grid.karras(T, 1e-4, sigma_min=0.01, rho=3.0)
         assert grid.T == T
         assert float(grid.alpha_bar[-1]) == pytest.approx(1e-4, rel=1e-9)
-        roots = noise_ratio(grid)[1:] ** (1 / 3)
-        assert float(noise_ratio(grid)[1]) == pytest.approx(0.01 if T > 1 else 9999**0.5, rel=1e-6)
+        roots = grid.noise_ratio[1:] ** (1 / 3)
+        assert float(grid.noise_ratio[1]) == pytest.approx(0.01 if T > 1 else 9999**0.5, rel=1e-6)
         torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(T - 1), equal_nan=True)
 
     @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from csb.errors import CSBError
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.problems import MnistInpaint
-from csb.process import Grid, LinearBeta, noise_ratio, seeded
+from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
 from tests.samplers.conditional_models import (
     AMORTIZED,
@@ -96,7 +96,7 @@ class TestBuilders:
     def test_a_score_on_the_grid_of_karras(self):
         grid = score_sampler(SCORE_NETWORK, "heun", 7, spacing="karras").grid
         assert float(grid.alpha_bar[-1]) == pytest.approx(1e-4)
-        assert float(noise_ratio(grid)[1]) == pytest.approx(0.002)
+        assert float(grid.noise_ratio[1]) == pytest.approx(0.002)
 
     @pytest.mark.parametrize("method", FLOW)
     def test_a_flow(self, method):
