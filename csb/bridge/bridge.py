@@ -118,8 +118,9 @@ class Bridge(Float32Module):
         CSBError for an argument out of its range, a request too large for the memory, skips that the kernels do not
         allow, and y so far out that the states are not finite.
         """
-        timesteps = self.timesteps(n, batch_size, refine, sample_steps)
-        n, batch_size, refine = int(n), int(batch_size), int(refine)
+        n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
+        refine = require_int("refine", refine, 0)
+        timesteps = self.timesteps(refine, sample_steps)
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
@@ -207,10 +208,8 @@ class Bridge(Float32Module):
             if training:
                 self.train()
 
-    def timesteps(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
-        """Return the states that a pass visits, by k, ascending. CSBError for numbers out of range."""
-        for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
-            require_int(name, value, low)
+    def timesteps(self, refine: int, sample_steps: int | None) -> list[int]:
+        """Return the states that a pass visits, by k, ascending. CSBError for skips that are not possible."""
         T = self.grid.T
         timesteps = timesteps_of(self.grid, T if sample_steps is None else sample_steps)
         directions: tuple[Direction, ...] = ("backward", "forward") if refine else ("backward",)

@@ -116,10 +116,7 @@ class Student(ConditionalModel):
         """That of one call."""
 
     def levels(self, calls: int) -> list[int]:
-        """Return the states k from which ``calls`` calls start, T first; see :func:`csb.bridge.skipping.timesteps_of`.
-
-        CSBError for a number of calls that it is not fitted for.
-        """
+        """Return the states k from which ``calls`` calls start, T first; CSBError where it is not fitted for them."""
         if calls not in self.spec.calls:
             fitted = ", ".join(map(str, self.spec.calls))
             raise CSBError(f"calls={calls!r} is not among those that the sampler is fitted for; choose one of {fitted}")
@@ -183,10 +180,7 @@ class Generator(Student):
 
 
 def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Generator:
-    """Make a distilled sampler with initial weights that are a function of the seed.
-
-    CSBError for names, numbers or shapes that do not fit.
-    """
+    """Make a distilled sampler with initial weights that are a function of the seed."""
     with initialised(seed):
         return Generator(spec) if spec.law == GENERATOR else TransitionStudent(spec)
 

@@ -94,7 +94,7 @@ class UNet(Network):
     vector observation has a map that is the same everywhere.
 
     Args:
-        channels: width of the finest level, a multiple of 8.
+        channels: width of the finest level.
         multipliers: width of each level over ``channels``; each level halves the previous one's map (rounded up).
         blocks: residual blocks a level on the way down (one more on the way up).
         patch: side of a patch in pixels; must divide the canvas.

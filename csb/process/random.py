@@ -97,16 +97,9 @@ def joined(parts: list[Tensor]) -> Tensor:
 class Noise:
     """The random numbers of B observations, n rows for each.
 
-    With one generator (or None, torch's global one) all numbers of a call come from it. With a list of B, those of
-    observation i come from generator i alone, so that they are the same whatever stands beside it in the batch.
-
-    Args:
-        generator: one, a list of B, or None; on ``device``.
-        observations: B ≥ 1.
-        device: where the numbers are needed.
-
-    Raises:
-        CSBError: anything but generators, or a list of another length.
+    With one generator on ``device`` (or None, torch's global one) all numbers of a call come from it. With a list of B,
+    those of observation i come from generator i alone, so that they are the same whatever stands beside it in the
+    batch. CSBError for anything else.
     """
 
     def __init__(self, generator: Generators, observations: int, device: torch.device | str = "cpu") -> None:

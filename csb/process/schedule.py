@@ -93,12 +93,8 @@ class Power(Schedule):
     def resolving(cls, alpha_bar_end: float, T: int, scale: float) -> "Power":
         """The power with which the first of T steps has the noise √(1−ᾱ_1) = scale, within 1 ≤ p ≤ 19.
 
-        From −log ᾱ_1 = −log(ᾱ_end)·T^(−p).
-
-        Args:
-            alpha_bar_end: the horizon.
-            T: steps; at T = 1 the power plays no part.
-            scale: in (LEAST_SCALE, 1), in units of the state: about half the finest structure of the data.
+        From −log ᾱ_1 = −log(ᾱ_end)·T^(−p); at T = 1 the power plays no part. ``scale`` is in (LEAST_SCALE, 1), in units
+        of the state: about half the finest structure of the data.
         """
         if not is_number(scale) or not LEAST_SCALE < scale < 1:
             raise CSBError(f"scale={scale!r} is outside ({LEAST_SCALE:g}, 1); choose a value strictly between them")

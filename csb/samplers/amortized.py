@@ -85,10 +85,7 @@ class ConsistencySampler(AmortizedSampler):
     place of the deterministic map, and with the new state joined to the old one: noise that is independent of x_k would
     give x_j Π's law only for ᾱ_T → 0.
 
-    Args:
-        student: fitted.
-        calls: network calls a sample, one of those that the student is fitted for; else CSBError.
-        batch_size: states a network call.
+    ``calls`` are the network calls a sample, one of those that the student is fitted for; else CSBError.
     """
 
     name = "consistency"

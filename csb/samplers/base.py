@@ -32,7 +32,6 @@ class Sampler(ABC):
     Attributes:
         name: the method's name, as in the configuration.
         Settings: the schema of all settings of the method.
-        x_shape, y_shape: of one sample and one observation.
         device: where it computes and where its generators live.
     """
 
@@ -56,18 +55,14 @@ class Sampler(ABC):
         vars(self).update(vars(self.Settings.read(settings, self.name)))
 
     def sample(self, y: Numbers, n: int = 1, generator: Generators = None) -> Samples:
-        """n samples for each observation.
+        """Draw n samples for each observation, (B, n, *x_shape), or (n, *x_shape) for one, with their weights and cost.
+
+        CSBError for y of another shape or not finite, or an n that the method cannot give.
 
         Args:
             y: one observation (*y_shape) or several (B, *y_shape).
             n: samples of each.
             generator: one, or a list of B: then the samples of an observation do not depend on those beside it.
-
-        Returns:
-            Samples of shape (B, n, *x_shape), or (n, *x_shape) for one observation, with their weights and cost.
-
-        Raises:
-            CSBError: y of another shape or not finite, or an n that the method cannot give.
         """
         n = require_int("n", n, 1)
         y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)

@@ -209,7 +209,7 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
         model: from :func:`csb.run.amortized.load_baseline`.
         method: one of :data:`SCORE`. T network calls a sample, heun 2T − 1.
         T: steps.
-        spacing: "schedule", even in the τ of the model's schedule, or "karras" (see :meth:`csb.process.Grid.karras`).
+        spacing: "schedule", even in the τ of the model's schedule, or "karras" (:meth:`csb.process.Grid.karras`).
         **settings: batch_size; eta of ddim.
     """
     make, grid = _chosen("method", method, SCORE), _chosen("spacing", spacing, SPACINGS)

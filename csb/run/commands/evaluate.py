@@ -38,7 +38,7 @@ def validate(config: DictConfig, sweep: bool = False) -> None:
     """CSBError where a value is wrong or a run is not there."""
     read = _read(config)
     for folder in (read.run, *read.others):
-        load_run(folder).bridge.timesteps(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
+        load_run(folder).bridge.timesteps(read.sampler.refine, read.sampler.sample_steps)
 
 
 def main(config: DictConfig) -> None:
