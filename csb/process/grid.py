@@ -53,6 +53,8 @@ class Grid:
         given = {"T": T, "alpha_bar_end": alpha_bar_end, "sigma_min": sigma_min, "rho": rho}
         arguments_of(Grid.karras).read(given, "")
         sigma_max = ((1 - alpha_bar_end) / alpha_bar_end) ** 0.5
+        if not sigma_min < sigma_max:
+            raise CSBError(f"sigma_min={sigma_min!r} is not below {sigma_max:.3g}, the horizon's σ; give a smaller one")
         low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
         share = torch.linspace(0, 1, T, dtype=torch.float64) if T > 1 else torch.ones(1, dtype=torch.float64)
         sigma = (low + share * (high - low)) ** rho

@@ -95,7 +95,7 @@ class TestKarras:
         [
             ((0, 1e-4), "T=0 is not possible"),
             ((5, 1e-4, 0.0), "sigma_min=0.0 is not possible; give a finite number of at least 1e-06"),
-            ((5, 0.5, 2.0), "alpha_bar of T=5 steps must fall strictly"),
+            ((5, 0.5, 2.0), "sigma_min=2.0 is not below 1, the horizon"),
         ],
         ids=str,
     )
