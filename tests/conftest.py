@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.parametrisation import coefficients
+from csb.bridge.kernel import coefficients
 from csb.bridge.transitions import FullGaussian, MixtureOfGaussians
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser

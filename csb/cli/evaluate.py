@@ -35,7 +35,7 @@ def prepare(given: Given) -> Callable[[], None]:
     """The evaluation of one run. CSBError where a value is wrong or a run is not there."""
     read = EvaluateSettings.read(given)
     for folder in (read.run, *read.others):
-        load_run(folder).bridge.timesteps(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
+        load_run(folder).bridge.timesteps(read.sampler.refine, read.sampler.sample_steps)
     return partial(_evaluate, read, given)
 
 

@@ -42,7 +42,7 @@ def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor],
         move += float(((right - x) ** 2).mean())
         spread.append(float((ours.covariance().double().mean(0).cpu() - law.S).norm() / law.S.norm()))
     errors = {"mean_map": (wrong / size) ** 0.5, "displacement": (wrong / move) ** 0.5}
-    return errors | ({"covariance": sum(spread) / len(spread)} if kernel.learns_variance else {})
+    return errors | ({"covariance": sum(spread) / len(spread)} if kernel.covariance != "fixed" else {})
 
 
 def half_step_table(

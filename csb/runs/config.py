@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
-from csb.bridge.objectives import Objective, build_objective
+from csb.bridge.objectives import OBJECTIVES, Objective
 from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -117,7 +117,7 @@ class RunConfig:
         """
         schedule: dict[str, Any] | None = None
         if kind == "score":
-            long = self.schedule.with_horizon(self.amortized.alpha_bar_end)  # of "auto": of the default power
+            long = self.schedule.replace(alpha_bar_end=self.amortized.alpha_bar_end)  # of "auto": of the default power
             schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
         return ConditionalSpec(
             kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
@@ -243,7 +243,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         problem=problem,
         schedule=schedule,
         grid=Grid.from_schedule(schedule, top.T),
-        objective=build_objective(chosen.name),
+        objective=OBJECTIVES[chosen.name](),
         backward=backward,
         forward=forward,
         ipf=ipf,
@@ -331,9 +331,9 @@ def _check_data(run: RunConfig) -> None:
 def _check_horizons(run: RunConfig) -> None:
     """CSBError for a horizon that the schedule cannot have, where a denoiser is trained or guided samplers run."""
     if run.stage == "denoiser" or run.evaluate:
-        run.schedule.with_horizon(run.denoiser.alpha_bar_end)
+        run.schedule.replace(alpha_bar_end=run.denoiser.alpha_bar_end)
     if run.evaluate and run.baselines.alpha_bar_end is not None:
-        Grid.from_schedule(run.schedule.with_horizon(run.baselines.alpha_bar_end), run.baselines.T)
+        Grid.from_schedule(run.schedule.replace(alpha_bar_end=run.baselines.alpha_bar_end), run.baselines.T)
 
 
 def require_pairs(count: int, ipf: IPFSettings) -> None:

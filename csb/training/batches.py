@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge.objectives import Objective, Target, bridged
-from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
+from csb.process import Grid, Reference, Stream, repeated, seeded
 from csb.training.cache import Cache
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
@@ -134,7 +134,7 @@ class Batches:
     def _first(self, step: int, k: Tensor, chosen: Tensor, noise: torch.Generator) -> Batch:
         z, c = self.pairs.rows(chosen, noise)
         x_0 = repeated(z, self.shared)
-        x_k = draw_linear(self.reference.marginal(k), x_0, noise)
+        x_k = self.reference.marginal(k).draw(x_0, noise)
         return Batch(x_k, k, c, self.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _cached(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:

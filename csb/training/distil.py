@@ -15,7 +15,7 @@ from torch import Tensor
 from csb.bridge import Bridge, save
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
-from csb.process import Reference, Stream, draw_pinned, expand, repeated, seeded
+from csb.process import Reference, Stream, expand, repeated, seeded
 from csb.schema import Count, Distinct, OneOf, Place, Schema
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.divergence import check_divergence
@@ -95,7 +95,7 @@ class JumpBatches:
             paths = torch.randint(len(self.cache.owner), (size,), generator=generator)
             k = torch.multinomial(self.share, size, replacement=True, generator=generator)
             x_0, x_T = self.cache.states[0, paths], self.cache.states[1, paths]
-            z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
+            z = self.reference.pinned_both(k).draw(x_0, x_T, generator)
             shape, noise = (size * self.settings.draws, self.noise_size), None
             if self.noise_size:
                 noise = torch.randn(shape, dtype=torch.float32, generator=generator)

@@ -196,7 +196,7 @@ def train_denoiser(
     Raises:
         CSBError: a state of other settings, a full disk, a diverging loss.
     """
-    path = diffusion_path(schedule.with_horizon(denoiser.alpha_bar_end))
+    path = diffusion_path(schedule.replace(alpha_bar_end=denoiser.alpha_bar_end))
     task = Regression("denoiser", denoiser, lambda at: denoiser.velocity(at.z, at.level), as_pairs(z_0), path)
     train_regression(task, settings, setup, resume)
     save(denoiser, setup.folder / "denoiser.safetensors", setup.about)

@@ -9,7 +9,7 @@ from conftest import Hook
 from test_ipf import make
 
 from csb.bridge.checkpoint import load
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import trainer as trainer_module
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_training(small, tmp_path, objective):
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
-    module = trainer_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.setup.optimizer)
+    module = trainer_module.HalfStepModule(run.bridge, half_step, OBJECTIVES[objective](), run.setup.optimizer)
     draw = replace(run.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets)
     validation = Validation(module, draw, run.val, None)
     before = validation.loss()

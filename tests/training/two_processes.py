@@ -6,7 +6,7 @@ import socket
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
@@ -67,7 +67,7 @@ def training(folder, size, objective, compile=False):
     if size > 1:
         ranks.join(device)
     ipf = BridgeTrainer(
-        build_bridge(spec, 3), build_objective(objective), pairs(200, 0), settings,
+        build_bridge(spec, 3), OBJECTIVES[objective](), pairs(200, 0), settings,
         Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
         observer=losses, calibrate=inflate, val=pairs(60, 1),
     )  # fmt: skip

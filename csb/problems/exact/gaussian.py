@@ -11,7 +11,7 @@ process), π^{2n+1} from x_T ~ N(0, I) and runs the backward ones. What "reverse
   diagonal, the KL projection on kernels with diagonal covariance.
 - mean matching (De Bortoli et al. 2021, eq. 12-13): the mean is the regression of x' + m(x) − m(x') on (x', y), where
   m is the mean of the path's own kernel, which gives (I − M) x' + M E[x | x', y]; the covariance is fixed at β_k I.
-- bridge matching (IMF, see :mod:`csb.bridge.objectives.bridge_matching`) starts from the coupling of e = (x_0, x_T)
+- bridge matching (IMF, see :mod:`csb.bridge.objectives`) starts from the coupling of e = (x_0, x_T)
   given y that the path law gives: mean U y + u, covariance P. The pinned reference adds x = H e + √v ε and the target
   t = a x + b E e + √w ε', where E picks x_0 (backward) or x_T (forward). The Markovian projection is the regression of
   t on (x, y): with X = Cov(x) = H P Hᵀ + v I and Y = Cov(t, x) = a X + b E P Hᵀ,
