@@ -30,7 +30,7 @@ from csb.run.heap import keep_freed_memory
 from csb.run.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
 from csb.run.processes import has_parent
 from csb.run.sweep import report
-from csb.training.ranks import LOST, lost, speaks
+from csb.training.ranks import PEER_FAILED, peer_failed, reports_first
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
@@ -54,10 +54,10 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             result = main(*config)
             flush_output()
         except Exception as error:
-            if lost(error):
-                return fail(None if has_parent() else LOST)
+            if peer_failed(error):
+                return fail(None if has_parent() else PEER_FAILED)
             if (line := explain(error)) is None:
-                speaks()  # by a traceback; the other processes keep quiet
+                reports_first()  # by a traceback; the other processes keep quiet
                 raise
             return fail(line)
         return result

@@ -41,12 +41,12 @@ from csb.run.recipe import (
 from csb.run.room import require_room
 from csb.samplers.registry import BaselineSettings
 from csb.schema import OneOf, Place, Schema, Whole
-from csb.training.cache import DTYPES, bytes_per_trajectory, capacity
+from csb.training.cache import bytes_per_trajectory, capacity
 from csb.training.distil import DistilSettings
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.regression import ConditionalSettings, DenoiserSettings
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.settings import DTYPES, MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
 from csb.training.state import FREE
 
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve

@@ -31,7 +31,7 @@ from csb.run.processes import begin
 from csb.run.sweep import MARKER, read_json, write_marker
 from csb.run.train import check_folder, check_writable, finished, require_same_pairs, train
 from csb.training.distil import NAME
-from csb.training.ranks import LOST, Ranks, join, lost, speaks
+from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 from csb.training.regression import state_file
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _train(run: RunConfig) -> dict[str, Any] | None:
     if run.stage != "bridge":
         return stage_job(run)
     result = train(run)
-    if not ranks.main:
+    if not ranks.is_rank_zero:
         return None
     if run.evaluate:
         command = shlex.join(["csb", "evaluate", f"run={run.folder}"])
@@ -126,20 +126,20 @@ def _swept(config: DictConfig, hydra: HydraConf) -> dict[str, Any] | None:
     left_out = list(hydra.job.config.override_dirname.exclude_keys)
     try:
         device = read(config).device
-        ranks = join(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
+        ranks = init(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
         with open_dict(config):
-            if ranks.share(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
+            if ranks.broadcast(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
                 config.resume, config.overwrite = True, False
-        if ranks.main:
+        if ranks.is_rank_zero:
             overrides = [str(text) for text in hydra.overrides.task]
             write_marker(folder, overrides, config.L, config.T, config.seed, str(hydra.job.id), left_out)
         return train(read(config))
     except Exception as error:
-        message = LOST if lost(error) else explain(error)
+        message = PEER_FAILED if peer_failed(error) else explain(error)
         if message is None:  # not known to this program: its traceback is printed
             logger.exception("%s", folder)
             message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    if not speaks():
+    if not reports_first():
         return None
     logger.error("%s: %s", folder, message)
     if finished(folder) is None:

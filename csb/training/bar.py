@@ -1,14 +1,13 @@
-"""What is shown of a training: the bar over its steps, and metrics on the axis of all steps."""
+"""What is shown of a training: the bar over its steps, and pictures and diagnostics of the bridge."""
 
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from csb.bridge import Bridge
-from csb.training.divergence import LossWatch, exploded
 from csb.training.settings import HalfStep
 
 Metrics = dict[str, float]
@@ -30,21 +29,16 @@ class _Screen:
     """A stream that rich writes to. Once it has gone away, nothing more is shown."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self.stream, self.gone = stream, False
+        self.stream = stream
 
     def write(self, text: str) -> int:
-        self._try(lambda: self.stream.write(text))
+        with suppress(OSError, ValueError):  # a closed pipe, a terminal that hung up; a closed file
+            self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._try(self.stream.flush)
-
-    def _try(self, action: Callable[[], object]) -> None:
-        if not self.gone:
-            try:
-                action()
-            except (OSError, ValueError):  # a closed pipe, a terminal that hung up; a closed file
-                self.gone = True
+        with suppress(OSError, ValueError):
+            self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -68,52 +62,10 @@ class Bar:
         self.progress.update(self.task, description=text)
 
     def go_to(self, done: int) -> None:
-        """So many steps are done: a training went back."""
+        """So many steps are done: a training went back, or needs no more of them."""
         self.progress.update(self.task, completed=done)
-
-    def skip(self, steps: int) -> None:
-        """Steps that are not needed."""
-        self.progress.update(self.task, advance=steps)
 
     def advance(self, loss: float) -> None:
         """One optimiser step."""
         self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
         self.progress.update(self.task, advance=1, loss=f"{self.loss:.4f}")
-
-
-class Report:
-    """Takes the loss of each step: to the bar, and every ``log_every`` steps with the learning rate to the loggers.
-
-    Args:
-        bar: shows it.
-        log: called as log(metrics, step) on the axis of all optimiser steps.
-        offset: optimiser steps before those of this fit.
-        losses: those of the fit so far, to which each step's is added.
-        name: the loss's in the logs; ``about`` goes with it.
-        where: the place of a step in the training, for messages.
-    """
-
-    def __init__(
-        self,
-        bar: Bar,
-        log: Callable[[Metrics, int], None],
-        offset: int,
-        losses: list[float],
-        name: str,
-        where: Callable[[int], str],
-        about: Metrics | None = None,
-        log_every: int = 20,
-    ) -> None:
-        self.bar, self.log, self.offset, self.losses, self.log_every = bar, log, offset, losses, log_every
-        self.name, self.where, self.about, self.watch = name, where, about or {}, LossWatch(losses)
-
-    def __call__(self, step: int, loss: float, rate: float) -> None:
-        """After ``step`` steps. Raises Diverged where the losses explode."""
-        self.losses.append(loss)
-        if (found := self.watch.exploded()) is not None:
-            raise exploded(*found, self.where(step - 1))
-        self.bar.advance(loss)
-        if step % self.log_every == 0:
-            recent = self.losses[-self.log_every :]
-            metrics = {f"loss/{self.name}": sum(recent) / len(recent), "lr": rate, **self.about}
-            self.log(metrics, self.offset + step)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,11 @@ from csb.process import Noise, seeded
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
 _CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(NamedTuple):
     """N trajectories, in memory.
 
     Attributes:
@@ -37,12 +35,7 @@ class Cache:
     @property
     def tensors(self) -> list[Tensor]:
         """What it holds."""
-        return [part for part in (self.states, self.targets, self.owner) if part is not None]
-
-    def to(self, device: torch.device) -> "Cache":
-        """The same on a device."""
-        targets = None if self.targets is None else self.targets.to(device)
-        return Cache(self.states.to(device), targets, self.owner.to(device))
+        return [part for part in self if part is not None]
 
 
 def bytes_per_trajectory(
@@ -118,7 +111,7 @@ def fill(
                 start = end
     cache = Cache(states, targets, owner)
     for tensor in cache.tensors[:-1]:
-        ranks.complete(tensor)
+        ranks.all_reduce(tensor)
     return cache
 
 

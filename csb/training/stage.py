@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from csb.training.bar import Bar, Metrics, Report
-from csb.training.divergence import Diverged, LossWatch
+from csb.training.bar import Bar, Metrics
+from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks
@@ -26,6 +26,7 @@ from csb.training.state import (
 )
 
 LOWER = 0.3  # the factor on the learning rate of a retry
+LOG_EVERY = 20  # steps whose mean loss is logged
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -73,15 +74,15 @@ class Stage:
         self, path: Path, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
     ) -> None:
         self.path, self.model, self.setup, self.parts, self.ranks = path, model, setup, parts, ranks
-        if ranks.main and not resume:
+        if ranks.is_rank_zero and not resume:
             path.unlink(missing_ok=True)
-        found = load_progress(path, setup.fingerprint) if ranks.main and path.exists() else Progress()
-        self.progress = ranks.share(found)
+        found = load_progress(path, setup.fingerprint) if ranks.is_rank_zero and path.exists() else Progress()
+        self.progress = ranks.broadcast(found)
         if self.progress.weights:
             restore_weights(model, self.progress, path)
         self.start = Progress(weights=to_cpu(model.state_dict())) if setup.optimizer.retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
-        self.bar = Bar(sum(parts), self.done, setup.bar and ranks.main)
+        self.bar = Bar(sum(parts), self.done, setup.bar and ranks.is_rank_zero)
 
     @property
     def offset(self) -> int:
@@ -100,7 +101,7 @@ class Stage:
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Logs, in the first process."""
-        if self.ranks.main:
+        if self.ranks.is_rank_zero:
             self.setup.log(metrics, step)
 
     def fit(self, module: FitModule) -> Fit:
@@ -111,17 +112,44 @@ class Stage:
         module.rate_factor = LOWER ** len(progress.retries)
         return Fit(module, setup.device, setup.optimizer.clip, self.ranks, progress.optimizer)
 
-    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Report:
-        """Shows and logs the losses of a fit under a name."""
-        return Report(self.bar, self.log, self.offset, self.progress.losses, name, module.where, about)
+    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Callable[[int, float, float], None]:
+        """What takes the loss of each step down, shows it, and logs it with the learning rate, ``about`` and a name.
 
-    def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
-        """Takes a step on each batch, with a state on the disk after every so many, and at the end."""
+        Raises Diverged where the losses explode.
+        """
+        losses, offset, watch = self.progress.losses, self.offset, LossWatch(self.progress.losses)
 
-        def after(step: int, loss: float, rate: float) -> None:
+        def report(step: int, loss: float, rate: float) -> None:
+            losses.append(loss)
+            if len(losses) % BLOCK == 0:
+                watch.check(BLOCK, module.where(step - 1))
+            self.bar.advance(loss)
+            if step % LOG_EVERY == 0:
+                recent = losses[-LOG_EVERY:]
+                self.log({f"loss/{name}": sum(recent) / len(recent), "lr": rate, **(about or {})}, offset + step)
+
+        return report
+
+    def run(
+        self,
+        fit: Fit,
+        batches: Iterable[Any],
+        report: Callable[[int, float, float], None],
+        every: int,
+        each: Callable[[int], None] | None = None,
+    ) -> None:
+        """Takes a step on each batch, unless the progress is stopped, and reports it.
+
+        A state is written after ``every`` steps, and at the end. What ``each`` does after a step belongs to it.
+        """
+
+        def after(step: int, loss: float, rate: float) -> bool:
             report(step, loss, rate)
+            if each is not None:
+                each(step)
             if step % every == 0:
                 self.save(fit, step)
+            return self.progress.stopped
 
         fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))
 
@@ -130,13 +158,13 @@ class Stage:
         progress = self.progress
         progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
         progress.average = to_cpu(fit.module.average.state_dict())
-        if LossWatch(progress.losses).suspicious() is None:
+        if LossWatch(progress.losses).exploded(LAST) is None:
             self.write()
 
     def write(self) -> None:
         """Writes the progress with the model's weights. Diverged where a number is not finite, in every process."""
         self.progress.weights = to_cpu(self.model.state_dict())
-        if not self.ranks.main:
+        if not self.ranks.is_rank_zero:
             require_finite(self.progress)  # all find what one finds, and go back together
             return
         self.progress.seconds = self.seconds
@@ -161,7 +189,7 @@ class Stage:
         number = len(self.progress.retries) + 1
         if number > most:
             raise error
-        self.progress = self.ranks.share(self._retried(error, number) if self.ranks.main else self.start)
+        self.progress = self.ranks.broadcast(self._retried(error, number) if self.ranks.is_rank_zero else self.start)
         take_weights(self.model, self.progress.weights)
         self.log({"retries": number}, failed)
         self.bar.go_to(self.done)

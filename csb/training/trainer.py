@@ -15,17 +15,17 @@ from csb.files import SUFFIX, model_file
 from csb.process import Stream
 from csb.training.bar import Observer
 from csb.training.batches import Batches, Draw, on_device
-from csb.training.cache import DTYPES, Cache, bytes_per_trajectory, capacity, fill
-from csb.training.divergence import check_divergence
+from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.divergence import LAST, LossWatch
 from csb.training.fit import Fit
-from csb.training.history import EACH, SCORE, best_iteration, figures
+from csb.training.history import EACH, chosen_iteration, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs, as_pairs
 from csb.training.ranks import ALONE, Ranks
-from csb.training.settings import DeviceSettings, HalfStep, IPFSettings, plan
+from csb.training.settings import DTYPES, DeviceSettings, HalfStep, IPFSettings, plan
 from csb.training.stage import Setup, Stage
 from csb.training.state import Progress, take_weights, to_cpu
-from csb.training.validation import Validation, keep_best
+from csb.training.validation import Validation
 
 _VALIDATION = 4096  # trajectories of validation pairs
 
@@ -62,7 +62,7 @@ class BridgeTrainer:
         self.bridge, self.pairs = bridge, as_pairs(pairs)
         self.settings, self.setup = settings, setup
         self.ranks = Ranks.of(setup.device)
-        self.observer, self.calibrate = observer if self.ranks.main else None, calibrate
+        self.observer, self.calibrate = observer if self.ranks.is_rank_zero else None, calibrate
         self.val = as_pairs(val) if settings.patience and val is not None else None
         compile_networks(bridge, setup.device)
         self.plan = plan(settings)
@@ -89,7 +89,7 @@ class BridgeTrainer:
         parts = [half_step.steps for half_step in self.plan]
         self.stage = Stage(self.state_file, self.bridge, self.setup, parts, resume, self.ranks)
         self.stage.until_done(self._half_steps)
-        if self.ranks.main:
+        if self.ranks.is_rank_zero:
             self._select()
         return self.progress
 
@@ -100,9 +100,8 @@ class BridgeTrainer:
     def _select(self) -> None:
         """Writes ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
         folder, history = self.setup.folder, self.progress.history
-        scored = [row for row in history if SCORE in row]
-        if self.settings.select == "best" and scored:
-            best = best_iteration(scored)
+        if self.settings.select == "best":
+            best = chosen_iteration(history)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
             take_weights(self.bridge, load(model_file(folder, f"half_steps/{name}"), of=Bridge).state_dict())
         save(self.bridge, folder / "bridge.safetensors", self.setup.about)
@@ -121,7 +120,7 @@ class BridgeTrainer:
             self._fit(fit, module, cache, (self.progress.step, stop), validation)
             timing["fit"] += time.perf_counter() - clock
             del cache  # before the next one is filled
-        self.stage.bar.skip(half_step.steps - self.progress.step)
+        self.stage.bar.go_to(self.stage.offset + half_step.steps)
         self._finish(module, timing, validation)
 
     def _validation(self, module: HalfStepModule) -> Validation | None:
@@ -159,24 +158,19 @@ class BridgeTrainer:
         batches = Batches(draw, half_step, self.pairs, cache, steps)
         report = stage.report(module, half_step.direction, {"iteration": half_step.iteration})
 
-        def after(step: int, loss: float, rate: float) -> bool:
-            report(step, loss, rate)
+        def each(step: int) -> None:
             if validation is not None and step % settings.validate_every == 0:
-                self._validate(module, validation, step)
-            if step % settings.checkpoint_every == 0:
-                stage.save(fit, step)
+                self._validate(validation, step)
             if self.observer is not None and step % settings.observe_every == 0:
                 with self._averaged(module) as bridge:
                     self.observer.within(bridge, half_step, step)
-            return stage.progress.stopped
 
-        fit.run(on_device(batches, self.setup.device), after, lambda: stage.save(fit, len(stage.progress.losses)))
+        stage.run(fit, on_device(batches, self.setup.device), report, settings.checkpoint_every, each)
 
-    def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
+    def _validate(self, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
-        loss, settings = validation.loss(), self.settings
-        self.stage.log({f"val_loss/{module.half_step.direction}": loss}, self.stage.offset + step)
-        keep_best(self.progress, loss, module.average.module, step)
+        loss, settings = validation.record(self.progress, step), self.settings
+        self.stage.log({f"val_loss/{validation.module.half_step.direction}": loss}, self.stage.offset + step)
         assert self.progress.best is not None
         self.progress.stopped = step - self.progress.best["step"] >= settings.patience * settings.validate_every
 
@@ -194,12 +188,12 @@ class BridgeTrainer:
 
     def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
         half_step, stage, progress = module.half_step, self.stage, self.progress
-        check_divergence(progress.losses, module.where(progress.step))
+        LossWatch(progress.losses).check(LAST, module.where(progress.step))
         kept = validation.restore(progress) if validation is not None and progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)
         stage.progress = Progress(half_step.index + 1, retries=progress.retries)
-        if not self.ranks.main:
+        if not self.ranks.is_rank_zero:
             return
         save(self.bridge, self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.setup.about)
         metrics = figures(progress, timing, self.cache_bytes if half_step.index else 0, kept) | calibration
@@ -216,9 +210,9 @@ class BridgeTrainer:
         if self.calibrate is None or half_step.direction == "forward":
             return {}
         self._describe(half_step, "calibrating")
-        found = self.calibrate(self.bridge) if self.ranks.main else {}
+        found = self.calibrate(self.bridge) if self.ranks.is_rank_zero else {}
         if self.ranks.size > 1:
-            take_weights(self.bridge, self.ranks.share(to_cpu(self.bridge.state_dict())))
+            take_weights(self.bridge, self.ranks.broadcast(to_cpu(self.bridge.state_dict())))
         return found
 
 

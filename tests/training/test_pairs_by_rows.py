@@ -12,10 +12,10 @@ from csb.errors import CSBError
 from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
 from csb.training.batches import Batches, Draw
-from csb.training.cache import DTYPES, bytes_per_trajectory, capacity, fill
+from csb.training.cache import bytes_per_trajectory, capacity, fill
 from csb.training.pairs import EncodedPairs, as_pairs, encoded
-from csb.training.regression import ExampleBatches, flow_path
-from csb.training.settings import HalfStep, IPFSettings
+from csb.training.regression import example_batches, flow_path
+from csb.training.settings import DTYPES, HalfStep, IPFSettings
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
@@ -59,7 +59,7 @@ class TestBothKindsOfPairs:
             assert same((a.x, a.k, a.c, a.target.mean), (b.x, b.k, b.c, b.target.mean))
 
     def test_examples(self, both):
-        lists = [list(ExampleBatches(p, flow_path, 64, 0, (0, 4))) for p in both]
+        lists = [list(example_batches(p, flow_path, 64, 0, (0, 4))) for p in both]
         for a, b in zip(*lists, strict=True):
             assert same(a[:4], b[:4])
 

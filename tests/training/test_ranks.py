@@ -13,7 +13,7 @@ from csb.run import launch, processes
 from csb.training import ranks
 from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
-from csb.training.ranks import ALONE, Ranks, environment, join
+from csb.training.ranks import ALONE, Ranks, environment, init
 from csb.training.settings import DeviceSettings, HalfStep, IPFSettings
 from csb.training.trainer import compile_networks
 
@@ -23,7 +23,7 @@ GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 class Incomplete(Ranks):
     """A process that is left with its own rows of the cache."""
 
-    def complete(self, rows):
+    def all_reduce(self, rows):
         pass
 
 
@@ -132,7 +132,7 @@ class TestProcesses:
         with pytest.raises(
             CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 4 were started"
         ):
-            join(DeviceSettings("cpu", devices))
+            init(DeviceSettings("cpu", devices))
 
     def test_torchrun_of_a_training_on_one_device(self, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
@@ -164,14 +164,9 @@ class TestProcesses:
         assert launch.processes(OmegaConf.create({"trainer": trainer})) == count
 
     def test_one_process_shares_nothing(self):
-        values = torch.tensor([1.0, 2.0])
-        assert ALONE.mean(values) is values
-        assert (ALONE.share(3), ALONE.gather(3), ALONE.main) == (3, [3], True)
-        done = []
-        ALONE.in_turn(lambda: done.append(1))
-        assert done == [1]
-        assert ranks.speaks()
-        assert ranks.speaks()
+        assert (ALONE.broadcast(3), ALONE.all_gather(3), ALONE.is_rank_zero) == (3, [3], True)
+        assert ranks.reports_first()
+        assert ranks.reports_first()
 
 
 class TestAhead:

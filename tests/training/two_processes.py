@@ -65,7 +65,7 @@ def training(folder, size, objective, compile=False):
     )  # fmt: skip
     device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
     if size > 1:
-        ranks.join(device)
+        ranks.init(device)
     ipf = BridgeTrainer(
         build_bridge(spec, 3), build_objective(objective), pairs(200, 0), settings,
         Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
@@ -73,7 +73,7 @@ def training(folder, size, objective, compile=False):
     )  # fmt: skip
     progress = ipf.run(resume=False)
     found = {"losses": losses.by_half_step, "weights": ipf.bridge.state_dict(), "history": progress.history}
-    ranks.leave()
+    ranks.destroy()
     return found
 
 
