@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import Objective, build_objective
@@ -44,7 +43,7 @@ from csb.schema import OneOf, Place, Schema, Whole
 from csb.training.cache import bytes_per_trajectory, capacity
 from csb.training.distil import DistilSettings
 from csb.training.fit import with_gradients
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import ConditionalSettings, DenoiserSettings
 from csb.training.settings import DTYPES, MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
 from csb.training.state import FREE
@@ -92,8 +91,8 @@ class RunConfig:
             forward=self.forward, precision=self.device.precision,
         )  # fmt: skip
 
-    def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
-        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
+    def resolved(self, pairs: EncodedPairs) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs.
 
         The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
@@ -103,7 +102,7 @@ class RunConfig:
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale, pairs = process.get("scale"), as_pairs(pairs)
+        scale = process.get("scale")
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)

@@ -25,7 +25,6 @@ from csb.run.config import RunConfig, require_pairs
 from csb.run.lock import writing
 from csb.run.logs import Logs
 from csb.run.observer import RunObserver
-from csb.training.bar import Observer
 from csb.training.distil import NAME
 from csb.training.fit import with_gradients
 from csb.training.history import end_figures
@@ -34,7 +33,7 @@ from csb.training.ranks import Ranks, destroy
 from csb.training.regression import state_file
 from csb.training.stage import Setup
 from csb.training.state import load_progress
-from csb.training.trainer import BridgeTrainer
+from csb.training.trainer import BridgeTrainer, Observer
 
 _WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files

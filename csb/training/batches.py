@@ -18,7 +18,7 @@ from torch import Tensor
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, HalfStep
 
@@ -81,12 +81,12 @@ class Batches:
         self,
         draw: Draw,
         half_step: HalfStep,
-        pairs: EncodedPairs | tuple[Tensor, Tensor],
+        pairs: EncodedPairs,
         cache: Cache | None,
         steps: tuple[int, int],
         key: Stream = Stream.BATCH,
     ) -> None:
-        self.draw, self.half_step, self.pairs, self.cache = draw, half_step, as_pairs(pairs), cache
+        self.draw, self.half_step, self.pairs, self.cache = draw, half_step, pairs, cache
         self.steps, self.key, self.device = range(*steps), key, torch.device("cpu")
         self.objective, self.shared = draw.objective, draw.states_per_pair
         self.reference = Reference(draw.grid)

@@ -12,7 +12,7 @@ from csb.bridge.objectives import Objective
 from csb.bridge.transitions import Transition
 from csb.errors import CSBError
 from csb.process import Noise, seeded
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
@@ -60,7 +60,7 @@ def fill(
     bridge: Bridge,
     source: Direction,
     objective: Objective,
-    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    pairs: EncodedPairs,
     size: int,
     seed: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
@@ -75,14 +75,13 @@ def fill(
         bridge: on the device that fills.
         source: "forward" starts at the data, "backward" at N(0, I).
         objective: sets the targets.
-        pairs: encoded; or z (N, …) and c (N, …), on the CPU.
+        pairs: of which the conditions and, forward, the first states are.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
         dtype: in which states and targets are kept. They have about unit scale: float16 keeps 11 bits, bfloat16 8.
         ranks: the processes that share the work; each gets the whole cache.
     """
     generator, choice = seeded(*seed, device=bridge.device), seeded(*seed, 2)
-    pairs = as_pairs(pairs)
     owner = torch.randint(len(pairs), (size,), generator=seeded(*seed, 1))
     T, kernel = bridge.grid.T, bridge.kernel(source)
     row_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``

@@ -17,12 +17,11 @@ from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
 from csb.process import Reference, Stream, draw_pinned, expand, repeated, seeded
 from csb.schema import Count, Distinct, OneOf, Place
-from csb.training.bar import Bar
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import NetworkSettings, train_network
 from csb.training.scoring import generator_score
-from csb.training.stage import Setup
+from csb.training.stage import Bar, Setup
 
 MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
@@ -112,7 +111,7 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
 def train_student(
     student: Student,
     bridge: Bridge,
-    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    pairs: EncodedPairs,
     settings: DistilSettings,
     setup: Setup,
     resume: bool = False,
@@ -130,7 +129,7 @@ def train_student(
     Raises:
         CSBError: a state of other settings, a full disk, a diverging loss.
     """
-    bridge, pairs = bridge.requires_grad_(False), as_pairs(pairs)
+    bridge = bridge.requires_grad_(False)
     size = cache_size(bridge, settings)
 
     def batches(start: int, bar: Bar) -> Iterator[Jumps]:

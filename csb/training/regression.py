@@ -21,11 +21,10 @@ from csb.files import SUFFIX
 from csb.networks.diffusion import FlowNetwork, NetworkDenoiser, ScoreNetwork
 from csb.process import Schedule, Stream, expand, seeded
 from csb.schema import Count, Schema
-from csb.training.bar import Bar
 from csb.training.divergence import LAST, LossWatch
 from csb.training.module import FitModule, NetworkModule
-from csb.training.pairs import EncodedPairs, as_pairs
-from csb.training.stage import Setup, Stage
+from csb.training.pairs import EncodedPairs
+from csb.training.stage import Bar, Setup, Stage
 
 
 class NetworkSettings(Schema):
@@ -165,7 +164,7 @@ def _train(
 
 def train_denoiser(
     denoiser: NetworkDenoiser,
-    z_0: EncodedPairs | Tensor,
+    pairs: EncodedPairs,
     schedule: Schedule,
     settings: DenoiserSettings,
     setup: Setup,
@@ -177,7 +176,7 @@ def train_denoiser(
 
     Args:
         denoiser: with initial weights, and the horizon that it is trained on; changed in place.
-        z_0: encoded training data, on the CPU: states alone, or pairs whose observations are not looked at.
+        pairs: encoded training pairs, whose observations are not looked at.
         schedule: of the bridge; its horizon is replaced by the denoiser's.
         settings, setup, resume: of the training.
 
@@ -189,12 +188,12 @@ def train_denoiser(
     def velocity(batch: Examples) -> Tensor:
         return denoiser.velocity(batch.z, batch.level)
 
-    _train("denoiser", denoiser, velocity, as_pairs(z_0), path, settings, setup, resume)
+    _train("denoiser", denoiser, velocity, pairs, path, settings, setup, resume)
 
 
 def train_conditional(
     model: ScoreNetwork | FlowNetwork,
-    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    pairs: EncodedPairs,
     settings: ConditionalSettings,
     setup: Setup,
     resume: bool = False,
@@ -203,7 +202,7 @@ def train_conditional(
 
     Args:
         model: with initial weights; changed in place. A score brings the schedule that it is trained on.
-        pairs: encoded; or z (N, *z_shape) and c (N, *c_shape), on the CPU.
+        pairs: encoded training pairs.
         settings, setup, resume: of the training; its cost is added to ``setup.about`` in the file.
 
     Raises:
@@ -214,7 +213,7 @@ def train_conditional(
     def velocity(batch: Examples) -> Tensor:
         return model.velocity(batch.z, batch.level, model.encode(batch.c))
 
-    _train(model.kind, model, velocity, as_pairs(pairs), path, settings, setup, resume)
+    _train(model.kind, model, velocity, pairs, path, settings, setup, resume)
 
 
 def state_file(folder: Path, name: str) -> Path:

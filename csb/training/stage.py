@@ -1,15 +1,19 @@
 """What all trainings share: where they stand, in memory and on the disk, and the way back after a divergence."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Columns
 from torch import nn
 
-from csb.training.bar import Bar, Metrics
 from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule
@@ -28,7 +32,54 @@ from csb.training.state import (
 LOWER = 0.3  # the factor on the learning rate of a retry
 LOG_EVERY = 20  # steps whose mean loss is logged
 T = TypeVar("T")
+Metrics = dict[str, float]
 logger = logging.getLogger(__name__)
+
+
+class _Screen:
+    """A stream that rich writes to. Once it has gone away, nothing more is shown."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # a closed pipe, a terminal that hung up; a closed file
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Bar:
+    """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
+
+    def __init__(self, total: int, done: int, enabled: bool = True) -> None:
+        self.loss = float("nan")
+        screen = None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr))  # None: nothing is shown
+        self.progress = Columns(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
+            console=Console(file=screen, stderr=True), disable=not enabled,
+        )  # fmt: skip
+        self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
+
+    def describe(self, text: str) -> None:
+        """Says what is being done."""
+        self.progress.update(self.task, description=text)
+
+    def go_to(self, done: int) -> None:
+        """So many steps are done: a training went back, or needs no more of them."""
+        self.progress.update(self.task, completed=done)
+
+    def advance(self, loss: float) -> None:
+        """One optimiser step."""
+        self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
+        self.progress.update(self.task, advance=1, loss=f"{self.loss:.4f}")
 
 
 @dataclass(frozen=True)
@@ -136,19 +187,19 @@ class Stage:
         batches: Iterable[Any],
         report: Callable[[int, float, float], None],
         every: int,
-        each: Callable[[int], None] | None = None,
+        observe: Callable[[int], None] | None = None,
     ) -> None:
         """Takes a step on each batch, unless the progress is stopped, and reports it.
 
-        A state is written after ``every`` steps, and at the end. What ``each`` does after a step belongs to it.
+        A state is written after ``every`` steps, and at the end; ``observe`` comes after it.
         """
 
         def after(step: int, loss: float, rate: float) -> bool:
             report(step, loss, rate)
-            if each is not None:
-                each(step)
             if step % every == 0:
                 self.save(fit, step)
+            if observe is not None:
+                observe(step)
             return self.progress.stopped
 
         fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))

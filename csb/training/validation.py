@@ -1,6 +1,7 @@
 """The loss on validation pairs: a half-step ends with the averaged weights of its end, or those of the lowest loss."""
 
 import math
+from dataclasses import replace
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -12,7 +13,7 @@ from csb.training.cache import Cache
 from csb.training.divergence import REMEDY, Diverged
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs
-from csb.training.ranks import ALONE, Ranks
+from csb.training.ranks import ALONE
 from csb.training.state import Progress, take_weights, to_cpu
 
 _STATES = 16_384  # of validation
@@ -23,20 +24,18 @@ class Validation:
 
     Args:
         module: of the half-step.
-        draw: how its batches are drawn.
+        draw: how its batches are drawn; here each state has a pair of its own.
         pairs: encoded validation pairs.
         cache: their trajectories; None for the first half-step.
-        ranks: the processes that share the work, in whole batches.
     """
 
-    def __init__(
-        self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None, ranks: Ranks = ALONE
-    ) -> None:
-        count = -(-_STATES // draw.batch_size)
-        batches = Batches(draw, module.half_step, pairs, cache, (0, count), Stream.VALIDATION)
-        self.batches = list(batches)[ranks.part(count)]
+    def __init__(self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None) -> None:
         assert isinstance(module.average.module, Kernel)
-        self.module, self.ranks, self.average = module, ranks, module.average.module
+        self.module, self.ranks, self.average = module, draw.ranks, module.average.module
+        count = -(-_STATES // draw.batch_size)
+        draw = replace(draw, states_per_pair=1, ranks=ALONE)  # processes share the work in whole batches
+        batches = Batches(draw, module.half_step, pairs, cache, (0, count), Stream.VALIDATION)
+        self.batches = list(batches)[self.ranks.part(count)]
 
     def loss(self) -> float:
         """The mean loss of the averaged weights, steps weighted as in training. Diverged where it is not finite."""
@@ -47,12 +46,12 @@ class Validation:
             raise Diverged(f"the loss on validation pairs became {loss} in {where}; {REMEDY}")
         return loss
 
-    def record(self, progress: Progress, step: int) -> float:
-        """The loss after a step; the progress keeps the averaged weights of the lowest so far."""
+    def record(self, progress: Progress, step: int) -> tuple[float, int]:
+        """The loss after a step, and the step of the lowest, whose averaged weights the progress keeps."""
         loss = self.loss()
         if progress.best is None or loss < progress.best["loss"]:
             progress.best = {"loss": loss, "step": step, "weights": to_cpu(self.average.state_dict())}
-        return loss
+        return loss, progress.best["step"]
 
     @torch.no_grad()
     def losses(self) -> list[float]:

@@ -10,6 +10,7 @@ from csb.errors import CSBError
 from csb.problems.exact.gaussian_ipf import AffineGaussian
 from csb.process import seeded
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.pairs import EncodedPairs
 
 N = 60_000
 
@@ -22,7 +23,9 @@ def pairs_of(exact, n=N):
 
 
 def filled(exact, source="forward", objective=None, size=200, seed=(0, 1, 0, 0), n=500, **options):
-    return fill(exact.bridge, source, objective or Likelihood(), pairs_of(exact, n), size, seed, **options)
+    return fill(
+        exact.bridge, source, objective or Likelihood(), EncodedPairs.of(*pairs_of(exact, n)), size, seed, **options
+    )
 
 
 def assert_law(states, c, law):
@@ -41,7 +44,7 @@ class TestLaws:
     def test_forward_trajectories_start_at_the_data(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
-        cache = fill(exact.bridge, "forward", Likelihood(), (z, c), N, (0, 1, 0, 0))
+        cache = fill(exact.bridge, "forward", Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
         assert torch.equal(cache.states[0], z[cache.owner])
         law = AffineGaussian(exact.G, exact.g, exact.C)
         for k, kernel in enumerate(exact.steps[1].kernels, start=1):
@@ -52,7 +55,7 @@ class TestLaws:
     def test_backward_trajectories_start_at_the_noise(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
-        cache = fill(exact.bridge, "backward", Likelihood(), (z, c), N, (0, 1, 0, 0))
+        cache = fill(exact.bridge, "backward", Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
         law = AffineGaussian(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
         assert_law(cache.states[-1], c[cache.owner], law)
         for k in range(exact.grid.T, 0, -1):
@@ -64,7 +67,7 @@ class TestLaws:
         exact = exact_bridge("full", 1)
         z, c = pairs_of(exact)
         for source, half in (("forward", 1), ("backward", 0)):
-            cache = fill(exact.bridge, source, Likelihood(), (z, c), N, (0, 1, 0, 0))
+            cache = fill(exact.bridge, source, Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
             for k, kernel in enumerate(exact.steps[half].kernels, start=1):
                 before, after = (k - 1, k) if source == "forward" else (k, k - 1)
                 rest = cache.states[after] - kernel.mean(cache.states[before], c[cache.owner])

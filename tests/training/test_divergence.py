@@ -17,6 +17,7 @@ from csb.training.batches import Batch
 from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule, HalfStepModule, NetworkModule
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import ConditionalSettings, train_conditional
 from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
 from csb.training.stage import Setup
@@ -228,7 +229,7 @@ def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
 
     monkeypatch.setattr(NetworkModule, "training_step", training_step)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
-    pairs = (torch.randn(64, 2, generator=seeded(1)), torch.randn(64, 2, generator=seeded(2)))
+    pairs = EncodedPairs.of(*(torch.randn(64, 2, generator=seeded(i)) for i in (1, 2)))
     settings = ConditionalSettings(steps=6, batch_size=16, alpha_bar_end=1e-4, lr=1e-2, checkpoint_every=3)
 
     def train(folder, retries):

@@ -13,6 +13,7 @@ from csb.run import launch, processes
 from csb.training import ranks
 from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
+from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks, environment, init
 from csb.training.settings import DeviceSettings, HalfStep, IPFSettings
 from csb.training.trainer import compile_networks
@@ -42,8 +43,11 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkey
     bridge = exact_bridge("fixed", 1).bridge
     z, c = torch.randn(50, 2), torch.randn(50, 2)
     monkeypatch.setattr("csb.training.cache._CHUNK", 10)
-    whole = fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0))
-    shares = [fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3)) for r in range(3)]
+    whole = fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0))
+    shares = [
+        fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3))
+        for r in range(3)
+    ]
     torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
     if whole.targets is not None:
         torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
@@ -55,7 +59,7 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkey
 @pytest.mark.parametrize("shared", [1, 3])
 def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
     def batches(ranks):
-        half_step, pairs = HalfStep(0, 1, "backward", 9), (torch.arange(40.0)[:, None], torch.arange(40.0)[:, None])
+        half_step, pairs = HalfStep(0, 1, "backward", 9), EncodedPairs.of(*2 * [torch.arange(40.0)[:, None]])
         steps = (0, 4)
         return Batches(Draw(GRID, Likelihood(), 24, shared, 0, draw_targets, ranks), half_step, pairs, None, steps)
 
@@ -171,7 +175,7 @@ class TestProcesses:
 
 class TestAhead:
     def batches(self):
-        half_step, pairs = HalfStep(0, 1, "backward", 50), (torch.randn(40, 2), torch.randn(40, 1))
+        half_step, pairs = HalfStep(0, 1, "backward", 50), EncodedPairs.of(torch.randn(40, 2), torch.randn(40, 1))
         return Batches(Draw(GRID, Likelihood(), 12, 1, 0), half_step, pairs, None, (0, 30))
 
     def test_are_the_same_in_the_same_order(self):

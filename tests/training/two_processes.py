@@ -9,6 +9,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import build_objective
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
@@ -46,7 +47,7 @@ class Losses:
 
 def pairs(n, key):
     c = torch.randn(n, 2, generator=seeded(1, key))
-    return 0.5 * c + torch.randn(n, 2, generator=seeded(2, key)).abs(), c
+    return EncodedPairs.of(0.5 * c + torch.randn(n, 2, generator=seeded(2, key)).abs(), c)
 
 
 def inflate(bridge):
