@@ -37,7 +37,7 @@ from csb.errors import CSBError, Terminated
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
 from csb.runs.recipe import flatten
 from csb.schema import Given, defaults, nearest
-from csb.training.ranks import LOST, lost, speaks
+from csb.training.ranks import PEER_FAILED, peer_failed, reports_first
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
@@ -81,10 +81,10 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             result = main(*config)
             flush_output()
         except Exception as error:
-            if lost(error):
-                return fail(None if has_parent() else LOST)
+            if peer_failed(error):
+                return fail(None if has_parent() else PEER_FAILED)
             if (line := explain(error)) is None:
-                speaks()  # by a traceback; the other processes keep quiet
+                reports_first()  # by a traceback; the other processes keep quiet
                 raise
             return fail(line)
         return result

@@ -54,14 +54,14 @@ def _run(again: Reproduction) -> None:
     if ranks is None:
         return
     reported = again.differences()
-    if ranks.main and reported:
+    if ranks.is_rank_zero and reported:
         print_table(reported, title="what is not as it was")
-    elif ranks.main:
+    elif ranks.is_rank_zero:
         print("versions, commit and device are as they were")
-    if ranks.main:
+    if ranks.is_rank_zero:
         print("the data are the same")
     again.train()
-    if not ranks.main:
+    if not ranks.is_rank_zero:
         return
     found = again.compare()
     for title, rows in found.items():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import OBJECTIVES, Objective
@@ -38,12 +37,12 @@ from csb.runs.recipe import (
 from csb.runs.room import require_room
 from csb.samplers.registry import BaselineSettings
 from csb.schema import OneOf, Place, Schema, Whole
-from csb.training.cache import DTYPES, bytes_per_trajectory, capacity
+from csb.training.cache import bytes_per_trajectory, capacity
 from csb.training.distil import DistilSettings
 from csb.training.fit import with_gradients
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import ConditionalSettings, DenoiserSettings
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.settings import DTYPES, MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
 from csb.training.state import FREE
 
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
@@ -89,8 +88,8 @@ class RunConfig:
             forward=self.forward, precision=self.device.precision,
         )  # fmt: skip
 
-    def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
-        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
+    def resolved(self, pairs: EncodedPairs) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs.
 
         The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
@@ -100,7 +99,7 @@ class RunConfig:
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale, pairs = process.get("scale"), as_pairs(pairs)
+        scale = process.get("scale")
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)

@@ -84,10 +84,10 @@ PRESETS: dict[str, dict[str, Plain]] = {
     },
     "amortized": {"default": {"steps": None, "batch_size": None, "lr": None, "checkpoint_every": None}},
     "distil": {
-        "vectors": {"batch_size": AUTO},
+        "vectors": {"steps": 10_000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},
         "images": {
-            "components": 8, "rank": 32, "patches": [7, 3, 1], "steps": 1800, "batch_size": AUTO, "refresh": 600,
-            "trajectories": 8000, "checkpoint_every": 100,
+            "steps": 1800, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 100, "components": 8, "rank": 32,
+            "patches": [7, 3, 1], "refresh": 600, "trajectories": 8000,
         },
     },
     "baselines": {

@@ -125,7 +125,7 @@ class Reached(Exception):
 
 
 class Watch:
-    """Scores the bridge every few steps; implements :class:`csb.training.bar.Observer`.
+    """Scores the bridge every few steps; implements :class:`csb.training.trainer.Observer`.
 
     Attributes:
         checks: a row each: steps, seconds of training until then, value.

@@ -46,25 +46,22 @@ def end_figures(history: list[dict[str, Any]]) -> dict[str, Any]:
     return next((row for row in rows if row["iteration"] == chosen_iteration(rows)), {}) if rows else {}
 
 
-def figures(progress: Progress, timing: dict[str, float], cache_bytes: int, kept: int | None) -> dict[str, Any]:
+def figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int | None) -> dict[str, Any]:
     """The figures of a half-step at its end.
 
     Args:
         progress: of the half-step.
-        timing: seconds of "fill", and of "fit" with the filling.
+        fill_share: of its time that filling took.
         cache_bytes: of its trajectories.
         kept: the step whose weights validation has kept.
 
     Returns:
-        "loss", the mean of the last tenth of the steps; "fill_share" of the time; "cache_mib"; with validation
+        "loss", the mean of the last tenth of the steps; "fill_share"; "cache_mib"; with validation
         "val_loss", "best_step", "kept_step", "steps"; "retries", where there were any.
     """
     losses = progress.losses
     tail = losses[-max(1, len(losses) // 10) :]
-    found: dict[str, Any] = {
-        "loss": sum(tail) / len(tail), "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-        "cache_mib": cache_bytes / 2**20,
-    }  # fmt: skip
+    found: dict[str, Any] = {"loss": sum(tail) / len(tail), "fill_share": fill_share, "cache_mib": cache_bytes / 2**20}
     if (best := progress.best) is not None:
         found |= {"val_loss": best["loss"], "best_step": best["step"], "kept_step": kept, "steps": progress.step}
     if count := sum(record["half_step"] == progress.half_step for record in progress.retries):

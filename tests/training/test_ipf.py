@@ -13,6 +13,7 @@ from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, c
 from csb.process import Grid, Power, Reference, seeded
 from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.state import load_progress
@@ -33,7 +34,7 @@ def make(
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
     train = problem.pairs("train")
     return BridgeTrainer(
-        build_bridge(spec), OBJECTIVES[objective](), pairs or (train.x, train.y),
+        build_bridge(spec), OBJECTIVES[objective](), EncodedPairs.of(*pairs or (train.x, train.y)),
         IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
         Setup(folder, optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, bar=False), observer=observer,
@@ -279,7 +280,7 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
 
     def train(name, resume):
         BridgeTrainer(
-            build_bridge(spec), OBJECTIVES["likelihood"](), pairs, settings,
+            build_bridge(spec), OBJECTIVES["likelihood"](), EncodedPairs.of(*pairs), settings,
             Setup(tmp_path / name, OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, bar=False),
         ).run(resume)  # fmt: skip
         return load(tmp_path / name / "bridge.safetensors").state_dict()

@@ -14,7 +14,7 @@ from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
-from csb.training.pairs import as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import IPFSettings
 from csb.training.trainer import BridgeTrainer
 from csb.training.validation import Validation
@@ -30,7 +30,7 @@ def small():
 
 def with_validation(run: BridgeTrainer, problem, patience: int) -> BridgeTrainer:
     val = problem.pairs("val", 100)
-    run.val = as_pairs((val.x, val.y)) if patience else None
+    run.val = EncodedPairs.of(val.x, val.y) if patience else None
     run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
     return run
 
