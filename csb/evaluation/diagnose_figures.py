@@ -33,7 +33,8 @@ class HalfStepLosses(Schema):
 
     Attributes:
         half_step: its name.
-        losses: of the steps 1, 2, …
+        losses: means of the losses of ``every`` steps each, from the first on.
+        every: steps.
         validation: pairs (step, loss).
         kept_step: the step whose weights were kept.
         stopped: whether it ended before its last planned step.
@@ -41,6 +42,7 @@ class HalfStepLosses(Schema):
 
     half_step: Name
     losses: Annotated[list[float], Field(min_length=1)]
+    every: Count = 1
     validation: list[Annotated[tuple[Count, float], Field(strict=False)]] = []
     kept_step: Count | None = None
     stopped: bool = False
@@ -285,7 +287,7 @@ def loss(rows: Sequence[HalfStepLosses]) -> Figure:
 
     def draw(axes: Axes, i: int) -> None:
         row = shown[i]
-        draw_losses(axes, np.arange(1, len(row.losses) + 1), np.array(row.losses), ())
+        draw_losses(axes, row.every * np.arange(1, len(row.losses) + 1), np.array(row.losses), ())
         if row.validation:
             steps, scores = np.array(row.validation).T
             axes.plot(steps, scores, color=INK, linewidth=1, marker=".", markersize=3.5, label="validation")

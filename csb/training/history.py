@@ -8,6 +8,7 @@ import torch
 from csb.training.state import Progress
 
 SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+_POINTS = 500  # of a curve
 SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
 
 
@@ -67,3 +68,17 @@ def figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int |
     if count := sum(record["half_step"] == progress.half_step for record in progress.retries):
         found["retries"] = count
     return found
+
+
+def curve(progress: Progress, kept: int | None) -> dict[str, Any]:
+    """The losses of a half-step at its end, as :class:`csb.evaluation.diagnose_figures.HalfStepLosses` has them.
+
+    Returns:
+        "losses", means of "every" steps each, at most 500; "validation", [step, loss]; "kept_step"; "stopped".
+    """
+    losses, every = progress.losses, -(-len(progress.losses) // _POINTS) or 1
+    parts = [losses[start : start + every] for start in range(0, len(losses), every)]
+    return {
+        "losses": [sum(part) / len(part) for part in parts], "every": every, "validation": progress.validated,
+        "kept_step": kept, "stopped": progress.stopped,
+    }  # fmt: skip

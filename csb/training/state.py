@@ -32,6 +32,7 @@ class Progress:
         seconds: wall time spent so far.
         history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
         best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
+        validated: [step, loss] of each validation of the running half-step.
         stopped: whether the half-step has ended before its last step.
         retries: one record for each time that the training went back to an earlier state (see csb.training.stage).
     """
@@ -45,6 +46,7 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    validated: list[list[float]] = field(default_factory=list)
     stopped: bool = False
     retries: list[dict[str, Any]] = field(default_factory=list)
 

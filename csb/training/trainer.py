@@ -15,7 +15,7 @@ from csb.process import Stream
 from csb.training.batches import Batches, Draw, on_device
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.divergence import LAST, LossWatch
-from csb.training.history import EACH, chosen_iteration, figures
+from csb.training.history import EACH, chosen_iteration, curve, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import Ranks
@@ -201,8 +201,9 @@ class BridgeTrainer:
         metrics = figures(progress, fill_share, self.cache_bytes if half_step.index else 0, kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, progress.losses)
+        losses = {"curve": curve(progress, kept)}
         about = {"half_step": half_step.name, "iteration": half_step.iteration, "direction": half_step.direction}
-        stage.progress.history = [*progress.history, {**about, **metrics, "seconds": stage.seconds}]
+        stage.progress.history = [*progress.history, {**about, **metrics, **losses, "seconds": stage.seconds}]
         logged = {f"{half_step.direction}/{key}": value for key, value in metrics.items() if key != EACH}
         stage.log(logged, stage.done)
         stage.write()

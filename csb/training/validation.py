@@ -49,6 +49,7 @@ class Validation:
     def record(self, progress: Progress, step: int) -> tuple[float, int]:
         """The loss after a step, and the step of the lowest, whose averaged weights the progress keeps."""
         loss = self.loss()
+        progress.validated.append([step, loss])
         if progress.best is None or loss < progress.best["loss"]:
             progress.best = {"loss": loss, "step": step, "weights": to_cpu(self.average.state_dict())}
         return loss, progress.best["step"]
