@@ -135,6 +135,12 @@ def defaults(kind: type[Schema]) -> dict[str, Any]:
     return {field.alias or key: copy.deepcopy(field.default) for key, field in fields if not field.is_required()}
 
 
+class Arguments(Schema):
+    """Base of schemas that are made while the program runs, whose fields have no docstrings to look for."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 @cache
 def arguments_of(init: Callable[..., None], keyword_only: bool = False) -> type[Schema]:
     """The schema of a constructor's arguments, or of the keyword-only ones, by their annotations and defaults."""
@@ -144,7 +150,7 @@ def arguments_of(init: Callable[..., None], keyword_only: bool = False) -> type[
         for name, p in inspect.signature(init).parameters.items()
         if name in hints and (p.kind == p.KEYWORD_ONLY or not keyword_only)
     }
-    return create_model("Arguments", __base__=Schema, **fields)
+    return create_model("Arguments", __base__=Arguments, **fields)
 
 
 def _plain(value: Any) -> Any:

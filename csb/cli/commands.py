@@ -36,7 +36,7 @@ _ALL = (
         "train",
         "train a bridge, or a model to compare it with",
         "csb.cli.train",
-        "csb.runs.config:TrainSettings",
+        "csb.runs.recipe:TrainSettings",
         (
             ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
             ("experiment=pairs data.path=pairs.npz", "your own vectors (x, y)"),

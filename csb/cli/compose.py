@@ -23,15 +23,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from csb.cli import swept
 from csb.cli.commands import COMMANDS, Command, schema_of
 from csb.cli.conf import CONF
 from csb.cli.ends import explain, fail, flush_output, terminable
 from csb.cli.heap import keep_freed_memory
 from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
 from csb.cli.processes import has_parent
-from csb.cli.sweep import report
-from csb.cli.train import validate
 from csb.cli.typed import as_typed
 from csb.errors import CSBError, Terminated
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
@@ -205,6 +202,8 @@ def check_sweep(name: str, arguments: list[str], validate: Callable[[Given], Any
 
 def _sweep(main: Callable[[], Any], launch: Launch) -> None:
     """Runs the jobs, then reports on them, also after Ctrl+C or the end of a launcher."""
+    from csb.cli.sweep import report
+
     with prepared(launch):
         try:
             main()
@@ -245,7 +244,9 @@ def _run(name: str, command: Command, arguments: list[str]) -> None:
             reported(_single(name, arguments, importlib.import_module(command.module).prepare))()
             return
         offer_keys(command)
-        launch = None if informs else check_sweep(name, arguments, validate)
+        from csb.cli import swept, train  # here, so that a single job does not wait for what it needs not
+
+        launch = None if informs else check_sweep(name, arguments, train.validate)
         main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(swept.main))
         main() if launch is None else _sweep(main, launch)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from csb.cli.processes import begin
 from csb.evaluation.tables import print_table, write_json
-from csb.runs.config import STAGES
+from csb.runs.recipe import STAGES
 from csb.runs.reproduce import Reproduction, agrees, reproduction
 from csb.schema import Given, OneOf, Place, Schema
 

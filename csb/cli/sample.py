@@ -15,7 +15,6 @@ from csb.evaluation.settings import SamplerSettings
 from csb.files import write_atomically
 from csb.problems import Problem
 from csb.process import seeded
-from csb.runs.distil import student_sampler
 from csb.runs.load import load_any, load_run, problem_of
 from csb.runs.observations import read_observations
 from csb.samplers import BridgeSampler, Sampler
@@ -73,6 +72,8 @@ def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, 
     for name in ("mean_only", "refine", "sample_steps"):
         if (value := getattr(chosen, name)) != getattr(default, name):
             raise CSBError(f"sampler.{name}={value} is for the bridge, and calls={calls} for its student; give one")
+    from csb.runs.distil import student_sampler  # here: it imports what trains
+
     run = load_run(source)
     return run.bridge, student_sampler(run, calls, chosen.batch_size)
 

@@ -1,10 +1,7 @@
 """A sweep: the folders of its jobs, and at its end tables and heat maps over them."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from csb import files
 from csb.errors import CSBError
@@ -12,28 +9,9 @@ from csb.evaluation.heatmap import draw_sweep
 from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
 
-_LONGEST = 150  # bytes; file systems allow 255
-_PLAIN = "defaults"  # the folder of a job without overrides
 MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table
 UNFINISHED = "did not finish"
 _APART = ("L", "T", "seed")
-
-
-def job_folder(overrides: str) -> str:
-    """A folder's name from a job's overrides: one folder deep, and shortened, with a hash, where it is too long."""
-    name = overrides.replace("/", "_") or _PLAIN
-    if len(name.encode()) <= _LONGEST:
-        return name
-    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(overrides.encode()).hexdigest()[:10]}"
-
-
-# For hydra.sweep.subdir of conf/train.yaml, also in the worker processes of a launcher, which import this module with
-# the job before they name its folder.
-OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-
-
-# For hydra.run.dir: a student goes into the folder of its bridge, or one of its own.
-OmegaConf.register_new_resolver("run_folder", lambda own, run, out: str(out or run or own), replace=True)
 
 
 def write_marker(

@@ -11,10 +11,11 @@ from typing import Any
 from csb.cli.processes import begin
 from csb.errors import CSBError
 from csb.evaluation.tables import print_table
-from csb.runs.config import DISTIL, RunConfig, read
+from csb.runs.config import RunConfig, read
 from csb.runs.distil import teacher
 from csb.runs.evaluate import compare_run
 from csb.runs.load import load_run
+from csb.runs.recipe import DISTIL
 from csb.runs.stages import check_stage, stage_job
 from csb.runs.train import check_folder, check_writable, train
 from csb.schema import Given

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import OBJECTIVES, Objective
@@ -20,13 +20,13 @@ from csb.problems.scale import finest_scale, pool
 from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
-from csb.process.grid import MOST_STEPS
 from csb.process.schedule import LEAST_SCALE
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import (
     AUTO,
     NetworkSettings,
     ObjectiveSettings,
+    TrainSettings,
     flatten,
     kernels,
     resolved_by_count,
@@ -36,18 +36,23 @@ from csb.runs.recipe import (
 )
 from csb.runs.room import require_room
 from csb.samplers.registry import BaselineSettings
-from csb.schema import OneOf, Place, Schema, Whole
+from csb.schema import Schema
 from csb.training.cache import bytes_per_trajectory, capacity
-from csb.training.distil import DistilSettings
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import ConditionalSettings, DenoiserSettings
-from csb.training.settings import DTYPES, MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.settings import (
+    DTYPES,
+    ConditionalSettings,
+    DenoiserSettings,
+    DeviceSettings,
+    DistilSettings,
+    IPFSettings,
+    OptimizerSettings,
+    plan,
+)
 from csb.training.state import FREE
 
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
-DISTIL = "distil"
-STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 logger = logging.getLogger(__name__)
 
 
@@ -134,36 +139,6 @@ class RunConfig:
         if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
             reported.pop("problem.drop_nan", None)
         return {key: value for key, value in reported.items() if key not in FREE}
-
-
-class TrainSettings(Schema):
-    """What stands at the top level of the configuration of a training."""
-
-    T: int = Field(default=10, ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
-    L: int = Field(
-        default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
-    )
-    seed: Whole = Field(default=0, description="of weights, batches and noise")
-    stage: Annotated[str, OneOf(STAGES)] = "bridge"
-    """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge
-    with; distil, a sampler of few network calls."""
-    run: Place | None = Field(default=None, description="of stage=distil: the folder of the finished run to distil")
-    out: Place = Field(default="outputs", description="the folder of all runs")
-    name: Place = Field(default="${problem.name}", description="of the run's folder in it")
-    resume: bool = Field(default=False, description="go on with an interrupted training")
-    overwrite: bool = Field(default=False, description="replace what the folder holds")
-    progress: bool = Field(default=True, description="show a bar")
-    evaluate: bool = Field(default=False, description="compare with other samplers at the end, as csb evaluate does")
-
-    @model_validator(mode="after")
-    def _together(self) -> Self:
-        if self.resume and self.overwrite:
-            raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
-        if self.stage == DISTIL and self.run is None:
-            raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
-        if self.stage != DISTIL and self.run is not None:
-            raise CSBError(f"run={self.run} is of stage=distil alone; leave it out, or give stage=distil")
-        return self
 
 
 def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:

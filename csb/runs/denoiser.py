@@ -21,8 +21,8 @@ from csb.runs.load import stored_spec
 from csb.runs.train import require_same_pairs
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import DenoiserSettings, state_file, train_denoiser
-from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.regression import state_file, train_denoiser
+from csb.training.settings import DenoiserSettings, DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.sources import SCHEME, Held
-from csb.runs.config import DISTIL, RunConfig, read
+from csb.runs.config import RunConfig, read
 from csb.runs.denoiser import exact_denoiser
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
+from csb.runs.recipe import DISTIL
 from csb.runs.result import Run
 from csb.runs.stages import stage_job
 from csb.runs.train import Interrupted, train

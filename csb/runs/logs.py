@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pydantic import Field, model_validator
 
 from csb.errors import CSBError
 from csb.schema import Name, OneOf, Schema
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger, WandbLogger
 
 NAMES = ("csv", "wandb", "tensorboard", "none")
 MODES = ("auto", "online", "offline", "disabled")
@@ -45,12 +47,14 @@ class Logs:
 
     def __init__(self, settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> None:
         self.settings = settings
-        self.logger = self._make(settings, folder, config)
+        self.logger: Any = self._make(settings, folder, config)
         if self.logger is not None and settings.name != "csv":
             self.logger.log_hyperparams(config)
 
     @staticmethod
-    def _make(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> Logger | None:
+    def _make(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> "Logger | None":
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # seconds, which sampling spares
+
         if settings.name == "csv":
             return CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)
         if settings.name == "tensorboard":
@@ -60,8 +64,9 @@ class Logs:
         return None
 
     @staticmethod
-    def _wandb(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> WandbLogger:
+    def _wandb(settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> "WandbLogger":
         import wandb
+        from lightning.pytorch.loggers import WandbLogger
         from wandb.errors import Error
 
         mode = settings.mode
@@ -90,9 +95,9 @@ class Logs:
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """A PNG, where the logger takes pictures."""
-        if isinstance(self.logger, WandbLogger):
+        if self.settings.name == "wandb":
             self.logger.log_image(name, [str(path)], step=step)
-        if isinstance(self.logger, TensorBoardLogger):
+        if self.settings.name == "tensorboard":
             import matplotlib.image
 
             self.logger.experiment.add_image(name, matplotlib.image.imread(path)[..., :3], step, dataformats="HWC")
@@ -101,7 +106,7 @@ class Logs:
         """Ends the run ("success" or "failed")."""
         if self.logger is not None:
             self.logger.finalize(status)
-        if isinstance(self.logger, WandbLogger):
+        if self.logger is not None and self.settings.name == "wandb":
             self.logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 

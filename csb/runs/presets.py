@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.runs.config import TrainSettings
 from csb.runs.logs import LoggerSettings
-from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings
+from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Schema, defaults
-from csb.training.distil import DistilSettings
-from csb.training.regression import ConditionalSettings, DenoiserSettings
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import (
+    ConditionalSettings,
+    DenoiserSettings,
+    DeviceSettings,
+    DistilSettings,
+    IPFSettings,
+    OptimizerSettings,
+)
 
 Plain = dict[str, Any]
 SCHEMAS: dict[str, type[Schema]] = {

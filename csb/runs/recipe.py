@@ -9,10 +9,14 @@ from csb.bridge.kernel import COVARIANCES, MOST, PARAMETRISATIONS, automatic_cov
 from csb.bridge.objectives import OBJECTIVES
 from csb.dtypes import automatic_precision
 from csb.errors import CSBError
+from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
-from csb.schema import OneOf, Schema, Share
-from csb.training.settings import DeviceSettings, automatic_weight_decay
+from csb.process.grid import MOST_STEPS
+from csb.schema import OneOf, Place, Schema, Share, Whole
+from csb.training.settings import MOST_ITERATIONS, DeviceSettings, automatic_weight_decay
 
+DISTIL = "distil"
+STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 # the most states a step, of vectors and of images
 _BATCHES = {"ipf": (1024, 128), "amortized": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
@@ -82,6 +86,36 @@ def suite_settings(kind: type[S], suite: str, given: dict[str, Any]) -> S:
     if unknown := [key for key in plain.pop("suite") if key != "name"]:
         raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite={suite} stand at the top level")
     return kind.read(plain)
+
+
+class TrainSettings(Schema):
+    """What stands at the top level of the configuration of a training."""
+
+    T: int = Field(default=10, ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
+    L: int = Field(
+        default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
+    )
+    seed: Whole = Field(default=0, description="of weights, batches and noise")
+    stage: Annotated[str, OneOf(STAGES)] = "bridge"
+    """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge
+    with; distil, a sampler of few network calls."""
+    run: Place | None = Field(default=None, description="of stage=distil: the folder of the finished run to distil")
+    out: Place = Field(default="outputs", description="the folder of all runs")
+    name: Place = Field(default="${problem.name}", description="of the run's folder in it")
+    resume: bool = Field(default=False, description="go on with an interrupted training")
+    overwrite: bool = Field(default=False, description="replace what the folder holds")
+    progress: bool = Field(default=True, description="show a bar")
+    evaluate: bool = Field(default=False, description="compare with other samplers at the end, as csb evaluate does")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.resume and self.overwrite:
+            raise CSBError("resume=true and overwrite=true contradict each other; give one of them")
+        if self.stage == DISTIL and self.run is None:
+            raise CSBError("stage=distil lacks run=; give the folder of a finished run, e.g. run=outputs/two_moons")
+        if self.stage != DISTIL and self.run is not None:
+            raise CSBError(f"run={self.run} is of stage=distil alone; leave it out, or give stage=distil")
+        return self
 
 
 class ObjectiveSettings(Schema):

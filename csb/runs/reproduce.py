@@ -15,9 +15,10 @@ from csb.bridge.checkpoint import load
 from csb.errors import CSBError, is_number, require_int
 from csb.files import checksum, model_file, read_json
 from csb.runs import provenance
-from csb.runs.config import DISTIL, RunConfig, flatten, read
+from csb.runs.config import RunConfig, flatten, read
 from csb.runs.distil import teacher
 from csb.runs.load import half_step_files, stored_spec
+from csb.runs.recipe import DISTIL
 from csb.runs.stages import check_stage, stage_job
 from csb.runs.train import check_folder, train
 from csb.training.distil import NAME

@@ -5,10 +5,11 @@ from csb.errors import CSBError
 from csb.files import model_file
 from csb.problems import FilePairs
 from csb.runs.amortized import train_stage as train_amortized
-from csb.runs.config import DISTIL, RunConfig
+from csb.runs.config import RunConfig
 from csb.runs.denoiser import train_stage
 from csb.runs.distil import train_stage as distil
 from csb.runs.lock import writing
+from csb.runs.recipe import DISTIL
 from csb.runs.train import check_writable, require_same_pairs
 from csb.training.distil import NAME
 from csb.training.regression import state_file

@@ -16,7 +16,7 @@ from csb.bridge.samples import check_observations, measured
 from csb.errors import MOST_ROUNDS, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise
-from csb.schema import Schema
+from csb.schema import Arguments, Schema
 
 Fresh = Callable[[], Tensor]  # standard normal numbers of the states' shape, new ones at each call
 Rounds = Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
@@ -36,7 +36,7 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[Schema]] = Schema
+    Settings: ClassVar[type[Schema]] = Arguments
     y_dtype: torch.dtype = torch.float32  # of observations as data
     any_units: bool = False  # of images: see csb.problems.Transform
 

@@ -6,47 +6,23 @@ frequent, as are the levels of each: the first level is part of all of them.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.bridge.objectives import BridgeMatching
-from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
+from csb.bridge.student import Generator, Student, TransitionStudent
 from csb.process import Reference, Stream, expand, repeated, seeded
-from csb.schema import Count, Distinct, OneOf, Place
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import FitSettings, train_network
+from csb.training.regression import train_network
 from csb.training.scoring import generator_score
+from csb.training.settings import DistilSettings
 from csb.training.stage import Bar, Setup
 
-MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
-
-
-class DistilSettings(FitSettings):
-    """How a student is made and fitted."""
-
-    group = "distil"
-
-    calls: Annotated[list[Count], Distinct, Field(min_length=1)] = [1, 2, 4]
-    """The numbers of network calls that it is for."""
-    law: Annotated[str, OneOf(("auto", *LAWS))] = "auto"
-    """The law of a jump; "auto": by the shape of a state."""
-    components: int = Field(default=32, ge=1, le=MOST, description="Gaussians of a mixture")
-    rank: int = Field(default=8, ge=1, le=MOST, description='of the covariance "low_rank"')
-    noise: Annotated[int, Field(ge=1, le=MOST)] = 4
-    """Channels of noise beside the state's (numbers, for vectors) of a generator."""
-    draws: int = Field(default=4, ge=2, le=MOST, description="draws a state of a generator's energy score")
-    patches: list[Count] = []
-    """Sides of the patches whose energy scores are added to that of the whole image."""
-    refresh: Count = Field(default=2500, description="optimiser steps between refills of the cache of end points")
-    trajectories: Count = Field(default=50_000, description="wanted in it; fewer where cache_bytes is smaller")
-    cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache")
-    out: Place | None = Field(default=None, description="the folder that the student goes into; null: the bridge's")
 
 
 class Jumps(NamedTuple):

@@ -26,19 +26,19 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from csb.errors import CSBError
 from csb.training.settings import DeviceSettings
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 T = TypeVar("T")
 JOINING, WAITING = timedelta(minutes=10), timedelta(hours=2)  # for all to be there; for one that has more to do alone
@@ -106,17 +106,23 @@ _own: Ranks | None = None
 _store: Any = None
 
 
-def environment() -> ClusterEnvironment | None:
+def environment() -> "ClusterEnvironment | None":
     """Who started this process as one of several: torchrun, or :mod:`csb.cli.processes`; Slurm's srun; None: nobody.
 
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
     CSBError where srun was not reported how many tasks a machine has.
     """
     if dist.is_available() and dist.is_torchelastic_launched():
+        from lightning.fabric.plugins.environments.torchelastic import (
+            TorchElasticEnvironment,  # seconds, which sampling spares
+        )
+
         return TorchElasticEnvironment()
     if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1 and "SLURM_PROCID" in os.environ:
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise CSBError(f"srun started {tasks} tasks without --ntasks-per-node; give it, as many as trainer.devices")
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
         return SLURMEnvironment(auto_requeue=False)
     return None
 

@@ -10,51 +10,20 @@ interpolations whose regression target has the conditional mean that a sampler n
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn, rand, randint, randn
 
 from csb.bridge.checkpoint import save
 from csb.files import SUFFIX
 from csb.networks.diffusion import FlowNetwork, NetworkDenoiser, ScoreNetwork
 from csb.process import Schedule, Stream, expand, seeded
-from csb.schema import Count, Schema
 from csb.training.divergence import LAST, LossWatch
 from csb.training.module import FitModule, NetworkModule
 from csb.training.pairs import EncodedPairs
+from csb.training.settings import ConditionalSettings, DenoiserSettings, FitSettings, RegressionSettings
 from csb.training.stage import Bar, Setup, Stage
-
-
-class FitSettings(Schema):
-    """How a network is trained."""
-
-    steps: Count = Field(description="optimiser steps")
-    batch_size: Count = Field(description="states a step")
-    lr: Annotated[float, Field(gt=0, lt=10)]
-    """The peak learning rate; the optimiser's other settings are the bridge's."""
-    checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
-
-
-class RegressionSettings(FitSettings):
-    """How a network is trained by squared error."""
-
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """The horizon of the schedule that a diffusion is trained on: small."""
-
-
-class DenoiserSettings(RegressionSettings):
-    """How a denoiser is trained."""
-
-    group = "denoiser"
-
-
-class ConditionalSettings(RegressionSettings):
-    """How a score or a flow is trained; ``alpha_bar_end`` is the score's."""
-
-    group = "amortized"
-
 
 # Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow), what is to be predicted there
 Interpolation = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]

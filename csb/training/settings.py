@@ -12,11 +12,13 @@ from pydantic import Field, model_validator
 
 from csb.bridge import Direction
 from csb.bridge.kernel import FEW
+from csb.bridge.student import LAWS
 from csb.errors import CSBError
-from csb.schema import Count, OneOf, Schema, Share, Whole
+from csb.schema import Count, Distinct, OneOf, Place, Schema, Share, Whole
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of the cache
 MOST_ITERATIONS = 1000
+MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 
 
 class IPFSettings(Schema):
@@ -120,6 +122,57 @@ class OptimizerSettings(Schema):
     retries: Whole = 0
     """How often, in the whole training, a diverged one goes back to its last good state and on with 0.3 times the
     learning rate, before it ends with an error."""
+
+
+class FitSettings(Schema):
+    """How a network is trained."""
+
+    steps: Count = Field(description="optimiser steps")
+    batch_size: Count = Field(description="states a step")
+    lr: Annotated[float, Field(gt=0, lt=10)]
+    """The peak learning rate; the optimiser's other settings are the bridge's."""
+    checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
+
+
+class RegressionSettings(FitSettings):
+    """How a network is trained by squared error."""
+
+    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """The horizon of the schedule that a diffusion is trained on: small."""
+
+
+class DenoiserSettings(RegressionSettings):
+    """How a denoiser is trained."""
+
+    group = "denoiser"
+
+
+class ConditionalSettings(RegressionSettings):
+    """How a score or a flow is trained; ``alpha_bar_end`` is the score's."""
+
+    group = "amortized"
+
+
+class DistilSettings(FitSettings):
+    """How a student is made and fitted."""
+
+    group = "distil"
+
+    calls: Annotated[list[Count], Distinct, Field(min_length=1)] = [1, 2, 4]
+    """The numbers of network calls that it is for."""
+    law: Annotated[str, OneOf(("auto", *LAWS))] = "auto"
+    """The law of a jump; "auto": by the shape of a state."""
+    components: int = Field(default=32, ge=1, le=MOST, description="Gaussians of a mixture")
+    rank: int = Field(default=8, ge=1, le=MOST, description='of the covariance "low_rank"')
+    noise: Annotated[int, Field(ge=1, le=MOST)] = 4
+    """Channels of noise beside the state's (numbers, for vectors) of a generator."""
+    draws: int = Field(default=4, ge=2, le=MOST, description="draws a state of a generator's energy score")
+    patches: list[Count] = []
+    """Sides of the patches whose energy scores are added to that of the whole image."""
+    refresh: Count = Field(default=2500, description="optimiser steps between refills of the cache of end points")
+    trajectories: Count = Field(default=50_000, description="wanted in it; fewer where cache_bytes is smaller")
+    cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache")
+    out: Place | None = Field(default=None, description="the folder that the student goes into; null: the bridge's")
 
 
 class DeviceSettings(Schema):
