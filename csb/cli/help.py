@@ -42,14 +42,31 @@ def groups(name: str) -> list[Entry]:
 
 
 def choices(group: str) -> list[str]:
-    """The files of a group of conf/."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The files of a group of conf/, or its presets."""
+    found = [path.stem for path in (CONF / group).glob("*.yaml")]
+    if not found:
+        from csb.runs.presets import PRESETS  # here, so that the overview does not wait for torch
+
+        found = list(PRESETS[group])
+    return sorted(found)
 
 
 def _of_group(group: str, choice: str) -> list[Entry]:
     path = CONF / group / f"{choice}.yaml"
+    if not path.exists():
+        return _of_preset(group, choice)
     at_top = path.read_text(encoding="utf-8").startswith("# @package _global_")
     return [one for one in keys(path, "" if at_top else f"{group}.") if one.key != f"{group}.name"]
+
+
+def _of_preset(group: str, choice: str) -> list[Entry]:
+    from csb.runs.presets import SCHEMAS, preset
+
+    fields, found = SCHEMAS[group].model_fields, []
+    for key, value in preset(group, choice).items():
+        note = " ".join((fields[key].description or "").split())
+        found.append(Entry(f"{group}.{key}", "null" if value is None else str(value), note))
+    return found
 
 
 def _default(value: str) -> str:

@@ -14,16 +14,17 @@ import yaml
 
 import csb
 from csb.bridge.checkpoint import load, save
+from csb.cli import compose as cli
+from csb.cli.commands import COMMANDS
+from csb.cli.conf import CONF, find_conf
+from csb.cli.help import command_help, groups, keys
+from csb.cli.main import main
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text
-from csb.cli import compose as cli, train as jobs
-from csb.cli.commands import COMMANDS
-from csb.cli.help import command_help, groups, keys
-from csb.cli.conf import CONF, find_conf
 from csb.runs.inspection import inspect, print_inspection
-from csb.cli.main import main
 from csb.runs.observations import read_observations
 from csb.training.history import EACH, SCORE, best_iteration
+from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
@@ -95,7 +96,7 @@ class TestHelp:
         assert "suite.score.c2st_samples" in command_help(COMMANDS["benchmark"])
 
     def test_help_does_not_wait_for_torch(self):
-        code = "import sys; from csb.cli.main import main; main(['sample', '-h']); assert 'torch' not in sys.modules"
+        code = "import sys; from csb.cli.main import main; main(['-h']); assert 'torch' not in sys.modules"
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
     def test_version(self, capsys):
@@ -105,15 +106,23 @@ class TestHelp:
     @pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(one) for one in EXAMPLES])
     def test_every_example_composes(self, name, arguments):
         seen = []
-        cli.check(name, shlex.split(arguments), lambda config, sweep: seen.append(config))
-        assert len(seen) == (4 if arguments.startswith("-m") else 1)
+
+        def note(given):
+            seen.append(given)
+            return lambda: None
+
+        if arguments.startswith("-m"):
+            cli.check_sweep(name, shlex.split(arguments), note)
+            assert len(seen) == 4
+        else:
+            assert cli.composed(name, shlex.split(arguments))
 
     @pytest.mark.parametrize("arguments", [one for name, one in EXAMPLES if name == "train"])
     def test_every_example_of_a_training_is_valid(self, arguments, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         x = np.random.default_rng(0).normal(size=(5000, 2))
         np.savez("pairs.npz", x=x, y=x[:, :1])
-        cli.check("train", shlex.split(arguments), jobs.validate)
+        checked("train", *shlex.split(arguments))
 
 
 class TestRefused:
@@ -374,7 +383,7 @@ def test_a_built_copy_holds_everything_and_runs_anywhere(tmp_path):
     for name, folder in (("csb", built / "csb"), ("conf", built / "csb" / "conf")):
         for path in (source / name).rglob("*"):
             assert (folder / path.relative_to(source / name)).exists(), path
-    code = "import csb.cli.compose as cli; print(cli.CONF); cli.check('train', ['experiment=bod'], lambda *a: None)"
+    code = "import csb.cli.compose as cli; print(cli.CONF); cli.composed('train', ['experiment=bod'])"
     environment = {"PYTHONPATH": str(built), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (f"{built / 'csb' / 'conf'}\n", 0), done.stderr
