@@ -137,7 +137,7 @@ VALUES = [
     ("T=${nowhere}", "nowhere"),
     ("~L", "L"),
     ("~resume", "resume"),
-    ("~objective.variance_floor", "variance_floor"),
+    ("~objective.covariance", "covariance"),
     ("name=null", "name"),
     ("out=null", "out"),
 ]
