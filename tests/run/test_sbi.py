@@ -375,7 +375,7 @@ class TestInstallation:
             raise package.metadata.PackageNotFoundError(name)
 
         monkeypatch.setattr(package.metadata, "version", missing)
-        with pytest.raises(CSBError, match=r"not installed; pip install 'csb\[sbi\]'"):
+        with pytest.raises(CSBError, match=r"not installed; pip install -e '\.\[sbi\]'"):
             _ = package.Posterior
 
     def test_another_version(self, monkeypatch):
