@@ -5,6 +5,7 @@ long the docstring below it, says what it means. A check of several fields toget
 raises CSBError with the whole line.
 """
 
+import copy
 import difflib
 import inspect
 import math
@@ -128,6 +129,12 @@ class Schema(BaseModel):
         return self.model_dump(mode="json")
 
 
+def defaults(kind: type[Schema]) -> dict[str, Any]:
+    """The values of the fields that have a default, by their names in the configuration."""
+    fields = kind.model_fields.items()
+    return {field.alias or key: copy.deepcopy(field.default) for key, field in fields if not field.is_required()}
+
+
 @cache
 def arguments_of(init: Callable[..., None], keyword_only: bool = False) -> type[Schema]:
     """The schema of a constructor's arguments, or of the keyword-only ones, by their annotations and defaults."""
@@ -162,14 +169,15 @@ def nearest(value: Any, names: Iterable[str]) -> str:
 
 
 @cache
-def _json(kind: type[Schema]) -> Node:
+def json_of(kind: type[Schema]) -> Node:
+    """The JSON schema of a group of settings."""
     return kind.model_json_schema()
 
 
 def explain(kind: type[Schema], group: str, values: dict[str, Any], error: ValidationError) -> str:
     """The first error in one line: the key, its value, what is allowed and what to do; unknown keys come first."""
     reported = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    known, loc, cause = _json(kind)["properties"], reported["loc"], reported.get("ctx", {}).get("error")
+    known, loc, cause = json_of(kind)["properties"], reported["loc"], reported.get("ctx", {}).get("error")
     if isinstance(cause, CSBError):
         return str(cause)
     prefix = f"{group}." if group and (not loc or loc[0] not in kind.alone) else ""

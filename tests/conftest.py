@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.parametrisation import coefficients
+from csb.bridge.kernel import coefficients
 from csb.bridge.transitions import FullGaussian, MixtureOfGaussians
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
+from csb.problems.exact.gaussian import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded
 
 ROOT = Path(__file__).resolve().parents[1]

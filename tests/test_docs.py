@@ -16,7 +16,7 @@ import torch
 from csb.cli.compose import composed
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
-from csb.problems.tasks import mnist, mnist_sources
+from csb.problems.tasks import mnist
 from csb.runs.amortized import train_stage
 from csb.runs.config import read
 from csb.runs.distil import train_stage as distil
@@ -63,7 +63,7 @@ def _digits(tmp_path_factory):
     splits = tuple((rng.integers(0, 256, (n, 784)).astype(np.float32) / 256, rng.integers(0, 10, n)) for n in sizes)
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    mnist_sources.write_idx(raw, splits)
+    mnist.write_idx(raw, splits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "MD5", {name: hashlib.md5((raw / name).read_bytes()).hexdigest() for name in mnist.MD5})
         patch.setattr(mnist, "SOURCES", ())

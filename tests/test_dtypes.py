@@ -19,7 +19,7 @@ from csb.evaluation.classifier import _initialised as classifier
 from csb.networks import build_network
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.networks.digit_guide import DigitGuide
-from csb.problems import PROBLEMS, Simulated, build_transform
+from csb.problems import PROBLEMS, Rows, Simulated, build_transform
 from csb.process import initialised, seeded
 from csb.runs.config import read
 from csb.samplers import ConsistencySampler
@@ -153,7 +153,7 @@ class TestDefaultDtype:
             with default_dtype(default):
                 problem = cls(seed=1)
                 pairs = problem.pairs("train", 40)
-                found.append((pairs.x, pairs.y, problem.new_transform().fit(pairs.x, pairs.y).encode_x(pairs.x)))
+                found.append((pairs.x, pairs.y, problem.new_transform().fit(Rows.of(pairs)).encode_x(pairs.x)))
         assert all(same(a, b) for a, b in zip(*found, strict=True))
 
     def test_the_default_itself_is_left_alone(self, dtype):

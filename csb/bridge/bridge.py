@@ -3,23 +3,35 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.bridge.density import DensityInfo, check_points, estimate
-from csb.bridge.kernel import Kernel
-from csb.bridge.parametrisation import Direction
-from csb.bridge.progress import network_calls
-from csb.bridge.samples import SampleInfo, Samples, check_observations, measured, require_finite, warn_far
-from csb.bridge.skipping import check_skips, planned_calls, timesteps_of
+from csb.bridge.kernel import Kernel, KernelSpec, heads
+from csb.bridge.samples import (
+    SampleInfo,
+    Samples,
+    check_observations,
+    measured,
+    network_calls,
+    require_finite,
+    warn_far,
+)
+from csb.bridge.skipping import Direction, check_skips, planned_calls, timesteps_of
 from csb.bridge.transitions import Transition, moved
-from csb.dtypes import Float32Module
+from csb.dtypes import Float32Module, Precision
 from csb.errors import CSBError, require_flag, require_int
+from csb.networks import build_network
 from csb.numbers import Numbers
-from csb.problems.transform import Transform
-from csb.process import Generators, Grid, Noise, joined, repeated
+from csb.problems.transform import Transform, build_transform
+from csb.process import Generators, Grid, Noise, initialised, joined, repeated
+from csb.process.grid import MOST_STEPS
+from csb.schema import Described, Schema
+
+AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)]  # of a grid, T + 1 numbers
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -37,15 +49,15 @@ class Bridge(Float32Module):
     The kernels work on states z and encoded observations c; ``transform`` maps the data (x, y) to them and back.
 
     Args:
-        grid: the grid of T steps.
+        grid: of T steps.
         backward: the kernels B_k(x_k, y) → law of x_{k−1}.
         forward_kernel: the kernels F_k(x_{k−1}, y) → law of x_k.
-        transform: the map between data and states.
+        transform: between data and states.
         precision: "32-true" or "bf16-mixed", of the network calls in :meth:`sample`.
 
     Attributes:
         about: plain data that its file holds beside it: problem, config, versions; empty for one that is not loaded.
-        spec: the description that its file holds (a :class:`csb.bridge.BridgeSpec`); None for one that is not loaded.
+        spec: the description that its file holds (a :class:`BridgeSpec`); None for one that is not loaded.
     """
 
     def __init__(
@@ -103,13 +115,12 @@ class Bridge(Float32Module):
                 None or T: every step, as trained.
             progress: show a bar over the network calls on standard error.
 
-        Raises:
-            CSBError: y not made of numbers, of another shape or not finite, or so far out that the states are not
-                finite; n, batch_size, refine or sample_steps out of range, or too large for the memory; skips that the
-                kernels do not allow.
+        CSBError for an argument out of its range, a request too large for the memory, skips that the kernels do not
+        allow, and y so far out that the states are not finite.
         """
-        timesteps = self.timesteps(n, batch_size, refine, sample_steps)
-        n, batch_size, refine = int(n), int(batch_size), int(refine)
+        n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
+        refine = require_int("refine", refine, 0)
+        timesteps = self.timesteps(refine, sample_steps)
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
@@ -144,10 +155,9 @@ class Bridge(Float32Module):
         """Estimate log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
 
         Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
-        (:mod:`csb.bridge.density`). A probability-flow ODE would not do. It takes a score or drift at every instant,
-        and a bridge has the laws of T large steps; and the density that a discretised flow carries along is that of a
-        deterministic map, here from mean to mean, which leaves out the kernels' variances: another law than the
-        samples', by an amount that no n fixes.
+        (:mod:`csb.bridge.density`). A probability-flow ODE would not do: it takes a drift at every instant, and the
+        density that a discretised flow carries along is that of a deterministic map, from mean to mean, which leaves
+        out the kernels' variances.
 
         Args:
             x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
@@ -162,9 +172,7 @@ class Bridge(Float32Module):
             float32 of x's shape without *x_shape, −∞ outside the support of a bounded problem; with_info: and a
             :class:`csb.bridge.density.DensityInfo`.
 
-        Raises:
-            CSBError: x or y not made of numbers, of another shape or not finite; n or batch_size out of range.
-            NotImplementedError: the samples have no density, as clamped pixels have none.
+        CSBError as :meth:`sample`; NotImplementedError where samples have no density, as clamped pixels have none.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         require_flag("with_info", with_info)
@@ -184,7 +192,7 @@ class Bridge(Float32Module):
         """y as a batch, checked, and whether it was a single observation. Warns where it is far from the training."""
         maps = self.transform
         y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units)
-        warn_far(self.transform, y)
+        warn_far(maps, y)
         return y, single
 
     @contextmanager
@@ -200,10 +208,8 @@ class Bridge(Float32Module):
             if training:
                 self.train()
 
-    def timesteps(self, n: int, batch_size: int, refine: int, sample_steps: int | None) -> list[int]:
-        """Return the states that a pass visits, by k, ascending. CSBError for numbers out of range."""
-        for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("refine", refine, 0)):
-            require_int(name, value, low)
+    def timesteps(self, refine: int, sample_steps: int | None) -> list[int]:
+        """Return the states that a pass visits, by k, ascending. CSBError for skips that are not possible."""
         T = self.grid.T
         timesteps = timesteps_of(self.grid, T if sample_steps is None else sample_steps)
         directions: tuple[Direction, ...] = ("backward", "forward") if refine else ("backward",)
@@ -241,7 +247,7 @@ class Bridge(Float32Module):
         kernel = self.kernel(direction)
         n, size = len(z) // len(contexts), kernel.noise_size
         ks = torch.arange(self.grid.T + 1, device=z.device)
-        parts = [slice(start, min(start + batch, len(z))) for start in range(0, len(z), batch)]
+        parts = [slice(start, start + batch) for start in range(0, len(z), batch)]
         kept = repeated(contexts, n) if len(parts) == 1 else None  # of a single batch, copied once for all steps
         owner = torch.arange(len(z), device=z.device) // n
         for k, skip in planned_calls(self.grid, direction, timesteps):
@@ -253,3 +259,36 @@ class Bridge(Float32Module):
                 states.append(moved(law, here, skip, None if numbers is None else numbers[part]))
                 after(law)
             yield (z := joined(states))
+
+
+class BridgeSpec(Schema):
+    """All that is needed to make a bridge, but its weights."""
+
+    group = "bridge"
+
+    alpha_bar: AlphaBar
+    transform: Described
+    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
+    backward: KernelSpec
+    forward: KernelSpec
+    precision: Precision = "32-true"
+    """of the network calls in :meth:`Bridge.sample`"""
+
+
+def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
+    """Make a bridge with initial weights that are a function of the seed; torch's global generator is left alone."""
+    grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+    transform = build_transform(spec.transform)
+
+    def kernel(direction: Direction, part: KernelSpec) -> Kernel:
+        count = heads(part.covariance, transform.z_shape, part.rank, part.components)
+        network = build_network(part.network, transform.z_shape, transform.c_shape, count)
+        return Kernel(
+            network, grid, direction, part.parametrisation, part.covariance, part.variance_floor, part.components
+        )
+
+    with initialised(seed):
+        backward, forward = kernel("backward", spec.backward), kernel("forward", spec.forward)
+    bridge = Bridge(grid, backward, forward, transform, spec.precision)
+    bridge.spec = spec
+    return bridge

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from csb.bridge.specs import BridgeSpec, build_bridge
+from csb.bridge.bridge import BridgeSpec, build_bridge
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError, in_one_line
 from csb.files import (
@@ -49,13 +49,8 @@ KINDS: dict[str, tuple[type[Schema], Callable[[Any], nn.Module]]] = {  # a descr
 def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     """Write a model's description and weights to a safetensors file.
 
-    Args:
-        model: made by one of the functions in :data:`KINDS`, or loaded.
-        path: of the file.
-        about: plain data that goes with it (problem, configuration, versions …).
-
-    Raises:
-        CSBError: the model has no description, ``about`` is not plain data, or the file cannot be written.
+    ``about`` is plain data that goes with it (problem, configuration, versions …). CSBError for a model without a
+    description, made by none of the functions in :data:`KINDS`; ``about`` that is not plain; an unwritable file.
     """
     spec: Any = getattr(model, "spec", None)
     kind = next((name for name, (of, _) in KINDS.items() if isinstance(spec, of)), None)
@@ -65,18 +60,14 @@ def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Module) -> Model:
-    """Return the model of a file, on a device and in evaluation mode.
+    """Return the model of a file, on a device and in evaluation mode, with its ``spec`` and ``about``.
+
+    CSBError for no such file, or one that is damaged, hostile, or holds no model of the class ``of``.
 
     Args:
         path: of a file that :func:`save` wrote, an older .pt file, or the tensors of an older exported folder.
         device: where the model goes.
         of: the class of which it must be one.
-
-    Returns:
-        The model; ``model.spec`` is its description and ``model.about`` the plain data that goes with it.
-
-    Raises:
-        CSBError: no such file, or it is damaged, hostile, or of another kind.
     """
     size = require_file(path)
     header, tensors = _content(path)

@@ -46,12 +46,10 @@ class DensityInfo:
         ess: effective sample size (Σw)²/Σw² of the n weights, of the log-densities' shape; n where x lies outside the
             support and the density is 0.
         standard_error: of the log-densities, √((n/ess − 1)/(n − 1)), the delta method; of their shape. NaN for n = 1.
-            A proposal that misses part of the paths altogether goes unnoticed, in this as in any estimate of its own
-            error; twice the n tells more.
+            A proposal that misses part of the paths altogether goes unnoticed; twice the n tells more.
         proposal: "forward" kernels or "reference" process.
         forward_evaluations: network evaluations for one path.
-        seconds: wall time of the whole call.
-        peak_memory: as in :class:`csb.bridge.samples.SampleInfo`.
+        seconds, peak_memory: as in :class:`csb.bridge.samples.SampleInfo`.
     """
 
     ess: Tensor

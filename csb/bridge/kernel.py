@@ -1,24 +1,103 @@
-"""A y-conditioned family of kernels: one network, T steps, one direction."""
+r"""A y-conditioned family of kernels: one network, T steps, one direction.
+
+The mean is read from the network's output by an affine map, mean = skip_k·x + gain_k·output, so that all choices of it,
+the *parametrisations*, convert exactly. Written for the backward kernel of step k; the forward kernel of step k is the
+backward one of step T − k + 1 on the mirrored grid (see :meth:`csb.process.Grid.mirror`), where "x0" predicts the noise
+end x_T.
+
+- drift   mean = x_k + β_k·output
+- x0      mean = that of the pinned law X_{k−1} | X_k, X_0 = output
+- eps     as x0, with x_0 = (x_k − √(1−ᾱ_k)·output)/√ᾱ_k                (Ho et al. 2020)
+- v       as x0, with x_0 = √ᾱ_k x_k − √(1−ᾱ_k)·output                  (Salimans & Ho 2022)
+
+With output 0, "v" is the reference step √(1−β_k) x, in both directions.
+
+A *jump* leads from k to x_0 at once (:mod:`csb.bridge.student`). It is the one backward step of the grid (1, ᾱ_k): the
+same formulas with 1−ᾱ_k for β_k, so that "x0" is mean = output.
+"""
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.bridge.parametrisation import Direction, coefficients, jump_coefficients
+from csb.bridge.skipping import Direction
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import Network
-from csb.process import Grid
+from csb.process import Grid, Reference
+from csb.schema import OneOf, Schema, Share
 
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
+PARAMETRISATIONS = ("drift", "x0", "eps", "v")
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
 FEW = 4  # coordinates, up to which pairs lie dense enough for mixtures: in more dimensions they overfit
 MOST = 4096  # Gaussians, or directions of a low-rank covariance
 MAX_FULL = 64  # coordinates; a full covariance costs d² outputs and d³ operations a state
+Parametrisation = Annotated[str, OneOf(PARAMETRISATIONS)]
+Some = Annotated[int, Field(ge=1, le=MOST)]  # directions, Gaussians or channels
+
+
+class Coefficients(NamedTuple):
+    """mean = skip_k·x + gain_k·output; (T + 1,) float64 each, index 0 unused (0)."""
+
+    skip: Tensor
+    gain: Tensor
+
+
+def _affine(name: str, grid: Grid, k: Tensor) -> tuple[Tensor, Tensor]:
+    """skip_k and gain_k of the backward steps k."""
+    alpha_bar, (near, far, _) = grid.alpha_bar[k], Reference(grid).pinned_start(k)
+    return {
+        "drift": (torch.ones_like(near), grid.beta[k]),
+        "x0": (near, far),
+        "eps": (near + far / alpha_bar.sqrt(), -far * ((1 - alpha_bar) / alpha_bar).sqrt()),
+        "v": (near + far * alpha_bar.sqrt(), -far * (1 - alpha_bar).sqrt()),
+    }[name]
+
+
+def coefficients(name: str, grid: Grid, direction: Direction) -> Coefficients:
+    """The coefficients of a parametrisation by name, for steps k = 1..T of the given direction."""
+    steps = torch.arange(1, grid.T + 1)
+    if direction == "backward":
+        return _from_1(*_affine(name, grid, steps))
+    skip, gain = _affine(name, grid.mirror(), steps)
+    return _from_1(skip.flip(0), gain.flip(0))
+
+
+def jump_coefficients(name: str, grid: Grid) -> Coefficients:
+    """Those of the jumps from k = 1..T to x_0; the mean of x_0 is read from the output."""
+    found = [_affine(name, grid.keep(0, k), torch.tensor([1])) for k in range(1, grid.T + 1)]
+    return _from_1(*(torch.cat(part) for part in zip(*found)))
+
+
+def _from_1(skip: Tensor, gain: Tensor) -> Coefficients:
+    """With the unused index 0."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    return Coefficients(torch.cat([zero, skip]), torch.cat([zero, gain]))
+
+
+class KernelSpec(Schema):
+    """One direction's kernels."""
+
+    group = "kernel"
+
+    network: dict[str, Any]
+    """{"name": one of csb.networks.NETWORKS, **options}"""
+    parametrisation: Parametrisation = "v"
+    """how the mean is read from the network (see :mod:`csb.bridge.kernel`)"""
+    covariance: Annotated[str, OneOf(COVARIANCES)] = "diagonal"
+    rank: Some = 8
+    """directions of covariance="low_rank"; unused otherwise"""
+    variance_floor: Share = 1e-6
+    """see :class:`Kernel`"""
+    components: Some = 8
+    """Gaussians of covariance="mixture"; unused otherwise"""
 
 
 def automatic_covariance(z_shape: tuple[int, ...]) -> str:
@@ -45,7 +124,7 @@ class Kernel(Float32Module):
         network: one output head for the mean, then those of the covariance (see :func:`heads`).
         grid: the grid of T steps.
         direction: "backward" or "forward".
-        parametrisation: how the mean is read from the output (see :mod:`csb.bridge.parametrisation`).
+        parametrisation: how the mean is read from the output (see :mod:`csb.bridge.kernel`).
         covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
             units of a v-output's effect on the mean; "full", a learned root of the precision; or "mixture", several
             Gaussians with a mean and a full covariance each. With output 0 all of them are β_k I.
@@ -89,10 +168,6 @@ class Kernel(Float32Module):
         steps = torch.stack([time, skip, gain, log_beta, reach])  # one look-up a call
         self.register_buffer("steps", steps.float(), persistent=False)
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
-
-    @property
-    def learns_variance(self) -> bool:
-        return self.covariance != "fixed"
 
     def encode(self, c: Tensor) -> Tensor:
         """The context of encoded observations c (B, *c_shape), to be reused at every step."""

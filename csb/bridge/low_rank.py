@@ -66,11 +66,8 @@ class _LowRankNLL(torch.autograd.Function):
 def low_rank_nll(error: Tensor, var: Tensor, low: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
     """The negative log-likelihood of each item, (B,), in double precision; differentiable once.
 
-    Args:
-        error: x − m, (B, d).
-        var: the diagonal of D, (B, d), positive.
-        low: V, (B, d, r).
-        target_var: τ ≥ 0, a number or one for each item, with B elements; it gets no gradient.
+    From x − m (B, d), the diagonal of D (B, d), positive, V (B, d, r), and τ ≥ 0, a number or one for each item, with B
+    elements, which gets no gradient.
     """
     tau = None
     if isinstance(target_var, Tensor) or target_var:

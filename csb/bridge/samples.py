@@ -3,15 +3,18 @@
 import contextlib
 import ctypes
 import logging
+import math
 import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
@@ -24,22 +27,20 @@ class SampleInfo:
     """What the samples cost, and how they were reached.
 
     Attributes:
-        forward_evaluations: network evaluations (forward passes), counted for one sample.
-        backward_evaluations: passes back through the network (guidance), counted for one sample.
+        forward_evaluations, backward_evaluations: passes through the network, and back (guidance), for one sample.
         seconds: wall time of the whole call.
         peak_memory: bytes by which the call raised the memory of the process (CPU) or of the device's allocator at
             most. None where it is not known: the system keeps one highest mark, which tells nothing of a call that
             stays below an earlier one. A call leaves the mark alone; :func:`reset_peak` before it makes it known.
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
-        unique_ancestors: (B,) how many of the n starting particles have descendants among the samples; None for
-            samplers without resampling.
-        trajectory: (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps were
-            skipped. None unless asked for.
+        unique_ancestors: (B,) how many of the n starting particles have descendants; None without resampling.
+        trajectory: where asked for, (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps
+            were skipped.
     """
 
     forward_evaluations: int
     backward_evaluations: int
-    seconds: float
+    seconds: float = 0.0
     peak_memory: int | None = None
     ess: Tensor | None = None
     unique_ancestors: Tensor | None = None
@@ -58,10 +59,11 @@ class Samples:
 
     x: Tensor
     info: SampleInfo
-    log_weights: Tensor | None = field(default=None)
+    log_weights: Tensor | None = None
 
 
 logger = logging.getLogger(__name__)
+REACH = 2.0**23  # of states: beyond it float32 does not hold a unit
 
 
 def as_floats(
@@ -127,10 +129,30 @@ def warn_far(transform: Transform, y: Tensor) -> None:
         )  # fmt: skip
 
 
-def require_finite(name: str, values: Tensor, remedy: str = "check the values and units of y") -> None:
-    """Raise CSBError that names the first observation of values (B, …) that are not finite, where there is one."""
-    if len(bad := (~torch.isfinite(values)).flatten(1).any(1).nonzero()):
-        raise CSBError(f"{name} diverged: its states are not finite at observation {int(bad[0])}; {remedy}")
+def require_finite(
+    name: str, values: Tensor, remedy: str = "check the values and units of y", reach: float = math.inf
+) -> None:
+    """Raise CSBError that names the first observation of values (B, …) that are not finite, or not below ``reach``."""
+    if len(bad := (~(values.abs() < reach)).flatten(1).any(1).nonzero()):
+        raise CSBError(
+            f"{name} diverged: its states are not finite, or out of float32's reach, at observation {int(bad[0])}; "
+            f"{remedy}"
+        )
+
+
+@contextlib.contextmanager
+def network_calls(total: int, show: bool) -> Iterator[Callable[[object], None]]:
+    """A bar over ``total`` network calls, on standard error, where wanted.
+
+    Calling what it gives counts one, whatever is passed.
+    """
+    if not show:
+        yield lambda law: None
+        return
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("network calls", total=total)
+        yield lambda law: bar.advance(task)
 
 
 class Cost:

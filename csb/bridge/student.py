@@ -33,21 +33,21 @@ Two kinds, by the scoring rule:
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, heads
-from csb.bridge.parametrisation import jump_coefficients
+from csb.bridge.bridge import AlphaBar
+from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, Parametrisation, Some, heads, jump_coefficients
 from csb.bridge.skipping import timesteps_of
-from csb.bridge.specs import AlphaBar, Parametrisation, Some
-from csb.dtypes import Float32Module, Precision
+from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
-from csb.problems.transform import Transform, build_transform
+from csb.networks.diffusion import ConditionalModel
+from csb.problems.transform import build_transform
 from csb.process import Grid, expand, initialised
 from csb.schema import Count, Described, Distinct, OneOf, Schema, Share
 
@@ -70,7 +70,7 @@ class StudentSpec(Schema):
     network: dict[str, Any]
     """{"name": one of csb.networks.NETWORKS, **options}"""
     parametrisation: Parametrisation
-    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.parametrisation`)"""
+    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.kernel`)"""
     law: Annotated[str, OneOf(LAWS)]
     """"generator", or the covariance of a :class:`TransitionStudent`"""
     calls: Annotated[list[Count], Distinct, Field(min_length=1)]
@@ -94,21 +94,20 @@ class StudentSpec(Schema):
         return self
 
 
-class Student(Float32Module, ABC):
+class Student(ConditionalModel):
     """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
 
     Attributes:
-        spec, grid, transform: see :class:`StudentSpec`.
+        spec, grid: see :class:`StudentSpec`.
         noise_size: how many standard normal numbers one draw takes.
-        about: of one that was loaded, the plain data that its file holds beside it.
     """
 
-    about: dict[str, Any]
+    kind = "student"
     noise_size: int
 
-    def __init__(self, spec: StudentSpec, transform: Transform) -> None:
-        super().__init__()
-        self.spec, self.transform = spec, transform
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(build_transform(spec.transform), spec.precision)
+        self.spec = spec
         self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
 
     @property
@@ -116,23 +115,14 @@ class Student(Float32Module, ABC):
     def network(self) -> Network:
         """That of one call."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
-
     def levels(self, calls: int) -> list[int]:
-        """Return the states k from which ``calls`` calls start, T first; see :func:`csb.bridge.skipping.timesteps_of`.
-
-        CSBError for a number of calls that it is not fitted for.
-        """
+        """Return the states k from which ``calls`` calls start, T first; CSBError where it is not fitted for them."""
         if calls not in self.spec.calls:
             fitted = ", ".join(map(str, self.spec.calls))
             raise CSBError(f"calls={calls!r} is not among those that the sampler is fitted for; choose one of {fitted}")
         return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
-        """Return the context of encoded observations c (B, *c_shape), to be reused in every call."""
         return self.network.encode(c)
 
     @abstractmethod
@@ -147,8 +137,10 @@ class TransitionStudent(Student):
         kernel: of the jumps k → 0; ``kernel(z, k, context)`` is q_k as a :class:`csb.bridge.transitions.Transition`.
     """
 
-    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
-        super().__init__(spec, transform)
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(spec)
+        z_shape, c_shape = self.transform.z_shape, self.transform.c_shape
+        network = build_network(spec.network, z_shape, c_shape, heads(spec.law, z_shape, spec.rank, spec.components))
         self.kernel = Kernel(
             network, self.grid, "backward", spec.parametrisation, spec.law, spec.variance_floor, spec.components,
             jump=True,
@@ -169,12 +161,13 @@ class Generator(Student):
     skip: Tensor
     gain: Tensor
 
-    def __init__(self, spec: StudentSpec, transform: Transform, network: Network) -> None:
-        super().__init__(spec, transform)
-        self.body = network
+    def __init__(self, spec: StudentSpec) -> None:
+        super().__init__(spec)
+        channels, *size = self.transform.z_shape
+        self.body = build_network(spec.network, (channels + spec.noise, *size), self.transform.c_shape, 1)
         for name, value in jump_coefficients(spec.parametrisation, self.grid)._asdict().items():
             self.register_buffer(name, value.float(), persistent=False)
-        self.noise_size = spec.noise * math.prod(transform.z_shape[1:])
+        self.noise_size = spec.noise * math.prod(size)
 
     @property
     def network(self) -> Network:
@@ -187,18 +180,9 @@ class Generator(Student):
 
 
 def build_student(spec: StudentSpec, seed: int = 0) -> TransitionStudent | Generator:
-    """Make a distilled sampler with initial weights that are a function of the seed.
-
-    CSBError for names, numbers or shapes that do not fit.
-    """
-    transform = build_transform(spec.transform)
-    z_shape, c_shape = transform.z_shape, transform.c_shape
+    """Make a distilled sampler with initial weights that are a function of the seed."""
     with initialised(seed):
-        if spec.law == GENERATOR:
-            joint = (z_shape[0] + spec.noise, *z_shape[1:])
-            return Generator(spec, transform, build_network(spec.network, joint, c_shape, 1))
-        count = heads(spec.law, z_shape, spec.rank, spec.components)
-        return TransitionStudent(spec, transform, build_network(spec.network, z_shape, c_shape, count))
+        return Generator(spec) if spec.law == GENERATOR else TransitionStudent(spec)
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """The commands of the command line, in one table. Nothing heavy is imported here, so that help is quick."""
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,6 +14,7 @@ class Command:
         summary: what it does, in one line.
         module: with ``prepare(given)``, which checks plain settings, opens what they name and returns what does the
             work; CSBError for what is wrong, before anything is written.
+        settings: the schema of what stands at the top level of its configuration, in the module; "" without one.
         examples: arguments that work, the first the commonest, each with what it does.
         hint: what to do after Ctrl+C.
         groups: of conf/, whose keys the help lists; of other groups it lists the choices.
@@ -21,6 +24,7 @@ class Command:
     name: str
     summary: str
     module: str
+    settings: str
     examples: tuple[tuple[str, str], ...]
     hint: str = "nothing was changed"
     groups: tuple[str, ...] = ()
@@ -32,6 +36,7 @@ _ALL = (
         "train",
         "train a bridge, or a model to compare it with",
         "csb.cli.train",
+        "csb.runs.config:TrainSettings",
         (
             ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
             ("experiment=pairs data.path=pairs.npz", "your own vectors (x, y)"),
@@ -46,6 +51,7 @@ _ALL = (
         "evaluate",
         "score a run, and compare it with other samplers in report.html",
         "csb.cli.evaluate",
+        "csb.cli.evaluate:EvaluateSettings",
         (
             ("run=outputs/mnist_inpaint", "scores, and a report beside guided samplers"),
             ("run=outputs/two_moons baselines=none", "only the bridge"),
@@ -56,6 +62,7 @@ _ALL = (
         "compare",
         "compare all methods on one problem at equal network calls and at equal seconds",
         "csb.cli.compare",
+        "csb.runs.budgets.settings:CompareSettings",
         (
             ("problem=mixture", "guided samplers with the exact denoiser, against the exact posterior"),
             ("problem=mnist_inpaint run=outputs/mnist_inpaint", "with the bridge, denoiser, score and flow of a run"),
@@ -69,6 +76,7 @@ _ALL = (
         "sample",
         "draw posterior samples from a trained bridge into a file",
         "csb.cli.sample",
+        "csb.cli.sample:SampleSettings",
         (
             ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
             ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
@@ -84,6 +92,7 @@ _ALL = (
         "inspect",
         "say what a trained bridge is; writes nothing",
         "csb.cli.inspect",
+        "csb.cli.inspect:InspectSettings",
         (
             ("run=outputs/mnist_inpaint", "tables"),
             ("run=outputs/two_moons/half_steps/01_backward.safetensors", "one half-step's file"),
@@ -94,6 +103,7 @@ _ALL = (
         "reproduce",
         "train a run again from what is stored beside it, and compare weights and figures",
         "csb.cli.reproduce",
+        "csb.cli.reproduce:ReproduceSettings",
         (
             ("run=outputs/two_moons", "into outputs/two_moons_reproduced; every bit must be the same"),
             ("run=outputs/two_moons tolerance=0.05 out=again", "on another machine: figures within 5 %"),
@@ -106,6 +116,7 @@ _ALL = (
         "export",
         "write a trained bridge into a folder to share, without its training state",
         "csb.cli.export",
+        "csb.cli.export:ExportSettings",
         (
             ("run=outputs/two_moons out=two_moons", "a new folder"),
             ("run=outputs/two_moons out=two_moons overwrite=true licence=mit", "in place of an earlier export"),
@@ -116,6 +127,7 @@ _ALL = (
         "demo",
         "serve a page on this machine to try a bridge of digits: pick or draw one, move the hole",
         "csb.cli.demo.command",
+        "csb.cli.demo.command:DemoSettings",
         (
             ("run=outputs/mnist_inpaint_anywhere", "at http://127.0.0.1:7860, until Ctrl+C"),
             ("run=outputs/mnist_inpaint port=0", "a hole that stays in the middle; at a port that is free"),
@@ -125,6 +137,7 @@ _ALL = (
         "benchmark",
         "measure overheads of a run, or train and score a suite of methods",
         "csb.suites.benchmark",
+        "",
         (
             ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),
             ("suite=sbi", "bridges and baselines on tasks of sbibm: one table"),
@@ -140,4 +153,12 @@ _ALL = (
         no_sweep="give lists, e.g. suite.T=[5,10]",
     ),
 )
+
+
+def schema_of(command: Command) -> Any:
+    """The schema of a command's keys, a subclass of :class:`csb.schema.Schema`; None without one."""
+    module, _, name = command.settings.partition(":")
+    return getattr(import_module(module), name) if name else None
+
+
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.cli import swept
-from csb.cli.commands import COMMANDS, Command
+from csb.cli.commands import COMMANDS, Command, schema_of
 from csb.cli.conf import CONF
 from csb.cli.ends import explain, fail, flush_output, terminable
 from csb.cli.heap import keep_freed_memory
@@ -32,11 +32,12 @@ from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prep
 from csb.cli.processes import has_parent
 from csb.cli.sweep import report
 from csb.cli.train import validate
+from csb.cli.typed import as_typed
 from csb.errors import CSBError, Terminated
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
 from csb.runs.recipe import flatten
-from csb.schema import Given
-from csb.training.ranks import LOST, lost, speaks
+from csb.schema import Given, defaults, nearest
+from csb.training.ranks import PEER_FAILED, peer_failed, reports_first
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 FLAGS = ("-m", "--multirun", *INFORMATION)
@@ -55,6 +56,15 @@ def _offer_presets() -> None:
 _offer_presets()
 
 
+def offer_keys(command: Command) -> None:
+    """Makes the keys at the top level of a command's config, with their defaults, known to Hydra."""
+    if (kind := schema_of(command)) is not None:
+        found = defaults(kind)
+        found |= {field.alias or key: "???" for key, field in kind.model_fields.items() if field.is_required()}
+        own = {key: value for key, value in found.items() if key not in PRESETS}
+        ConfigStore.instance().store(command.name, own, "keys", "_global_")
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error from Hydra or OmegaConf in one line, with its choices."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -71,10 +81,10 @@ def reported(main: Callable[..., Any]) -> Callable[..., Any]:
             result = main(*config)
             flush_output()
         except Exception as error:
-            if lost(error):
-                return fail(None if has_parent() else LOST)
+            if peer_failed(error):
+                return fail(None if has_parent() else PEER_FAILED)
             if (line := explain(error)) is None:
-                speaks()  # by a traceback; the other processes keep quiet
+                reports_first()  # by a traceback; the other processes keep quiet
                 raise
             return fail(line)
         return result
@@ -89,11 +99,6 @@ def _split(arguments: list[str]) -> tuple[list[str], bool]:
         if flag not in FLAGS:
             raise CSBError(f"the flag {flag} is not supported; choose among {', '.join(FLAGS)}, or give key=value")
     return [a for a in arguments if not a.startswith("-")], any(f in ("-m", "--multirun") for f in flags)
-
-
-def quoted(text: str) -> str:
-    """A value for Hydra's command line: in quotes; backslashes count double before a quote and nowhere else."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 def jobs(overrides: list[str]) -> Iterator[list[str]]:
@@ -126,10 +131,27 @@ def _composing() -> Iterator[None]:
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
     """The config, with Hydra's part."""
+    offer_keys(COMMANDS[name])
     try:
         return compose(name, overrides, return_hydra_config=True)
+    except HydraException as error:
+        if (found := re.search(r"Could not override '([^']+)'", str(error))) is None:
+            raise
+        rest = [one for one in overrides if one.lstrip("+~").partition("=")[0] != found[1]]
+        raise CSBError(_unknown(found[1], compose(name, rest))) from error
     except ValueError as error:  # e.g. for problem=null
         raise CSBError(f"{one_line(error)}; see {' '.join(overrides)}") from error
+
+
+def _unknown(key: str, config: DictConfig) -> str:
+    """What is said of a key that a config does not have: the keys beside it, and the one that is meant, perhaps."""
+    group, _, last = key.rpartition(".")
+    while group and not isinstance(OmegaConf.select(config, group), DictConfig):
+        group, _, last = group.rpartition(".")
+    beside = OmegaConf.select(config, group) if group else config
+    names = [str(name) for name in beside]
+    where = f"{group} has" if group else "there is"
+    return f"{where} no setting {last!r}; choose among {', '.join(names)}{nearest(last, names)}"
 
 
 def _check_sweep(name: str, overrides: list[str], validate: Callable[[Given], Any]) -> tuple[Launch, list]:
@@ -162,7 +184,7 @@ def _given(config: DictConfig) -> Given:
 def composed(name: str, arguments: Sequence[str]) -> Given:
     """What the one job of these arguments of a command is given. CSBError where they do not compose."""
     with _composing():
-        config = _compose(name, _split(list(arguments))[0])
+        config = _compose(name, _split(as_typed(list(arguments), COMMANDS[name]))[0])
         require_single(config)
         return _given(config)
 
@@ -217,10 +239,12 @@ def run(name: str, arguments: list[str]) -> None:
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     informs = any(a in INFORMATION for a in arguments)
+    arguments = as_typed(arguments, command)
     with _command_line([f"csb {name}", *arguments]):
         if not informs and not _split(arguments)[1]:
             reported(_single(name, arguments, importlib.import_module(command.module).prepare))()
             return
+        offer_keys(command)
         launch = None if informs else check_sweep(name, arguments, validate)
         main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(swept.main))
         main() if launch is None else _sweep(main, launch)

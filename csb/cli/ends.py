@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from csb.errors import ENDING, CSBError, Terminated, ended_by
-from csb.training.ranks import speaks
+from csb.training.ranks import reports_first
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -52,7 +52,7 @@ def fail(message: str | None, code: int = 2) -> NoReturn:
 
     None, and what another process of the same training has said already, is not printed.
     """
-    if message is not None and speaks():
+    if message is not None and reports_first():
         message = "".join(c if c.isprintable() else "�" for c in message)
         with contextlib.suppress(OSError, ValueError):  # of a closed stderr
             print(f"error: {message}", file=sys.stderr, flush=True)

@@ -18,12 +18,14 @@ from csb.schema import Given, Place, Schema, Whole
 
 
 class EvaluateSettings(Schema):
-    """See conf/evaluate.yaml."""
+    """What is scored, and what it is compared with."""
 
     run: Place = Field(description="the folder of a finished run")
-    others: list[Place] = Field(description="folders of more runs on the same problem, to compare with")
-    tables: bool = Field(description="compute the scores of the run again")
-    seed: Whole = Field(description="of all samples")
+    others: list[Place] = []
+    """Folders of more runs on the same problem, e.g. at another T, to compare with."""
+    tables: bool = True
+    """Score every iteration of the bridge; false: only the comparison with other samplers."""
+    seed: Whole = Field(default=0, description="of all samples")
     sampler: SamplerSettings = Field(description="how samples are drawn")
     metrics: MetricsSettings = Field(description="how much is drawn")
     baselines: BaselineSettings = Field(description="what is compared with")
@@ -33,7 +35,7 @@ def prepare(given: Given) -> Callable[[], None]:
     """The evaluation of one run. CSBError where a value is wrong or a run is not there."""
     read = EvaluateSettings.read(given)
     for folder in (read.run, *read.others):
-        load_run(folder).bridge.timesteps(1, read.sampler.batch_size, read.sampler.refine, read.sampler.sample_steps)
+        load_run(folder).bridge.timesteps(read.sampler.refine, read.sampler.sample_steps)
     return partial(_evaluate, read, given)
 
 

@@ -11,12 +11,12 @@ from csb.schema import Given, Place, Schema
 
 
 class ExportSettings(Schema):
-    """See conf/export.yaml."""
+    """What is exported, and where to."""
 
-    run: Place = Field(description="the folder of a finished run, a file bridge.pt, or an exported folder")
+    run: Place = Field(description="the folder of a finished run, one of its files, or an exported folder")
     out: Place = Field(description="the folder to write")
-    overwrite: bool = Field(description="replace an earlier export there")
-    licence: Any = Field(description="of the weights, e.g. mit or cc-by-4.0; stated in the card")
+    overwrite: bool = Field(default=False, description="replace an earlier export there")
+    licence: Any = Field(default=None, description="of the weights, e.g. mit or cc-by-4.0; stated in the card")
 
 
 def prepare(given: Given) -> Callable[[], None]:

@@ -1,85 +1,93 @@
-"""The texts of --help. Keys, defaults and what they mean are read from conf/, so that help and configuration agree."""
+"""The texts of --help. Keys, ranges, defaults and meanings come from the schemas, choices also from conf/."""
 
 import re
 import shutil
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from csb.cli.commands import COMMANDS, Command
+from csb.cli.commands import COMMANDS, Command, schema_of
 from csb.cli.conf import CONF
 
-_KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*?))??(?: +# (?P<note>.*))?")
 _GROUP = re.compile(r"  - (?P<key>\w+): (?P<value>\w+)(?: +# (?P<note>.*))?")
-_OWN = ("defaults", "hydra")
+_KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*?))??(?: +# (?P<note>.*))?")
 
 
 class Entry(NamedTuple):
-    """A key of a configuration file: its dotted name, its default as written, and its comment."""
+    """A key: its dotted name, and what is said of it."""
 
     key: str
-    default: str
+    text: str
+
+
+class Group(NamedTuple):
+    """A group of the configuration: its name, the chosen file or preset, and what it is about."""
+
+    key: str
+    chosen: str
     note: str
 
 
-def keys(path: Path, prefix: str = "") -> list[Entry]:
-    """The keys of a file of conf/, those of its groups as dotted names; not what is Hydra's own."""
-    found, above = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        match = _KEY.fullmatch(line)
-        if match is None:
-            continue
-        above = [*above[: len(match["indent"]) // 2], match["key"]]
-        if match["value"] is not None and above[0] not in _OWN:
-            found.append(Entry(prefix + ".".join(above), match["value"], match["note"] or ""))
-    return found
-
-
-def groups(name: str) -> list[Entry]:
-    """The groups in the defaults of conf/NAME.yaml, with the chosen file and the comment."""
+def groups(name: str) -> list[Group]:
+    """The groups in the defaults of conf/NAME.yaml."""
     lines = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return [Entry(m["key"], m["value"], m["note"] or "") for line in lines if (m := _GROUP.fullmatch(line))]
+    found = [Group(m["key"], m["value"], m["note"] or "") for line in lines if (m := _GROUP.fullmatch(line))]
+    return [one for one in found if one.key != "keys"]
 
 
 def choices(group: str) -> list[str]:
-    """The files of a group of conf/, or its presets."""
-    found = [path.stem for path in (CONF / group).glob("*.yaml")]
-    if not found:
-        from csb.runs.presets import PRESETS  # here, so that the overview does not wait for torch
+    """The files or presets of a group."""
+    from csb.runs.presets import PRESETS
 
-        found = list(PRESETS[group])
-    return sorted(found)
+    return sorted(PRESETS.get(group, [path.stem for path in (CONF / group).glob("*.yaml")]))
 
 
-def _of_group(group: str, choice: str) -> list[Entry]:
-    path = CONF / group / f"{choice}.yaml"
-    if not path.exists():
-        return _of_preset(group, choice)
-    at_top = path.read_text(encoding="utf-8").startswith("# @package _global_")
-    return [one for one in keys(path, "" if at_top else f"{group}.") if one.key != f"{group}.name"]
+def shown(value: Any) -> str:
+    """A value as one types it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shown(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return str(value)
 
 
-def _of_preset(group: str, choice: str) -> list[Entry]:
-    from csb.runs.presets import SCHEMAS, preset
+def of_schema(kind: Any, prefix: str = "", values: dict[str, Any] | None = None) -> list[Entry]:
+    """The keys of a schema, with ``values`` in place of its defaults."""
+    from csb.schema import describe, json_of
 
-    fields, found = SCHEMAS[group].model_fields, []
-    for key, value in preset(group, choice).items():
-        note = " ".join((fields[key].description or "").split())
-        found.append(Entry(f"{group}.{key}", "null" if value is None else str(value), note))
+    node, found = json_of(kind), []
+    for key, part in node["properties"].items():
+        if key in kind.alone:
+            continue
+        part = {**part, **node.get("$defs", {}).get(part.get("$ref", "").rpartition("/")[2], {})}
+        if values is not None and key in values:
+            part = {**part, "default": values[key]}
+        said = f"default {shown(part['default'])}" if "default" in part else "required"
+        meaning = " ".join(part.get("description", "").split())
+        found.append(Entry(f"{prefix}{key}", f"{meaning} ({describe(part)}; {said})".strip()))
     return found
 
 
-def _default(value: str) -> str:
-    return {"???": "required", "null": "none by default"}.get(value, f"default {value}")
+def _of_file(path: Path) -> list[Entry]:
+    """The keys of a file of conf/ that has no schema, with its comments."""
+    found, above = [], []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if (match := _KEY.fullmatch(line)) is None:
+            continue
+        above = [*above[: len(match["indent"]) // 2], match["key"]]
+        if match["value"] is not None and above != ["name"]:
+            found.append(Entry(".".join(above), f"{match['note'] or ''} (default {match['value']})".strip()))
+    return found
 
 
 def _listed(entries: list[Entry], width: int) -> str:
-    """Two columns: the key, and what it means with its default."""
+    """Two columns: the key, and what is said of it."""
     left = min(32, max(len(one.key) for one in entries)) + 4
     lines = []
     for one in entries:
-        note = f"{one.note} ({_default(one.default)})" if one.note else _default(one.default)
-        body = textwrap.wrap(note, max(width - left, 30))
+        body = textwrap.wrap(one.text, max(width - left, 30))
         head = f"  {one.key}".ljust(left)
         if len(head) > left:
             lines.append(head)
@@ -104,27 +112,31 @@ def overview() -> str:
 
 
 def command_help(command: Command) -> str:
-    """A command's usage, examples and keys."""
+    """A command's usage, examples and keys, each with its meaning, what it allows and its default."""
     name, width = command.name, _width()
     text = f"usage: csb {name} key=value …\n\n{command.summary}\n\nexamples:\n"
     for arguments, meaning in command.examples:
         text += f"  csb {name} {arguments}\n      {meaning}\n"
-    if own := keys(CONF / f"{name}.yaml"):
-        text += "\nkeys:\n" + _listed(own, width)
-    shown = [one for one in groups(name) if one.key not in command.groups]
-    for group in groups(name):
-        if group.key in command.groups:
-            text += _group_help(group, width)
-    if shown:
-        rows = [Entry(one.key, one.default, f"{one.note}: {', '.join(choices(one.key))}") for one in shown]
-        text += "\ngroups of keys, each with its files:\n" + _listed(rows, width)
+    own, of = schema_of(command), groups(name)
+    if own is not None:
+        among = {group.key for group in of}
+        text += "\nkeys:\n" + _listed([one for one in of_schema(own) if one.key not in among], width)
+    text += "".join(_group_help(group, width) for group in of)
     text += f"\ncsb {name} --cfg job prints every key with its value, after those given.\n"
     return text + ("-m runs a job for each combination of values, key=a,b.\n" if command.no_sweep is None else "")
 
 
-def _group_help(group: Entry, width: int) -> str:
-    """The keys of the files of a group, the default first."""
-    found = sorted(choices(group.key), key=lambda choice: choice != group.default)
-    if len(found) == 1:
-        return f"\n{group.note or group.key}:\n" + _listed(_of_group(group.key, found[0]), width)
-    return "".join(f"\n{group.key}={one}:\n" + _listed(_of_group(group.key, one), width) for one in found)
+def _group_help(group: Group, width: int) -> str:
+    """What a group is about, its choices, and its keys with the values of the choice by default."""
+    from csb.runs.presets import PRESETS, SCHEMAS, preset
+
+    names = ", ".join(choices(group.key))
+    text = f"\n{group.key}={group.chosen}: {group.note or group.key}; choose among {names}\n"
+    if group.key in SCHEMAS:
+        return text + _listed(of_schema(SCHEMAS[group.key], f"{group.key}.", preset(group.key, group.chosen)), width)
+    if group.key in PRESETS:
+        values = preset(group.key, group.chosen).items()
+        return text + _listed([Entry(f"{group.key}.{key}", f"default {shown(value)}") for key, value in values], width)
+    if group.key == "suite":
+        return text + _listed(_of_file(CONF / group.key / f"{group.chosen}.yaml"), width)
+    return text

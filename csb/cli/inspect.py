@@ -12,10 +12,10 @@ from csb.schema import Given, Place, Schema
 
 
 class InspectSettings(Schema):
-    """See conf/inspect.yaml."""
+    """What is looked at."""
 
-    run: Place = Field(description="the folder of a finished run, a file bridge.pt, or an exported folder")
-    as_json: bool = Field(alias="json", description="print JSON, for programs")
+    run: Place = Field(description="the folder of a finished run, one of its files, or an exported folder")
+    as_json: bool = Field(default=False, alias="json", description="print JSON, for programs")
 
 
 def prepare(given: Given) -> Callable[[], None]:

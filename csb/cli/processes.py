@@ -16,7 +16,7 @@ from typing import Any
 
 from csb.cli.launch import THREADS, cores
 from csb.errors import ENDING, CSBError
-from csb.training.ranks import Ranks, environment, join
+from csb.training.ranks import Ranks, environment, init
 from csb.training.settings import DeviceSettings
 
 _PARENT = "CSB_PARENT"  # the process that started this one
@@ -40,8 +40,8 @@ def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
         return Ranks.of(device)
     if environment() is not None:
         _end_with_parent()
-        ranks = join(device)
-        if not ranks.main:
+        ranks = init(device)
+        if not ranks.is_rank_zero:
             logging.getLogger().setLevel(logging.WARNING)
         return ranks
     if device.num_nodes > 1:

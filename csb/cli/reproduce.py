@@ -16,19 +16,21 @@ from csb.schema import Given, OneOf, Place, Schema
 
 
 class ReproduceSettings(Schema):
-    """See conf/reproduce.yaml."""
+    """What is trained again, and how near it must come."""
 
     run: Place = Field(description="the folder of a finished training")
-    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained again")
-    out: Place | None = Field(description="a new folder for it; null: beside run, with _reproduced at its end")
-    tolerance: Annotated[float, Field(ge=0)]
+    stage: Annotated[str, OneOf(STAGES)] = Field(default="bridge", description="what is trained again")
+    out: Place | None = Field(
+        default=None, description="a new folder for it; null: beside run, with _reproduced at its end"
+    )
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
     """0: every weight and figure the same; more, for another machine: the largest relative difference of a figure."""
-    data: Place | None
+    data: Place | None = None
     """Another place of the data: the folder of MNIST or of two .npy files, or the file of pairs; null: that of the
     first training."""
-    resume: bool = Field(description="go on with a reproduction that was interrupted")
-    overwrite: bool = Field(description="replace one that is there")
-    progress: bool = Field(description="show the progress bar")
+    resume: bool = Field(default=False, description="go on with a reproduction that was interrupted")
+    overwrite: bool = Field(default=False, description="replace one that is there")
+    progress: bool = Field(default=True, description="show the progress bar")
 
 
 def _read(given: Given) -> Reproduction:
@@ -52,14 +54,14 @@ def _run(again: Reproduction) -> None:
     if ranks is None:
         return
     reported = again.differences()
-    if ranks.main and reported:
+    if ranks.is_rank_zero and reported:
         print_table(reported, title="what is not as it was")
-    elif ranks.main:
+    elif ranks.is_rank_zero:
         print("versions, commit and device are as they were")
-    if ranks.main:
+    if ranks.is_rank_zero:
         print("the data are the same")
     again.train()
-    if not ranks.main:
+    if not ranks.is_rank_zero:
         return
     found = again.compare()
     for title, rows in found.items():

@@ -23,15 +23,16 @@ from csb.schema import Count, Given, Place, Schema, Whole
 
 
 class SampleSettings(Schema):
-    """See conf/sample.yaml."""
+    """What is drawn, and from what."""
 
-    run: Place = Field(description="the folder of a finished run, or one of its files")
-    y: Place | None = Field(description="a file of observations; null: of the problem's test split")
-    observations: Count = Field(description="how many of the test split, where y is null")
-    n: Count = Field(description="samples of each observation")
-    seed: Whole = Field(description="of all samples")
-    calls: Count | None = Field(description="network calls of the distilled student; null: the bridge itself")
-    out: Place = Field(description="the file of the samples")
+    run: Place = Field(description="the folder of a finished run, one of its files, or an exported folder")
+    y: Place | None = None
+    """One observation or several: a .npy file, or an .npz file with an array y or only one; null: test observations."""
+    observations: Count = Field(default=4, description="how many of the problem's test observations, where y is null")
+    n: Count = Field(default=64, description="samples of each observation")
+    seed: Whole = Field(default=0, description="of the noise")
+    calls: Count | None = Field(default=None, description="network calls of the distilled sampler; null: the bridge")
+    out: Place = Field(default="samples.npz", description="the file to write: x (B, n, …) and y (B, …)")
     sampler: SamplerSettings = Field(description="how samples are drawn")
 
 

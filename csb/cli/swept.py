@@ -13,7 +13,7 @@ from csb.cli.sweep import MARKER, read_json, write_marker
 from csb.evaluation.tables import write_json
 from csb.runs.config import read
 from csb.runs.train import finished, train
-from csb.training.ranks import LOST, Ranks, join, lost, speaks
+from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +28,19 @@ def main(config: DictConfig) -> dict[str, Any] | None:
     left_out = list(hydra.job.config.override_dirname.exclude_keys)
     try:
         device = read(given).device
-        ranks = join(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
-        if ranks.share(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
+        ranks = init(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
+        if ranks.broadcast(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
             given |= {"resume": True, "overwrite": False}
-        if ranks.main:
+        if ranks.is_rank_zero:
             overrides = [str(text) for text in hydra.overrides.task]
             write_marker(folder, overrides, given["L"], given["T"], given["seed"], str(hydra.job.id), left_out)
         return train(read(given))
     except Exception as error:
-        message = LOST if lost(error) else explain(error)
+        message = PEER_FAILED if peer_failed(error) else explain(error)
         if message is None:  # not known to this program: its traceback is printed
             logger.exception("%s", folder)
             message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    if not speaks():
+    if not reports_first():
         return None
     logger.error("%s: %s", folder, message)
     if finished(folder) is None:

@@ -51,7 +51,7 @@ def _train(run: RunConfig) -> dict[str, Any] | None:
     if run.stage != "bridge":
         return stage_job(run)
     result = train(run)
-    if not ranks.main:
+    if not ranks.is_rank_zero:
         return None
     if run.evaluate:
         command = shlex.join(["csb", "evaluate", f"run={run.folder}"])

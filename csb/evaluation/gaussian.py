@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, Direction, Kernel
-from csb.problems.exact.gaussian_imf import exact_imf
-from csb.problems.exact.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian import AffineKernel, HalfStep, exact_ipf, reference_kernels
 from csb.problems.tasks.linear_gaussian import LinearGaussian
 from csb.process import Grid, Stream, psd_cholesky, seeded
 
@@ -25,10 +24,8 @@ def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: 
 
 
 def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str) -> list[HalfStep]:
-    """The exact half-steps of IPF by its objective's name, or of "bridge_matching"."""
+    """The exact half-steps of IPF by its objective's name."""
     zero = torch.zeros(problem.dx, dtype=torch.float64)
-    if recursion == "bridge_matching":
-        return exact_imf(grid, problem.G, zero, problem.C, iterations)
     return exact_ipf(grid, problem.G, zero, problem.C, iterations, recursion)
 
 
@@ -45,7 +42,7 @@ def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor],
         move += float(((right - x) ** 2).mean())
         spread.append(float((ours.covariance().double().mean(0).cpu() - law.S).norm() / law.S.norm()))
     errors = {"mean_map": (wrong / size) ** 0.5, "displacement": (wrong / move) ** 0.5}
-    return errors | ({"covariance": sum(spread) / len(spread)} if kernel.learns_variance else {})
+    return errors | ({"covariance": sum(spread) / len(spread)} if kernel.covariance != "fixed" else {})
 
 
 def half_step_table(

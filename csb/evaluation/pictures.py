@@ -35,7 +35,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _write(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def write_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=DPI, facecolor="white"))
     return Path(path)
 
@@ -79,7 +79,7 @@ def posterior_grid(
     columns = [("truth", x, grey), ("observation", y, grey)]
     columns += [(f"sample {i + 1}", draws[:, i], grey) for i in range(shown)]
     columns += [("mean", mean, grey), ("std", std, heat), ("|mean − truth|", error, heat)]
-    return _write(_draw_grid(columns, title, groups=(2, 2 + shown)), path)
+    return write_figure(_draw_grid(columns, title, groups=(2, 2 + shown)), path)
 
 
 def _check_grid(truth: Tensor, observation: Tensor, samples: Tensor) -> None:
@@ -182,7 +182,7 @@ def posterior_scatter(
         corner = (i % across * panel, (math.ceil(B / across) - 1 - i // across) * tall)
         _draw_panel(figure, corner, panel, x[i], None if e is None else e[i], t[i], labels[i])
     _legend(figure)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def _legend(figure: Figure) -> None:
@@ -212,10 +212,10 @@ def _draw_panel(
     axes = place(left, low, side, side)
     margins = place(left, low + side + pad, side, edge), place(left + side + pad, low, edge, side)
     if e is not None:
-        axes.scatter(*e.T, s=4 * _dot(len(e)), c=GREY, linewidths=0, label="exact")
-    axes.scatter(*x.T, s=_dot(len(x)), c=BLUE, alpha=0.6, linewidths=0, label="samples")
+        axes.scatter(*e.T, s=4 * dot_area(len(e)), c=GREY, linewidths=0, label="exact")
+    axes.scatter(*x.T, s=dot_area(len(x)), c=BLUE, alpha=0.6, linewidths=0, label="samples")
     axes.scatter(*t, s=50, c=RED, marker="x", linewidths=1.6, label="truth", zorder=3)
-    limits = _limits(x if e is None else e, t)
+    limits = limits_of(x if e is None else e, t)
     axes.set(xlim=limits[0], ylim=limits[1])
     axes.tick_params(labelsize=6, length=2, width=0.5, pad=1.5, color=INK, labelcolor=INK)
     axes.locator_params(nbins=4)
@@ -233,14 +233,14 @@ def _draw_panel(
     margins[0].set_title(y, fontsize=7, color=INK, pad=2)
 
 
-def _dot(n: int) -> float:
+def dot_area(n: int) -> float:
     """Marker area: smaller for more points."""
     return float(np.clip(2000 / n, 0.8, 6))
 
 
-def _limits(points: np.ndarray, t: np.ndarray) -> list[tuple[float, float]]:
+def limits_of(points: np.ndarray, t: np.ndarray) -> list[tuple[float, float]]:
     low, high = np.minimum(np.percentile(points, 0.1, 0), t), np.maximum(np.percentile(points, 99.9, 0), t)
-    pad = np.maximum(0.08 * (high - low), 1e-6)
+    pad = np.where(high > low, 0.08 * (high - low), 1e-6 * np.maximum(np.abs(high), 1))
     return [(float(a), float(b)) for a, b in zip(low - pad, high + pad)]
 
 
@@ -265,6 +265,16 @@ def loss_curve(
         raise CSBError("steps or losses hold NaN or infinite values; expected finite ones: did training diverge?")
     figure = _figure(WIDTH, 3.4, "training loss")
     axes = figure.add_axes((0.09, 0.14, 0.89, 0.75))
+    draw_losses(axes, s, v, boundaries)
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    axes.tick_params(labelsize=7, color=INK, labelcolor=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7, loc="upper right")
+    return write_figure(figure, path)
+
+
+def draw_losses(axes: Axes, s: np.ndarray, v: np.ndarray, boundaries: Sequence[float]) -> None:
+    """Draw losses v over steps s, as :func:`loss_curve` has them."""
     for boundary in boundaries:
         axes.axvline(boundary, color=INK, linewidth=0.7, linestyle=(0, (4, 3)), alpha=0.6)
     axes.plot(s, v, color=BLUE, linewidth=0.7, alpha=0.35, label="loss")
@@ -275,11 +285,6 @@ def loss_curve(
     else:
         room = 0.12 * max(high - low, 1e-6)
         axes.set_ylim(min(v.min(), low) if v.min() > low - 3 * room else low - room, high + room)
-    axes.set_xlabel("step", fontsize=8, color=INK)
-    axes.tick_params(labelsize=7, color=INK, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, loc="upper right")
-    return _write(figure, path)
 
 
 def _running_median(s: np.ndarray, v: np.ndarray, boundaries: Sequence[float]) -> np.ndarray:

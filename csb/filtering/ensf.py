@@ -38,7 +38,7 @@ from csb.errors import CSBError, require_int
 from csb.filtering.base import Analysis, Filter, require_between
 from csb.filtering.model import StateSpace
 from csb.filtering.whitening import spread
-from csb.process import Grid, clock, euler_maruyama, noise_like
+from csb.process import Grid, euler_maruyama, noise_like
 
 
 def denoise(u: Tensor, members: Tensor, alpha_bar: float) -> Tensor:
@@ -95,7 +95,7 @@ class EnSF(Filter):
         members = (x - mean) / torch.where(std > 0, std, torch.inf)
         if self.batch is not None and 1 < self.batch < len(x):
             members = members[torch.randperm(len(x), generator=generator)[: self.batch]]
-        s, u = clock(self.grid), noise_like(x, generator)
+        s, u = self.grid.clock, noise_like(x, generator)
         for k in range(self.steps, 0, -1):
             law, c, delta = euler_maruyama(self.grid, k), self.scale[k - 1], s[k] - s[k - 1]
             guess = members if self.batch == 1 else denoise(u, members, float(self.grid.alpha_bar[k]))

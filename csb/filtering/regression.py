@@ -6,7 +6,7 @@ the Gaussian that is nearest in Kullback–Leibler divergence has, with g(x, v) 
 
     mean near·x + far·g(x, v),    covariance var·I + far²·Σ,
 
-which is the likelihood fit of :mod:`csb.bridge.objectives.bridge_matching` with the pinned variance integrated out,
+which is the likelihood fit of :mod:`csb.bridge.objectives` with the pinned variance integrated out,
 for a Σ that does not depend on (x, v). Here g is linear in features of (x, v), all of them standardised: 1, the
 coordinates, and √2 cos(Wᵀ·+ b), W ~ N(0, I/ℓ²), random features of a Gaussian kernel of width ℓ (Rahimi & Recht
 2007). The features are bounded, so that extrapolation is affine.

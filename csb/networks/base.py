@@ -16,10 +16,10 @@ Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
 class Network(Float32Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
 
-    The observation is encoded once and the context is reused at every step and for every sample of that observation.
+    The observation is encoded once and its context reused at every step and for every sample of it.
 
-    Options are keyword-only arguments of the constructor. Their annotations say what is allowed, which
-    :func:`csb.networks.build_network` checks.
+    A network's options are keyword-only arguments of its constructor, after these three. Their annotations say what is
+    allowed, which :func:`csb.networks.build_network` checks.
 
     Args:
         z_shape: shape of one state.

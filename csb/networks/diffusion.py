@@ -57,13 +57,10 @@ class Denoiser(Float32Module, ABC):
         shift: (*x_shape), of the map z = (x − shift)/scale.
         scale: > 0.
         alpha_bar_end: the least ᾱ that it was trained at; 0 for one that knows them all.
-
-    Attributes:
-        about: of one that was loaded, the plain data that its file holds beside it.
     """
 
     shift: Tensor
-    about: dict[str, Any]
+    about: dict[str, Any]  # of one that was loaded, the plain data that its file holds beside it
 
     def __init__(self, shift: Tensor, scale: float, alpha_bar_end: float = 0.0) -> None:
         super().__init__()
@@ -99,8 +96,6 @@ class MixtureDenoiser(Denoiser):
         self.mixture = mixture
 
     def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
-        if alpha_bar.ndim:
-            raise CSBError(f"alpha_bar has shape {tuple(alpha_bar.shape)}; the exact denoiser takes one noise level")
         return self.mixture.denoise(z, float(alpha_bar))
 
 
@@ -141,20 +136,20 @@ def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
 
 
 class ConditionalModel(Float32Module, ABC):
-    """A function of (state z, noise level, context of the observation) that amortized samplers integrate.
+    """A function of (state z, noise level, context of the observation) that amortized samplers call.
 
     Args:
         transform: the map between data (x, y) and (z, c).
-        precision: "32-true" or "bf16-mixed", of the network calls while sampling.
+        precision: of the network calls while sampling.
 
     Attributes:
         kind: "score": forward(z, ᾱ_k, context) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1); or "flow": forward(z, t, context)
-            = E[z_0 − ε | z_t = z, y], t in [0, 1].
-        about: of one that was loaded, the plain data that its file holds beside it.
+            = E[z_0 − ε | z_t = z, y], t in [0, 1]; of the shape of z (B, *z_shape), at a level of shape () or (B,).
+            "student": see :mod:`csb.bridge.student`.
     """
 
     kind: ClassVar[str]
-    about: dict[str, Any]
+    about: dict[str, Any]  # see :class:`Denoiser`
 
     def __init__(self, transform: Transform, precision: str = "32-true") -> None:
         super().__init__()
@@ -162,17 +157,12 @@ class ConditionalModel(Float32Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Of the first weight or buffer; the CPU where there is none."""
         first = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if first is None else first.device
 
     @abstractmethod
     def encode(self, c: Tensor) -> Tensor:
         """The context (B, …) of encoded observations c (B, *c_shape)."""
-
-    @abstractmethod
-    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        """What the samplers need at z (B, *z_shape), of its shape; the level has shape () or (B,)."""
 
 
 class ConditionalSpec(Schema):
@@ -205,17 +195,13 @@ class NetworkModel(ConditionalModel):
     def encode(self, c: Tensor) -> Tensor:
         return self.network.encode(c)
 
-    @abstractmethod
     def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The network's output, (B, *z_shape), which the training fits."""
+        return _velocity(self.network, z, level, context)
 
 
 class ScoreNetwork(NetworkModel):
-    """A trained conditional denoiser.
-
-    Attributes:
-        schedule: on which it was trained; a grid for sampling should share its horizon.
-    """
+    """A trained conditional denoiser; a grid for sampling should share the horizon of its ``schedule``."""
 
     kind = "score"
 
@@ -224,7 +210,7 @@ class ScoreNetwork(NetworkModel):
         self.schedule: Schedule = build("schedule", SCHEDULES, spec.schedule or {})
 
     def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return _velocity(self.network, z, _angle(level), context)
+        return super().velocity(z, _angle(level), context)
 
     def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         return _denoised(z, level, self.velocity(z, level, context))
@@ -234,11 +220,7 @@ class FlowNetwork(NetworkModel):
     """A trained velocity."""
 
     kind = "flow"
-
-    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
-        return _velocity(self.network, z, level, context)
-
-    forward = velocity
+    forward = NetworkModel.velocity
 
 
 CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": ScoreNetwork, "flow": FlowNetwork}

@@ -1,14 +1,14 @@
 """Networks for vectors."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
-from csb.process.grid import MOST_STEPS
+from csb.process.grid import Steps
 
 
 class ResidualBlock(nn.Module):
@@ -40,17 +40,9 @@ class MLP(Network):
     autocast: near the data a step is finer than bfloat16 resolves a state.
     """
 
-    def __init__(
-        self,
-        z_shape: tuple[int, ...],
-        c_shape: tuple[int, ...],
-        heads: int,
-        *,
-        width: Width = 256,
-        depth: Annotated[int, Field(ge=1, le=1000)] = 4,
-    ) -> None:
-        super().__init__(z_shape, c_shape, heads)
-        z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
+    def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4) -> None:
+        super().__init__(*shapes)
+        z_dim, c_dim, heads = math.prod(self.z_shape), math.prod(self.c_shape), self.heads
         self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
         self.entry = nn.Linear(z_dim, width)
         self.time = TimeEmbedding(width)
@@ -81,20 +73,13 @@ class Affine(Network):
     :func:`csb.networks.base.exit_init`). The context is the flattened observation itself.
     """
 
-    def __init__(
-        self,
-        z_shape: tuple[int, ...],
-        c_shape: tuple[int, ...],
-        heads: int,
-        *,
-        steps: Annotated[int, Field(ge=1, le=MOST_STEPS)],
-    ) -> None:
-        super().__init__(z_shape, c_shape, heads)
-        z_dim, c_dim = math.prod(z_shape), math.prod(c_shape)
+    def __init__(self, *shapes: Any, steps: Steps) -> None:
+        super().__init__(*shapes)
+        z_dim, c_dim = math.prod(self.z_shape), math.prod(self.c_shape)
         self.steps = steps
         self.weight = nn.Parameter(torch.zeros(steps + 1, z_dim, z_dim + c_dim, dtype=torch.float32))
         self.bias = nn.Parameter(torch.zeros(steps + 1, z_dim, dtype=torch.float32))
-        spread = torch.zeros(steps + 1, heads - 1, z_dim, dtype=torch.float32)
+        spread = torch.zeros(steps + 1, self.heads - 1, z_dim, dtype=torch.float32)
         nn.init.normal_(spread[:, 1:], std=0.01)
         self.spread = nn.Parameter(spread)
 

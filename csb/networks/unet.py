@@ -1,6 +1,6 @@
 """A UNet on patches for images, with an encoder of the observation beside it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -94,7 +94,7 @@ class UNet(Network):
     vector observation has a map that is the same everywhere.
 
     Args:
-        channels: width of the finest level, a multiple of 8.
+        channels: width of the finest level.
         multipliers: width of each level over ``channels``; each level halves the previous one's map (rounded up).
         blocks: residual blocks a level on the way down (one more on the way up).
         patch: side of a patch in pixels; must divide the canvas.
@@ -104,10 +104,7 @@ class UNet(Network):
 
     def __init__(
         self,
-        z_shape: tuple[int, ...],
-        c_shape: tuple[int, ...],
-        heads: int,
-        *,
+        *shapes: Any,
         channels: Annotated[int, Field(ge=8, le=MOST_WIDTH, multiple_of=8)] = 48,
         multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=8)] = (1, 2),
         blocks: Annotated[int, Field(ge=1, le=64)] = 1,
@@ -115,7 +112,8 @@ class UNet(Network):
         margin: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0,
         attention: bool = True,
     ) -> None:
-        super().__init__(z_shape, c_shape, heads)
+        super().__init__(*shapes)
+        z_channels, c_shape = self.z_shape[0], self.c_shape
         self.patch, self.channels = patch, channels
         self.canvas = self._canvas(patch)
         self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
@@ -126,11 +124,11 @@ class UNet(Network):
         else:
             self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
         self.time = TimeEmbedding(embedding)
-        self.entry = nn.Conv2d(z_shape[0] * patch**2, channels, 3, padding=1)
+        self.entry = nn.Conv2d(z_channels * patch**2, channels, 3, padding=1)
         width = self._levels(channels, [channels * m for m in multipliers], blocks, embedding)
         self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
         self.exit_norm = group_norm(width)
-        self.exit = exit_init(nn.Conv2d(width, heads * z_shape[0] * patch**2, 3, padding=1), heads)
+        self.exit = exit_init(nn.Conv2d(width, self.heads * z_channels * patch**2, 3, padding=1), self.heads)
 
     def _levels(self, width: int, widths: list[int], blocks: int, embedding: int) -> int:
         """The way down from maps of a width, the middle and the way up; returns the width at the end."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError, is_int, is_one_of
+from csb.errors import CSBError, is_one_of, require_int
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import Registry, arguments, build, to_spec
@@ -66,7 +66,6 @@ class Problem(Schema):
     x_shape: ClassVar[tuple[int, ...]]
     y_shape: ClassVar[tuple[int, ...]]
     is_digit: ClassVar[bool] = False
-    has_exact_posterior: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
 
@@ -78,6 +77,11 @@ class Problem(Schema):
 
     def __hash__(self) -> int:
         return id(self)
+
+    @property
+    def has_exact_posterior(self) -> bool:
+        """Whether :meth:`posterior` gives exact draws."""
+        return type(self).posterior is not Problem.posterior
 
     @property
     def is_image(self) -> bool:
@@ -110,7 +114,11 @@ class Problem(Schema):
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        return self.new_transform().fit_rows(Rows.of(train) if isinstance(train, Pairs) else train)
+        rows = Rows.of(train) if isinstance(train, Pairs) else train
+        for name, found, expected in (("x", rows.x_shape, self.x_shape), ("y", rows.y_shape, self.y_shape)):
+            if found != expected:
+                raise CSBError(f"{name} of the pairs of {self.name} has shape {found}; expected {expected}")
+        return self.new_transform().fit(rows)
 
     @property
     @abstractmethod
@@ -238,9 +246,7 @@ def check_request(split: str, n: int | None, size: Callable[[str], int] | None =
     """n, checked with the name of the split, and to be at most its size."""
     if not is_one_of(split, SPLITS):
         raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    if n is not None and (not is_int(n) or n < 1):
-        raise CSBError(f"n={n!r} is not a number of pairs; pass an integer of at least 1, or None for all of them")
-    if n is not None and size is not None and n > (most := size(split)):
+    if n is not None and require_int("n", n, 1) and size is not None and n > (most := size(split)):
         raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
     return None if n is None else int(n)
 

@@ -38,10 +38,9 @@ Bounds = tuple[float | None, ...]
 
 
 class Boxed(Standardise):
-    """x in a box.
+    """x (d,) in a box.
 
     Args:
-        x_shape, y_shape: (d,), and as in :class:`csb.problems.standardise.Standardise`.
         low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
     """
 
@@ -95,12 +94,12 @@ class Reflect(Boxed):
         super().__init__(x_shape, y_shape, low, high)
         self.register_buffer("softness", torch.zeros(self.x_shape, dtype=torch.float32))
 
-    def fit_rows(self, rows: Rows) -> Self:
-        super().fit_rows(rows)
+    def fit(self, rows: Rows) -> Self:
+        super().fit(rows)
         if len(rows) < FEWEST:
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
-        finest = finest_scale(self._encode_x(x), self._encode_y(y), seeded(Stream.REFLECTED_SCALE))
+        finest = finest_scale(self.encode_x(x), self.encode_y(y), seeded(Stream.REFLECTED_SCALE))
         low, high = self._state_bounds()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))
@@ -115,11 +114,11 @@ class Reflect(Boxed):
         )
         return low, high
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         plain = self.scale("x").plain
         if not bool(plain.all()):  # mirrored in units of the state, where x is no linear map of it
             z = torch.where(plain, z, fold(z, *self._state_bounds()))
-        return super()._decode(z, y)
+        return super().decode(z, y)
 
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         low, high = self._state_bounds()
@@ -175,12 +174,12 @@ class Probit(Boxed):
         return low, torch.where(bounded, self.upper - low, 1.0), bounded
 
     def _free(self, x: Tensor) -> Tensor:
-        if outside := int(self._outside(x).any(dim=1).sum()):
-            raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
         return torch.where(self._box()[2], self._quantile(x).to(x.dtype), x)
 
-    def _free_within(self, x: Tensor) -> Tensor:
-        return torch.where(self._box()[2], self._quantile(x), x)
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if outside := int(self._outside(x).any(dim=1).sum()):
+            raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
+        return super().encode_x(x, y)
 
     def x_scale(self) -> Tensor:
         """Between bounds half the width, in x, of what lies within one unit of the state's centre."""
@@ -217,7 +216,6 @@ class Bounded(Simulated):
 
     Args:
         transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see the module's docstring.
-        n_train, n_val, n_test, seed: as in :class:`csb.problems.base.Simulated`.
     """
 
     last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")

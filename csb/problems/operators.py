@@ -22,15 +22,6 @@ Shape = tuple[Count, ...]
 Image = tuple[Count, Count, Count]  # (C, H, W)
 
 
-def check_box(box: Box, shape: tuple[int, ...]) -> None:
-    """CSBError unless the box lies in an image of shape (C, H, W)."""
-    top, left, height, width = box
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > shape[1] or left + width > shape[2]:
-        raise CSBError(
-            f"box={box} does not lie in an image of {shape[1]}×{shape[2]} pixels; give (top, left, height, width)"
-        )
-
-
 def check_batch(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """CSBError unless value is (B, *shape)."""
     if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != shape:
@@ -131,11 +122,12 @@ class InpaintBox(Operator):
 
     @checked
     def __init__(self, x_shape: Image, box: Box) -> None:
-        check_box(box, x_shape)
+        (top, left, height, width), (_, H, W) = box, x_shape
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > H or left + width > W:
+            raise CSBError(f"box={box} does not lie in an image of {H}×{W} pixels; give (top, left, height, width)")
         super().__init__(x_shape, x_shape)
         self.box = box
         self.mask = torch.ones(x_shape, dtype=torch.float32)  # 1 = observed
-        top, left, height, width = box
         self.mask[:, top : top + height, left : left + width] = 0
 
     def _apply(self, x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ datasets of HDF5, the items of a torch Dataset.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -55,44 +54,32 @@ class Source:
         where: what messages call them.
         labels: what messages call x and y.
         headers: shapes (N, …) and types of x and y, and of the labels where there are any.
-        opened: opens those of some names for one reading: tensors, which are taken as they are, or other arrays, which
-            are read as float32, or as float64 where float32 is too coarse.
+        fetch: these rows of the arrays of some names: tensors, which are taken as they are, or other arrays, which are
+            read as float32, or as float64 where float32 is too coarse.
         in_memory: whether the pairs lie in memory, so that another copy of them fits as well.
     """
 
     where: str
     labels: dict[str, str]
     headers: dict[str, Header]
-    opened: Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
+    fetch: Callable[[Numbers, tuple[str, ...]], list[Any]]
     in_memory: bool = False
 
     @cached_property
     def wide(self) -> dict[str, bool]:
         """Whether x, and y, are read as float64: some rows from the beginning to the end tell."""
-        with self.opened(NAMES) as arrays:
-            return {name: is_wide(arrays[name]) for name in NAMES}
+        names = tuple(name for name in NAMES if not np.can_cast(self.headers[name].dtype, np.float32))
+        count = self.headers["x"].shape[0]
+        rows = torch.from_numpy(np.linspace(0, count - 1, min(_SOME, count)).astype(np.int64))
+        found = dict(zip(names, self.fetch(rows, names))) if names else {}
+        return {name: name in found and is_wide(found[name]) for name in NAMES}
 
     def take(self, rows: Numbers, names: tuple[str, ...] = NAMES) -> list[Tensor]:
         """These rows of the arrays of these names, not checked."""
-        with self.opened(names) as arrays:
-            return [
-                arrays[name][rows] if isinstance(arrays[name], Tensor) else self._floats(name, arrays[name], rows)
-                for name in names
-            ]
-
-    def _floats(self, name: str, array: Any, rows: Numbers) -> Tensor:
-        """A copy, which holds no file open."""
-        found = _picked(array, rows if isinstance(rows, slice) else rows.numpy())
-        floats = as_floats(found, self.wide[name])
-        is_view = isinstance(rows, slice) and np.may_share_memory(floats, found)
-        return torch.from_numpy(floats.copy() if is_view else floats)
-
-
-def _picked(array: Any, rows: Array | slice) -> Array:
-    if isinstance(array, np.ndarray) or isinstance(rows, slice):
-        return array[rows]
-    unique, back = np.unique(rows, return_inverse=True)  # h5py wants them in order and each once
-    return array[unique][back]
+        return [
+            found if isinstance(found, Tensor) else torch.from_numpy(as_floats(found, self.wide[name]))
+            for name, found in zip(names, self.fetch(rows, names))
+        ]
 
 
 def block_rows(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
@@ -120,7 +107,11 @@ class Rows:
         """The rows of tensors."""
         tensors = {name: value for name, value in pairs._asdict().items() if value is not None}
         headers = {name: Header(tuple(value.shape), value.dtype) for name, value in tensors.items()}
-        return cls(Source("the pairs", {name: name for name in NAMES}, headers, lambda _: nullcontext(tensors), True))
+
+        def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Tensor]:
+            return [tensors[name][rows] for name in names]
+
+        return cls(Source("the pairs", {name: name for name in NAMES}, headers, fetch, in_memory=True))
 
     def __len__(self) -> int:
         return self.source.headers["x"].shape[0] if self.order is None else len(self.order)
@@ -191,16 +182,12 @@ def as_floats(array: Array, wide: bool = False) -> Array:
     return found[:, None] if found.ndim == 1 else found
 
 
-def is_wide(array: Any) -> bool:
-    """Whether float32 is too coarse for some column of an array (N, …) of a wider type, for its distance from 0.
+def is_wide(array: Array) -> bool:
+    """Whether float32 is too coarse for some column of an array (n, …) of a wider type, for its distance from 0.
 
-    The median and the range from the quantile .05 to .95 of some rows tell, so that no row far out does.
+    The median and the range from the quantile .05 to .95 tell, so that no row far out does.
     """
-    if isinstance(array, Tensor) or np.can_cast(array.dtype, np.float32):
-        return False
-    count = array.shape[0]
-    rows = np.linspace(0, count - 1, min(_SOME, count)).astype(np.int64)
-    values = as_floats(_picked(array, rows), wide=True)
+    values = as_floats(array, wide=True)
     values = values[np.isfinite(values).all(tuple(range(1, values.ndim)))]  # the others are refused or left out
     if not len(values):
         return False

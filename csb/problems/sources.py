@@ -7,8 +7,8 @@ unpickled.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from csb.errors import CSBError, in_one_line
 from csb.memory import require_memory
 from csb.numbers import as_numbers
-from csb.problems.rows import NAMES, Array, Header, Source, as_floats, is_wide
+from csb.problems.rows import NAMES, Array, Header, Numbers, Source
 
 LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
@@ -79,19 +79,6 @@ def _require_file(path: Path, what: str) -> None:
         raise CSBError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the {what}")
 
 
-def _checked(headers: dict[str, Header], labels: dict[str, str], where: str) -> dict[str, Header]:
-    """The headers of x and y. CSBError for arrays that are no pairs, and for fewer than LEAST pairs."""
-    for name, header in headers.items():
-        if fault := _fault(header):
-            raise CSBError(f"{labels[name]} has {fault}")
-    x, y = (headers[name].shape[0] for name in NAMES)
-    if x != y or x < LEAST:
-        fault = f"{x} x and {y} y; give one y for each x, in the same order"
-        few = f"{x} pairs; at least {LEAST} are needed to learn from and to hold out"
-        raise CSBError(f"{where} holds {fault if x != y else few}")
-    return headers
-
-
 def _fault(header: Header) -> str:
     """Why an array holds neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else ""."""
     shape = header.shape
@@ -104,16 +91,56 @@ def _fault(header: Header) -> str:
     return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 
 
-def _unchanged(arrays: dict[str, Any], headers: dict[str, Header], labels: dict[str, str]) -> dict[str, Any]:
-    """The arrays. CSBError where they are no longer those of the headers; a header that is missing is set."""
-    for name, array in arrays.items():
-        new = Header(tuple(array.shape), array.dtype)
-        if new != (old := headers.setdefault(name, new)):
-            raise CSBError(
-                f"{labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; "
-                f"restore it, and do not write to it while it is used"
-            )
-    return arrays
+def _checked(source: Source) -> Source:
+    """CSBError for arrays that are no pairs, and for fewer than LEAST of them."""
+    for name, header in source.headers.items():
+        if fault := _fault(header):
+            raise CSBError(f"{source.labels[name]} has {fault}")
+    x, y = (source.headers[name].shape[0] for name in NAMES)
+    if x != y:
+        raise CSBError(f"{source.where} holds {x} x and {y} y; give one y for each x, in the same order")
+    if x < LEAST:
+        raise CSBError(f"{source.where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
+    return source
+
+
+def _require_unchanged(label: str, old: Header, new: Header) -> None:
+    if new != old:
+        raise CSBError(
+            f"{label} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; restore it, "
+            f"and do not write to it while it is used"
+        )
+
+
+Opened = Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
+
+
+def _of_arrays(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
+    """The source of arrays that ``opened`` opens by name for one reading.
+
+    CSBError where they are no longer those of the headers. Headers that are not given are read now.
+    """
+
+    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
+        with opened(names) as arrays:
+            for name, array in arrays.items():
+                _require_unchanged(labels[name], headers[name], Header(tuple(array.shape), array.dtype))
+            return [_picked(arrays[name], rows) for name in names]
+
+    if not headers:
+        with opened(NAMES) as arrays:
+            headers |= {name: Header(tuple(array.shape or ()), array.dtype) for name, array in arrays.items()}
+    return _checked(Source(where, labels, headers, fetch, **more))
+
+
+def _picked(array: Any, rows: Numbers) -> Array:
+    """A copy, which holds no file open."""
+    if isinstance(rows, slice):
+        return np.array(array[rows])
+    if isinstance(array, np.ndarray):
+        return array[rows.numpy()]
+    unique, back = np.unique(rows.numpy(), return_inverse=True)  # h5py wants them in order and each once
+    return array[unique][back]
 
 
 def _header(label: str, file: IO[bytes]) -> Header:
@@ -142,17 +169,15 @@ def _npz(path: Path, names: dict[str, str]) -> Source:
         for key, name in names.items():
             with _readable(f"{labels[key]} cannot be read"), archive.open(f"{name}.npy") as file:
                 headers[key] = _header(labels[key], file)
-    _checked(headers, labels, str(path))
 
     @cache
     def arrays() -> dict[str, Array]:
         needed = sum(math.prod(header.shape) * (header.dtype.itemsize + _COPIES) for header in headers.values())
         require_memory(needed, f"the pairs of {path}", "give them as .npy or HDF5, which are read by rows, or fewer")
         with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
-            found = _unchanged({key: file[name] for key, name in names.items()}, headers, labels)
-            return {key: as_floats(array, is_wide(array)) for key, array in found.items()}
+            return {key: file[name] for key, name in names.items()}
 
-    return Source(str(path), labels, headers, lambda _: nullcontext(arrays()), in_memory=True)
+    return _of_arrays(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
 
 
 def _npy(paths: dict[str, Path]) -> Source:
@@ -167,14 +192,8 @@ def _npy(paths: dict[str, Path]) -> Source:
         with _readable(f"{labels[name]} cannot be read"):
             return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
-    @contextmanager
-    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        yield _unchanged({name: mapped(name) for name in names}, headers, labels)
-
     where = ", ".join(map(str, paths.values()))
-    _checked(headers, labels, where)
-    with opened(NAMES):  # a file that ends too soon is reported now
-        return Source(where, labels, headers, opened)
+    return _of_arrays(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
 
 
 def _hdf5(path: Path, names: dict[str, str]) -> Source:
@@ -183,77 +202,25 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
         h5py = import_module("h5py")
     except ImportError as error:
         raise CSBError(f"reading {path} needs the package h5py; run pip install -e '.[hdf5]'") from error
-    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
+    labels = {key: f"{name} of {path}" for key, name in names.items()}
 
-    @contextmanager
-    def file() -> Iterator[Any]:
-        _require_file(path, "HDF5 file of your pairs (data.path=…)")
-        with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as held:
-            yield held
+    def dataset(file: Any, key: str) -> Any:
+        if hasattr(found := file.get(names[key]), "shape"):
+            return found
+        what = "a group" if found is not None else f"not among {', '.join(file) or 'nothing'}"
+        raise CSBError(f"{labels[key]} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…")
 
     @contextmanager
     def opened(keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        with file() as held:
-            yield _unchanged({key: held[names[key]] for key in keys}, headers, labels)
+        _require_file(path, "HDF5 file of your pairs (data.path=…)")
+        with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as file:
+            yield {key: dataset(file, key) for key in keys}
 
-    with file() as held:
-        for key, name in names.items():
-            found = held.get(name)
-            if not hasattr(found, "shape"):
-                what = "a group" if found is not None else f"not among {', '.join(held) or 'nothing'}"
-                raise CSBError(
-                    f"{labels[key]} is {what}; name the datasets x and y, or give their names as data.x=… data.y=…"
-                )
-            headers[key] = Header(found.shape or (), found.dtype)
-    return Source(str(path), labels, _checked(headers, labels, str(path)), opened)
-
-
-class _Column:
-    """x (part 0) or y (part 1) of the items of a Dataset, which are fetched in this process, each once.
-
-    Args:
-        dataset: map-style.
-        where: what messages call it.
-        part: of an item.
-        fetched: the items of this reading, by number, which both columns share.
-        header: of the column, where it is known; else the first item is fetched.
-    """
-
-    def __init__(
-        self, dataset: Any, where: str, part: int, fetched: dict[int, list[Tensor]], header: Header | None
-    ) -> None:
-        self.dataset, self.where, self.part, self.fetched = dataset, where, part, fetched
-        if header is None:
-            first = self._value(0).numpy()
-            header = Header((0, *first.shape), first.dtype)
-        self.shape, self.dtype = (len(dataset), *header.shape[1:]), header.dtype
-
-    def _value(self, index: int) -> Tensor:
-        if index not in self.fetched:
-            with _readable(f"item {index} of {self.where} cannot be had", "fix it"):
-                self.fetched[index] = self._pair(index, self.dataset[index])
-        return self.fetched[index][self.part]
-
-    def _pair(self, index: int, item: Any) -> list[Tensor]:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise CSBError(f"an item of {self.where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
-        names = [f"{name} of item {index} of {self.where}" for name in NAMES]
-        return [torch.atleast_1d(as_numbers(name, part)).cpu() for name, part in zip(names, item)]
-
-    def __getitem__(self, rows: Array | slice) -> Array:
-        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
-        values = [self._value(index) for index in numbers]
-        for index, value in zip(numbers, values):
-            if tuple(value.shape) != self.shape[1:]:
-                raise CSBError(
-                    f"{NAMES[self.part]} of item {index} of {self.where} has shape {tuple(value.shape)} and that of "
-                    f"item 0 {self.shape[1:]}; give all the same"
-                )
-        return torch.stack(values).numpy()
+    return _of_arrays(str(path), labels, opened, {})
 
 
 def _items(name: str) -> Source:
-    """The items (x, y) of a map-style torch Dataset."""
+    """The items (x, y) of a map-style torch Dataset, each fetched once in a reading; or arrays under this name."""
     if (held := ARRAYS.get(name)) is not None:
         return held.source()
     where = f"the dataset {name!r}"
@@ -262,17 +229,36 @@ def _items(name: str) -> Source:
             f"{where} is not here: its pairs were given in Python; give them as a file, data=…, or call "
             f"csb.problems.from_dataset(dataset, {name!r}) in this process first"
         )
-    dataset, labels = DATASETS[name], {key: f"{key} of {where}" for key in NAMES}
+    dataset: Any = DATASETS[name]
 
-    @contextmanager
-    def opened(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        items: dict[int, list[Tensor]] = {}
-        columns = {key: _Column(dataset, where, NAMES.index(key), items, headers.get(key)) for key in names}
-        yield _unchanged(columns, headers, labels)
+    def pair(index: int) -> list[Tensor]:
+        with _readable(f"item {index} of {where} cannot be had", "fix it"):
+            item = dataset[index]
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise CSBError(f"an item of {where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
+            labels = (f"{key} of item {index} of {where}" for key in NAMES)
+            return [torch.atleast_1d(as_numbers(label, part)).cpu() for label, part in zip(labels, item)]
 
-    headers: dict[str, Header] = {}
-    with opened(NAMES):  # sets them
-        return Source(where, labels, _checked(headers, labels, where), opened)
+    def column(key: str, items: dict[int, list[Tensor]], numbers: Iterable[int]) -> Array:
+        old, values = headers[key], {index: item[NAMES.index(key)] for index, item in items.items()}
+        _require_unchanged(labels[key], old, Header((len(dataset), *old.shape[1:]), old.dtype))
+        for index, value in values.items():
+            if tuple(value.shape) != old.shape[1:]:
+                raise CSBError(
+                    f"{key} of item {index} of {where} has shape {tuple(value.shape)} and that of item 0 "
+                    f"{old.shape[1:]}; give all the same"
+                )
+        return torch.stack([values[index] for index in numbers]).numpy()
+
+    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+        items = {index: pair(index) for index in dict.fromkeys(numbers)}
+        return [column(key, items, numbers) for key in names]
+
+    labels = {key: f"{key} of {where}" for key in NAMES}
+    first = [part.numpy() for part in pair(0)]
+    headers = {key: Header((len(dataset), *part.shape), part.dtype) for key, part in zip(NAMES, first)}
+    return _checked(Source(where, labels, headers, fetch))
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
@@ -314,14 +300,13 @@ class Held:
     def __init__(self, x: Any, y: Any, name: str) -> None:
         self.in_memory = not any(_is_by_rows(value) for value in (x, y))
         self.arrays = {key: _held(key, value) for key, value in zip(NAMES, (x, y))}
-        self.labels = {key: key for key in NAMES}
-        self.headers = {key: Header(tuple(array.shape), array.dtype) for key, array in self.arrays.items()}
-        _checked(self.headers, self.labels, "the call")
+        self.source()
         ARRAYS[name] = self
 
     def source(self) -> Source:
         """The arrays to be read by rows; it holds them."""
-        return Source("x, y", self.labels, self.headers, lambda _: nullcontext(self.arrays), self.in_memory)
+        labels = {key: key for key in NAMES}
+        return _of_arrays("the arrays", labels, lambda _: nullcontext(self.arrays), {}, in_memory=self.in_memory)
 
 
 def _is_by_rows(value: Any) -> bool:
@@ -331,5 +316,4 @@ def _is_by_rows(value: Any) -> bool:
 def _held(name: str, value: Any) -> Any:
     if _is_by_rows(value):
         return value
-    array = as_numbers(name, value).cpu().numpy()
-    return as_floats(array, is_wide(array)) if array.ndim else array
+    return as_numbers(name, value).cpu().numpy()

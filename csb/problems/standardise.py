@@ -75,7 +75,7 @@ class Standardise(Transform):
         scale = self.scale(key)
         return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
 
-    def fit_rows(self, rows: Rows) -> Self:
+    def fit(self, rows: Rows) -> Self:
         """In one pass over the rows' blocks, and a sample of them for the quantiles.
 
         CSBError for a coordinate or channel that is constant or holds values that are not finite.
@@ -127,7 +127,7 @@ class Standardise(Transform):
 
     def _fit_range(self, y: Tensor) -> None:
         """The range of encoded observations; of an image that of its least and its largest pixel."""
-        c = self._encode_y(y).flatten(2) if y.ndim == 4 else self._encode_y(y)[..., None]
+        c = self.encode_y(y).flatten(2) if y.ndim == 4 else self.encode_y(y)[..., None]
         for side, extreme, level in (("low", c.amin(2), _EDGE), ("high", c.amax(2), 1 - _EDGE)):
             ends = torch.stack([quantiles(v.double(), (level,))[0] for v in extreme.unbind(1)])
             buffer = getattr(self, f"y_{side}")
@@ -137,30 +137,26 @@ class Standardise(Transform):
         return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None
 
     def _free(self, x: Tensor) -> Tensor:
-        """x to unbounded coordinates of the same shape."""
+        """x to unbounded coordinates of the same shape; of x outside the support some number."""
         return x
 
     def _back(self, v: Tensor) -> Tensor:
         """Unbounded coordinates to x: the inverse of :meth:`_free`, defined for every v."""
         return v
 
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.scale("x").encode(self._free(x)).to(self.x_mean.dtype)
 
-    def _encode_y(self, y: Tensor) -> Tensor:
+    def encode_y(self, y: Tensor) -> Tensor:
         return self.scale("y").encode(y).to(self.y_mean.dtype)
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         wide = torch.promote_types(z.dtype, self.dtype_of("x"))
         return self._back(self.scale("x").decode(z.to(wide)))
 
     def log_jacobian(self, x: Tensor) -> Tensor:
-        slope = self.scale("x").log_slope(self._free_within(x))
+        slope = self.scale("x").log_slope(self._free(x.double()))
         return (self._log_slope(x) + slope).expand(x.shape).flatten(1).sum(1)
-
-    def _free_within(self, x: Tensor) -> Tensor:
-        """As :meth:`_free`, for x that may lie outside what it is defined on, where the density is 0."""
-        return self._free(x)
 
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from csb.dtypes import Float32Module
-from csb.errors import CSBError
-from csb.problems.operators import Box, Image, check_batch, check_box
-from csb.problems.rows import Pairs, Rows
+from csb.problems.operators import Box, Image, InpaintBox
+from csb.problems.rows import Rows
 from csb.problems.specs import Registry, build, checked, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
@@ -38,40 +37,23 @@ class Transform(Float32Module, ABC):
         self.x_shape = self.z_shape = tuple(x_shape)
         self.y_shape = self.c_shape = tuple(y_shape)
 
+    @abstractmethod
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *x_shape) → z (B, *z_shape). CSBError for another shape.
+        """x (B, *x_shape) → z (B, *z_shape).
 
         ``y``, the observations (B, *y_shape) of x, is needed where the state depends on them (an inpainting problem
         whose hole moves).
         """
-        check_batch("x", x, self.x_shape)
-        if y is not None:
-            self._check_pairs("x", x, y)
-        return self._encode_x(x, y)
 
+    @abstractmethod
     def encode_y(self, y: Tensor) -> Tensor:
-        """y (B, *y_shape) → c (B, *c_shape). CSBError for another shape."""
-        check_batch("y", y, self.y_shape)
-        return self._encode_y(y)
+        """y (B, *y_shape) → c (B, *c_shape)."""
 
+    @abstractmethod
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """z (B, *z_shape) and its observations y (B, *y_shape) → x (B, *x_shape). CSBError for other shapes."""
-        check_batch("z", z, self.z_shape)
-        self._check_pairs("z", z, y)
-        return self._decode(z, y)
+        """z (B, *z_shape) and its observations y (B, *y_shape), one for each row → x (B, *x_shape)."""
 
-    def _check_pairs(self, name: str, value: Tensor, y: Tensor) -> None:
-        check_batch("y", y, self.y_shape)
-        if len(value) != len(y):
-            raise CSBError(f"{name} holds {len(value)} rows and y {len(y)} observations; repeat y to one for each row")
-
-    def fit(self, x: Tensor, y: Tensor) -> Self:
-        """As :meth:`fit_rows`, from training pairs x (N, *x_shape) and y (N, *y_shape). CSBError for other shapes."""
-        check_batch("x", x, self.x_shape)
-        self._check_pairs("x", x, y)
-        return self.fit_rows(Rows.of(Pairs(x, y)))
-
-    def fit_rows(self, rows: Rows) -> Self:
+    def fit(self, rows: Rows) -> Self:
         """The transform itself, its tensors set by training pairs where it has any."""
         return self
 
@@ -132,20 +114,11 @@ class Transform(Float32Module, ABC):
         :meth:`log_jacobian`.
         """
         scale = self.log_jacobian(x)
-        return self._encode_x(x), scale
+        return self.encode_x(x), scale
 
     def spec(self) -> dict[str, Any]:
         """{"name": …, **arguments}: names, numbers and lists only."""
         return to_spec(self)
-
-    @abstractmethod
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
-
-    @abstractmethod
-    def _encode_y(self, y: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor: ...
 
 
 TRANSFORMS: Registry[Transform] = Registry()
@@ -158,13 +131,13 @@ class Identity(Transform):
 
     name = "identity"
 
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x
 
-    def _encode_y(self, y: Tensor) -> Tensor:
+    def encode_y(self, y: Tensor) -> Tensor:
         return y
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         return z
 
     def log_jacobian(self, x: Tensor) -> Tensor:
@@ -183,13 +156,13 @@ class PixelRange(Transform):
     def y_range(self) -> tuple[Tensor, Tensor]:
         return SYMMETRIC
 
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * x - 1
 
-    def _encode_y(self, y: Tensor) -> Tensor:
+    def encode_y(self, y: Tensor) -> Tensor:
         return 2 * y - 1
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         return ((z + 1) / 2).clamp(0, 1)
 
 
@@ -209,12 +182,9 @@ class Hole(PixelRange):
 
     @checked
     def __init__(self, x_shape: Image, box: Box) -> None:
-        check_box(box, x_shape)
         super().__init__(x_shape, x_shape)
         self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
-        known = torch.ones(x_shape, dtype=torch.float32)
-        self._crop(known).zero_()
-        self.register_buffer("known", known)
+        self.register_buffer("known", InpaintBox(x_shape, box).mask)
 
     def unknown(self, y: Tensor) -> Tensor:
         return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)
@@ -223,13 +193,13 @@ class Hole(PixelRange):
         top, left, height, width = self.box
         return x[..., top : top + height, left : left + width]
 
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * self._crop(x) - 1
 
-    def _encode_y(self, y: Tensor) -> Tensor:
+    def encode_y(self, y: Tensor) -> Tensor:
         return (2 * y - 1) * self.known
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         x = y.clone()
         self._crop(x).copy_(((z + 1) / 2).clamp(0, 1))
         return x

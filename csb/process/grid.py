@@ -1,14 +1,19 @@
 """The grid of T steps on which every bridge, sampler and exact answer works."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_int
-from csb.process.schedule import Schedule
+from csb.errors import CSBError, require_int
+from csb.process.schedule import Horizon, Schedule
+from csb.schema import arguments_of
 
 MOST_STEPS = 10_000
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Root = Annotated[float, Field(ge=1, le=100)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +43,18 @@ class Grid:
         return cls(schedule.alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64)))
 
     @classmethod
-    def karras(cls, T: int, alpha_bar_end: float, sigma_min: float = 0.002, rho: float = 7.0) -> "Grid":
+    def karras(
+        cls, T: Steps, alpha_bar_end: Horizon, sigma_min: Annotated[float, Field(ge=1e-6)] = 0.002, rho: Root = 7.0
+    ) -> "Grid":
         """Steps whose σ = √((1−ᾱ)/ᾱ) has evenly spaced ρ-th roots, from σ_1 = sigma_min (Karras et al. 2022, eq. 5).
 
-        Raises CSBError where T is not an integer in 1..MOST_STEPS, ``alpha_bar_end`` lies outside (0, 1), rho outside
-        [1, 100], or sigma_min is not below the horizon's σ.
+        CSBError for an argument out of its range, or a sigma_min that is not below the horizon's σ.
         """
-        require_int("T", T, 1, MOST_STEPS)
-        for name, value, low, high in (("alpha_bar_end", alpha_bar_end, 1e-30, 1 - 1e-12), ("rho", rho, 1, 100)):
-            if not is_number(value) or not low <= value <= high:
-                raise CSBError(f"{name}={value!r} is outside [{low:g}, {high:g}]; choose a value between them")
+        given = {"T": T, "alpha_bar_end": alpha_bar_end, "sigma_min": sigma_min, "rho": rho}
+        arguments_of(Grid.karras).read(given, "")
         sigma_max = ((1 - alpha_bar_end) / alpha_bar_end) ** 0.5
-        if not is_number(sigma_min) or not 1e-6 <= sigma_min < sigma_max:
-            raise CSBError(
-                f"sigma_min={sigma_min!r} is outside [1e-06, {sigma_max:.3g}); choose one below the horizon's σ"
-            )
+        if not sigma_min < sigma_max:
+            raise CSBError(f"sigma_min={sigma_min!r} is not below {sigma_max:.3g}, the horizon's σ; give a smaller one")
         low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
         share = torch.linspace(0, 1, T, dtype=torch.float64) if T > 1 else torch.ones(1, dtype=torch.float64)
         sigma = (low + share * (high - low)) ** rho
@@ -69,6 +71,16 @@ class Grid:
         beta = torch.zeros_like(self.alpha_bar)
         beta[1:] = 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
         return beta
+
+    @property
+    def clock(self) -> Tensor:
+        """s_k = −log ᾱ_k, (T + 1,), from 0."""
+        return -self.alpha_bar.log()
+
+    @property
+    def noise_ratio(self) -> Tensor:
+        """σ_k = √((1−ᾱ_k)/ᾱ_k), (T + 1,), from 0; −log σ_k is half the log signal-to-noise ratio λ_k."""
+        return ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
 
     def keep(self, *steps: int) -> "Grid":
         """The grid of these steps alone, ascending from 0. Pinned laws on it skip over the steps between."""

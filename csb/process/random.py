@@ -10,7 +10,6 @@ from torch import Tensor
 
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
-from csb.process.reference import joined
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -52,6 +51,7 @@ class Stream(IntEnum):
     HELD_OUT_DRAW = 74
     HELD_OUT_RANKS = 75
     HELD_OUT_TARP = 76
+    DIAGNOSIS = 77  # of a posterior; with 0, 1, 2 for ranks, TARP and bands
     SUITE_DRAW = 81
     SUITE_EXACT = 82
     SUITE_SLICES = 83
@@ -90,19 +90,17 @@ def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """The batches (B, …) one after the other; a single one as it is, not a copy as torch.cat makes."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class Noise:
     """The random numbers of B observations, n rows for each.
 
-    With one generator (or None, torch's global one) all numbers of a call come from it. With a list of B, those of
-    observation i come from generator i alone, so that they are the same whatever stands beside it in the batch.
-
-    Args:
-        generator: one, a list of B, or None; on ``device``.
-        observations: B ≥ 1.
-        device: where the numbers are needed.
-
-    Raises:
-        CSBError: anything but generators, or a list of another length.
+    With one generator on ``device`` (or None, torch's global one) all numbers of a call come from it. With a list of B,
+    those of observation i come from generator i alone, so that they are the same whatever stands beside it in the
+    batch. CSBError for anything else.
     """
 
     def __init__(self, generator: Generators, observations: int, device: torch.device | str = "cpu") -> None:

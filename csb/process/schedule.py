@@ -2,7 +2,7 @@ r"""Variance-preserving noise schedules as frozen objects.
 
 A schedule is the function ᾱ(τ), τ ∈ [0, 1], with ᾱ(0) = 1 decreasing to the *horizon* ᾱ(1) = ``alpha_bar_end``.
 Every member of the family is set by its horizon, so the same shape can be given a longer or a shorter one
-(:meth:`Schedule.with_horizon`). In continuous time ᾱ(τ) = exp(−∫₀^τ β(s) ds) for dx = −½ β x dτ + √β dW.
+(``schedule.replace(alpha_bar_end=…)``). In continuous time ᾱ(τ) = exp(−∫₀^τ β(s) ds) for dx = −½ β x dτ + √β dW.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_number
 from csb.schema import Schema
 
+Horizon = Annotated[float, Field(gt=0, lt=1)]
 LEAST_SCALE = 1e-6  # of which the square is still seen beside 1
 
 
@@ -24,7 +25,7 @@ class Schedule(Schema, ABC):
 
     group = "process"
 
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)]
+    alpha_bar_end: Horizon
     """The horizon ᾱ(1). Small (≤ 1e-4): the end is N(0, I) whatever the data. Large (.1–.3): a short horizon, which
     needs the bridge's iterations."""
 
@@ -35,10 +36,6 @@ class Schedule(Schema, ABC):
     def alpha_bar(self, tau: Tensor) -> Tensor:
         """ᾱ(τ) for τ in [0, 1], any shape, float64."""
         return self.log_alpha_bar(tau).exp()
-
-    def with_horizon(self, alpha_bar_end: float) -> Self:
-        """The same shape with another horizon."""
-        return self.replace(alpha_bar_end=alpha_bar_end)
 
 
 class LinearBeta(Schedule):
@@ -96,12 +93,8 @@ class Power(Schedule):
     def resolving(cls, alpha_bar_end: float, T: int, scale: float) -> "Power":
         """The power with which the first of T steps has the noise √(1−ᾱ_1) = scale, within 1 ≤ p ≤ 19.
 
-        From −log ᾱ_1 = −log(ᾱ_end)·T^(−p).
-
-        Args:
-            alpha_bar_end: the horizon.
-            T: steps; at T = 1 the power plays no part.
-            scale: in (LEAST_SCALE, 1), in units of the state: about half the finest structure of the data.
+        From −log ᾱ_1 = −log(ᾱ_end)·T^(−p); at T = 1 the power plays no part. ``scale`` is in (LEAST_SCALE, 1), in units
+        of the state: about half the finest structure of the data.
         """
         if not is_number(scale) or not LEAST_SCALE < scale < 1:
             raise CSBError(f"scale={scale!r} is outside ({LEAST_SCALE:g}, 1); choose a value strictly between them")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
-from csb.bridge.objectives import Objective, build_objective
+from csb.bridge.objectives import OBJECTIVES, Objective
 from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -38,12 +37,12 @@ from csb.runs.recipe import (
 from csb.runs.room import require_room
 from csb.samplers.registry import BaselineSettings
 from csb.schema import OneOf, Place, Schema, Whole
-from csb.training.cache import DTYPES, bytes_per_trajectory, capacity
+from csb.training.cache import bytes_per_trajectory, capacity
 from csb.training.distil import DistilSettings
 from csb.training.fit import with_gradients
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import ConditionalSettings, DenoiserSettings
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.settings import DTYPES, MOST_ITERATIONS, DeviceSettings, IPFSettings, OptimizerSettings, plan
 from csb.training.state import FREE
 
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
@@ -89,8 +88,8 @@ class RunConfig:
             forward=self.forward, precision=self.device.precision,
         )  # fmt: skip
 
-    def resolved(self, pairs: EncodedPairs | tuple[Tensor, Tensor]) -> "RunConfig":
-        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs (or z, c).
+    def resolved(self, pairs: EncodedPairs) -> "RunConfig":
+        """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs.
 
         The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
@@ -100,7 +99,7 @@ class RunConfig:
         process = self.plain["process"]
         if process["schedule"] != AUTO:
             return self
-        scale, pairs = process.get("scale"), as_pairs(pairs)
+        scale = process.get("scale")
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
@@ -117,7 +116,7 @@ class RunConfig:
         """
         schedule: dict[str, Any] | None = None
         if kind == "score":
-            long = self.schedule.with_horizon(self.amortized.alpha_bar_end)  # of "auto": of the default power
+            long = self.schedule.replace(alpha_bar_end=self.amortized.alpha_bar_end)  # of "auto": of the default power
             schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
         return ConditionalSpec(
             kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
@@ -127,7 +126,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
-        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run"}
+        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run", "names"}
         reported = flatten(
             {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
         )
@@ -140,17 +139,21 @@ class RunConfig:
 class TrainSettings(Schema):
     """What stands at the top level of the configuration of a training."""
 
-    T: int = Field(ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
-    L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations, of a backward and a forward half-step each")
-    seed: Whole = Field(description="of weights, batches and noise")
-    stage: Annotated[str, OneOf(STAGES)] = Field(description="what is trained")
-    run: Place | None = Field(description="the folder of the finished run that stage=distil distils")
-    out: Place | int | float | bool = Field(description="the folder of all runs")
-    name: Place | int | float | bool = Field(description="the run's folder in it")
-    resume: bool = Field(description="go on with an interrupted training")
-    overwrite: bool = Field(description="replace what the folder holds")
-    progress: bool = Field(description="show a bar")
-    evaluate: bool = Field(description="score the run once it is trained")
+    T: int = Field(default=10, ge=1, le=MOST_STEPS, description="steps of the bridge: network calls of a sample")
+    L: int = Field(
+        default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
+    )
+    seed: Whole = Field(default=0, description="of weights, batches and noise")
+    stage: Annotated[str, OneOf(STAGES)] = "bridge"
+    """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge
+    with; distil, a sampler of few network calls."""
+    run: Place | None = Field(default=None, description="of stage=distil: the folder of the finished run to distil")
+    out: Place = Field(default="outputs", description="the folder of all runs")
+    name: Place = Field(default="${problem.name}", description="of the run's folder in it")
+    resume: bool = Field(default=False, description="go on with an interrupted training")
+    overwrite: bool = Field(default=False, description="replace what the folder holds")
+    progress: bool = Field(default=True, description="show a bar")
+    evaluate: bool = Field(default=False, description="compare with other samplers at the end, as csb evaluate does")
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -217,6 +220,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     ``problem`` is that of the group of this name, where it is made already.
     """
     plain = {str(key): value for key, value in given.items()}
+    plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
     plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
@@ -238,7 +242,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         problem=problem,
         schedule=schedule,
         grid=Grid.from_schedule(schedule, top.T),
-        objective=build_objective(chosen.name),
+        objective=OBJECTIVES[chosen.name](),
         backward=backward,
         forward=forward,
         ipf=ipf,
@@ -326,9 +330,9 @@ def _check_data(run: RunConfig) -> None:
 def _check_horizons(run: RunConfig) -> None:
     """CSBError for a horizon that the schedule cannot have, where a denoiser is trained or guided samplers run."""
     if run.stage == "denoiser" or run.evaluate:
-        run.schedule.with_horizon(run.denoiser.alpha_bar_end)
+        run.schedule.replace(alpha_bar_end=run.denoiser.alpha_bar_end)
     if run.evaluate and run.baselines.alpha_bar_end is not None:
-        Grid.from_schedule(run.schedule.with_horizon(run.baselines.alpha_bar_end), run.baselines.T)
+        Grid.from_schedule(run.schedule.replace(alpha_bar_end=run.baselines.alpha_bar_end), run.baselines.T)
 
 
 def require_pairs(count: int, ipf: IPFSettings) -> None:

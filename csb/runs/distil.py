@@ -26,7 +26,7 @@ from csb.runs.load import Run, load_run, stored_spec
 from csb.runs.logs import Logs
 from csb.runs.recipe import AUTO
 from csb.runs.train import record, require_same_pairs, setup_of
-from csb.samplers.distilled import ConsistencySampler
+from csb.samplers import ConsistencySampler
 from csb.training.distil import NAME, cache_size, train_student
 from csb.training.fit import with_gradients
 from csb.training.pairs import encoded

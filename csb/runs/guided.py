@@ -38,7 +38,7 @@ def guide_of(
     end = settings.alpha_bar_end
     if end is None:
         end = horizon(likelihood.z_variance**0.5, denoiser.alpha_bar_end)
-    grid = Grid.from_schedule(schedule.with_horizon(end), settings.T)
+    grid = Grid.from_schedule(schedule.replace(alpha_bar_end=end), settings.T)
     return Guide(problem, denoiser, likelihood, grid, settings, precision)
 
 

@@ -15,7 +15,7 @@ from csb.training.settings import HalfStep, plan
 
 
 class RunObserver:
-    """Implements :class:`csb.training.bar.Observer` for a run.
+    """Implements :class:`csb.training.trainer.Observer` for a run.
 
     Args:
         run: the configuration.

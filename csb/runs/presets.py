@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.runs.config import TrainSettings
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings
 from csb.samplers.registry import BaselineSettings
-from csb.schema import Schema
+from csb.schema import Schema, defaults
 from csb.training.distil import DistilSettings
 from csb.training.regression import ConditionalSettings, DenoiserSettings
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
@@ -83,10 +84,10 @@ PRESETS: dict[str, dict[str, Plain]] = {
     },
     "amortized": {"default": {"steps": None, "batch_size": None, "lr": None, "checkpoint_every": None}},
     "distil": {
-        "vectors": {"batch_size": AUTO},
+        "vectors": {"steps": 10_000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},
         "images": {
-            "components": 8, "rank": 32, "patches": [7, 3, 1], "steps": 1800, "batch_size": AUTO, "refresh": 600,
-            "trajectories": 8000, "checkpoint_every": 100,
+            "steps": 1800, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 100, "components": 8, "rank": 32,
+            "patches": [7, 3, 1], "refresh": 600, "trajectories": 8000,
         },
     },
     "baselines": {
@@ -111,10 +112,6 @@ CHOSEN: dict[str, str] = {
     "trainer": "auto", "denoiser": "vectors", "amortized": "default", "distil": "vectors", "baselines": "guided",
     "sampler": "bridge", "metrics": "default", "logger": "csv",
 }  # fmt: skip
-TOP: Plain = {
-    "L": 3, "T": 10, "seed": 0, "stage": "bridge", "run": None, "evaluate": False, "resume": False, "overwrite": False,
-    "progress": True, "out": "outputs",
-}  # fmt: skip
 # what trainings on images have in common: other presets, and other values in them
 IMAGES: dict[str, str] = {
     "process": "power", "objective": "likelihood_low_rank", "network": "unet", "ipf": "images", "denoiser": "images",
@@ -131,10 +128,8 @@ IMAGE_VALUES: Plain = {
 
 def preset(group: str, name: str) -> Plain:
     """A group of settings by its preset's name, with the schema's defaults for all that the preset leaves open."""
-    kind = SCHEMAS.get(group)
-    fields = {} if kind is None else kind.model_fields
-    defaults = {key: field.get_default() for key, field in fields.items() if not field.is_required()}
-    return copy.deepcopy({**defaults, **PRESETS[group][name]})
+    base = defaults(SCHEMAS[group]) if group in SCHEMAS else {}
+    return {**base, **copy.deepcopy(PRESETS[group][name])}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Plain:
@@ -149,7 +144,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Plain:
 def own_pairs(is_image: bool) -> Plain:
     """The settings of a training on one's own pairs, all but the pairs: of images (C, H, W), or of vectors (d,)."""
     chosen = CHOSEN | (IMAGES if is_image else {})
-    plain = {**TOP, **{group: preset(group, name) for group, name in chosen.items()}}
+    plain = {**defaults(TrainSettings), **{group: preset(group, name) for group, name in chosen.items()}}
     if not is_image:
         return merged(plain, {"metrics": {"observations": 500}})
     return merged(merged(plain, IMAGE_VALUES), {"ipf": {"patience": 8}, "metrics": {"observations": 100}})

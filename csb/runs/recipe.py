@@ -5,9 +5,8 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from csb.bridge import KernelSpec
-from csb.bridge.kernel import COVARIANCES, MOST, automatic_covariance
+from csb.bridge.kernel import COVARIANCES, MOST, PARAMETRISATIONS, automatic_covariance
 from csb.bridge.objectives import OBJECTIVES
-from csb.bridge.parametrisation import PARAMETRISATIONS
 from csb.dtypes import automatic_precision
 from csb.errors import CSBError
 from csb.problems import FilePairs, Problem

@@ -6,15 +6,15 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from csb.errors import CSBError
+from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.chunks import pairs_at_once
-
-if TYPE_CHECKING:
-    from csb.evaluation.diagnose import Diagnosis
+from csb.evaluation.diagnose import Diagnosis, diagnose
+from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.held_out import held_out
 from csb.evaluation.report import Report
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -69,7 +69,7 @@ class Run(load.Run):
         shape = self.bridge.transform.x_shape
         if len(shape) != 1:
             raise CSBError(f"x of shape {shape} is an image, whose pixels have no names; use run.evaluate()")
-        given = self.about.get("names") or []
+        given = self.config.get("names") or []
         return [str(name) for name in given] or [f"x{i}" for i in range(shape[0])]
 
     def evaluate(self, seed: int = 0, **metrics: Any) -> dict[str, list[dict[str, Any]]]:
@@ -98,7 +98,7 @@ class Run(load.Run):
         of: list[load.Run] = list(others or [])
         return evaluate.compare_run(self, of, chosen, SamplerSettings(), drawn, seed, "run.compare()")
 
-    def diagnose(self, observations: int = 500, samples: int = 200, seed: int = 0) -> "Diagnosis":
+    def diagnose(self, observations: int = 500, samples: int = 200, seed: int = 0) -> Diagnosis:
         """Draw the diagnostics of an amortized posterior on held-out observations: figures, and a table by parameter.
 
         Args:
@@ -109,23 +109,22 @@ class Run(load.Run):
         Raises:
             CSBError: x are images; the pairs of the run are not here.
         """
-        from csb.evaluation.diagnose import diagnose
-
         names, test = self.names, held_out(self.problem, observations)
         generator, size = seeded(seed, Stream.HELD_OUT_DRAW, device=self.bridge.device), pairs_at_once(samples)
         drawn = [self.bridge.sample(part, samples, generator=generator).x.cpu() for part in test.y.split(size)]
         first = self.bridge.sample(test.y[0], 5000, generator=generator).x.cpu()
         prior = self.problem.first("train", 5000).x
-        return diagnose(
-            torch.cat(drawn), test.x, prior=prior, names=names, observed=(first, test.x[0]), losses=self.history,
-            seed=seed,
-        )  # fmt: skip
+        observed, losses = (first, test.x[0]), self._curves()
+        return diagnose(torch.cat(drawn), test.x, prior=prior, names=names, observed=observed, losses=losses, seed=seed)
 
     def plot_losses(self) -> Any:
         """Draw the training and validation losses of every half-step. Returns the figure."""
-        from csb.evaluation.diagnose import draw_losses
+        if not (rows := self._curves()):
+            raise CSBError(f"{self.folder} holds no losses: they came with a later version; train again")
+        return draw.loss([HalfStepLosses.read(row) for row in rows])
 
-        return draw_losses(self.history)
+    def _curves(self) -> list[dict[str, Any]]:
+        return [{"half_step": row["half_step"], **row["curve"]} for row in self.history if "curve" in row]
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run's files to a new folder, from which :meth:`open` and every command read it. Returns it.

@@ -68,9 +68,10 @@ def problem(
         y = _simulated(simulator, x, batch_size, generator)
     x, y = _finite(x, y)
     low, high = bounds or (None, None)
-    held = Held(x.numpy(), y.numpy(), _NAME)
+    held = Held(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
     found = FilePairs(path=SCHEME + _NAME, val="auto", low=_plain(low), high=_plain(high))
-    len(held.source().labels), found.x_shape  # opened while the arrays are held
+    found.prepare()
+    del held
     return found
 
 

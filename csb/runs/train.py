@@ -25,16 +25,15 @@ from csb.runs.config import RunConfig, require_pairs
 from csb.runs.lock import writing
 from csb.runs.logs import Logs
 from csb.runs.observer import RunObserver
-from csb.training.bar import Observer
 from csb.training.distil import NAME
 from csb.training.fit import with_gradients
 from csb.training.history import end_figures
 from csb.training.pairs import EncodedPairs, encoded
-from csb.training.ranks import Ranks, leave
+from csb.training.ranks import Ranks, destroy
 from csb.training.regression import state_file
 from csb.training.stage import Setup
 from csb.training.state import load_progress
-from csb.training.trainer import BridgeTrainer
+from csb.training.trainer import BridgeTrainer, Observer
 
 _WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most
 _SPARE_BYTES = 64 * 2**20  # for pictures, logs and temporary files
@@ -169,24 +168,27 @@ def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
     """
     ranks = Ranks.of(run.device)
-    if ranks.main:
+    if ranks.is_rank_zero:
         check_folder(run)
-    with writing(run.folder) if ranks.main else nullcontext():
+    with writing(run.folder) if ranks.is_rank_zero else nullcontext():
         return _train(run, observer, ranks)
 
 
 def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str, Any]:
-    resume, result = ranks.share(_begun(run) if ranks.main else (False, None))
+    resume, result = ranks.broadcast(_begun(run) if ranks.is_rank_zero else (False, None))
     if result is not None:
         return result
-    ranks.in_turn(run.problem.prepare)
+    if ranks.local == 0:  # it makes the files that the others of its machine then find
+        run.problem.prepare()
+    ranks.all_gather(None)
+    run.problem.prepare()
     pairs, transform = _data(run)
     val = run.problem.first("val", _WATCHED)
     fingerprint, run = run.fingerprint(), run.resolved(pairs)
     spec = run.bridge_spec(transform)
     bridge = build_bridge(spec, run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
-    logs = Logs(run.logger if ranks.main else run.logger.replace(name="none"), run.folder, run.plain)
+    logs = Logs(run.logger if ranks.is_rank_zero else run.logger.replace(name="none"), run.folder, run.plain)
     status = "failed"
     try:
         trainer = BridgeTrainer(
@@ -194,7 +196,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
             observer=observer or RunObserver(run, val, logs), calibrate=partial(_calibrate, run=run, val=val),
             val=encoded(transform, run.problem.rows("val")),
         )  # fmt: skip
-        if ranks.main:
+        if ranks.is_rank_zero:
             _check_space(run, trainer)
             if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
                 _clean(run.folder)
@@ -204,8 +206,8 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
             progress = trainer.run(resume)
         except KeyboardInterrupt:
             raise Interrupted(trainer.reached()) from None
-        leave()
-        if not ranks.main:
+        destroy()
+        if not ranks.is_rank_zero:
             return {}
         scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
         generator = seeded(run.seed, Stream.FIRST_SAMPLES, device=bridge.device)

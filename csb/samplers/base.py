@@ -4,15 +4,16 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, NamedTuple, get_origin
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, get_origin
 
 import torch
 from pydantic import Field, create_model
 from torch import Tensor
 
-from csb.bridge import SampleInfo, Samples
+from csb.bridge import Samples
 from csb.bridge.samples import check_observations, measured
-from csb.errors import MOST_ROUNDS, CSBError, require_int
+from csb.errors import MOST_ROUNDS, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise
 from csb.schema import Schema
@@ -20,17 +21,6 @@ from csb.schema import Schema
 Fresh = Callable[[], Tensor]  # standard normal numbers of the states' shape, new ones at each call
 Rounds = Annotated[int, Field(ge=1, le=MOST_ROUNDS)]
 NotNegative = Annotated[float, Field(ge=0)]
-
-
-class Draws(NamedTuple):
-    """What a method gives back for B observations, n samples each: see :class:`csb.bridge.Samples`."""
-
-    x: Tensor
-    forward_evaluations: int
-    backward_evaluations: int
-    log_weights: Tensor | None = None
-    ess: Tensor | None = None
-    unique_ancestors: Tensor | None = None
 
 
 class Sampler(ABC):
@@ -42,7 +32,6 @@ class Sampler(ABC):
     Attributes:
         name: the method's name, as in the configuration.
         Settings: the schema of all settings of the method.
-        x_shape, y_shape: of one sample and one observation.
         device: where it computes and where its generators live.
     """
 
@@ -66,47 +55,33 @@ class Sampler(ABC):
         vars(self).update(vars(self.Settings.read(settings, self.name)))
 
     def sample(self, y: Numbers, n: int = 1, generator: Generators = None) -> Samples:
-        """n samples for each observation.
+        """Draw n samples for each observation, (B, n, *x_shape), or (n, *x_shape) for one, with their weights and cost.
+
+        CSBError for y of another shape or not finite, or an n that the method cannot give.
 
         Args:
             y: one observation (*y_shape) or several (B, *y_shape).
             n: samples of each.
             generator: one, or a list of B: then the samples of an observation do not depend on those beside it.
-
-        Returns:
-            Samples of shape (B, n, *x_shape), or (n, *x_shape) for one observation, with their weights and cost.
-
-        Raises:
-            CSBError: y of another shape or not finite, or an n that the method cannot give.
         """
         n = require_int("n", n, 1)
         y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
         noise = Noise(generator, len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
             found = self._sample(y, n, noise)
-        parts = (found.x, found.log_weights, found.ess, found.unique_ancestors)
-        x, weights, ess, ancestors = (part if part is None or not single else part[0] for part in parts)
-        assert x is not None
-        info = SampleInfo(
-            found.forward_evaluations, found.backward_evaluations, cost.seconds, cost.peak_memory, ess, ancestors
+        info = replace(found.info, seconds=cost.seconds, peak_memory=cost.peak_memory)
+        if not single:
+            return replace(found, info=info)
+        weights, ess, ancestors = (
+            part if part is None else part[0] for part in (found.log_weights, info.ess, info.unique_ancestors)
         )
-        return Samples(x, info, weights)
+        return Samples(found.x[0], replace(info, ess=ess, unique_ancestors=ancestors), weights)
 
     @abstractmethod
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
-        """x (B, n, *x_shape) for checked y (B, *y_shape); all random numbers from ``noise``."""
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
+        """Samples of checked y (B, *y_shape), without the time they took; all random numbers from ``noise``."""
 
 
 def noised(mean: Tensor, var: Tensor | float, fresh: Fresh) -> Tensor:
     """A draw of N(mean, var I). No number is drawn where var = 0, as in the last step of a chain."""
     return mean + math.sqrt(var) * fresh() if var > 0 else mean
-
-
-def check_states(name: str, z: Tensor, n: int, remedy: str) -> None:
-    """CSBError unless states (B·n, …) are finite, and near enough for float32 to hold a unit there."""
-    lost = ~(z.abs() * torch.finfo(torch.float32).eps < 1)
-    if len(bad := lost.flatten(1).any(1).nonzero()):
-        raise CSBError(
-            f"{name} diverged: its states are not finite, or out of float32's reach, at observation "
-            f"{int(bad[0]) // n}; {remedy}"
-        )

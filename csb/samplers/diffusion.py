@@ -19,13 +19,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from csb.bridge.bridge import autocast
+from csb.bridge import SampleInfo, Samples, autocast
+from csb.bridge.samples import REACH, require_finite
 from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid, Noise, Reference, expand, mix
-from csb.samplers.base import Draws, Fresh, Sampler, check_states, noised
+from csb.samplers.base import Fresh, Sampler, noised
 from csb.samplers.likelihood import GuidanceLikelihood, Likelihood
 from csb.schema import Count
 
@@ -74,7 +75,7 @@ class DiffusionSampler(Sampler):
 
     Attributes:
         label: the method's name in tables.
-        swept: the argument that a comparison sweeps on validation observations, and its symbol; None: no argument.
+        swept: the argument that a comparison sweeps on validation observations, and its symbol.
         any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError
             unless the likelihood is one of y = H(x) + noise.
         guided: whether a step takes a gradient through the denoiser.
@@ -112,7 +113,7 @@ class DiffusionSampler(Sampler):
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Network passes for one sample, forward and backward, as :class:`csb.samplers.base.Draws` counts them."""
+        """Network passes for one sample, forward and backward, as :class:`csb.bridge.SampleInfo` counts them."""
         (forward, backward), down = self.step_passes, sum(to < k for k, to in pairwise(self.path))
         return forward * down, backward * down
 
@@ -133,7 +134,7 @@ class DiffusionSampler(Sampler):
         """z_{k−1} (N, *x_shape), from z at k and y as in :meth:`start`."""
         raise NotImplementedError  # of a method that has no chain of its own to follow
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         each, fresh = self.observed(y).repeat_interleave(n, 0), partial(noise.normal, n, *self.x_shape)
         z = self.start(each, fresh)
         for k, to in pairwise(self.path):
@@ -142,7 +143,7 @@ class DiffusionSampler(Sampler):
                 z = noised(expand(r.sqrt(), z) * z, 1 - r, fresh)
             else:
                 z = self.move(z, k, each, fresh)
-        return Draws(self.finish(z, y, n), *self.passes)
+        return Samples(self.finish(z, y, n), SampleInfo(*self.passes))
 
     def denoise(self, z: Tensor, k: int) -> Tensor:
         """x̂_0 (in z's units) at step k, ``batch_size`` states a network call."""
@@ -182,7 +183,7 @@ class DiffusionSampler(Sampler):
 
     def finish(self, z: Tensor, y: Tensor, n: int) -> Tensor:
         """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
-        check_states(self.name, z, n, "use more steps or weaker guidance")
+        require_finite(self.name, z.unflatten(0, (len(y), n)), "use more steps or weaker guidance", REACH)
         return self.problem.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
 
 

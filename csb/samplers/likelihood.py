@@ -67,10 +67,7 @@ class Likelihood(GuidanceLikelihood):
 
     @classmethod
     def of(cls, problem: Problem, denoiser: Denoiser, train: Pairs, min_std: float = 0.1) -> "Likelihood":
-        """From a problem with additive noise and (a part of) its training pairs.
-
-        CSBError for a problem whose likelihood is not a density of this kind.
-        """
+        """From a problem with additive noise, else CSBError, and (a part of) its training pairs."""
         if not isinstance(problem, AdditiveNoise):
             raise CSBError(
                 f"{problem.name} has no likelihood y = H(x) + noise, which guidance needs; compare it by exact samples"

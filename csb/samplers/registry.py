@@ -10,7 +10,8 @@ from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
-from csb.process.grid import MOST_STEPS
+from csb.process.grid import Steps
+from csb.process.schedule import Horizon
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.likelihood import GuidanceLikelihood
 from csb.samplers.resampling import RESAMPLING
@@ -23,13 +24,6 @@ _METHODS = (
 )  # fmt: skip
 GUIDED: dict[str, type[DiffusionSampler]] = {method.name: method for method in _METHODS}
 _SHARED = ("batch_size", "precision", "particles", "resampling", "ess_threshold")  # given by settings of their own
-
-
-def arguments(name: str) -> list[str]:
-    """The settings of a method's own that :attr:`BaselineSettings.options` may hold."""
-    return [key for key in GUIDED[name].Settings.model_fields if key not in _SHARED]
-
-
 SWEPT = [name for name, method in GUIDED.items() if method.swept]
 Method = Annotated[str, OneOf(GUIDED)]
 Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
@@ -41,8 +35,8 @@ class BaselineSettings(Schema):
     group = "baselines"
 
     methods: list[Method] = Field(description="names of guided samplers")
-    T: int = Field(default=100, ge=1, le=MOST_STEPS, description="steps of their grid, on the bridge's schedule family")
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None = None
+    T: Steps = Field(default=100, description="steps of their grid, on the bridge's schedule family")
+    alpha_bar_end: Horizon | None = None
     """Its horizon; null: one that suits the data, see csb.samplers.diffusion.horizon."""
     batch_size: Count = Field(default=256, description="states a network call")
     particles: Annotated[list[Draws], Field(min_length=1)] | None = None
@@ -65,10 +59,8 @@ class BaselineSettings(Schema):
             if (swept := GUIDED[name].swept) and name not in self.sweeps:
                 raise CSBError(f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}")
         for name, given in self.options.items():
-            known = arguments(name)
-            for key in (key for key in given if key not in known):
-                choices = ", ".join(known) or "none"
-                raise CSBError(f"baselines.options.{name} has {key!r}; arguments of {name}: {choices}")
+            for key in set(given).intersection(_SHARED):
+                raise CSBError(f"baselines.options.{name}.{key} is not possible: all methods share it; leave it out")
             GUIDED[name].Settings.read(given, f"baselines.options.{name}")
         return self
 

@@ -21,9 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from csb.bridge import SampleInfo, Samples
 from csb.errors import MOST_DRAWS, CSBError
 from csb.process import Noise
-from csb.samplers.base import Draws, Fresh, noised
+from csb.samplers.base import Fresh, noised
 from csb.samplers.diffusion import DiffusionSampler, Guidance
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.schema import OneOf, Share
@@ -45,7 +46,7 @@ class ParticleSampler(DiffusionSampler):
     ess_threshold: Share = 0.5
     """Resample where the effective sample size is below this share of K; 0 never."""
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         K = self.particles or n
         if n % K:
             raise CSBError(f"n={n} is no multiple of particles={K}; a run returns all its particles")
@@ -63,7 +64,8 @@ class ParticleSampler(DiffusionSampler):
             now = later
         log_weights = (log_w.log_softmax(1) + math.log(K / n)).view(len(y), n)
         unique = torch.tensor([len(row.unique()) for row in ancestors.view(len(y), n)])
-        return Draws(self.finish(now.z, y, n), *self.passes, log_weights, effective_sample_size(log_weights), unique)
+        info = SampleInfo(*self.passes, ess=effective_sample_size(log_weights), unique_ancestors=unique)
+        return Samples(self.finish(now.z, y, n), info, log_weights)
 
     def _resample(self, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Which particles go on, as indices into all B·n, and their log-weights."""

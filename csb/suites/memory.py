@@ -16,7 +16,6 @@ import numpy as np
 from numpy.lib import format as npy
 from pydantic import Field
 
-from csb.cli import compose as cli
 from csb.errors import LARGEST
 from csb.evaluation.tables import print_table
 from csb.runs.recipe import suite_settings
@@ -63,7 +62,7 @@ def _npy(folder: Path, pairs: int, width: int) -> list[str]:
     for name in ("x", "y"):
         with (folder / f"{name}.npy").open("wb") as file:
             _write(file, name, pairs, width)
-    return [f"data.{name}={cli.quoted(str(folder / f'{name}.npy'))}" for name in ("x", "y")]
+    return [f"data.{name}={folder / f'{name}.npy'}" for name in ("x", "y")]
 
 
 def _npz(folder: Path, pairs: int, width: int) -> list[str]:
@@ -72,7 +71,7 @@ def _npz(folder: Path, pairs: int, width: int) -> list[str]:
         for name in ("x", "y"):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 _write(file, name, pairs, width)
-    return [f"data.path={cli.quoted(str(path))}"]
+    return [f"data.path={path}"]
 
 
 WRITERS: dict[str, Callable[[Path, int, int], list[str]]] = dict(zip(_KINDS, (_npy, _npz)))
@@ -84,7 +83,7 @@ def measure(setup: MemorySettings, kind: str, pairs: int) -> dict[str, Any]:
         folder = Path(name)
         data = WRITERS[kind](folder, pairs, setup.width)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        train(training_config([*_TRAINING, *data, f"ipf.first_steps={setup.steps}", f"out={cli.quoted(name)}"]))
+        train(training_config((*_TRAINING, *data, f"ipf.first_steps={setup.steps}", f"out={name}")))
     return {"pairs": pairs, "kind": kind, "files_mib": size / 2**20, "peak_mib": peak_mib()}
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from csb.bridge import Bridge
-from csb.cli import compose as cli
 from csb.errors import LARGEST, CSBError
 from csb.evaluation.scores import ensemble_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -98,7 +97,7 @@ class TargetSettings(Schema):
 
     def run(self) -> RunConfig:
         """The checked configuration of the training. CSBError for an override that does not fit."""
-        own = ("stage=bridge", "resume=false", "overwrite=true", f"out={cli.quoted(self.out)}", f"name={self.target}")
+        own = ("stage=bridge", "resume=false", "overwrite=true", f"out={self.out}", f"name={self.target}")
         chosen, run = self.chosen(), training_config((*TARGETS[self.target].overrides, *self.train, *own))
         if (held := run.problem.sizes["test"]) < chosen.observations:
             raise CSBError(f"observations={chosen.observations} are more than the {held} of the test split; lower it")
@@ -126,7 +125,7 @@ class Reached(Exception):
 
 
 class Watch:
-    """Scores the bridge every few steps; implements :class:`csb.training.bar.Observer`.
+    """Scores the bridge every few steps; implements :class:`csb.training.trainer.Observer`.
 
     Attributes:
         checks: a row each: steps, seconds of training until then, value.

@@ -5,18 +5,20 @@ is then a few gathers and random numbers, and no state crosses the bus. Data tha
 :func:`ahead` makes the next batch in a thread, in pinned memory, while the GPU computes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from csb.bridge.objectives import Objective, Target, bridged
-from csb.process import Grid, Reference, Stream, draw_linear, repeated, seeded
+from csb.process import Grid, Reference, Stream, repeated, seeded
 from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, HalfStep
 
@@ -32,16 +34,6 @@ class Batch(NamedTuple):
     c: Tensor
     target: Target
     step: int
-
-    def map(self, of: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with ``of`` applied to each of its tensors."""
-        var = self.target.var
-        target = Target(of(self.target.mean), of(var) if isinstance(var, Tensor) else var)
-        return Batch(of(self.x), of(self.k), of(self.c), target, self.step)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return self.map(lambda tensor: tensor.to(device))
 
     def part(self, ranks: Ranks) -> "Batch":
         """A process's part of the batch, in whole pairs."""
@@ -89,24 +81,21 @@ class Batches:
         self,
         draw: Draw,
         half_step: HalfStep,
-        pairs: EncodedPairs | tuple[Tensor, Tensor],
+        pairs: EncodedPairs,
         cache: Cache | None,
         steps: tuple[int, int],
         key: Stream = Stream.BATCH,
     ) -> None:
-        self.draw, self.half_step, self.pairs, self.cache = draw, half_step, as_pairs(pairs), cache
+        self.draw, self.half_step, self.pairs, self.cache = draw, half_step, pairs, cache
         self.steps, self.key, self.device = range(*steps), key, torch.device("cpu")
         self.objective, self.shared = draw.objective, draw.states_per_pair
         self.reference = Reference(draw.grid)
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def move(self, device: torch.device) -> None:
         """Puts pairs and cache, which must be in memory, on a device."""
         self.pairs, self.device = self.pairs.to(device), device
         if self.cache is not None:
-            self.cache = self.cache.to(device)
+            self.cache = move_data_to_device(self.cache, device)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
@@ -134,7 +123,7 @@ class Batches:
     def _first(self, step: int, k: Tensor, chosen: Tensor, noise: torch.Generator) -> Batch:
         z, c = self.pairs.rows(chosen, noise)
         x_0 = repeated(z, self.shared)
-        x_k = draw_linear(self.reference.marginal(k), x_0, noise)
+        x_k = self.reference.marginal(k).draw(x_0, noise)
         return Batch(x_k, k, c, self.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _cached(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
@@ -182,7 +171,7 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         if batch is None or device.type == "cpu":
             return batch
         torch.cuda.set_device(device)  # of this thread
-        return batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        return apply_to_collection(batch, Tensor, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
 
     with ThreadPoolExecutor(1, "batches-ahead") as thread:
         coming = thread.submit(following)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,16 +12,14 @@ from csb.bridge.objectives import Objective
 from csb.bridge.transitions import Transition
 from csb.errors import CSBError
 from csb.process import Noise, seeded
-from csb.training.pairs import EncodedPairs, as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
 _CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
-@dataclass(frozen=True)
-class Cache:
+class Cache(NamedTuple):
     """N trajectories, in memory.
 
     Attributes:
@@ -37,12 +35,7 @@ class Cache:
     @property
     def tensors(self) -> list[Tensor]:
         """What it holds."""
-        return [part for part in (self.states, self.targets, self.owner) if part is not None]
-
-    def to(self, device: torch.device) -> "Cache":
-        """The same on a device."""
-        targets = None if self.targets is None else self.targets.to(device)
-        return Cache(self.states.to(device), targets, self.owner.to(device))
+        return [part for part in self if part is not None]
 
 
 def bytes_per_trajectory(
@@ -67,7 +60,7 @@ def fill(
     bridge: Bridge,
     source: Direction,
     objective: Objective,
-    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    pairs: EncodedPairs,
     size: int,
     seed: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
@@ -82,14 +75,13 @@ def fill(
         bridge: on the device that fills.
         source: "forward" starts at the data, "backward" at N(0, I).
         objective: sets the targets.
-        pairs: encoded; or z (N, …) and c (N, …), on the CPU.
+        pairs: of which the conditions and, forward, the first states are.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
         dtype: in which states and targets are kept. They have about unit scale: float16 keeps 11 bits, bfloat16 8.
         ranks: the processes that share the work; each gets the whole cache.
     """
     generator, choice = seeded(*seed, device=bridge.device), seeded(*seed, 2)
-    pairs = as_pairs(pairs)
     owner = torch.randint(len(pairs), (size,), generator=seeded(*seed, 1))
     T, kernel = bridge.grid.T, bridge.kernel(source)
     row_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
@@ -118,7 +110,7 @@ def fill(
                 start = end
     cache = Cache(states, targets, owner)
     for tensor in cache.tensors[:-1]:
-        ranks.complete(tensor)
+        ranks.all_reduce(tensor)
     return cache
 
 

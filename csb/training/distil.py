@@ -12,25 +12,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge import Bridge, save
+from csb.bridge import Bridge
 from csb.bridge.objectives import BridgeMatching
 from csb.bridge.student import LAWS, Generator, Student, TransitionStudent
-from csb.process import Reference, Stream, draw_pinned, expand, repeated, seeded
-from csb.schema import Count, Distinct, OneOf, Place, Schema
+from csb.process import Reference, Stream, expand, repeated, seeded
+from csb.schema import Count, Distinct, OneOf, Place
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
-from csb.training.divergence import check_divergence
-from csb.training.module import FitModule
-from csb.training.pairs import EncodedPairs, as_pairs
-from csb.training.regression import state_file
+from csb.training.pairs import EncodedPairs
+from csb.training.regression import FitSettings, train_network
 from csb.training.scoring import generator_score
-from csb.training.settings import OptimizerSettings
-from csb.training.stage import Setup, Stage
+from csb.training.stage import Bar, Setup
 
 MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 NAME = "consistency"  # of the files
 
 
-class DistilSettings(Schema):
+class DistilSettings(FitSettings):
     """How a student is made and fitted."""
 
     group = "distil"
@@ -46,14 +43,9 @@ class DistilSettings(Schema):
     draws: int = Field(default=4, ge=2, le=MOST, description="draws a state of a generator's energy score")
     patches: list[Count] = []
     """Sides of the patches whose energy scores are added to that of the whole image."""
-    steps: Count = Field(default=10_000, description="optimiser steps")
-    batch_size: Count = Field(description="states a step")
     refresh: Count = Field(default=2500, description="optimiser steps between refills of the cache of end points")
     trajectories: Count = Field(default=50_000, description="wanted in it; fewer where cache_bytes is smaller")
     cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache")
-    lr: Annotated[float, Field(gt=0, lt=10)] = 1e-3
-    """The peak learning rate; the optimiser's other settings are the bridge's."""
-    checkpoint_every: Count = Field(default=500, description="optimiser steps between checkpoints")
     out: Place | None = Field(default=None, description="the folder that the student goes into; null: the bridge's")
 
 
@@ -72,35 +64,22 @@ class Jumps(NamedTuple):
     step: int
 
 
-class JumpBatches:
-    """An iterable over steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
-
-    def __init__(
-        self, student: Student, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int,
-        steps: tuple[int, int],
-    ) -> None:  # fmt: skip
-        self.pairs, self.cache, self.settings, self.seed, self.steps = pairs, cache, settings, seed, range(*steps)
-        grid = student.grid
-        self.reference, self.width = Reference(grid), (1 - grid.alpha_bar).sqrt().float()
-        self.share = level_shares(student)
-        self.noise_size = student.noise_size if isinstance(student, Generator) else 0
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[Jumps]:
-        size = self.settings.batch_size
-        for step in self.steps:
-            generator = seeded(self.seed, step, Stream.DISTIL_BATCH)
-            paths = torch.randint(len(self.cache.owner), (size,), generator=generator)
-            k = torch.multinomial(self.share, size, replacement=True, generator=generator)
-            x_0, x_T = self.cache.states[0, paths], self.cache.states[1, paths]
-            z = draw_pinned(self.reference.pinned_both(k), x_0, x_T, generator)
-            shape, noise = (size * self.settings.draws, self.noise_size), None
-            if self.noise_size:
-                noise = torch.randn(shape, dtype=torch.float32, generator=generator)
-            c, width = self.pairs.conditions(self.cache.owner[paths]), self.width[k]
-            yield Jumps(z, k, x_0, c, width, noise, step)
+def jump_batches(
+    student: Student, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int, steps: tuple[int, int]
+) -> Iterator[Jumps]:
+    """The batches of steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
+    grid, size, share = student.grid, settings.batch_size, level_shares(student)
+    reference, width = Reference(grid), (1 - grid.alpha_bar).sqrt().float()
+    noise_size, noise = student.noise_size if isinstance(student, Generator) else 0, None
+    for step in range(*steps):
+        generator = seeded(seed, step, Stream.DISTIL_BATCH)
+        paths = torch.randint(len(cache.owner), (size,), generator=generator)
+        k = torch.multinomial(share, size, replacement=True, generator=generator)
+        x_0, x_T = cache.states[0, paths], cache.states[1, paths]
+        z = reference.pinned_both(k).draw(x_0, x_T, generator)
+        if noise_size:
+            noise = torch.randn((size * settings.draws, noise_size), dtype=torch.float32, generator=generator)
+        yield Jumps(z, k, x_0, pairs.conditions(cache.owner[paths]), width[k], noise, step)
 
 
 def level_shares(student: Student) -> Tensor:
@@ -129,26 +108,10 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
     return generator_score(draws * scale[:, None], batch.x_0 * scale, patches)
 
 
-class DistilModule(FitModule):
-    """Fits a student."""
-
-    def __init__(self, student: Student, settings: DistilSettings, optimizer: OptimizerSettings) -> None:
-        super().__init__(student, settings.steps, settings.lr, optimizer)
-        self.student, self.patches = student, settings.patches
-
-    def training_step(self, batch: Jumps) -> Tensor:
-        loss = student_loss(self.student, batch, self.patches)
-        self.last_loss = loss.detach()
-        return loss
-
-    def where(self, step: int) -> str:
-        return f"the distillation at step {step}"
-
-
 def train_student(
     student: Student,
     bridge: Bridge,
-    pairs: EncodedPairs | tuple[Tensor, Tensor],
+    pairs: EncodedPairs,
     settings: DistilSettings,
     setup: Setup,
     resume: bool = False,
@@ -166,29 +129,22 @@ def train_student(
     Raises:
         CSBError: a state of other settings, a full disk, a diverging loss.
     """
-    bridge, pairs = bridge.requires_grad_(False), as_pairs(pairs)
+    bridge = bridge.requires_grad_(False)
     size = cache_size(bridge, settings)
-    stage = Stage(state_file(setup.folder, NAME), student, setup, [settings.steps], resume)
 
-    def attempt() -> FitModule:
-        module = DistilModule(student, settings, setup.optimizer)
-        fit, report = stage.fit(module), stage.report(module, NAME)
-        while (start := stage.progress.step) < settings.steps:
-            number = start // settings.refresh
-            stop = min(settings.steps, (number + 1) * settings.refresh)
-            stage.bar.describe("drawing end points")
-            key = (setup.seed, 0, number, 0, Stream.DISTIL_CACHE)
-            cache = fill(bridge.to(setup.device.where).eval(), "backward", BridgeMatching(), pairs, size, key)
-            stage.bar.describe("distilling")
-            batches = JumpBatches(student, pairs, cache, settings, setup.seed, (start, stop))
-            stage.run(fit, batches, report, settings.checkpoint_every)
-        check_divergence(stage.progress.losses, module.where(settings.steps))
-        return module
+    def batches(start: int, bar: Bar) -> Iterator[Jumps]:
+        number = start // settings.refresh
+        bar.describe("drawing end points")
+        key = (setup.seed, 0, number, 0, Stream.DISTIL_CACHE)
+        cache = fill(bridge.to(setup.device.where).eval(), "backward", BridgeMatching(), pairs, size, key)
+        bar.describe("distilling")
+        steps = (start, min(settings.steps, (number + 1) * settings.refresh))
+        return jump_batches(student, pairs, cache, settings, setup.seed, steps)
 
-    stage.until_done(attempt).adopt_average()
-    student.to(setup.device.where)
-    save(student, setup.folder / f"{NAME}.safetensors", {**setup.about, **stage.cost()})
-    stage.path.unlink(missing_ok=True)
+    def loss(batch: Jumps) -> Tensor:
+        return student_loss(student, batch, settings.patches)
+
+    train_network(student, NAME, loss, batches, settings, setup, resume, "distillation")
 
 
 def cache_size(bridge: Bridge, settings: DistilSettings) -> int:

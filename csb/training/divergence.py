@@ -12,6 +12,10 @@ from csb.errors import CSBError
 
 BLOCK, LAST = 50, 5  # steps whose median loss is looked at: to stop, and before a checkpoint is written
 EXPLODED = 1000.0  # multiple of max(1, |lowest median|) by which a median above the lowest counts as exploded
+REMEDY = (
+    "the last good state is kept: give resume=true optimizer.retries=1 to go on from it with a lower learning rate, or "
+    "train again with a lower optimizer.lr or a higher variance floor"
+)
 
 
 class Diverged(CSBError):
@@ -29,50 +33,24 @@ class LossWatch:
     """
 
     def __init__(self, losses: list[float]) -> None:
-        self.losses, self.lowest = losses, math.inf
-        for end in range(BLOCK, len(losses) + 1, BLOCK):
-            self._lower(statistics.median(losses[end - BLOCK : end]))
+        self.losses, self.lowest, self.seen = losses, math.inf, 0
 
-    def exploded(self) -> tuple[float, float] | None:
-        """To be asked after every step. The median of the last 50 and the lowest before, where they are far apart."""
-        if len(self.losses) % BLOCK:
+    def exploded(self, last: int) -> str | None:
+        """How far the median of so many last losses is above the lowest of a block; None where it is not far."""
+        losses = self.losses
+        for end in range(self.seen + BLOCK, len(losses) + 1, BLOCK):
+            self.lowest, self.seen = min(self.lowest, statistics.median(losses[end - BLOCK : end])), end
+        if len(losses) < last:
             return None
-        found = self._above(BLOCK)
-        self._lower(statistics.median(self.losses[-BLOCK:]))
-        return found
+        lowest, median = min(self.lowest, losses[0]), statistics.median(losses[-last:])
+        if median > lowest + EXPLODED * max(1.0, abs(lowest)):
+            return f"the median of the last steps is {median:.4g}, the lowest before was {lowest:.4g}"
+        return None
 
-    def suspicious(self) -> tuple[float, float] | None:
-        """The median of the last 5 steps and the lowest before, where they are far apart: a state not to be kept."""
-        return self._above(LAST)
-
-    def _lower(self, median: float) -> None:
-        self.lowest = min(self.lowest, median)
-
-    def _above(self, count: int) -> tuple[float, float] | None:
-        if len(self.losses) < count:
-            return None
-        lowest, median = min(self.lowest, self.losses[0]), statistics.median(self.losses[-count:])
-        return (median, lowest) if median > lowest + EXPLODED * max(1.0, abs(lowest)) else None
-
-
-def check_divergence(losses: list[float], where: str) -> None:
-    """Diverged where the last losses of a fit are far above its lowest: its weights are not to be kept."""
-    if (found := LossWatch(losses).suspicious()) is not None:
-        raise exploded(*found, where)
-
-
-def exploded(median: float, lowest: float, where: str) -> Diverged:
-    """The error of an exploded loss."""
-    return Diverged(
-        f"the loss exploded in {where}: the median of the last steps is {median:.4g}, the lowest before was "
-        f"{lowest:.4g}; {REMEDY}"
-    )
-
-
-REMEDY = (
-    "the last good state is kept: give resume=true optimizer.retries=1 to go on from it with a lower learning rate, or "
-    "train again with a lower optimizer.lr or a higher variance floor"
-)
+    def check(self, last: int, where: str) -> None:
+        """Raise Diverged where so many last losses count as exploded; ``where`` is the place in the training."""
+        if (found := self.exploded(last)) is not None:
+            raise Diverged(f"the loss exploded in {where}: {found}; {REMEDY}")
 
 
 def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBError:
@@ -101,18 +79,13 @@ def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBErro
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors in a value, with the names of the fields that they are in."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield name, value
-        return
-    parts: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        parts = value
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        parts = value._asdict()  # type: ignore[attr-defined]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        yield name, value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
-        parts = dict(enumerate(value))
-    for key, part in parts.items():
+        value = dict(enumerate(value))
+    for key, part in value.items() if isinstance(value, Mapping) else ():
         yield from _tensors(part, f"{name}.{key}" if name else str(key))
 
 

@@ -8,6 +8,7 @@ import torch
 from csb.training.state import Progress
 
 SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+_POINTS = 500  # of a curve
 SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
 
 
@@ -46,27 +47,38 @@ def end_figures(history: list[dict[str, Any]]) -> dict[str, Any]:
     return next((row for row in rows if row["iteration"] == chosen_iteration(rows)), {}) if rows else {}
 
 
-def figures(progress: Progress, timing: dict[str, float], cache_bytes: int, kept: int | None) -> dict[str, Any]:
+def figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int | None) -> dict[str, Any]:
     """The figures of a half-step at its end.
 
     Args:
         progress: of the half-step.
-        timing: seconds of "fill", and of "fit" with the filling.
+        fill_share: of its time that filling took.
         cache_bytes: of its trajectories.
         kept: the step whose weights validation has kept.
 
     Returns:
-        "loss", the mean of the last tenth of the steps; "fill_share" of the time; "cache_mib"; with validation
+        "loss", the mean of the last tenth of the steps; "fill_share"; "cache_mib"; with validation
         "val_loss", "best_step", "kept_step", "steps"; "retries", where there were any.
     """
     losses = progress.losses
     tail = losses[-max(1, len(losses) // 10) :]
-    found: dict[str, Any] = {
-        "loss": sum(tail) / len(tail), "fill_share": timing["fill"] / max(timing["fit"], 1e-9),
-        "cache_mib": cache_bytes / 2**20,
-    }  # fmt: skip
+    found: dict[str, Any] = {"loss": sum(tail) / len(tail), "fill_share": fill_share, "cache_mib": cache_bytes / 2**20}
     if (best := progress.best) is not None:
         found |= {"val_loss": best["loss"], "best_step": best["step"], "kept_step": kept, "steps": progress.step}
     if count := sum(record["half_step"] == progress.half_step for record in progress.retries):
         found["retries"] = count
     return found
+
+
+def curve(progress: Progress, kept: int | None) -> dict[str, Any]:
+    """The losses of a half-step at its end, as :class:`csb.evaluation.diagnose_figures.HalfStepLosses` has them.
+
+    Returns:
+        "losses", means of "every" steps each, at most 500; "validation", [step, loss]; "kept_step"; "stopped".
+    """
+    losses, every = progress.losses, -(-len(progress.losses) // _POINTS) or 1
+    parts = [losses[start : start + every] for start in range(0, len(losses), every)]
+    return {
+        "losses": [sum(part) / len(part) for part in parts], "every": every, "validation": progress.validated,
+        "kept_step": kept, "stopped": progress.stopped,
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 """The Lightning module of one half-step."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as pl
@@ -63,6 +64,7 @@ class FitModule(pl.LightningModule):
 
     Args:
         model: what is fitted.
+        name: what the training is called in messages.
         steps: optimiser steps in all.
         peak: the learning rate after warm-up.
         settings: the optimiser's.
@@ -74,9 +76,10 @@ class FitModule(pl.LightningModule):
 
     last_loss: Tensor
 
-    def __init__(self, model: nn.Module, steps: int, peak: float, settings: OptimizerSettings) -> None:
+    def __init__(self, model: nn.Module, name: str, steps: int, peak: float, settings: OptimizerSettings) -> None:
         super().__init__()
-        self.model, self.steps, self.peak, self.settings, self.rate_factor = model, steps, peak, settings, 1.0
+        self.model, self.name, self.settings = model, name, settings
+        self.steps, self.peak, self.rate_factor = steps, peak, 1.0
         self.average = MovingAverage(model, settings.ema)
         self.weights: list[Tensor] = list(model.parameters())
 
@@ -95,11 +98,32 @@ class FitModule(pl.LightningModule):
 
     def where(self, step: int) -> str:
         """The place of a step in the training, for messages."""
-        raise NotImplementedError
+        return f"{self.name} at step {step}"
 
     def adopt_average(self) -> None:
         """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
         take_weights(self.model, self.average.module.state_dict())
+
+
+class NetworkModule(FitModule):
+    """Fits a network by a loss of its batches."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any], Tensor],
+        name: str,
+        steps: int,
+        peak: float,
+        settings: OptimizerSettings,
+    ) -> None:
+        super().__init__(model, name, steps, peak, settings)
+        self.loss = loss
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss = self.loss(batch)
+        self.last_loss = loss.detach()
+        return loss
 
 
 class HalfStepModule(FitModule):
@@ -112,7 +136,7 @@ class HalfStepModule(FitModule):
         peak = settings.lr if half_step.iteration == 1 else settings.later_lr
         kernel = bridge.kernel(half_step.direction)
         kernel.inflation.fill_(1.0)  # the likelihood is fitted without
-        super().__init__(kernel, half_step.steps, peak, settings)
+        super().__init__(kernel, f"half-step {half_step.name}", half_step.steps, peak, settings)
         self.bridge, self.half_step, self.objective, self.kernel = bridge, half_step, objective, kernel
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
         self.register_buffer("weight", balance(kernel, settings.balance), persistent=False)
@@ -121,9 +145,6 @@ class HalfStepModule(FitModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         return self.weighted_loss(self.kernel, batch)
-
-    def where(self, step: int) -> str:
-        return f"half-step {self.half_step.name} at step {step}"
 
     def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
         """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""

@@ -86,10 +86,3 @@ def encoded(transform: Transform, source: Rows) -> EncodedPairs:
     """The pairs of a source by a fitted transform, of which a copy is kept: it may move to another device."""
     own = copy.deepcopy(transform).cpu().requires_grad_(False)
     return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own)
-
-
-def as_pairs(pairs: EncodedPairs | tuple[Tensor, Tensor | None] | Tensor) -> EncodedPairs:
-    """Encoded pairs of tensors z, or (z, c), on the CPU; others as they are."""
-    if isinstance(pairs, EncodedPairs):
-        return pairs
-    return EncodedPairs.of(pairs) if isinstance(pairs, Tensor) else EncodedPairs.of(*pairs)

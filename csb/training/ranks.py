@@ -19,12 +19,11 @@ decides it tells the others. A resumed training is bit-identical for the same nu
 the run's fingerprint, and another is refused.
 
 Where one process fails, the others find its connection closed, and end. One line is printed in all, by whoever asks
-:func:`speaks` first: the one that failed.
+:func:`reports_first`: the one that failed.
 """
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -43,11 +42,11 @@ from csb.training.settings import DeviceSettings
 
 T = TypeVar("T")
 JOINING, WAITING = timedelta(minutes=10), timedelta(hours=2)  # for all to be there; for one that has more to do alone
-LOST = (
+PEER_FAILED = (
     "another process of this training ended without a word, perhaps for want of memory; resume=true goes on from the "
     "last checkpoint"
 )
-_SPOKEN = "csb_spoken"
+_REPORTED = "csb_reported"
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,15 @@ class Ranks:
 
     @classmethod
     def of(cls, device: DeviceSettings) -> "Ranks":
-        """Those that :func:`join` made. CSBError where the settings want several and they were not joined."""
+        """Those that :func:`init` made. CSBError where the settings want several and they were not joined."""
         if device.world == 1:
             return ALONE
-        if _joined is None or _joined.size != device.world:
+        if _own is None or _own.size != device.world:
             raise CSBError(f"trainer.devices={device.devices} takes {device.world} processes; start it with csb train")
-        return _joined
+        return _own
 
     @property
-    def main(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is process 0."""
         return self.rank == 0
 
@@ -82,45 +81,28 @@ class Ranks:
         """This process's share of ``count`` rows: neighbours, as many as any other's or one more."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Process 0's value, in all. The others' is not looked at."""
-        if self.size == 1:
-            return value
-        box = [value if self.main else None]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        box = [value if self.is_rank_zero else None]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # pyright: ignore[reportReturnType]
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The value of each process, in their order, in all. Nobody goes on before all are there."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes, on the CPU in float64; of one process its values as they are."""
-        if self.size == 1:
-            return values
-        total = values.detach().to("cpu", torch.float64, copy=True)
-        dist.all_reduce(total)
-        return total / self.size
-
-    def complete(self, rows: Tensor) -> None:
+    def all_reduce(self, rows: Tensor) -> None:
         """Fills in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing."""
         if self.size > 1:
             dist.all_reduce(rows if rows.dtype == torch.float32 else rows.view(torch.uint8))  # of bytes: the same bits
 
-    def in_turn(self, action: Callable[[], Any]) -> None:
-        """Calls the action, on each machine in one process before the others: it makes files that they then find."""
-        for turn in (True, False):
-            if (self.local == 0) is turn:
-                action()
-            self.gather(None)
-
 
 ALONE = Ranks()
-_joined: Ranks | None = None
+_own: Ranks | None = None
 _store: Any = None
 
 
@@ -139,12 +121,12 @@ def environment() -> ClusterEnvironment | None:
     return None
 
 
-def join(device: DeviceSettings) -> Ranks:
+def init(device: DeviceSettings) -> Ranks:
     """Joins the processes that were started for this training, each with a device of its own.
 
     CSBError where their number is not the settings', this machine has too few GPUs, or some do not come.
     """
-    global _joined, _store
+    global _own, _store
     where = environment()
     if where is None or (started := where.world_size()) != device.world:
         found = 1 if where is None else started
@@ -166,33 +148,33 @@ def join(device: DeviceSettings) -> Ranks:
     except dist.DistError as error:
         reason = " ".join(str(error).split())[:120]
         raise CSBError(f"the {ranks.size} processes of the training did not find each other ({reason})") from error
-    _joined = ranks
+    _own = ranks
     return ranks
 
 
-def leave() -> None:
-    """Ends what :func:`join` began, after the last exchange."""
-    if _joined is not None and dist.is_initialized():
+def destroy() -> None:
+    """Ends what :func:`init` began, after the last exchange."""
+    if _own is not None and dist.is_initialized():
         dist.destroy_process_group()
 
 
-def speaks() -> bool:
+def reports_first() -> bool:
     """Whether this process is the one to print why the training ends: the first that asks, by itself always.
 
     What ends all of them at once, such as a loss that is not finite, is left to process 0.
     """
-    if _joined is None:
+    if _own is None:
         return True
-    if not _joined.main:
+    if not _own.is_rank_zero:
         time.sleep(0.3)
     try:
-        return _store.add(_SPOKEN, 1) == 1
+        return _store.add(_REPORTED, 1) == 1
     except (dist.DistError, RuntimeError):  # the store was process 0's, which has ended and said why
         return False
 
 
-def lost(error: BaseException) -> bool:
+def peer_failed(error: BaseException) -> bool:
     """Whether an error tells that another process has ended."""
-    if _joined is None or not isinstance(error, RuntimeError):
+    if _own is None or not isinstance(error, RuntimeError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed" in str(error)

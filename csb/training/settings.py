@@ -15,11 +15,7 @@ from csb.bridge.kernel import FEW
 from csb.errors import CSBError
 from csb.schema import Count, OneOf, Schema, Share, Whole
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-SELECT = ("best", "last")
-STRATEGIES = ("auto", "ddp")
-CACHE_DTYPES = ("float32", "float16", "bfloat16")
-PRECISIONS = ("32-true", "bf16-mixed")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of the cache
 MOST_ITERATIONS = 1000
 
 
@@ -40,13 +36,13 @@ class IPFSettings(Schema):
     trajectories: Count = 50_000
     """Wanted in the cache; fewer where the byte budget is smaller."""
     cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache in memory, in each process")
-    cache_dtype: Annotated[str, OneOf(CACHE_DTYPES)] = Field(default="float32", description="in which states are kept")
+    cache_dtype: Annotated[str, OneOf(tuple(DTYPES))] = Field(default="float32", description="in which states are kept")
     last_forward: bool = True
     """Also fit the forward kernels of the last iteration, which sampling does not need."""
     inflate: bool = False
     """After each backward half-step, set the spread of the samples to the error of their mean on validation pairs (see
     csb.evaluation.inflation)."""
-    select: Annotated[str, OneOf(SELECT)] = "best"
+    select: Annotated[str, OneOf(("best", "last"))] = "best"
     """Which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on validation
     pairs no other beats by more than its standard error, or "last"."""
     validate_every: Count = 250
@@ -131,11 +127,13 @@ class DeviceSettings(Schema):
 
     group = "trainer"
 
-    accelerator: Annotated[str, OneOf(ACCELERATORS)] = Field(default="auto", description="the kind of device")
+    accelerator: Annotated[str, OneOf(("auto", "cpu", "gpu", "cuda"))] = "auto"
+    """The kind of device."""
     devices: Count = Field(default=1, description="of each machine, with a process each")
-    precision: Annotated[str, OneOf(PRECISIONS)] = Field(default="32-true", description="of the network calls")
+    precision: Annotated[str, OneOf(("32-true", "bf16-mixed"))] = "32-true"
+    """Of the network calls."""
     num_nodes: Count = Field(default=1, description="machines")
-    strategy: Annotated[str, OneOf(STRATEGIES)] = "auto"
+    strategy: Annotated[str, OneOf(("auto", "ddp"))] = "auto"
     """Several devices take ddp in any case: every network fits on one device, and the averaged weights and the
     optimiser need whole ones."""
     compile: bool = Field(default=False, description="whether networks are compiled by torch.compile")

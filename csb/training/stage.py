@@ -1,16 +1,20 @@
 """What all trainings share: where they stand, in memory and on the disk, and the way back after a divergence."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Columns
 from torch import nn
 
-from csb.training.bar import Bar, Metrics, Report
-from csb.training.divergence import Diverged, LossWatch
+from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks
@@ -26,8 +30,56 @@ from csb.training.state import (
 )
 
 LOWER = 0.3  # the factor on the learning rate of a retry
+LOG_EVERY = 20  # steps whose mean loss is logged
 T = TypeVar("T")
+Metrics = dict[str, float]
 logger = logging.getLogger(__name__)
+
+
+class _Screen:
+    """A stream that rich writes to. Once it has gone away, nothing more is shown."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # a closed pipe, a terminal that hung up; a closed file
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Bar:
+    """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
+
+    def __init__(self, total: int, done: int, enabled: bool = True) -> None:
+        self.loss = float("nan")
+        screen = None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr))  # None: nothing is shown
+        self.progress = Columns(
+            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
+            console=Console(file=screen, stderr=True), disable=not enabled,
+        )  # fmt: skip
+        self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
+
+    def describe(self, text: str) -> None:
+        """Says what is being done."""
+        self.progress.update(self.task, description=text)
+
+    def go_to(self, done: int) -> None:
+        """So many steps are done: a training went back, or needs no more of them."""
+        self.progress.update(self.task, completed=done)
+
+    def advance(self, loss: float) -> None:
+        """One optimiser step."""
+        self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
+        self.progress.update(self.task, advance=1, loss=f"{self.loss:.4f}")
 
 
 @dataclass(frozen=True)
@@ -73,15 +125,15 @@ class Stage:
         self, path: Path, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
     ) -> None:
         self.path, self.model, self.setup, self.parts, self.ranks = path, model, setup, parts, ranks
-        if ranks.main and not resume:
+        if ranks.is_rank_zero and not resume:
             path.unlink(missing_ok=True)
-        found = load_progress(path, setup.fingerprint) if ranks.main and path.exists() else Progress()
-        self.progress = ranks.share(found)
+        found = load_progress(path, setup.fingerprint) if ranks.is_rank_zero and path.exists() else Progress()
+        self.progress = ranks.broadcast(found)
         if self.progress.weights:
             restore_weights(model, self.progress, path)
         self.start = Progress(weights=to_cpu(model.state_dict())) if setup.optimizer.retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
-        self.bar = Bar(sum(parts), self.done, setup.bar and ranks.main)
+        self.bar = Bar(sum(parts), self.done, setup.bar and ranks.is_rank_zero)
 
     @property
     def offset(self) -> int:
@@ -100,7 +152,7 @@ class Stage:
 
     def log(self, metrics: Metrics, step: int) -> None:
         """Logs, in the first process."""
-        if self.ranks.main:
+        if self.ranks.is_rank_zero:
             self.setup.log(metrics, step)
 
     def fit(self, module: FitModule) -> Fit:
@@ -111,17 +163,44 @@ class Stage:
         module.rate_factor = LOWER ** len(progress.retries)
         return Fit(module, setup.device, setup.optimizer.clip, self.ranks, progress.optimizer)
 
-    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Report:
-        """Shows and logs the losses of a fit under a name."""
-        return Report(self.bar, self.log, self.offset, self.progress.losses, name, module.where, about)
+    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Callable[[int, float, float], None]:
+        """What takes the loss of each step down, shows it, and logs it with the learning rate, ``about`` and a name.
 
-    def run(self, fit: Fit, batches: Iterable[Any], report: Report, every: int) -> None:
-        """Takes a step on each batch, with a state on the disk after every so many, and at the end."""
+        Raises Diverged where the losses explode.
+        """
+        losses, offset, watch = self.progress.losses, self.offset, LossWatch(self.progress.losses)
 
-        def after(step: int, loss: float, rate: float) -> None:
+        def report(step: int, loss: float, rate: float) -> None:
+            losses.append(loss)
+            if len(losses) % BLOCK == 0:
+                watch.check(BLOCK, module.where(step - 1))
+            self.bar.advance(loss)
+            if step % LOG_EVERY == 0:
+                recent = losses[-LOG_EVERY:]
+                self.log({f"loss/{name}": sum(recent) / len(recent), "lr": rate, **(about or {})}, offset + step)
+
+        return report
+
+    def run(
+        self,
+        fit: Fit,
+        batches: Iterable[Any],
+        report: Callable[[int, float, float], None],
+        every: int,
+        observe: Callable[[int], None] | None = None,
+    ) -> None:
+        """Takes a step on each batch, unless the progress is stopped, and reports it.
+
+        A state is written after ``every`` steps, and at the end; ``observe`` comes after it.
+        """
+
+        def after(step: int, loss: float, rate: float) -> bool:
             report(step, loss, rate)
             if step % every == 0:
                 self.save(fit, step)
+            if observe is not None:
+                observe(step)
+            return self.progress.stopped
 
         fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))
 
@@ -130,13 +209,13 @@ class Stage:
         progress = self.progress
         progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
         progress.average = to_cpu(fit.module.average.state_dict())
-        if LossWatch(progress.losses).suspicious() is None:
+        if LossWatch(progress.losses).exploded(LAST) is None:
             self.write()
 
     def write(self) -> None:
         """Writes the progress with the model's weights. Diverged where a number is not finite, in every process."""
         self.progress.weights = to_cpu(self.model.state_dict())
-        if not self.ranks.main:
+        if not self.ranks.is_rank_zero:
             require_finite(self.progress)  # all find what one finds, and go back together
             return
         self.progress.seconds = self.seconds
@@ -161,7 +240,7 @@ class Stage:
         number = len(self.progress.retries) + 1
         if number > most:
             raise error
-        self.progress = self.ranks.share(self._retried(error, number) if self.ranks.main else self.start)
+        self.progress = self.ranks.broadcast(self._retried(error, number) if self.ranks.is_rank_zero else self.start)
         take_weights(self.model, self.progress.weights)
         self.log({"retries": number}, failed)
         self.bar.go_to(self.done)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from csb.errors import CSBError, in_one_line
@@ -31,6 +32,7 @@ class Progress:
         seconds: wall time spent so far.
         history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
         best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
+        validated: [step, loss] of each validation of the running half-step.
         stopped: whether the half-step has ended before its last step.
         retries: one record for each time that the training went back to an earlier state (see csb.training.stage).
     """
@@ -44,15 +46,19 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    validated: list[list[float]] = field(default_factory=list)
     stopped: bool = False
     retries: list[dict[str, Any]] = field(default_factory=list)
 
 
 def require_finite(progress: Progress) -> None:
     """Diverged where a number to train on from is not finite."""
-    for name in ("weights", "average", "optimizer", "best"):
-        if (found := first_bad(getattr(progress, name), name)) is not None:
-            raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
+    if (found := _first_bad(vars(progress))) is not None:
+        raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
+
+
+def _first_bad(state: Mapping[str, Any]) -> str | None:
+    return first_bad({name: state.get(name) for name in ("weights", "average", "optimizer", "best")}, "")
 
 
 def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -> None:
@@ -86,11 +92,8 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
             f"{path.parent} was trained with {key}={stored.get(key)!r}, not {fingerprint.get(key)!r}; resume with the "
             f"same settings or choose another name"
         )
-    for name in ("weights", "average", "optimizer"):
-        if (found := first_bad(data.get(name), name)) is not None:
-            raise CSBError(
-                f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true"
-            )
+    if (found := _first_bad(data)) is not None:
+        raise CSBError(f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true")
     data.pop("format")
     return Progress(**data)
 
@@ -140,13 +143,4 @@ def restore_weights(model: nn.Module, progress: Progress, path: Path) -> None:
 
 def to_cpu(tree: Any) -> Any:
     """The same nest of dictionaries and lists with copies of its tensors on the CPU."""
-    if isinstance(tree, Tensor):
-        return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, dict):
-        return {key: to_cpu(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [to_cpu(value) for value in tree]
-    return tree
-
-
-__all__ = ["Progress", "load_progress", "require_finite", "restore_weights", "save_progress", "take_weights", "to_cpu"]
+    return apply_to_collection(tree, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))

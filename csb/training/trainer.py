@@ -4,30 +4,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Protocol
 
 from csb.bridge import Bridge, Kernel, load, save
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
 from csb.process import Stream
-from csb.training.bar import Observer
 from csb.training.batches import Batches, Draw, on_device
-from csb.training.cache import DTYPES, Cache, bytes_per_trajectory, capacity, fill
-from csb.training.divergence import check_divergence
-from csb.training.fit import Fit
-from csb.training.history import EACH, SCORE, best_iteration, figures
+from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.divergence import LAST, LossWatch
+from csb.training.history import EACH, chosen_iteration, curve, figures
 from csb.training.module import HalfStepModule
-from csb.training.pairs import EncodedPairs, as_pairs
-from csb.training.ranks import ALONE, Ranks
-from csb.training.settings import DeviceSettings, HalfStep, IPFSettings, plan
-from csb.training.stage import Setup, Stage
+from csb.training.pairs import EncodedPairs
+from csb.training.ranks import Ranks
+from csb.training.settings import DTYPES, DeviceSettings, HalfStep, IPFSettings, plan
+from csb.training.stage import Metrics, Setup, Stage
 from csb.training.state import Progress, take_weights, to_cpu
-from csb.training.validation import Validation, keep_best
+from csb.training.validation import Validation
 
 _VALIDATION = 4096  # trajectories of validation pairs
+
+
+class Observer(Protocol):
+    """Looks at the bridge during training: makes pictures and diagnostics, and must not touch its weights."""
+
+    def within(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
+        """Called every ``observe_every`` steps, with the averaged weights."""
+        ...
+
+    def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> Metrics:
+        """Called at the end of a half-step, with the loss of each of its steps; returns diagnostics by name."""
+        ...
 
 
 class BridgeTrainer:
@@ -36,7 +45,7 @@ class BridgeTrainer:
     Args:
         bridge: with initial weights; changed in place.
         objective: how kernels are fitted.
-        pairs: encoded training pairs; or their z (N, …) and c (N, …), on the CPU.
+        pairs: encoded training pairs.
         settings: of the alternation.
         setup: of the training; ``state.pt``, ``half_steps/*.safetensors`` and ``bridge.safetensors`` go into its
             folder. For several devices :mod:`csb.training.ranks` must have joined the processes; the first alone
@@ -51,19 +60,18 @@ class BridgeTrainer:
         self,
         bridge: Bridge,
         objective: Objective,
-        pairs: EncodedPairs | tuple[Tensor, Tensor],
+        pairs: EncodedPairs,
         settings: IPFSettings,
         setup: Setup,
         *,
         observer: Observer | None = None,
         calibrate: Callable[[Bridge], dict[str, Any]] | None = None,
-        val: EncodedPairs | tuple[Tensor, Tensor] | None = None,
+        val: EncodedPairs | None = None,
     ) -> None:
-        self.bridge, self.pairs = bridge, as_pairs(pairs)
-        self.settings, self.setup = settings, setup
+        self.bridge, self.pairs, self.settings, self.setup = bridge, pairs, settings, setup
         self.ranks = Ranks.of(setup.device)
-        self.observer, self.calibrate = observer if self.ranks.main else None, calibrate
-        self.val = as_pairs(val) if settings.patience and val is not None else None
+        self.observer, self.calibrate = observer if self.ranks.is_rank_zero else None, calibrate
+        self.val = val if settings.patience else None
         compile_networks(bridge, setup.device)
         self.plan = plan(settings)
         self.draw = Draw(
@@ -89,7 +97,7 @@ class BridgeTrainer:
         parts = [half_step.steps for half_step in self.plan]
         self.stage = Stage(self.state_file, self.bridge, self.setup, parts, resume, self.ranks)
         self.stage.until_done(self._half_steps)
-        if self.ranks.main:
+        if self.ranks.is_rank_zero:
             self._select()
         return self.progress
 
@@ -110,37 +118,40 @@ class BridgeTrainer:
     def _select(self) -> None:
         """Writes ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
         folder, history = self.setup.folder, self.progress.history
-        scored = [row for row in history if SCORE in row]
-        if self.settings.select == "best" and scored:
-            best = best_iteration(scored)
+        if self.settings.select == "best":
+            best = chosen_iteration(history)
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
             take_weights(self.bridge, load(model_file(folder, f"half_steps/{name}"), of=Bridge).state_dict())
         save(self.bridge, folder / "bridge.safetensors", self.setup.about)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.draw.objective, self.setup.optimizer)
-        fit = self.stage.fit(module)
-        timing = {"fill": 0.0, "fit": 0.0}
-        validation = self._validation(module)
-        while self.progress.step < half_step.steps and not self.progress.stopped:
-            round_ = self.progress.step // self.settings.refresh
-            stop = min(half_step.steps, (round_ + 1) * self.settings.refresh)
-            clock = time.perf_counter()
-            cache = self._fill(half_step, self.pairs, self.cache_size, (round_, 0, Stream.CACHE))
-            timing["fill"] += time.perf_counter() - clock
-            self._fit(fit, module, cache, (self.progress.step, stop), validation)
-            timing["fit"] += time.perf_counter() - clock
-            del cache  # before the next one is filled
-        self.stage.bar.skip(half_step.steps - self.progress.step)
-        self._finish(module, timing, validation)
+        draw = replace(self.draw, draw_targets=not module.kernel.integrates_targets)
+        stage, progress, settings = self.stage, self.progress, self.settings
+        fit, validation, observe = stage.fit(module), None, partial(self._observe, module)
+        shown = stage.report(module, half_step.direction, {"iteration": half_step.iteration})
+        if self.val is not None:
+            size = min(self.cache_size, _VALIDATION)
+            cache = self._fill(half_step, self.val, size, (0, 0, Stream.VALIDATION))
+            validation = Validation(module, draw, self.val, cache)
 
-    def _validation(self, module: HalfStepModule) -> Validation | None:
-        if self.val is None:
-            return None
-        half_step, size = module.half_step, min(self.cache_size, _VALIDATION)
-        cache = self._fill(half_step, self.val, size, (0, 0, Stream.VALIDATION))
-        draw = replace(self.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets, ranks=ALONE)
-        return Validation(module, draw, self.val, cache, self.ranks)
+        def report(step: int, loss: float, rate: float) -> None:
+            shown(step, loss, rate)
+            if validation is not None and step % settings.validate_every == 0:
+                self._validate(validation, step)
+
+        filling, start = 0.0, time.perf_counter()
+        while progress.step < half_step.steps and not progress.stopped:
+            round_, clock = progress.step // settings.refresh, time.perf_counter()
+            cache = self._fill(half_step, self.pairs, self.cache_size, (round_, 0, Stream.CACHE))
+            filling += time.perf_counter() - clock
+            self._describe(half_step, "fitting")
+            steps = progress.step, min(half_step.steps, (round_ + 1) * settings.refresh)
+            batches = on_device(Batches(draw, half_step, self.pairs, cache, steps), self.setup.device)
+            stage.run(fit, batches, report, settings.checkpoint_every, observe)
+            del cache, batches  # before the next cache is filled
+        stage.bar.go_to(stage.offset + half_step.steps)
+        self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
 
     def _fill(self, half_step: HalfStep, pairs: EncodedPairs, size: int, key: tuple[int, ...]) -> Cache | None:
         """The trajectories that a half-step is fitted to; None for the first, which needs no simulation."""
@@ -154,41 +165,16 @@ class BridgeTrainer:
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.stage.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
 
-    def _fit(
-        self,
-        fit: Fit,
-        module: HalfStepModule,
-        cache: Cache | None,
-        steps: tuple[int, int],
-        validation: Validation | None,
-    ) -> None:
-        """The steps from one filling of the cache to the next, with a state at their end."""
-        half_step, settings, stage = module.half_step, self.settings, self.stage
-        self._describe(half_step, "fitting")
-        draw = replace(self.draw, draw_targets=not module.kernel.integrates_targets)
-        batches = Batches(draw, half_step, self.pairs, cache, steps)
-        report = stage.report(module, half_step.direction, {"iteration": half_step.iteration})
-
-        def after(step: int, loss: float, rate: float) -> bool:
-            report(step, loss, rate)
-            if validation is not None and step % settings.validate_every == 0:
-                self._validate(module, validation, step)
-            if step % settings.checkpoint_every == 0:
-                stage.save(fit, step)
-            if self.observer is not None and step % settings.observe_every == 0:
-                with self._averaged(module) as bridge:
-                    self.observer.within(bridge, half_step, step)
-            return stage.progress.stopped
-
-        fit.run(on_device(batches, self.setup.device), after, lambda: stage.save(fit, len(stage.progress.losses)))
-
-    def _validate(self, module: HalfStepModule, validation: Validation, step: int) -> None:
+    def _validate(self, validation: Validation, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
-        loss, settings = validation.loss(), self.settings
-        self.stage.log({f"val_loss/{module.half_step.direction}": loss}, self.stage.offset + step)
-        keep_best(self.progress, loss, module.average.module, step)
-        assert self.progress.best is not None
-        self.progress.stopped = step - self.progress.best["step"] >= settings.patience * settings.validate_every
+        loss, best = validation.record(self.progress, step)
+        self.stage.log({f"val_loss/{validation.module.half_step.direction}": loss}, self.stage.offset + step)
+        self.progress.stopped = step - best >= self.settings.patience * self.settings.validate_every
+
+    def _observe(self, module: HalfStepModule, step: int) -> None:
+        if self.observer is not None and step % self.settings.observe_every == 0:
+            with self._averaged(module) as bridge:
+                self.observer.within(bridge, module.half_step, step)
 
     @contextmanager
     def _averaged(self, module: HalfStepModule) -> Iterator[Bridge]:
@@ -202,21 +188,22 @@ class BridgeTrainer:
         finally:
             self.bridge.set_kernel(direction, module.kernel)
 
-    def _finish(self, module: HalfStepModule, timing: dict[str, float], validation: Validation | None) -> None:
+    def _finish(self, module: HalfStepModule, fill_share: float, validation: Validation | None) -> None:
         half_step, stage, progress = module.half_step, self.stage, self.progress
-        check_divergence(progress.losses, module.where(progress.step))
+        LossWatch(progress.losses).check(LAST, module.where(progress.step))
         kept = validation.restore(progress) if validation is not None and progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)
         stage.progress = Progress(half_step.index + 1, retries=progress.retries)
-        if not self.ranks.main:
+        if not self.ranks.is_rank_zero:
             return
         save(self.bridge, self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.setup.about)
-        metrics = figures(progress, timing, self.cache_bytes if half_step.index else 0, kept) | calibration
+        metrics = figures(progress, fill_share, self.cache_bytes if half_step.index else 0, kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, progress.losses)
+        losses = {"curve": curve(progress, kept)}
         about = {"half_step": half_step.name, "iteration": half_step.iteration, "direction": half_step.direction}
-        stage.progress.history = [*progress.history, {**about, **metrics, "seconds": stage.seconds}]
+        stage.progress.history = [*progress.history, {**about, **metrics, **losses, "seconds": stage.seconds}]
         logged = {f"{half_step.direction}/{key}": value for key, value in metrics.items() if key != EACH}
         stage.log(logged, stage.done)
         stage.write()
@@ -226,9 +213,9 @@ class BridgeTrainer:
         if self.calibrate is None or half_step.direction == "forward":
             return {}
         self._describe(half_step, "calibrating")
-        found = self.calibrate(self.bridge) if self.ranks.main else {}
+        found = self.calibrate(self.bridge) if self.ranks.is_rank_zero else {}
         if self.ranks.size > 1:
-            take_weights(self.bridge, self.ranks.share(to_cpu(self.bridge.state_dict())))
+            take_weights(self.bridge, self.ranks.broadcast(to_cpu(self.bridge.state_dict())))
         return found
 
 

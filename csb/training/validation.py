@@ -1,18 +1,19 @@
 """The loss on validation pairs: a half-step ends with the averaged weights of its end, or those of the lowest loss."""
 
 import math
+from dataclasses import replace
 
 import torch
-from torch import nn
+from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge import Kernel
 from csb.process import Stream
 from csb.training.batches import Batches, Draw
 from csb.training.cache import Cache
 from csb.training.divergence import REMEDY, Diverged
-from csb.training.module import FitModule, HalfStepModule
+from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs
-from csb.training.ranks import ALONE, Ranks
+from csb.training.ranks import ALONE
 from csb.training.state import Progress, take_weights, to_cpu
 
 _STATES = 16_384  # of validation
@@ -23,19 +24,18 @@ class Validation:
 
     Args:
         module: of the half-step.
-        draw: how its batches are drawn.
+        draw: how its batches are drawn; here each state has a pair of its own.
         pairs: encoded validation pairs.
         cache: their trajectories; None for the first half-step.
-        ranks: the processes that share the work, in whole batches.
     """
 
-    def __init__(
-        self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None, ranks: Ranks = ALONE
-    ) -> None:
+    def __init__(self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None) -> None:
+        assert isinstance(module.average.module, Kernel)
+        self.module, self.ranks, self.average = module, draw.ranks, module.average.module
         count = -(-_STATES // draw.batch_size)
+        draw = replace(draw, states_per_pair=1, ranks=ALONE)  # processes share the work in whole batches
         batches = Batches(draw, module.half_step, pairs, cache, (0, count), Stream.VALIDATION)
-        self.batches = list(batches)[ranks.part(count)]
-        self.module, self.ranks = module, ranks
+        self.batches = list(batches)[self.ranks.part(count)]
 
     def loss(self) -> float:
         """The mean loss of the averaged weights, steps weighted as in training. Diverged where it is not finite."""
@@ -46,18 +46,26 @@ class Validation:
             raise Diverged(f"the loss on validation pairs became {loss} in {where}; {REMEDY}")
         return loss
 
+    def record(self, progress: Progress, step: int) -> tuple[float, int]:
+        """The loss after a step, and the step of the lowest, whose averaged weights the progress keeps."""
+        loss = self.loss()
+        progress.validated.append([step, loss])
+        if progress.best is None or loss < progress.best["loss"]:
+            progress.best = {"loss": loss, "step": step, "weights": to_cpu(self.average.state_dict())}
+        return loss, progress.best["step"]
+
     @torch.no_grad()
     def losses(self) -> list[float]:
         """The loss of each batch, of all processes."""
-        average = self.module.average.module
-        assert isinstance(average, Kernel)
-        device, training = self.module.beta.device, average.training
+        average, device = self.average, self.module.beta.device
+        training = average.training
         average.eval()
         try:
-            own = [float(self.module.weighted_loss(average, batch.to(device))) for batch in self.batches]
+            batches = (move_data_to_device(batch, device) for batch in self.batches)
+            own = [float(self.module.weighted_loss(average, batch)) for batch in batches]
         finally:
             average.train(training)
-        return [loss for part in self.ranks.gather(own) for loss in part]
+        return [loss for part in self.ranks.all_gather(own) for loss in part]
 
     def restore(self, progress: Progress) -> int:
         """Gives the moving average the weights of the lowest loss, unless those that it has are as good.
@@ -68,27 +76,14 @@ class Validation:
         every few hundred steps is lowest somewhere earlier by chance alone; so the end stands where its loss is not
         higher by more than the standard error of the difference, over batches.
         """
-        average = self.module.average.module
         assert progress.best is not None
         if progress.best["step"] == progress.step:
             return progress.step
-        end, weights = self.losses(), to_cpu(average.state_dict())
-        restore_best(progress, self.module)
+        end, weights = self.losses(), to_cpu(self.average.state_dict())
+        take_weights(self.average, progress.best["weights"])
         gaps = torch.tensor(end, dtype=torch.float64) - torch.tensor(self.losses(), dtype=torch.float64)
         error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
         if float(gaps.mean()) > error:
             return int(progress.best["step"])
-        take_weights(average, weights)
+        take_weights(self.average, weights)
         return progress.step
-
-
-def keep_best(progress: Progress, loss: float, average: nn.Module, step: int) -> None:
-    """Keeps the averaged weights in the progress if the validation loss is the lowest so far."""
-    if progress.best is None or loss < progress.best["loss"]:
-        progress.best = {"loss": loss, "step": step, "weights": to_cpu(average.state_dict())}
-
-
-def restore_best(progress: Progress, module: FitModule) -> None:
-    """Gives the moving average the weights of the lowest validation loss, where there was one."""
-    if progress.best is not None:
-        take_weights(module.average.module, progress.best["weights"])

@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineGaussian
+from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 
@@ -191,7 +191,7 @@ class TestShapes:
     def test_trajectory_of_a_refined_sample_is_the_last_pass(self, bridge, y):
         found = bridge.sample(y, 2, generator=seeded(1), trajectory=True, refine=2)
         assert found.info.trajectory.shape == (4, 4, 2, 3)
-        torch.testing.assert_close(found.x, bridge.transform._decode(found.info.trajectory[0], y))
+        torch.testing.assert_close(found.x, bridge.transform.decode(found.info.trajectory[0], y))
 
     def test_info(self, bridge, y):
         info = bridge.sample(y, 2, generator=seeded(1)).info

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import unpacked
 
-from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged, build_objective
+from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian
-from csb.process import Grid, Power, Reference, draw_linear, draw_pinned, seeded
+from csb.process import Grid, Power, Reference, seeded
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
 REFERENCE = Reference(GRID)
@@ -82,7 +82,7 @@ class TestFirstTarget:
         x_k, x_0 = torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
         step = torch.tensor([k])
         law, n = REFERENCE.pinned_start(k), self.N
-        previous = draw_pinned(law, x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
+        previous = law.draw(x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
         return step, x_k, x_0, previous
 
     @pytest.mark.parametrize("k", [1, 2, 4])
@@ -107,7 +107,7 @@ class TestFirstTarget:
 
     @pytest.mark.parametrize("name", list(OBJECTIVES))
     def test_batches_of_different_steps(self, name):
-        objective, k = build_objective(name), torch.tensor([1, 4, 2])
+        objective, k = OBJECTIVES[name](), torch.tensor([1, 4, 2])
         x_k, x_0 = torch.randn(3, 1, 2, 2, generator=seeded(2)), torch.randn(3, 1, 2, 2, generator=seeded(3))
         whole = objective.first_target(REFERENCE, k, x_k, x_0)
         for i in range(3):
@@ -124,7 +124,7 @@ class TestCachedTarget:
         with torch.no_grad():
             step = kernel(start, k, c)
             end = step.draw(torch.randn(len(start), kernel.noise_size, generator=seeded(3)))
-            target = {n: build_objective(n).cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
+            target = {n: OBJECTIVES[n]().cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
         kernels = exact.steps[-1 if source == "forward" else -2].kernels
         return target, start, end, kernels[2], c
 
@@ -147,7 +147,7 @@ class TestBridged:
 
     def ends(self):
         x_0 = torch.tensor([[1.2, 0.3]]).expand(self.N, 2)
-        return x_0, draw_linear(REFERENCE.marginal(GRID.T), x_0, seeded(11))
+        return x_0, REFERENCE.marginal(GRID.T).draw(x_0, seeded(11))
 
     @pytest.mark.parametrize("direction", ["backward", "forward"])
     @pytest.mark.parametrize("k", [1, 2, 4])
@@ -191,4 +191,4 @@ def test_a_drawn_target_has_the_targets_law():
 
 
 def test_registry():
-    assert {name: build_objective(name).name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}
+    assert {name: OBJECTIVES[name]().name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from csb.bridge.parametrisation import PARAMETRISATIONS, coefficients
-from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
+from csb.bridge.kernel import PARAMETRISATIONS, coefficients
+from csb.problems.exact.gaussian import AffineGaussian, exact_ipf, reference_kernels
 from csb.process import Cosine, Grid, Power, Reference, mix, seeded
 
 GRIDS = [
@@ -22,6 +22,16 @@ def random(*keys, shape=(6, 2)):
     return torch.randn(shape, generator=seeded(0, *keys), dtype=torch.float64)
 
 
+def mean(given, x, output, k):
+    """The kernel's mean of an output, for coefficients of x's dtype."""
+    return given.skip[k] * x + given.gain[k] * output
+
+
+def output_of(given, x, mean, k):
+    """The output whose kernel mean is ``mean``."""
+    return (mean - given.skip[k] * x) / given.gain[k]
+
+
 @everywhere
 @both_ways
 @each_name
@@ -30,10 +40,10 @@ def test_each_converts_exactly_into_each_other(grid, direction, name, other):
     one, two = coefficients(name, grid, direction), coefficients(other, grid, direction)
     for k in range(1, grid.T + 1):
         x, output = random(1, k), random(2, k)
-        mean = one.mean(x, output, k)
-        converted = two.output(x, mean, k)
-        torch.testing.assert_close(two.mean(x, converted, k), mean, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(one.output(x, two.mean(x, converted, k), k), output, rtol=1e-7, atol=1e-7)
+        expected = mean(one, x, output, k)
+        converted = output_of(two, x, expected, k)
+        torch.testing.assert_close(mean(two, x, converted, k), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(output_of(one, x, mean(two, x, converted, k), k), output, rtol=1e-7, atol=1e-7)
 
 
 @everywhere
@@ -42,7 +52,7 @@ def test_output_zero_with_v_is_the_reference_step(grid, direction):
     found = coefficients("v", grid, direction)
     for k in range(1, grid.T + 1):
         x = random(k)
-        torch.testing.assert_close(found.mean(x, torch.zeros_like(x), k), (1 - grid.beta[k]).sqrt() * x)
+        torch.testing.assert_close(mean(found, x, torch.zeros_like(x), k), (1 - grid.beta[k]).sqrt() * x)
 
 
 @everywhere
@@ -51,8 +61,8 @@ def test_x0_with_the_true_end_is_the_pinned_law(grid):
     backward, forward = coefficients("x0", grid, "backward"), coefficients("x0", grid, "forward")
     for k in range(1, grid.T + 1):
         x, end = random(1, k), random(2, k)
-        torch.testing.assert_close(backward.mean(x, end, k), mix(reference.pinned_start(k), x, end))
-        torch.testing.assert_close(forward.mean(x, end, k), mix(reference.pinned_end(k), x, end))
+        torch.testing.assert_close(mean(backward, x, end, k), mix(reference.pinned_start(k), x, end))
+        torch.testing.assert_close(mean(forward, x, end, k), mix(reference.pinned_end(k), x, end))
 
 
 @everywhere
@@ -66,7 +76,7 @@ def test_x0_with_the_exact_denoiser_is_the_exact_first_half_step(grid):
         law, x = step.push(law), random(4, k)
         scale = grid.alpha_bar[k].sqrt()
         denoised = prior + (x - scale * prior) @ (scale * torch.linalg.solve(law.P, C))
-        found = coefficients("x0", grid, "backward").mean(x, denoised, k)
+        found = mean(coefficients("x0", grid, "backward"), x, denoised, k)
         torch.testing.assert_close(found, kernels[k - 1].mean(x, y), rtol=1e-9, atol=1e-9)
 
 
@@ -76,9 +86,9 @@ def test_eps_and_v_predict_the_end_they_say(grid):
     for k in range(1, grid.T + 1):
         x, output, a = random(1, k), random(2, k), grid.alpha_bar[k]
         end = (x - (1 - a).sqrt() * output) / a.sqrt()
-        torch.testing.assert_close(eps.mean(x, output, k), x0.mean(x, end, k), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mean(eps, x, output, k), mean(x0, x, end, k), rtol=1e-9, atol=1e-9)
         end = a.sqrt() * x - (1 - a).sqrt() * output
-        torch.testing.assert_close(v.mean(x, output, k), x0.mean(x, end, k), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mean(v, x, output, k), mean(x0, x, end, k), rtol=1e-9, atol=1e-9)
 
 
 @everywhere
@@ -87,7 +97,7 @@ def test_drift_is_the_move_over_beta(grid, direction):
     found = coefficients("drift", grid, direction)
     for k in range(1, grid.T + 1):
         x, output = random(1, k), random(2, k)
-        torch.testing.assert_close(found.mean(x, output, k), x + grid.beta[k] * output)
+        torch.testing.assert_close(mean(found, x, output, k), x + grid.beta[k] * output)
 
 
 @everywhere

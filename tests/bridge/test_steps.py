@@ -10,8 +10,7 @@ from csb.bridge.kernel import COVARIANCES
 from csb.bridge.skipping import Skip, planned_calls, timesteps_of
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel
+from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
 from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge_sample import N, Y, assert_law
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
@@ -135,7 +134,7 @@ class TestAgainstClosedForms:
     def test_in_bridge_matching_a_leap_is_the_law_of_two_times_of_the_pinned_paths(self, iterations):
         exact = make_exact_bridge("full", 1, T=4)
         grid, reference = exact.grid, Reference(exact.grid)
-        steps = exact_imf(grid, exact.G, exact.g, exact.C, iterations)
+        steps = exact_ipf(grid, exact.G, exact.g, exact.C, iterations, "bridge_matching")
         data = AffineGaussian(exact.G, exact.g, exact.C)
         if iterations == 1:
             scale, var = reference.marginal(4)
@@ -155,7 +154,7 @@ class TestAgainstClosedForms:
             sub = Grid(grid.alpha_bar[torch.tensor([0, j, k] if j else [0, k])])
             near, far, var = Reference(sub).pinned_start(sub.T)
             timesteps = sorted({0, j, k, *range(k, 5)})
-            skip = next(hop.skip for hop in planned_calls(grid, "backward", timesteps) if hop.k == k)
+            skip = dict(planned_calls(grid, "backward", timesteps))[k]
             found = skipped(steps[-2].kernels[k - 1], skip)
             torch.testing.assert_close(found.M, near * eye + far * J, atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(found.S, far**2 * rest + var * eye, atol=1e-9, rtol=1e-9)
@@ -240,7 +239,7 @@ def test_stops_are_distinct_and_even(T):
         assert (timesteps[0], timesteps[-1], len(gaps)) == (0, T, S)
         assert min(gaps) >= 1
         assert max(gaps) - min(gaps) <= 1
-    assert all(hop.skip is None for hop in planned_calls(grid, "backward", timesteps_of(grid, T)))
+    assert all(skip is None for _, skip in planned_calls(grid, "backward", timesteps_of(grid, T)))
 
 
 def test_affine_kernels_of_any_parametrisation_are_the_same():

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import memory, reset_peak
 from csb.evaluation import comparison
 from csb.evaluation.comparison import Method, against_exact, digits, draw, image_result, point_result
 from csb.evaluation.settings import MetricsSettings
 from csb.problems import LinearGaussian, Pairs
 from csb.samplers import ExactSampler
-from csb.samplers.base import Draws, Sampler
+from csb.samplers.base import Sampler
 
 PROBLEM = LinearGaussian(dx=2, dy=2, n_train=100)
 Y = PROBLEM.pairs("test", 4).y
@@ -72,7 +73,7 @@ class Hungry(Sampler):
 
     def _sample(self, y, n, noise):
         torch.ones(64 * MIB // 4).sum()
-        return Draws(noise.normal(n, 2).view(len(y), n, 2), 1, 0)
+        return Samples(noise.normal(n, 2).view(len(y), n, 2), SampleInfo(1, 0))
 
 
 def test_the_peak_memory_of_each_call_is_measured():

@@ -22,7 +22,7 @@ from csb.evaluation.metrics import (
 )
 from csb.evaluation.selection import validation_score
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import LinearGaussian, Pairs
+from csb.problems import LinearGaussian, Pairs, Rows
 from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise
 from csb.process import seeded
@@ -122,7 +122,9 @@ def test_a_scale_of_one_changes_no_bit():
 def test_the_scale_of_x_is_in_its_own_units():
     x = torch.rand(20_000, 3, generator=seeded(0)) * torch.tensor([1e3, 4.0, 1.0]) + torch.tensor([0.0, -2.0, 0.0])
     x[:, 2] = 7 * torch.randn(20_000, generator=seeded(1))
-    fitted = Probit((3,), (3,), (0.0, -2.0, None), (1e3, 2.0, None)).fit(x, torch.randn(20_000, 3, generator=seeded(2)))
+    fitted = Probit((3,), (3,), (0.0, -2.0, None), (1e3, 2.0, None)).fit(
+        Rows.of(Pairs(x, torch.randn(20_000, 3, generator=seeded(2))))
+    )
     assert fitted.x_scale()[:2] / torch.tensor([1e3, 4.0]) == pytest.approx([0.341, 0.341], abs=0.01)
     assert float(fitted.x_scale()[2]) == pytest.approx(7, rel=0.02)
 

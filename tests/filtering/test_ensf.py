@@ -11,14 +11,14 @@ import torch
 
 from csb.filtering import EnSF, Gaussian, LinearGaussianModel
 from csb.filtering.ensf import denoise
-from csb.process import clock, euler_maruyama, seeded
+from csb.process import euler_maruyama, seeded
 
 Y, R = 2.0, 0.6
 
 
 def recursion(filter_: EnSF, r: float = R) -> tuple[float, float]:
     """Mean and variance after all steps, for a forecast N(0, 1)."""
-    mean, var, grid, s = 0.0, 1.0, filter_.grid, clock(filter_.grid)
+    mean, var, grid, s = 0.0, 1.0, filter_.grid, filter_.grid.clock
     for k in range(filter_.steps, 0, -1):
         law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k - 1]), float(s[k] - s[k - 1])
         x, noise = ds * (1 - (k - 1) / filter_.steps) * c**2 / r, float(law.var) if k > 1 else ds / (1 + r)
@@ -29,7 +29,7 @@ def recursion(filter_: EnSF, r: float = R) -> tuple[float, float]:
 
 def own_recursion(filter_: EnSF) -> tuple[float, float, float]:
     """With a mini-batch of one: z^m ↦ a z^m + b Y + N(0, v), as (a, b Y, v)."""
-    a, mean, var, grid, s = 0.0, 0.0, 1.0, filter_.grid, clock(filter_.grid)
+    a, mean, var, grid, s = 0.0, 0.0, 1.0, filter_.grid, filter_.grid.clock
     for k in range(filter_.steps, 0, -1):
         law, c, ds = euler_maruyama(grid, k), float(filter_.scale[k - 1]), float(s[k] - s[k - 1])
         x, noise = ds * (1 - (k - 1) / filter_.steps) * c**2 / R, float(law.var) if k > 1 else ds / (1 + R)

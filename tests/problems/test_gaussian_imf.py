@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf, static_bridge
-from csb.problems.exact.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian import AffineGaussian, compose, coupling, exact_ipf, reference_kernels, static_bridge
 from csb.process import Grid, Power
 
 PROBLEM = LinearGaussian(dx=3, dy=2, seed=1)
 ZERO = torch.zeros(3, dtype=torch.float64)
 NOISE = AffineGaussian(torch.zeros(3, 2).double(), ZERO, torch.eye(3).double())
+
+
+def exact_imf(grid, iterations):
+    return exact_ipf(grid, PROBLEM.G, ZERO, PROBLEM.C, iterations, "bridge_matching")
 
 
 def close(found: AffineGaussian, expected: AffineGaussian, atol: float) -> None:
@@ -23,7 +26,7 @@ def close(found: AffineGaussian, expected: AffineGaussian, atol: float) -> None:
 def test_reaches_the_static_bridge(T, alpha_bar_end):
     grid = Grid.from_schedule(Power(alpha_bar_end, 3.0), T)
     iterations = 25 if alpha_bar_end < 0.5 else 200  # a short horizon is slow to forget the start
-    steps = exact_imf(grid, PROBLEM.G, ZERO, PROBLEM.C, iterations)
+    steps = exact_imf(grid, iterations)
     expected = static_bridge(alpha_bar_end, PROBLEM.G, ZERO, PROBLEM.C)
     close(coupling(NOISE, compose(list(steps[-2].kernels)[::-1]), False), expected, 1e-6)
     data = AffineGaussian(PROBLEM.G, ZERO, PROBLEM.C)
@@ -39,7 +42,7 @@ def test_the_static_bridge_is_where_ipf_ends():
 
 def test_the_first_half_step_is_that_of_ipf():
     grid = Grid.from_schedule(Power(0.2, 2.0), 5)
-    one, two = (method(grid, PROBLEM.G, ZERO, PROBLEM.C, 1)[0] for method in (exact_imf, exact_ipf))
+    one, two = exact_imf(grid, 1)[0], exact_ipf(grid, PROBLEM.G, ZERO, PROBLEM.C, 1)[0]
     for ours, theirs in zip(one.kernels, two.kernels):
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
@@ -47,7 +50,7 @@ def test_the_first_half_step_is_that_of_ipf():
 
 def test_each_iteration_comes_closer():
     grid = Grid.from_schedule(Power(0.3, 3.0), 4)
-    ends = [step.end for step in exact_imf(grid, PROBLEM.G, ZERO, PROBLEM.C, 4)[::2]]
+    ends = [step.end for step in exact_imf(grid, 4)[::2]]
     errors = [float((end.P - PROBLEM.C).norm() + (end.U - PROBLEM.G).norm()) for end in ends]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.1 * errors[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels, reverse
+from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, exact_ipf, reference_kernels, reverse
 from csb.process import Grid, Power, Reference, seeded
 
 TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_problem_mnist import files, root, splits  # noqa: F401  (fixtures: small fabricated files)
+from test_problem_mnist import fetch, files, root, splits  # noqa: F401  (fixtures: small fabricated files)
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
@@ -90,11 +90,9 @@ class TestTransform:
             assert "\n" not in str(error.value)
 
     def test_errors(self):
-        t, x, y, _ = observed()
+        t, x, _, _ = observed()
         with pytest.raises(CSBError, match="pass the observations"):
             t.encode_x(x)
-        with pytest.raises(CSBError, match="repeat y to one for each row"):
-            t.encode_x(x, y[:3])
         with pytest.raises(CSBError, match="hole=6 does not move"):
             MovingHole(SHAPE, 6)
 

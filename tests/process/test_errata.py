@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from csb.process import Grid, Power, Reference, clock
+from csb.process import Grid, Power, Reference
 
 M, V = 1.7, 0.4
 GRID = Grid.from_schedule(Power(0.01, 2.0), 8)
@@ -92,7 +92,7 @@ def end(noise, weight, T=4000):
     The score of a Gaussian is affine: mean and variance follow by hand.
     """
     grid = Grid.from_schedule(Power(0.01, 2.0), T)
-    s, alpha_bar = clock(grid).tolist(), grid.alpha_bar.tolist()
+    s, alpha_bar = grid.clock.tolist(), grid.alpha_bar.tolist()
     start = Marginal.at(alpha_bar[-1])
     mean, var = start.mean, start.var
     for k in range(T, 0, -1):

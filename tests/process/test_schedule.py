@@ -22,11 +22,11 @@ def test_alpha_bar_falls_from_one_to_the_horizon(name, end):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_with_horizon_keeps_the_type_and_its_other_numbers(name):
+def test_another_horizon_keeps_the_type_and_its_other_numbers(name):
     short = SCHEDULES[name](alpha_bar_end=0.3)
-    long = short.with_horizon(1e-4)
+    long = short.replace(alpha_bar_end=1e-4)
     assert type(long) is type(short)
-    assert long.with_horizon(0.3) == short
+    assert long.replace(alpha_bar_end=0.3) == short
     assert float(long.alpha_bar(torch.ones((), dtype=torch.float64))) == pytest.approx(1e-4)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.process import Grid, Power, Reference, draw, draw_linear, draw_pinned, noise_like, seeded
+from csb.process import Grid, Power, Reference, noise_like, seeded
 
 N, T = 200_000, 5
 
@@ -12,7 +12,7 @@ def simulate(reference, x_0, generator):
     """Trajectories of the reference process from x_0 (B, …): (T + 1, B, …)."""
     path = [x_0]
     for k in range(1, reference.grid.T + 1):
-        path.append(draw_linear(reference.step(k), path[-1], generator))
+        path.append(reference.step(k).draw(path[-1], generator))
     return torch.stack(path)
 
 
@@ -73,11 +73,11 @@ def test_pinned_both(reference, path, k):
 def test_draws_follow_their_laws(reference, path):
     k = torch.randint(1, T, (N,), generator=seeded(2))
     law = reference.pinned_both(k)
-    x = draw_pinned(law, path[0], path[T], seeded(3))
+    x = law.draw(path[0], path[T], seeded(3))
     standard = (x - law.near * path[0] - law.far * path[T]) / law.var.sqrt()
     check(standard, [path[0], path[T]], [torch.zeros(()).double()] * 2, torch.ones(()).double())
     marginal = reference.marginal(k)
-    standard = (draw_linear(marginal, path[0], seeded(4)) - marginal.scale * path[0]) / marginal.var.sqrt()
+    standard = (marginal.draw(path[0], seeded(4)) - marginal.scale * path[0]) / marginal.var.sqrt()
     check(standard, [path[0]], [torch.zeros(()).double()], torch.ones(()).double())
 
 
@@ -88,13 +88,6 @@ def test_simulate_keeps_shape_dtype_and_start(reference):
     assert path.dtype == torch.float32
     assert torch.equal(path[0], x_0)
     assert torch.equal(path, simulate(reference, x_0, seeded(6)))
-
-
-def test_draw_takes_a_variance_for_each_coordinate():
-    mean = torch.zeros(50_000, 2)
-    x = draw(mean, torch.tensor([4.0, 0.25]).expand(50_000, 2), seeded(7))
-    assert torch.allclose(x.var(dim=0), torch.tensor([4.0, 0.25]), rtol=0.05)
-    assert torch.equal(draw(mean, torch.zeros(()), seeded(7)), mean)
 
 
 def stream(*keys):

@@ -16,7 +16,7 @@ from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
 from csb.cli.demo.painter import Painter
 from csb.cli.demo.server import Server
 from csb.problems import build_problem
-from csb.problems.tasks import mnist, mnist_sources
+from csb.problems.tasks import mnist
 
 PROBLEMS = ("mnist_inpaint_anywhere", "mnist_inpaint")
 TEST = 30
@@ -34,7 +34,7 @@ def write_digits(root: Path) -> dict[str, str]:
 
     raw = mnist.raw_folder(root)
     raw.mkdir(parents=True)
-    mnist_sources.write_idx(raw, (split(5000), split(20), split(TEST)))
+    mnist.write_idx(raw, (split(5000), split(20), split(TEST)))
     return {name: hashlib.md5((raw / name).read_bytes()).hexdigest() for name in mnist.MD5}
 
 

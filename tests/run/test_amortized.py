@@ -69,7 +69,7 @@ def test_samplers_of_what_is_loaded(folder):
 @pytest.mark.parametrize(
     ("kind", "hook"),
     [
-        ("score", Hook("csb.training.regression.RegressionModule.training_step", 17)),
+        ("score", Hook("csb.training.module.NetworkModule.training_step", 17)),
         ("flow", Hook("csb.training.stage.save_progress", 3)),
         ("score", Hook("csb.training.regression.save", 1)),
     ],

@@ -7,6 +7,7 @@ from csb.bridge.kernel import automatic_covariance
 from csb.cli.compose import composed
 from csb.process import Power, seeded
 from csb.runs.config import RunConfig, read
+from csb.training.pairs import EncodedPairs
 
 
 def config(*overrides: str) -> RunConfig:
@@ -16,7 +17,7 @@ def config(*overrides: str) -> RunConfig:
 def pairs(width):
     """z | c ~ N(c, diag(1, width²)), c ~ N(0, I)."""
     c = torch.randn(5000, 2, generator=seeded(1))
-    return c + torch.randn(5000, 2, generator=seeded(2)) * torch.tensor([1.0, width]), c
+    return EncodedPairs.of(c + torch.randn(5000, 2, generator=seeded(2)) * torch.tensor([1.0, width]), c)
 
 
 def test_finer_data_have_finer_first_steps():
@@ -35,7 +36,7 @@ def test_a_given_scale_and_what_is_kept_of_it():
 def test_horizon_by_the_number_of_coordinates():
     for d, end in ((1, 0.1), (2, 0.1), (10, 0.02)):
         z = torch.randn(500, d, generator=seeded(1))
-        assert float(config().resolved((z, z[:, :1])).grid.alpha_bar[-1]) == pytest.approx(
+        assert float(config().resolved(EncodedPairs.of(z, z[:, :1])).grid.alpha_bar[-1]) == pytest.approx(
             end
         )  # y determines a coordinate
 

@@ -22,8 +22,7 @@ from csb.runs.export import check_out, export
 from csb.runs.hub import WEIGHTS, load_folder
 from csb.runs.observations import read_observations
 from csb.samplers import FLOW, SCORE, Likelihood, flow_sampler, score_sampler
-from csb.samplers.registry import GUIDED, arguments
-from csb.samplers.tds import ParticleSampler
+from csb.samplers.registry import GUIDED
 from tests.bad_input import EDGES, answer, each, edges, shown
 from tests.conftest import make_untrained_bridge
 from tests.samplers.conditional_models import untrained
@@ -266,7 +265,7 @@ class TestProcess:
 
         calls = {f"{key} alpha_bar": (lambda v, key=key: grid(**{key: v})) for key in ("alpha_bar_end", own)}
         calls["T"] = lambda v: Grid.from_schedule(make(0.1), v)
-        calls["alpha_bar_end of with_horizon"] = lambda v: make(0.1).with_horizon(v)
+        calls["alpha_bar_end of another horizon"] = lambda v: make(0.1).replace(alpha_bar_end=v)
         assert try_calls(calls, 20)["refused"] > 40
 
     def test_grids(self):
@@ -339,9 +338,7 @@ class TestSamplers:
 
             return call
 
-        own = ["particles", "resampling", "ess_threshold"] if issubclass(make, ParticleSampler) else []
-        options = [*arguments(name), *own, "batch_size", "precision"]
-        assert try_calls({option: made(option) for option in options}, 8)["refused"] > 6
+        assert try_calls({option: made(option) for option in make.Settings.model_fields}, 8)["refused"] > 6
 
     def test_what_all_samplers_take(self, parts):
         sampler = GUIDED["dps"](*parts, Grid.from_schedule(SCHEDULES["linear"](1e-4), 3))

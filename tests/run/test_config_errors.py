@@ -119,7 +119,10 @@ VALUES = [
     ("~baselines.sweeps.dps", "baselines.sweeps.dps is missing; give a list of values of step_size"),
     ("+baselines.options.dsp={}", "baselines.options has no setting 'dsp'; choose among tds, smc, dps, replacement"),
     ("+baselines.options.dps=1", "baselines.options.dps=1 is not possible; give a table"),
-    ("+baselines.options.dps={zeta: 1}", "baselines.options.dps has 'zeta'; arguments of dps: step_size"),
+    (
+        "+baselines.options.dps={zeta: 1}",
+        "baselines.options.dps has no setting 'zeta'; choose among batch_size,",
+    ),
     ("baselines.ess_threshold=1.5", "baselines.ess_threshold=1.5 is not possible; give a number in [0, 1]"),
     ("baselines.particles=[0]", "baselines.particles[0]=0 is not possible"),
     ("baselines.methods=[nope]", "baselines.methods[0]='nope' is unknown; choose one of tds"),

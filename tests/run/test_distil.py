@@ -117,9 +117,9 @@ def test_a_student_of_another_bridge_is_left_out(folder, command, bridge):
 @pytest.mark.parametrize(
     "hook",
     [
-        Hook("csb.training.distil.DistilModule.training_step", 14),
+        Hook("csb.training.module.NetworkModule.training_step", 14),
         Hook("csb.training.stage.save_progress", 4),
-        Hook("csb.training.distil.save", 1),
+        Hook("csb.training.regression.save", 1),
     ],
     ids=["in a step", "before a state", "before the file"],
 )

@@ -31,7 +31,7 @@ from sbi.utils.user_input_checks import process_prior
 import csb
 from csb import sbi as package
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineKernel
+from csb.problems.exact.gaussian import AffineKernel
 from csb.runs.prior_bounds import prior_bounds
 from csb.runs.volume import draws_needed, require_volume
 from csb.sbi import Posterior

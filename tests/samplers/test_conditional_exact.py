@@ -12,7 +12,7 @@ import torch
 
 from csb.process import Grid, LinearBeta, Noise, Power, seeded
 from csb.samplers import FLOW, SCORE
-from csb.samplers.score import DDIM
+from csb.samplers.conditional import DDIM
 from tests.samplers.conditional_models import AMORTIZED, PROBLEM, ExactDenoiser, ExactVelocity, make_amortized
 
 DENOISER, VELOCITY = ExactDenoiser(), ExactVelocity()

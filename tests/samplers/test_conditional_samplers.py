@@ -6,7 +6,7 @@ import torch
 from csb.errors import CSBError
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.problems import MnistInpaint
-from csb.process import Grid, LinearBeta, noise_ratio, seeded
+from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
 from tests.samplers.conditional_models import (
     AMORTIZED,
@@ -96,7 +96,7 @@ class TestBuilders:
     def test_a_score_on_the_grid_of_karras(self):
         grid = score_sampler(SCORE_NETWORK, "heun", 7, spacing="karras").grid
         assert float(grid.alpha_bar[-1]) == pytest.approx(1e-4)
-        assert float(noise_ratio(grid)[1]) == pytest.approx(0.002)
+        assert float(grid.noise_ratio[1]) == pytest.approx(0.002)
 
     @pytest.mark.parametrize("method", FLOW)
     def test_a_flow(self, method):
@@ -109,14 +109,14 @@ class TestBuilders:
         [
             (
                 lambda: score_sampler(SCORE_NETWORK, "nope", 5),
-                "method 'nope' of a score is unknown; choose one",
+                "method='nope' is unknown; choose one",
             ),
-            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing 'nope' of a score is"),
+            (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, spacing="nope"), "spacing='nope' is"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 0), "T=0 is not possible; give an integer in 1..10000"),
             (lambda: score_sampler(FLOW_NETWORK, "ddim", 5), "score_sampler takes a trained score, not a FlowNetwork"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=1.5), "score_ddim.eta=1.5 is not possible"),
             (lambda: score_sampler(SCORE_NETWORK, "ddim", 5, eta=True), "score_ddim.eta=True is not possible"),
-            (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method 'nope' of a flow is unknown; choose one of euler"),
+            (lambda: flow_sampler(FLOW_NETWORK, "nope", 5), "method='nope' is unknown; choose one of euler"),
             (lambda: flow_sampler(FLOW_NETWORK, "euler", 0), "N=0 is not possible"),
             (lambda: flow_sampler(SCORE_NETWORK, "euler", 5), "flow_euler takes a flow, not"),
         ],

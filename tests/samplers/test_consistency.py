@@ -8,6 +8,7 @@ from csb.errors import CSBError
 from csb.process import seeded
 from csb.samplers import ConsistencySampler
 from csb.training.distil import DistilSettings, train_student
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
 from tests.bridge.student_models import exact_student
@@ -51,7 +52,7 @@ def distilled(law, folder, **more):
     spec = StudentSpec(bridge.spec.alpha_bar, bridge.spec.transform, network, "v", law, own.calls, 1, noise=own.noise)
     student, c = build_student(spec), torch.randn(20_000, 2, generator=seeded(1))
     optimizer = OptimizerSettings(ema=0.98, clip=10.0)
-    device, pairs = DeviceSettings("cpu"), (torch.zeros_like(c), c)
+    device, pairs = DeviceSettings("cpu"), EncodedPairs.of(torch.zeros_like(c), c)
     train_student(student, bridge.bridge, pairs, own, Setup(folder, optimizer, device, 0, bar=False))
     return student, exact.law
 

@@ -12,13 +12,14 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import load
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.cli.ends import is_out_of_memory, terminable
 from csb.errors import CSBError, Terminated
 from csb.files import remove_leftovers
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.training.history import SCORE
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.state import load_progress
@@ -44,7 +45,7 @@ def make(folder, objective="likelihood", covariance="full", optimizer=None, log=
     defaults = {"L": 2, "first_steps": 10, "steps": 10, "batch_size": 32, "refresh": 5, "trajectories": 64,
                 "checkpoint_every": 4, "observe_every": 4}  # fmt: skip
     return BridgeTrainer(
-        build_bridge(spec, 0), build_objective(objective), (train.x, train.y),
+        build_bridge(spec, 0), OBJECTIVES[objective](), EncodedPairs.of(train.x, train.y),
         IPFSettings(**defaults | settings),
         Setup(Path(folder), OptimizerSettings(**optimizer or {}), DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1},
               log=log, bar=False),

@@ -1,15 +1,14 @@
 """The trajectory cache: a function of its seed, within its budget, and of the laws that the kernels say."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
-from csb.problems.exact.gaussian_ipf import AffineGaussian
+from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import seeded
 from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
+from csb.training.pairs import EncodedPairs
 
 N = 60_000
 
@@ -22,7 +21,9 @@ def pairs_of(exact, n=N):
 
 
 def filled(exact, source="forward", objective=None, size=200, seed=(0, 1, 0, 0), n=500, **options):
-    return fill(exact.bridge, source, objective or Likelihood(), pairs_of(exact, n), size, seed, **options)
+    return fill(
+        exact.bridge, source, objective or Likelihood(), EncodedPairs.of(*pairs_of(exact, n)), size, seed, **options
+    )
 
 
 def assert_law(states, c, law):
@@ -41,7 +42,7 @@ class TestLaws:
     def test_forward_trajectories_start_at_the_data(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
-        cache = fill(exact.bridge, "forward", Likelihood(), (z, c), N, (0, 1, 0, 0))
+        cache = fill(exact.bridge, "forward", Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
         assert torch.equal(cache.states[0], z[cache.owner])
         law = AffineGaussian(exact.G, exact.g, exact.C)
         for k, kernel in enumerate(exact.steps[1].kernels, start=1):
@@ -52,7 +53,7 @@ class TestLaws:
     def test_backward_trajectories_start_at_the_noise(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
-        cache = fill(exact.bridge, "backward", Likelihood(), (z, c), N, (0, 1, 0, 0))
+        cache = fill(exact.bridge, "backward", Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
         law = AffineGaussian(torch.zeros(2, 2).double(), torch.zeros(2).double(), torch.eye(2).double())
         assert_law(cache.states[-1], c[cache.owner], law)
         for k in range(exact.grid.T, 0, -1):
@@ -64,7 +65,7 @@ class TestLaws:
         exact = exact_bridge("full", 1)
         z, c = pairs_of(exact)
         for source, half in (("forward", 1), ("backward", 0)):
-            cache = fill(exact.bridge, source, Likelihood(), (z, c), N, (0, 1, 0, 0))
+            cache = fill(exact.bridge, source, Likelihood(), EncodedPairs.of(z, c), N, (0, 1, 0, 0))
             for k, kernel in enumerate(exact.steps[half].kernels, start=1):
                 before, after = (k - 1, k) if source == "forward" else (k, k - 1)
                 rest = cache.states[after] - kernel.mean(cache.states[before], c[cache.owner])
@@ -149,7 +150,7 @@ class TestBudget:
         assert bytes_per_trajectory((2,), 4, objective) == 4 * 2 * states + 8
 
     def test_y_is_stored_once_and_not_here(self):
-        assert [f.name for f in dataclasses.fields(Cache)] == ["states", "targets", "owner"]
+        assert Cache._fields == ("states", "targets", "owner")
 
     @pytest.mark.parametrize("budget", [48, 49, 95, 96, 10_000, 10**9])
     def test_capacity_is_the_most_that_fits(self, budget):

@@ -14,10 +14,11 @@ from csb.errors import CSBError, Terminated
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.process import seeded
 from csb.training.batches import Batch
-from csb.training.divergence import BLOCK, Diverged, LossWatch
+from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
-from csb.training.module import FitModule, HalfStepModule
-from csb.training.regression import ConditionalSettings, RegressionModule, train_conditional
+from csb.training.module import FitModule, HalfStepModule, NetworkModule
+from csb.training.pairs import EncodedPairs
+from csb.training.regression import ConditionalSettings, train_conditional
 from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.state import Progress, load_progress, save_progress, to_cpu
@@ -32,12 +33,12 @@ def verdicts(losses):
     watch = LossWatch(seen)
     for step, loss in enumerate(losses, 1):
         seen.append(loss)
-        if watch.exploded():
+        if step % BLOCK == 0 and watch.exploded(BLOCK):
             stop.append(step)
-        if watch.suspicious():
+        if watch.exploded(LAST):
             suspicious.append(step)
         resumed = LossWatch(list(seen))
-        assert (resumed.lowest, resumed.suspicious()) == (watch.lowest, watch.suspicious())
+        assert (resumed.exploded(LAST), resumed.lowest) == (watch.exploded(LAST), watch.lowest)
     return stop, suspicious
 
 
@@ -125,9 +126,6 @@ class RootModule(FitModule):
         self.last_loss = loss.detach()
         return loss
 
-    def where(self, step: int) -> str:
-        return f"the roots at step {step}"
-
 
 def test_a_gradient_that_is_not_finite_under_a_loss_that_is():
     """√u has no derivative at u = 0, which the second row has: the gradient is infinite before the root."""
@@ -135,7 +133,9 @@ def test_a_gradient_that_is_not_finite_under_a_loss_that_is():
     with torch.no_grad():
         model[0].weight.fill_(1.0)
         model[0].bias.fill_(0.0)
-    message = refused(RootModule(model, 10, 1e-3, OptimizerSettings()), Points(torch.tensor([[4.0], [0.0]]), 3))
+    message = refused(
+        RootModule(model, "the roots", 10, 1e-3, OptimizerSettings()), Points(torch.tensor([[4.0], [0.0]]), 3)
+    )
     assert message.startswith(
         "the gradient is not finite in the roots at step 3, first in the gradient of 0.weight, row 0 of 1; "
     )
@@ -160,7 +160,7 @@ def test_a_rate_that_is_far_too_high_stops_the_training(tmp_path):
         run.run(resume=False)
     assert not (tmp_path / "half_steps").exists()
     if run.state_file.exists():
-        assert LossWatch(load_progress(run.state_file, FINGERPRINT).losses).suspicious() is None
+        assert LossWatch(load_progress(run.state_file, FINGERPRINT).losses).exploded(LAST) is None
 
 
 class TestRetries:
@@ -221,15 +221,15 @@ class TestRetries:
 
 def test_other_trainings_go_back_as_well(tmp_path, monkeypatch):
     """A flow that fails at step 2, before its first state: it starts again, and says so in its file."""
-    original = RegressionModule.training_step
+    original = NetworkModule.training_step
 
     def training_step(module, batch):
         loss = original(module, batch)
         return loss * math.inf if batch.step == 2 and module.rate_factor > 0.5 else loss
 
-    monkeypatch.setattr(RegressionModule, "training_step", training_step)
+    monkeypatch.setattr(NetworkModule, "training_step", training_step)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
-    pairs = (torch.randn(64, 2, generator=seeded(1)), torch.randn(64, 2, generator=seeded(2)))
+    pairs = EncodedPairs.of(*(torch.randn(64, 2, generator=seeded(i)) for i in (1, 2)))
     settings = ConditionalSettings(steps=6, batch_size=16, alpha_bar_end=1e-4, lr=1e-2, checkpoint_every=3)
 
     def train(folder, retries):

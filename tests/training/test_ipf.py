@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
-from csb.problems.exact.gaussian_imf import compose, coupling, exact_imf
-from csb.problems.exact.gaussian_ipf import AffineGaussian, AffineKernel, exact_ipf, reference_kernels
+from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf, reference_kernels
 from csb.process import Grid, Power, Reference, seeded
 from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.state import load_progress
@@ -34,7 +34,7 @@ def make(
     optimizer = OptimizerSettings(lr=lr, later_lr=lr, ema=0.98, balance=0.0)
     train = problem.pairs("train")
     return BridgeTrainer(
-        build_bridge(spec), build_objective(objective), pairs or (train.x, train.y),
+        build_bridge(spec), OBJECTIVES[objective](), EncodedPairs.of(*pairs or (train.x, train.y)),
         IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
         Setup(folder, optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, bar=False), observer=observer,
@@ -59,8 +59,6 @@ def fitted(path, direction):
 
 def exact_steps(problem, objective, iterations):
     zero = torch.zeros(problem.dx)
-    if objective == "bridge_matching":
-        return exact_imf(GRID, problem.G, zero, problem.C, iterations)
     return exact_ipf(GRID, problem.G, zero, problem.C, iterations, objective)
 
 
@@ -282,7 +280,7 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
 
     def train(name, resume):
         BridgeTrainer(
-            build_bridge(spec), build_objective("likelihood"), pairs, settings,
+            build_bridge(spec), OBJECTIVES["likelihood"](), EncodedPairs.of(*pairs), settings,
             Setup(tmp_path / name, OptimizerSettings(), DeviceSettings("cpu", precision=precision), 0, bar=False),
         ).run(resume)  # fmt: skip
         return load(tmp_path / name / "bridge.safetensors").state_dict()

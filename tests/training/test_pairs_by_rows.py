@@ -12,10 +12,10 @@ from csb.errors import CSBError
 from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
 from csb.training.batches import Batches, Draw
-from csb.training.cache import DTYPES, bytes_per_trajectory, capacity, fill
-from csb.training.pairs import EncodedPairs, as_pairs, encoded
-from csb.training.regression import ExampleBatches, flow_path
-from csb.training.settings import HalfStep, IPFSettings
+from csb.training.cache import bytes_per_trajectory, capacity, fill
+from csb.training.pairs import EncodedPairs, encoded
+from csb.training.regression import example_batches, flow_path
+from csb.training.settings import DTYPES, HalfStep, IPFSettings
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
@@ -59,7 +59,7 @@ class TestBothKindsOfPairs:
             assert same((a.x, a.k, a.c, a.target.mean), (b.x, b.k, b.c, b.target.mean))
 
     def test_examples(self, both):
-        lists = [list(ExampleBatches(p, flow_path, 64, 0, (0, 4))) for p in both]
+        lists = [list(example_batches(p, flow_path, 64, 0, (0, 4))) for p in both]
         for a, b in zip(*lists, strict=True):
             assert same(a[:4], b[:4])
 
@@ -79,10 +79,9 @@ def widened(pairs):
 
 def test_what_counts_as_pairs():
     z, c = torch.randn(5, 2, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1))
-    pairs = as_pairs((z, c))
-    assert as_pairs(pairs) is pairs
+    pairs = EncodedPairs.of(z, c)
     assert same(pairs.plain(torch.tensor([3])), (z[3:4], c[3:4]))
-    assert as_pairs(z).conditions(torch.tensor([0, 1])).shape == (2, 0)
+    assert EncodedPairs.of(z).conditions(torch.tensor([0, 1])).shape == (2, 0)
 
 
 def conditions(n):
@@ -92,7 +91,7 @@ def conditions(n):
 def filled(objective, size=500, dtype=torch.float32, source="forward", n=400):
     exact, c = make_exact_bridge("full", 1), conditions(n)
     z = c + 1 + 0.5 * torch.randn(n, 2, generator=seeded(2))
-    return fill(exact.bridge, source, objective, (z, c), size, (0, 1, 0, 0), dtype)
+    return fill(exact.bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0), dtype)
 
 
 OBJECTIVES = [Likelihood(), MeanMatching(), BridgeMatching()]

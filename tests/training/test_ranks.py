@@ -13,7 +13,8 @@ from csb.process import Grid, Power
 from csb.training import ranks
 from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
-from csb.training.ranks import ALONE, Ranks, environment, join
+from csb.training.pairs import EncodedPairs
+from csb.training.ranks import ALONE, Ranks, environment, init
 from csb.training.settings import DeviceSettings, HalfStep, IPFSettings
 from csb.training.trainer import compile_networks
 
@@ -23,7 +24,7 @@ GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 class Incomplete(Ranks):
     """A process that is left with its own rows of the cache."""
 
-    def complete(self, rows):
+    def all_reduce(self, rows):
         pass
 
 
@@ -42,8 +43,11 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkey
     bridge = exact_bridge("fixed", 1).bridge
     z, c = torch.randn(50, 2), torch.randn(50, 2)
     monkeypatch.setattr("csb.training.cache._CHUNK", 10)
-    whole = fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0))
-    shares = [fill(bridge, source, objective, (z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3)) for r in range(3)]
+    whole = fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0))
+    shares = [
+        fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3))
+        for r in range(3)
+    ]
     torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
     if whole.targets is not None:
         torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
@@ -55,7 +59,7 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkey
 @pytest.mark.parametrize("shared", [1, 3])
 def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
     def batches(ranks):
-        half_step, pairs = HalfStep(0, 1, "backward", 9), (torch.arange(40.0)[:, None], torch.arange(40.0)[:, None])
+        half_step, pairs = HalfStep(0, 1, "backward", 9), EncodedPairs.of(*2 * [torch.arange(40.0)[:, None]])
         steps = (0, 4)
         return Batches(Draw(GRID, Likelihood(), 24, shared, 0, draw_targets, ranks), half_step, pairs, None, steps)
 
@@ -132,7 +136,7 @@ class TestProcesses:
         with pytest.raises(
             CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 4 were started"
         ):
-            join(DeviceSettings("cpu", devices))
+            init(DeviceSettings("cpu", devices))
 
     def test_torchrun_of_a_training_on_one_device(self, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
@@ -164,19 +168,14 @@ class TestProcesses:
         assert launch.processes(OmegaConf.create({"trainer": trainer})) == count
 
     def test_one_process_shares_nothing(self):
-        values = torch.tensor([1.0, 2.0])
-        assert ALONE.mean(values) is values
-        assert (ALONE.share(3), ALONE.gather(3), ALONE.main) == (3, [3], True)
-        done = []
-        ALONE.in_turn(lambda: done.append(1))
-        assert done == [1]
-        assert ranks.speaks()
-        assert ranks.speaks()
+        assert (ALONE.broadcast(3), ALONE.all_gather(3), ALONE.is_rank_zero) == (3, [3], True)
+        assert ranks.reports_first()
+        assert ranks.reports_first()
 
 
 class TestAhead:
     def batches(self):
-        half_step, pairs = HalfStep(0, 1, "backward", 50), (torch.randn(40, 2), torch.randn(40, 1))
+        half_step, pairs = HalfStep(0, 1, "backward", 50), EncodedPairs.of(torch.randn(40, 2), torch.randn(40, 1))
         return Batches(Draw(GRID, Likelihood(), 12, 1, 0), half_step, pairs, None, (0, 30))
 
     def test_are_the_same_in_the_same_order(self):

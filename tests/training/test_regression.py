@@ -10,11 +10,12 @@ from csb.problems import LinearGaussian
 from csb.process import LinearBeta, seeded
 from csb.samplers import flow_sampler, score_sampler
 from csb.training import regression, stage
+from csb.training.pairs import EncodedPairs
 from csb.training.regression import (
     ConditionalSettings,
     DenoiserSettings,
-    ExampleBatches,
     diffusion_path,
+    example_batches,
     flow_path,
     train_conditional,
     train_denoiser,
@@ -41,7 +42,7 @@ class TestBatches:
     @pytest.mark.parametrize("kind", PATHS)
     def test_a_batch_is_a_function_of_seed_and_step(self, kind):
         def batches(steps, seed=5):
-            return list(ExampleBatches(PAIRS, PATHS[kind], 16, seed, steps))
+            return list(example_batches(EncodedPairs.of(*PAIRS), PATHS[kind], 16, seed, steps))
 
         whole, tail, other = batches((0, 6)), batches((3, 6)), batches((0, 6), 6)
         assert [b.step for b in whole] == list(range(6))
@@ -49,23 +50,23 @@ class TestBatches:
             assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4]))
         assert not torch.equal(whole[0].z, whole[1].z)
         assert not torch.equal(whole[0].z, other[0].z)
-        assert len(ExampleBatches(PAIRS, PATHS[kind], 16, 5, (3, 6))) == 3
 
     def test_observations_stay_with_their_data(self):
         z = torch.arange(300.0)[:, None]
-        batch = next(iter(ExampleBatches((z, -2 * z), flow_path, 64, 1, (0, 1))))
+        batch = next(example_batches(EncodedPairs.of(z, -2 * z), flow_path, 64, 1, (0, 1)))
         z_0 = batch.z + (1 - batch.level[:, None]) * batch.target  # z_t + (1 − t)(z_0 − ε)
         torch.testing.assert_close(batch.c, -2 * z_0, rtol=1e-4, atol=1e-2)
 
     def test_a_prior_has_no_observations(self):
-        assert next(iter(ExampleBatches((PAIRS[0], None), flow_path, 8, 1, (0, 1)))).c.shape == (8, 0)
+        assert next(example_batches(EncodedPairs.of(PAIRS[0]), flow_path, 8, 1, (0, 1))).c.shape == (8, 0)
 
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_the_best_prediction_is_the_exact_model(kind):
     """The target less the exact conditional mean has mean 0 and no correlation with state, observation and level."""
     pairs = PROBLEM.pairs("train")
-    batch = next(iter(ExampleBatches((pairs.x.double(), pairs.y.double()), PATHS[kind], 40_000, 1, (0, 1))))
+    data = EncodedPairs.of(pairs.x.double(), pairs.y.double())
+    batch = next(example_batches(data, PATHS[kind], 40_000, 1, (0, 1)))
     z, y, residual = batch.z.double(), batch.c, []
     exact = ExactDenoiser(PROBLEM) if kind == "score" else ExactVelocity(PROBLEM)
     for i in range(4000):
@@ -90,10 +91,10 @@ def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
     setup = Setup(folder, optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, bar=False)
     if kind == "denoiser":
         made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0, 1e-4), 1), DenoiserSettings(**SETTINGS)
-        train_denoiser(made, pairs[0], LinearBeta(0.1), settings, setup, resume)
+        train_denoiser(made, EncodedPairs.of(pairs[0]), LinearBeta(0.1), settings, setup, resume)
     else:
         made = model(kind)
-        train_conditional(made, pairs, ConditionalSettings(**SETTINGS), setup, resume)
+        train_conditional(made, EncodedPairs.of(*pairs), ConditionalSettings(**SETTINGS), setup, resume)
     return to_cpu(made.state_dict())
 
 
@@ -173,7 +174,7 @@ def test_a_short_training_reaches_the_posterior(kind, tmp_path):
     trained, pairs = model(kind, {"name": "mlp", "width": 32, "depth": 2}), PROBLEM.pairs("train")
     settings = ConditionalSettings(steps=600, batch_size=256, alpha_bar_end=1e-4, lr=6e-3, checkpoint_every=5000)
     setup = Setup(tmp_path, OptimizerSettings(ema=0.99), DeviceSettings("cpu"), 1, bar=False)
-    train_conditional(trained, (pairs.x, pairs.y), settings, setup)
+    train_conditional(trained, EncodedPairs.of(pairs.x, pairs.y), settings, setup)
     sampler = score_sampler(trained, "dpmpp", 30) if kind == "score" else flow_sampler(trained, "heun", 15)
     y, n = PROBLEM.pairs("test", 100).y, 1500
     x = sampler.sample(y, n, seeded(1)).x.double()

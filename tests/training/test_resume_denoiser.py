@@ -11,7 +11,7 @@ from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
 from csb.runs.lock import FILE
 
-STEP = "csb.training.regression.RegressionModule.training_step"
+STEP = "csb.training.module.NetworkModule.training_step"
 KILLS = {
     "before the first checkpoint": Hook(STEP, 2),
     "between checkpoints": Hook(STEP, 8),

@@ -9,12 +9,12 @@ from conftest import Hook
 from test_ipf import make
 
 from csb.bridge.checkpoint import load
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.problems import LinearGaussian
 from csb.process import seeded
 from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
-from csb.training.pairs import as_pairs
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import IPFSettings
 from csb.training.trainer import BridgeTrainer
 from csb.training.validation import Validation
@@ -30,7 +30,7 @@ def small():
 
 def with_validation(run: BridgeTrainer, problem, patience: int) -> BridgeTrainer:
     val = problem.pairs("val", 100)
-    run.val = as_pairs((val.x, val.y)) if patience else None
+    run.val = EncodedPairs.of(val.x, val.y) if patience else None
     run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
     return run
 
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_training(small, tmp_path, objective):
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
-    module = trainer_module.HalfStepModule(run.bridge, half_step, build_objective(objective), run.setup.optimizer)
+    module = trainer_module.HalfStepModule(run.bridge, half_step, OBJECTIVES[objective](), run.setup.optimizer)
     draw = replace(run.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets)
     validation = Validation(module, draw, run.val, None)
     before = validation.loss()

@@ -6,9 +6,10 @@ import socket
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.objectives import build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
+from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
@@ -46,7 +47,7 @@ class Losses:
 
 def pairs(n, key):
     c = torch.randn(n, 2, generator=seeded(1, key))
-    return 0.5 * c + torch.randn(n, 2, generator=seeded(2, key)).abs(), c
+    return EncodedPairs.of(0.5 * c + torch.randn(n, 2, generator=seeded(2, key)).abs(), c)
 
 
 def inflate(bridge):
@@ -65,15 +66,15 @@ def training(folder, size, objective, compile=False):
     )  # fmt: skip
     device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
     if size > 1:
-        ranks.join(device)
+        ranks.init(device)
     ipf = BridgeTrainer(
-        build_bridge(spec, 3), build_objective(objective), pairs(200, 0), settings,
+        build_bridge(spec, 3), OBJECTIVES[objective](), pairs(200, 0), settings,
         Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
         observer=losses, calibrate=inflate, val=pairs(60, 1),
     )  # fmt: skip
     progress = ipf.run(resume=False)
     found = {"losses": losses.by_half_step, "weights": ipf.bridge.state_dict(), "history": progress.history}
-    ranks.leave()
+    ranks.destroy()
     return found
 
 

@@ -29,13 +29,13 @@ def loopback(host: Any) -> str:
 
 
 class DemoSettings(Schema):
-    """See conf/demo.yaml."""
+    """What is shown, and where."""
 
     run: Place = Field(description="the folder of a finished run of mnist_inpaint_anywhere or mnist_inpaint")
-    host: Annotated[Any, AfterValidator(loopback)]
+    host: Annotated[Any, AfterValidator(loopback)] = "127.0.0.1"
     """An address of this machine; no other is possible."""
-    port: int = Field(ge=0, le=65535, description="0: one that is free")
-    root: str | None
+    port: int = Field(default=7860, ge=0, le=65535, description="0: one that is free")
+    root: str | None = None
     """The folder of the data, for the test digits; null: the one that the run was trained with."""
 
 

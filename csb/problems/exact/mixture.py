@@ -172,10 +172,15 @@ class Mixture:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws, (n, d), float64, and for the same generator state always the same."""
-        cumulative = self.weights.cumsum(0)
-        u = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
-        k = torch.searchsorted(cumulative, u, right=True).clamp_max(len(self.weights) - 1)
+        k = pick(self.weights, n, generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
         if len(self._roots) == 1:
             return self.means[k] + noise @ self._roots[0].T
         return self.means[k] + (self._roots[k] @ noise[..., None])[..., 0]
+
+
+def pick(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n numbers 0..K−1 with chances proportional to weights (K,), float64: (n,), int64."""
+    cumulative = weights.cumsum(0)
+    u = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
+    return torch.searchsorted(cumulative, u, right=True).clamp_max(len(weights) - 1)

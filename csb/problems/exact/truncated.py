@@ -17,6 +17,7 @@ from scipy.special import ndtri_exp
 from torch import Tensor
 
 from csb.problems.base import Posterior
+from csb.problems.exact.mixture import Mixture, pick
 from csb.problems.support import Support
 
 _NODES = 200
@@ -85,14 +86,10 @@ class TruncatedMixture(Posterior):
         self.components = [TruncatedNormal(y, s, low, high) for s in scales]
         self.weights = torch.stack([c.log_mass for c in self.components]).softmax(0)
         means, variances = (torch.stack(part) for part in zip(*(c.moments() for c in self.components)))
-        mean = self.weights @ means
-        spread = means - mean
-        super().__init__(
-            {"mean": mean, "cov": torch.diag(self.weights @ variances) + (spread * self.weights[:, None]).T @ spread}
-        )
+        moments = Mixture(self.weights, means, torch.diag_embed(variances))
+        super().__init__({"mean": moments.mean, "cov": moments.cov})
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        u = torch.rand(n, generator=generator, dtype=torch.float64)
-        k = torch.searchsorted(self.weights.cumsum(0), u, right=True).clamp_max(len(self.weights) - 1)
+        k = pick(self.weights, n, generator)
         draws = torch.stack([c.sample(n, generator) for c in self.components])
         return draws[k, torch.arange(n)].float()

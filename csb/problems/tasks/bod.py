@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from csb.problems.base import AdditiveNoise, Posterior, Simulated, register
+from csb.problems.exact.mixture import pick
 
 _VAR = 1e-3
 _REACH = 8.0  # the prior beyond ±8 holds 1e-15 of the mass
@@ -40,7 +41,7 @@ class GridPosterior(Posterior):
         self._centres, self._width = centres, width / _FINE
         w = (log_p - log_p.max()).exp()
         w = w / w.sum()
-        self._cumulative = w.cumsum(0)
+        self._weights = w
         mean = w @ centres
         centred = centres - mean
         cov = (centred * w[:, None]).T @ centred
@@ -73,8 +74,7 @@ class GridPosterior(Posterior):
         return low, inside.amax(dim=0) + margin - low
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        u = torch.rand(n, generator=generator, dtype=torch.float64) * self._cumulative[-1]
-        cell = torch.searchsorted(self._cumulative, u, right=True).clamp_max(len(self._cumulative) - 1)
+        cell = pick(self._weights, n, generator)
         jitter = torch.rand(n, 2, generator=generator, dtype=torch.float64) - 0.5
         return (self._centres[cell] + self._width * jitter).float()
 
@@ -87,7 +87,6 @@ class BOD(Simulated, AdditiveNoise):
     x_shape = (2,)
     y_shape = (5,)
     noise_std = math.sqrt(_VAR)
-    has_exact_posterior = True
 
     def forward(self, x: Tensor) -> Tensor:
         return curve(x)

@@ -46,7 +46,6 @@ class GaussianMixture(LinearVectors):
     weights: Annotated[str, OneOf(("random", "equal"))] = "random"
 
     name = "gaussian_mixture"
-    has_exact_posterior = True
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

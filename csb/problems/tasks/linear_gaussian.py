@@ -32,12 +32,11 @@ class GaussianPosterior(Posterior):
 
 
 class LinearVectors(Simulated, LinearProblem):
-    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy.
+    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy. The seed also fixes A.
 
     Args:
         dx, dy: dimensions.
         noise: σ, the standard deviation of the noise.
-        n_train, n_val, n_test, seed: as in :class:`Simulated`; the seed also fixes A.
     """
 
     dx: Dimension = 5
@@ -68,7 +67,6 @@ class LinearGaussian(LinearVectors):
     """x ~ N(0, I)."""
 
     name = "linear_gaussian"
-    has_exact_posterior = True
 
     @cached_property
     def A(self) -> Tensor:

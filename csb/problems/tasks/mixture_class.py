@@ -28,7 +28,6 @@ class MixtureClass(Simulated, ClassProblem):
     Args:
         components: how many.
         radius: of the circle.
-        n_train, n_val, n_test, seed: as in :class:`Simulated`.
     """
 
     components: Annotated[Dimension, Field(ge=2)] = 4
@@ -36,7 +35,6 @@ class MixtureClass(Simulated, ClassProblem):
 
     name = "mixture_class"
     x_shape = (2,)
-    has_exact_posterior = True
 
     @property
     def classes(self) -> int:

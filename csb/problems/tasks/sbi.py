@@ -43,7 +43,6 @@ class SbiGaussianLinear(Simulated, NoisyCopy):
     """x and y in ℝ¹⁰."""
 
     name = "sbi_gaussian_linear"
-    has_exact_posterior = True
 
     @property
     def mixture(self) -> Mixture:
@@ -62,7 +61,6 @@ class SbiGaussianLinearUniform(Bounded, NoisyCopy):
     """x in [−1, 1]¹⁰, y in ℝ¹⁰."""
 
     name = "sbi_gaussian_linear_uniform"
-    has_exact_posterior = True
     support = Support((-1.0,) * _DIMENSIONS, (1.0,) * _DIMENSIONS)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
@@ -77,7 +75,6 @@ class SbiGaussianMixture(Bounded):
     """x in [−10, 10]², y in ℝ²."""
 
     name = "sbi_gaussian_mixture"
-    has_exact_posterior = True
     x_shape = y_shape = (2,)
     support = Support((-_BOUND,) * 2, (_BOUND,) * 2)
 

@@ -74,7 +74,6 @@ class TwoMoons(Bounded):
     name = "two_moons"
     x_shape = y_shape = (2,)
     support = Support((-1.0, -1.0), (1.0, 1.0))
-    has_exact_posterior = True
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return 2 * torch.rand(n, 2, dtype=torch.float32, generator=generator) - 1

@@ -131,7 +131,7 @@ class Field:
 
     def guide_at(self, T: int) -> Guide:
         """The guide on a grid of T steps with the same schedule and horizon."""
-        schedule = self._schedule.with_horizon(float(self.guide.grid.alpha_bar[-1]))
+        schedule = self._schedule.replace(alpha_bar_end=float(self.guide.grid.alpha_bar[-1]))
         return dataclasses.replace(self.guide, grid=Grid.from_schedule(schedule, T))
 
     @cached_property

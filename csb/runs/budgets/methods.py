@@ -80,7 +80,7 @@ def _bridge(of: Field, name: str) -> list[Contender]:
 def _of_run(run: Run, name: str, label: str) -> Contender:
     T = run.bridge.grid.T
     try:
-        run.bridge.timesteps(1, 1, 0, 1)
+        run.bridge.timesteps(0, 1)
         steps = tuple(range(1, T + 1))
     except CSBError:  # these kernels take all steps or none
         steps = (T,)

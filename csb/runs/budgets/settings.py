@@ -25,23 +25,32 @@ _Several = Annotated[int, Field(ge=2, le=MOST_DRAWS)]
 
 
 class CompareSettings(Schema):
-    """See conf/compare.yaml."""
+    """What is compared, and at which cost."""
 
-    run: Place | None = Field(description="folder of a run with some of a bridge, denoiser, score and flow")
-    others: Annotated[list[Place], Distinct] = Field(description="folders of more runs on the problem")
-    prior: Place | None = Field(description="folder with a denoiser of the prior; null: the run's")
-    methods: Annotated[list[Annotated[str, OneOf(METHODS)]], Distinct, Field(min_length=1)] | None
-    """Which are compared; null: all that can be."""
-    calls: Annotated[list[Count], Distinct] = Field(description="network passes a sample")
-    seconds: Annotated[list[Positive], Distinct] | None
-    """A sample; null: by the kind of problem, as observations and samples are."""
-    steps: int = Field(ge=1, le=MOST_STEPS, description="the most of any method")
-    observations: _Several | None = Field(description="of the test split")
-    samples: _Several | None = Field(description="of each observation")
-    c2st_samples: int = Field(ge=0, le=MOST_DRAWS, description="of each law; 0 for none")
-    schedule: dict[str, Any] | None = Field(description="as in conf/process; null: that of the run")
-    seed: Whole = Field(description="of all samples")
-    out: Place = Field(description="the folder of the results")
+    run: Place | None = None
+    """The folder of a run on this problem: its bridge, score, flow and denoiser, whichever are there."""
+    others: Annotated[list[Place], Distinct] = []
+    """Folders of more runs on it, e.g. of a bridge at another T."""
+    prior: Place | None = None
+    """A folder whose denoiser guides, e.g. of a run on other observations of the same digits; null: that of run."""
+    methods: Annotated[list[Annotated[str, OneOf(METHODS)]], Distinct, Field(min_length=1)] | None = None
+    """Which are compared; null: all that the problem and the runs admit."""
+    calls: Annotated[list[Count], Distinct] = [10, 100]
+    """Budgets of network passes a sample, forward and backward alike; a table each."""
+    seconds: Annotated[list[Positive], Distinct] | None = None
+    """Budgets of seconds a sample, on this machine; a table each; null: 0.01, 0.1 and 1 for images, 0.0001 and 0.001
+    for vectors."""
+    steps: int = Field(default=1000, ge=1, le=MOST_STEPS, description="the most of any method")
+    observations: _Several | None = Field(default=None, description="of the test split; null: 100 images, 20 vectors")
+    samples: _Several | None = Field(default=None, description="of each; null: 16 images, 1000 vectors")
+    c2st_samples: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
+    """Of each law, for C2ST to the exact posterior, on the first three observations; 0 leaves it out."""
+    schedule: dict[str, Any] | None = None
+    """Of the guided samplers, e.g. {schedule: cosine, alpha_bar_end: 1e-3, offset: 0.008}; null: that of run, else
+    linear."""
+    seed: Whole = Field(default=0, description="of all samples")
+    out: Place = "outputs/compare/${problem.name}"
+    """The folder of compare.json, compare.md and compare.png."""
 
     @model_validator(mode="after")
     def _some_budget(self) -> Self:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import csb
-from csb.cli import compose as cli
 from csb.cli.launch import THREADS
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
@@ -91,7 +90,7 @@ class Runner:
         try:
             with _locked(job.folder) as lock:
                 if not job.is_trained:
-                    where = (f"out={cli.quoted(str(job.folder.parent))}", f"name={job.folder.name}")
+                    where = (f"out={job.folder.parent}", f"name={job.folder.name}")
                     train = ("-m", "csb", "train", *job.overrides, *where, "resume=true", "progress=false")
                     self._process(train, job.folder / "train.log", lock)
                 trained = time.perf_counter()

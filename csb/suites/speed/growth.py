@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge.samples import memory, reset_peak
 from csb.evaluation.speed import interleaved
@@ -85,7 +86,8 @@ def _ms(seconds: dict[str, float], xs: Sequence[int]) -> tuple[Point, ...]:
 def _step(recipe: Recipe, size: int, T: int | None = None) -> Callable[[], object]:
     """A step of network and objective on a batch of a size."""
     module = module_of(recipe, T)
-    return objective_step(module, next(iter(batches_of(recipe, module, size, None, 1))).to(recipe.device))
+    batch = next(iter(batches_of(recipe, module, size, None, 1)))
+    return objective_step(module, move_data_to_device(batch, recipe.device))
 
 
 def _sample(recipe: Recipe, states: int, T: int | None = None) -> Callable[[], object]:

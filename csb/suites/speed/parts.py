@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from csb.bridge.objectives import OBJECTIVES, build_objective
+from csb.bridge.objectives import OBJECTIVES
 from csb.evaluation.speed import sampling_overhead
 from csb.suites.speed.recipes import Recipe
 from csb.training.cache import bytes_per_trajectory, capacity, fill
@@ -48,7 +48,7 @@ def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
     shape, T, ipf = recipe.transform.z_shape, recipe.run.grid.T, recipe.run.ipf
     bridge = recipe.bridge().eval()
     for name in OBJECTIVES:
-        objective = build_objective(name)
+        objective = OBJECTIVES[name]()
         cache = fill(bridge, "forward", objective, recipe.pairs(_FEW), _FEW, (0,))
         counted = sum(tensor.nbytes for tensor in cache.tensors)
         each = bytes_per_trajectory(shape, T, objective)

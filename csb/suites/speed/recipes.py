@@ -13,6 +13,7 @@ from csb.problems.transform import Hole, Transform
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import RunConfig
 from csb.suites.sbi.plan import training_config
+from csb.training.pairs import EncodedPairs
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Recipe:
     def device(self) -> torch.device:
         return self.run.device.where
 
-    def pairs(self, n: int) -> tuple[Tensor, Tensor]:
+    def pairs(self, n: int) -> EncodedPairs:
         """Standard normal states (n, *z_shape) and conditions (n, *c_shape), on the CPU."""
         generator = seeded(self.run.seed, Stream.SPEED_PAIRS)
         shapes = self.transform.z_shape, self.transform.c_shape
         z, c = (torch.randn(n, *shape, dtype=torch.float32, generator=generator) for shape in shapes)
-        return z, c
+        return EncodedPairs.of(z, c)
 
     def observations(self, n: int) -> Tensor:
         """y (n, *y_shape) between 0 and 1."""

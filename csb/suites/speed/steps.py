@@ -3,20 +3,21 @@
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge import autocast
 from csb.evaluation.speed import interleaved, now
 from csb.process import repeated
 from csb.suites.speed.recipes import Recipe
-from csb.training.bar import Bar, Report
 from csb.training.batches import Batch, Batches, Draw, on_device
 from csb.training.cache import Cache, fill
-from csb.training.fit import Fit
 from csb.training.module import HalfStepModule
 from csb.training.settings import HalfStep
+from csb.training.stage import Setup, Stage
 
 _TRAJECTORIES = 512  # of the cache that later half-steps draw from
 Step = Callable[[], object]
@@ -105,8 +106,10 @@ class Alternating:
 
 def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
     """A fit as the training does it: clipping, averaging, the bar and the losses."""
-    report = Report(Bar(0, 0, False), lambda metrics, step: None, 0, [], "backward", module.where)
-    Fit(module, recipe.run.device, recipe.run.optimizer.clip).run(batches, report, lambda: None)
+    run = recipe.run
+    setup = Setup(Path(), run.optimizer, run.device, run.seed, bar=False)
+    stage = Stage(setup.folder / "no_state", module.model, setup, [module.steps], resume=False)
+    stage.fit(module).run(batches, stage.report(module, "backward"), lambda: None)
 
 
 def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict
         cache = fill(module.bridge.eval(), "forward", recipe.run.objective, recipe.pairs(_TRAJECTORIES),
                      _TRAJECTORIES, (0,))  # fmt: skip
     batches = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, steps)
-    batch = next(iter(batches)).to(device)
+    batch = move_data_to_device(next(iter(batches)), device)
     others = {"network": network_step(_twin(module), batch), "objective": objective_step(_twin(module), batch)}
     alternating = Alternating(on_device(batches, recipe.run.device), block, others, device)
     _fit(recipe, module, alternating)

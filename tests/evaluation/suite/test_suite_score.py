@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from csb.bridge import SampleInfo, Samples
 from csb.errors import CSBError
 from csb.evaluation.suite import REFERENCE_Y, ScoreSettings, ScoreStore, score_sampler
 from csb.evaluation.suite.score import _workers
 from csb.problems import BOD, TwoMoons
 from csb.process import Noise
-from csb.samplers import Draws, ExactSampler, Sampler
+from csb.samplers import ExactSampler, Sampler
 
 SMALL = {"observations": 3, "samples": 400, "c2st_observations": 2, "c2st_samples": 100, "moment_samples": 500}
 
@@ -25,15 +26,15 @@ class Shifted(Sampler):
         super().__init__(problem.x_shape, problem.y_shape)
         self.exact, self.shift, self.weighted, self.used = ExactSampler(problem), shift, weighted, 0
 
-    def _sample(self, y: Tensor, n: int, noise: Noise) -> Draws:
+    def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         self.used += 1
         x = self.exact.sample(y, n, noise.generator).x + self.shift
         if not self.weighted:
-            return Draws(x, 7, 3)
+            return Samples(x, SampleInfo(7, 3))
         x[:, ::2] = 100.0  # without weight
         w = torch.zeros(x.shape[:2])
         w[:, 1::2] = 2 / n
-        return Draws(x, 7, 3, w.log())
+        return Samples(x, SampleInfo(7, 3), w.log())
 
 
 @pytest.fixture

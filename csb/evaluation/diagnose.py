@@ -1,0 +1,288 @@
+r"""Is an amortized posterior to be trusted? One call tabulates and draws what is usually looked at, from plain tensors.
+
+Of held-out pairs (x, y) with samples of each p(x | y), parameter by parameter:
+
+- ranks of the truth (SBC), uniform for an exact posterior: Talts et al. 2018, "Validating Bayesian inference algorithms
+  with simulation-based calibration";
+- their ECDF with a simultaneous band: Säilynoja, Bürkner & Vehtari 2022, "Graphical test for discrete uniformity and
+  its applications in goodness-of-fit evaluation and multiple sample comparison";
+- coverage of central credible intervals and, of all parameters together, TARP: Lemos et al. 2023;
+- z-score z = (posterior mean − truth)/posterior std, for an exact posterior of mean 0 and mean square 1, over the
+  contraction 1 − posterior variance/prior variance: Betancourt 2018, "Calibrating model concerns"; Schad, Betancourt &
+  Vasishth 2021, "Toward a principled Bayesian workflow in cognitive science". Of n samples of an exact Gaussian
+  posterior, the mean square of z is (1 + 1/n)(n − 1)/(n − 3).
+
+Calibration alone says little: samples of the prior pass SBC, coverage and TARP, with contraction and correlation 0.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import escape
+from matplotlib import cbook
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.mathtext import MathTextParser
+from scipy.special import bdtr, bdtrc
+from torch import Tensor, nan
+
+from csb.errors import CSBError, require_place
+from csb.evaluation import diagnose_figures as draw
+from csb.evaluation.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.diagnose_figures import HalfStepLosses
+from csb.evaluation.inputs import ensembles, finite, require_tensors
+from csb.evaluation.pictures import DPI, write_figure
+from csb.evaluation.report.style import data_uri
+from csb.evaluation.tables import format_value, markdown_table, write_json, write_text
+from csb.process import Stream, seeded
+
+SHOWN = 8  # parameters in a figure
+FEWEST = 10  # observations
+_SIMULATED, _LEVELS = 20_000, 99  # ECDFs behind a band, and the levels at which they are compared
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` found; a notebook shows it with its figures.
+
+    Attributes:
+        table: a row a parameter. "correlation" of posterior mean and truth; "z_mean" and "z_rms" of the z-scores, 0 and
+            1 for an exact posterior; "contraction", the mean, 1 where the data tell all and 0 where they tell nothing;
+            "coverage_90", the share of truths inside central intervals of 90 %; "coverage_gap", the mean of coverage
+            minus level, below 0 for samples too narrow; "sbc_p", the Kolmogorov–Smirnov p-value of uniform ranks: of d
+            parameters the least is to be compared with 0.05/d.
+        figures: "corner", "recovery", "sbc_histogram", "sbc_ecdf", "coverage", "tarp", "z_contraction", and "loss"
+            where losses were given.
+    """
+
+    table: list[dict[str, float | str]]
+    figures: dict[str, Figure]
+
+    def show(self) -> None:
+        """Display all figures: with the table in a notebook, else in pyplot's windows.
+
+        Without a display, use :meth:`save`.
+        """
+        if "ipykernel" in sys.modules:
+            import_module("IPython.display").display(self)
+            return
+        import matplotlib.pyplot as plt  # the only use of its global state
+
+        for name, figure in self.figures.items():
+            window = plt.figure(name, figsize=figure.get_size_inches(), clear=True)
+            axes = window.add_axes((0, 0, 1, 1))
+            axes.imshow(imread(io.BytesIO(_png(figure))), interpolation="antialiased")
+            axes.set_axis_off()
+        plt.show()
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write a PNG a figure, ``table.json`` (NaN as null) and ``table.md``. Returns their paths.
+
+        Raises:
+            CSBError: a folder that cannot be written.
+        """
+        place = require_place("folder", folder)
+        paths = [write_figure(figure, place / f"{name}.png") for name, figure in self.figures.items()]
+        return [*paths, write_json(place / "table.json", self.table), write_text(place / "table.md", str(self))]
+
+    def __str__(self) -> str:
+        return markdown_table(self.table)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in self.table[0])
+        rows = ("".join(f"<td>{escape(format_value(value))}</td>" for value in row.values()) for row in self.table)
+        pictures = (f'<img alt="{name}" src="{data_uri(_png(figure))}">' for name, figure in self.figures.items())
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in (head, *rows))}</table>{''.join(pictures)}"
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    return file.getvalue()
+
+
+def diagnose(
+    samples: Tensor,
+    truth: Tensor,
+    *,
+    prior: Tensor,
+    names: Sequence[str] | None = None,
+    observed: tuple[Tensor, Tensor | None] | None = None,
+    losses: Sequence[HalfStepLosses | dict[str, Any]] = (),
+    seed: int = 0,
+) -> Diagnosis:
+    """Tabulate and draw how calibrated and how informative posterior samples of held-out observations are.
+
+    Of more than 8 parameters the figures show the 8 whose ranks deviate most from uniform ones. Where all samples of an
+    observation agree in a parameter it has no z-score, and takes no part in z_mean and z_rms (NaN where none is left);
+    a truth that is the same in all observations has the correlation NaN.
+
+    Args:
+        samples: (B, n, d), n ≥ 2 equally weighted posterior samples of each of B ≥ 10 held-out observations; hundreds
+            of both say something.
+        truth: (B, d), the parameters behind the observations, drawn from the prior.
+        prior: (M, d), M ≥ 2 draws of the prior.
+        names: d labels of the parameters, with their units; text between two "$" is set as a formula. By default
+            x1, x2, …
+        observed: samples (m, d) for the corner plot of one observation, and its truth (d,) or None where that is
+            unknown; by default the first of the held-out observations.
+        losses: of the training's half-steps, as HalfStepLosses or dictionaries of its fields, for the figure "loss"; of
+            more than 16 the last are drawn.
+        seed: of what splits ties, and of TARP's reference points.
+
+    Returns:
+        The table and the figures.
+
+    Raises:
+        CSBError: shapes that do not fit, images, fewer than 10 observations, values that are not finite, a prior of one
+            value, or names that are not d different texts.
+    """
+    samples, truth = _pairs(samples, truth)
+    B, _, d = samples.shape
+    prior, names = _points("prior", prior, d), _labels(names, d)
+    one, one_truth = _observed(observed, d) if observed is not None else (samples[0], truth[0])
+
+    history = [
+        row if isinstance(row, HalfStepLosses) else HalfStepLosses.read(row, f"losses[{i}]")
+        for i, row in enumerate(losses)
+    ]
+    ranks = sbc_ranks(samples, truth, seeded(seed, Stream.DIAGNOSIS, 0))
+    uniformity = rank_uniformity(ranks, bins=min(20, max(2, B // 10)))
+    mean, std = samples.mean(1), samples.std(1)
+    z = ((mean - truth) / std).masked_fill(_constant(samples, 1), nan)
+    contraction = 1 - (std / prior.std(0)).square()
+    correlation = _correlation(mean, truth)
+    intervals = central_coverage(ranks)
+    columns = {
+        "correlation": correlation,
+        "z_mean": z.nanmean(0),
+        "z_rms": z.square().nanmean(0).sqrt(),
+        "contraction": contraction.mean(0),
+        "coverage_90": intervals.coverage[LEVELS.index(0.9)],
+        "coverage_gap": (intervals.coverage - intervals.levels[:, None]).mean(0),
+        "sbc_p": uniformity.ks,
+    }
+    table = [{"parameter": name, **{key: float(v[i]) for key, v in columns.items()}} for i, name in enumerate(names)]
+
+    i = uniformity.deviation.topk(min(d, SHOWN)).indices.sort().values
+    shown, note = [names[k] for k in i], f" · the {SHOWN} of {d} parameters whose ranks deviate most" * (d > SHOWN)
+
+    def pick(x: Tensor) -> np.ndarray:
+        return x[..., i].numpy()
+
+    b = min(B, draw.MOST_POINTS)
+    quantiles = np.quantile(pick(samples[:b]), draw.QUANTILES, axis=1)
+    few = f" · {b} of {B} observations" * (b < B)
+    joint = tarp(samples, truth, seeded(seed, Stream.DIAGNOSIS, 1))
+    figures = {
+        "corner": draw.corner(pick(one), pick(prior), None if one_truth is None else pick(one_truth), shown, note),
+        "recovery": draw.recovery(quantiles, pick(mean[:b]), pick(truth[:b]), pick(correlation), shown, note + few),
+        "sbc_histogram": draw.rank_histogram(pick(uniformity.counts), shown, note),
+        "sbc_ecdf": draw.ecdf_difference(pick(ranks), ecdf_band(B), shown, note),
+        "coverage": draw.coverage(pick(intervals.coverage), B, shown, note),
+        "tarp": draw.joint_coverage(joint),
+        "z_contraction": draw.z_contraction(pick(z), pick(contraction), shown, note),
+    }
+    return Diagnosis(table, figures | ({"loss": draw.loss(history)} if history else {}))
+
+
+@cache
+def ecdf_band(B: int, share: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the band that the ECDF of B uniform numbers keeps to at all levels at once, in that share of cases.
+
+    Level by level it is a central interval of the binomial law of the count. All have one error γ, which is so small
+    that the share holds for the whole curve: the (1 − share) quantile, over simulated ECDFs, of the least two-sided
+    p-value along the curve (Säilynoja, Bürkner & Vehtari 2022, §2.2). The ranks of :func:`sbc_ranks` are uniform on
+    [0, 1] whatever the number of samples, so that it does not enter.
+
+    Args:
+        B: ≥ 1, how many numbers.
+        share: in (0, 1).
+
+    Returns:
+        The levels u = 0.01, …, 0.99, and the lower and upper bounds of the share of numbers ≤ u.
+    """
+    u = np.arange(1, _LEVELS + 1) / (_LEVELS + 1)
+    generator = np.random.default_rng([Stream.DIAGNOSIS, 2])
+    counts = generator.multinomial(B, np.full(_LEVELS + 1, 1 / (_LEVELS + 1)), size=_SIMULATED).cumsum(1)
+    least, p_values = np.ones(_SIMULATED), []
+    for count, level in zip(counts.T, u):
+        value = np.arange(count.min(), count.max() + 1)
+        p_values.append((value, 2 * np.minimum(bdtr(value, B, level), bdtrc(value - 1, B, level))))
+        least = np.minimum(least, p_values[-1][1][count - value[0]])
+    error = np.quantile(least, 1 - share, method="lower")
+    inside = [value[p >= error] for value, p in p_values]
+    return u, np.array([value[0] / B for value in inside]), np.array([value[-1] / B for value in inside])
+
+
+def _constant(x: Tensor, dim: int = 0) -> Tensor:
+    return x.amax(dim) == x.amin(dim)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of the columns of (B, d); NaN where one has no spread."""
+    constant = _constant(a) | _constant(b)
+    a, b = a - a.mean(0), b - b.mean(0)
+    found = (a * b).mean(0) / (a.square().mean(0) * b.square().mean(0)).sqrt()
+    return found.masked_fill(constant, nan)
+
+
+def _pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    require_tensors(samples=samples, truth=truth)
+    if samples.ndim > 3:
+        raise CSBError(
+            f"samples have shape {tuple(samples.shape)}; diagnose takes vectors (B, n, d); of images draw "
+            "posterior_grid of csb.evaluation.pictures and compute sbc_ranks and tarp of csb.evaluation.calibration"
+        )
+    ensembles(samples, truth, None)
+    if len(samples) < FEWEST:
+        raise CSBError(
+            f"samples hold B={len(samples)} observations; calibration shows on many: give at least {FEWEST} held-out "
+            "pairs, or draw a single posterior with corner of csb.evaluation.diagnose_figures"
+        )
+    return samples.detach().double().cpu(), truth.detach().double().cpu()
+
+
+def _points(name: str, x: Tensor, d: int) -> Tensor:
+    """Points (n ≥ 2, d), float64, on the CPU."""
+    require_tensors(**{name: x})
+    if x.ndim != 2 or len(x) < 2 or x.shape[1] != d:
+        raise CSBError(f"{name} has shape {tuple(x.shape)}; expected at least 2 draws of the {d} parameters, (n, {d})")
+    x = finite(name, x).double().cpu()
+    if name == "prior" and bool(_constant(x).any()):
+        raise CSBError("prior has draws of one value in some parameter; leave out parameters that are known")
+    return x
+
+
+def _observed(observed: tuple[Tensor, Tensor | None], d: int) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(observed, tuple) or len(observed) != 2:
+        raise CSBError("observed is no pair; give (samples (m, d), truth (d,)), or (samples, None)")
+    samples, truth = observed
+    if truth is not None:
+        require_tensors(truth=truth)
+        if truth.shape != (d,):
+            raise CSBError(f"observed has a truth of shape {tuple(truth.shape)}; expected ({d},), or None")
+        truth = finite("truth of observed", truth).double().cpu()
+    return _points("observed", samples, d), truth
+
+
+def _labels(names: Sequence[str] | None, d: int) -> list[str]:
+    if names is None:
+        return [f"x{i + 1}" for i in range(d)]
+    labels = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [names]
+    texts = {name for name in labels if isinstance(name, str) and name.strip()}
+    if len(labels) != d or len(texts) != d:
+        raise CSBError(f"names={labels!r} do not name the parameters; give {d} different texts")
+    for name in filter(cbook.is_math_text, labels):
+        try:
+            MathTextParser("path").parse(name)
+        except ValueError:
+            raise CSBError(f"names hold {name!r}, which is no formula; correct it, or write \\$ for a dollar") from None
+    return labels

@@ -1,0 +1,301 @@
+"""Figures of :mod:`csb.evaluation.diagnose`, each of checked numpy arrays; matplotlib's global state is not touched."""
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from pydantic import Field
+from scipy.ndimage import gaussian_filter
+from scipy.stats import binom
+
+from csb.evaluation.calibration import LEVELS, Coverage
+from csb.evaluation.pictures import BLUE, DPI, GREY, INK, RED, WIDTH, dot_area, draw_losses, limits_of
+from csb.schema import Count, Name, Schema
+
+MOST_POINTS = 100  # observations whose intervals are drawn
+QUANTILES = (0.05, 0.25, 0.75, 0.95)  # that :func:`recovery` draws
+_MASSES = (0.5, 0.9)  # of the regions in a corner plot
+_SHADES = ("#e4e6e9", "#cfd2d7")  # of the prior's
+_SHARES = (0, 0.5, 1)  # ticks
+_DASHED = (0, (4, 3))
+_ACROSS, _BINS, _MOST_Z = 4, 40, 8.0
+_HALF_STEPS = 16  # in the figure of losses
+Limits = tuple[float, float]
+
+
+class HalfStepLosses(Schema):
+    """The losses of one half-step, or of any other training.
+
+    Attributes:
+        half_step: its name.
+        losses: means of the losses of ``every`` steps each, from the first on.
+        every: steps.
+        validation: pairs (step, loss).
+        kept_step: the step whose weights were kept.
+        stopped: whether it ended before its last planned step.
+    """
+
+    half_step: Name
+    losses: Annotated[list[float], Field(min_length=1)]
+    every: Count = 1
+    validation: list[Annotated[tuple[Count, float], Field(strict=False)]] = []
+    kept_step: Count | None = None
+    stopped: bool = False
+
+
+def _figure(title: str, rows: int, across: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Axes (rows, across) below a title that is broken where the figure ends."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(textwrap.fill(title, int(13.5 * width)), fontsize=9, color=INK)
+    axes = figure.subplots(rows, across, squeeze=False)
+    for one in axes.flat:
+        one.tick_params(labelsize=7, length=2, width=0.5, pad=1.5, color=INK, labelcolor=INK)
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set(color=INK, linewidth=0.5)
+        one.locator_params(nbins=4)
+        for axis in (one.xaxis, one.yaxis):
+            axis.get_offset_text().set_fontsize(7)
+    return figure, axes
+
+
+def _panels(title: str, labels: Sequence[str], draw: Callable[[Axes, int], None], x: str, y: str) -> Figure:
+    """A panel a label, up to four side by side; ``draw`` is given the axes and the label's index."""
+    across = min(_ACROSS, len(labels))
+    rows, side = math.ceil(len(labels) / across), WIDTH / max(across, 2)
+    figure, axes = _figure(title, rows, across, max(across * side, 5), rows * min(side, 2.6) + 0.9)
+    for one in axes.flat[len(labels) :]:
+        one.remove()
+    legend: dict[str, Any] = {}
+    for i, (one, label) in enumerate(zip(axes.flat, labels)):
+        draw(one, i)
+        one.set_title(_wrapped(label, 26), fontsize=8, color=INK)
+        handles, names = one.get_legend_handles_labels()
+        legend |= dict(zip(names, handles))
+    figure.supylabel(y, fontsize=8, color=INK)
+    # The legend's title is the label of the x axes, since constrained layout would put a supxlabel in the same place.
+    place = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend(legend.values(), legend.keys(), title=x, title_fontsize=8, fontsize=7, **place)
+    return figure
+
+
+def _wrapped(label: str, width: int) -> str:
+    """A label in lines of about that many characters; one with formulas as it is."""
+    return label if "$" in label else textwrap.fill(label, width)
+
+
+def corner(
+    posterior: np.ndarray, prior: np.ndarray, truth: np.ndarray | None, names: Sequence[str], note: str = ""
+) -> Figure:
+    """Draw the marginals of one posterior, and of each two parameters, beside the prior.
+
+    Off the diagonal: samples, and the smallest regions of the mass 50 % and 90 % of both. The limits show the posterior
+    with its width again to both sides, as far as the prior reaches.
+
+    Args:
+        posterior, prior: (n, k) and (M, k), samples.
+        truth: (k,), or None where it is not known.
+        names: k labels.
+        note: further words of the title.
+    """
+    posterior, prior = np.asarray(posterior), np.asarray(prior)
+    k = len(names)
+    centre = posterior.mean(0) if truth is None else truth
+    own, wide = limits_of(posterior, centre), limits_of(prior, centre)
+    window = [
+        (max(2 * low - high, min(low, first)), min(2 * high - low, max(high, last)))
+        for (low, high), (first, last) in zip(own, wide)
+    ]
+    side = max(WIDTH / k, 1.15) if k > 2 else 2.6
+    known = "" if truth is None else ", and the truth (red)"
+    regions = ". Regions hold 50 and 90 % of the mass" if k > 1 else ""
+    title = f"Posterior (blue) beside the prior (grey){known}{regions}{note}"
+    figure, axes = _figure(title, k, k, max(k * side, 4.5), k * side * 0.92 + 0.6)
+    for i in range(k):
+        for j in range(k):
+            one = axes[i, j]
+            if j > i:
+                one.remove()
+                continue
+            one.set_xlim(window[j])
+            one.locator_params(nbins=3)
+            if i == j:
+                _densities(one, posterior[:, i], prior[:, i], own[i], wide[i])
+            else:
+                one.set_ylim(window[i])
+                _regions(one, posterior[:, [j, i]], prior[:, [j, i]], (own[j], own[i]), (wide[j], wide[i]))
+            if truth is not None:
+                one.axvline(truth[j], color=RED, linewidth=0.8)
+                if i != j:
+                    one.axhline(truth[i], color=RED, linewidth=0.8)
+            one.tick_params(labelbottom=i == k - 1, labelleft=j == 0 and i > 0)
+            one.set_xlabel(_wrapped(names[j], 14) if i == k - 1 else "", fontsize=8, color=INK)
+            one.set_ylabel(_wrapped(names[i], 14) if j == 0 and i > 0 else "", fontsize=8, color=INK)
+    return figure
+
+
+def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Limits, wide: Limits) -> None:
+    for x, limits, color in ((prior, wide, GREY), (posterior, own, BLUE)):
+        counts, edges = np.histogram(x, _bins(len(x)), limits)
+        axes.stairs(counts / (len(x) * np.diff(edges)), edges, fill=True, color=color, alpha=0.6, linewidth=0)
+    axes.set(yticks=[], ylim=(0, None))
+    axes.spines["left"].set_visible(False)
+
+
+def _regions(
+    axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: tuple[Limits, Limits], wide: tuple[Limits, Limits]
+) -> None:
+    x, y, density, levels = _density(prior, wide)
+    axes.contourf(x, y, density, [*levels, np.inf], colors=_SHADES[-len(levels) :])
+    axes.scatter(*posterior[:2000].T, s=dot_area(min(len(posterior), 2000)) / 2, c=BLUE, alpha=0.35, linewidths=0)
+    x, y, density, levels = _density(posterior, own)
+    axes.contour(x, y, density, levels, colors=[BLUE], linewidths=[0.8, 1.3][-len(levels) :])
+
+
+def _bins(n: int) -> int:
+    return min(max(math.isqrt(n), 10), _BINS)
+
+
+def _density(points: np.ndarray, limits: tuple[Limits, Limits]) -> tuple[np.ndarray, ...]:
+    """A smoothed histogram (y, x) of points (n, 2) on a grid, and the heights that bound the regions' masses.
+
+    The grid goes beyond the limits by a quarter of their width, so that the regions' bounds close.
+    """
+    around = [(low - (high - low) / 4, high + (high - low) / 4) for low, high in limits]
+    counts, x, y = np.histogram2d(points[:, 0], points[:, 1], 3 * _bins(len(points)) // 2, around)
+    density = gaussian_filter(counts, 1.2, mode="constant").T
+    heights = np.sort(density, axis=None)[::-1]
+    mass = heights.cumsum() / max(heights.sum(), 1e-300)
+    levels = np.unique([heights[np.searchsorted(mass, share)] for share in _MASSES])
+    return (x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2, density, levels
+
+
+def recovery(
+    quantiles: np.ndarray, mean: np.ndarray, truth: np.ndarray, r: np.ndarray, names: Sequence[str], note: str = ""
+) -> Figure:
+    """Draw posterior means with their central intervals over the truth, a panel a parameter.
+
+    Args:
+        quantiles: (4, b, k), of 5, 25, 75 and 95 %.
+        mean, truth: (b, k).
+        r: (k,), correlations.
+    """
+
+    def draw(axes: Axes, i: int) -> None:
+        t = truth[:, i]
+        axes.vlines(t, quantiles[0, :, i], quantiles[3, :, i], color=BLUE, linewidth=0.5, alpha=0.5, label="90 %")
+        axes.vlines(t, quantiles[1, :, i], quantiles[2, :, i], color=BLUE, linewidth=1.4, alpha=0.5, label="50 %")
+        axes.plot(t, mean[:, i], ".", color=INK, markersize=3, label="posterior mean")
+        axes.axline((t[0], t[0]), slope=1, color=RED, linewidth=0.8, linestyle=_DASHED, label="mean = truth")
+        axes.annotate(f"r = {r[i]:.2f}", (0.04, 0.92), xycoords="axes fraction", fontsize=8, color=INK)
+
+    title = f"Recovery of the truth, and its correlation r with the posterior mean{note}"
+    return _panels(title, names, draw, "truth", "posterior")
+
+
+def rank_histogram(counts: np.ndarray, names: Sequence[str], note: str = "") -> Figure:
+    """Draw SBC histograms, counts (bins, k) over their expectation; the band holds 95 % of chance, bin by bin."""
+    bins, B = len(counts), counts[:, 0].sum()
+    low, high = binom.ppf([0.025, 0.975], B, 1 / bins) * bins / B
+
+    def draw(axes: Axes, i: int) -> None:
+        axes.axhspan(low, high, color=GREY, alpha=0.45, linewidth=0, label="95 % of chance, bin by bin")
+        axes.axhline(1, color=INK, linewidth=0.8, linestyle=_DASHED)
+        axes.stairs(counts[:, i] * bins / B, np.linspace(0, 1, bins + 1), color=BLUE, fill=True, alpha=0.7)
+        axes.set(xlim=(0, 1), xticks=_SHARES, ylim=(0, max(2 * high - 1, 1.08 * (counts * bins / B).max())))
+
+    title = f"Ranks of the truth (SBC). A valley: samples too narrow; a hill: too wide; a slope: biased{note}"
+    return _panels(title, names, draw, "rank of the truth among the samples", "count over its expectation")
+
+
+def ecdf_difference(ranks: np.ndarray, band: tuple[np.ndarray, ...], names: Sequence[str], note: str = "") -> Figure:
+    """Draw the ECDF of ranks (B, k) less u, over the levels u, with a simultaneous band (u, low, high) of the ECDF."""
+    u, low, high = band
+    share = np.stack([np.searchsorted(np.sort(r), u, side="right") for r in ranks.T]) / len(ranks)
+    most = 1.1 * max(np.abs(share - u).max(), (high - u).max())
+
+    def draw(axes: Axes, i: int) -> None:
+        axes.fill_between(u, low - u, high - u, color=GREY, alpha=0.45, linewidth=0, label="95 % of whole curves")
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle=_DASHED)
+        axes.plot(u, share[i] - u, color=BLUE, linewidth=1.3, drawstyle="steps-mid")
+        axes.set(xlim=(0, 1), xticks=_SHARES, ylim=(-most, most))
+
+    title = f"Distribution of the ranks less the uniform one (SBC). First above, then below 0: samples too narrow{note}"
+    return _panels(title, names, draw, "rank u", "share of ranks ≤ u, less u")
+
+
+def joint_coverage(found: Coverage) -> Figure:
+    """Draw what TARP found."""
+    distance = f"{found.deviation:.3f} from the diagonal on average, by chance {found.floor:.3f}"
+    title = f"TARP: coverage of random regions of all parameters, {distance}"
+    return coverage(found.coverage.numpy(), found.observations, ["all parameters"], title=title)
+
+
+def coverage(
+    shares: np.ndarray,
+    observations: int,
+    names: Sequence[str],
+    note: str = "",
+    title: str = "Coverage of central credible intervals. Below the diagonal: samples too narrow",
+) -> Figure:
+    """Draw shares (L, k) of truths inside regions over the regions' levels, LEVELS, with a pointwise 95 % band."""
+    p = np.linspace(0, 1, 101)
+    low, high = (binom.ppf(q, observations, p) / observations for q in (0.025, 0.975))
+
+    def draw(axes: Axes, i: int) -> None:
+        axes.fill_between(p, low, high, color=GREY, alpha=0.45, linewidth=0, label="95 % of chance, level by level")
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=_DASHED)
+        axes.plot([0, *LEVELS, 1], [0, *shares[:, i], 1], color=BLUE, linewidth=1.3)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=_SHARES, yticks=_SHARES)
+
+    return _panels(title + note, names, draw, "nominal level", "share of truths inside")
+
+
+def z_contraction(z: np.ndarray, contraction: np.ndarray, names: Sequence[str], note: str = "") -> Figure:
+    """Draw z-scores (B, k), NaN where there is none, over the contraction (B, k); beyond ±8 at the edge."""
+    most = min(max(3.0, np.abs(z[np.isfinite(z)]).max(initial=0)), _MOST_Z)
+
+    def draw(axes: Axes, i: int) -> None:
+        axes.axhspan(-2, 2, color=GREY, alpha=0.45, linewidth=0, label="|z| ≤ 2")
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle=_DASHED)
+        area = 2 * dot_area(len(z))
+        axes.scatter(
+            contraction[:, i],
+            z[:, i].clip(-most, most),
+            s=area,
+            c=BLUE,
+            alpha=0.5,
+            linewidths=0,
+            label="an observation",
+        )
+        low = float(np.percentile(contraction[:, i], 1))
+        axes.set(xlim=(min(0, low) - 0.03, 1.03), ylim=(-1.05 * most, 1.05 * most))
+
+    title = f"Exact: z-scores about 0, mostly within ±2. Contraction 1: the data tell all, 0: nothing{note}"
+    x = "contraction 1 − posterior variance / prior variance"
+    return _panels(title, names, draw, x, "z = (mean − truth) / std")
+
+
+def loss(rows: Sequence[HalfStepLosses]) -> Figure:
+    """Draw training and validation losses, a panel a half-step, and mark the step whose weights were kept."""
+    shown = list(rows)[-_HALF_STEPS:]
+
+    def draw(axes: Axes, i: int) -> None:
+        row = shown[i]
+        draw_losses(axes, row.every * np.arange(1, len(row.losses) + 1), np.array(row.losses), ())
+        if row.validation:
+            steps, scores = np.array(row.validation).T
+            axes.plot(steps, scores, color=INK, linewidth=1, marker=".", markersize=3.5, label="validation")
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, scores.min()), max(high, min(scores.max(), 2 * high - low)))
+        if row.kept_step is not None:
+            axes.axvline(row.kept_step, color=RED, linewidth=0.9, linestyle=_DASHED, label="step kept")
+
+    labels = [f"{row.half_step} · stopped early" if row.stopped else row.half_step for row in shown]
+    note = f" · the last {len(shown)} of {len(rows)}" * (len(shown) < len(rows))
+    return _panels(f"Loss of each half-step{note}", labels, draw, "step", "loss")
