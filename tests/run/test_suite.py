@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from csb.bridge.checkpoint import load
 from csb.cli import compose as cli
+from csb.cli.typed import quoted
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import load_state
@@ -225,7 +226,7 @@ class TestProcesses:
 
     def test_any_folder_reaches_the_training(self):
         for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):
-            (override,) = cli.OverridesParser.create().parse_overrides([f"out={cli.quoted(text)}"])
+            (override,) = cli.OverridesParser.create().parse_overrides([f"out={quoted(text)}"])
             assert override.value() == text
 
 
