@@ -138,8 +138,6 @@ VALUES = [
     ("T", "T"),
     ("=3", "override must be a string or a list"),
     ("T=${nowhere}", "nowhere"),
-    ("~L", "L"),
-    ("~resume", "resume"),
     ("~objective.covariance", "covariance"),
     ("name=null", "name"),
     ("out=null", "out"),
