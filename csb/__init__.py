@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csb.bridge import Bridge
-    from csb.runs.fit import fit
+    from csb.networks import Network
+    from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
+    from csb.runs.methods import compare
     from csb.runs.result import Run
     from csb.runs.simulate import problem
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "fit", "from_pretrained", "load", "problem", "push_to_hub"]
-_HOMES = {  # imported when they are asked for: they take torch
-    "Run": "csb.runs.result", "fit": "csb.runs.fit", "problem": "csb.runs.simulate",
+_MODULES = ("metrics", "problems", "samplers", "sbi")
+_HOMES = {  # what is imported when it is asked for: it takes torch
+    "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
+    "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
+    "problem": "csb.runs.simulate",
 }  # fmt: skip
+__all__ = [
+    "Run", "__version__", "compare", "distil", "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained",
+    "load", "problem", "push_to_hub",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"csb.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'csb' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
-def load(source: str | Path, device: str | None = None) -> Bridge:
-    """A trained bridge, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
+def __dir__() -> list[str]:
+    return [*__all__, *_MODULES]
+
+
+def load(source: str | Path, device: str | None = None, networks: Mapping[str, type[Network]] | None = None) -> Any:
+    """Load a trained model, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
 
     Args:
-        source: the folder of a finished run, a file that training wrote (bridge.safetensors or one of half_steps/), or
-            an exported folder; or "owner/name" on the Hugging Face Hub (needs the extra ``hub``).
+        source: the folder of a finished run or an exported one, which give the bridge; a file of any model: a bridge
+            (also of one half-step), a score, a flow, a denoiser or a distilled sampler; or "owner/name" on the Hugging
+            Face Hub (needs the extra ``hub``).
         device: where it goes; None: a GPU where there is one, else the CPU.
+        networks: classes of your own by the names that files give them, as in ``csb.fit(…, network=MyNet)``: the name
+            of the class.
 
     Returns:
-        The bridge; ``bridge.about`` holds the problem, the configuration and the versions that it was trained with.
+        The model; its ``about`` holds the problem, the configuration and the versions that it was trained with.
 
     Raises:
-        CSBError: nothing is there, or it is damaged, unfinished or of another kind.
+        CSBError: nothing is there, or it is damaged or unfinished, or of a network that is not known.
     """
-    from csb.runs.load import load_any  # here, so that the version can be read without importing torch
+    from csb.runs.load import load_model  # here, so that the version can be read without importing torch
 
-    return load_any(source, device)
+    return load_model(source, device, networks)
 
 
 def from_pretrained(

@@ -20,7 +20,10 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
     name = options.pop("name", None)
     if not is_one_of(name, NETWORKS):
-        raise CSBError(f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+        raise CSBError(
+            f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}; a class of your own is passed on as "
+            f"csb.load(…, networks={{{name!r}: MyNetwork}})"
+        )
     arguments_of(NETWORKS[name].__init__, keyword_only=True).read(options, "network.options")
     with float32_layers():
         return NETWORKS[name](z_shape, c_shape, heads, **options)

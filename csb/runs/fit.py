@@ -6,23 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import nn
 from torch.utils.data import Dataset
 
+from csb.bridge import load
+from csb.bridge.student import Student
 from csb.errors import CSBError
+from csb.files import model_file
 from csb.networks import NETWORKS, Network
+from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.sources import SCHEME, Held
-from csb.runs.config import RunConfig, read
+from csb.runs.config import DISTIL, RunConfig, read
+from csb.runs.denoiser import exact_denoiser
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
 from csb.runs.result import Run
+from csb.runs.stages import stage_job
 from csb.runs.train import Interrupted, train
-from csb.schema import nearest, shown
+from csb.samplers import FlowSampler, ScoreSampler, flow_sampler, score_sampler
+from csb.schema import Schema, nearest, shown
+from csb.training.distil import NAME
 from csb.training.fit import with_gradients
 
 Bounds = tuple[Any, Any]
+Model = TypeVar("Model", bound=nn.Module)
 _TRAINING = ("ipf", "optimizer", "trainer")  # whose settings ``training`` may hold, each key of which is in one of them
 _NAME = "arrays"  # of arrays that are given
 logger = logging.getLogger(__name__)
@@ -90,24 +100,132 @@ def fit(
         CSBError: data that are no pairs of finite numbers; a setting that is unknown or out of its range; a folder
             that holds another run; a loss that diverges.
     """
-    held, problem = _problem(x, y, problem, bounds, names, seed, drop_nan)
-    changes: dict[str, Any] = {"seed": seed, "progress": progress, "resume": resume, "overwrite": overwrite}
-    changes |= {key: value for key, value in (("T", T), ("L", L)) if value is not None}
+    options = Options(
+        T=T, L=L, network=network, schedule=schedule, objective=objective, bounds=bounds, names=names,
+        training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
+        accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
+    )  # fmt: skip
+    return _trained_run(*_configured(x, y, problem, options))
+
+
+def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int = 10, **options: Any) -> ScoreSampler:
+    """Train an amortized conditional score on pairs, with the bridge's network and optimiser steps.
+
+    Args:
+        x, y: as of :func:`fit`, or ``problem=…``.
+        method, steps: how it is sampled, and in how many steps (:func:`csb.samplers.score_sampler`).
+        **options: as of :func:`fit`.
+
+    Returns:
+        A sampler: ``csb.fit_score(x, y).sample(y_observed, 1000).x``; ``.model`` is the score.
+    """
+    return score_sampler(_stage("score", ScoreNetwork, x, y, options), method, steps)
+
+
+def fit_flow(x: Any = None, y: Any = None, *, method: str = "euler", steps: int = 10, **options: Any) -> FlowSampler:
+    """Train an amortized conditional flow on pairs; arguments and result as of :func:`fit_score`."""
+    return flow_sampler(_stage("flow", FlowNetwork, x, y, options), method, steps)
+
+
+def fit_denoiser(x: Any = None, **options: Any) -> Denoiser:
+    """Train the denoiser of a prior on its draws x (N, …), for the guided samplers of :mod:`csb.samplers`.
+
+    Args:
+        x: as of :func:`fit`, or ``problem=…``.
+        **options: as of :func:`fit`; training={"steps": …} are its optimiser steps.
+    """
+    return _stage("denoiser", Denoiser, x, x, options)
+
+
+@with_gradients()
+def distil(
+    run: Run, calls: Sequence[int] = (1, 2, 4), *, seed: int = 0, progress: bool = True, **settings: Any
+) -> Student:
+    """Distil a run's bridge into a sampler of few network calls, kept beside the bridge.
+
+    ``csb.samplers.ConsistencySampler(student, calls=1).sample(y, 1000)`` draws from it.
+
+    Args:
+        run: finished.
+        calls: the numbers of network calls that it is for, each at most T.
+        seed: of weights and batches.
+        progress: whether a bar is shown.
+        **settings: further ones of :class:`csb.training.distil.DistilSettings`, e.g. ``steps=2000``.
+    """
+    plain = merged(run.config, {"stage": DISTIL, "run": str(run.folder), "seed": seed, "progress": progress})
+    plain = merged(plain, {"resume": False, "overwrite": True, "distil": {**settings, "calls": list(calls)}})
+    stage_job(chosen := read(plain, run.problem))
+    return load(model_file(chosen.folder, NAME), chosen.device.where, Student)
+
+
+class Options(Schema):
+    """The keyword arguments of :func:`fit`, which say what they mean."""
+
+    T: Any = None
+    L: Any = None
+    network: Any = None
+    schedule: Any = None
+    objective: Any = None
+    bounds: Any = None
+    names: Any = None
+    training: Any = None
+    seed: Any = 0
+    out: Any = None
+    resume: Any = False
+    overwrite: Any = False
+    precision: Any = "auto"
+    accelerator: Any = "auto"
+    logger: Any = None
+    progress: Any = True
+    drop_nan: Any = False
+
+
+@with_gradients()
+def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any]) -> Model:
+    """The model of a stage that is not the bridge."""
+    run, scratch = _configured(x, y, options.pop("problem", None), Options(**options), stage)
+    if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None and isinstance(exact, kind):
+        return exact
+    try:
+        stage_job(run)
+        found = load(model_file(run.folder, stage), run.device.where)
+        assert isinstance(found, kind)
+        return found
+    finally:
+        if scratch is not None:
+            scratch.cleanup()
+
+
+def _configured(
+    x: Any, y: Any, problem: Problem | None, options: Options, stage: str = "bridge"
+) -> tuple[RunConfig, TemporaryDirectory[str] | None]:
+    """The checked settings of a training, and the temporary folder of its files where it is given none."""
+    o, out = options, options.out
+    held, problem = _problem(x, y, problem, o.bounds, o.seed, o.drop_nan)
+    changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
+    changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
     plain = merged(own_pairs(problem.is_image), changes)
-    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], network)
-    plain["process"] = _schedule(plain["process"], schedule)
-    plain["objective"] = _group("objective", plain["objective"], objective)
+    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network)
+    plain["process"] = _schedule(plain["process"], o.schedule)
+    plain["objective"] = _group("objective", plain["objective"], o.objective)
     default = "none" if out is None else "csv"
-    plain["logger"] = _group("logger", preset("logger", default), default if logger is None else logger)
-    plain = _trained(plain, {"precision": precision, "accelerator": accelerator, **(training or {})})
+    plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
+    group = {"denoiser": "denoiser", "score": "amortized", "flow": "amortized"}.get(stage)
+    plain = _trained(plain, {"precision": o.precision, "accelerator": o.accelerator, **(o.training or {})}, group)
     scratch = TemporaryDirectory(prefix="csb-") if out is None else None
     folder = Path(out or Path(scratch.name if scratch else "", "run"))
     plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}
+    if (names := _names(x) if o.names is None else o.names) is not None:
+        plain["names"] = [str(name) for name in names]
     run = replace(read(plain, problem), folder=folder)
-    if names is not None:
-        run.plain["names"] = [str(name) for name in names]
     del held  # the problem has it now
-    return _trained_run(run, scratch)
+    return run, scratch
+
+
+def _names(x: Any) -> list[Any] | None:
+    """The columns of a frame."""
+    columns = getattr(x, "columns", None)
+    return None if columns is None else list(columns)
 
 
 def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run:
@@ -121,7 +239,7 @@ def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run
 
 
 def _problem(
-    x: Any, y: Any, problem: Problem | None, bounds: Bounds | None, names: Any, seed: int, drop_nan: bool
+    x: Any, y: Any, problem: Problem | None, bounds: Bounds | None, seed: int, drop_nan: bool
 ) -> tuple[Held | None, Problem]:
     """The problem that is given, or that of the arrays; with the arrays, which must outlive the first reading."""
     if problem is not None:
@@ -130,7 +248,7 @@ def _problem(
         if not isinstance(problem, Problem):
             raise CSBError(f"problem={shown(problem)} is no csb.problems.Problem; make one with csb.problem(…)")
         return None, problem
-    options: dict[str, Any] = {"val": "auto", "seed": 0, "drop_nan": drop_nan}
+    options: dict[str, Any] = {"val": "auto", "seed": seed, "drop_nan": drop_nan}
     options |= {side: _side(side, value) for side, value in zip(("low", "high"), bounds or (None, None))}
     if isinstance(x, Dataset) and y is None:
         return None, FilePairs(path=from_dataset(x, _NAME), **options)
@@ -184,9 +302,10 @@ def _schedule(default: dict[str, Any], given: Any) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "name"}
 
 
-def _trained(plain: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with those of ``training``, each in the group that has it."""
-    homes = {key: group for group in _TRAINING for key in SCHEMAS[group].model_fields if key != "L"}
+def _trained(plain: dict[str, Any], given: Mapping[str, Any], group: str | None) -> dict[str, Any]:
+    """The settings with those of ``training``, each in the group that has it: first that of the stage."""
+    homes = {key: of for of in _TRAINING for key in SCHEMAS[of].model_fields if key != "L"}
+    homes |= {} if group is None else dict.fromkeys(SCHEMAS[group].model_fields, group)
     for key, value in given.items():
         if key not in homes:
             known = ", ".join(sorted(homes))

@@ -1,14 +1,18 @@
 """Finished runs: their configuration, their bridge, and the bridge at the end of every half-step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from csb.bridge import Bridge, load
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
+from csb.networks import NETWORKS, Network
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
 from csb.runs.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
@@ -72,6 +76,16 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
     root = spec.get("root")
     is_filled = isinstance(root, str) and "\0" not in root and has_mnist(root)
     return dict(spec) if is_filled else {key: value for key, value in spec.items() if key != "root"}
+
+
+def load_model(
+    source: str | Path, device: str | None = None, networks: Mapping[str, type[Network]] | None = None
+) -> nn.Module:
+    """The model of a file, whatever its kind, or the bridge of all else; see :func:`csb.load`."""
+    NETWORKS.update(networks or {})
+    path = require_place("source", source)
+    is_model = path.is_file() and path.suffix in (SUFFIX, OLD_SUFFIX)
+    return load(path, usable_device(device)) if is_model else load_any(source, device)
 
 
 def load_any(source: str | Path, device: str | None = None) -> Bridge:

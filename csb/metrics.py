@@ -1,0 +1,51 @@
+"""The metrics on plain arrays: ``csb.metrics.c2st(a, b)``, ``csb.metrics.crps(samples, truth)``.
+
+Arrays are tensors, arrays of numpy, frames or nested lists. Samples are (B, n, …) of B observations, truths (B, …),
+clouds (N, d). Random numbers come from ``seed``. Each function's own page says what it computes, with its source.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import Generator
+
+from csb.evaluation import calibration as _calibration
+from csb.evaluation import metrics as _metrics
+from csb.numbers import as_numbers
+from csb.process import Stream, seeded
+
+_ARRAYS = ("a", "b", "samples", "truth", "ranks", "reference", "log_weights", "log_weights_a", "log_weights_b")
+
+
+def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with arrays of any kind for tensors, and a seed for a generator."""
+    signature = inspect.signature(function)
+    needs = "generator" in signature.parameters and "seed" not in signature.parameters
+
+    @wraps(function)
+    def of_arrays(*args: Any, seed: int = 0, **options: Any) -> Any:
+        own: dict[str, Any] = {} if needs else ({"seed": seed} if "seed" in signature.parameters else {})
+        if needs and "generator" not in options:
+            own = {"generator": seeded(seed, Stream.SCORES)}
+        names = [name for name in signature.parameters if name not in own]
+        given = {**dict(zip(names, args)), **options, **own}
+        for name in _ARRAYS:
+            if given.get(name) is not None and not isinstance(given[name], Generator | dict):
+                given[name] = as_numbers(name, given[name]).float()
+        return function(**given)
+
+    return of_arrays
+
+
+c2st = _of_arrays(_metrics.c2st)
+mmd = _of_arrays(_metrics.mmd)
+sliced_wasserstein = _of_arrays(_metrics.sliced_wasserstein)
+crps = _of_arrays(_metrics.crps_ensemble)
+energy_score = _of_arrays(_metrics.energy_score)
+spread_skill = _of_arrays(_metrics.spread_skill)
+sbc_ranks = _of_arrays(_calibration.sbc_ranks)
+rank_uniformity = _of_arrays(_calibration.rank_uniformity)
+central_coverage = _of_arrays(_calibration.central_coverage)
+tarp = _of_arrays(_calibration.tarp)

@@ -1,0 +1,251 @@
+"""Training from Python: whatever arrays hold the pairs, the result is one; what is wrong is told in one line."""
+
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, Uniform
+from torch.utils.data import TensorDataset
+
+import csb
+from csb.errors import CSBError
+from csb.networks import NETWORKS, Network
+from csb.problems import TwoMoons
+
+SMALL = {
+    "L": 1, "T": 3, "network": {"name": "mlp", "width": 8, "depth": 1}, "progress": False,
+    "training": {"first_steps": 12, "steps": 8, "batch_size": 32, "trajectories": 64, "precision": "32-true"},
+}  # fmt: skip
+
+
+def pairs(n=200):
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    return x, torch.cat([x, x.sum(1, keepdim=True)], 1) + 0.1
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The run of tensors that others must equal."""
+    return csb.fit(*pairs(), **SMALL)
+
+
+def weights(run):
+    return run.bridge.state_dict()
+
+
+class Frame:
+    """What a frame of pandas offers."""
+
+    def __init__(self, values, columns):
+        self.values, self.columns = values, columns
+
+    def to_numpy(self):
+        return self.values
+
+
+def holders(folder):
+    """The pairs as people hold them."""
+    x, y = (part.numpy() for part in pairs())
+    np.save(folder / "x.npy", x)
+    with h5py.File(folder / "pairs.h5", "w") as file:
+        file["x"], file["y"] = x, y
+    file = h5py.File(folder / "pairs.h5")
+    return {
+        "float64": (x.astype(np.float64), y.astype(np.float64)), "lists": (x.tolist(), y.tolist()),
+        "memmap": (np.load(folder / "x.npy", mmap_mode="r"), y), "h5py": (file["x"], file["y"]),
+        "frame": (Frame(x, ["mass", "spin"]), y),
+        "dataset": (TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float64", "lists", "memmap", "h5py", "frame", "dataset"])
+def test_the_holder_of_the_pairs_changes_nothing(reference, tmp_path, kind):
+    run = csb.fit(*holders(tmp_path)[kind], **SMALL)
+    assert all(torch.equal(value, weights(reference)[key]) for key, value in weights(run).items())
+    assert run.names == (["mass", "spin"] if kind == "frame" else ["x0", "x1"])
+
+
+def test_the_command_line_trains_the_same(reference, tmp_path):
+    x, y = (part.numpy() for part in pairs())
+    np.savez(tmp_path / "pairs.npz", x=x, y=y)
+    line = [
+        "train", "experiment=pairs", f"data.path={tmp_path}/pairs.npz", "L=1", "T=3", "logger=none", "progress=false",
+        "network.options={width: 8, depth: 1}", f"out={tmp_path}", "name=run", "trainer.precision=32-true",
+        "ipf.first_steps=12", "ipf.steps=8", "ipf.batch_size=32", "ipf.trajectories=64",
+    ]  # fmt: skip
+    code = f"from csb.cli.main import main; main({line!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    found = csb.load(tmp_path / "run").state_dict()
+    assert all(torch.equal(value, weights(reference)[key]) for key, value in found.items())
+
+
+def test_without_out_nothing_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run = csb.fit(*pairs(), **SMALL)
+    assert run.bridge.sample(pairs()[1][0], 5, seed=0).x.shape == (5, 2)
+    del run
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_kept_opened_and_exported(reference, tmp_path):
+    again = csb.Run.open(reference.save(tmp_path / "kept"))
+    y = pairs()[1][:2]
+    assert torch.equal(again.bridge.sample(y, 3, seed=1).x, reference.bridge.sample(y, 3, seed=1).x)
+    assert again.scores["iteration"] == 1
+    assert again.scores["crps"] > 0
+    assert len(str(again).splitlines()) == 5
+    assert str(tmp_path / "kept") in again._repr_html_()
+    assert torch.equal(
+        csb.load(again.export(tmp_path / "shared")).sample(y, 3, seed=1).x, again.bridge.sample(y, 3, seed=1).x
+    )
+    with pytest.raises(CSBError, match="is there already"):
+        reference.save(tmp_path / "kept")
+
+
+def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path):
+    code = f"import csb; csb.Run.open({str(reference.save(tmp_path / 'kept'))!r}).problem.prepare()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "its pairs were given in Python; give them as a file, data=…" in done.stderr
+
+
+def test_resumed_bit_for_bit(reference, tmp_path, monkeypatch):
+    from csb.training.trainer import BridgeTrainer
+
+    original = BridgeTrainer._half_step
+
+    def interrupted(trainer, half_step):
+        if half_step.index:
+            raise KeyboardInterrupt
+        original(trainer, half_step)
+
+    monkeypatch.setattr(BridgeTrainer, "_half_step", interrupted)
+    stopped = csb.fit(*pairs(), out=tmp_path / "run", **SMALL)
+    assert stopped.interrupted
+    assert stopped.scores == {}
+    assert bool(torch.isfinite(stopped.bridge.sample(pairs()[1][0], 20, seed=0).x).all())
+    monkeypatch.undo()
+    run = csb.fit(*pairs(), out=tmp_path / "run", resume=True, **SMALL)
+    assert all(torch.equal(value, weights(reference)[key]) for key, value in weights(run).items())
+
+
+def test_diagnostics(reference):
+    found = reference.diagnose(observations=20, samples=40)
+    assert {"corner", "recovery", "sbc_ecdf", "coverage", "tarp", "z_contraction", "loss"} <= set(found.figures)
+    assert [row["parameter"] for row in found.table] == ["x0", "x1"]
+    assert reference.plot_losses() is not None
+
+
+class Plain(Network):
+    """A network of a user's own."""
+
+    def __init__(self, z_shape, c_shape, heads, *, width: int = 4):
+        super().__init__(z_shape, c_shape, heads)
+        self.layer = torch.nn.Linear(z_shape[0] + c_shape[0] + 1, heads * z_shape[0])
+
+    def encode(self, c):
+        return c
+
+    def forward(self, z, time, context):
+        both = torch.cat([z, context, time.expand(len(z))[:, None]], 1)
+        return self.layer(both).unflatten(1, (self.heads, *self.z_shape))
+
+
+def test_an_own_network_needs_no_registration(tmp_path):
+    run = csb.fit(*pairs(), out=tmp_path / "run", **{**SMALL, "network": Plain})
+    y, file = pairs()[1][0], tmp_path / "run" / "bridge.safetensors"
+    expected = run.bridge.sample(y, 4, seed=0).x
+    del NETWORKS["Plain"]
+    with pytest.raises(CSBError, match=r"networks=\{'Plain': MyNetwork\}"):
+        csb.load(file)
+    assert torch.equal(csb.load(file, networks={"Plain": Plain}).sample(y, 4, seed=0).x, expected)
+
+
+def test_a_problem_of_two_functions():
+    def simulator(theta, generator):
+        return theta + 0.1 * torch.randn(theta.shape, generator=generator)
+
+    made = [csb.problem(lambda n: torch.randn(n, 2), simulator, 300, seed=s).pairs("train") for s in (0, 0, 1)]
+    assert torch.equal(made[0].x, made[1].x)
+    assert torch.equal(made[0].y, made[1].y)
+    assert not torch.equal(made[0].x, made[2].x)
+    assert abs(float((made[0].y - made[0].x).std()) - 0.1) < 0.02
+
+
+def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
+    state, numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 (simulators use it)
+    prior = [Uniform(torch.zeros(1), torch.ones(1)), Normal(0.0, 1.0)]
+    found = csb.problem(prior, lambda theta: [float(theta[0]), 2.0 * float(theta[1])], 150)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == numpy).all()  # noqa: NPY002
+    assert found.support.low == (0.0, -torch.inf)
+    assert found.support.high == (1.0, torch.inf)
+    x, y, _ = found.pairs("train")
+    assert torch.allclose(y[:, 1], 2 * x[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: csb.fit(), "x and y are missing"),
+        (lambda: csb.fit(*pairs(), problem=TwoMoons()), "give pairs, or a problem"),
+        (lambda: csb.fit(problem=3), "problem=3 is no csb.problems.Problem"),
+        (lambda: csb.fit(pairs(50)[0], pairs(50)[1]), "holds 50 pairs; at least 100"),
+        (lambda: csb.fit(pairs()[0], pairs(300)[1]), "200 x and 300 y"),
+        (lambda: csb.fit("a", pairs()[1]), "x is str"),
+        (lambda: csb.fit(pairs()[0] * torch.nan, pairs()[1], **SMALL), "NaN, infinite"),
+        (lambda: csb.fit(*pairs(), T=0), "T=0 is not possible"),
+        (lambda: csb.fit(*pairs(), network="mpl"), "did you mean mlp"),
+        (lambda: csb.fit(*pairs(), training={"stepz": 3}), "did you mean steps"),
+        (lambda: csb.fit(*pairs(), objective={"name": "likelihood", "rank": 0}), "objective.rank=0"),
+        (lambda: csb.fit(*pairs(), schedule="linaer"), "did you mean linear"),
+        (lambda: csb.fit(*pairs(), bounds=(0, 1), **SMALL), "lie outside the bounds"),
+        (lambda: csb.fit_score(*pairs(), stepz=3), "no setting 'stepz'"),
+        (lambda: csb.problem(torch.randn(50, 2), lambda x: x, 100), "50 draws where n=100"),
+        (lambda: csb.problem(torch.randn(200, 2), 3, 200), "simulator is a int"),
+        (lambda: csb.problem(torch.randn(200, 2), lambda x: 1 / 0, 200), "ZeroDivisionError"),
+        (lambda: csb.problem(torch.randn(200, 2), lambda x: x * torch.nan, 200), "0 of 200 simulated y are finite"),
+        (lambda: csb.problem(Independent(Normal(torch.zeros(2), 1.0), 1), lambda x: x, 5), "n=5"),
+        (lambda: csb.compare([3], TwoMoons()), "3 is no sampler"),
+        (lambda: csb.load("nowhere"), "nowhere"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(call, message):
+    with pytest.raises(CSBError) as found:
+        call()
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_the_other_models(tmp_path):
+    small = {**SMALL, "training": {"steps": 6, "batch_size": 32, "precision": "32-true"}}
+    score, flow = csb.fit_score(*pairs(), **small), csb.fit_flow(*pairs(), **small)
+    denoiser = csb.fit_denoiser(pairs()[0], out=tmp_path / "prior", **small)
+    assert score.sample(pairs()[1][0], 3).x.shape == flow.sample(pairs()[1][0], 3).x.shape == (3, 2)
+    assert torch.equal(csb.load(tmp_path / "prior" / "denoiser.safetensors").shift, denoiser.shift)
+
+
+def test_distilled_and_compared():
+    problem = TwoMoons(n_train=500, n_val=100, n_test=100)
+    run = csb.fit(problem=problem, **SMALL)
+    student = csb.distil(run, calls=(1, 2), steps=6, batch_size=32, trajectories=64, progress=False)
+    one = csb.samplers.ConsistencySampler(student, calls=1)
+    found = csb.compare([run, one], problem, nfe=[1, 3], observations=2, samples=50)
+    assert [row["NFE"] for row in found.rows] == [1, 1, 3, 1]
+    assert found.table().count("\n") == 6
+    assert "<table>" in found._repr_html_()
+
+
+def test_metrics_take_arrays():
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=(2, 100, 2))
+    assert csb.metrics.c2st(a, (a + 5).tolist()) > 0.95
+    assert csb.metrics.sliced_wasserstein(a, a + 1.0) == pytest.approx(1.0, rel=0.1)
+    assert csb.metrics.mmd(a, b) < csb.metrics.mmd(a, b + 1)
+    samples, truth = generator.normal(size=(50, 100, 2)), generator.normal(size=(50, 2))
+    assert csb.metrics.crps(samples, truth) == pytest.approx(1 / np.pi**0.5, rel=0.2)
+    assert csb.metrics.sbc_ranks(samples, truth).shape == (50, 2)
+    assert csb.metrics.tarp(samples, truth, seed=3).coverage.shape[1] == 1
