@@ -26,7 +26,6 @@ from csb.runs.load import load_run
 from csb.runs.stages import stage_job
 from csb.runs.train import train
 from csb.samplers import flow_sampler
-from csb.training.module import HalfStepModule
 from tests.conftest import default_dtype
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
@@ -161,55 +160,14 @@ def test_pairs_that_are_left_out(folder, tmp_path):
     assert_same(weights(run.folder), csb.fit(x, y, **FIT, drop_nan=True).bridge.state_dict())
 
 
-def given_as(kind, folder):
-    """The same pairs as a Dataset, in memory, or by rows of a file."""
-    if kind == "dataset":
-        return (TensorDataset(*map(torch.from_numpy, arrays())),)
-    if kind == "memory maps":
-        return tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
-    return tuple(array.tolist() if kind == "lists" else torch.from_numpy(array) for array in arrays())
-
-
-@pytest.mark.parametrize("kind", ["dataset", "tensors", "lists", "memory maps"])
-def test_from_python(whole, folder, tmp_path, kind):
-    """The same training as that of the command line, bit for bit, whatever the pairs are given as."""
-    run = csb.fit(*given_as(kind, folder), **FIT, out=tmp_path / "run")
-    assert_same(weights(whole), run.bridge.state_dict())
-    assert rows_of(whole) == rows_of(run.folder)
-    assert run.problem.sizes["test"] == 60
-    assert csb.load(tmp_path / "run").sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-
-
 def test_a_dataset_that_is_gone(tmp_path):
-    run = csb.fit(*given_as("dataset", None), **FIT, out=tmp_path / "run")
+    run = csb.fit(TensorDataset(*map(torch.from_numpy, arrays())), **FIT, out=tmp_path / "run")
     assert run.about["problem"]["path"] == "dataset:arrays"
     sources.DATASETS.pop("arrays")  # as in another process
     again = load_run(run.folder)
     assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
     with pytest.raises(CSBError, match=r"its pairs were given in Python"):
         _ = again.problem.x_shape
-
-
-def test_from_python_a_training_is_resumed(whole, tmp_path, monkeypatch):
-    """After Ctrl+C in a half-step, with the same pairs: bit for bit."""
-    given, step, calls = given_as("tensors", None), HalfStepModule.training_step, []
-
-    def interrupted(self, *arguments):
-        calls.append(1)
-        if len(calls) == 12:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HalfStepModule, "training_step", interrupted)
-        stopped = csb.fit(*given, **FIT, out=tmp_path / "run")
-    assert stopped.interrupted
-    assert stopped.scores == {}
-    with pytest.raises(CSBError, match="already holds a run"):
-        csb.fit(*given, **FIT, out=tmp_path / "run")
-    run = csb.fit(*given, **FIT, out=tmp_path / "run", resume=True)
-    assert_same(weights(whole), run.bridge.state_dict())
-    assert not run.interrupted
 
 
 def test_half_precision_is_near_and_half(whole, folder, tmp_path):
