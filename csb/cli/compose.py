@@ -258,7 +258,8 @@ def _single(name: str, arguments: list[str], prepare: Callable[[Given], Callable
         require_single(config)
         HydraConfig.instance().set_config(config)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
-        return prepare(_given(config))
+        given = _given(config)
+    return prepare(given)  # which may compose trainings of its own
 
 
 @contextmanager
