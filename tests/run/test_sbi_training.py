@@ -79,7 +79,7 @@ class TestPairs:
 
     def test_series_are_flattened_and_images_kept(self):
         for inner, kept in (((3, 4), (12,)), ((1, 3, 4), (1, 3, 4))):
-            assert csb.problem(PRIOR, lambda theta, i=inner: torch.ones(len(theta), *i), 100).y_shape == kept
+            assert csb.problem(PRIOR, lambda theta, i=inner: torch.rand(len(theta), *i), 100).y_shape == kept
 
     @pytest.mark.parametrize(
         "prior",
