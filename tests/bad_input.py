@@ -1,6 +1,7 @@
 """Input that nobody meant: values of every kind, the keys that they are put in, and what is asked of the answer."""
 
 import contextlib
+import copy
 import math
 import resource
 import signal
@@ -9,15 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.cli.compose import one_line
-from csb.cli.conf import CONF
 
 SECONDS = 30  # that one case may take, on a busy machine
 MORE = 6 * 2**30  # bytes that a process may take beside what it has: what is larger fails at once
@@ -92,8 +89,6 @@ def answer(call: Callable[[], Any], *names: str) -> str | None:
             call()
     except CSBError as error:
         message = str(error)
-    except OmegaConfBaseException as error:  # which the command line tells in one line
-        message = one_line(error)
     except (Exception, SystemExit) as error:
         raise AssertionError(f"{type(error).__name__}: {str(error)[:300]}") from error
     else:
@@ -109,30 +104,30 @@ def shown(value: Any) -> tuple[str, ...]:
     return tuple(text[:20] for text in (repr(value), str(value)) if text.strip())
 
 
-def base(command: str, *overrides: str) -> DictConfig:
-    """The composed configuration of a command, without Hydra's own part."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, list(overrides))
+def base(command: str, *overrides: str) -> dict[str, Any]:
+    """What a command is given, as plain data."""
+    return composed(command, overrides)
 
 
-def keys(config: DictConfig, within: str = "") -> list[str]:
+def keys(config: dict[str, Any], within: str = "") -> list[str]:
     """The dotted names of all values and groups of a configuration, or those within one group."""
     found: list[str] = []
 
-    def walk(node: Any, prefix: str) -> None:
-        for key in node:
-            name = f"{prefix}{key}"
-            found.append(name)
-            if OmegaConf.is_dict(inner := node._get_node(key)) and not inner._is_none() and not inner._is_missing():
-                walk(inner, f"{name}.")
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for key, inner in node.items():
+            found.append(f"{prefix}{key}")
+            if isinstance(inner, dict):
+                walk(inner, f"{prefix}{key}.")
 
-    walk(OmegaConf.select(config, within) if within else config, f"{within}." if within else "")
+    walk(config[within] if within else config, f"{within}." if within else "")
     return found
 
 
-def changed(config: DictConfig, key: str, value: Any) -> DictConfig:
+def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     """A copy with another value at a key, as an override of the command line would put it there."""
-    config = config.copy()
-    with open_dict(config):
-        OmegaConf.update(config, key, value, merge=False)
+    config = inner = copy.deepcopy(config)
+    *above, last = key.split(".")
+    for name in above:
+        inner = inner[name]
+    inner[last] = value
     return config

@@ -139,6 +139,16 @@ TINY = [
 ]  # fmt: skip
 
 
+def checked(name: str, *arguments: str) -> Any:
+    """Checks a command's arguments as the command line does. Returns what would do the work, of a sweep its launch."""
+    from csb.cli import compose, train
+    from csb.cli.commands import COMMANDS
+
+    if "-m" in arguments or "--multirun" in arguments:
+        return compose.check_sweep(name, list(arguments), train.validate)
+    return importlib.import_module(COMMANDS[name].module).prepare(compose.composed(name, arguments))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> list[str]:
     """Overrides of a training of a few dozen steps: half-steps of 12, 10, 10 and 10, rounds of 4."""

@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 
 from csb.cli import compose as cli
 from csb.cli.commands import COMMANDS
+from csb.suites.benchmark import SUITES
+from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -180,13 +182,11 @@ class Page:
         if name == "train" and "resume=true" not in arguments:  # a page may show a training that is there already
             self.fresh += 1
             arguments = [*arguments, f"out=fresh/{self.fresh}"]
-        module = importlib.import_module(COMMANDS[name].module)
-        if name == "sample":
-            cli.checked(name, arguments, module.prepare)
-        elif name == "benchmark":  # a suite would compose every training: tests/run/test_suite.py does
-            cli.check(name, arguments, lambda config, sweep: module.validate(config, sweep) and None)
+        if name == "benchmark":  # its trainings are not composed: tests/run/test_suite.py does
+            given = cli.composed(name, arguments)
+            SUITES[given["suite"]["name"]][0](given)
         else:
-            cli.check(name, arguments, module.validate)
+            checked(name, *arguments)
 
     @staticmethod
     def _resumed(arguments: list[str]) -> str:

@@ -12,12 +12,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
+from csb.cli.compose import composed
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
 from csb.problems.tasks import mnist
-from csb.cli import compose as cli
 from csb.runs.amortized import train_stage
 from csb.runs.config import read
 from csb.runs.distil import train_stage as distil
@@ -87,9 +86,8 @@ def trained(_digits, tmp_path_factory):
             given.append(f"problem.root={_digits}")
         elif experiment != "linear_gaussian":
             given.append(MLP)
-        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            config = compose("train", [f"experiment={experiment}", f"name={name}", f"out={home}", *kind, *given, *more])
-        return read(config)
+        own = [f"experiment={experiment}", f"name={name}", f"out={home}"]
+        return read(composed("train", [*own, *kind, *given, *more]))
 
     def make(name, baselines=False, student=False):
         if experiment_of(name) is None:

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.student import StudentSpec, build_student
+from csb.cli.compose import composed
 from csb.dtypes import Float32Module, automatic_precision
 from csb.errors import CSBError
 from csb.evaluation.classifier import _initialised as classifier
@@ -20,7 +21,6 @@ from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditio
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import PROBLEMS, Rows, Simulated, build_transform
 from csb.process import initialised, seeded
-from csb.cli.compose import checked
 from csb.runs.config import read
 from csb.samplers import ConsistencySampler
 from csb.training.distil import level_shares
@@ -277,7 +277,7 @@ class TestAutomaticPrecision:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
         expected = "bf16-mixed" if amx or bf16 else "32-true"
         assert automatic_precision(torch.device("cpu")) == expected
-        run = checked("train", ["experiment=two_moons"], read)
+        run = read(composed("train", ["experiment=two_moons"]))
         assert run.device.precision == run.plain["trainer"]["precision"] == expected
 
     @pytest.mark.parametrize(("own", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -290,6 +290,7 @@ class TestAutomaticPrecision:
     def test_a_precision_that_is_given_stays(self, monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
         for given in ("trainer=default", "trainer.precision=32-true"):
-            assert checked("train", ["experiment=two_moons", given], read).device.precision == "32-true"
+            assert read(composed("train", ["experiment=two_moons", given])).device.precision == "32-true"
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert checked("train", ["experiment=two_moons", "trainer=bf16"], read).device.precision == "bf16-mixed"
+        run = read(composed("train", ["experiment=two_moons", "trainer=bf16"]))
+        assert run.device.precision == "bf16-mixed"

@@ -1,4 +1,4 @@
-"""The one formatter of settings' errors, and the defaults that stand both in a class and in conf/."""
+"""The one formatter of settings' errors, and the presets beside the defaults."""
 
 import copy
 import pickle
@@ -6,17 +6,16 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+import yaml
 from pydantic import Field, model_validator
 
+from csb.cli.conf import CONF
 from csb.errors import CSBError
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.suite import ScoreSettings
 from csb.process import SCHEDULES
-from csb.cli.conf import CONF
-from csb.runs.logs import LoggerSettings
+from csb.runs.presets import PRESETS, SCHEMAS
 from csb.schema import Count, Distinct, Kept, Name, OneOf, Place, Positive, Schema, Share, Whole
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import IPFSettings
 
 
 class Inner(Schema):
@@ -119,23 +118,25 @@ def test_what_is_accepted():
         found.count = 4
 
 
-DEFAULTS = [
-    (SamplerSettings, "sampler/bridge"),
-    (MetricsSettings, "metrics/default"),
-    (OptimizerSettings, "optimizer/adamw"),
-    (DeviceSettings, "trainer/auto"),
-    (IPFSettings, "ipf/vectors"),
-    (LoggerSettings, "logger/csv"),
-    (ScoreSettings, "suite/sbi"),
-    *((kind, f"process/{name}") for name, kind in SCHEDULES.items()),
-]
+def defaults(kind):
+    return {name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()}
 
 
-@pytest.mark.parametrize(("kind", "file"), DEFAULTS, ids=[file for _, file in DEFAULTS])
-def test_defaults_agree_with_conf(kind, file):
-    """Where a class and its file in conf/ both have a value, beside those that are chosen by the data ("auto")."""
-    conf = OmegaConf.to_container(OmegaConf.load(CONF / f"{file}.yaml"), resolve=False)
-    conf = conf["score"] if kind is ScoreSettings else conf
-    given = {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
-    differing = {key: (given[key], conf[key]) for key in given if key in conf and conf[key] not in ("auto", given[key])}
-    assert differing == {}, file
+@pytest.mark.parametrize("group", SCHEMAS)
+def test_a_preset_names_what_differs_from_the_defaults(group):
+    given = defaults(SCHEMAS[group])
+    for name, values in PRESETS[group].items():
+        assert set(values) <= set(SCHEMAS[group].model_fields), name
+        assert [key for key in values if key != "name" and values[key] == given.get(key, ...)] == [], name
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_presets_of_a_schedule_are_its_defaults(name):
+    given, values = defaults(SCHEDULES[name]), PRESETS["process"][name]
+    assert {key: values[key] for key in given if key in values} == given
+
+
+def test_the_suite_has_the_defaults_of_its_scores():
+    conf = yaml.safe_load((CONF / "suite" / "sbi.yaml").read_text())["score"]
+    given = defaults(ScoreSettings)
+    assert {key: given[key] for key in conf if key in given} == {key: conf[key] for key in conf if key in given}

@@ -238,15 +238,16 @@ def run(name: str, arguments: list[str]) -> None:
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     informs = any(a in INFORMATION for a in arguments)
-    arguments = as_typed(arguments, command)
-    with _command_line([f"csb {name}", *arguments]):
-        if not informs and not _split(arguments)[1]:
-            reported(_single(name, arguments, importlib.import_module(command.module).prepare))()
+    typed = as_typed(arguments, command)
+    alone = not informs and not _split(typed)[1]
+    with _command_line([f"csb {name}", *(arguments if alone else typed)]):  # results tell what was typed
+        if alone:
+            reported(_single(name, typed, importlib.import_module(command.module).prepare))()
             return
         offer_keys(command)
         from csb.cli import swept, train  # here, so that a single job does not wait for what it needs not
 
-        launch = None if informs else check_sweep(name, arguments, train.validate)
+        launch = None if informs else check_sweep(name, typed, train.validate)
         main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(reported(swept.main))
         main() if launch is None else _sweep(main, launch)
 
@@ -258,7 +259,8 @@ def _single(name: str, arguments: list[str], prepare: Callable[[Given], Callable
         require_single(config)
         HydraConfig.instance().set_config(config)
         configure_log(config.hydra.job_logging, config.hydra.verbose)
-        return prepare(_given(config))
+        given = _given(config)
+    return prepare(given)  # which may compose trainings of its own
 
 
 @contextmanager

@@ -77,8 +77,9 @@ def _of_file(path: Path) -> list[Entry]:
         if (match := _KEY.fullmatch(line)) is None:
             continue
         above = [*above[: len(match["indent"]) // 2], match["key"]]
-        if match["value"] is not None and above != ["name"]:
-            found.append(Entry(".".join(above), f"{match['note'] or ''} (default {match['value']})".strip()))
+        if match["value"] is not None and above[-1] != "name":
+            said = "required" if match["value"] == "???" else f"default {match['value']}"
+            found.append(Entry(".".join(above), f"{match['note'] or ''} ({said})".strip()))
     return found
 
 
@@ -131,7 +132,8 @@ def _group_help(group: Group, width: int) -> str:
     from csb.runs.presets import PRESETS, SCHEMAS, preset
 
     names = ", ".join(choices(group.key))
-    text = f"\n{group.key}={group.chosen}: {group.note or group.key}; choose among {names}\n"
+    about = f"{group.key}={group.chosen}: {group.note or group.key}; choose among {names}"
+    text = "\n" + textwrap.fill(about, width, subsequent_indent="    ", break_on_hyphens=False) + "\n"
     if group.key in SCHEMAS:
         return text + _listed(of_schema(SCHEMAS[group.key], f"{group.key}.", preset(group.key, group.chosen)), width)
     if group.key in PRESETS:

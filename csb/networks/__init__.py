@@ -7,7 +7,7 @@ from csb.errors import CSBError, is_one_of
 from csb.networks.base import Network
 from csb.networks.mlp import MLP, Affine
 from csb.networks.unet import UNet
-from csb.schema import arguments_of
+from csb.schema import arguments_of, shown
 
 NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "affine": Affine, "unet": UNet}
 
@@ -21,8 +21,8 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     name = options.pop("name", None)
     if not is_one_of(name, NETWORKS):
         raise CSBError(
-            f"network {name!r} is unknown; choose one of {', '.join(NETWORKS)}; a class of your own is passed on as "
-            f"csb.load(…, networks={{{name!r}: MyNetwork}})"
+            f"network {shown(name)} is unknown; choose one of {', '.join(NETWORKS)}; a class of your own is passed on as "
+            f"csb.load(…, networks={{{shown(name)}: MyNetwork}})"
         )
     arguments_of(NETWORKS[name].__init__, keyword_only=True).read(options, "network.options")
     with float32_layers():

@@ -3,14 +3,13 @@
 import pytest
 
 from csb.errors import CSBError
-from csb.cli import compose as cli
-from csb.suites.benchmark import validate
+from tests.conftest import checked
 
 
 def refuse(*arguments):
     """The one line with which the command line refuses."""
     with pytest.raises(CSBError) as error:
-        cli.check("benchmark", list(arguments), validate)
+        checked("benchmark", *arguments)
     message = str(error.value)
     assert "\n" not in message
     assert 10 < len(message) < 600

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.problems import build_problem
-from csb.problems.tasks import mnist
 from csb.cli.demo.painter import Painter
 from csb.cli.demo.server import Server
+from csb.problems import build_problem
+from csb.problems.tasks import mnist
 
 PROBLEMS = ("mnist_inpaint_anywhere", "mnist_inpaint")
 TEST = 30

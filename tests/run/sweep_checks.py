@@ -2,9 +2,9 @@
 
 import json
 
+from csb.cli.sweep import collect
 from csb.evaluation.heatmap import cell_text, panels, sweep_figure
 from csb.evaluation.sweep import Stat, cells, main_score
-from csb.cli.sweep import collect
 
 
 def texts(axes):

@@ -7,14 +7,14 @@ import torch
 from conftest import Hook
 
 from csb.bridge.checkpoint import load
+from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.process import Power, seeded
-from csb.cli import compose as cli
 from csb.runs.amortized import flow_sampler, load_baseline, score_sampler
 from csb.runs.config import read
-from csb.cli.train import validate
 from csb.runs.lock import FILE
+from tests.conftest import checked
 
 OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
 
@@ -94,7 +94,7 @@ def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, 
 
 def refuse(*arguments):
     with pytest.raises(CSBError) as error:
-        cli.check("train", list(arguments), validate)
+        checked("train", *arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -121,14 +121,12 @@ def test_settings_are_checked_before_any_work(tmp_path, arguments, message):
 def test_a_file_that_is_there(folder):
     arguments = [f"out={folder.parent}", "name=run", "stage=score"]
     assert "score.safetensors is there already; choose overwrite=true" in refuse(*arguments)
-    cli.check("train", [*arguments, "overwrite=true"], validate)
+    checked("train", *arguments, "overwrite=true")
 
 
 def test_the_score_follows_the_schedule_of_the_run():
-    seen = []
     arguments = ["process=linear", "stage=score", "amortized.alpha_bar_end=1e-3", "amortized.steps=5"]
-    cli.check("train", arguments, lambda config, sweep: seen.append(read(config)))
-    (run,) = seen
+    run = read(composed("train", arguments))
     spec = run.conditional_spec("score", run.problem.new_transform())
     assert spec.schedule == {"name": "linear", "alpha_bar_end": 1e-3, "beta_min": 0.1}
     assert run.conditional_spec("flow", run.problem.new_transform()).schedule is None

@@ -4,16 +4,14 @@ import pytest
 import torch
 
 from csb.bridge.kernel import automatic_covariance
+from csb.cli.compose import composed
 from csb.process import Power, seeded
-from csb.cli import compose as cli
 from csb.runs.config import RunConfig, read
 from csb.training.pairs import EncodedPairs
 
 
 def config(*overrides: str) -> RunConfig:
-    found: list[RunConfig] = []
-    cli.check("train", list(overrides), lambda config, sweep: found.append(read(config)))
-    return found[0]
+    return read(composed("train", overrides))
 
 
 def pairs(width):

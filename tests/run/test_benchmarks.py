@@ -4,7 +4,8 @@ import pytest
 import torch
 from benchmark_checks import refuse
 
-from csb.runs.dataset import configured
+from csb.cli.compose import composed
+from csb.runs.config import read
 from csb.suites.memory import WRITERS
 from csb.suites.mixture import MORE
 
@@ -67,7 +68,8 @@ class TestMemory:
 
     def test_the_files_are_what_a_training_reads(self, tmp_path):
         """Both kinds hold the same pairs; x and y go together."""
-        one, two = (configured(["experiment=pairs", *WRITERS[kind](tmp_path, 12_000, 3)]).problem for kind in WRITERS)
+        given = (["experiment=pairs", *write(tmp_path, 12_000, 3)] for write in WRITERS.values())
+        one, two = (read(composed("train", arguments)).problem for arguments in given)
         a, b = one.pairs("train"), two.pairs("train")
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.y, b.y)

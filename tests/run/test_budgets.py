@@ -5,23 +5,21 @@ import json
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from csb.bridge import BridgeSpec, KernelSpec, save
 from csb.bridge.student import StudentSpec, build_student
+from csb.cli import compare
+from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.files import checksum
 from csb.problems import GaussianMixture
 from csb.process import seeded
-from csb.cli import compose as cli
 from csb.runs.budgets.methods import METHODS
 from csb.runs.budgets.settings import read
 from csb.runs.budgets.store import Store
 from csb.runs.budgets.work import Pace, Work
-from csb.cli.commands import compare
-from csb.cli.conf import CONF
 from csb.samplers.registry import GUIDED
-from tests.conftest import make_untrained_bridge
+from tests.conftest import checked, make_untrained_bridge
 from tests.samplers.conditional_models import untrained
 
 TINY = ["observations=3", "samples=40", "baselines.sweep_observations=2", "baselines.sweep_samples=4"]
@@ -58,8 +56,7 @@ def _spec(parametrisation):
 
 
 def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("compare", [*TINY, *overrides])
+    return composed("compare", [*TINY, *overrides])
 
 
 def opened(tmp_path, *overrides):
@@ -70,7 +67,7 @@ def opened(tmp_path, *overrides):
 def refused(*overrides):
     """The one line with which the command line refuses."""
     with pytest.raises(CSBError) as error:
-        cli.check("compare", [*TINY, *overrides], compare.validate)
+        checked("compare", *TINY, *overrides)
     assert "\n" not in str(error.value)
     return str(error.value)
 

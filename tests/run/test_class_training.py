@@ -5,11 +5,10 @@ import logging
 
 import pytest
 import torch
-from conftest import ROOT
 from demo_examples import write_digits
-from hydra import compose, initialize_config_dir
 
 from csb.bridge.checkpoint import save
+from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.evaluation.classifier import DigitClassifier
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
@@ -65,10 +64,8 @@ def denoiser():
 def trained(data):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("evaluate", "compare"):
-            patch.setattr(f"csb.run.{module}.digit_classifier", classifier)
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("train", [*TINY, f"problem.root={data}", f"out={data}"])
-        settings = read(config)
+            patch.setattr(f"csb.runs.{module}.digit_classifier", classifier)
+        settings = read(composed("train", [*TINY, f"problem.root={data}", f"out={data}"]))
         result = train(settings)
         run = load_run(data / "mnist_class", "cpu")
         about = {"problem": {"name": "mnist_inpaint"}, "config": {}}  # the same prior, so that its denoiser will do

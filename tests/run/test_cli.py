@@ -1,6 +1,7 @@
 """The command line csb: every command, its help, its errors, and that an installed copy works."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,16 +15,18 @@ import yaml
 
 import csb
 from csb.bridge.checkpoint import load, save
+from csb.cli import compose as cli
+from csb.cli.commands import COMMANDS, schema_of
+from csb.cli.conf import CONF, find_conf
+from csb.cli.help import choices, command_help, groups, of_schema
+from csb.cli.main import main
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text
-from csb.cli import compose as cli, train as jobs
-from csb.cli.commands import COMMANDS
-from csb.cli.help import command_help, groups, keys
-from csb.cli.conf import CONF, find_conf
 from csb.runs.inspection import inspect, print_inspection
-from csb.cli.main import main
 from csb.runs.observations import read_observations
+from csb.runs.presets import SCHEMAS
 from csb.training.history import EACH, SCORE, best_iteration
+from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
@@ -76,26 +79,28 @@ class TestHelp:
         text = capsys.readouterr().out
         assert text.startswith(f"usage: csb {name} ")
         assert all(f"csb {name} {arguments}" in text for arguments, _ in COMMANDS[name].examples)
-        assert all(f"  {one.key} " in text for one in keys(CONF / f"{name}.yaml"))
         assert max(map(len, text.splitlines())) <= 120
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_key_and_group_says_what_it_means(self, name):
-        config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-        found = keys(CONF / f"{name}.yaml")
-        assert [one.key for one in found] == [key for key in config if key not in ("defaults", "hydra")]
-        given = {key: value for one in config["defaults"] if isinstance(one, dict) for key, value in one.items()}
-        assert [one.key for one in groups(name)] == [key for key in given if not key.startswith("override ")]
-        assert all(one.note for one in (*found, *groups(name)))
+        """The keys of the schema at the top level, and those of each group, with a preset or a schema of its own."""
+        kind, text = schema_of(COMMANDS[name]), command_help(COMMANDS[name])
+        for group in groups(name):
+            about = f"{group.key}={group.chosen}: {group.note}; choose among {', '.join(choices(group.key))}"
+            assert about in " ".join(text.split())
+            if (of := SCHEMAS.get(group.key)) is not None:
+                assert all(f"  {group.key}.{key} " in text for key in of.model_fields if key not in of.alone)
+        for entry in [] if kind is None else of_schema(kind):
+            assert re.fullmatch(r".{3,} \(.*(default .*|required)\)", entry.text), entry
+            assert f"  {entry.key} " in text or entry.key in SCHEMAS
 
     def test_the_keys_of_a_suite_are_all_there(self):
-        config = yaml.safe_load((CONF / "suite" / "sbi.yaml").read_text())
-        wanted = {*config, *(f"score.{key}" for key in config["score"])} - {"score"}
-        assert {one.key for one in keys(CONF / "suite" / "sbi.yaml")} == wanted
-        assert "suite.score.c2st_samples" in command_help(COMMANDS["benchmark"])
+        text = command_help(COMMANDS["benchmark"])
+        config = yaml.safe_load((CONF / "suite" / "overheads.yaml").read_text())
+        assert all(f"  {key} " in text for key in config if key != "suite")
 
     def test_help_does_not_wait_for_torch(self):
-        code = "import sys; from csb.cli.main import main; main(['sample', '-h']); assert 'torch' not in sys.modules"
+        code = "import sys; from csb.cli.main import main; main(['-h']); assert 'torch' not in sys.modules"
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
     def test_version(self, capsys):
@@ -105,15 +110,23 @@ class TestHelp:
     @pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(one) for one in EXAMPLES])
     def test_every_example_composes(self, name, arguments):
         seen = []
-        cli.check(name, shlex.split(arguments), lambda config, sweep: seen.append(config))
-        assert len(seen) == (4 if arguments.startswith("-m") else 1)
+
+        def note(given):
+            seen.append(given)
+            return lambda: None
+
+        if arguments.startswith("-m"):
+            cli.check_sweep(name, shlex.split(arguments), note)
+            assert len(seen) == 4
+        else:
+            assert cli.composed(name, shlex.split(arguments))
 
     @pytest.mark.parametrize("arguments", [one for name, one in EXAMPLES if name == "train"])
     def test_every_example_of_a_training_is_valid(self, arguments, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         x = np.random.default_rng(0).normal(size=(5000, 2))
         np.savez("pairs.npz", x=x, y=x[:, :1])
-        cli.check("train", shlex.split(arguments), jobs.validate)
+        checked("train", *shlex.split(arguments))
 
 
 class TestRefused:
@@ -374,7 +387,7 @@ def test_a_built_copy_holds_everything_and_runs_anywhere(tmp_path):
     for name, folder in (("csb", built / "csb"), ("conf", built / "csb" / "conf")):
         for path in (source / name).rglob("*"):
             assert (folder / path.relative_to(source / name)).exists(), path
-    code = "import csb.cli.compose as cli; print(cli.CONF); cli.check('train', ['experiment=bod'], lambda *a: None)"
+    code = "import csb.cli.compose as cli; print(cli.CONF); cli.composed('train', ['experiment=bod'])"
     environment = {"PYTHONPATH": str(built), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (f"{built / 'csb' / 'conf'}\n", 0), done.stderr

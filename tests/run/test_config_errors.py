@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from csb.errors import CSBError
 from csb.cli import compose as cli
-from csb.cli.train import validate
+from csb.errors import CSBError
+from tests.conftest import checked
 
 
 def refuse(*arguments):
     """The one line with which the command line refuses."""
     with pytest.raises(CSBError) as error:
-        cli.check("train", list(arguments), validate)
+        checked("train", *arguments)
     message = str(error.value)
     assert "\n" not in message
     assert 10 < len(message) < 600
@@ -138,9 +138,7 @@ VALUES = [
     ("T", "T"),
     ("=3", "override must be a string or a list"),
     ("T=${nowhere}", "nowhere"),
-    ("~L", "L"),
-    ("~resume", "resume"),
-    ("~objective.variance_floor", "variance_floor"),
+    ("~objective.covariance", "covariance"),
     ("name=null", "name"),
     ("out=null", "out"),
 ]
@@ -228,10 +226,13 @@ class TestSweeps:
     def test_good_ones_pass(self, tmp_path):
         seen = []
         arguments = ["-m", "T=2,3", "L=1,2", "problem=two_moons,bod", "+problem.n_val=7", f"out={tmp_path}/new"]
-        cli.check(
-            "train", arguments, lambda config, sweep: seen.append((config.problem.name, config.T, config.L, sweep))
-        )
-        assert sorted(seen) == [(p, t, n, True) for p in ("bod", "two_moons") for t in (2, 3) for n in (1, 2)]
+
+        def note(given):
+            seen.append((given["problem"]["name"], given["T"], given["L"]))
+            return lambda: None
+
+        cli.check_sweep("train", arguments, note)
+        assert sorted(seen) == [(p, t, n) for p in ("bod", "two_moons") for t in (2, 3) for n in (1, 2)]
 
     def test_a_comma_without_the_flag(self, tmp_path):
         assert "T" in refuse("T=3,5", f"out={tmp_path}/new")

@@ -20,7 +20,7 @@ from csb.runs.inspection import inspect
 from csb.runs.load import load_run
 from csb.runs.observations import read_observations
 from csb.runs.provenance import FILE
-from csb.runs.reproduce import prepare
+from csb.runs.reproduce import reproduction
 from csb.runs.train import finished
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
@@ -47,7 +47,7 @@ def in_one_line(action):
 
 def again(run):
     """All that csb reproduce looks at before it trains."""
-    made = prepare(run, "bridge", run.with_name("again"), 0.0, None, FLAGS)
+    made = reproduction(run, "bridge", run.with_name("again"), 0.0, None, FLAGS)
     made.check()
     made.differences()
     return made

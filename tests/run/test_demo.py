@@ -16,12 +16,12 @@ from conftest import ROOT
 from demo_examples import PROBLEMS, TEST, ask, serving, untrained, write_digits
 
 from csb.bridge.checkpoint import save
-from csb.errors import CSBError
-from csb.problems import MnistInpaint
-from csb.process import seeded
 from csb.cli.demo.command import loopback
 from csb.cli.demo.painter import WAITING, Painter, Request
 from csb.cli.demo.server import BODY, Server
+from csb.errors import CSBError
+from csb.problems import MnistInpaint
+from csb.process import seeded
 
 GOOD = {"image": [v % 256 for v in range(784)], "top": 3, "left": 11, "n": 5, "seed": 2}
 

@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Hook
-from hydra import compose, initialize_config_dir
 
 from csb.bridge.checkpoint import load
 from csb.bridge.student import TransitionStudent
 from csb.errors import CSBError
 from csb.process import seeded
-from csb.cli import compose as cli
-from csb.cli.commands import sample
-from csb.cli.conf import CONF
 from csb.runs.distil import load_consistency, students_of
-from csb.cli.train import validate
 from csb.runs.load import load_run
 from csb.samplers import ConsistencySampler
+from tests.conftest import checked
 
 OVERRIDES = [
     "distil.calls=[1,2]", "distil.components=3", "distil.steps=22", "distil.refresh=8", "distil.batch_size=32",
@@ -73,8 +69,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
     y = np.array([[0.1, 0.2], [0.0, -0.3]], dtype=np.float32)
     np.save(tmp_path / "y.npy", y)
     given = (f"y={tmp_path}/y.npy", "n=3", f"out={tmp_path}/s.npz", "calls=2")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        sample.prepare(compose("sample", [f"run={folder}", *given]))()
+    checked("sample", f"run={folder}", *given)()
     expected = ConsistencySampler(load_consistency(folder, "cpu").student, 2).sample(torch.from_numpy(y), 3, seeded(0))
     assert np.array_equal(np.load(tmp_path / "s.npz")["x"], expected.x.numpy())
     for run, more, message in (
@@ -83,7 +78,7 @@ def test_samples_to_a_file(folder, bridge, tmp_path):
         (bridge, (), "holds no consistency.safetensors for calls=2; make it with csb train … stage=distil"),
     ):
         with pytest.raises(CSBError, match=re.escape(message)):
-            cli.checked("sample", [f"run={run}", *given, *more], sample.prepare)
+            checked("sample", f"run={run}", *given, *more)
 
 
 def test_it_is_compared_beside_its_bridge(command, folder):
@@ -155,7 +150,7 @@ def test_a_student_may_go_elsewhere(command, tiny, folder, tmp_path):
 
 def refuse(*arguments):
     with pytest.raises(CSBError) as error:
-        cli.check("train", list(arguments), validate)
+        checked("train", *arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 
-from csb.errors import CSBError, Terminated
 from csb.cli.ends import explain, is_out_of_memory, terminable
+from csb.errors import CSBError, Terminated
 from tests.conftest import ROOT, Hook
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.cli.compose import checked
 from csb.runs.config import read
 from csb.runs.load import load_run
 from csb.runs.train import train
@@ -24,7 +24,7 @@ def settings(folder, n, *overrides, images=False):
     np.savez(folder / "pairs.npz", x=x, y=x + 0.1 * rng.normal(size=x.shape))
     experiment = "pairs_images" if images else "pairs"
     own = [f"experiment={experiment}", f"data.path={folder / 'pairs.npz'}", f"out={folder}"]
-    return checked("train", [*own, *overrides], read)
+    return read(composed("train", [*own, *overrides]))
 
 
 @pytest.mark.parametrize(

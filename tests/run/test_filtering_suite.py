@@ -5,8 +5,7 @@ import json
 import pytest
 from benchmark_checks import refuse
 
-from csb.cli import compose as cli
-from csb.suites.benchmark import main, validate
+from tests.conftest import checked
 
 SMALL = (
     "suite=filtering", "cycles=20", "spin_up=2", "lorenz63.members=[40]", "lorenz96.members=[20]",
@@ -16,15 +15,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def composed(*arguments):
-    """The config that the command line makes of them."""
-    found = []
-    cli.check("benchmark", list(arguments), lambda config, sweep: found.append(config))
-    return found[0]
-
-
 def test_table_and_files(tmp_path, capsys):
-    main(composed(*SMALL, "seeds=[0,1]", f"out={tmp_path}"))
+    checked("benchmark", *SMALL, "seeds=[0,1]", f"out={tmp_path}")()
     rows = json.loads((tmp_path / "filtering.json").read_text())["rows"]
     assert [(one["system"], one["members"], one["filter"]) for one in rows] == [
         ("lorenz63", 40, "bridge, T = 2, features = 4, locality = 1.0"),
@@ -41,12 +33,12 @@ def test_table_and_files(tmp_path, capsys):
 
 
 def test_the_defaults_are_valid():
-    validate(composed("suite=filtering"))
+    checked("benchmark", "suite=filtering")
 
 
 def test_a_filter_that_diverges_is_a_row_of_dashes(tmp_path):
     wild = "lorenz63.methods=[{filter: enkf, inflation: 1e200}, {filter: enkf}]"
-    main(composed(*SMALL[:3], "lorenz63.members=[40]", "lorenz96.members=[]", wild, f"out={tmp_path}"))
+    checked("benchmark", *SMALL[:3], "lorenz63.members=[40]", "lorenz96.members=[]", wild, f"out={tmp_path}")()
     one, two = json.loads((tmp_path / "filtering.json").read_text())["rows"]
     assert one["rmse"] is None
     assert "cycle" in one["note"]

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
 from demo_examples import write_digits
-from hydra import compose, initialize_config_dir
 from torch import nn
 
+from csb.cli.compose import composed
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import MovingHole
 from csb.problems.tasks import mnist
@@ -45,10 +44,8 @@ def trained(tmp_path_factory):
         patch.setattr(mnist, "MD5", write_digits(folder))
         patch.setattr(mnist, "SOURCES", ())
         for module in ("evaluate", "compare"):
-            patch.setattr(f"csb.run.{module}.digit_classifier", lambda root, seed=0: (Brightness(), 0.1))
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("train", [*TINY, f"problem.root={folder}", f"out={folder}"])
-        settings = read(config)
+            patch.setattr(f"csb.runs.{module}.digit_classifier", lambda root, seed=0: (Brightness(), 0.1))
+        settings = read(composed("train", [*TINY, f"problem.root={folder}", f"out={folder}"]))
         result = train(settings)
         run = load_run(folder / "mnist_inpaint_anywhere", "cpu")
         sampler = SamplerSettings()

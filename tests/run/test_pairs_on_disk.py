@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import csb
 from csb.bridge.checkpoint import load
+from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.files import load_state, save_state
 from csb.problems import sources
 from csb.problems.rows import Source
-from csb.cli import compose as cli, train as jobs
 from csb.runs.amortized import load_baseline
 from csb.runs.amortized import train_stage as amortized
 from csb.runs.config import read
-from csb.runs.dataset import configured, train_dataset
 from csb.runs.denoiser import train_stage as denoiser
 from csb.runs.distil import load_consistency
 from csb.runs.distil import train_stage as distil
 from csb.runs.load import load_run
+from csb.runs.stages import stage_job
 from csb.runs.train import train
 from csb.samplers import flow_sampler
 from tests.conftest import default_dtype
@@ -35,6 +36,13 @@ SMALL = [
     "ipf.last_forward=true", "ipf.checkpoint_every=3", "ipf.observe_every=1000", "ipf.validate_every=4",
     "metrics.samples=8", "metrics.observations=20", "metrics.picture_rows=2",
 ]  # fmt: skip
+FIT = {  # the same, from Python
+    "L": 1, "T": 3, "progress": False, "precision": "32-true", "network": {"name": "mlp", "width": 16, "depth": 1},
+    "training": {
+        "first_steps": 8, "steps": 6, "refresh": 4, "batch_size": 256, "trajectories": 64, "last_forward": True,
+        "checkpoint_every": 3, "observe_every": 1000, "validate_every": 4,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +85,7 @@ def data(folder, kind):
 
 def run_config(folder, kind, out, *more, name=None):
     own = [f"out={out}", f"name={name or kind}"]
-    return configured(["experiment=pairs", *data(folder, kind), *own, *SMALL, *more])
+    return read(composed("train", ["experiment=pairs", *data(folder, kind), *own, *SMALL, *more]))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +136,7 @@ def test_inside_inference_mode(whole, folder, tmp_path, mode):
         run = run_config(folder, "npz", tmp_path)
         train(run)
         items = TensorDataset(*map(torch.from_numpy, arrays()))
-        second = train_dataset(items, overrides=SMALL, out=tmp_path, name="items")
+        second = csb.fit(items, **FIT)
     assert_same(weights(whole), weights(run.folder))
     assert_same(weights(whole), second.bridge.state_dict())
 
@@ -147,20 +155,19 @@ def test_pairs_that_are_left_out(folder, tmp_path):
     with pytest.raises(CSBError, match="drop_nan"):
         train(run_config(folder, "npy", tmp_path, "resume=true"))
     assert "problem.drop_nan" not in run_config(folder, "npy", tmp_path).fingerprint()
+    with pytest.raises(CSBError, match="NaN"):
+        csb.fit(x, y, **FIT)
+    assert_same(weights(run.folder), csb.fit(x, y, **FIT, drop_nan=True).bridge.state_dict())
 
 
-def test_a_dataset(whole, tmp_path):
-    run = train_dataset(TensorDataset(*map(torch.from_numpy, arrays())), overrides=SMALL, out=tmp_path, name="items")
-    assert_same(weights(whole), run.bridge.state_dict())
-    assert run.about["problem"]["path"] == "dataset:items"
-    assert run.problem.sizes["test"] == 60
-    sources.DATASETS.pop("items")  # as in another process
+def test_a_dataset_that_is_gone(tmp_path):
+    run = csb.fit(TensorDataset(*map(torch.from_numpy, arrays())), **FIT, out=tmp_path / "run")
+    assert run.about["problem"]["path"] == "dataset:arrays"
+    sources.DATASETS.pop("arrays")  # as in another process
     again = load_run(run.folder)
     assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-    with pytest.raises(CSBError, match="the dataset 'items' is not here"):
+    with pytest.raises(CSBError, match=r"its pairs were given in Python"):
         _ = again.problem.x_shape
-    with pytest.raises(CSBError, match=r"overrides hold data\.path=x, which train_dataset sets itself"):
-        train_dataset(TensorDataset(torch.zeros(1)), overrides=["data.path=x"])
 
 
 def test_half_precision_is_near_and_half(whole, folder, tmp_path):
@@ -202,9 +209,7 @@ def test_stages_train_on_rows(whole, folder, tmp_path):
 
 
 def read_stage(given, *more):
-    runs = []
-    cli.check("train", [*given, *more], lambda config, sweep: runs.append(read(config)))
-    return runs[0]
+    return read(composed("train", [*given, *more]))
 
 
 def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
@@ -236,7 +241,7 @@ def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
         train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
     score = dataclasses.replace(run_config(tmp_path, "npy", tmp_path), stage="score")
     with pytest.raises(CSBError, match="holds a bridge of other pairs"):
-        jobs.stage_job(score)
+        stage_job(score)
     assert not (run.folder / "score.safetensors").exists()
     save(tmp_path, x, y)
     assert torch.equal(load_run(run.folder).problem.pairs("test", 3).y, expected.y)

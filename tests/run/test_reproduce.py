@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 import csb
+from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.problems import build_problem
-from csb.cli import compose as cli, train as jobs
 from csb.runs import provenance
-from csb.cli.commands import reproduce
 from csb.runs.config import read
 from csb.runs.reproduce import agrees, figure_rows, weight_row
+from csb.runs.stages import stage_job
 from csb.runs.train import train
+from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -27,20 +27,15 @@ SHORT = [
 ]  # fmt: skip
 
 
-def config_of(name, *overrides):
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return compose(name, list(overrides))
-
-
 @pytest.fixture(scope="module")
 def first(tiny, tmp_path_factory):
     """The folder of a tiny training of every stage."""
     folder = tmp_path_factory.mktemp("first") / "run"
     given = [*tiny, *SHORT, f"out={folder.parent}", "name=run"]
-    train(read(config_of("train", *given)))
+    train(read(composed("train", given)))
     for stage in ("denoiser", "score"):
-        jobs.stage_job(read(config_of("train", *given, f"stage={stage}")))
-    jobs.stage_job(read(config_of("train", *given, "stage=distil", f"run={folder}")))
+        stage_job(read(composed("train", [*given, f"stage={stage}"])))
+    stage_job(read(composed("train", [*given, "stage=distil", f"run={folder}"])))
     return folder
 
 
@@ -63,9 +58,7 @@ def copy(first, tmp_path):
 
 def again(folder, *overrides):
     """csb reproduce, in this process."""
-    config = config_of("reproduce", f"run={folder}", "progress=false", *overrides)
-    reproduce.validate(config)()
-    reproduce.main(config)
+    checked("reproduce", f"run={folder}", "progress=false", *overrides)()
     return json.loads((Path(overrides_out(overrides, folder)) / "reproduced.json").read_text())
 
 
@@ -76,7 +69,7 @@ def overrides_out(overrides, folder):
 
 def refused(folder, *overrides):
     with pytest.raises(CSBError) as error:
-        reproduce.validate(config_of("reproduce", f"run={folder}", *overrides))()
+        checked("reproduce", f"run={folder}", *overrides)
     assert "\n" not in str(error.value)
     assert not Path(overrides_out(overrides, folder), "bridge.safetensors").exists() or "out=" in "".join(overrides)
     return str(error.value)
@@ -192,7 +185,7 @@ class TestReproduce:
         folder, change = copy
         change(data__sha256="0" * 64)
         assert "differ in rounding" in refused(folder)
-        reproduce.validate(config_of("reproduce", f"run={folder}", "tolerance=0.1"))()
+        checked("reproduce", f"run={folder}", "tolerance=0.1")
         change(data__first=[9.0, 9.0, 9.0, 9.0])
         assert "training pairs differ from those of the first training" in refused(folder, "tolerance=0.1")
         change(data__files={"pairs.npz": "1"})
@@ -230,7 +223,8 @@ def test_pairs_that_were_moved(tiny, tmp_path, kind):
             np.save(there / f"{name}.npy", array)
         given, data = [f"data.{name}={there}/{name}.npy" for name in pairs], here
     options = [one for one in tiny if not one.startswith(("experiment=", "problem", "+problem"))]
-    train(read(config_of("train", "experiment=pairs", *options, *SHORT, *given, f"out={tmp_path}", "name=run")))
+    arguments = ["experiment=pairs", *options, *SHORT, *given, f"out={tmp_path}", "name=run"]
+    train(read(composed("train", arguments)))
     there.rename(here)
     assert f"{there}/" in refused(tmp_path / "run")
     assert again(tmp_path / "run", f"data={data}")["agrees"] is True

@@ -2,32 +2,34 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 pytest.importorskip("sbi")
 from sbi.simulators.linear_gaussian import linear_gaussian, true_posterior_linear_gaussian_mvn_prior
 from sbi.utils import BoxUniform
 
+import csb
 from csb.errors import CSBError
-from csb.runs.load import load_run
-from csb.sbi import pairs_from, train_posterior
+from csb.runs.presets import PRESETS
+from csb.sbi import Posterior
 
 PRIOR = MultivariateNormal(torch.zeros(2), torch.eye(2))
 NOISE = torch.tensor([[0.5, 0.2], [0.2, 0.4]])
 SHIFT = torch.tensor([1.0, -2.0])
-AFFINE = [
-    "network=affine", "objective=likelihood_full", "process=power", "process.alpha_bar_end=0.01", "process.power=2",
-    "ipf=gaussian", "trainer=default", "optimizer.lr=2e-2", "optimizer.balance=0", "optimizer.weight_decay=0", "L=1",
-    "T=3", "progress=false", "logger=none", "ipf.batch_size=512", "ipf.first_steps=400", "ipf.refresh=400",
-    "ipf.last_forward=false", "ipf.observe_every=10000", "metrics.samples=16", "metrics.picture_rows=2",
-]  # fmt: skip
-TINY = [
-    "network.options={width: 16, depth: 1}", "L=1", "T=3", "progress=false", "logger=none", "ipf.batch_size=32",
-    "ipf.first_steps=12", "ipf.steps=10", "ipf.trajectories=64", "metrics.samples=8", "metrics.picture_rows=2",
-]  # fmt: skip
+AFFINE = {
+    "T": 3, "L": 1, "network": "affine", "objective": "likelihood_full", "progress": False, "precision": "32-true",
+    "schedule": {"name": "power", "alpha_bar_end": 0.01, "power": 2.0},
+    "training": {
+        **PRESETS["ipf"]["gaussian"], "batch_size": 512, "first_steps": 400, "refresh": 400, "last_forward": False,
+        "observe_every": 10000, "lr": 2e-2, "balance": 0.0, "weight_decay": 0.0,
+    },
+}  # fmt: skip
+TINY = {
+    "T": 3, "L": 1, "network": {"name": "mlp", "width": 16, "depth": 1}, "progress": False,
+    "training": {"batch_size": 32, "first_steps": 12, "steps": 10, "trajectories": 64},
+}  # fmt: skip
 
 
 def simulator(theta):
@@ -38,10 +40,17 @@ def small_box(theta):
     return theta + 0.1 * torch.randn_like(theta)
 
 
+def pairs(problem):
+    """All pairs of a problem, in the order of its splits."""
+    parts = [problem.pairs(split) for split in ("train", "val", "test")]
+    return torch.cat([one.x for one in parts]), torch.cat([one.y for one in parts])
+
+
 def test_a_linear_gaussian_posterior_is_learned(tmp_path):
     torch.manual_seed(11)
     state = torch.get_rng_state()
-    posterior = train_posterior(PRIOR, simulator, 10_000, overrides=AFFINE, out=tmp_path, name="linear")
+    problem = csb.problem(PRIOR, simulator, 10_000)
+    posterior = Posterior(csb.fit(problem=problem, **AFFINE, out=tmp_path / "linear").bridge, PRIOR)
     assert torch.equal(torch.get_rng_state(), state)
     x = torch.tensor([2.5, -1.0])
     true = true_posterior_linear_gaussian_mvn_prior(x[None], SHIFT, NOISE, torch.zeros(2), torch.eye(2))
@@ -49,72 +58,55 @@ def test_a_linear_gaussian_posterior_is_learned(tmp_path):
     std = true.variance.sqrt()
     assert float(((theta.mean(0) - true.mean) / std).abs().max()) < 0.25
     torch.testing.assert_close(theta.T.cov(), true.covariance_matrix, atol=0.06, rtol=0)
-    again = load_run(tmp_path / "linear")
-    assert again.problem.path == str(tmp_path / "linear.npz")
     with pytest.raises(CSBError, match="already holds a run"):
-        train_posterior(PRIOR, simulator, 10_000, overrides=AFFINE, out=tmp_path, name="linear")
+        csb.fit(problem=problem, **AFFINE, out=tmp_path / "linear")
 
 
 def test_samples_stay_inside_a_prior_with_bounds(tmp_path):
-    out = tmp_path / "it's a folder"
     prior = BoxUniform(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 0.1]))
-    posterior = train_posterior(prior, small_box, 500, overrides=TINY, out=out)
+    run = csb.fit(problem=csb.problem(prior, small_box, 500), **TINY, out=tmp_path / "it's a folder")
+    posterior = Posterior(run.bridge, prior)
     assert posterior.bridge.transform.name == "reflect"
-    assert posterior.prior is prior
     theta = posterior.sample_batched((300,), x=torch.tensor([[0.9, 0.1], [-3.0, 5.0]]), reject_outside_prior=False)
     assert bool(prior.support.check(theta).all())
 
 
-def test_bad_overrides_are_told_before_the_simulation(tmp_path):
-    calls = []
-
-    def counted(theta):
-        calls.append(len(theta))
-        return simulator(theta)
-
-    for overrides, match in (
-        (["L=0"], "L=0"),
-        (["no_such=1"], "no_such"),
-        (["out=elsewhere"], "train_posterior sets itself"),
-        (["stage=flow"], "trains no bridge"),
-        (["problem.transform=probit"], "needs the bounds"),
-    ):
-        with pytest.raises(CSBError, match=match):
-            train_posterior(PRIOR, counted, 5000, overrides=[*TINY, *overrides], out=tmp_path)
-    assert sum(calls) < 50
-    assert not list(tmp_path.glob("*.npz"))
-
-
 class TestPairs:
-    def read(self, path):
-        with np.load(path) as file:
-            return file["x"], file["y"]
-
-    def test_theta_is_x_and_x_is_y(self, tmp_path):
-        _, path = pairs_from(PRIOR, lambda theta: theta.sum(-1, keepdim=True), 300, tmp_path / "new" / "p.npz")
-        x, y = self.read(path)
+    def test_theta_is_x_and_x_is_y(self):
+        x, y = pairs(csb.problem(PRIOR, lambda theta: theta.sum(-1, keepdim=True), 300))
         assert x.shape == (300, 2)
-        np.testing.assert_allclose(y[:, 0], x.sum(1), rtol=1e-6)
+        torch.testing.assert_close(y[:, 0], x.sum(1))
 
-    def test_the_seed_decides(self, tmp_path):
-        made = [self.read(pairs_from(PRIOR, simulator, 200, tmp_path / "p.npz", seed=s)[1]) for s in (1, 1, 2)]
-        np.testing.assert_array_equal(made[0][1], made[1][1])
-        assert not np.array_equal(made[0][0], made[2][0])
-
-    def test_series_are_flattened_and_images_kept(self, tmp_path):
+    def test_series_are_flattened_and_images_kept(self):
         for inner, kept in (((3, 4), (12,)), ((1, 3, 4), (1, 3, 4))):
-            _, path = pairs_from(PRIOR, lambda theta, i=inner: torch.ones(len(theta), *i), 100, tmp_path / "p.npz")
-            assert self.read(path)[1].shape == (100, *kept)
+            assert csb.problem(PRIOR, lambda theta, i=inner: torch.rand(len(theta), *i), 100).y_shape == kept
 
-    def test_simulations_that_failed_are_left_out(self, tmp_path, caplog):
-        def failing(theta):
-            return torch.where(theta[:, :1] > 1, math.nan, theta)
+    @pytest.mark.parametrize(
+        "prior",
+        [lambda n: torch.randn(n, 2).numpy(), torch.randn(400, 2), [Normal(0.0, 1.0), Normal(torch.zeros(1), 1)]],
+        ids=["function", "draws", "list"],
+    )
+    def test_priors_of_other_kinds(self, prior):
+        x, y = pairs(csb.problem(prior, lambda theta: theta[:, :1], 300))
+        assert x.shape == (300, 2)
+        torch.testing.assert_close(y, x[:, :1])
+        assert 0.8 < float(x.std()) < 1.2
 
-        x, _ = self.read(pairs_from(PRIOR, failing, 1000, tmp_path / "p.npz")[1])
+    def test_a_simulator_of_one_theta(self):
+        def alone(theta):
+            assert theta.shape == (2,)
+            return theta.sum()
+
+        x, y = pairs(csb.problem(PRIOR, alone, 200))
+        torch.testing.assert_close(y[:, 0], x.sum(1))
+
+    def test_simulations_that_are_not_finite_are_left_out(self, caplog):
+        found = csb.problem(PRIOR, lambda theta: torch.where(theta[:, :1] > 1, math.nan, theta), 1000)
+        x, _ = pairs(found)
         assert 800 < len(x) < 880  # Φ(1) = .841
         assert float(x[:, 0].max()) <= 1
         assert "left out" in caplog.text
-        with pytest.raises(CSBError, match="0 of 200 simulated x are finite"):
-            pairs_from(PRIOR, lambda theta: theta * math.nan, 200, tmp_path / "p.npz")
+        with pytest.raises(CSBError, match="0 of 200 simulated y are finite"):
+            csb.problem(PRIOR, lambda theta: theta * math.nan, 200)
         with pytest.raises(CSBError, match="n=50"):
-            pairs_from(PRIOR, simulator, 50, tmp_path / "p.npz")
+            csb.problem(PRIOR, simulator, 50)

@@ -15,10 +15,11 @@ from benchmark_checks import refuse
 from conftest import ROOT
 
 from csb.bridge.checkpoint import load
+from csb.cli import compose as cli
+from csb.cli.typed import quoted
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import load_state
-from csb.cli import compose as cli
 from csb.suites.sbi.command import collect
 from csb.suites.sbi.plan import plan
 from csb.suites.sbi.processes import Runner, _last_line
@@ -45,9 +46,7 @@ def line(folder, *more, train=TRAIN):
 
 def settings_of(arguments):
     """The settings of a command line."""
-    found = []
-    cli.check("benchmark", arguments, lambda config, sweep: found.append(read(config)))
-    return found[0]
+    return read(cli.composed("benchmark", arguments))
 
 
 def half_steps_done(folder):
@@ -227,7 +226,7 @@ class TestProcesses:
 
     def test_any_folder_reaches_the_training(self):
         for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):
-            (override,) = cli.OverridesParser.create().parse_overrides([f"out={cli.quoted(text)}"])
+            (override,) = cli.OverridesParser.create().parse_overrides([f"out={quoted(text)}"])
             assert override.value() == text
 
 

@@ -9,11 +9,12 @@ from conftest import Hook
 from omegaconf import OmegaConf
 from sweep_checks import assert_reported, texts
 
+from csb.cli import compose as cli
+from csb.cli import launch, sweep
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep, panels, sweep_figure
 from csb.evaluation.sweep import Job, cell_rows, cells, job_rows, main_score
-from csb.cli import compose as cli, launch, sweep
-from csb.cli.train import validate
+from tests.conftest import checked
 
 
 def make(L, T, seed=0, error=None, settings=None, **figures):
@@ -182,7 +183,7 @@ class TestRefused:
 
     def refuse(self, *arguments):
         with pytest.raises(CSBError) as found:
-            cli.check("train", list(arguments), validate)
+            checked("train", *arguments)
         assert "\n" not in str(found.value)
         return str(found.value)
 
@@ -202,8 +203,7 @@ class TestRefused:
     def test_slurm_starts_a_task_for_each_device(self, monkeypatch, tmp_path):
         arguments, seen = self.slurm(monkeypatch, tmp_path), []
         monkeypatch.setattr(cli, "check_launch", lambda config: seen.append(config) or launch.check_launch(config))
-        found = cli.check("train", arguments, validate)
-        assert found is not None
+        found = checked("train", *arguments)
         assert (found.launcher, found.jobs) == (launch.SLURM, 2)
         own = seen[0].hydra.launcher
         assert (own.tasks_per_node, own.nodes, own.gpus_per_node) == (4, 2, 4)
@@ -217,8 +217,7 @@ class TestRefused:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
         arguments = ["-m", "T=2,3", "problem=two_moons,bod", "sweep=slurm", f"out={tmp_path}/new"]
-        found = cli.check("train", arguments, lambda config, swept: None)
-        assert found is not None
+        found = cli.check_sweep("train", arguments, lambda given: lambda: None)
         assert (found.launcher, found.jobs, found.parallel) == (launch.SLURM, 4, 0)
         assert {folder.name for folder in found.folders} == {"two_moons", "bod"}
 

@@ -4,8 +4,8 @@ import statistics
 
 import pytest
 
-from csb.suites.mixture import MixtureSettings, distances, floors
 from csb.samplers import DPS, TDS, BootstrapSMC, Replacement
+from csb.suites.mixture import MixtureSettings, distances, floors
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.checkpoint import load
 from csb.bridge.objectives import OBJECTIVES
+from csb.cli.ends import is_out_of_memory, terminable
 from csb.errors import CSBError, Terminated
 from csb.files import remove_leftovers
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
-from csb.cli.ends import is_out_of_memory, terminable
 from csb.training.history import SCORE
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings

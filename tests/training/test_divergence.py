@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from csb.bridge.checkpoint import load
 from csb.bridge.objectives import Likelihood, Target
+from csb.cli.ends import terminable
 from csb.errors import CSBError, Terminated
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.process import seeded
-from csb.cli.ends import terminable
 from csb.training.batches import Batch
 from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit

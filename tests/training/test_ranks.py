@@ -7,9 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
+from csb.cli import launch, processes
 from csb.errors import CSBError
 from csb.process import Grid, Power
-from csb.cli import launch, processes
 from csb.training import ranks
 from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
