@@ -21,7 +21,7 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     name = options.pop("name", None)
     if not is_one_of(name, NETWORKS):
         raise CSBError(
-            f"network {shown(name)} is unknown; choose one of {', '.join(NETWORKS)}; a class of your own is passed on as "
+            f"network {shown(name)} is unknown; choose one of {', '.join(NETWORKS)}; pass a class of your own on as "
             f"csb.load(…, networks={{{shown(name)}: MyNetwork}})"
         )
     arguments_of(NETWORKS[name].__init__, keyword_only=True).read(options, "network.options")
