@@ -1,41 +1,34 @@
 """Training from Python: arrays or a problem in, a trained :class:`~csb.runs.result.Run` out; no files of settings."""
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from torch import nn
-from torch.utils.data import Dataset
 
 from csb.bridge import load
 from csb.bridge.student import Student
-from csb.errors import CSBError
 from csb.files import model_file
-from csb.networks import NETWORKS, Network
+from csb.networks import Network
 from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
-from csb.numbers import as_numbers
-from csb.problems import FilePairs, Problem, from_dataset
-from csb.problems.sources import SCHEME, Held
+from csb.problems import Problem
 from csb.runs.config import RunConfig, read
 from csb.runs.denoiser import exact_denoiser
-from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
+from csb.runs.options import Bounds, Options, configured
+from csb.runs.presets import merged
 from csb.runs.recipe import DISTIL
 from csb.runs.result import Run
 from csb.runs.stages import stage_job
 from csb.runs.train import Interrupted, train
 from csb.samplers import FlowSampler, ScoreSampler, flow_sampler, score_sampler
-from csb.schema import Schema, nearest, shown
 from csb.training.distil import NAME
 from csb.training.fit import with_gradients
 
-Bounds = tuple[Any, Any]
 Model = TypeVar("Model", bound=nn.Module)
-_TRAINING = ("ipf", "optimizer", "trainer")  # whose settings ``training`` may hold, each key of which is in one of them
-_NAME = "arrays"  # of arrays that are given
 logger = logging.getLogger(__name__)
 
 
@@ -106,7 +99,7 @@ def fit(
         training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
         accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
     )  # fmt: skip
-    return _trained_run(*_configured(x, y, problem, options))
+    return _trained_run(*configured(x, y, problem, options))
 
 
 def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int = 10, **options: Any) -> ScoreSampler:
@@ -159,32 +152,10 @@ def distil(
     return load(model_file(chosen.folder, NAME), chosen.device.where, Student)
 
 
-class Options(Schema):
-    """The keyword arguments of :func:`fit`, which say what they mean."""
-
-    T: Any = None
-    L: Any = None
-    network: Any = None
-    schedule: Any = None
-    objective: Any = None
-    bounds: Any = None
-    names: Any = None
-    training: Any = None
-    seed: Any = 0
-    out: Any = None
-    resume: Any = False
-    overwrite: Any = False
-    precision: Any = "auto"
-    accelerator: Any = "auto"
-    logger: Any = None
-    progress: Any = True
-    drop_nan: Any = False
-
-
 @with_gradients()
 def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any]) -> Model:
     """The model of a stage that is not the bridge."""
-    run, scratch = _configured(x, y, options.pop("problem", None), Options(**options), stage)
+    run, scratch = configured(x, y, options.pop("problem", None), Options(**options), stage)
     if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None and isinstance(exact, kind):
         return exact
     try:
@@ -197,41 +168,10 @@ def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any
             scratch.cleanup()
 
 
-def _configured(
-    x: Any, y: Any, problem: Problem | None, options: Options, stage: str = "bridge"
-) -> tuple[RunConfig, TemporaryDirectory[str] | None]:
-    """The checked settings of a training, and the temporary folder of its files where it is given none."""
-    o, out = options, options.out
-    held, problem = _problem(x, y, problem, o.bounds, o.seed, o.drop_nan)
-    changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
-    changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
-    plain = merged(own_pairs(problem.is_image), changes)
-    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network)
-    plain["process"] = _schedule(plain["process"], o.schedule)
-    plain["objective"] = _group("objective", plain["objective"], o.objective)
-    default = "none" if out is None else "csv"
-    plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
-    group = {"denoiser": "denoiser", "score": "amortized", "flow": "amortized"}.get(stage)
-    plain = _trained(plain, {"precision": o.precision, "accelerator": o.accelerator, **(o.training or {})}, group)
-    scratch = TemporaryDirectory(prefix="csb-") if out is None else None
-    folder = Path(out or Path(scratch.name if scratch else "", "run"))
-    plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}
-    if (names := _names(x) if o.names is None else o.names) is not None:
-        plain["names"] = [str(name) for name in names]
-    run = replace(read(plain, problem), folder=folder)
-    del held  # the problem has it now
-    return run, scratch
-
-
-def _names(x: Any) -> list[Any] | None:
-    """The columns of a frame."""
-    columns = getattr(x, "columns", None)
-    return None if columns is None else list(columns)
-
-
 def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run:
     try:
-        train(run)
+        with _told(run.progress):
+            train(run)
     except Interrupted as stopped:
         logger.warning("interrupted: the run has the weights that the training had reached")
         return Run(run.folder, stopped.bridge, stopped.bridge.about, run.problem, scratch, interrupted=True)
@@ -239,77 +179,18 @@ def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run
     return replace(found, given=run.problem, scratch=scratch)
 
 
-def _problem(
-    x: Any, y: Any, problem: Problem | None, bounds: Bounds | None, seed: int, drop_nan: bool
-) -> tuple[Held | None, Problem]:
-    """The problem that is given, or that of the arrays; with the arrays, which must outlive the first reading."""
-    if problem is not None:
-        if x is not None or y is not None:
-            raise CSBError("x, y and problem are given; give pairs, or a problem that draws them")
-        if not isinstance(problem, Problem):
-            raise CSBError(f"problem={shown(problem)} is no csb.problems.Problem; make one with csb.problem(…)")
-        return None, problem
-    options: dict[str, Any] = {"val": "auto", "seed": seed, "drop_nan": drop_nan}
-    options |= {side: _side(side, value) for side, value in zip(("low", "high"), bounds or (None, None))}
-    if isinstance(x, Dataset) and y is None:
-        return None, FilePairs(path=from_dataset(x, _NAME), **options)
-    if x is None or y is None:
-        raise CSBError("x and y are missing; give both, a torch Dataset of pairs as x, or problem=…")
-    return Held(x, y, _NAME), FilePairs(path=SCHEME + _NAME, **options)
-
-
-def _side(side: str, value: Any) -> Any:
-    """Bounds as plain numbers: None, one, or a tuple of numbers and Nones."""
-    if value is None or isinstance(value, int | float):
-        return value
-    if isinstance(value, list | tuple) and any(v is None for v in value):
-        return tuple(value)
-    numbers = as_numbers(f"bounds ({side})", value).double().reshape(-1).tolist()
-    return tuple(v if math.isfinite(v) else None for v in numbers)
-
-
-def _network(default: dict[str, Any], given: Any) -> dict[str, Any]:
-    if isinstance(given, type) and issubclass(given, Network):
-        NETWORKS[given.__name__] = given  # a file of the run names it so
-        return {**default, "name": given.__name__, "options": {}}
-    return _group("network", default, given)
-
-
-def _group(group: str, default: dict[str, Any], given: Any) -> dict[str, Any]:
-    """A group of settings: the default, a preset by its name, or {"name": …, **options} over the preset or default."""
-    if given is None:
-        return default
-    values = {"name": given} if isinstance(given, str) else given
-    if not isinstance(values, Mapping):
-        raise CSBError(f"{group}={shown(given)} is not possible; give a name, or {{'name': …, **options}}")
-    name, known = values.get("name"), {**PRESETS[group], **(NETWORKS if group == "network" else {})}
-    if name is not None and name not in known:
-        raise CSBError(
-            f"{group}={shown(name)} is unknown; choose one of {', '.join(known)}{nearest(name, list(known))}"
-        )
-    rest = {key: value for key, value in values.items() if key != "name"}
-    base = preset(group, name) if name in PRESETS[group] else {**default, **({} if name is None else {"name": name})}
-    if group == "network":
-        own = {key: rest.pop(key) for key in ("parametrisation",) if key in rest}
-        of_name = base.get("options") if name is None or name in PRESETS[group] else None
-        return {**base, **own, "options": {**(of_name or {}), **rest}}
-    return {**base, **rest}
-
-
-def _schedule(default: dict[str, Any], given: Any) -> dict[str, Any]:
-    if given is None:
-        return default
-    found = _group("process", default, given)
-    return {key: value for key, value in found.items() if key != "name"}
-
-
-def _trained(plain: dict[str, Any], given: Mapping[str, Any], group: str | None) -> dict[str, Any]:
-    """The settings with those of ``training``, each in the group that has it: first that of the stage."""
-    homes = {key: of for of in _TRAINING for key in SCHEMAS[of].model_fields if key != "L"}
-    homes |= {} if group is None else dict.fromkeys(SCHEMAS[group].model_fields, group)
-    for key, value in given.items():
-        if key not in homes:
-            known = ", ".join(sorted(homes))
-            raise CSBError(f"training has no setting {shown(key)}; choose among {known}{nearest(key, list(homes))}")
-        plain = merged(plain, {homes[key]: {key: value}})
-    return plain
+@contextmanager
+def _told(wanted: bool) -> Iterator[None]:
+    """Inside, what the command line would say goes to standard error, unless the program has handlers of its own."""
+    root, own = logging.getLogger(), logging.getLogger("csb")
+    if not wanted or root.handlers or own.handlers:
+        yield
+        return
+    handler, level = logging.StreamHandler(), own.level
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        own.removeHandler(handler)
+        own.setLevel(level)

@@ -31,6 +31,7 @@ from csb.training.history import end_figures
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, destroy
 from csb.training.regression import state_file
+from csb.training.settings import plan
 from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer, Observer
@@ -202,6 +203,7 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
                 _clean(run.folder)
             write_json(run.folder / "config.json", run.plain)
             record(run, resumed=resume)
+            logger.info("%s", _chosen(run, bridge, len(pairs)))
         try:
             progress = trainer.run(resume)
         except KeyboardInterrupt:
@@ -222,6 +224,17 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     finally:
         logs.close(status)
     return result
+
+
+def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
+    """What the data and the settings have decided, in one line."""
+    maps, grid, kernel = bridge.transform, bridge.grid, run.backward
+    first, later, half_steps = run.ipf.first_steps, run.ipf.steps, len(plan(run.ipf))
+    return (
+        f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {kernel.network['name']}, {kernel.covariance} "
+        f"covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; {half_steps} half-steps, of at most "
+        f"{first} and then {later} optimiser steps on batches of {run.ipf.batch_size}"
+    )
 
 
 def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:

@@ -103,7 +103,7 @@ class BridgeTrainer:
 
     def reached(self) -> Bridge:
         """The bridge of a training that was interrupted, with the averaged weights of the fit that it was in."""
-        average = self.progress.average
+        average = self.progress.average if hasattr(self, "stage") else None
         if average is not None:
             kernel = self.bridge.kernel(self.plan[self.progress.half_step].direction)
             prefix = "module."
