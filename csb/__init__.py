@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from csb.networks import Network
     from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
     from csb.runs.methods import compare
+    from csb.runs.register import register
     from csb.runs.result import Run
     from csb.runs.simulate import problem
 
@@ -20,11 +21,11 @@ _MODULES = ("metrics", "problems", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
     "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
     "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
-    "problem": "csb.runs.simulate",
+    "problem": "csb.runs.simulate", "register": "csb.runs.register",
 }  # fmt: skip
 __all__ = [
     "Run", "__version__", "compare", "distil", "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained",
-    "load", "problem", "push_to_hub",
+    "load", "problem", "push_to_hub", "register",
 ]  # fmt: skip
 
 

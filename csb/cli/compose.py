@@ -4,6 +4,7 @@ import functools
 import importlib
 import itertools
 import logging
+import os
 import re
 import signal
 import sys
@@ -31,9 +32,12 @@ from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prep
 from csb.cli.processes import has_parent
 from csb.cli.typed import as_typed
 from csb.errors import CSBError, Terminated
+from csb.networks import NETWORKS
+from csb.problems import PROBLEMS
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
 from csb.runs.recipe import flatten
-from csb.schema import Given, defaults, nearest
+from csb.runs.register import import_own, is_own
+from csb.schema import Given, arguments_of, defaults, nearest
 from csb.training.ranks import PEER_FAILED, peer_failed, reports_first
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
@@ -236,9 +240,29 @@ def run(name: str, arguments: list[str]) -> None:
         logging.raiseExceptions = shown
 
 
+def _offer_own() -> None:
+    """Makes the user's own problems and networks choices of their groups."""
+    store = ConfigStore.instance()
+    for name, problem in ((name, cls) for name, cls in PROBLEMS.items() if is_own(cls)):
+        store.store(name, {"name": name, **defaults(problem)}, "problem")
+    for name, cls in ((name, cls) for name, cls in NETWORKS.items() if is_own(cls)):
+        options = defaults(arguments_of(cls.__init__, keyword_only=True))
+        store.store(name, {**preset("network", "mlp"), "name": name, "options": options}, "network")
+
+
+def _imported(arguments: list[str]) -> list[str]:
+    """The arguments after those of import=, whose modules are imported: classes of the user's own."""
+    for module in (one.removeprefix("import=") for one in arguments if one.startswith("import=")):
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
+        import_own(module)
+    _offer_own()
+    return [one for one in arguments if not one.startswith("import=")]
+
+
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     informs = any(a in INFORMATION for a in arguments)
-    typed = as_typed(arguments, command)
+    typed = as_typed(_imported(arguments), command)
     alone = not informs and not _split(typed)[1]
     with _command_line([f"csb {name}", *(arguments if alone else typed)]):  # results tell what was typed
         if alone:

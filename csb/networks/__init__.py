@@ -21,8 +21,8 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     name = options.pop("name", None)
     if not is_one_of(name, NETWORKS):
         raise CSBError(
-            f"network {shown(name)} is unknown; choose one of {', '.join(NETWORKS)}; pass a class of your own on as "
-            f"csb.load(…, networks={{{shown(name)}: MyNetwork}})"
+            f"network {shown(name)} is unknown; choose one of {', '.join(NETWORKS)}; one of your own is known after "
+            f"import=its_module, or in csb.load(…, networks={{{shown(name)}: MyNetwork}})"
         )
     arguments_of(NETWORKS[name].__init__, keyword_only=True).read(options, "network.options")
     with float32_layers():

@@ -164,6 +164,54 @@ def test_an_own_network_needs_no_registration(tmp_path):
     assert torch.equal(csb.load(file, networks={"Plain": Plain}).sample(y, 4, seed=0).x, expected)
 
 
+OWN = """
+import torch
+import csb
+from csb.problems import Simulated
+from tests.runs.test_fit import Plain
+
+csb.register(Plain)
+
+@csb.register
+class Ring(Simulated):
+    name, x_shape, y_shape = "ring", (2,), (1,)
+    noise: float = 0.1
+
+    def prior(self, n, generator):
+        return torch.randn(n, 2, generator=generator)
+
+    def observe(self, x, generator):
+        return x.norm(dim=1, keepdim=True) + self.noise * torch.randn(len(x), 1, generator=generator)
+"""
+
+
+def test_own_classes_on_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    train = [
+        "train", "import=mine", "problem=ring", "network=Plain", "problem.noise=0.2", "problem.n_train=200", "L=1",
+        "T=3", "ipf.first_steps=4", "ipf.steps=4", "ipf.batch_size=32", "metrics.exact_observations=2",
+        "metrics.observations=2", "metrics.samples=4", "logger=none", "progress=false", "out=.", "name=run",
+    ]  # fmt: skip
+    sample = ["sample", "import=mine", "run=run", "observations=2", "n=3"]
+    for line in (train, sample):
+        code = f"from csb.cli.main import main; main({line!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "samples.npz")["x"].shape == (2, 3, 2)
+    done = subprocess.run([sys.executable, "-c", code.replace("import=mine", "import=nowhere")], cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: import=nowhere cannot be imported (ModuleNotFoundError")
+
+
+@pytest.mark.parametrize(("cls", "message"), [(int, "neither a Network nor"), (3, "neither"), (TwoMoons, None)])
+def test_what_cannot_be_registered(cls, message):
+    if message is None:
+        cls, message = type("Mine", (TwoMoons,), {"__module__": "mine"}), "one of csb's own"
+    with pytest.raises(CSBError, match=message):
+        csb.register(cls)
+
+
 def test_a_problem_of_two_functions():
     def simulator(theta, generator):
         return theta + 0.1 * torch.randn(theta.shape, generator=generator)
