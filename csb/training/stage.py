@@ -59,22 +59,32 @@ class Bar:
     """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
 
     def __init__(self, total: int, done: int, enabled: bool = True) -> None:
-        self.loss = float("nan")
+        self.loss, self.total, self.skipped = float("nan"), total, 0
         screen = None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr))  # None: nothing is shown
         self.progress = Columns(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[left]}"), TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("loss {task.fields[loss]}"),
             console=Console(file=screen, stderr=True), disable=not enabled,
         )  # fmt: skip
-        self.task = self.progress.add_task("starting", total=total, completed=done, loss="–")
+        self.task = self.progress.add_task("starting", total=total, completed=done, loss="–", left="left")
 
     def describe(self, text: str) -> None:
         """Says what is being done."""
         self.progress.update(self.task, description=text)
 
     def go_to(self, done: int) -> None:
-        """So many steps are done: a training went back, or needs no more of them."""
-        self.progress.update(self.task, completed=done)
+        """So many steps are done, those that were not needed included: a training went back."""
+        self.progress.update(self.task, completed=done - self.skipped)
+
+    def shorten(self, steps: int) -> None:
+        """So many steps are not needed: the time that is left is estimated by those that are taken."""
+        self.skipped += steps
+        self.progress.update(self.task, total=self.total - self.skipped)
+
+    def tell_most(self, most: bool) -> None:
+        """Says that the time left is the most that it can be: steps may turn out not to be needed."""
+        self.progress.update(self.task, left="left, at most" if most else "left")
 
     def advance(self, loss: float) -> None:
         """One optimiser step."""

@@ -96,6 +96,7 @@ class BridgeTrainer:
         """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
         parts = [half_step.steps for half_step in self.plan]
         self.stage = Stage(self.state_file, self.bridge, self.setup, parts, resume, self.ranks)
+        self.stage.bar.tell_most(self.settings.patience > 0)
         self.stage.until_done(self._half_steps)
         if self.ranks.is_rank_zero:
             self._select()
@@ -150,7 +151,7 @@ class BridgeTrainer:
             batches = on_device(Batches(draw, half_step, self.pairs, cache, steps), self.setup.device)
             stage.run(fit, batches, report, settings.checkpoint_every, observe)
             del cache, batches  # before the next cache is filled
-        stage.bar.go_to(stage.offset + half_step.steps)
+        stage.bar.shorten(half_step.steps - progress.step)
         self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
 
     def _fill(self, half_step: HalfStep, pairs: EncodedPairs, size: int, key: tuple[int, ...]) -> Cache | None:
