@@ -112,7 +112,8 @@ def page(request, trained, _digits, tmp_path, command):
     def provide(text, folder):
         for name in dict.fromkeys(re.findall(r"outputs/(\w+)", text)):
             here = folder / "outputs" / name
-            more = [f"load_{kind}" in text for kind in ("baseline", "consistency")]
+            files = (("load_baseline", "{kind}.safetensors"), ("load_consistency", "consistency.safetensors"))
+            more = [any(one in text for one in kinds) for kinds in files]
             if here.exists() and not any(more):
                 continue
             if (source := trained(name, *more)) is not None:
