@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from csb.cli.ends import explain
+from csb.cli.folders import job_folder  # noqa: F401 (whose import makes it known to Hydra, also in a worker process)
 from csb.cli.launch import is_requeued, take_gpu
 from csb.cli.sweep import MARKER, read_json, write_marker
 from csb.evaluation.tables import write_json

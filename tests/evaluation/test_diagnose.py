@@ -25,6 +25,12 @@ STANDARD = NormalDist()
 FIGURES = ["corner", "recovery", "sbc_histogram", "sbc_ecdf", "coverage", "tarp", "z_contraction"]
 
 
+@pytest.fixture(autouse=True)
+def _no_windows():
+    """Figures of pyplot that other tests left open are no figures of these."""
+    plt.close("all")
+
+
 def pairs(B: int, n: int, scale: float = 1.0, noise: torch.Tensor = NOISE):
     """Posteriors of a linear-Gaussian problem with their std times ``scale``, and truths: (B, n, d), (B, d)."""
     truth = normal(B, len(noise), key=1)

@@ -300,7 +300,6 @@ class TestCommand:
         [
             (["host=0.0.0.0"], "error: host='0.0.0.0' is not this machine alone"),
             (["port=70000"], "error: port=70000 is not possible"),
-            (["root=3"], "error: root=3 is not possible; give a text or null"),
             (["-m"], "error: csb demo cannot be swept over"),
             (["run=nowhere"], "error: run=nowhere is not a folder"),
         ],

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from sweep_checks import assert_reported, texts
 
 from csb.cli import compose as cli
-from csb.cli import launch, sweep
+from csb.cli import folders, launch, sweep
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep, panels, sweep_figure
 from csb.evaluation.sweep import Job, cell_rows, cells, job_rows, main_score
@@ -126,7 +126,7 @@ def test_jobs_without_a_result_and_damaged_ones_are_told(tmp_path, capsys):
 
 
 def test_a_job_without_overrides_has_a_folder_of_its_own():
-    assert sweep.job_folder("") == "defaults"
+    assert folders.job_folder("") == "defaults"
 
 
 def short(tiny, out, *more):
