@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from csb import bridge, problems, samplers
     from csb.bridge import Bridge
+    from csb.networks.diffusion import Denoiser
     from csb.runs.fit import fit
     from csb.runs.result import Run
     from csb.runs.simulate import problem
+    from csb.samplers import GaussianLikelihood
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "fit", "from_pretrained", "load", "problem", "push_to_hub"]
+__all__ = [
+    "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "fit", "from_pretrained", "load", "problem",
+    "problems", "push_to_hub", "samplers",
+]  # fmt: skip
 _HOMES = {  # imported when they are asked for: they take torch
-    "Run": "csb.runs.result", "fit": "csb.runs.fit", "problem": "csb.runs.simulate",
+    "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers", "Run": "csb.runs.result",
+    "fit": "csb.runs.fit", "problem": "csb.runs.simulate",
 }  # fmt: skip
+_PACKAGES = ("bridge", "problems", "samplers")  # likewise
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"csb.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'csb' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -9,7 +9,7 @@ from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
 from csb.samplers.dps import DPS
 from csb.samplers.guidance import ClassifierGuidance
 from csb.samplers.ilvr import ILVR
-from csb.samplers.likelihood import ClassLikelihood, GuidanceLikelihood, Likelihood
+from csb.samplers.likelihood import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood
 from csb.samplers.mmps import MMPS
 from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems import SVD, LinearProblem
+from csb.problems import SVD
 from csb.process import ddim, mix
 from csb.samplers.base import Fresh, noised
 from csb.samplers.diffusion import DiffusionSampler
@@ -30,7 +30,7 @@ Spread = Callable[[Tensor], Tensor]  # C A* v in z's units for v (N, *y_shape)
 
 
 class LinearSampler(DiffusionSampler):
-    """A sampler for y = A x + σε; see the module's docstring. CSBError for another problem.
+    """A sampler for y = A x + σε; see the module's docstring. CSBError for a likelihood without an operator.
 
     Attributes:
         operator: A.
@@ -44,9 +44,12 @@ class LinearSampler(DiffusionSampler):
 
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
-        if not isinstance(self.problem, LinearProblem):
-            raise CSBError(f"{self.problem.name} is not linear; {self.label} needs y = A x + noise")
-        self.operator, self.std = self.problem.operator, self.problem.noise_std / self.denoiser.scale
+        if self.likelihood.operator is None:
+            raise CSBError(
+                f"{self.likelihood.name} has no linear operator; {self.label} needs y = A x + noise, A a matrix or a "
+                f"csb.problems.Operator; tds, smc, dps, copaint, sda and guidance take any differentiable function"
+            )
+        self.operator, self.std = self.likelihood.operator, self.likelihood.noise_std / self.denoiser.scale
         if self.needs_svd:
             self.svd = self.operator.svd if self.std > 0 else self.operator.svd.above(ROUNDING)
 

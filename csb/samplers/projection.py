@@ -26,7 +26,7 @@ class ProjectionSampler(LinearSampler):
         self.c = float((again * seen).sum() / (seen * seen).sum())
         if not torch.allclose(again, self.c * seen, atol=1e-4 * float(seen.abs().max())):
             raise CSBError(
-                f"A A* of {self.problem.name} is not a multiple of the identity; {self.label} cannot be used"
+                f"A A* of {self.likelihood.name} is not a multiple of the identity; {self.label} cannot be used"
             )
 
     def project(self, x: Tensor) -> Tensor:
