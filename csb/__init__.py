@@ -8,24 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from csb import bridge, metrics, problems, samplers, sbi
     from csb.bridge import Bridge
     from csb.networks import Network
+    from csb.networks.diffusion import Denoiser
     from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
     from csb.runs.methods import compare
     from csb.runs.register import register
     from csb.runs.result import Run
     from csb.runs.simulate import problem
+    from csb.samplers import GaussianLikelihood
 
 __version__ = "0.1.0"
-_MODULES = ("metrics", "problems", "samplers", "sbi")
+_MODULES = ("bridge", "metrics", "problems", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
-    "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
-    "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
-    "problem": "csb.runs.simulate", "register": "csb.runs.register",
+    "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers", "Run": "csb.runs.result",
+    "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit", "fit_denoiser": "csb.runs.fit",
+    "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit", "problem": "csb.runs.simulate",
+    "register": "csb.runs.register",
 }  # fmt: skip
 __all__ = [
-    "Run", "__version__", "compare", "distil", "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained",
-    "load", "problem", "push_to_hub", "register",
+    "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "fit", "fit_denoiser",
+    "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "problem", "problems", "push_to_hub", "register",
+    "samplers", "sbi",
 ]  # fmt: skip
 
 
@@ -38,7 +43,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_MODULES]
+    return __all__
 
 
 def load(source: str | Path, device: str | None = None, networks: Mapping[str, type[Network]] | None = None) -> Any:

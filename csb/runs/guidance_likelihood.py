@@ -13,7 +13,8 @@ from csb.files import save_state
 from csb.networks.diffusion import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated
-from csb.samplers import ClassLikelihood, GuidanceLikelihood, Likelihood
+from csb.samplers import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood
+from csb.samplers.likelihood import z_variance_of
 from csb.training import digit_guide as training
 
 FILE = "guide.pt"
@@ -38,10 +39,10 @@ def guidance_likelihood_of(
     count = _TRAIN if isinstance(problem, Simulated) else min(_TRAIN, problem.sizes["train"])
     train = problem.pairs("train", count)
     if not isinstance(problem, ClassProblem):
-        return Likelihood.of(problem, denoiser, train, min_std)
-    z_variance = float(denoiser.encode(train.x.to(denoiser.shift.device)).var(0).mean())
+        return GaussianLikelihood.of(problem, denoiser, train, min_std)
+    z_variance = z_variance_of(denoiser, train.x)
     if isinstance(problem, MixtureClass):
-        return ClassLikelihood(lambda x, _: problem.log_probabilities(x), z_variance)
+        return ClassLikelihood.of(problem, lambda x, _: problem.log_probabilities(x), z_variance)
     if not isinstance(problem, MnistClass):
         raise CSBError(f"{problem.name} has no classifier to guide with; choose baselines=none")
     model = digit_guide(problem, denoiser, folder, seed)
@@ -49,7 +50,7 @@ def guidance_likelihood_of(
     def log_probabilities(x: Tensor, alpha_bar: float) -> Tensor:
         return model(x.float(), torch.full((len(x),), alpha_bar, dtype=torch.float32, device=x.device))
 
-    return ClassLikelihood(log_probabilities, z_variance)
+    return ClassLikelihood.of(problem, log_probabilities, z_variance)
 
 
 def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int) -> DigitGuide:

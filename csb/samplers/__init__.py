@@ -4,11 +4,17 @@ from csb.samplers.amortized import AmortizedSampler, BridgeSampler, ConsistencyS
 from csb.samplers.base import Sampler
 from csb.samplers.conditional import FLOW, SCORE, FlowSampler, ScoreSampler, flow_sampler, score_sampler
 from csb.samplers.copaint import CoPaint
+from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias
-from csb.samplers.gradient import DPS, ClassifierGuidance
-from csb.samplers.likelihood import ClassLikelihood, GuidanceLikelihood, Likelihood
-from csb.samplers.linear import DDRM, MMPS, TMPD, PiGDM
-from csb.samplers.painting import ILVR, RePaint, Replacement
+from csb.samplers.dps import DPS
+from csb.samplers.guidance import ClassifierGuidance
+from csb.samplers.ilvr import ILVR
+from csb.samplers.likelihood import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood
+from csb.samplers.mmps import MMPS
+from csb.samplers.pigdm import PiGDM
+from csb.samplers.repaint import RePaint
+from csb.samplers.replacement import Replacement
 from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.sda import SDA
 from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
+from csb.samplers.tmpd import TMPD

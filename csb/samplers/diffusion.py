@@ -24,10 +24,9 @@ from csb.bridge.samples import REACH, require_finite
 from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser
-from csb.problems import Problem
-from csb.process import Grid, Noise, Reference, expand, mix
+from csb.process import Grid, LinearBeta, Noise, Reference, expand, mix
 from csb.samplers.base import Fresh, Sampler, noised
-from csb.samplers.likelihood import GuidanceLikelihood, Likelihood
+from csb.samplers.likelihood import GaussianLikelihood, GuidanceLikelihood
 from csb.schema import Count
 
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
@@ -67,10 +66,11 @@ class DiffusionSampler(Sampler):
     """A sampler that guides the unconditional reverse process of a denoiser on a grid.
 
     Args:
-        problem: gives the shapes, and what is known of x for sure (:meth:`csb.problems.Problem.impose`).
         denoiser: of the prior p(x).
-        likelihood: a :class:`csb.samplers.likelihood.Likelihood`; for some methods any GuidanceLikelihood.
+        likelihood: a :class:`csb.samplers.likelihood.GaussianLikelihood`; for some methods any GuidanceLikelihood.
         grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
+            None: that of T steps of the linear schedule, with the :func:`horizon` of the data and the denoiser.
+        T: the steps, where no grid is given.
         **settings: those of the method's ``Settings``.
 
     Attributes:
@@ -94,15 +94,27 @@ class DiffusionSampler(Sampler):
     likelihood: Any
 
     def __init__(
-        self, problem: Problem, denoiser: Denoiser, likelihood: GuidanceLikelihood, grid: Grid, **settings: Any
+        self,
+        denoiser: Denoiser,
+        likelihood: GuidanceLikelihood,
+        grid: Grid | None = None,
+        *,
+        T: int = 100,
+        **settings: Any,
     ) -> None:
-        super().__init__(problem.x_shape, problem.y_shape, denoiser.shift.device, **settings)
-        if not self.any_likelihood and not isinstance(likelihood, Likelihood):
+        if not (isinstance(denoiser, Denoiser) and isinstance(likelihood, GuidanceLikelihood)):
+            given = f"a {type(denoiser).__name__} and a {type(likelihood).__name__}"
+            raise CSBError(f"{self.name} takes a csb.Denoiser and a likelihood as csb.GaussianLikelihood, not {given}")
+        if not self.any_likelihood and not isinstance(likelihood, GaussianLikelihood):
             raise CSBError(
-                f"{problem.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method that "
-                f"needs only a differentiable likelihood is tds, smc or guidance"
+                f"{likelihood.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method "
+                f"that needs only a differentiable likelihood is tds, smc or guidance"
             )
-        self.problem, self.denoiser, self.likelihood = problem, denoiser.eval().requires_grad_(False), likelihood
+        self.denoiser, self.likelihood = denoiser.eval().requires_grad_(False), likelihood.bound(denoiser)
+        super().__init__(denoiser.x_shape, self.likelihood.y_shape, denoiser.shift.device, **settings)
+        if grid is None:
+            end = horizon(self.likelihood.z_variance**0.5, denoiser.alpha_bar_end)
+            grid = Grid.from_schedule(LinearBeta(alpha_bar_end=end), T)
         self.grid, self.reference = grid, Reference(grid)
         self.path = levels(grid.T, self.jump_length, self.resamples)
 
@@ -172,6 +184,8 @@ class DiffusionSampler(Sampler):
             at, z_0 = self.tracked(z_part, k)
             with torch.enable_grad():
                 value = log_prob(y_part, self.denoiser.decode(z_0), alpha_bar)
+                if not value.requires_grad:
+                    raise CSBError(f"{self.name} takes gradients and the likelihood has none in x; smc needs none")
                 (slope,) = torch.autograd.grad(value.sum(), at)
             parts.append(Guidance(z_part, z_0.detach(), value.detach().double(), slope))
         return Guidance(*(torch.cat(part) for part in zip(*parts)))
@@ -184,7 +198,7 @@ class DiffusionSampler(Sampler):
     def finish(self, z: Tensor, y: Tensor, n: int) -> Tensor:
         """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
         require_finite(self.name, z.unflatten(0, (len(y), n)), "use more steps or weaker guidance", REACH)
-        return self.problem.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+        return self.likelihood.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
 
 
 def horizon_bias(grid: Grid, z_std: float) -> float:

@@ -83,4 +83,4 @@ class Guide:
         if issubclass(GUIDED[name], samplers.ParticleSampler):
             shared |= {"resampling": s.resampling, "ess_threshold": s.ess_threshold}
         given = shared | s.options.get(name, {}) | options
-        return GUIDED[name](self.problem, self.denoiser, self.likelihood, self.grid, **given)
+        return GUIDED[name](self.denoiser, self.likelihood, self.grid, **given)

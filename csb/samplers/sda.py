@@ -24,7 +24,6 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.errors import MOST_ROUNDS
-from csb.problems import LinearProblem
 from csb.process import ddim, mix
 from csb.samplers.base import Fresh
 from csb.samplers.diffusion import DiffusionSampler
@@ -32,7 +31,7 @@ from csb.schema import Positive
 
 
 class SDA(DiffusionSampler):
-    """For any problem with additive noise."""
+    """For any y = H(x) + noise."""
 
     name = "sda"
     label = "SDA"
@@ -49,7 +48,7 @@ class SDA(DiffusionSampler):
         super().__init__(*parts, **settings)
         self.noise_var = self.likelihood.positive_std**2
         self.gain = float(self.likelihood.spread.mean()) / self.likelihood.z_variance
-        self.svd = self.problem.operator.svd if isinstance(self.problem, LinearProblem) else None
+        self.svd = None if self.likelihood.operator is None else self.likelihood.operator.svd
 
     @property
     def passes(self) -> tuple[int, int]:

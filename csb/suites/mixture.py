@@ -30,7 +30,7 @@ from csb.samplers import (
     ClassifierGuidance,
     CoPaint,
     DiffusionSampler,
-    Likelihood,
+    GaussianLikelihood,
     PiGDM,
     RePaint,
     Replacement,
@@ -102,8 +102,8 @@ def distances(method: type[DiffusionSampler], setup: MixtureSettings, n: int, **
     found = []
     for problem in map(setup.of, range(setup.problems)):
         denoiser, y = MixtureDenoiser(problem.mixture), problem.pairs("test", 1).y[0]
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD))
-        sampler = method(problem, denoiser, model, setup.grid, batch_size=1024, **options)
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", _LIKELIHOOD))
+        sampler = method(denoiser, model, setup.grid, batch_size=1024, **options)
         drawn = sampler.sample(y, n, seeded(_DRAW, problem.seed))
         exact = problem.posterior(y).sample(n, seeded(_EXACT, problem.seed))
         found.append(sliced_wasserstein(drawn.x, exact, seeded(_SLICES), p=1.0, log_weights_a=drawn.log_weights))

@@ -21,7 +21,7 @@ from csb.process import SCHEDULES, Grid, Power, seeded
 from csb.runs.export import check_out, export
 from csb.runs.hub import WEIGHTS, load_folder
 from csb.runs.observations import read_observations
-from csb.samplers import FLOW, SCORE, Likelihood, flow_sampler, score_sampler
+from csb.samplers import FLOW, SCORE, GaussianLikelihood, flow_sampler, score_sampler
 from csb.samplers.registry import GUIDED
 from tests.bad_input import EDGES, answer, each, edges, shown
 from tests.conftest import make_untrained_bridge
@@ -319,7 +319,7 @@ def parts():
     """What guided samplers are made of: a problem, its exact denoiser and its likelihood."""
     problem = GaussianMixture(n_train=2000, n_val=100, n_test=100)
     denoiser = MixtureDenoiser(problem.mixture)
-    return problem, denoiser, Likelihood.of(problem, denoiser, problem.pairs("train", 1000))
+    return problem, denoiser, GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 1000))
 
 
 class TestSamplers:
@@ -331,7 +331,7 @@ class TestSamplers:
         def made(option):
             def call(value):
                 try:
-                    finite(make(*parts, grid, **{option: value}).sample(y, 2, seeded(0)))
+                    finite(make(*parts[1:], grid, **{option: value}).sample(y, 2, seeded(0)))
                 except CSBError as error:
                     if "diverged" not in str(error):  # by a value that is possible, and too strong here
                         raise
@@ -341,7 +341,7 @@ class TestSamplers:
         assert try_calls({option: made(option) for option in make.Settings.model_fields}, 8)["refused"] > 6
 
     def test_what_all_samplers_take(self, parts):
-        sampler = GUIDED["dps"](*parts, Grid.from_schedule(SCHEDULES["linear"](1e-4), 3))
+        sampler = GUIDED["dps"](*parts[1:], Grid.from_schedule(SCHEDULES["linear"](1e-4), 3))
         y = parts[0].pairs("test", 2).y
         calls = {
             "n": lambda v: finite(sampler.sample(y, v, seeded(0))),

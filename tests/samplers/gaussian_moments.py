@@ -13,7 +13,7 @@ from torch import Tensor
 from csb.evaluation.moments import MomentErrors
 from csb.problems import Mixture
 from csb.process import Grid, Noise, seeded
-from csb.samplers import Likelihood
+from csb.samplers import GaussianLikelihood
 from tests.conftest import Moved
 
 
@@ -93,10 +93,10 @@ class GaussianTask:
         self.denoiser = Moved(self.prior, shift, scale)
         self.spread = (self.A @ self.cov @ self.A.T).diagonal()
         self.z_variance = float(self.prior.cov.diagonal().mean())
-        self.likelihood = Likelihood(problem.forward, problem.noise_std, self.spread, self.z_variance)
+        self.likelihood = GaussianLikelihood(problem.operator, self.std).with_scales(self.spread, self.z_variance)
 
     def build(self, method, grid: Grid, **options):
-        return method(self.problem, self.denoiser, self.likelihood, grid, **{"batch_size": 4096, **options})
+        return method(self.denoiser, self.likelihood, grid, **{"batch_size": 4096, **options})
 
     def posterior(self, y: Tensor) -> Transition:
         S, A = self.cov, self.A

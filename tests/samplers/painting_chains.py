@@ -6,7 +6,7 @@ import torch
 
 from csb.problems import LinearGaussian, Mixture
 from csb.process import Grid, Power, Reference, seeded
-from csb.samplers import Likelihood
+from csb.samplers import GaussianLikelihood
 from csb.samplers.diffusion import levels
 from tests.conftest import Moved
 
@@ -103,13 +103,13 @@ def correlated(method, shift=0.5, scale=2.0, grid=COARSE, **options):
     """A sampler for a correlated prior N(M, S) of z = (x − shift)/scale seen through one row of length 1.5."""
     problem = LinearGaussian(dx=3, dy=1, seed=1)
     denoiser = Moved(Mixture(torch.ones(1).double(), M[None], S[None]), shift, scale)
-    likelihood = Likelihood(problem.forward, 0.5, torch.full((1,), 2.0), 0.8)
-    return method(problem, denoiser, likelihood, grid, batch_size=4096, **options)
+    likelihood = GaussianLikelihood(problem.operator, 0.5).with_scales(torch.full((1,), 2.0), 0.8)
+    return method(denoiser, likelihood, grid, batch_size=4096, **options)
 
 
 def chain_of(sampler):
     """The chain of a sampler of :func:`correlated`."""
-    A, shift, scale = sampler.problem.A, sampler.denoiser.shift.double(), sampler.denoiser.scale
+    A, shift, scale = sampler.likelihood.operator.A, sampler.denoiser.shift.double(), sampler.denoiser.scale
     c = A @ A.T
     P = A.T @ A / c
     return Chain(sampler.grid, S, M, P, (A.T @ Y.double() / c[0] - P @ shift) / scale)

@@ -17,7 +17,7 @@ from azula.sample import DDPMSampler
 from csb.networks.diffusion import Denoiser
 from csb.problems import GaussianMixture
 from csb.process import Cosine, Grid, LinearBeta, Noise, Power, seeded
-from csb.samplers import DPS, TDS, Likelihood
+from csb.samplers import DPS, TDS, GaussianLikelihood
 
 T = 8
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=4)
@@ -63,7 +63,7 @@ def grid(request):
 
 def ours(method, grid, **options):
     denoiser = Standardised()
-    return method(PROBLEM, denoiser, Likelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500)), grid, **options)
+    return method(denoiser, GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500)), grid, **options)
 
 
 def observe(z):

@@ -5,14 +5,14 @@ import pytest
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import Likelihood
+from csb.samplers import GaussianLikelihood
 from csb.samplers.registry import GUIDED
 from tests.samplers.conditional_models import AMORTIZED, make_amortized, untrained
 from tests.samplers.test_protocol import Counted
 
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 DENOISER = MixtureDenoiser(PROBLEM.mixture)
-LIKELIHOOD = Likelihood.of(PROBLEM, DENOISER, PROBLEM.pairs("train", 500))
+LIKELIHOOD = GaussianLikelihood.of(PROBLEM, DENOISER, PROBLEM.pairs("train", 500))
 Y = PROBLEM.pairs("test", 2).y
 NETWORKS = untrained("score", 4, 2), untrained("flow", 4, 2)
 ALL = [*GUIDED, *AMORTIZED]
@@ -22,7 +22,7 @@ def sampler(name, T, denoiser=DENOISER):
     grid = Grid.from_schedule(LinearBeta(1e-4), T)
     if name in AMORTIZED:
         return make_amortized(name, *NETWORKS, grid)
-    return GUIDED[name](PROBLEM, denoiser, LIKELIHOOD, grid)
+    return GUIDED[name](denoiser, LIKELIHOOD, grid)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,7 @@ import torch
 from csb.errors import CSBError
 from csb.problems import LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import CoPaint, Likelihood
+from csb.samplers import CoPaint, GaussianLikelihood
 from tests.conftest import Moved
 from tests.samplers.painting_chains import M, Y, assert_chain, assert_moments, chain_of, correlated
 
@@ -19,7 +19,7 @@ EYE = torch.eye(3, dtype=torch.float64)
 
 def model_of(sampler, chain, y=Y):
     """Level k ↦ v_k, B, g for :meth:`Chain.copaint`, from formulas of their own."""
-    A, shift, scale = sampler.problem.A, sampler.denoiser.shift.double(), sampler.denoiser.scale
+    A, shift, scale = sampler.likelihood.operator.A, sampler.denoiser.shift.double(), sampler.denoiser.scale
 
     def model(k):
         C, c = chain.denoiser(k)
@@ -38,9 +38,9 @@ def isotropic(T, **options):
     """z ~ N(M, VAR I), for which the likelihood's s_k² makes p(y | z_k) exact; and the posterior of x."""
     problem, shift, scale = LinearGaussian(dx=3, dy=1, seed=1), 0.5, 2.0
     denoiser = Moved(Mixture(torch.ones(1).double(), M[None], VAR * EYE[None]), shift, scale)
-    likelihood = Likelihood(problem.forward, 0.5, torch.full((1,), 2.25 * scale**2 * VAR), VAR)
+    likelihood = GaussianLikelihood(problem.operator, 0.5).with_scales(torch.full((1,), 2.25 * scale**2 * VAR), VAR)
     grid = Grid.from_schedule(LinearBeta(1e-4), T)
-    sampler = CoPaint(problem, denoiser, likelihood, grid, batch_size=4096, **options)
+    sampler = CoPaint(denoiser, likelihood, grid, batch_size=4096, **options)
     A, prior = problem.A, shift + scale * M
     cov = torch.linalg.inv(EYE / (scale**2 * VAR) + A.T @ A / 0.25)
     mean = cov @ (prior / (scale**2 * VAR) + A.T @ NEAR.double() / 0.25)

@@ -14,7 +14,7 @@ import torch
 from csb.networks.diffusion import Denoiser, MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, Noise, Power, Reference, seeded
-from csb.samplers import DPS, RESAMPLING, TDS, BootstrapSMC, Likelihood, Replacement
+from csb.samplers import DPS, RESAMPLING, TDS, BootstrapSMC, GaussianLikelihood, Replacement
 from tests.conftest import Moved
 
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3)
@@ -64,8 +64,8 @@ def target(prior_mean, prior_var, y):
 
 
 def build(method, denoiser, grid, **options):
-    model = Likelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 1000))
-    return method(PROBLEM, denoiser, model, grid, batch_size=4096, **options)
+    model = GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 1000))
+    return method(denoiser, model, grid, batch_size=4096, **options)
 
 
 def assert_posterior(found, exact, runs):
@@ -130,8 +130,8 @@ def test_guidance_spares_particles():
     problem = LinearGaussian(dx=2, dy=2, seed=3, noise=0.05)
     grid = Grid.from_schedule(LinearBeta(1e-4), 60)
     for method in (TDS, BootstrapSMC):
-        model = Likelihood.of(problem, Gaussian(), problem.pairs("train", 1000))
-        kept[method] = int(method(problem, Gaussian(), model, grid).sample(Y[0], 1000, seeded(5)).info.unique_ancestors)
+        model = GaussianLikelihood.of(problem, Gaussian(), problem.pairs("train", 1000))
+        kept[method] = int(method(Gaussian(), model, grid).sample(Y[0], 1000, seeded(5)).info.unique_ancestors)
     assert kept[TDS] > 2 * kept[BootstrapSMC]
 
 
@@ -139,8 +139,8 @@ class TestUnconditionalChain:
     def test_dps_without_guidance_is_the_chain(self):
         problem = GaussianMixture(dx=4, dy=2)
         denoiser = MixtureDenoiser(problem.mixture)
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", 500))
-        sampler = DPS(problem, denoiser, model, COARSE, step_size=0.0)
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
+        sampler = DPS(denoiser, model, COARSE, step_size=0.0)
         noise = Noise(seeded(6), 2)
         z = noise.normal(50, 4)
         for k in range(5, 0, -1):
@@ -157,9 +157,9 @@ class TestUnconditionalChain:
         """Mean, covariance and weights of the modes; the grid is long and fine, as deviations of 11 need."""
         problem = GaussianMixture(dx=2, dy=1, seed=2)
         denoiser, n = MixtureDenoiser(problem.mixture), 8000
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", 500))
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
         grid = Grid.from_schedule(LinearBeta(1e-6), 150)
-        sampler = DPS(problem, denoiser, model, grid, batch_size=4096, step_size=0.0)
+        sampler = DPS(denoiser, model, grid, batch_size=4096, step_size=0.0)
         x = sampler.sample(torch.zeros(1), n, seeded(7)).x.double()
         cov, error = problem.mixture.cov, (problem.mixture.cov.diagonal() / n).sqrt()
         assert bool(((x.mean(0) - problem.mixture.mean).abs() < 5 * error).all())
@@ -173,9 +173,9 @@ class TestReplacement:
     def test_it_is_exact_where_what_is_seen_says_nothing_of_the_rest(self, shift, scale):
         """x ~ N(0, I): A x = y, and across it the end of the unconditional chain."""
         problem, denoiser, n = LinearGaussian(dx=3, dy=1, seed=1), Gaussian(shift, scale, 3), 20_000
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", 500))
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
         y = torch.tensor([1.7])
-        x = Replacement(problem, denoiser, model, COARSE, batch_size=4096).sample(y, n, seeded(8)).x.double()
+        x = Replacement(denoiser, model, COARSE, batch_size=4096).sample(y, n, seeded(8)).x.double()
         torch.testing.assert_close(x @ problem.A.T, y.expand(n, 1).double(), rtol=0, atol=1e-4)
         across = torch.linalg.svd(problem.A).Vh[1:]
         rest = x @ across.T
@@ -202,8 +202,8 @@ class TestReplacement:
             mean = step @ mean + law.far * (eye - level.sqrt() * gain) @ m
             cov = step @ cov @ step.T + law.var * eye
         mean, cov = shift + scale * (Q @ mean + known), scale**2 * Q @ cov @ Q
-        model = Likelihood.of(problem, denoiser, problem.pairs("train", 500))
-        x = Replacement(problem, denoiser, model, COARSE, batch_size=4096).sample(y, n, seeded(8)).x.double()
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
+        x = Replacement(denoiser, model, COARSE, batch_size=4096).sample(y, n, seeded(8)).x.double()
         var = cov.diagonal()
         assert bool(((x.mean(0) - mean).abs() < 5 * (var / n).sqrt()).all())
         assert bool(((x.T.cov() - cov).abs() < 5 * (2 / n) ** 0.5 * torch.outer(var, var).sqrt() + 1e-4).all())

@@ -10,7 +10,7 @@ from csb.evaluation.moments import moment_errors, sample_moments
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, Mixture, MixtureClass
 from csb.process import Grid, Power, seeded
-from csb.samplers import TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, Likelihood
+from csb.samplers import TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, GaussianLikelihood
 from csb.samplers.diffusion import Guidance
 from csb.samplers.registry import GUIDED
 
@@ -60,7 +60,7 @@ class Exactly:
             return super().guide(z, k, y, score, gradient)
         at, alpha_bar = z.detach().requires_grad_(), float(self.grid.alpha_bar[k])
         with torch.enable_grad():
-            chance = self.problem.mixture.diffused(alpha_bar).log_responsibilities(at)
+            chance = self.denoiser.mixture.diffused(alpha_bar).log_responsibilities(at)
             value = (y * chance).sum(1)
             (slope,) = torch.autograd.grad(value.sum(), at)
         return Guidance(z, self.denoise(z, k), value.detach().double(), slope)
@@ -71,8 +71,8 @@ class ExactGuidance(Exactly, ClassifierGuidance):
 
 
 def make(method, problem, grid, **options):
-    twist = ClassLikelihood(lambda x, _: problem.log_probabilities(x), 1.0)
-    return method(problem, MixtureDenoiser(problem.mixture), twist, grid, batch_size=100_000, **options)
+    twist = ClassLikelihood.of(problem, lambda x, _: problem.log_probabilities(x))
+    return method(MixtureDenoiser(problem.mixture), twist, grid, batch_size=100_000, **options)
 
 
 def law_of_the_chain(log_twist, grid, scale, given=False):
@@ -105,7 +105,7 @@ def law_of_the_chain(log_twist, grid, scale, given=False):
 def test_a_clean_classifier_at_the_mean_is_surer_than_the_exact_twist(alpha_bar):
     z = torch.linspace(-3, 3, 25, dtype=torch.float64)[:, None]
     x_0 = PAIR.denoise(z, alpha_bar)
-    twist = ClassLikelihood(lambda x, _: PAIR.log_responsibilities(x), 1.0)
+    twist = ClassLikelihood(lambda x, _: PAIR.log_responsibilities(x), 2)
     found = twist.log_prob(CLASS.double().expand(25, 2), x_0, alpha_bar)
     torch.testing.assert_close(found, at_the_mean(z, alpha_bar)[:, 0], rtol=1e-9, atol=1e-9)
     right = z[:, 0] > 0.1
@@ -213,9 +213,9 @@ def test_guidance_runs_with_a_gaussian_likelihood_too():
     """N(0, I) seen through orthonormal rows: p̃_k is the exact p(y | z_k), so that guidance reaches the posterior."""
     problem = GaussianMixture(dx=2, dy=1, noise=0.7, seed=1)
     prior = Mixture.isotropic(2, 1.0)
-    likelihood = Likelihood(problem.forward, problem.noise_std, torch.ones(1), 1.0)
+    likelihood = GaussianLikelihood(problem.operator, problem.noise_std).with_scales(torch.ones(1))
     y = torch.tensor([1.5])
-    sampler = ClassifierGuidance(problem, MixtureDenoiser(prior), likelihood, grid_of(150), batch_size=100_000)
+    sampler = ClassifierGuidance(MixtureDenoiser(prior), likelihood, grid_of(150), batch_size=100_000)
     x = sampler.sample(y, 8000, seeded(5)).x
     law = prior.conditioned(problem.A, problem.R, y.double())
     errors = moment_errors(x, {"mean": law.mean, "cov": law.cov})

@@ -10,7 +10,7 @@ from csb.errors import CSBError
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture, TwoMoons
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import DPS, Likelihood
+from csb.samplers import DPS, GaussianLikelihood
 from tests.conftest import Moved
 
 NORMAL = Mixture(torch.ones(1).double(), torch.zeros(1, 4).double(), torch.eye(4).double()[None])
@@ -18,7 +18,7 @@ GRID = Grid.from_schedule(LinearBeta(1e-4), 10)
 
 
 def likelihood(problem, spread, v=1.0, **options):
-    return Likelihood(problem.forward, problem.noise_std, spread, v, **options)
+    return GaussianLikelihood(problem.operator, problem.noise_std, **options).with_scales(spread, v)
 
 
 class TestVariance:
@@ -44,28 +44,28 @@ class TestVariance:
 
     def test_noise_free_observations_get_a_floor(self):
         spread = torch.tensor([4.0, 0.0])
-        found = Likelihood(lambda x: x[:, :2], 0.0, spread, 1.0, min_std=0.2)
+        found = GaussianLikelihood(lambda x: x[:, :2], 0.0, min_std=0.2).with_scales(spread)
         torch.testing.assert_close(found.variance(1.0), torch.full((2,), (0.2 * 2**0.5) ** 2).double())
-        noisy = Likelihood(lambda x: x[:, :2], 1e-3, spread, 1.0, min_std=0.2)
+        noisy = GaussianLikelihood(lambda x: x[:, :2], 1e-3, min_std=0.2).with_scales(spread)
         torch.testing.assert_close(noisy.variance(1.0), torch.full((2,), 1e-6).double())
 
     def test_from_pairs(self):
         problem = GaussianMixture(dx=4, dy=2)
         train = problem.pairs("train", 20_000)
-        found = Likelihood.of(problem, Moved(problem.mixture, 3.0, 10.0), train)
+        found = GaussianLikelihood.of(problem, Moved(problem.mixture, 3.0, 10.0), train)
         exact = (problem.A @ problem.mixture.cov @ problem.A.T).diagonal()
         torch.testing.assert_close(found.spread, exact, rtol=0.05, atol=0)
         assert abs(100 * found.z_variance / float(problem.mixture.cov.diagonal().mean()) - 1) < 0.05
 
     @pytest.mark.parametrize("min_std", [0.0, -1.0, float("nan"), float("inf")])
     def test_errors(self, min_std):
-        with pytest.raises(CSBError, match=f"min_std={min_std!r} is not positive"):
-            Likelihood(lambda x: x, 0.0, torch.ones(2), 1.0, min_std)
+        with pytest.raises(CSBError, match=f"min_std={min_std!r} is not possible; give a finite number above 0"):
+            GaussianLikelihood(lambda x: x, 0.0, min_std=min_std)
 
     def test_a_problem_without_additive_noise(self):
         problem = TwoMoons()
         with pytest.raises(CSBError, match="two_moons has no likelihood y = H"):
-            Likelihood.of(problem, MixtureDenoiser(GaussianMixture().mixture), problem.pairs("train", 100))
+            GaussianLikelihood.of(problem, MixtureDenoiser(GaussianMixture().mixture), problem.pairs("train", 100))
 
 
 def test_density():
@@ -91,7 +91,7 @@ def test_it_is_the_exact_twist_of_a_gaussian(alpha_bar):
 def test_the_residual_is_that_of_each_sample():
     problem = LinearGaussian(dx=4, dy=2)
     x, y = torch.randn(6, 4, generator=seeded(1)), torch.randn(6, 2, generator=seeded(2))
-    sampler = DPS(problem, MixtureDenoiser(NORMAL), likelihood(problem, torch.ones(2)), GRID)
+    sampler = DPS(MixtureDenoiser(NORMAL), likelihood(problem, torch.ones(2)), GRID)
     found = sampler.residual_norm(y, x, 1.0)
     torch.testing.assert_close(found, torch.stack([(y[i] - problem.forward(x)[i]).norm() for i in range(6)]))
 
@@ -103,7 +103,7 @@ class TestGuidance:
         problem = LinearGaussian(dx=4, dy=2)
         denoiser = Moved(NORMAL, shift, scale)
         model = likelihood(problem, torch.tensor([1.0, 3.0]))
-        sampler = DPS(problem, denoiser, model, GRID, batch_size=4)
+        sampler = DPS(denoiser, model, GRID, batch_size=4)
         z, y = (torch.randn(6, d, generator=seeded(d), dtype=torch.float64) for d in (4, 2))
         found = sampler.guide(z, k, y, model.log_prob)
         root, A = math.sqrt(float(GRID.alpha_bar[k])), problem.A
@@ -117,8 +117,8 @@ class TestGuidance:
     @pytest.mark.parametrize("score", ["log_prob", "norm"])
     def test_the_gradient_by_differences(self, k, score):
         problem = GaussianMixture(dx=4, dy=2)
-        model = Likelihood.of(problem, MixtureDenoiser(problem.mixture), problem.pairs("train", 500))
-        sampler = DPS(problem, MixtureDenoiser(problem.mixture), model, GRID, batch_size=4)
+        model = GaussianLikelihood.of(problem, MixtureDenoiser(problem.mixture), problem.pairs("train", 500))
+        sampler = DPS(MixtureDenoiser(problem.mixture), model, GRID, batch_size=4)
         function = model.log_prob if score == "log_prob" else sampler.residual_norm
         z, y = (torch.randn(6, d, generator=seeded(d), dtype=torch.float64) for d in (4, 2))
         gradient = sampler.guide(z, k, y, function).gradient

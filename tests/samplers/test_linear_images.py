@@ -6,7 +6,7 @@ import torch
 from csb.networks.diffusion import Denoiser
 from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres
 from csb.process import Grid, Power, expand, seeded
-from csb.samplers import DDRM, MMPS, SDA, TMPD, Likelihood, PiGDM
+from csb.samplers import DDRM, MMPS, SDA, TMPD, GaussianLikelihood, PiGDM
 from tests.samplers.gaussian_moments import output_mean
 
 GRID = Grid.from_schedule(Power(1e-4, 3.0), 20)
@@ -27,7 +27,8 @@ class Pixels(Denoiser):
 def build(method, problem, grid=GRID, **options):
     basis = torch.eye(784).unflatten(1, problem.x_shape)
     spread = WIDTH**2 * problem.forward(basis).square().sum(0)  # the diagonal of A A*
-    return method(problem, Pixels(), Likelihood(problem.forward, problem.noise_std, spread, 1.0), grid, **options)
+    likelihood = GaussianLikelihood(problem.operator, problem.noise_std, impose=problem.impose).with_scales(spread)
+    return method(Pixels(), likelihood, grid, **options)
 
 
 def observation(problem):
@@ -80,20 +81,13 @@ class Uneven(Pixels):
         return expand(alpha_bar.sqrt(), z) * self.variance / (alpha_bar * self.variance + 1 - alpha_bar) * z
 
 
-class Bare(MnistInpaint):
-    """Leaves the samples as they come, known pixels too."""
-
-    def impose(self, x, y):
-        return x
-
-
 @pytest.mark.parametrize("method", [SDA, TMPD, PiGDM, MMPS])
 def test_pixels_that_hardly_vary_are_no_trouble_without_noise(method):
-    problem = Bare()
+    problem = MnistInpaint()  # its known pixels are not put in
     spread = WIDTH**2 * Uneven.variance[None] * problem.operator.mask
-    likelihood = Likelihood(problem.forward, 0.0, spread, float(Uneven.variance.mean()))
+    likelihood = GaussianLikelihood(problem.operator, 0.0).with_scales(spread, float(Uneven.variance.mean()))
     x = MIDDLE + WIDTH * Uneven.variance.sqrt() * torch.randn(1, 1, 28, 28, generator=seeded(1))
-    found = method(problem, Uneven(), likelihood, GRID).sample(problem.operator(x)[0], 16, seeded(2)).x
+    found = method(Uneven(), likelihood, GRID).sample(problem.operator(x)[0], 16, seeded(2)).x
     assert float((found - x).abs().max()) < 8 * WIDTH  # nothing runs away, seen or not
 
 

@@ -13,7 +13,7 @@ import torch
 from csb.errors import CSBError
 from csb.problems import LinearGaussian, Mixture, MnistSuperres
 from csb.process import Cosine, Grid, LinearBeta, Power, Reference, seeded
-from csb.samplers import ILVR, CoPaint, Likelihood, RePaint, Replacement
+from csb.samplers import ILVR, CoPaint, GaussianLikelihood, RePaint, Replacement
 from csb.samplers.diffusion import levels
 from tests.conftest import ROOT, Moved
 from tests.samplers.painting_chains import COARSE, Chain, assert_chain, chain_of, correlated
@@ -169,7 +169,7 @@ class TestILVR:
         flat = Mixture.isotropic(784, 1.0)
         denoiser = Moved(flat, 0.2, 0.5)
         denoiser.shift = denoiser.shift.reshape(1, 28, 28)
-        sampler = ILVR(problem, denoiser, Likelihood(problem.forward, 0.1, torch.ones(1, 7, 7), 1.0), COARSE)
+        sampler = ILVR(denoiser, GaussianLikelihood(problem.operator, 0.1), COARSE)
         x = torch.rand(2, 1, 28, 28, generator=seeded(1))
         blocks = x.reshape(2, 1, 7, 4, 7, 4).mean((3, 5), keepdim=True).expand(2, 1, 7, 4, 7, 4).reshape(x.shape)
         torch.testing.assert_close(sampler.project(x), blocks)
@@ -182,6 +182,7 @@ class TestILVR:
 
 @pytest.mark.parametrize("method", [RePaint, ILVR])
 def test_they_need_a_projection(method):
-    problem = LinearGaussian(dx=3, dy=2)
+    problem, denoiser = LinearGaussian(dx=3, dy=2), correlated(method).denoiser
+    likelihood = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10))
     with pytest.raises(CSBError, match=rf"A A\* of linear_gaussian is not a multiple of the identity; {method.label}"):
-        method(problem, correlated(method).denoiser, correlated(method).likelihood, COARSE)
+        method(denoiser, likelihood, COARSE)

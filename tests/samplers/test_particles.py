@@ -7,7 +7,7 @@ from csb.errors import CSBError
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import TDS, BootstrapSMC, Likelihood
+from csb.samplers import TDS, BootstrapSMC, GaussianLikelihood
 
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 Y = PROBLEM.pairs("test", 3).y
@@ -15,8 +15,8 @@ Y = PROBLEM.pairs("test", 3).y
 
 def build(method, **options):
     denoiser = MixtureDenoiser(PROBLEM.mixture)
-    model = Likelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500))
-    return method(PROBLEM, denoiser, model, Grid.from_schedule(LinearBeta(1e-4), 6), **options)
+    model = GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500))
+    return method(denoiser, model, Grid.from_schedule(LinearBeta(1e-4), 6), **options)
 
 
 def test_all_runs_weigh_the_same():

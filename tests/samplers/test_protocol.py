@@ -7,9 +7,9 @@ import torch
 
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import GaussianMixture, LinearGaussian, MnistInpaint, TwoMoons
+from csb.problems import BOD, GaussianMixture, LinearGaussian, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import BridgeSampler, ExactSampler, Likelihood, Replacement, horizon_bias
+from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, Replacement, horizon_bias
 from csb.samplers.registry import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
@@ -48,7 +48,7 @@ def make(name, **options):
         return ExactSampler(PROBLEM)
     if name in AMORTIZED:
         return make_amortized(name, *NETWORKS, GRID, **options)
-    return GUIDED[name](PROBLEM, DENOISER, Likelihood.of(PROBLEM, DENOISER, TRAIN), GRID, **options)
+    return GUIDED[name](DENOISER, GaussianLikelihood.of(PROBLEM, DENOISER, TRAIN), GRID, **options)
 
 
 @pytest.fixture(params=ALL)
@@ -221,13 +221,13 @@ class Counted(Denoiser):
 @pytest.mark.parametrize("name", GUIDED)
 def test_the_counts_of_evaluations_are_true(name):
     denoiser = Counted(DENOISER)
-    likelihood = Likelihood.of(PROBLEM, DENOISER, TRAIN)
-    info = GUIDED[name](PROBLEM, denoiser, likelihood, GRID, batch_size=64).sample(Y, 8, seeded(1)).info
+    likelihood = GaussianLikelihood.of(PROBLEM, DENOISER, TRAIN)
+    info = GUIDED[name](denoiser, likelihood, GRID, batch_size=64).sample(Y, 8, seeded(1)).info
     assert info.forward_evaluations == len(denoiser.levels)
     assert set(denoiser.levels) == set(GRID.alpha_bar[1:].tolist())  # in float64: 1 − ᾱ is small near the data
     assert info.backward_evaluations == denoiser.backward_passes
     denoiser.largest = 0
-    GUIDED[name](PROBLEM, denoiser, likelihood, GRID, batch_size=5).sample(Y, 8, seeded(1))
+    GUIDED[name](denoiser, likelihood, GRID, batch_size=5).sample(Y, 8, seeded(1))
     assert denoiser.largest == 5
 
 
@@ -238,9 +238,9 @@ def test_a_trained_denoiser_in_both_precisions(name):
     with torch.no_grad():
         for p in denoiser.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=seeded(p.numel())))
-    likelihood = Likelihood.of(problem, denoiser, TRAIN)
+    likelihood = GaussianLikelihood.of(problem, denoiser, TRAIN)
     full, half = (
-        GUIDED[name](problem, denoiser, likelihood, GRID, precision=precision).sample(Y, 8, seeded(1))
+        GUIDED[name](denoiser, likelihood, GRID, precision=precision).sample(Y, 8, seeded(1))
         for precision in ("32-true", "bf16-mixed")
     )
     assert bool(torch.isfinite(full.x).all())
@@ -255,7 +255,8 @@ def test_what_is_known_for_sure_is_imposed(name):
     problem, y = MnistInpaint(), torch.rand(2, 1, 28, 28, generator=seeded(1))
     y = problem.operator(y)
     denoiser = Broken(torch.zeros(1, 28, 28), 1.0)
-    sampler = GUIDED[name](problem, denoiser, Likelihood(problem.forward, 0.0, torch.ones(1, 28, 28), 1.0), CALM)
+    likelihood = GaussianLikelihood(problem.operator, 0.0, impose=problem.impose).with_scales(torch.ones(1, 28, 28))
+    sampler = GUIDED[name](denoiser, likelihood, CALM)
     x = sampler.sample(y, 3, seeded(2)).x
     assert torch.equal(problem.operator(x.flatten(0, 1)), y.repeat_interleave(3, 0))
     assert 0 <= float(x.min()) < float(x.max()) <= 1
@@ -271,7 +272,7 @@ class Broken(Denoiser):
 @pytest.mark.parametrize("name", GUIDED)
 def test_a_diverging_chain_is_one_clear_line(name):
     denoiser = Broken(torch.zeros(4), 1.0)
-    sampler = GUIDED[name](PROBLEM, denoiser, Likelihood.of(PROBLEM, denoiser, TRAIN), GRID)
+    sampler = GUIDED[name](denoiser, GaussianLikelihood.of(PROBLEM, denoiser, TRAIN), GRID)
     with pytest.raises(CSBError, match=r"diverged|all weights of a group of particles") as error:
         sampler.sample(Y, 4, seeded(1))
     assert "\n" not in str(error.value)
@@ -298,12 +299,12 @@ def test_dps_refuses_a_step_size(step_size):
 def test_replacement_needs_a_projection():
     def build(problem):
         denoiser = Broken(torch.zeros(problem.x_shape), 1.0)
-        return Replacement(problem, denoiser, make("dps").likelihood, GRID)
+        return Replacement(denoiser, GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10)), GRID)
 
     with pytest.raises(CSBError, match=r"A A\* of linear_gaussian is not a multiple of the identity"):
         build(LinearGaussian(dx=3, dy=2))
-    with pytest.raises(CSBError, match="two_moons is not linear; replacement needs y = A x"):
-        build(TwoMoons())
+    with pytest.raises(CSBError, match="bod has no linear operator; replacement needs y = A x"):
+        build(BOD())
     assert abs(build(LinearGaussian(dx=3, dy=1)).c - 2.25) < 1e-5
 
 

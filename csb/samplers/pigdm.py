@@ -1,0 +1,34 @@
+"""ΠGDM: z_0 | z_k as a Gaussian of one variance for all coordinates."""
+
+from torch import Tensor
+
+from csb.samplers.linear import MomentSampler, Spread
+
+
+class PiGDM(MomentSampler):
+    r"""Pseudoinverse guidance (Song, Vahdat, Mardani & Kautz 2023, ICLR, eq. 7 and 8).
+
+    z_0 | z_k is taken for N(x̂_0, r_k² I), so that p(y | z_k) = N(c; A x̂_0, r_k² A A* + σ² I), whose gradient is a
+    vector–Jacobian product through the denoiser,
+
+        ∇ log p(y | z_k) = r_k⁻² (∇x̂_0)* A*(A A* + σ²/r_k² I)⁻¹(c − A x̂_0),
+
+    with A*(A A* + λI)⁻¹ = A* U diag(1/(s² + λ)) U*, which for σ = 0 is the pseudoinverse. With v the variance of a
+    coordinate of z over the data r_k² = v(1−ᾱ_k)/(1−ᾱ_k + ᾱ_k v): for v = 1 the paper's 1−ᾱ_k, else that of the data's
+    own scale. For a prior N(m, v I) of z it is exact. Where the prior varies less than v, y is followed too little, for
+    C A* is divided by a variance that is too large; where it varies more, too much.
+
+    The step is DDIM's with E[z_0 | z_k, y] by Tweedie's formula. The paper's algorithm 1 leaves the noise ε̂ unguided
+    and adds √ᾱ_k r_k² times the gradient, whatever the size of the step: the more steps, the more that adds up to, so
+    that it tends to no posterior as T → ∞.
+    """
+
+    name = "pigdm"
+    label = "ΠGDM"
+    swept = ("eta", "η")
+    needs_svd = True
+
+    def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
+        s, r = self.svd.values.to(residual.device), self.likelihood.remaining(alpha_bar)
+        weight = (1 / (r * s**2 + self.std**2)).to(residual.dtype)
+        return spread(self.svd.u(weight * self.svd.ut(residual)))
