@@ -9,7 +9,7 @@ import pytest
 from conftest import Hook
 from sweep_checks import assert_reported
 
-from csb.cli.sweep import job_folder
+from csb.cli.folders import job_folder
 
 OFFLINE = {"WANDB_MODE": None, "WANDB_API_KEY": None, "WANDB_DIR": None, "NETRC": os.devnull}
 
