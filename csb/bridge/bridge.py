@@ -27,7 +27,7 @@ from csb.errors import CSBError, require_flag, require_int
 from csb.networks import build_network
 from csb.numbers import Numbers
 from csb.problems.transform import Transform, build_transform
-from csb.process import Generators, Grid, Noise, initialised, joined, repeated, seeded
+from csb.process import Generators, Grid, Noise, initialised, joined, repeated, seeded_or
 from csb.process.grid import MOST_STEPS
 from csb.schema import Described, Schema
 
@@ -105,9 +105,8 @@ class Bridge(Float32Module):
                 them; where y has one coordinate, also a bare number or (B,). Integers are taken as they are, but for
                 images in [0, 1], whose scale they leave open.
             n: samples of each observation.
-            seed: of all random numbers, in place of a generator.
-            generator: on the bridge's device; a list of B gives each observation its own numbers; None draws from
-                torch's global generator.
+            seed, generator: of all random numbers, one of them. The generator is on the bridge's device; a list of B gives
+                each observation its own numbers; without both, torch's global generator draws.
             batch_size: states a network call, which bounds the memory of activations.
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
@@ -126,11 +125,7 @@ class Bridge(Float32Module):
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
-        if seed is not None:
-            if generator is not None:
-                raise CSBError(f"seed={seed} and a generator are given; give one of them")
-            generator = seeded(seed, device=self.device)
-        noise = Noise(generator, len(y), self.device)
+        noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
         calls = (len(timesteps) - 1) * (1 + 2 * refine)
         bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:

@@ -30,7 +30,7 @@ LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
 SCHEME = "dataset:"  # of the path of a Dataset
 DATASETS: dict[str, Dataset[Any]] = {}  # by name, in this process
-ARRAYS: WeakValueDictionary[str, "Held"] = WeakValueDictionary()  # those that a problem still holds
+ARRAYS: WeakValueDictionary[str, Any] = WeakValueDictionary()  # those that a problem still holds
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (1, 3, 4)  # of images in common formats
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
@@ -115,7 +115,7 @@ def _require_unchanged(label: str, old: Header, new: Header) -> None:
 Opened = Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
 
 
-def _of_arrays(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
+def of_arrays(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
     """The source of arrays that ``opened`` opens by name for one reading.
 
     CSBError where they are no longer those of the headers. Headers that are not given are read now.
@@ -177,7 +177,7 @@ def _npz(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
             return {key: file[name] for key, name in names.items()}
 
-    return _of_arrays(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
+    return of_arrays(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
 
 
 def _npy(paths: dict[str, Path]) -> Source:
@@ -193,7 +193,7 @@ def _npy(paths: dict[str, Path]) -> Source:
             return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
     where = ", ".join(map(str, paths.values()))
-    return _of_arrays(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
+    return of_arrays(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
 
 
 def _hdf5(path: Path, names: dict[str, str]) -> Source:
@@ -216,7 +216,7 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as file:
             yield {key: dataset(file, key) for key in keys}
 
-    return _of_arrays(str(path), labels, opened, {})
+    return of_arrays(str(path), labels, opened, {})
 
 
 def _items(name: str) -> Source:
@@ -283,37 +283,3 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
         )
     DATASETS[name] = dataset
     return SCHEME + name
-
-
-class Held:
-    """Arrays x (N, …) and y (N, …) of this process, under a name for as long as a problem holds them.
-
-    Args:
-        x, y: tensors, arrays, lists, frames, which are copied into memory; or memory maps and datasets of HDF5, which
-            are read by rows.
-        name: by which specs remember them.
-
-    Raises:
-        CSBError: values that are no numbers, other shapes, fewer than 100 pairs.
-    """
-
-    def __init__(self, x: Any, y: Any, name: str) -> None:
-        self.in_memory = not any(_is_by_rows(value) for value in (x, y))
-        self.arrays = {key: _held(key, value) for key, value in zip(NAMES, (x, y))}
-        self.source()
-        ARRAYS[name] = self
-
-    def source(self) -> Source:
-        """The arrays to be read by rows; it holds them."""
-        labels = {key: key for key in NAMES}
-        return _of_arrays("the arrays", labels, lambda _: nullcontext(self.arrays), {}, in_memory=self.in_memory)
-
-
-def _is_by_rows(value: Any) -> bool:
-    return isinstance(value, np.memmap) or type(value).__module__.startswith("h5py.")
-
-
-def _held(name: str, value: Any) -> Any:
-    if _is_by_rows(value):
-        return value
-    return as_numbers(name, value).cpu().numpy()

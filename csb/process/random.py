@@ -74,6 +74,15 @@ def seeded(seed: int, *keys: int, device: torch.device | str = "cpu") -> torch.G
     return torch.Generator(device=device).manual_seed(int(state) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
+def seeded_or(generator: Generators, seed: int | None, device: torch.device) -> Generators:
+    """The generator, or one of a seed. CSBError where both are given."""
+    if seed is None:
+        return generator
+    if generator is not None:
+        raise CSBError(f"seed={seed} and a generator are given; give one of them")
+    return seeded(seed, device=device)
+
+
 @contextmanager
 def initialised(seed: int) -> Iterator[None]:
     """Inside, layers made on the CPU get float32 weights that are a function of the seed.

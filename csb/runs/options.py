@@ -13,7 +13,8 @@ from csb.errors import CSBError
 from csb.networks import NETWORKS, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
-from csb.problems.sources import SCHEME, Held
+from csb.problems.arrays import Held
+from csb.problems.sources import SCHEME
 from csb.runs.config import RunConfig, read
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
 from csb.schema import Schema, nearest, shown

@@ -12,7 +12,8 @@ from torch import Tensor
 from csb.errors import CSBError, require_int
 from csb.numbers import as_numbers
 from csb.problems import FilePairs
-from csb.problems.sources import LEAST, SCHEME, Held
+from csb.problems.arrays import Held
+from csb.problems.sources import LEAST, SCHEME
 from csb.process import Stream, seeded
 from csb.runs.prior_bounds import prior_bounds
 from csb.runs.volume import draws_needed, require_volume
