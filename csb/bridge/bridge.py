@@ -105,8 +105,8 @@ class Bridge(Float32Module):
                 them; where y has one coordinate, also a bare number or (B,). Integers are taken as they are, but for
                 images in [0, 1], whose scale they leave open.
             n: samples of each observation.
-            seed, generator: of all random numbers, one of them. The generator is on the bridge's device; a list of B gives
-                each observation its own numbers; without both, torch's global generator draws.
+            seed, generator: one of them, of all random numbers. The generator is on the bridge's device; a list of B
+                gives each observation its own numbers; without both, torch's global generator draws.
             batch_size: states a network call, which bounds the memory of activations.
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
