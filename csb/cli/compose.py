@@ -243,11 +243,13 @@ def run(name: str, arguments: list[str]) -> None:
 def _offer_own() -> None:
     """Makes the user's own problems and networks choices of their groups."""
     store = ConfigStore.instance()
-    for name, problem in ((name, cls) for name, cls in PROBLEMS.items() if is_own(cls)):
-        store.store(name, {"name": name, **defaults(problem)}, "problem")
-    for name, cls in ((name, cls) for name, cls in NETWORKS.items() if is_own(cls)):
-        options = defaults(arguments_of(cls.__init__, keyword_only=True))
-        store.store(name, {**preset("network", "mlp"), "name": name, "options": options}, "network")
+    for name, problem in PROBLEMS.items():
+        if is_own(problem):
+            store.store(name, {"name": name, **defaults(problem)}, "problem")
+    for name, network in NETWORKS.items():
+        if is_own(network):
+            options = defaults(arguments_of(network.__init__, keyword_only=True))
+            store.store(name, {**preset("network", "mlp"), "name": name, "options": options}, "network")
 
 
 def _imported(arguments: list[str]) -> list[str]:

@@ -89,12 +89,17 @@ def _problem(
             raise CSBError(f"problem={shown(problem)} is no csb.problems.Problem; make one with csb.problem(…)")
         return None, problem
     options: dict[str, Any] = {"val": "auto", "seed": seed, "drop_nan": drop_nan}
-    options |= {side: _side(side, value) for side, value in zip(("low", "high"), bounds or (None, None))}
+    options |= sides(bounds)
     if isinstance(x, Dataset) and y is None:
         return None, FilePairs(path=from_dataset(x, _NAME), **options)
     if x is None or y is None:
         raise CSBError("x and y are missing; give both, a torch Dataset of pairs as x, or problem=…")
     return Held(x, y, _NAME), FilePairs(path=SCHEME + _NAME, **options)
+
+
+def sides(bounds: Bounds | None) -> dict[str, Any]:
+    """Bounds as the arguments low and high of :class:`csb.problems.FilePairs`."""
+    return {side: _side(side, value) for side, value in zip(("low", "high"), bounds or (None, None))}
 
 
 def _side(side: str, value: Any) -> Any:

@@ -15,10 +15,10 @@ from csb.problems import FilePairs
 from csb.problems.arrays import Held
 from csb.problems.sources import LEAST, SCHEME
 from csb.process import Stream, seeded
+from csb.runs.options import Bounds, sides
 from csb.runs.prior_bounds import prior_bounds
 from csb.runs.volume import draws_needed, require_volume
 
-Bounds = tuple[Any, Any] | None
 _NAME = "simulated"  # of the pairs
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def problem(
     simulator: Callable[..., Any],
     n: int = 10_000,
     *,
-    bounds: Bounds | Literal["prior"] = "prior",
+    bounds: Bounds | Literal["prior"] | None = "prior",
     seed: int = 0,
     batch_size: int = 1000,
 ) -> FilePairs:
@@ -68,16 +68,11 @@ def problem(
             bounds = None if law is None else prior_bounds(law, x.shape[1])
         y = _simulated(simulator, x, batch_size, generator)
     x, y = _finite(x, y)
-    low, high = bounds or (None, None)
     held = Held(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
-    found = FilePairs(path=SCHEME + _NAME, val="auto", low=_plain(low), high=_plain(high))
+    found = FilePairs(path=SCHEME + _NAME, val="auto", **sides(bounds))
     found.prepare()
     del held
     return found
-
-
-def _plain(side: Any) -> Any:
-    return tuple(side) if isinstance(side, list) else side
 
 
 def _distribution(prior: Any) -> Any:
