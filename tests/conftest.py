@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import runpy
@@ -42,6 +43,16 @@ def pytest_configure(config) -> None:
     """One thread for each worker and for what it starts: several would wait for each other's cores."""
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """Takes away what a command of a test set up for logging: its stream ends with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = [one for one in root.handlers if one in handlers]
+    root.setLevel(level)
 
 
 class ExactBridge(NamedTuple):

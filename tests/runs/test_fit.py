@@ -1,5 +1,6 @@
 """Training from Python: whatever arrays hold the pairs, the result is one; what is wrong is told in one line."""
 
+import inspect
 import subprocess
 import sys
 import tempfile
@@ -167,10 +168,11 @@ def test_an_own_network_needs_no_registration(tmp_path):
 OWN = """
 import torch
 import csb
+from csb.networks import Network
 from csb.problems import Simulated
-from tests.runs.test_fit import Plain
 
-csb.register(Plain)
+@csb.register
+{network}
 
 @csb.register
 class Ring(Simulated):
@@ -186,7 +188,7 @@ class Ring(Simulated):
 
 
 def test_own_classes_on_the_command_line(tmp_path):
-    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "mine.py").write_text(OWN.replace("{network}", inspect.getsource(Plain)))
     train = [
         "train", "import=mine", "problem=ring", "network=Plain", "problem.noise=0.2", "problem.n_train=200", "L=1",
         "T=3", "ipf.first_steps=4", "ipf.steps=4", "ipf.batch_size=32", "metrics.exact_observations=2",
