@@ -18,8 +18,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 PAIRS = [
-    "experiment=pairs", "data.path=pairs.npz", "T=5", "L=1", "ipf.first_steps=2", "ipf.steps=2", "ipf.batch_size=64",
-    "ipf.trajectories=64", "network.options={width: 8, depth: 1}", "metrics.observations=20", "metrics.samples=8",
+    "experiment=pairs", "data.path=pairs.npz", "T=5", "L=1", "training.first_steps=2", "training.steps=2",
+    "training.batch_size=64",
+    "training.trajectories=64", "network.options={width: 8, depth: 1}", "metrics.observations=20", "metrics.samples=8",
     "metrics.picture_rows=2", "logger=none", "progress=false", "out=runs", "name=run",
 ]  # fmt: skip
 TRAIN = ("train", ["overwrite=true", *PAIRS])

@@ -144,9 +144,10 @@ def exact_bridge() -> Callable[..., ExactBridge]:
 TINY = [
     "problem=two_moons", "problem.n_train=500", "+problem.n_val=100", "+problem.n_test=20",
     "network.options={width: 16, depth: 1}", "L=2", "T=3", "progress=false", "logger=none",
-    "ipf.batch_size=32", "ipf.first_steps=12", "ipf.steps=10", "ipf.refresh=4", "ipf.trajectories=64",
-    "ipf.checkpoint_every=3", "ipf.observe_every=1000", "metrics.exact_samples=100", "metrics.exact_observations=1",
-    "metrics.picture_rows=1",
+    "training.batch_size=32", "training.first_steps=12", "training.steps=10", "training.refresh=4",
+    "training.trajectories=64",
+    "training.checkpoint_every=3", "training.observe_every=1000", "metrics.exact_samples=100",
+    "metrics.exact_observations=1", "metrics.picture_rows=1",
 ]  # fmt: skip
 
 

@@ -25,16 +25,18 @@ from tests.docs_blocks import ROOT, Page, blocks, link
 
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```" in path.read_text()]
 TINY = [
-    "L=1", "progress=false", "logger=none", "ipf.first_steps=6", "ipf.steps=4", "ipf.batch_size=32", "ipf.refresh=4",
-    "ipf.trajectories=64", "ipf.observe_every=1000", "ipf.select=last", "metrics.samples=8", "metrics.observations=100",
+    "L=1", "progress=false", "logger=none", "training.first_steps=6", "training.steps=4", "training.batch_size=32",
+    "training.refresh=4",
+    "training.trajectories=64", "training.observe_every=1000", "training.select=last", "metrics.samples=8",
+    "metrics.observations=100",
     "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.picture_rows=1", "trainer=default",
-    "amortized.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8", "distil.calls=[1,2]",
+    "conditional.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8", "distil.calls=[1,2]",
 ]  # fmt: skip
 VECTORS = [*TINY, "T=4"]  # as many steps as students have calls by default
 SIMULATED = [*VECTORS, "problem.n_train=1000", "+problem.n_val=100"]
 MLP = "network.options={width: 16, depth: 1}"
 IMAGES = [
-    *TINY, "T=10", "ipf.inflate=false", "objective.rank=2", "metrics.observations=2",
+    *TINY, "T=10", "training.inflate=false", "objective.rank=2", "metrics.observations=2",
     "network.options={channels: 8, multipliers: [1], blocks: 1, patch: 2, attention: false}",
 ]  # fmt: skip
 QUICK = ["metrics.samples=8", "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.c2st_samples=0",

@@ -15,7 +15,7 @@ from csb.evaluation.suite import ScoreSettings
 from csb.process import SCHEDULES
 from csb.runs.presets import PRESETS, SCHEMAS
 from csb.schema import Count, Distinct, Kept, Name, OneOf, Place, Positive, Schema, Share, Whole
-from csb.training.settings import IPFSettings
+from csb.training.settings import TrainingSettings
 
 
 class Inner(Schema):
@@ -99,8 +99,8 @@ def test_one_line_with_key_value_and_what_is_allowed(values, message):
 
 
 def test_what_is_missing_and_what_is_no_group():
-    with pytest.raises(CSBError, match=r"^ipf.steps is missing; give ipf.steps=…$"):
-        IPFSettings(L=1, first_steps=1)  # type: ignore[call-arg]
+    with pytest.raises(CSBError, match=r"^training.steps is missing; give training.steps=…$"):
+        TrainingSettings(L=1, first_steps=1)  # type: ignore[call-arg]
     with pytest.raises(CSBError, match=r"^group=3 is not a group of settings; give \{key: value, …\}$"):
         Example.read(3)
     with pytest.raises(CSBError, match=r"^other.count=0"):
@@ -132,7 +132,7 @@ def test_a_preset_names_what_differs_from_the_defaults(group):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_presets_of_a_schedule_are_its_defaults(name):
-    given, values = defaults(SCHEDULES[name]), PRESETS["process"][name]
+    given, values = defaults(SCHEDULES[name]), PRESETS["schedule"][name]
     assert {key: values[key] for key in given if key in values} == given
 
 

@@ -11,7 +11,7 @@ with n and tends to it (Burda, Grosse & Salakhutdinov 2016, Theorem 1); the boun
 half the squared ``standard_error``. The best proposal is the law of the sampler's paths given x_0, where w does not
 vary. The forward kernels are fitted to that law, and in the first iteration the reference process is near it: backward
 kernels that reverse it exactly leave w = p(x_0 | y)·N(x_T; 0, I)/p_T(x_T | y). Forward kernels that were never fitted,
-which training leaves out with L = 1 and ipf.last_forward=false, are recognised by their networks' output for
+which training leaves out with L = 1 and training.last_forward=false, are recognised by their networks' output for
 the mean, 0 everywhere before the first optimiser step; the reference process takes their place.
 
 With x = f(z) for the bridge's state z, p(x | y) = Σ_z p_B(z | y) |det dz/dx| over the states that decode to x

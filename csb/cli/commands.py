@@ -40,7 +40,7 @@ _ALL = (
         (
             ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
             ("experiment=pairs data.path=pairs.npz", "your own vectors (x, y)"),
-            ("experiment=two_moons T=20 ipf.steps=500 name=long", "other values, into outputs/long"),
+            ("experiment=two_moons T=20 training.steps=500 name=long", "other values, into outputs/long"),
             ("experiment=mnist_inpaint resume=true", "go on after a kill"),
             ("-m experiment=two_moons L=1,3 T=5,10", "a sweep of four jobs; ends with one table"),
         ),

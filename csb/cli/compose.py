@@ -30,7 +30,7 @@ from csb.cli.ends import explain, fail, flush_output, terminable
 from csb.cli.heap import keep_freed_memory
 from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
 from csb.cli.processes import has_parent
-from csb.cli.typed import as_typed
+from csb.cli.typed import as_typed, note_renamed
 from csb.errors import CSBError, Terminated
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS
@@ -264,7 +264,8 @@ def _imported(arguments: list[str]) -> list[str]:
 
 def _run(name: str, command: Command, arguments: list[str]) -> None:
     informs = any(a in INFORMATION for a in arguments)
-    typed = as_typed(_imported(arguments), command)
+    typed = as_typed(arguments := _imported(arguments), command)
+    note_renamed(arguments)
     alone = not informs and not _split(typed)[1]
     with _command_line([f"csb {name}", *(arguments if alone else typed)]):  # results tell what was typed
         if alone:

@@ -23,8 +23,8 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return (
-            "out of memory; lower ipf.batch_size, ipf.cache_bytes or the network's size, or give the job more memory; "
-            "what a training has saved is kept, and resume=true goes on from it with the same settings"
+            "out of memory; lower training.batch_size, training.cache_bytes or the network's size, or give the job "
+            "more memory; what a training has saved is kept, and resume=true goes on from it with the same settings"
         )
     if isinstance(error, BrokenPipeError):
         return "the output was closed before all of it was written; files are not affected"

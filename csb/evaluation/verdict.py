@@ -23,11 +23,11 @@ from csb.evaluation.calibration import LEVELS
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 
-LONGER = "more steps (ipf.first_steps, ipf.steps), more pairs"
+LONGER = "more steps (training.first_steps, training.steps), more pairs"
 WIDTH = f"another objective.covariance (diagonal), {LONGER} or a larger network"
 _ENDS = {  # figure, its floor, what it is, and what to try
     "x0_distance": ("x0_floor", "samples are far from the data", f"{WIDTH}, another problem.transform"),
-    "xT_distance": ("xT_floor", "the data's end is far from N(0, I)", f"{LONGER} or a lower process.alpha_bar_end"),
+    "xT_distance": ("xT_floor", "the data's end is far from N(0, I)", f"{LONGER} or a lower schedule.alpha_bar_end"),
 }
 _FLOORS = tuple(floor for floor, _, _ in _ENDS.values())
 _FEWEST = 20  # observations, of which the logarithm's law is near a normal one

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
+from csb.networks.encoders import build_encoder
 from csb.process.grid import Steps
 
 
@@ -36,14 +37,15 @@ class ResidualBlock(nn.Module):
 class MLP(Network):
     """A residual MLP on the sum of embedded state and observation context.
 
-    Observations of any shape are flattened; the context is (B, width). The first and last layers stay in float32 under
-    autocast: near the data a step is finer than bfloat16 resolves a state.
+    The context (B, width) is the encoder's (:mod:`csb.networks.encoders`). The first and last layers stay in
+    float32 under autocast: near the data a step is finer than bfloat16 resolves a state.
     """
 
-    def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4) -> None:
+    def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4,
+                 encoder: str | dict[str, Any] = "vector") -> None:  # fmt: skip
         super().__init__(*shapes)
-        z_dim, c_dim, heads = math.prod(self.z_shape), math.prod(self.c_shape), self.heads
-        self.encoder = nn.Sequential(nn.Linear(c_dim, width), nn.SiLU(), nn.Linear(width, width))
+        z_dim, heads = math.prod(self.z_shape), self.heads
+        self.encoder = build_encoder(encoder, self.c_shape, width)
         self.entry = nn.Linear(z_dim, width)
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList([ResidualBlock(width, width) for _ in range(depth)])
@@ -51,7 +53,7 @@ class MLP(Network):
 
     def encode(self, c: Tensor) -> Tensor:
         with torch.autocast(c.device.type, enabled=False):
-            return self.encoder(c.flatten(1))
+            return self.encoder(c)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):

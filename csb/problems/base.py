@@ -57,6 +57,7 @@ class Problem(Schema):
         x_shape, y_shape: of one x and of one y.
         is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
         support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
+        is_endless: whether :meth:`fresh` gives other pairs for each round.
         shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
     """
 
@@ -68,6 +69,7 @@ class Problem(Schema):
     is_digit: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
+    is_endless: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(**dict(zip(arguments(type(self)), args)), **values)
@@ -111,6 +113,10 @@ class Problem(Schema):
     def rows(self, split: str) -> Rows:
         """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
         return Rows.of(self.pairs(split))
+
+    def fresh(self, half_step: int, number: int) -> Rows | None:
+        """Training pairs for a round of the cache, counted from 0 in each half-step; None: those of :meth:`rows`."""
+        return None
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""

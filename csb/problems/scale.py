@@ -35,7 +35,7 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     most = pool(tuple(z.shape[1:]), tuple(c.shape[1:]))
     z, c = z[:most].flatten(1).double(), c[:most].flatten(1).double()
     if len(z) < FEWEST:
-        raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give process.power or more pairs")
+        raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give schedule.power or more pairs")
     d, m = z.shape[1], c.shape[1]
     count = min(len(z), max(8 * d, 2 * (d + m)) + m + 1)
     both = torch.cat([z, c], 1).float()

@@ -23,7 +23,7 @@ LEAST_SCALE = 1e-6  # of which the square is still seen beside 1
 class Schedule(Schema, ABC):
     """ᾱ(τ) on [0, 1]."""
 
-    group = "process"
+    group = "schedule"
 
     alpha_bar_end: Horizon
     """The horizon ᾱ(1). Small (≤ 1e-4): the end is N(0, I) whatever the data. Large (.1–.3): a short horizon, which

@@ -32,8 +32,8 @@ from csb.training.regression import state_file, train_conditional
 
 def _fingerprint(run: RunConfig, spec: ConditionalSpec) -> dict[str, Any]:
     """What a resumed training must have in common with the one it continues, as dotted names."""
-    own = {k: v for k, v in vars(run.amortized).items() if k not in ("checkpoint_every", "alpha_bar_end")}
-    shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "amortized": own}
+    own = {k: v for k, v in vars(run.conditional).items() if k not in ("checkpoint_every", "alpha_bar_end")}
+    shared = {"problem": run.problem.record(), "seed": run.seed, "optimizer": vars(run.optimizer), "conditional": own}
     return flatten({**spec.plain(), **shared})
 
 
@@ -54,7 +54,7 @@ def train_stage(run: RunConfig) -> None:
     logs, status = Logs(run.logger, run.folder, run.plain), "failed"
     try:
         setup = setup_of(run, _fingerprint(run, spec), logs)
-        train_conditional(model, encoded(transform, rows), run.amortized, setup, run.resume)
+        train_conditional(model, encoded(transform, rows), run.conditional, setup, run.resume)
         status = "success"
     finally:
         logs.close(status)

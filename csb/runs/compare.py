@@ -44,7 +44,7 @@ class Comparison:
 
 def schedule_text(config: dict[str, Any], grid: Grid) -> str:
     """E.g. "power, T = 10, ᾱ_T = 0.005"."""
-    return f"{config['schedule']}, T = {grid.T}, ᾱ_T = {float(grid.alpha_bar[-1]):.2g}"
+    return f"{config['name']}, T = {grid.T}, ᾱ_T = {float(grid.alpha_bar[-1]):.2g}"
 
 
 def build_methods(
@@ -65,13 +65,13 @@ def build_methods(
         if not same_pairs(one.problem.spec(), run.problem.spec()):
             raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
         T = one.bridge.grid.T
-        name, text = f"bridge_{one.folder.name}", schedule_text(one.config["process"], one.bridge.grid)
+        name, text = f"bridge_{one.folder.name}", schedule_text(one.config["schedule"], one.bridge.grid)
         made = BridgeSampler(one.bridge, **vars(sampler))
         methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
         found, left_out = _students(one, text)
         methods, warnings = methods + found, warnings + left_out
     if denoiser is not None:
-        schedule = schedule_of(run.config["process"])
+        schedule = schedule_of(run.config["schedule"])
         guide = guide_of(run.problem, denoiser, schedule, baselines, run.bridge.precision, run.folder, seed)
         warnings += horizon_warnings(guide)
         found, left_out = _guided(guide, run, baselines, seed)
@@ -101,7 +101,7 @@ def _students(run: Run, schedule: str) -> tuple[list[Method], list[str]]:
 
 
 def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
-    text = schedule_text(run.config["process"], guide.grid)
+    text = schedule_text(run.config["schedule"], guide.grid)
     methods: list[Method] = []
     left_out: list[str] = []
     for name in settings.methods:

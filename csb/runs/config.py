@@ -21,9 +21,11 @@ from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE
+from csb.renamed import groups_of_today
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import (
     AUTO,
+    ENDLESS,
     NetworkSettings,
     ObjectiveSettings,
     TrainSettings,
@@ -46,8 +48,8 @@ from csb.training.settings import (
     DenoiserSettings,
     DeviceSettings,
     DistilSettings,
-    IPFSettings,
     OptimizerSettings,
+    TrainingSettings,
     plan,
 )
 from csb.training.state import FREE
@@ -66,14 +68,14 @@ class RunConfig:
     objective: Objective
     backward: KernelSpec
     forward: KernelSpec
-    ipf: IPFSettings
+    training: TrainingSettings
     optimizer: OptimizerSettings
     device: DeviceSettings
     sampler: SamplerSettings
     metrics: MetricsSettings
     logger: LoggerSettings
     denoiser: DenoiserSettings
-    amortized: ConditionalSettings
+    conditional: ConditionalSettings
     distil: DistilSettings
     baselines: BaselineSettings
     stage: str
@@ -101,27 +103,27 @@ class RunConfig:
         √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
         :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
         """
-        process = self.plain["process"]
-        if process["schedule"] != AUTO:
+        group = self.plain["schedule"]
+        if group["name"] != AUTO:
             return self
-        scale = process.get("scale")
+        scale = group.get("scale")
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
-        end = process["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
+        end = group["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
-        plain = {**self.plain, "process": {"schedule": "power", **vars(schedule)}}
+        plain = {**self.plain, "schedule": {"name": "power", **vars(schedule)}}
         logger.info("ᾱ_T = %.3g; the first step resolves %.3g: power %.3g", end, scale, schedule.power)
         return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
 
     def conditional_spec(self, kind: str, transform: Transform) -> ConditionalSpec:
         """The description of the amortized score or flow of the bridge's network, once the data have set the transform.
 
-        The score's schedule is the bridge's with the horizon of the group ``amortized``.
+        The score's schedule is the bridge's with the horizon of the group ``conditional``.
         """
         schedule: dict[str, Any] | None = None
         if kind == "score":
-            long = self.schedule.replace(alpha_bar_end=self.amortized.alpha_bar_end)  # of "auto": of the default power
+            long = self.schedule.replace(alpha_bar_end=self.conditional.alpha_bar_end)  # "auto": default power
             schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
         return ConditionalSpec(
             kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
@@ -131,7 +133,7 @@ class RunConfig:
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues, as dotted names."""
         free = {"name", "resume", "overwrite", "progress", "out", "logger", "metrics", "sampler"}
-        free |= {"denoiser", "amortized", "distil", "baselines", "stage", "evaluate", "run", "names"}
+        free |= {"denoiser", "conditional", "distil", "baselines", "stage", "evaluate", "run", "names"}
         reported = flatten(
             {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
         )
@@ -150,7 +152,7 @@ def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
 class AutoSchedule(Schema):
     """A power schedule that is chosen once the data are seen."""
 
-    group = "process"
+    group = "schedule"
 
     alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] | None
     """The horizon; null: by the number of coordinates."""
@@ -159,23 +161,23 @@ class AutoSchedule(Schema):
 
 
 def schedule_of(group: dict[str, Any]) -> Schedule:
-    """The schedule of the group ``process``. CSBError for an unknown name or a value that does not fit.
+    """The schedule of the group ``schedule``. CSBError for an unknown name or a value that does not fit.
 
     "auto" is a power schedule of the default power until the data are seen (:meth:`RunConfig.resolved`).
     """
-    name, options = group.get("schedule"), {key: value for key, value in group.items() if key != "schedule"}
+    name, options = group.get("name"), {key: value for key, value in group.items() if key != "name"}
     if name == AUTO:
         return Power(alpha_bar_end=AutoSchedule.read(options).alpha_bar_end or SHORT)
     if not is_one_of(name, SCHEDULES):
-        raise CSBError(f"process.schedule={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
+        raise CSBError(f"schedule.name={name!r} is unknown; choose one of {', '.join((*SCHEDULES, AUTO))}")
     return SCHEDULES[name].read(options)
 
 
-def _amortized(group: dict[str, Any], ipf: IPFSettings, lr: float) -> dict[str, Any]:
+def _conditional(group: dict[str, Any], training: TrainingSettings, lr: float) -> dict[str, Any]:
     """The group of a score or flow, with the bridge's numbers for null: as many optimiser steps in all, and so on."""
     bridge = {
-        "steps": sum(half_step.steps for half_step in plan(ipf)), "batch_size": ipf.batch_size, "lr": lr,
-        "checkpoint_every": ipf.checkpoint_every,
+        "steps": sum(half_step.steps for half_step in plan(training)), "batch_size": training.batch_size, "lr": lr,
+        "checkpoint_every": training.checkpoint_every,
     }  # fmt: skip
     return {key: bridge[key] if value is None and key in bridge else value for key, value in group.items()}
 
@@ -194,7 +196,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
 
     ``problem`` is that of the group of this name, where it is made already.
     """
-    plain = {str(key): value for key, value in given.items()}
+    plain = groups_of_today(given)
     plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
@@ -203,14 +205,14 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     plain["problem"] = resolved_split(plain["problem"], problem)
     z_shape = problem.new_transform().z_shape
     plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
-    plain |= resolved_by_count(plain, z_shape, problem.sizes["train"])
-    schedule = schedule_of(_group(plain, "process"))
+    plain |= resolved_by_count(plain, z_shape, ENDLESS if problem.is_endless else problem.sizes["train"])
+    schedule = schedule_of(_group(plain, "schedule"))
     chosen = ObjectiveSettings.read(plain["objective"])
     plain["network"] = _network(_group(plain, "network"), top.T)
     backward, forward = kernels(NetworkSettings.read(plain["network"]), chosen)
-    ipf = IPFSettings.read({"L": top.L, **_group(plain, "ipf")})
+    training = TrainingSettings.read({"L": top.L, **_group(plain, "training")})
     optimizer = OptimizerSettings.read(plain["optimizer"])
-    plain["amortized"] = _amortized(_group(plain, "amortized"), ipf, optimizer.lr)
+    plain["conditional"] = _conditional(_group(plain, "conditional"), training, optimizer.lr)
     distil = DistilSettings.read(plain.get("distil"))
     teacher = None if top.run is None else Path(top.run)
     run = RunConfig(
@@ -220,14 +222,14 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         objective=OBJECTIVES[chosen.name](),
         backward=backward,
         forward=forward,
-        ipf=ipf,
+        training=training,
         optimizer=optimizer,
         device=DeviceSettings.read(plain["trainer"]),
         sampler=SamplerSettings.read(plain.get("sampler")),
         metrics=MetricsSettings.read(plain.get("metrics")),
         logger=LoggerSettings.read(plain.get("logger")),
         denoiser=DenoiserSettings.read(plain.get("denoiser")),
-        amortized=ConditionalSettings.read(plain["amortized"]),
+        conditional=ConditionalSettings.read(plain["conditional"]),
         distil=distil,
         baselines=BaselineSettings.read(plain.get("baselines")),
         stage=top.stage,
@@ -240,10 +242,10 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         progress=top.progress,
         plain=plain,
     )
-    run.device.check(run.ipf, run.stage)
+    run.device.check(run.training, run.stage)
     _check_pairs(run)
     _check_sampler(run)
-    require_room(run.problem, run.grid.T, run.ipf, (run.backward, run.forward))
+    require_room(run.problem, run.grid.T, run.training, (run.backward, run.forward))
     for check in (_check_network, _check_data, _check_horizons):
         check(run)
     return run
@@ -288,10 +290,10 @@ def _check_network(run: RunConfig) -> None:
 
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
-    z_shape, sizes, ipf = run.problem.new_transform().z_shape, run.problem.sizes, run.ipf
-    each = bytes_per_trajectory(z_shape, run.grid.T, run.objective, DTYPES[ipf.cache_dtype])
-    capacity(each, ipf.trajectories, ipf.cache_bytes)
-    require_pairs(sizes["train"], run.ipf)
+    z_shape, sizes, training = run.problem.new_transform().z_shape, run.problem.sizes, run.training
+    each = bytes_per_trajectory(z_shape, run.grid.T, run.objective, DTYPES[training.cache_dtype])
+    capacity(each, training.trajectories, training.cache_bytes)
+    require_pairs(sizes["train"], run.training)
     name = "exact_observations" if run.problem.has_exact_posterior else "observations"
     scored = 2 if isinstance(run.problem, FilePairs) else getattr(run.metrics, name)  # of own pairs what there is
     for key, split, wanted in (
@@ -310,7 +312,7 @@ def _check_horizons(run: RunConfig) -> None:
         Grid.from_schedule(run.schedule.replace(alpha_bar_end=run.baselines.alpha_bar_end), run.baselines.T)
 
 
-def require_pairs(count: int, ipf: IPFSettings) -> None:
+def require_pairs(count: int, training: TrainingSettings) -> None:
     """CSBError where there are fewer training pairs than states in a batch."""
-    if count < ipf.batch_size:
-        raise CSBError(f"{count} training pairs are fewer than ipf.batch_size={ipf.batch_size}; lower it")
+    if count < training.batch_size:
+        raise CSBError(f"{count} training pairs are fewer than training.batch_size={training.batch_size}; lower it")

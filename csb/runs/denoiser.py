@@ -78,12 +78,12 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     network = {"name": config["network"]["name"], **(config["network"].get("options") or {})}
     own = DenoiserSettings.read(config["denoiser"])
     optimizer = OptimizerSettings.read(config["optimizer"])
-    device, schedule = DeviceSettings.read(config["trainer"]), schedule_of(config["process"])
+    device, schedule = DeviceSettings.read(config["trainer"]), schedule_of(config["schedule"])
     problem.prepare()
     remove_leftovers(folder, "denoiser")
     rows = problem.rows("train")
     denoiser = new_denoiser(problem, network, rows, own.alpha_bar_end, seed)
-    groups = {name: config[name] for name in ("process", "optimizer", "denoiser")}
+    groups = {name: config[name] for name in ("schedule", "optimizer", "denoiser")}
     groups["trainer"] = device.fingerprint()
     fingerprint = flatten({"problem": problem.record(), "network": network, "seed": seed, **groups})
     del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it

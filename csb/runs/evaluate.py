@@ -178,7 +178,7 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
             tables[title] = half_step_table(problem, run.half_steps, recursion, seed)
         T = run.bridge.grid.T
         tables[f"where the exact recursions end after L = {L}, relative errors"] = recursion_table(
-            problem, schedule_of(run.config["process"]), L, sorted({T, 20, 50, 100, 200})
+            problem, schedule_of(run.config["schedule"]), L, sorted({T, 20, 50, 100, 200})
         )
     return tables
 

@@ -13,7 +13,7 @@ from torch import nn
 from csb.bridge import load
 from csb.bridge.student import Student
 from csb.files import model_file
-from csb.networks import Network
+from csb.networks import Encoder, Network
 from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
 from csb.problems import Problem
 from csb.runs.config import RunConfig, read
@@ -41,6 +41,7 @@ def fit(
     T: int | None = None,
     L: int | None = None,
     network: str | Mapping[str, Any] | type[Network] | None = None,
+    encoder: str | Mapping[str, Any] | type[Encoder] | None = None,
     schedule: str | Mapping[str, Any] | None = None,
     objective: str | Mapping[str, Any] | None = None,
     bounds: Bounds | None = None,
@@ -70,13 +71,15 @@ def fit(
         T: steps of the bridge: network calls of a sample. 10 by default.
         L: iterations, each a backward and a forward half-step. 3 by default, of images 2.
         network: "mlp", "unet" or "affine"; {"name": …, **options}; or a subclass of :class:`csb.networks.Network`.
+        encoder: of y, for the network "mlp": "vector"; {"name": …, **options}; or a subclass of
+            :class:`csb.networks.Encoder`, which is trained with the network.
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of vectors x: numbers, or one for each coordinate, None where there is none; samples stay
             inside.
         names: of the coordinates of x, for figures and tables.
-        training: further settings by name, of :class:`csb.training.settings.IPFSettings`, ``OptimizerSettings`` and
-            ``DeviceSettings``: {"steps": 500, "batch_size": 256, "lr": 1e-3, …}.
+        training: further settings by name, of :class:`csb.training.settings.TrainingSettings`, ``OptimizerSettings``
+            and ``DeviceSettings``: {"steps": 500, "batch_size": 256, "lr": 1e-3, …}.
         seed: of weights, batches, noise and the split.
         out: the folder of the run's files, from which csb's commands read it. None keeps nothing beyond the result.
         resume: go on with an interrupted training in ``out``; the result is bit for bit that of an uninterrupted one.
@@ -95,7 +98,7 @@ def fit(
             that holds another run; a loss that diverges.
     """
     options = Options(
-        T=T, L=L, network=network, schedule=schedule, objective=objective, bounds=bounds, names=names,
+        T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective, bounds=bounds, names=names,
         training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
         accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
     )  # fmt: skip
@@ -171,7 +174,7 @@ def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any
 def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run:
     try:
         with _told(run.progress):
-            train(run)
+            train(run, draws=scratch is None)
     except Interrupted as stopped:
         logger.warning("interrupted: the run has the weights that the training had reached")
         return Run(run.folder, stopped.bridge, stopped.bridge.about, run.problem, scratch, interrupted=True)

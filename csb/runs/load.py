@@ -12,9 +12,10 @@ from csb.bridge import Bridge, load
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
-from csb.networks import NETWORKS, Network
+from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
+from csb.renamed import groups_of_today
 from csb.runs.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
 
 
@@ -35,7 +36,7 @@ class Run:
         """The configuration of the training, as plain data."""
         if not isinstance(found := self.about["config"], dict):
             raise CSBError(f"the configuration of {self.folder} is {found!r:.80}; train again")
-        return found
+        return groups_of_today(found)
 
     @cached_property
     def half_steps(self) -> list[tuple[str, Bridge]]:
@@ -79,10 +80,12 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
 
 
 def load_model(
-    source: str | Path, device: str | None = None, networks: Mapping[str, type[Network]] | None = None
+    source: str | Path, device: str | None = None, networks: Mapping[str, type[Network | Encoder]] | None = None
 ) -> nn.Module:
     """The model of a file, whatever its kind, or the bridge of all else; see :func:`csb.load`."""
-    NETWORKS.update(networks or {})
+    for name, of in (networks or {}).items():
+        known: Any = ENCODERS if issubclass(of, Encoder) else NETWORKS
+        known[name] = of
     path = require_place("source", source)
     is_model = path.is_file() and path.suffix in (SUFFIX, OLD_SUFFIX)
     return load(path, usable_device(device)) if is_model else load_any(source, device)

@@ -21,25 +21,27 @@ class RunObserver:
         run: the configuration.
         val: held-out pairs.
         logs: where pictures go besides ``pictures/``.
+        draws: whether there are pictures: a folder that nobody keeps needs none.
     """
 
-    def __init__(self, run: RunConfig, val: Pairs, logs: Logs) -> None:
-        self.run, self.val, self.logs = run, val, logs
-        self.plan = plan(run.ipf)
+    def __init__(self, run: RunConfig, val: Pairs, logs: Logs, draws: bool = True) -> None:
+        self.run, self.val, self.logs, self.draws = run, val, logs, draws
+        self.plan = plan(run.training)
 
     def _step(self, half_step: HalfStep, step: int) -> int:
         return sum(h.steps for h in self.plan[: half_step.index]) + step
 
     def within(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
         """A picture of posterior samples; none while the forward kernels are fitted, which do not change them."""
-        if half_step.direction == "backward" and step < half_step.steps:
+        if self.draws and half_step.direction == "backward" and step < half_step.steps:
             self._picture(bridge, half_step, step)
 
     def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> dict[str, float]:
         """A sample picture, the loss curve, and how far both ends are from what they must be."""
-        self._picture(bridge, half_step, half_step.steps)
-        path = self.run.folder / "pictures" / f"{half_step.name}_loss.png"
-        loss_curve(path, list(range(1, len(losses) + 1)), losses, [])
+        if self.draws:
+            self._picture(bridge, half_step, half_step.steps)
+            path = self.run.folder / "pictures" / f"{half_step.name}_loss.png"
+            loss_curve(path, list(range(1, len(losses) + 1)), losses, [])
         return end_distances(bridge, self.val, self.run.seed) | drift_norm(
             bridge, half_step.direction, self.val, self.run.seed
         )

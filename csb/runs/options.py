@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError
-from csb.networks import NETWORKS, Network
+from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.arrays import Held
@@ -20,7 +20,7 @@ from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
 from csb.schema import Schema, nearest, shown
 
 Bounds = tuple[Any, Any]
-_TRAINING = ("ipf", "optimizer", "trainer")  # whose settings ``training`` may hold, each key of which is in one of them
+_TRAINING = ("training", "optimizer", "trainer")  # the groups of the argument ``training``; no two share a key
 _NAME = "arrays"  # of arrays that are given
 
 
@@ -30,6 +30,7 @@ class Options(Schema):
     T: Any = None
     L: Any = None
     network: Any = None
+    encoder: Any = None
     schedule: Any = None
     objective: Any = None
     bounds: Any = None
@@ -55,12 +56,12 @@ def configured(
     changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
     changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
     plain = merged(own_pairs(problem.is_image), changes)
-    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network)
-    plain["process"] = _schedule(plain["process"], o.schedule)
+    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network, o.encoder)
+    plain["schedule"] = _group("schedule", plain["schedule"], o.schedule)
     plain["objective"] = _group("objective", plain["objective"], o.objective)
     default = "none" if out is None else "csv"
     plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
-    group = {"denoiser": "denoiser", "score": "amortized", "flow": "amortized"}.get(stage)
+    group = {"denoiser": "denoiser", "score": "conditional", "flow": "conditional"}.get(stage)
     plain = _trained(plain, {"precision": o.precision, "accelerator": o.accelerator, **(o.training or {})}, group)
     scratch = TemporaryDirectory(prefix="csb-") if out is None else None
     folder = Path(out or Path(scratch.name if scratch else "", "run"))
@@ -112,11 +113,17 @@ def _side(side: str, value: Any) -> Any:
     return tuple(v if math.isfinite(v) else None for v in numbers)
 
 
-def _network(default: dict[str, Any], given: Any) -> dict[str, Any]:
+def _network(default: dict[str, Any], given: Any, encoder: Any) -> dict[str, Any]:
+    """The group ``network``; classes become known by their names, which the files of the run hold."""
     if isinstance(given, type) and issubclass(given, Network):
-        NETWORKS[given.__name__] = given  # a file of the run names it so
-        return {**default, "name": given.__name__, "options": {}}
-    return _group("network", default, given)
+        NETWORKS[given.__name__] = given
+        found = {**default, "name": given.__name__, "options": {}}
+    else:
+        found = _group("network", default, given)
+    if isinstance(encoder, type) and issubclass(encoder, Encoder):
+        ENCODERS[encoder.__name__] = encoder
+        encoder = encoder.__name__
+    return found if encoder is None else merged(found, {"options": {"encoder": encoder}})
 
 
 def _group(group: str, default: dict[str, Any], given: Any) -> dict[str, Any]:
@@ -138,13 +145,6 @@ def _group(group: str, default: dict[str, Any], given: Any) -> dict[str, Any]:
         of_name = base.get("options") if name is None or name in PRESETS[group] else None
         return {**base, **own, "options": {**(of_name or {}), **rest}}
     return {**base, **rest}
-
-
-def _schedule(default: dict[str, Any], given: Any) -> dict[str, Any]:
-    if given is None:
-        return default
-    found = _group("process", default, given)
-    return {key: value for key, value in found.items() if key != "name"}
 
 
 def _trained(plain: dict[str, Any], given: Mapping[str, Any], group: str | None) -> dict[str, Any]:

@@ -18,16 +18,16 @@ from csb.training.settings import (
     DenoiserSettings,
     DeviceSettings,
     DistilSettings,
-    IPFSettings,
     OptimizerSettings,
+    TrainingSettings,
 )
 
 Plain = dict[str, Any]
 SCHEMAS: dict[str, type[Schema]] = {
-    "network": NetworkSettings, "objective": ObjectiveSettings, "ipf": IPFSettings, "optimizer": OptimizerSettings,
-    "trainer": DeviceSettings, "denoiser": DenoiserSettings, "amortized": ConditionalSettings,
-    "distil": DistilSettings, "baselines": BaselineSettings, "sampler": SamplerSettings, "metrics": MetricsSettings,
-    "logger": LoggerSettings,
+    "network": NetworkSettings, "objective": ObjectiveSettings, "training": TrainingSettings,
+    "optimizer": OptimizerSettings, "trainer": DeviceSettings, "denoiser": DenoiserSettings,
+    "conditional": ConditionalSettings, "distil": DistilSettings, "baselines": BaselineSettings,
+    "sampler": SamplerSettings, "metrics": MetricsSettings, "logger": LoggerSettings,
 }  # fmt: skip
 _COUNTED = {"first_steps": AUTO, "steps": AUTO, "batch_size": AUTO}
 _UNET = {"channels": 48, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True}
@@ -46,18 +46,19 @@ _GUIDED = [
     "guidance",
 ]  # fmt: skip
 PRESETS: dict[str, dict[str, Plain]] = {
-    "process": {  # the schedule's own classes have the ranges
-        "auto": {"schedule": AUTO, "alpha_bar_end": None, "scale": None},
-        "cosine": {"schedule": "cosine", "alpha_bar_end": 1e-3, "offset": 0.008},  # Nichol & Dhariwal 2021
-        "linear": {"schedule": "linear", "alpha_bar_end": 1e-4, "beta_min": 0.1},
-        "power": {"schedule": "power", "alpha_bar_end": 0.1, "power": 4.0},
+    "schedule": {  # the schedule's own classes have the ranges
+        "auto": {"name": AUTO, "alpha_bar_end": None, "scale": None},
+        "cosine": {"name": "cosine", "alpha_bar_end": 1e-3, "offset": 0.008},  # Nichol & Dhariwal 2021
+        "linear": {"name": "linear", "alpha_bar_end": 1e-4, "beta_min": 0.1},
+        "power": {"name": "power", "alpha_bar_end": 0.1, "power": 4.0},
     },
     "network": {
         "affine": {  # exact for linear-Gaussian problems
             "name": "affine", "options": {"steps": None}, "parametrisation": {"backward": "drift", "forward": "drift"},
         },
         "mlp": {
-            "name": "mlp", "options": {"width": 256, "depth": 4}, "parametrisation": {"backward": "v", "forward": "v"},
+            "name": "mlp", "options": {"width": AUTO, "depth": AUTO},
+            "parametrisation": {"backward": "v", "forward": "v"},
         },
         "unet": {"name": "unet", "options": _UNET, "parametrisation": {"backward": "x0", "forward": "v"}},
     },
@@ -69,8 +70,8 @@ PRESETS: dict[str, dict[str, Plain]] = {
         "likelihood_mixture": {"name": "likelihood", "covariance": "mixture"},
         "mean_matching": {"name": "mean_matching", "covariance": "fixed", "variance_floor": 0.0},
     },
-    "ipf": {
-        "vectors": _COUNTED,
+    "training": {
+        "vectors": {**_COUNTED, "trajectories": AUTO},
         "images": {
             **_COUNTED, "refresh": 350, "trajectories": 3072, "last_forward": False, "inflate": True, "patience": 0,
             "checkpoint_every": 100, "observe_every": 400,
@@ -86,7 +87,7 @@ PRESETS: dict[str, dict[str, Plain]] = {
         "vectors": {"steps": 6000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},
         "images": {"steps": 3000, "batch_size": AUTO, "lr": 2e-3, "checkpoint_every": 200},
     },
-    "amortized": {"default": {"steps": None, "batch_size": None, "lr": None, "checkpoint_every": None}},
+    "conditional": {"default": {"steps": None, "batch_size": None, "lr": None, "checkpoint_every": None}},
     "distil": {
         "vectors": {"steps": 10_000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},
         "images": {
@@ -112,18 +113,18 @@ PRESETS: dict[str, dict[str, Plain]] = {
     "logger": {name: {"name": name} for name in ("csv", "none", "tensorboard", "wandb")},
 }  # fmt: skip
 CHOSEN: dict[str, str] = {
-    "process": "auto", "network": "mlp", "objective": "bridge_matching", "ipf": "vectors", "optimizer": "adamw",
-    "trainer": "auto", "denoiser": "vectors", "amortized": "default", "distil": "vectors", "baselines": "guided",
+    "schedule": "auto", "network": "mlp", "objective": "bridge_matching", "training": "vectors", "optimizer": "adamw",
+    "trainer": "auto", "denoiser": "vectors", "conditional": "default", "distil": "vectors", "baselines": "guided",
     "sampler": "bridge", "metrics": "default", "logger": "csv",
 }  # fmt: skip
 # what trainings on images have in common: other presets, and other values in them
 IMAGES: dict[str, str] = {
-    "process": "power", "objective": "likelihood_low_rank", "network": "unet", "ipf": "images", "denoiser": "images",
-    "distil": "images",
+    "schedule": "power", "objective": "likelihood_low_rank", "network": "unet", "training": "images",
+    "denoiser": "images", "distil": "images",
 }  # fmt: skip
 IMAGE_VALUES: Plain = {
     "L": 2, "T": 10,
-    "process": {"alpha_bar_end": 0.005, "power": 2.7},
+    "schedule": {"alpha_bar_end": 0.005, "power": 2.7},
     "objective": {"variance_floor": 4e-4, "rank": 32},
     "network": {"options": {"channels": 64}},
     "optimizer": {"lr": 2e-3, "later_lr": 5e-5, "ema": 0.999, "weight_decay": 0.0, "balance": 0.5},
@@ -151,4 +152,4 @@ def own_pairs(is_image: bool) -> Plain:
     plain = {**defaults(TrainSettings), **{group: preset(group, name) for group, name in chosen.items()}}
     if not is_image:
         return merged(plain, {"metrics": {"observations": 500}})
-    return merged(merged(plain, IMAGE_VALUES), {"ipf": {"patience": 8}, "metrics": {"observations": 100}})
+    return merged(merged(plain, IMAGE_VALUES), {"training": {"patience": 8}, "metrics": {"observations": 100}})

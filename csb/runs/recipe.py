@@ -1,5 +1,6 @@
 """The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
 
+import math
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
@@ -13,14 +14,15 @@ from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
 from csb.process.grid import MOST_STEPS
 from csb.schema import OneOf, Place, Schema, Share, Whole
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, automatic_weight_decay
+from csb.training.settings import MOST_ITERATIONS, DeviceSettings, TrainingSettings, automatic_weight_decay
 
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
-# the most states a step, of vectors and of images
-_BATCHES = {"ipf": (1024, 128), "amortized": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
-_STEPS = ((15000, 1500), (4400, 350))  # the most of the first half-step and of a later one
+ENDLESS = 100_000  # pairs that a problem counts for which simulates others all the time
+_MANY = 30_000  # vectors from which on a wide network pays
+# the most states a step of the bridge and the stages beside it, of vectors and of images
+_BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
 
 
 def resolved_by_shape(
@@ -43,19 +45,35 @@ def resolved_split(group: dict[str, Any], problem: Problem) -> dict[str, Any]:
 def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
     """The groups with numbers for "auto" that suit ``count`` training pairs.
 
-    A batch has no more states than there are pairs, and few pairs are overfitted after a few hundred passes.
+    A batch has no more states than there are pairs, and few pairs are learned, and then overfitted, in few steps.
     """
-    is_image = len(z_shape) > 1
-    first, later = _STEPS[is_image]
+    is_image, root = len(z_shape) > 1, math.sqrt(count)
     chosen: dict[str, dict[str, int]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
-    chosen["ipf"] |= {"first_steps": min(first, 500 + 5 * count), "steps": min(later, 200 + count // 2)}
-    groups = {name: plain[name] for name in chosen if isinstance(plain.get(name), dict)}
-    return {
-        name: {key: chosen[name][key] if v == AUTO and key in chosen[name] else v for key, v in group.items()}
-        for name, group in groups.items()
-    }
+    if is_image:
+        chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
+    else:
+        batch = min(2 ** max(7, round(math.log2(count / 40))), *chosen["training"].values())
+        chosen["training"] = {"first_steps": min(15000, round(50 * root)), "steps": min(1500, round(5 * root))}
+        chosen["training"]["batch_size"] = chosen["conditional"]["batch_size"] = batch
+    groups = {name: _filled(plain[name], of) for name, of in chosen.items() if isinstance(plain.get(name), dict)}
+    if (training := groups.get("training", {})).get("trajectories") == AUTO:
+        training["trajectories"] = _trajectories(TrainingSettings.read({**training, "L": 1, "trajectories": 1}), plain)
+    if isinstance(network := plain.get("network"), dict) and isinstance(network.get("options"), dict):
+        size = {"width": 256, "depth": 4} if count >= _MANY else {"width": 128, "depth": 3}
+        groups["network"] = {**network, "options": _filled(network["options"], size)}
+    return groups
+
+
+def _filled(group: dict[str, Any], chosen: dict[str, int]) -> dict[str, Any]:
+    return {key: chosen[key] if value == AUTO and key in chosen else value for key, value in group.items()}
+
+
+def _trajectories(training: TrainingSettings, plain: dict[str, Any]) -> int:
+    """As many as have each state drawn about once before the cache is filled again, 50,000 at most."""
+    drawn = training.batch_size * min(training.steps, training.refresh)
+    return max(1, min(50_000, drawn // TrainSettings.read({key: plain[key] for key in ("T",) if key in plain}).T))
 
 
 def resolved_by_device(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from importlib import import_module
 from typing import Any
 
 from csb.errors import CSBError, in_one_line
-from csb.networks import NETWORKS, Network
+from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import PROBLEMS, Problem
 
 
 def register(cls: Any) -> Any:
-    """Make a network or a problem known by its name, as its decorator.
+    """Make a network, an encoder or a problem known by its name, as its decorator.
 
-    A :class:`csb.networks.Network` goes by the name of its class, a :class:`csb.problems.Problem` by its ``name``. With
-    such classes in a module ``mine``, ``csb train import=mine problem=… network=…`` trains with them, and every command
-    reads such a run: ``csb evaluate import=mine run=…``.
+    A :class:`csb.networks.Network` or :class:`csb.networks.Encoder` goes by the name of its class, a
+    :class:`csb.problems.Problem` by its ``name``. With such classes in a module ``mine``,
+    ``csb train import=mine problem=… network=…`` trains with them, and every command reads such a run:
+    ``csb evaluate import=mine run=…``.
 
     Raises:
         CSBError: a class of another kind, or a name that csb's own classes have.
@@ -22,10 +23,12 @@ def register(cls: Any) -> Any:
     known: Any  # names and classes
     if is_class and issubclass(cls, Network):
         known, name = NETWORKS, cls.__name__
+    elif is_class and issubclass(cls, Encoder):
+        known, name = ENCODERS, cls.__name__
     elif is_class and issubclass(cls, Problem):
         known, name = PROBLEMS, cls.name
     else:
-        raise CSBError(f"{cls!r:.80} is neither a Network nor a Problem; register a subclass of one of them")
+        raise CSBError(f"{cls!r:.80} is no Network, Encoder or Problem; register a subclass of one of them")
     if name in known and not is_own(known[name]):
         raise CSBError(f"{name!r} is the name of one of csb's own classes; choose another one")
     known[name] = cls

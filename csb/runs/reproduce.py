@@ -14,6 +14,7 @@ from torch import Tensor
 from csb.bridge.checkpoint import load
 from csb.errors import CSBError, is_number, require_int
 from csb.files import checksum, model_file, read_json
+from csb.renamed import groups_of_today
 from csb.runs import provenance
 from csb.runs.config import RunConfig, flatten, read
 from csb.runs.distil import teacher
@@ -27,7 +28,7 @@ _ROUNDING = 1e-5  # of float32 numbers of about one, on another processor
 _CLOCK = ("seconds",)  # figures that no two runs share
 _MOST_THREADS = 4096  # more than one machine has
 _ENTRY = {  # of provenance.json, and what each part of it is
-    ("seed",): int, ("config", "trainer"): dict, ("config", "problem"): dict, ("config", "ipf"): dict,
+    ("seed",): int, ("config", "trainer"): dict, ("config", "problem"): dict, ("config", "training"): dict,
     ("device", "device"): str, ("device", "threads"): int, ("data", "files"): dict, ("data", "sha256"): str,
     ("data", "first"): list, ("data", "pairs"): int,
 }  # fmt: skip
@@ -112,7 +113,7 @@ def reproduction(
         plain["distil"] = {**config["distil"], "out": str(new)}
     else:
         plain["run"] = None
-    plain["ipf"] = {key: value for key, value in config["ipf"].items() if key != "cache_spill"}  # of older versions
+    plain["training"] = {k: v for k, v in config["training"].items() if k != "cache_spill"}  # of older versions
     plain["problem"] = stored_spec(config["problem"], folder) if data is None else _moved(config["problem"], data)
     return Reproduction(folder, first, read(plain), tolerance)
 
@@ -123,6 +124,8 @@ def _entry(folder: Path, stage: str) -> dict[str, Any]:
     first = provenance.read(folder).get(stage)
     if not isinstance(first, dict):
         raise CSBError(f"{path} does not say how {_file(folder, stage).name} was made; train it again")
+    if isinstance(config := first.get("config"), dict):
+        first = {**first, "config": groups_of_today(config)}
     for place, kind in _ENTRY.items():
         found: Any = first
         for key in place:

@@ -2,16 +2,19 @@
 
 import inspect
 import logging
+import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from csb.errors import CSBError, require_int
 from csb.numbers import as_numbers
-from csb.problems import FilePairs
+from csb.problems import FilePairs, Pairs, Rows
 from csb.problems.arrays import Held
 from csb.problems.sources import LEAST, SCHEME
 from csb.process import Stream, seeded
@@ -20,29 +23,69 @@ from csb.runs.prior_bounds import prior_bounds
 from csb.runs.volume import draws_needed, require_volume
 
 _NAME = "simulated"  # of the pairs
+ROUND = 10_000  # fresh pairs a round of the cache
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """How pairs are drawn. ``law``: the prior as a distribution, None where it is a function or an array of draws."""
+
+    prior: Any
+    law: Any
+    simulator: Callable[..., Any]
+    batch_size: int
+    seed: int
+
+    def pairs(self, n: int, *key: int) -> Pairs:
+        """At most n pairs, float32 or float64: a function of the seed and the key. y that are not finite are left out.
+
+        The global generators of torch, numpy and random are put back afterwards.
+        """
+        with isolate_rng():
+            generator = seeded(self.seed, Stream.PROBLEM, *key)
+            number = int(torch.randint(2**31, (), generator=generator))
+            torch.manual_seed(number)
+            np.random.seed(number)  # noqa: NPY002 (simulators use it)
+            random.seed(number)
+            x = _draws(self.prior, self.law, n)
+            return _finite(x, _simulated(self.simulator, x, self.batch_size, generator))
+
+
+class EndlessPairs(FilePairs):
+    """Simulated pairs: own pairs, of which some are held out, and others to learn from in each round of the cache."""
+
+    is_endless = True
+    _simulation: _Simulation
+
+    def fresh(self, half_step: int, number: int) -> Rows:
+        x, y, _ = self._simulation.pairs(ROUND, half_step, number)
+        return Rows.of(Pairs(x.float(), y.float()))
 
 
 def problem(
     prior: Any,
     simulator: Callable[..., Any],
-    n: int = 10_000,
+    n: int | None = None,
     *,
     bounds: Bounds | Literal["prior"] | None = "prior",
     seed: int = 0,
     batch_size: int = 1000,
 ) -> FilePairs:
-    """Simulate n pairs of a prior and a simulator, for ``csb.fit(problem=…)``.
+    """Make a problem of a prior and a simulator, for ``csb.fit(problem=…)``.
 
-    The global random number generators of torch and numpy are seeded for the simulations, and put back afterwards.
-    Pairs whose y is not finite are left out with a warning: what is learned is the posterior given that y is finite.
+    The global random number generators of torch, numpy and random are seeded for the simulations, and put back
+    afterwards. Pairs whose y is not finite are left out with a warning: what is learned is the posterior given that y
+    is finite.
 
     Args:
         prior: of x: a torch or sbi distribution, a list of independent ones, a function n → (n, d), or an array (n, …)
             of its draws.
         simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is neither a vector nor an
             image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for noise.
-        n: simulations, 100 or more; of an array of draws, at most its length.
+        n: simulations, 100 or more; of an array of draws, at most its length. None: 10,000 fresh pairs for each round
+            of the training's trajectory cache, a function of the seed and the round, so that a resumed training meets
+            the same; the pairs for validation and tests stay. Of an array all draws are simulated once.
         bounds: (low, high) of x, as of :func:`csb.fit`; "prior" reads them off the support of a distribution.
         seed: of all simulations.
         batch_size: x that the simulator is given at a time.
@@ -51,28 +94,36 @@ def problem(
         CSBError: numbers out of range; a prior without a density, such as a simplex; a support that is no box, where
             ``bounds`` is "prior"; draws or simulations that are no numbers; too few that are finite.
     """
-    require_int("n", n, LEAST)
+    if n is not None:
+        require_int("n", n, LEAST)
     require_int("seed", seed, 0)
     require_int("batch_size", batch_size, 1)
     if not callable(simulator):
         raise CSBError(f"simulator is a {type(simulator).__name__}; give a function of x")
-    with isolate_rng():
-        generator = seeded(seed, Stream.PROBLEM)
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        law = _distribution(prior)
-        if law is not None:
-            d = int(torch.Size(law.batch_shape + law.event_shape).numel())
-            require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
-        x = _draws(prior, law, n)
-        if bounds == "prior":
-            bounds = None if law is None else prior_bounds(law, x.shape[1])
-        y = _simulated(simulator, x, batch_size, generator)
-    x, y = _finite(x, y)
+    law = _distribution(prior)
+    if law is not None:
+        _require_density(law)
+    simulation = _Simulation(prior, law, simulator, batch_size, seed)
+    draws = law is not None or callable(prior)
+    endless = n is None and draws
+    most = ROUND if draws else len(cast(Any, prior))
+    x, y, _ = simulation.pairs(most if n is None else n)
+    if bounds == "prior":
+        bounds = None if law is None else prior_bounds(law, x.shape[1])
     held = Held(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
-    found = FilePairs(path=SCHEME + _NAME, val="auto", **sides(bounds))
+    found = (EndlessPairs if endless else FilePairs)(path=SCHEME + _NAME, val="auto", **sides(bounds))
+    if isinstance(found, EndlessPairs):
+        found._simulation = simulation
     found.prepare()
     del held
     return found
+
+
+def _require_density(law: Any) -> None:
+    """CSBError where the prior fills no volume, such as a simplex."""
+    d = int(torch.Size(law.batch_shape + law.event_shape).numel())
+    with isolate_rng():
+        require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
 
 
 def _distribution(prior: Any) -> Any:
@@ -149,10 +200,10 @@ def _simulated(simulator: Callable[..., Any], x: Tensor, batch_size: int, genera
     return y if y.ndim in (2, 4) else y.reshape(len(y), -1)
 
 
-def _finite(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _finite(x: Tensor, y: Tensor) -> Pairs:
     valid = torch.isfinite(y.double()).flatten(1).all(1)
     if (kept := int(valid.sum())) < LEAST:
         raise CSBError(f"{kept} of {len(y)} simulated y are finite; at least {LEAST} are needed; fix the simulator")
     if kept < len(y):
         logger.warning("%d of %d simulated y hold NaN or infinite values and are left out", len(y) - kept, len(y))
-    return x[valid], y[valid]
+    return Pairs(x[valid], y[valid])

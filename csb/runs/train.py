@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -153,17 +154,28 @@ def require_same_pairs(folder: Path, of: dict[str, Any], problem: Problem) -> No
 def _data(run: RunConfig) -> tuple[EncodedPairs, Transform]:
     """The encoded training pairs, and the map that encodes them."""
     rows = run.problem.rows("train")
-    require_pairs(len(rows), run.ipf)
+    require_pairs(len(rows), run.training)
     transform = run.problem.make_transform(rows)
     return encoded(transform, rows), transform
 
 
+def _fresh(problem: Problem, transform: Transform) -> Callable[[int, int], EncodedPairs] | None:
+    """Other training pairs for each round of the cache, where the problem simulates them."""
+
+    def fresh(half_step: int, number: int) -> EncodedPairs:
+        rows = problem.fresh(half_step, number)
+        assert rows is not None
+        return encoded(transform, rows)
+
+    return fresh if problem.is_endless else None
+
+
 @with_gradients()
-def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
+def train(run: RunConfig, observer: Observer | None = None, draws: bool = True) -> dict[str, Any]:
     """Trains, or continues, a run and scores it. Returns the content of its ``result.json``.
 
-    ``observer`` looks at the bridge meanwhile, in place of the one that makes pictures and diagnostics. Of several
-    processes the first alone looks at the folder, writes and scores; the others return {}.
+    ``observer`` looks at the bridge meanwhile, in place of the one that makes diagnostics and, where it ``draws``,
+    pictures. Of several processes the first alone looks at the folder, writes and scores; the others return {}.
 
     Raises:
         CSBError: a folder that cannot be written or holds another run, missing data, a full disk, a diverging loss.
@@ -172,10 +184,10 @@ def train(run: RunConfig, observer: Observer | None = None) -> dict[str, Any]:
     if ranks.is_rank_zero:
         check_folder(run)
     with writing(run.folder) if ranks.is_rank_zero else nullcontext():
-        return _train(run, observer, ranks)
+        return _train(run, observer, draws, ranks)
 
 
-def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str, Any]:
+def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks) -> dict[str, Any]:
     resume, result = ranks.broadcast(_begun(run) if ranks.is_rank_zero else (False, None))
     if result is not None:
         return result
@@ -193,9 +205,9 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
     status = "failed"
     try:
         trainer = BridgeTrainer(
-            bridge, run.objective, pairs, run.ipf, setup_of(run, fingerprint, logs),
-            observer=observer or RunObserver(run, val, logs), calibrate=partial(_calibrate, run=run, val=val),
-            val=encoded(transform, run.problem.rows("val")),
+            bridge, run.objective, pairs, run.training, setup_of(run, fingerprint, logs),
+            observer=observer or RunObserver(run, val, logs, draws), calibrate=partial(_calibrate, run=run, val=val),
+            val=encoded(transform, run.problem.rows("val")), fresh=_fresh(run.problem, transform),
         )  # fmt: skip
         if ranks.is_rank_zero:
             _check_space(run, trainer)
@@ -229,11 +241,11 @@ def _train(run: RunConfig, observer: Observer | None, ranks: Ranks) -> dict[str,
 def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
     """What the data and the settings have decided, in one line."""
     maps, grid, kernel = bridge.transform, bridge.grid, run.backward
-    first, later, half_steps = run.ipf.first_steps, run.ipf.steps, len(plan(run.ipf))
+    first, later, half_steps = run.training.first_steps, run.training.steps, len(plan(run.training))
     return (
         f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {kernel.network['name']}, {kernel.covariance} "
         f"covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; {half_steps} half-steps, of at most "
-        f"{first} and then {later} optimiser steps on batches of {run.ipf.batch_size}"
+        f"{first} and then {later} optimiser steps on batches of {run.training.batch_size}"
     )
 
 
@@ -256,13 +268,13 @@ def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:
 
 def _calibrate(bridge: Bridge, run: RunConfig, val: Pairs) -> dict[str, Any]:
     """What is done and measured on validation pairs after a backward half-step."""
-    figures = inflate(bridge, val, run.seed) if run.ipf.inflate else {}
-    return figures | (validation_score(bridge, val, run.seed) if run.ipf.select == "best" else {})
+    figures = inflate(bridge, val, run.seed) if run.training.inflate else {}
+    return figures | (validation_score(bridge, val, run.seed) if run.training.select == "best" else {})
 
 
 def _result(run: RunConfig, history: list[dict[str, Any]], figures: dict[str, float]) -> dict[str, Any]:
     last = [row for row in history if row["direction"] == "backward"][-1]
     keep = ("x0_distance", "x0_floor", "loss")
-    row = {"L": run.ipf.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **figures}
+    row = {"L": run.training.L, "T": run.grid.T, **{key: last[key] for key in keep if key in last}, **figures}
     write_json(run.folder / "history.json", history)
     return row

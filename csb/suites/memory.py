@@ -26,7 +26,7 @@ from csb.suites.sbi.plan import training_config
 _CHUNK, _FEWEST = 10_000, 2_000
 _KINDS = ("npy", "npz")
 _TRAINING = [
-    "experiment=pairs", "L=1", "T=3", "ipf.last_forward=false", "ipf.select=last", "ipf.batch_size=1024",
+    "experiment=pairs", "L=1", "T=3", "training.last_forward=false", "training.select=last", "training.batch_size=1024",
     "metrics.observations=100", "metrics.samples=8", "metrics.picture_rows=2", "logger=none", "progress=false",
     "network.options={width: 64, depth: 1}",
 ]  # fmt: skip
@@ -83,7 +83,7 @@ def measure(setup: MemorySettings, kind: str, pairs: int) -> dict[str, Any]:
         folder = Path(name)
         data = WRITERS[kind](folder, pairs, setup.width)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        train(training_config((*_TRAINING, *data, f"ipf.first_steps={setup.steps}", f"out={name}")))
+        train(training_config((*_TRAINING, *data, f"training.first_steps={setup.steps}", f"out={name}")))
     return {"pairs": pairs, "kind": kind, "files_mib": size / 2**20, "peak_mib": peak_mib()}
 
 

@@ -75,14 +75,14 @@ class MixtureSettings(Schema):
     dy: Count = Field(description="coordinates of y")
     samples: int = Field(ge=2, le=LARGEST, description="of each method but TDS")
     steps: Count = Field(description="of the grid of all methods")
-    schedule: dict[str, Any] = Field(description="as in conf/process")
+    schedule: dict[str, Any] = Field(description="its name and options")
     particles: Annotated[list[Count], Distinct] = Field(description="of TDS, a row each")
     step_sizes: Annotated[list[Positive], Distinct] = Field(description="of DPS, a row each")
 
     @model_validator(mode="after")
     def _can_be_made(self) -> Self:
-        if not is_one_of(self.schedule.get("schedule"), SCHEDULES):
-            raise CSBError(f"schedule={self.schedule}; give {{schedule: {'|'.join(SCHEDULES)}, …}} as in conf/process")
+        if not is_one_of(self.schedule.get("name"), SCHEDULES):
+            raise CSBError(f"schedule={self.schedule}; give {{name: {'|'.join(SCHEDULES)}, …}}")
         self.grid  # noqa: B018 - a schedule that does not fit is reported now
         self.of(0)
         return self

@@ -68,7 +68,7 @@ class Target(NamedTuple):
         return value >= self.threshold if self.higher else value <= self.threshold
 
 
-_SHORT = ("L=1", "T=10", "ipf.last_forward=false")
+_SHORT = ("L=1", "T=10", "training.last_forward=false")
 TARGETS = {
     "two_moons": Target(("experiment=two_moons", *_SHORT), "C2ST", c2st_score, 0.55, False, 1000, 5, 2000),
     "mnist_inpaint": Target(
@@ -101,7 +101,7 @@ class TargetSettings(Schema):
         chosen, run = self.chosen(), training_config((*TARGETS[self.target].overrides, *self.train, *own))
         if (held := run.problem.sizes["test"]) < chosen.observations:
             raise CSBError(f"observations={chosen.observations} are more than the {held} of the test split; lower it")
-        return replace(run, ipf=run.ipf.replace(observe_every=chosen.every))
+        return replace(run, training=run.training.replace(observe_every=chosen.every))
 
 
 def read_settings(given: Given) -> TargetSettings:

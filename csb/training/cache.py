@@ -46,7 +46,7 @@ def bytes_per_trajectory(
     return dtype.itemsize * math.prod(z_shape) * kept + _OWNER_BYTES
 
 
-def capacity(each: int, wanted: int, budget: int, group: str = "ipf") -> int:
+def capacity(each: int, wanted: int, budget: int, group: str = "training") -> int:
     """Trajectories of ``each`` bytes that fit the byte budget of a group of settings, at most ``wanted``.
 
     CSBError where not even one does.

@@ -10,8 +10,9 @@ trace in the result but the order of floating-point sums:
   equal parts of it (:meth:`csb.training.batches.Batch.part`).
 - **The cache is filled in shares**: each process runs the kernels on its share of the trajectories
   (:func:`csb.training.cache.fill`), then they exchange what they have, so that all hold one and the same cache and any
-  row of it may go to any process. It costs ``ipf.cache_bytes`` a process and one exchange in ``ipf.refresh`` steps;
-  were each to keep its own trajectories alone, batches would have to be drawn by process, and depend on their number.
+  row of it may go to any process. It costs ``training.cache_bytes`` a process and one exchange in
+  ``training.refresh`` steps; were each to keep its own trajectories alone, batches would have to be drawn by process,
+  and depend on their number.
 - The validation loss is computed in shares of whole batches; its mean is taken over all of them in their order.
 
 Process 0 decides and writes: averaged weights, checkpoints, the calibration, logs and pictures are its own, and what it

@@ -21,10 +21,10 @@ MOST_ITERATIONS = 1000
 MOST = 4096  # of what one state has: Gaussians, directions, channels of noise, draws
 
 
-class IPFSettings(Schema):
+class TrainingSettings(Schema):
     """The alternation of half-steps."""
 
-    group = "ipf"
+    group = "training"
     alone = ("L",)
 
     L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations; each is a backward and a forward half-step")
@@ -59,8 +59,8 @@ class IPFSettings(Schema):
     def _whole_pairs(self) -> Self:
         if self.batch_size % self.states_per_pair:
             raise CSBError(
-                f"ipf.batch_size={self.batch_size} is not a multiple of ipf.states_per_pair={self.states_per_pair}; "
-                f"change one of them"
+                f"training.batch_size={self.batch_size} is not a multiple of "
+                f"training.states_per_pair={self.states_per_pair}; change one of them"
             )
         return self
 
@@ -85,7 +85,7 @@ class HalfStep:
         return f"{self.index + 1:02d}_{self.direction}"
 
 
-def plan(settings: IPFSettings) -> list[HalfStep]:
+def plan(settings: TrainingSettings) -> list[HalfStep]:
     """Backward, forward, backward, …: 2 L half-steps, or 2 L − 1 without the last forward one."""
     count = 2 * settings.L - (0 if settings.last_forward else 1)
     return [
@@ -150,7 +150,7 @@ class DenoiserSettings(RegressionSettings):
 class ConditionalSettings(RegressionSettings):
     """How a score or a flow is trained; ``alpha_bar_end`` is the score's."""
 
-    group = "amortized"
+    group = "conditional"
 
 
 class DistilSettings(FitSettings):
@@ -226,17 +226,17 @@ class DeviceSettings(Schema):
                 f"trainer.accelerator=cpu, or let each process see all GPUs of its machine"
             )
 
-    def check(self, ipf: IPFSettings, stage: str) -> None:
+    def check(self, training: TrainingSettings, stage: str) -> None:
         """CSBError where a stage is not for several devices, or they do not share a batch evenly, in whole pairs."""
         if self.world > 1 and stage != "bridge":
             raise CSBError(
                 f"stage={stage} with trainer.devices={self.devices}, trainer.num_nodes={self.num_nodes} is not "
                 f"possible: the bridge alone is trained on several devices; give trainer.devices=1"
             )
-        if ipf.batch_size % (each := self.world * ipf.states_per_pair):
-            pairs = "" if ipf.states_per_pair == 1 else f", in pairs of ipf.states_per_pair={ipf.states_per_pair}"
+        if training.batch_size % (each := self.world * (count := training.states_per_pair)):
+            pairs = "" if count == 1 else f", in pairs of training.states_per_pair={count}"
             raise CSBError(
-                f"ipf.batch_size={ipf.batch_size}, that of all devices together, is not divided evenly among "
+                f"training.batch_size={training.batch_size}, that of all devices together, is not divided evenly among "
                 f"{self.world} of them{pairs}; give a multiple of {each}"
             )
 

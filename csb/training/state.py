@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from csb.errors import CSBError, in_one_line
 from csb.files import FORMAT, load_state, save_state
 from csb.problems.specs import absolute
+from csb.renamed import key_of_today
 from csb.training.divergence import REMEDY, Diverged, first_bad
 
 # Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
-FREE = {"optimizer.retries", "ipf.cache_spill"}
+FREE = {"optimizer.retries", "training.cache_spill"}
 
 
 @dataclass
@@ -78,6 +79,7 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):
         raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
     where = fingerprint.get("problem.path")
+    stored = {key_of_today(key): value for key, value in stored.items()}
     stored, fingerprint = _without_places(stored, fingerprint)
     differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
     differing.sort(key="problem.digest".__eq__)  # what else differs tells more

@@ -19,7 +19,7 @@ from csb.training.history import EACH, chosen_iteration, curve, figures
 from csb.training.module import HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import Ranks
-from csb.training.settings import DTYPES, DeviceSettings, HalfStep, IPFSettings, plan
+from csb.training.settings import DTYPES, DeviceSettings, HalfStep, TrainingSettings, plan
 from csb.training.stage import Metrics, Setup, Stage
 from csb.training.state import Progress, take_weights, to_cpu
 from csb.training.validation import Validation
@@ -54,6 +54,8 @@ class BridgeTrainer:
         calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
             figures, among them :data:`csb.training.history.SCORE` if the best iteration is to be chosen.
         val: encoded validation pairs, for early stopping; None switches it off.
+        fresh: called with the index of a half-step and the number of a round of its cache, for other training pairs
+            than ``pairs``; None where these serve all rounds.
     """
 
     def __init__(
@@ -61,17 +63,18 @@ class BridgeTrainer:
         bridge: Bridge,
         objective: Objective,
         pairs: EncodedPairs,
-        settings: IPFSettings,
+        settings: TrainingSettings,
         setup: Setup,
         *,
         observer: Observer | None = None,
         calibrate: Callable[[Bridge], dict[str, Any]] | None = None,
         val: EncodedPairs | None = None,
+        fresh: Callable[[int, int], EncodedPairs] | None = None,
     ) -> None:
         self.bridge, self.pairs, self.settings, self.setup = bridge, pairs, settings, setup
         self.ranks = Ranks.of(setup.device)
         self.observer, self.calibrate = observer if self.ranks.is_rank_zero else None, calibrate
-        self.val = val if settings.patience else None
+        self.val, self.fresh = val if settings.patience else None, fresh
         compile_networks(bridge, setup.device)
         self.plan = plan(settings)
         self.draw = Draw(
@@ -144,15 +147,23 @@ class BridgeTrainer:
         filling, start = 0.0, time.perf_counter()
         while progress.step < half_step.steps and not progress.stopped:
             round_, clock = progress.step // settings.refresh, time.perf_counter()
-            cache = self._fill(half_step, self.pairs, self.cache_size, (round_, 0, Stream.CACHE))
+            pairs = self._pairs(half_step, round_)
+            cache = self._fill(half_step, pairs, self.cache_size, (round_, 0, Stream.CACHE))
             filling += time.perf_counter() - clock
             self._describe(half_step, "fitting")
             steps = progress.step, min(half_step.steps, (round_ + 1) * settings.refresh)
-            batches = on_device(Batches(draw, half_step, self.pairs, cache, steps), self.setup.device)
+            batches = on_device(Batches(draw, half_step, pairs, cache, steps), self.setup.device)
             stage.run(fit, batches, report, settings.checkpoint_every, observe)
             del cache, batches  # before the next cache is filled
         stage.bar.shorten(half_step.steps - progress.step)
         self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
+
+    def _pairs(self, half_step: HalfStep, number: int) -> EncodedPairs:
+        """The training pairs of a round of the cache."""
+        if self.fresh is None:
+            return self.pairs
+        self._describe(half_step, "simulating pairs")
+        return self.fresh(half_step.index, number)
 
     def _fill(self, half_step: HalfStep, pairs: EncodedPairs, size: int, key: tuple[int, ...]) -> Cache | None:
         """The trajectories that a half-step is fitted to; None for the first, which needs no simulation."""

@@ -46,7 +46,7 @@ def test_a_wrong_width_is_told_with_its_figure_and_a_remedy(width, word):
     assert [text.split(" is ")[0] for text in found][:2] == ["spread/skill", "coverage_deviation"]
     assert "1 where calibrated" in found[0]
     assert word in found[0]
-    assert "ipf.first_steps" in found[0]
+    assert "training.first_steps" in found[0]
 
 
 def test_the_plain_ratio_is_judged_where_there_is_no_fair_one():
@@ -59,7 +59,7 @@ def test_ends_and_means_are_judged_by_their_floors():
     (found,) = failures({"x0_distance": 0.81, "x0_floor": 0.25}, 100, 64)
     assert found.startswith("x0_distance is 0.81 and its floor 0.25")
     (found,) = failures({"xT_distance": 0.81, "xT_floor": 0.25}, 100, 64)
-    assert "process.alpha_bar_end" in found
+    assert "schedule.alpha_bar_end" in found
     assert failures({"mean_error": 0.5}, 10, 2000) == []
     assert "mean_error is 0.9" in failures({"mean_error": 0.9}, 10, 2000)[0]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 TINY = [
-    "L=1", "T=3", "ipf.first_steps=40", "ipf.steps=20", "ipf.batch_size=64", "ipf.trajectories=256",
-    "ipf.checkpoint_every=20", "ipf.validate_every=20", "metrics.exact_observations=2", "metrics.exact_samples=100",
-    "metrics.picture_rows=2", "logger=none", "progress=false",
+    "L=1", "T=3", "training.first_steps=40", "training.steps=20", "training.batch_size=64", "training.trajectories=256",
+    "training.checkpoint_every=20", "training.validate_every=20", "metrics.exact_observations=2",
+    "metrics.exact_samples=100", "metrics.picture_rows=2", "logger=none", "progress=false",
 ]  # fmt: skip
 SMALL = ["network.options.width=8", "network.options.depth=1"]
 MOONS = ["experiment=two_moons", "problem.n_train=1000", *SMALL]
@@ -52,7 +52,7 @@ def main(out: Path) -> None:
     shutil.copy("outputs/image/bridge.pt", out / "bridge_image.pt")
     shutil.copy("outputs/full/half_steps/02_forward.pt", out / "half_step.pt")
     for stage in ("score", "flow"):
-        csb("train", *MOONS, *TINY, "amortized.steps=20", f"stage={stage}", "name=mixture")
+        csb("train", *MOONS, *TINY, "conditional.steps=20", f"stage={stage}", "name=mixture")
         shutil.copy(f"outputs/mixture/{stage}.pt", out / f"{stage}.pt")
     csb("train", *MOONS, *TINY, "denoiser.steps=20", "stage=denoiser", "name=mixture")
     shutil.copy("outputs/mixture/denoiser.pt", out / "denoiser.pt")

@@ -20,8 +20,9 @@ HERE = Path(__file__).parent
 # Default and avx2 instructions, one and two threads differ by 5e-7 (torch 2.14.1); other versions may sum otherwise.
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}
 TINY = [
-    "experiment=two_moons", "T=3", "ipf.first_steps=12", "ipf.steps=10", "ipf.batch_size=256", "ipf.refresh=4",
-    "ipf.trajectories=512", "ipf.checkpoint_every=3", "ipf.validate_every=10", "ipf.select=last",
+    "experiment=two_moons", "T=3", "training.first_steps=12", "training.steps=10", "training.batch_size=256",
+    "training.refresh=4",
+    "training.trajectories=512", "training.checkpoint_every=3", "training.validate_every=10", "training.select=last",
     "problem.n_train=1000", "network.options.width=8", "network.options.depth=1",
     "metrics.exact_observations=2", "metrics.exact_samples=100", "metrics.picture_rows=2", "metrics.samples=8",
     "metrics.observations=8", "logger=none", "progress=false", "trainer.accelerator=cpu", "trainer.precision=32-true",
@@ -37,7 +38,7 @@ COMPARISONS = {
     "guided": [
         "problem=gaussian_mixture",
         "methods=[tds,dps,exact]",
-        "schedule={schedule: linear, alpha_bar_end: 1e-3}",
+        "schedule={name: linear, alpha_bar_end: 1e-3}",
     ],
 }
 Command = Callable[..., Finished]

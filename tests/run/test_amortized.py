@@ -16,7 +16,7 @@ from csb.runs.config import read
 from csb.runs.lock import FILE
 from tests.conftest import checked
 
-OVERRIDES = ["amortized.batch_size=32", "amortized.checkpoint_every=10"]
+OVERRIDES = ["conditional.batch_size=32", "conditional.checkpoint_every=10"]
 
 
 def weights(path):
@@ -26,7 +26,7 @@ def weights(path):
 @pytest.fixture(scope="module")
 def folder(command, tiny, tmp_path_factory):
     """A run's folder with a score and a flow, and no bridge."""
-    folder = tmp_path_factory.mktemp("amortized")
+    folder = tmp_path_factory.mktemp("conditional")
     for stage in ("score", "flow"):
         done = command(*tiny, *OVERRIDES, f"stage={stage}", f"out={folder}", "name=run")
         assert done.code == 0, done.err
@@ -82,7 +82,7 @@ def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, 
     if kind == "flow":
         other = command(*arguments, "resume=true", "optimizer.lr=0.5")
         assert other.code == 2
-        assert "was trained with amortized.lr=0.001, not 0.5" in other.err
+        assert "was trained with conditional.lr=0.001, not 0.5" in other.err
     done = command(*arguments, "resume=true")
     assert done.code == 0, done.err
     whole, again = weights(folder / f"{kind}.safetensors"), weights(tmp_path / "run" / f"{kind}.safetensors")
@@ -103,11 +103,11 @@ def refuse(*arguments):
     ("arguments", "message"),
     [
         (["stage=nope"], "stage='nope' is unknown; choose one of bridge, denoiser, score, flow"),
-        (["amortized.steps=0"], "amortized.steps=0 is not possible"),
-        (["amortized.lr=-1"], "amortized.lr=-1 is not possible"),
-        (["amortized.alpha_bar_end=1"], "amortized.alpha_bar_end=1 is not possible"),
+        (["conditional.steps=0"], "conditional.steps=0 is not possible"),
+        (["conditional.lr=-1"], "conditional.lr=-1 is not possible"),
+        (["conditional.alpha_bar_end=1"], "conditional.alpha_bar_end=1 is not possible"),
         (["+amortized.foo=1"], "foo"),
-        (["~amortized.steps"], "steps"),
+        (["~conditional.steps"], "steps"),
         (["experiment=linear_gaussian", "stage=score"], "network=affine has maps for 10 steps and stage=score"),
         (["-m", "T=3,4", "stage=flow"], "stage=flow, evaluate=False cannot be swept over"),
     ],
@@ -125,12 +125,12 @@ def test_a_file_that_is_there(folder):
 
 
 def test_the_score_follows_the_schedule_of_the_run():
-    arguments = ["process=linear", "stage=score", "amortized.alpha_bar_end=1e-3", "amortized.steps=5"]
+    arguments = ["schedule=linear", "stage=score", "conditional.alpha_bar_end=1e-3", "conditional.steps=5"]
     run = read(composed("train", arguments))
     spec = run.conditional_spec("score", run.problem.new_transform())
     assert spec.schedule == {"name": "linear", "alpha_bar_end": 1e-3, "beta_min": 0.1}
     assert run.conditional_spec("flow", run.problem.new_transform()).schedule is None
-    assert (run.amortized.steps, run.amortized.batch_size) == (5, run.ipf.batch_size)
+    assert (run.conditional.steps, run.conditional.batch_size) == (5, run.training.batch_size)
 
 
 @pytest.mark.parametrize(

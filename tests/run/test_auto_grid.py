@@ -1,4 +1,4 @@
-"""process=auto: the grid that the data ask for; objective.covariance=auto: the covariance that their shape does."""
+"""schedule=auto: the grid that the data ask for; objective.covariance=auto: the covariance that their shape does."""
 
 import pytest
 import torch
@@ -26,10 +26,10 @@ def test_finer_data_have_finer_first_steps():
 
 
 def test_a_given_scale_and_what_is_kept_of_it():
-    run = config("process.scale=0.05", "process.alpha_bar_end=0.2").resolved(pairs(0.1))
+    run = config("schedule.scale=0.05", "schedule.alpha_bar_end=0.2").resolved(pairs(0.1))
     assert 1 - float(run.grid.alpha_bar[1]) == pytest.approx(0.05**2, rel=1e-6)
     assert isinstance(run.schedule, Power)
-    assert run.plain["process"] == {"schedule": "power", "alpha_bar_end": 0.2, "power": run.schedule.power}
+    assert run.plain["schedule"] == {"name": "power", "alpha_bar_end": 0.2, "power": run.schedule.power}
     assert run.resolved(pairs(0.5)) is run
 
 
@@ -42,7 +42,7 @@ def test_horizon_by_the_number_of_coordinates():
 
 
 def test_other_schedules_stay():
-    run = config("process=power", "process.power=3")
+    run = config("schedule=power", "schedule.power=3")
     assert run.resolved(pairs(0.1)) is run
 
 

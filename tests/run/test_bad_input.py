@@ -92,7 +92,7 @@ def here(tmp_path, monkeypatch):
 
 VARIANTS = [  # group, choice, and what else it takes
     *(("problem", path.stem, {}) for path in sorted((CONF / "problem").glob("*.yaml")) if path.stem != "mixture"),
-    *(("process", name, {}) for name in ("cosine", "linear", "power")),
+    *(("schedule", name, {}) for name in ("cosine", "linear", "power")),
     ("network", "affine", {}),
     ("network", "unet", {"problem": "mnist_superres", "objective": "likelihood_low_rank"}),
     ("objective", "likelihood", {}),
@@ -130,7 +130,7 @@ class TestTraining:
     @pytest.mark.parametrize("stage", ["denoiser", "score", "flow", "evaluate"])
     def test_the_keys_of_a_stage(self, training, here, stage):
         config = changed(training, *(("evaluate", True) if stage == "evaluate" else ("stage", stage)))
-        group = {"denoiser": "denoiser", "evaluate": "baselines"}.get(stage, "amortized")
+        group = {"denoiser": "denoiser", "evaluate": "baselines"}.get(stage, "conditional")
         assert try_all(config, keys(config, group), fine, VALUES, here)["refused"] > 5
 
     @pytest.mark.slow
@@ -195,7 +195,9 @@ class TestCommands:
 class TestCommandLine:
     def test_arguments_that_are_no_overrides(self, here):
         """Hydra's grammar, and OmegaConf's behind it."""
-        heads = st.sampled_from(["", "T=", "+T=", "~T", "ipf.steps=", "name=", "problem=", "++a.b=", "hydra.job.name="])
+        heads = st.sampled_from(
+            ["", "T=", "+T=", "~T", "training.steps=", "name=", "problem=", "++a.b=", "hydra.job.name="]
+        )
         seen = []
 
         def one(value):

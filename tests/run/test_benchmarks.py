@@ -41,7 +41,7 @@ class TestMixture:
             ("particles=[8,8]", "particles=[8, 8] repeats an entry"),
             ("step_sizes=[inf]", "step_sizes[0]=inf is not possible; give a finite number above 0"),
             ("schedule=null", "schedule=None is not possible; give a table"),
-            ("schedule.schedule=auto", "give {schedule: linear|cosine|power, …}"),
+            ("schedule.name=auto", "give {name: linear|cosine|power, …}"),
             ("dy=9", "dy"),
             ("+foo=1", "foo"),
             ("+suite.foo=1", "suite.foo is unknown"),

@@ -28,8 +28,8 @@ PROBLEM = GaussianMixture()
 
 
 def about(problem=PROBLEM):
-    process = {"schedule": "power", "alpha_bar_end": 0.1, "power": 3.0}
-    return {"problem": problem.spec(), "config": {"process": process}, "versions": {}}
+    process = {"name": "power", "alpha_bar_end": 0.1, "power": 3.0}
+    return {"problem": problem.spec(), "config": {"schedule": process}, "versions": {}}
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ class TestFit:
         assert row.metrics == pytest.approx(metrics)
         assert row.standard_errors == pytest.approx(errors)
 
-    @pytest.mark.parametrize("change", ["seed=1", "samples=41", "schedule={schedule: cosine, alpha_bar_end: 1e-3}"])
+    @pytest.mark.parametrize("change", ["seed=1", "samples=41", "schedule={name: cosine, alpha_bar_end: 1e-3}"])
     def test_other_settings_are_kept_apart(self, tmp_path, change):
         rows = []
         for more in ([], [change], []):
@@ -270,7 +270,7 @@ class TestRefused:
             ("prior=nowhere", "nowhere is not a folder"),
             ("out=''", "out='' names no folder"),
             ("schedule=3", "schedule=3 is not possible; give a table"),
-            ("schedule={schedule: nope}", "process.schedule='nope' is unknown"),
+            ("schedule={name: nope}", "schedule.name='nope' is unknown"),
             ("baselines.particles=[7]", "samples=40 is no multiple of 7"),
             ("baselines.sweeps.dps=[]", "baselines.sweeps.dps=[] is not possible"),
             ("problem=nope", "nope"),

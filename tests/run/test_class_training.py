@@ -26,9 +26,10 @@ from csb.training import digit_guide as training
 
 TINY = [
     "experiment=mnist_class", "L=1", "T=3", "progress=false", "logger=none", "trainer.precision=32-true",
-    "network.options={channels: 8, multipliers: [1, 1], attention: false}", "objective.rank=2", "ipf.batch_size=16",
-    "ipf.first_steps=4", "ipf.observe_every=1000", "ipf.inflate=false", "ipf.select=last", "baselines.T=2",
-    "baselines.particles=[1,2]", "baselines.sweeps.guidance=[1,2]", "baselines.sweep_observations=2",
+    "network.options={channels: 8, multipliers: [1, 1], attention: false}", "objective.rank=2",
+    "training.batch_size=16",
+    "training.first_steps=4", "training.observe_every=1000", "training.inflate=false", "training.select=last",
+    "baselines.T=2", "baselines.particles=[1,2]", "baselines.sweeps.guidance=[1,2]", "baselines.sweep_observations=2",
     "baselines.sweep_samples=2", "metrics.observations=20", "metrics.samples=4", "metrics.picture_rows=3",
 ]  # fmt: skip
 METRICS = MetricsSettings(observations=20, samples=4, compare_observations=6, compare_samples=4, picture_rows=3)

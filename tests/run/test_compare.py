@@ -8,8 +8,8 @@ from csb.problems import PROBLEMS, MnistInpaint
 from csb.runs.compare import _description
 
 SMALL = (
-    "ipf.first_steps=40",
-    "ipf.steps=20",
+    "training.first_steps=40",
+    "training.steps=20",
     "L=1",
     "T=4",
     "metrics.exact_samples=200",

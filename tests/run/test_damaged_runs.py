@@ -99,7 +99,7 @@ class TestFiles:
     def test_what_the_bridge_does_not_say(self, run, key):
         found = load_run(run)
         del found.about[key]
-        message = in_one_line(lambda: (found.about["versions"], found.config["process"], found.problem))
+        message = in_one_line(lambda: (found.about["versions"], found.config["schedule"], found.problem))
         assert message is not None
         assert f"bridge.pt lacks '{key}'" in message
 

@@ -42,7 +42,7 @@ def raised(error, of=None, hidden=False):
 )
 def test_no_memory(error):
     assert is_out_of_memory(error)
-    assert explain(error).startswith("out of memory; lower ipf.batch_size")
+    assert explain(error).startswith("out of memory; lower training.batch_size")
 
 
 def test_what_came_of_something_else_is_not_explained():
@@ -155,5 +155,5 @@ def test_help_into_a_pipe_that_is_closed():
 def test_an_output_that_is_not_utf8():
     out, err = help_of("train", "--help", env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
     assert out.isascii()
-    assert "ipf.steps" in out
+    assert "training.steps" in out
     assert err == ""

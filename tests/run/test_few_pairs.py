@@ -12,7 +12,7 @@ from csb.runs.train import train
 from csb.training.state import load_progress
 
 TINY = [
-    "L=1", "T=3", "ipf.first_steps=4", "ipf.steps=4", "ipf.trajectories=64", "metrics.observations=4",
+    "L=1", "T=3", "training.first_steps=4", "training.steps=4", "training.trajectories=64", "metrics.observations=4",
     "metrics.samples=8", "network.options={width: 8, depth: 1}", "logger=none", "trainer.accelerator=cpu",
     "progress=false",
 ]  # fmt: skip
@@ -28,13 +28,14 @@ def settings(folder, n, *overrides, images=False):
 
 
 @pytest.mark.parametrize(
-    ("n", "batch", "denoiser"), [(100, 65, 65), (1000, 800, 512), (1280, 1024, 512), (2000, 1024, 512)]
+    ("n", "batch", "distil", "denoiser"),
+    [(100, 65, 65, 65), (1000, 128, 800, 512), (12_000, 256, 1024, 512), (50_000, 1024, 1024, 512)],
 )
-def test_a_batch_holds_no_more_states_than_there_are_pairs(tmp_path, n, batch, denoiser):
+def test_a_batch_suits_the_number_of_pairs(tmp_path, n, batch, distil, denoiser):
     run = settings(tmp_path, n)
-    assert (run.ipf.batch_size, run.amortized.batch_size, run.distil.batch_size) == (batch, batch, batch)
+    assert (run.training.batch_size, run.conditional.batch_size, run.distil.batch_size) == (batch, batch, distil)
     assert run.denoiser.batch_size == run.plain["denoiser"]["batch_size"] == denoiser
-    assert run.plain["ipf"]["batch_size"] == run.fingerprint()["ipf.batch_size"] == batch
+    assert run.plain["training"]["batch_size"] == run.fingerprint()["training.batch_size"] == batch
 
 
 @pytest.mark.parametrize(("n", "val"), [(100, 0.25), (250, 0.2), (500, 0.1), (2000, 0.1)])
@@ -48,31 +49,45 @@ def test_validation_takes_a_larger_share_of_few_pairs(tmp_path, n, val):
 def test_images(tmp_path):
     for n, ipf, distil in ((100, 65, 64), (200, 128, 64)):
         run = settings(tmp_path, n, images=True)
-        sizes = [one.batch_size for one in (run.ipf, run.amortized, run.denoiser, run.distil)]
+        sizes = [one.batch_size for one in (run.training, run.conditional, run.denoiser, run.distil)]
         assert sizes == [ipf, ipf, ipf, distil]
 
 
 @pytest.mark.parametrize(
     ("images", "n", "first", "later"),
-    [(False, 100, 825, 232), (False, 500, 2500, 400), (False, 4000, 15000, 1500), (True, 100, 825, 232),
+    [(False, 100, 403, 40), (False, 500, 1000, 100), (False, 12_500, 5000, 500), (False, 200_000, 15000, 1500),
+     (True, 100, 825, 232),
      (True, 1000, 4400, 350)],
 )  # fmt: skip
 def test_few_pairs_take_few_steps(tmp_path, images, n, first, later):
     run = settings(tmp_path, n, images=images)
-    assert (run.ipf.first_steps, run.ipf.steps) == (first, later)
-    assert settings(tmp_path, n, "ipf.steps=7", images=images).ipf.steps == 7
+    assert (run.training.first_steps, run.training.steps) == (first, later)
+    assert settings(tmp_path, n, "training.steps=7", images=images).training.steps == 7
+
+
+@pytest.mark.parametrize(("n", "width", "depth"), [(1000, 128, 3), (50_000, 256, 4)])
+def test_few_pairs_take_a_small_network(tmp_path, n, width, depth):
+    assert settings(tmp_path, n).plain["network"]["options"] == {"width": width, "depth": depth}
+    own = settings(tmp_path, n, "network.options.width=7").plain["network"]["options"]
+    assert own == {"width": 7, "depth": depth}
+
+
+def test_the_cache_holds_what_is_drawn_from_it(tmp_path):
+    assert settings(tmp_path, 12_500).training.trajectories == 256 * 500 // 10
+    assert settings(tmp_path, 12_500, "T=5", "training.steps=7").training.trajectories == 256 * 7 // 5
+    assert settings(tmp_path, 50_000, "training.trajectories=9").training.trajectories == 9
 
 
 @pytest.mark.parametrize("images", [False, True])
 def test_a_training_on_few_pairs_ends_where_it_overfits(tmp_path, images):
-    assert settings(tmp_path, 100, images=images).ipf.patience == 8
+    assert settings(tmp_path, 100, images=images).training.patience == 8
 
 
 def test_a_batch_that_was_given_stays(tmp_path):
-    with pytest.raises(CSBError, match=r"65 training pairs are fewer than ipf.batch_size=1024; lower it"):
-        settings(tmp_path, 100, "ipf.batch_size=1024")
-    run = settings(tmp_path, 100, "ipf.batch_size=16", "distil.batch_size=300")
-    assert (run.ipf.batch_size, run.amortized.batch_size, run.distil.batch_size) == (16, 16, 300)
+    with pytest.raises(CSBError, match=r"65 training pairs are fewer than training.batch_size=1024; lower it"):
+        settings(tmp_path, 100, "training.batch_size=1024")
+    run = settings(tmp_path, 100, "training.batch_size=16", "distil.batch_size=300")
+    assert (run.training.batch_size, run.conditional.batch_size, run.distil.batch_size) == (16, 16, 300)
 
 
 def test_a_hundred_pairs_are_trained_on_and_scored(tmp_path):
@@ -80,12 +95,12 @@ def test_a_hundred_pairs_are_trained_on_and_scored(tmp_path):
     result = train(run)
     assert np.isfinite(result["energy_score"])
     loaded = load_run(run.folder)
-    assert loaded.about["config"]["ipf"]["batch_size"] == 65
+    assert loaded.about["config"]["training"]["batch_size"] == 65
     assert loaded.bridge.sample(torch.zeros(1, 1), 3).x.isfinite().all()
 
 
 def test_a_state_of_the_same_number_is_resumed(tmp_path):
-    run = settings(tmp_path, 1280, *TINY, "ipf.batch_size=1024")
+    run = settings(tmp_path, 1280, *TINY, "training.batch_size=128")
     result = train(run)
     again = settings(tmp_path, 1280, *TINY, "resume=true")
     assert load_progress(run.folder / "state.pt", again.fingerprint())

@@ -34,8 +34,8 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
 
 def test_training_evaluation_and_stages_take_it(command, tmp_path):
     tiny = [
-        "experiment=two_moons", "L=1", "T=2", "ipf.first_steps=20", "ipf.steps=5", "ipf.batch_size=32",
-        "ipf.trajectories=64", "network.options={width: 8, depth: 1}", "problem.n_train=1000", "logger=none",
+        "experiment=two_moons", "L=1", "T=2", "training.first_steps=20", "training.steps=5", "training.batch_size=32",
+        "training.trajectories=64", "network.options={width: 8, depth: 1}", "problem.n_train=1000", "logger=none",
         "metrics.exact_observations=2", "metrics.picture_rows=2", "metrics.exact_samples=100", "progress=false",
         f"out={tmp_path}", "name=run",
     ]  # fmt: skip
@@ -44,7 +44,7 @@ def test_training_evaluation_and_stages_take_it(command, tmp_path):
         first.stdout.readline()
         for done in (
             command(*tiny, "overwrite=true"),
-            command(*tiny, "stage=score", "amortized.steps=5"),
+            command(*tiny, "stage=score", "conditional.steps=5"),
             command(f"run={tmp_path}/run", "baselines=none", script="scripts/evaluate.py"),
             command(
                 f"run={tmp_path}/run",

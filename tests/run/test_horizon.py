@@ -16,14 +16,14 @@ from csb.samplers import horizon, horizon_bias
 from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge
 
-PROCESS = {"schedule": "power", "alpha_bar_end": 0.1, "power": 3.0}
+PROCESS = {"name": "power", "alpha_bar_end": 0.1, "power": 3.0}
 MLP = {"name": "mlp", "width": 8, "depth": 1}
 
 
 def compared(problem, denoiser, alpha_bar_end):
     """TDS in a comparison of an untrained bridge, and the warnings."""
     bridge = make_untrained_bridge(*problem.x_shape, *problem.y_shape)
-    run = Run(Path("run"), bridge, {"problem": problem.spec(), "config": {"process": PROCESS}})
+    run = Run(Path("run"), bridge, {"problem": problem.spec(), "config": {"schedule": PROCESS}})
     settings = BaselineSettings(["tds"], 20, alpha_bar_end, 64, None, "systematic", 0.5, 0.1, {}, {}, 2, 2)
     found = build_methods(run, [], denoiser, settings, SamplerSettings(), 0)
     return {method.name: method for method in found.methods}, found.warnings

@@ -14,7 +14,8 @@ from csb.runs.load import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = (
-    "ipf.first_steps=240", "ipf.steps=40", "ipf.refresh=40", "ipf.trajectories=256", "ipf.observe_every=120",
+    "training.first_steps=240", "training.steps=40", "training.refresh=40", "training.trajectories=256",
+    "training.observe_every=120",
     "network.options.channels=32", "metrics.observations=64", "metrics.samples=16", "progress=false",
 )  # fmt: skip
 

@@ -19,8 +19,8 @@ from csb.runs.train import train
 
 TINY = [
     "experiment=mnist_inpaint_anywhere", "L=1", "T=3", "progress=false", "logger=none", "trainer.precision=32-true",
-    "network.options={channels: 8, multipliers: [1, 1], attention: false}", "objective.rank=2", "ipf.batch_size=16",
-    "ipf.first_steps=60", "ipf.observe_every=1000",
+    "network.options={channels: 8, multipliers: [1, 1], attention: false}", "objective.rank=2",
+    "training.batch_size=16", "training.first_steps=60", "training.observe_every=1000",
     "metrics.observations=20", "metrics.samples=4", "metrics.picture_rows=3",
 ]  # fmt: skip
 METRICS = MetricsSettings(observations=20, samples=4, compare_observations=12, compare_samples=4, picture_rows=3)

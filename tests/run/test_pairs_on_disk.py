@@ -32,9 +32,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*",
 N = 600
 SMALL = [
     "L=1", "T=3", "progress=false", "logger=none", "trainer=default", "network.options={width: 16, depth: 1}",
-    "ipf.first_steps=8", "ipf.steps=6", "ipf.refresh=4", "ipf.batch_size=256", "ipf.trajectories=64",
-    "ipf.last_forward=true", "ipf.checkpoint_every=3", "ipf.observe_every=1000", "ipf.validate_every=4",
-    "metrics.samples=8", "metrics.observations=20", "metrics.picture_rows=2",
+    "training.first_steps=8", "training.steps=6", "training.refresh=4", "training.batch_size=256",
+    "training.trajectories=64",
+    "training.last_forward=true", "training.checkpoint_every=3", "training.observe_every=1000",
+    "training.validate_every=4", "metrics.samples=8", "metrics.observations=20", "metrics.picture_rows=2",
 ]  # fmt: skip
 FIT = {  # the same, from Python
     "L": 1, "T": 3, "progress": False, "precision": "32-true", "network": {"name": "mlp", "width": 16, "depth": 1},
@@ -171,7 +172,7 @@ def test_a_dataset_that_is_gone(tmp_path):
 
 
 def test_half_precision_is_near_and_half(whole, folder, tmp_path):
-    run = run_config(folder, "npz", tmp_path, "ipf.cache_dtype=float16")
+    run = run_config(folder, "npz", tmp_path, "training.cache_dtype=float16")
     train(run)
     one, two = weights(whole), weights(run.folder)
     assert any(not torch.equal(one[key], two[key]) for key in one)
@@ -187,7 +188,7 @@ def test_a_disk_without_room_is_told_before_the_training(folder, tmp_path, monke
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
     """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy in inference mode, another dtype."""
-    few = ["amortized.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
+    few = ["conditional.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",
            "distil.calls=[1]"]  # fmt: skip
     found = []
     for kind, dtype in (("npz", torch.float32), ("npy", torch.float32), ("npz", torch.float64)):
@@ -214,20 +215,20 @@ def read_stage(given, *more):
 
 def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
     save(tmp_path, *arrays())
-    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
     train(run)
     save(tmp_path, *(array[:500] for array in arrays()))
     with pytest.raises(CSBError, match="holds 500 pairs and held 600 when the run was trained"):
         load_run(run.folder).problem.pairs("test", 1)
     with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
-        train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+        train(run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true"))
 
 
 def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
     """One digest, whoever reads them: another y for the same x."""
     x, y = arrays()
     save(tmp_path, x, y)
-    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
     train(run)
     held = load_run(run.folder).problem
     assert held.x == str((tmp_path / "x.npy").absolute())
@@ -238,7 +239,7 @@ def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
         with pytest.raises(CSBError, match="holds other pairs than when the run was trained"):
             action()
     with pytest.raises(CSBError, match="was trained on other pairs"):
-        train(run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true"))
+        train(run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true"))
     score = dataclasses.replace(run_config(tmp_path, "npy", tmp_path), stage="score")
     with pytest.raises(CSBError, match="holds a bridge of other pairs"):
         stage_job(score)
@@ -250,7 +251,7 @@ def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
 def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
     """As older versions wrote it, with a path relative to the working directory."""
     save(tmp_path, *arrays())
-    run = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false")
+    run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
     result = train(run)
     path = run.folder / "state.pt"
     state = load_state(path)
@@ -258,7 +259,7 @@ def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
     state["fingerprint"] |= {f"problem.{name}": f"{name}.npy" for name in "xy"}
     save_state(path, state)
     monkeypatch.chdir(tmp_path)
-    again = run_config(tmp_path, "npy", tmp_path, "ipf.last_forward=false", "resume=true")
+    again = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true")
     assert train(again) == result
     monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(CSBError, match=r"was trained with problem.x="):
@@ -279,7 +280,7 @@ def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Source, "take", counted)
     monkeypatch.setattr("csb.problems.scale._POOL", 1000)  # in place of 100,000
-    train(run_config(tmp_path, "npy", tmp_path, "ipf.patience=0"))
+    train(run_config(tmp_path, "npy", tmp_path, "training.patience=0"))
     passes, picked = ([n for block, n in taken if block is kind] for kind in (True, False))
     assert sum(passes) == 2 * 20_000  # the check, and mean and standard deviation
     assert max(passes) == 8192

@@ -10,12 +10,12 @@ from csb.runs.load import load_run
 from tests.run.test_config_errors import refuse
 
 SMALL = [
-    "L=1", "T=3", "progress=false", "logger=none", "ipf.batch_size=32", "ipf.trajectories=64", "ipf.refresh=20",
-    "metrics.samples=16", "metrics.picture_rows=2",
+    "L=1", "T=3", "progress=false", "logger=none", "training.batch_size=32", "training.trajectories=64",
+    "training.refresh=20", "metrics.samples=16", "metrics.picture_rows=2",
 ]  # fmt: skip
-VECTORS = [*SMALL, "ipf.first_steps=150", "ipf.steps=10", "network.options={width: 32, depth: 1}"]
+VECTORS = [*SMALL, "training.first_steps=150", "training.steps=10", "network.options={width: 32, depth: 1}"]
 IMAGES = [
-    *SMALL, "ipf.first_steps=8", "ipf.steps=4", "network.options.channels=16", "objective.rank=2",
+    *SMALL, "training.first_steps=8", "training.steps=4", "network.options.channels=16", "objective.rank=2",
     "trainer.precision=32-true",
 ]  # fmt: skip
 CALIBRATION = {"crps", "energy_score", "spread", "skill", "ratio", "ratio_fair", "coverage_deviation", "tarp_deviation"}
@@ -156,12 +156,12 @@ class TestRefused:
 
     def test_too_few_to_hold_out_or_to_learn_from(self, tmp_path):
         x = np.random.default_rng(0).normal(size=(200, 2))
-        message = self.line(tmp_path, x, x, "ipf.batch_size=32", "data.test=1")
+        message = self.line(tmp_path, x, x, "training.batch_size=32", "data.test=1")
         assert "test=1 holds out 1 pair; calibration needs 2 or more" in message
-        message = self.line(tmp_path, x, x, "ipf.batch_size=32", "data.val=5")
+        message = self.line(tmp_path, x, x, "training.batch_size=32", "data.val=5")
         assert "metrics.picture_rows needs 6 pairs and the split 'val' holds 5" in message
-        message = self.line(tmp_path, x, x, "data.test=60", "ipf.batch_size=1024")
-        assert "90 training pairs are fewer than ipf.batch_size=1024" in message
+        message = self.line(tmp_path, x, x, "data.test=60", "training.batch_size=1024")
+        assert "90 training pairs are fewer than training.batch_size=1024" in message
         assert "hold out 290 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
         assert not (tmp_path / "new").exists()
 

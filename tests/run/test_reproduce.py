@@ -22,7 +22,7 @@ from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
-    "L=1", "metrics.samples=4", "amortized.steps=4", "denoiser.steps=4", "denoiser.batch_size=32", "distil.steps=4",
+    "L=1", "metrics.samples=4", "conditional.steps=4", "denoiser.steps=4", "denoiser.batch_size=32", "distil.steps=4",
     "distil.batch_size=8", "distil.refresh=2", "distil.trajectories=16", "distil.calls=[1,2]",
 ]  # fmt: skip
 

@@ -22,7 +22,7 @@ AFFINE = {
     "T": 3, "L": 1, "network": "affine", "objective": "likelihood_full", "progress": False, "precision": "32-true",
     "schedule": {"name": "power", "alpha_bar_end": 0.01, "power": 2.0},
     "training": {
-        **PRESETS["ipf"]["gaussian"], "batch_size": 512, "first_steps": 400, "refresh": 400, "last_forward": False,
+        **PRESETS["training"]["gaussian"], "batch_size": 512, "first_steps": 400, "refresh": 400, "last_forward": False,
         "observe_every": 10000, "lr": 2e-2, "balance": 0.0, "weight_decay": 0.0,
     },
 }  # fmt: skip

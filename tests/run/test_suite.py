@@ -27,8 +27,9 @@ from csb.suites.sbi.settings import read
 from csb.suites.sbi.work import work
 
 TRAIN = [
-    "+problem.n_val=50", "ipf.last_forward=false", "ipf.first_steps=20", "ipf.steps=20", "ipf.batch_size=32",
-    "ipf.trajectories=64", "ipf.checkpoint_every=2", "network.options={width: 16, depth: 1}", "logger=none",
+    "+problem.n_val=50", "training.last_forward=false", "training.first_steps=20", "training.steps=20",
+    "training.batch_size=32",
+    "training.trajectories=64", "training.checkpoint_every=2", "network.options={width: 16, depth: 1}", "logger=none",
     "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.picture_rows=1",
 ]  # fmt: skip
 SCORE = ["observations=3", "samples=200", "c2st_observations=2", "c2st_samples=200"]
@@ -240,7 +241,7 @@ BAD = [
     ("suite.problems=two_moons", "suite.problems='two_moons' is not possible"),
     ("suite.problems=[nope]", "nope"),
     ("suite.problems=[mnist_inpaint]", "mnist_inpaint has no exact posterior to score against"),
-    ("suite.train=['ipf.batch_size=1024']", "600 training pairs are fewer than ipf.batch_size=1024"),
+    ("suite.train=['training.batch_size=1024']", "600 training pairs are fewer than training.batch_size=1024"),
     ("suite.pairs=[0]", "suite.pairs[0]=0 is not possible"),
     ("suite.T=[1,1]", "suite.T=[1, 1] repeats an entry"),
     ("suite.T=[0]", "suite.T[0]=0 is not possible"),
@@ -251,8 +252,8 @@ BAD = [
     ("suite.seeds=[-1]", "suite.seeds[0]=-1 is not possible"),
     ("suite.methods=[nope]", "suite.methods[0]='nope' is unknown; choose one of exact, bridge"),
     ("suite.train=['T=3']", "suite.train[0]='T=3' is set by the suite itself"),
-    ("suite.train=['ipf.steps=0']", "ipf.steps=0 is not possible"),
-    ("suite.train=['ipf.steps=1,2']", "ipf.steps"),
+    ("suite.train=['training.steps=0']", "training.steps=0 is not possible"),
+    ("suite.train=['training.steps=1,2']", "training.steps"),
     ("suite.train=[3]", "suite.train[0]=3 is not possible"),
     ("suite.jobs=0", "suite.jobs=0 is not possible"),
     ("suite.threads=0", "suite.threads=0 is not possible"),

@@ -100,8 +100,16 @@ def test_a_job_that_fails_is_told_in_its_row(command, tiny, tmp_path):
 class TestCSV:
     @pytest.fixture
     def line(self, tiny, tmp_path):
-        changed = [*tiny, "logger=csv", "ipf.first_steps=40", "ipf.steps=20", "L=1", f"out={tmp_path}", "name=run"]
-        return [a for a in changed if a not in ("logger=none", "L=2", "ipf.first_steps=12", "ipf.steps=10")]
+        changed = [
+            *tiny,
+            "logger=csv",
+            "training.first_steps=40",
+            "training.steps=20",
+            "L=1",
+            f"out={tmp_path}",
+            "name=run",
+        ]
+        return [a for a in changed if a not in ("logger=none", "L=2", "training.first_steps=12", "training.steps=10")]
 
     def test_losses_on_the_axis_of_all_steps(self, command, line, tmp_path):
         assert command(*line).code == 0
@@ -168,8 +176,8 @@ class TestWandb:
 
 
 def test_pictures_after_each_half_step_and_within(command, tiny, tmp_path):
-    changed = [a for a in tiny if not a.startswith("ipf.observe_every")]
-    done = command(*changed, "ipf.observe_every=5", f"out={tmp_path}", "name=run")
+    changed = [a for a in tiny if not a.startswith("training.observe_every")]
+    done = command(*changed, "training.observe_every=5", f"out={tmp_path}", "name=run")
     assert done.code == 0, done.err
     assert sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir()) == [
             "01_backward_000005.png", "01_backward_000010.png", "01_backward_000012.png", "01_backward_loss.png",

@@ -114,12 +114,12 @@ class TestHeatMap:
 
 
 def test_jobs_without_a_result_and_damaged_ones_are_told(tmp_path, capsys):
-    sweep.write_marker(tmp_path / "a", ["+ipf.x=1", "T=2", "sweep=joblib"], 1, 2, 0, "0", ["sweep"])
+    sweep.write_marker(tmp_path / "a", ["+training.x=1", "T=2", "sweep=joblib"], 1, 2, 0, "0", ["sweep"])
     sweep.write_marker(tmp_path / "b", ["T=3"], 1, 3, 0, "1", [])
     (tmp_path / "b" / "result.json").write_text("{")
     (tmp_path / ".submitit").mkdir()
     found = {job.name: job for job in sweep.collect(tmp_path)}
-    assert (found["a"].error, found["a"].settings) == ("did not finish", {"ipf.x": "1"})
+    assert (found["a"].error, found["a"].settings) == ("did not finish", {"training.x": "1"})
     assert (found["b"].error, found["b"].T) == ("result.json is damaged", 3)
     assert sweep.report(tmp_path)
     assert "2 of them failed" in " ".join(capsys.readouterr().out.split())  # a long path breaks the line
@@ -130,8 +130,8 @@ def test_a_job_without_overrides_has_a_folder_of_its_own():
 
 
 def short(tiny, out, *more):
-    kept = [a for a in tiny if not a.startswith(("L=", "T=", "ipf.first_steps", "ipf.steps"))]
-    return ["-m", *kept, "ipf.first_steps=4", "ipf.steps=4", "L=1", f"out={out}", *more]
+    kept = [a for a in tiny if not a.startswith(("L=", "T=", "training.first_steps", "training.steps"))]
+    return ["-m", *kept, "training.first_steps=4", "training.steps=4", "L=1", f"out={out}", *more]
 
 
 class TestLaunchers:

@@ -11,9 +11,9 @@ from csb.suites.target import TARGETS, Reached, Watch
 from csb.training.settings import HalfStep
 
 TRAIN = [
-    "ipf.first_steps=9", "ipf.batch_size=32", "network.options={width: 16, depth: 1}", "problem.n_train=500",
+    "training.first_steps=9", "training.batch_size=32", "network.options={width: 16, depth: 1}", "problem.n_train=500",
     "+problem.n_val=100", "logger=none", "progress=false", "metrics.exact_samples=100", "metrics.exact_observations=1",
-    "ipf.validate_every=100",
+    "training.validate_every=100",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class TestWatch:
         ("observations=0", "observations=0 is not possible"),
         ("observations=1000000", "observations=1000000 are more than the"),
         ("train=3", "train=3 is not possible; give a list"),
-        ("train=['ipf.steps=0']", "ipf.steps=0 is not possible"),
+        ("train=['training.steps=0']", "training.steps=0 is not possible"),
         ("out=null", "out=None is not possible; give a path"),
         ("+foo=1", "foo"),
         ("+suite.foo=1", "suite.foo is unknown"),

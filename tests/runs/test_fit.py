@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 
 import csb
 from csb.errors import CSBError
-from csb.networks import NETWORKS, Network
+from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import TwoMoons
+from csb.training.stage import Stage
 
 SMALL = {
     "L": 1, "T": 3, "network": {"name": "mlp", "width": 8, "depth": 1}, "progress": False,
@@ -76,7 +77,7 @@ def test_the_command_line_trains_the_same(reference, tmp_path):
     line = [
         "train", "experiment=pairs", f"data.path={tmp_path}/pairs.npz", "L=1", "T=3", "logger=none", "progress=false",
         "network.options={width: 8, depth: 1}", f"out={tmp_path}", "name=run", "trainer.precision=32-true",
-        "ipf.first_steps=12", "ipf.steps=8", "ipf.batch_size=32", "ipf.trajectories=64",
+        "training.first_steps=12", "training.steps=8", "training.batch_size=32", "training.trajectories=64",
     ]  # fmt: skip
     code = f"from csb.cli.main import main; main({line!r})"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -191,7 +192,7 @@ def test_own_classes_on_the_command_line(tmp_path):
     (tmp_path / "mine.py").write_text(OWN.replace("{network}", inspect.getsource(Plain)))
     train = [
         "train", "import=mine", "problem=ring", "network=Plain", "problem.noise=0.2", "problem.n_train=200", "L=1",
-        "T=3", "ipf.first_steps=4", "ipf.steps=4", "ipf.batch_size=32", "metrics.exact_observations=2",
+        "T=3", "training.first_steps=4", "training.steps=4", "training.batch_size=32", "metrics.exact_observations=2",
         "metrics.observations=2", "metrics.samples=4", "logger=none", "progress=false", "out=.", "name=run",
     ]  # fmt: skip
     sample = ["sample", "import=mine", "run=run", "observations=2", "n=3"]
@@ -206,7 +207,7 @@ def test_own_classes_on_the_command_line(tmp_path):
     assert done.stderr.startswith("error: import=nowhere cannot be imported (ModuleNotFoundError")
 
 
-@pytest.mark.parametrize(("cls", "message"), [(int, "neither a Network nor"), (3, "neither"), (TwoMoons, None)])
+@pytest.mark.parametrize(("cls", "message"), [(int, "no Network, Encoder or"), (3, "is no Network"), (TwoMoons, None)])
 def test_what_cannot_be_registered(cls, message):
     if message is None:
         cls, message = type("Mine", (TwoMoons,), {"__module__": "mine"}), "one of csb's own"
@@ -299,3 +300,93 @@ def test_metrics_take_arrays():
     assert csb.metrics.crps(samples, truth) == pytest.approx(1 / np.pi**0.5, rel=0.2)
     assert csb.metrics.sbc_ranks(samples, truth).shape == (50, 2)
     assert csb.metrics.tarp(samples, truth, seed=3).coverage.shape[1] == 1
+
+
+class Own(Encoder):
+    """An encoder of a user's own."""
+
+    def __init__(self, c_shape, width, *, power: int = 1):
+        super().__init__(c_shape, width)
+        self.power, self.layer = power, torch.nn.Linear(c_shape[0], width)
+
+    def forward(self, c):
+        return self.layer(c) ** self.power
+
+
+class Wrong(Own):
+    def forward(self, c):
+        return c
+
+
+def test_an_own_encoder(tmp_path):
+    run = csb.fit(*pairs(), out=tmp_path / "run", encoder=Own, **SMALL)
+    assert isinstance(run.bridge.kernel("backward").network.encoder, Own)
+    y, file = pairs()[1][0], tmp_path / "run" / "bridge.safetensors"
+    expected = run.bridge.sample(y, 4, seed=0).x
+    assert run.config["network"]["options"]["encoder"] == "Own"
+    del ENCODERS["Own"]
+    with pytest.raises(CSBError, match=r"networks=\{'Own': MyEncoder\}"):
+        csb.load(file)
+    assert torch.equal(csb.load(file, networks={"Own": Own}).sample(y, 4, seed=0).x, expected)
+    squared = csb.fit(*pairs(), encoder={"name": "Own", "power": 2}, **SMALL)
+    assert squared.bridge.kernel("backward").network.encoder.power == 2
+
+
+def test_encoders_that_are_refused():
+    with pytest.raises(CSBError, match="encoder 'none' is unknown; choose one of vector"):
+        csb.fit(*pairs(), encoder="none", **SMALL)
+    with pytest.raises(CSBError, match=r"encoder Wrong gives contexts of shape \(3,\); expected \(8,\)"):
+        csb.fit(*pairs(), encoder=Wrong, **SMALL)
+    with pytest.raises(CSBError, match=r"network.options.* no setting 'encoder'"):
+        csb.fit(*pairs(), **{**SMALL, "network": Plain}, encoder="vector")
+
+
+def gaussian(n):
+    return torch.randn(n, 1)
+
+
+def test_fresh_pairs_for_each_round():
+    """A function of the seed and the round alone; what is held out is no part of them."""
+    made = [csb.problem(gaussian, lambda x: x + 0.1, seed=seed) for seed in (0, 0, 1)]
+    rounds = [one.fresh(1, 2).head(500)[0] for one in made]
+    assert torch.equal(rounds[0], rounds[1])
+    assert not torch.equal(rounds[0], rounds[2])
+    assert not torch.equal(rounds[0], made[0].fresh(1, 3).head(500)[0])
+    assert not torch.equal(rounds[0], made[0].fresh(2, 2).head(500)[0])
+    assert not torch.isin(rounds[0], made[0].pairs("val").x).any()
+
+
+def test_a_training_on_fresh_pairs_is_resumed_bit_for_bit(tmp_path):
+    seen = []
+
+    def simulator(x):
+        seen.append(len(x))
+        return x + torch.randn_like(x)
+
+    def run(out, resume=False):
+        settings = {**SMALL["training"], "refresh": 5, "checkpoint_every": 3}
+        problem = csb.problem(gaussian, simulator)
+        return csb.fit(problem=problem, **{**SMALL, "training": settings}, out=tmp_path / out, resume=resume)
+
+    whole = run("whole")
+    assert sum(seen) > 10_000 * 5  # the held-out pairs, then 3 rounds of the first half-step and 2 of the other
+    state = tmp_path / "cut" / "state.pt"
+    original = Stage.save
+
+    def stop(stage, fit, step):
+        original(stage, fit, step)
+        if stage.progress.half_step == 1 and step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "save", stop)
+        assert run("cut").interrupted
+    assert state.exists()
+    again = run("cut", resume=True)
+    assert all(torch.equal(weights(whole)[key], weights(again)[key]) for key in weights(whole))
+
+
+def test_an_array_of_draws_is_simulated_once():
+    problem = csb.problem(torch.randn(300, 1), lambda x: x + 0.1)
+    assert not problem.is_endless
+    assert sum(problem.sizes.values()) == 300

@@ -10,9 +10,9 @@ from csb.suites.mixture import MixtureSettings, distances, floors
 pytestmark = pytest.mark.slow
 
 SCHEDULES = {
-    "linear": {"schedule": "linear", "alpha_bar_end": 1e-5, "beta_min": 0.1},
-    "cosine": {"schedule": "cosine", "alpha_bar_end": 1e-5, "offset": 0.008},
-    "power": {"schedule": "power", "alpha_bar_end": 1e-5, "power": 2.0},
+    "linear": {"name": "linear", "alpha_bar_end": 1e-5, "beta_min": 0.1},
+    "cosine": {"name": "cosine", "alpha_bar_end": 1e-5, "offset": 0.008},
+    "power": {"name": "power", "alpha_bar_end": 1e-5, "power": 2.0},
 }
 
 

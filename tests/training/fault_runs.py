@@ -20,7 +20,7 @@ from csb.problems import LinearGaussian
 from csb.process import Grid, Power
 from csb.training.history import SCORE
 from csb.training.pairs import EncodedPairs
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings, TrainingSettings
 from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
@@ -46,7 +46,7 @@ def make(folder, objective="likelihood", covariance="full", optimizer=None, log=
                 "checkpoint_every": 4, "observe_every": 4}  # fmt: skip
     return BridgeTrainer(
         build_bridge(spec, 0), OBJECTIVES[objective](), EncodedPairs.of(train.x, train.y),
-        IPFSettings(**defaults | settings),
+        TrainingSettings(**defaults | settings),
         Setup(Path(folder), OptimizerSettings(**optimizer or {}), DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1},
               log=log, bar=False),
         calibrate=lambda bridge: {SCORE: 1.0},

@@ -165,5 +165,7 @@ class TestBudget:
         assert size == 256 * 2**20 // (196 * 11 * 4 + 8)
 
     def test_too_small_for_one(self):
-        with pytest.raises(CSBError, match=r"^ipf.cache_bytes=47 cannot hold one trajectory of 48 bytes; raise it$"):
+        with pytest.raises(
+            CSBError, match=r"^training.cache_bytes=47 cannot hold one trajectory of 48 bytes; raise it$"
+        ):
             capacity(48, 1000, 47)

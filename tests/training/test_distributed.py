@@ -19,7 +19,14 @@ pytestmark = [
 ]
 LIMIT = 600  # seconds, on a machine that does much else
 STEP = "csb.training.module.HalfStepModule.training_step"
-SHORT = ["L=1", "ipf.first_steps=6", "ipf.steps=6", "ipf.refresh=3", "trainer.devices=2", "trainer.accelerator=cpu"]
+SHORT = [
+    "L=1",
+    "training.first_steps=6",
+    "training.steps=6",
+    "training.refresh=3",
+    "trainer.devices=2",
+    "trainer.accelerator=cpu",
+]
 
 
 def test_the_losses_and_weights_of_two_processes_are_those_of_one(request, tmp_path):
@@ -80,7 +87,7 @@ def test_the_failure_of_one_ends_both_with_one_line(two, tiny, tmp_path):
 
 def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
     """Process 1 alone hears it, in the first half-step; process 0 writes the state of the step that they agree on."""
-    line = [*tiny, *SHORT, f"out={tmp_path}", "ipf.first_steps=20", "ipf.checkpoint_every=1000"]
+    line = [*tiny, *SHORT, f"out={tmp_path}", "training.first_steps=20", "training.checkpoint_every=1000"]
     done = two(*line, hooks=[Hook(STEP, 8, raises="SIGTERM")])
     assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
     (said,) = errors(done)
@@ -128,7 +135,7 @@ def test_csb_starts_the_processes_itself(tiny, tmp_path):
     found = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT)
     assert found.returncode == 0, found.stderr
     assert "it agrees: bit for bit" in found.stdout
-    long = ["ipf.first_steps=100000", "ipf.checkpoint_every=2"]
+    long = ["training.first_steps=100000", "training.checkpoint_every=2"]
     for name, victim in (("child", "child"), ("parent", "parent")):
         state = tmp_path / name / "state.pt"
         with subprocess.Popen([*line, *long, f"name={name}"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:

@@ -14,7 +14,7 @@ from csb.process import Grid, Power, Reference, seeded
 from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module
 from csb.training.pairs import EncodedPairs
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings, TrainingSettings
 from csb.training.stage import Setup
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer
@@ -35,7 +35,7 @@ def make(
     train = problem.pairs("train")
     return BridgeTrainer(
         build_bridge(spec), OBJECTIVES[objective](), EncodedPairs.of(*pairs or (train.x, train.y)),
-        IPFSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
+        TrainingSettings(**{"L": 2, "first_steps": 600, "steps": 600, "batch_size": 1024, "refresh": 200,
                        "trajectories": 16384, "checkpoint_every": 1000, **settings}),
         Setup(folder, optimizer, DeviceSettings("cpu"), 0, FINGERPRINT, {"note": 1}, bar=False), observer=observer,
     )  # fmt: skip
@@ -275,8 +275,8 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
     hole, pairs = small_images()
     part = KernelSpec({"name": "unet", "channels": 8, "margin": 1}, "x0")
     spec = BridgeSpec(GRID.alpha_bar.tolist(), hole.spec(), part, part, precision)
-    settings = IPFSettings(L=1, first_steps=9, steps=9, batch_size=16, states_per_pair=4, refresh=5, trajectories=32,
-                           checkpoint_every=2)  # fmt: skip
+    settings = TrainingSettings(L=1, first_steps=9, steps=9, batch_size=16, states_per_pair=4, refresh=5,
+                                trajectories=32, checkpoint_every=2)  # fmt: skip
 
     def train(name, resume):
         BridgeTrainer(
@@ -309,9 +309,9 @@ def test_backward_half_steps_are_calibrated_before_they_are_saved(tmp_path):
         bridge.backward_kernel.inflation.fill_(1.5)
         return {"inflation": 1.5}
 
-    ipf = make(tmp_path, problem, first_steps=2, steps=2, inflate=True)
-    ipf.calibrate = calibrate
-    history = ipf.run(resume=False).history
+    trainer = make(tmp_path, problem, first_steps=2, steps=2, inflate=True)
+    trainer.calibrate = calibrate
+    history = trainer.run(resume=False).history
     assert seen == [0, 2]
     assert [row.get("inflation") for row in history] == [1.5, None, 1.5, None]
     for name in ("half_steps/01_backward.safetensors", "half_steps/03_backward.safetensors", "bridge.safetensors"):

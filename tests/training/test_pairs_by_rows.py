@@ -15,7 +15,7 @@ from csb.training.batches import Batches, Draw
 from csb.training.cache import bytes_per_trajectory, capacity, fill
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.regression import example_batches, flow_path
-from csb.training.settings import DTYPES, HalfStep, IPFSettings
+from csb.training.settings import DTYPES, HalfStep, TrainingSettings
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
@@ -155,12 +155,12 @@ def least_squares(inputs, targets, c):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache_dtype": "int8"}, "ipf.cache_dtype='int8' is unknown; choose one of float32, float16, bfloat16"),
-        ({"cache_dtype": None}, "ipf.cache_dtype=None is unknown"),
+        ({"cache_dtype": "int8"}, "training.cache_dtype='int8' is unknown; choose one of float32, float16, bfloat16"),
+        ({"cache_dtype": None}, "training.cache_dtype=None is unknown"),
     ],
     ids=str,
 )
 def test_settings(change, message):
     with pytest.raises(CSBError) as error:
-        IPFSettings(L=1, first_steps=1, steps=1, **change)
+        TrainingSettings(L=1, first_steps=1, steps=1, **change)
     assert str(error.value).startswith(message)

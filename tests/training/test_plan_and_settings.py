@@ -6,12 +6,12 @@ import pytest
 
 from csb.errors import CSBError
 from csb.training.module import learning_rate
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings, plan
+from csb.training.settings import DeviceSettings, OptimizerSettings, TrainingSettings, plan
 
 
 class TestPlan:
     def test_order(self):
-        steps = plan(IPFSettings(L=2, first_steps=7, steps=5))
+        steps = plan(TrainingSettings(L=2, first_steps=7, steps=5))
         assert [(h.index, h.iteration, h.direction, h.steps, h.name, h.source) for h in steps] == [
             (0, 1, "backward", 7, "01_backward", "forward"),
             (1, 1, "forward", 5, "02_forward", "backward"),
@@ -21,8 +21,8 @@ class TestPlan:
 
     @pytest.mark.parametrize("L", [1, 3, 12])
     def test_counts(self, L):
-        assert len(plan(IPFSettings(L, 1, 1))) == 2 * L
-        without = plan(IPFSettings(L, 1, 1, last_forward=False))
+        assert len(plan(TrainingSettings(L, 1, 1))) == 2 * L
+        without = plan(TrainingSettings(L, 1, 1, last_forward=False))
         assert len(without) == 2 * L - 1
         assert without[-1].direction == "backward"
         assert without[-1].iteration == L
@@ -34,22 +34,25 @@ class TestPlan:
         ({"L": 0}, "L=0 is not possible; give an integer in 1..1000"),
         ({"L": 1.5}, "L=1.5 is not possible"),
         ({"L": True}, "L=True is not possible"),
-        ({"first_steps": 0}, "ipf.first_steps=0 is not possible"),
-        ({"steps": -3}, "ipf.steps=-3 is not possible"),
-        ({"batch_size": "many"}, "ipf.batch_size='many' is not possible"),
-        ({"refresh": 0}, "ipf.refresh=0 is not possible"),
-        ({"trajectories": None}, "ipf.trajectories=None is not possible"),
-        ({"cache_bytes": 0}, "ipf.cache_bytes=0 is not possible"),
-        ({"checkpoint_every": 0}, "ipf.checkpoint_every=0 is not possible"),
-        ({"observe_every": 0}, "ipf.observe_every=0 is not possible"),
-        ({"last_forward": 1}, "ipf.last_forward=1 is not possible; give true or false"),
-        ({"batch_size": 10, "states_per_pair": 4}, "ipf.batch_size=10 is not a multiple of ipf.states_per_pair=4"),
+        ({"first_steps": 0}, "training.first_steps=0 is not possible"),
+        ({"steps": -3}, "training.steps=-3 is not possible"),
+        ({"batch_size": "many"}, "training.batch_size='many' is not possible"),
+        ({"refresh": 0}, "training.refresh=0 is not possible"),
+        ({"trajectories": None}, "training.trajectories=None is not possible"),
+        ({"cache_bytes": 0}, "training.cache_bytes=0 is not possible"),
+        ({"checkpoint_every": 0}, "training.checkpoint_every=0 is not possible"),
+        ({"observe_every": 0}, "training.observe_every=0 is not possible"),
+        ({"last_forward": 1}, "training.last_forward=1 is not possible; give true or false"),
+        (
+            {"batch_size": 10, "states_per_pair": 4},
+            "training.batch_size=10 is not a multiple of training.states_per_pair=4",
+        ),
     ],
     ids=str,
 )
 def test_ipf_settings(change, message):
     with pytest.raises(CSBError) as error:
-        IPFSettings(**{"L": 1, "first_steps": 10, "steps": 10, **change})
+        TrainingSettings(**{"L": 1, "first_steps": 10, "steps": 10, **change})
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 

@@ -15,7 +15,7 @@ from csb.training.batches import Batches, Draw, ahead, on_device
 from csb.training.cache import fill
 from csb.training.pairs import EncodedPairs
 from csb.training.ranks import ALONE, Ranks, environment, init
-from csb.training.settings import DeviceSettings, HalfStep, IPFSettings
+from csb.training.settings import DeviceSettings, HalfStep, TrainingSettings
 from csb.training.trainer import compile_networks
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
@@ -76,16 +76,16 @@ def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
 class TestEven:
     @pytest.mark.parametrize(("batch", "shared"), [(10, 1), (12, 2), (4, 1)])
     def test_refused(self, batch, shared):
-        settings = IPFSettings(1, 1, 1, batch_size=batch, states_per_pair=shared)
-        with pytest.raises(CSBError, match=f"^ipf.batch_size={batch}, .* give a multiple of {8 * shared}$"):
+        settings = TrainingSettings(1, 1, 1, batch_size=batch, states_per_pair=shared)
+        with pytest.raises(CSBError, match=f"^training.batch_size={batch}, .* give a multiple of {8 * shared}$"):
             DeviceSettings("cpu", 4, num_nodes=2).check(settings, "bridge")
 
     def test_other_stages(self):
         with pytest.raises(CSBError, match=r"^stage=flow with trainer.devices=2, .* give trainer.devices=1$"):
-            DeviceSettings("cpu", 2).check(IPFSettings(1, 1, 1), "flow")
+            DeviceSettings("cpu", 2).check(TrainingSettings(1, 1, 1), "flow")
 
     def test_one_device_takes_any(self):
-        DeviceSettings("cpu").check(IPFSettings(1, 1, 1, batch_size=7), "flow")
+        DeviceSettings("cpu").check(TrainingSettings(1, 1, 1, batch_size=7), "flow")
 
 
 class TestFingerprint:

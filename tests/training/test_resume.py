@@ -143,7 +143,7 @@ def take_the_terminal():
 
 def test_the_terminal_goes_away(command, tiny, tmp_path):
     """Closed in the middle of a fit that shows its bar there: its state is saved, and nothing is said to nobody."""
-    settings = [*tiny, "ipf.first_steps=400", "ipf.checkpoint_every=1000", f"out={tmp_path}"]
+    settings = [*tiny, "training.first_steps=400", "training.checkpoint_every=1000", f"out={tmp_path}"]
     assert command(*settings, "name=whole").code == 0
     line = [sys.executable, str(ROOT / "train.py"), *settings, "name=run", "progress=true"]
     master, terminal = os.openpty()
@@ -171,7 +171,7 @@ def test_the_terminal_goes_away(command, tiny, tmp_path):
     "options",
     [
         pytest.param(["trainer=bf16"], id="bf16"),
-        pytest.param(["objective=mean_matching", "ipf.last_forward=false"], id="mean-matching"),
+        pytest.param(["objective=mean_matching", "training.last_forward=false"], id="mean-matching"),
     ],
 )
 def test_other_settings_resume_as_well(command, tiny, tmp_path, options):
@@ -218,7 +218,7 @@ class TestWithoutAKill:
     @pytest.mark.parametrize(
         ("option", "message"),
         [
-            ("ipf.steps=11", "was trained with ipf.steps=10, not 11"),
+            ("training.steps=11", "was trained with training.steps=10, not 11"),
             ("T=4", "was trained with T=3, not 4"),
             ("optimizer.lr=0.02", "was trained with optimizer.lr=0.001, not 0.02"),
             ("problem.seed=1", "was trained with problem.seed=0, not 1"),
@@ -305,8 +305,8 @@ class TestOtherEnds:
                 Hook("csb.training.cache.Bridge.contexts", 9, raises="SIGTERM"),
             ),
             (143, "terminated by SIGTERM; resume=true", Hook("csb.runs.train.final_scores", 1, raises="SIGTERM")),
-            (2, "out of memory; lower ipf.batch_size", Hook(STEP, 17, raises="MemoryError")),
-            (2, "out of memory; lower ipf.batch_size", Hook("csb.training.trainer.fill", 2, raises="MemoryError")),
+            (2, "out of memory; lower training.batch_size", Hook(STEP, 17, raises="MemoryError")),
+            (2, "out of memory; lower training.batch_size", Hook("csb.training.trainer.fill", 2, raises="MemoryError")),
             (2, "the output was closed before all of it was written", ClosedOutput()),
             (2, "", ClosedOutput(errors=True)),
         ],

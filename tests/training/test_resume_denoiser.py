@@ -110,7 +110,9 @@ class TestInterrupted:
         assert (folder / "denoiser_state.pt").read_bytes() == before
 
     def test_what_the_training_does_not_depend_on_may_change(self, command, stage, folder, whole):
-        done = command(*stage, f"out={folder.parent}", "resume=true", "denoiser.checkpoint_every=5", "ipf.steps=11")
+        done = command(
+            *stage, f"out={folder.parent}", "resume=true", "denoiser.checkpoint_every=5", "training.steps=11"
+        )
         assert done.code == 0, done.err
         assert_same(folder, whole)
 

@@ -15,7 +15,7 @@ from csb.process import seeded
 from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
 from csb.training.pairs import EncodedPairs
-from csb.training.settings import IPFSettings
+from csb.training.settings import TrainingSettings
 from csb.training.trainer import BridgeTrainer
 from csb.training.validation import Validation
 
@@ -31,7 +31,7 @@ def small():
 def with_validation(run: BridgeTrainer, problem, patience: int) -> BridgeTrainer:
     val = problem.pairs("val", 100)
     run.val = EncodedPairs.of(val.x, val.y) if patience else None
-    run.settings = IPFSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
+    run.settings = TrainingSettings(**{**vars(run.settings), "patience": patience, "validate_every": 2})
     return run
 
 
@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_training(small, tmp_path, objective):
     """At the exact fixed point of the first half-step no weights have a lower validation loss."""
     short = {**SHORT, "first_steps": 400, "refresh": 400}
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
-    run.settings = IPFSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
+    run.settings = TrainingSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
     module = trainer_module.HalfStepModule(run.bridge, half_step, OBJECTIVES[objective](), run.setup.optimizer)
     draw = replace(run.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets)
@@ -141,9 +141,9 @@ class TestSelection:
 
 
 RECIPE = [
-    "process=auto", "process.alpha_bar_end=0.1", "objective=bridge_matching", "objective.covariance=mixture",
+    "schedule=auto", "schedule.alpha_bar_end=0.1", "objective=bridge_matching", "objective.covariance=mixture",
     "objective.components=3",
-    "ipf.validate_every=2", "ipf.patience=2",
+    "training.validate_every=2", "training.patience=2",
 ]  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def test_a_killed_run_that_stops_early_ends_as_the_whole_one(command, tiny, tmp_
         assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
         assert torch.equal(one.grid.alpha_bar, two.grid.alpha_bar)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["process"]["schedule"] == "power"
-    assert config["process"]["alpha_bar_end"] == 0.1
+    assert config["schedule"]["name"] == "power"
+    assert config["schedule"]["alpha_bar_end"] == 0.1
 
 
 def test_scores_of_an_older_version_in_other_units_take_no_part_in_the_choice():

@@ -10,7 +10,7 @@ from csb.bridge.objectives import OBJECTIVES
 from csb.process import Grid, Power, seeded
 from csb.training import ranks
 from csb.training.pairs import EncodedPairs
-from csb.training.settings import DeviceSettings, IPFSettings, OptimizerSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings, TrainingSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
 
@@ -60,20 +60,20 @@ def training(folder, size, objective, compile=False):
     part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "mixture", components=2)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
     spec = BridgeSpec(GRID.alpha_bar.tolist(), transform, part, part)
-    settings = IPFSettings(
+    settings = TrainingSettings(
         L=1, first_steps=8, steps=8, batch_size=24, states_per_pair=2, refresh=4, trajectories=75, patience=50,
         validate_every=5, checkpoint_every=100,
     )  # fmt: skip
     device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
     if size > 1:
         ranks.init(device)
-    ipf = BridgeTrainer(
+    training = BridgeTrainer(
         build_bridge(spec, 3), OBJECTIVES[objective](), pairs(200, 0), settings,
         Setup(folder, OptimizerSettings(lr=1e-2, later_lr=1e-2), device, 5, bar=False),
         observer=losses, calibrate=inflate, val=pairs(60, 1),
     )  # fmt: skip
-    progress = ipf.run(resume=False)
-    found = {"losses": losses.by_half_step, "weights": ipf.bridge.state_dict(), "history": progress.history}
+    progress = training.run(resume=False)
+    found = {"losses": losses.by_half_step, "weights": training.bridge.state_dict(), "history": progress.history}
     ranks.destroy()
     return found
 

@@ -107,8 +107,8 @@ class Field:
         """Before its horizon is set."""
         if self.schedule is not None:
             return self.schedule
-        process = self._config.get("process")
-        return LinearBeta(alpha_bar_end=LONG) if process is None else schedule_of(process)
+        group = self._config.get("schedule")
+        return LinearBeta(alpha_bar_end=LONG) if group is None else schedule_of(group)
 
     @cached_property
     def guide(self) -> Guide:

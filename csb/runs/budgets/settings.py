@@ -46,7 +46,7 @@ class CompareSettings(Schema):
     c2st_samples: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
     """Of each law, for C2ST to the exact posterior, on the first three observations; 0 leaves it out."""
     schedule: dict[str, Any] | None = None
-    """Of the guided samplers, e.g. {schedule: cosine, alpha_bar_end: 1e-3, offset: 0.008}; null: that of run, else
+    """Of the guided samplers, e.g. {name: cosine, alpha_bar_end: 1e-3, offset: 0.008}; null: that of run, else
     linear."""
     seed: Whole = Field(default=0, description="of all samples")
     out: Place = "outputs/compare/${problem.name}"

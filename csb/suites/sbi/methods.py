@@ -92,6 +92,6 @@ def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 METHODS: dict[str, Method] = {
     "exact": Method(_exact, "never"),
     "bridge": Method(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
-    "score": Method(_score, "once", done="score", overrides=("stage=score",), groups=("amortized",)),
-    "flow": Method(_flow, "once", done="flow", overrides=("stage=flow",), groups=("amortized",)),
+    "score": Method(_score, "once", done="score", overrides=("stage=score",), groups=("conditional",)),
+    "flow": Method(_flow, "once", done="flow", overrides=("stage=flow",), groups=("conditional",)),
 }

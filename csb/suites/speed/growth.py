@@ -105,7 +105,7 @@ def over_T(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
     jobs = {
         f"sampling {states} states": {str(T): _sample(recipe, states, T) for T in Ts},
         f"filling {states} trajectories": fills,
-        "a training step": {str(T): _step(recipe, recipe.run.ipf.batch_size, T) for T in Ts},
+        "a training step": {str(T): _step(recipe, recipe.run.training.batch_size, T) for T in Ts},
     }
     return [
         Curve("T", name, "T", "ms", _ms(interleaved(actions, repeats, recipe.device), Ts))
@@ -116,7 +116,7 @@ def over_T(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
 def over_cache(recipe: Recipe, extent: Extent, repeats: int) -> list[Curve]:
     """Filling a cache of N trajectories, and drawing a batch from it."""
     bridge, objective = recipe.bridge().eval(), recipe.run.objective
-    module, size, seed = module_of(recipe, later=True), recipe.run.ipf.batch_size, (0,)
+    module, size, seed = module_of(recipe, later=True), recipe.run.training.batch_size, (0,)
     fills = {str(N): partial(fill, bridge, "forward", objective, recipe.pairs(N), N, seed) for N in extent.caches}
     drawn = {}
     for N in extent.caches:

@@ -8,17 +8,17 @@ from csb.bridge.objectives import OBJECTIVES
 from csb.evaluation.speed import sampling_overhead
 from csb.suites.speed.recipes import Recipe
 from csb.training.cache import bytes_per_trajectory, capacity, fill
-from csb.training.settings import IPFSettings
+from csb.training.settings import TrainingSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
 
 _FEW = 32  # trajectories whose bytes are counted
 
 
-def _shrunk(ipf: IPFSettings, L: int, by: int) -> IPFSettings:
+def _shrunk(training: TrainingSettings, L: int, by: int) -> TrainingSettings:
     """Half-steps of fewer steps, trajectories and steps a round, in the same proportions, without early stopping."""
-    steps, refresh, trajectories = (max(1, n // by) for n in (ipf.steps, ipf.refresh, ipf.trajectories))
-    return ipf.replace(
+    steps, refresh, trajectories = (max(1, n // by) for n in (training.steps, training.refresh, training.trajectories))
+    return training.replace(
         L=L, first_steps=steps, steps=steps, refresh=refresh, trajectories=trajectories, last_forward=True,
         patience=0, inflate=False, select="last",
     )  # fmt: skip
@@ -31,28 +31,28 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
     since the training's start.
     """
     run = recipe.run
-    ipf = _shrunk(run.ipf, L, shrink)
+    training = _shrunk(run.training, L, shrink)
     with tempfile.TemporaryDirectory() as folder:
-        training = BridgeTrainer(
-            recipe.bridge(), run.objective, recipe.pairs(max(ipf.trajectories, ipf.batch_size)),
-            ipf, Setup(Path(folder), run.optimizer, run.device, run.seed, bar=False),
+        trainer = BridgeTrainer(
+            recipe.bridge(), run.objective, recipe.pairs(max(training.trajectories, training.batch_size)),
+            training, Setup(Path(folder), run.optimizer, run.device, run.seed, bar=False),
         )  # fmt: skip
-        history = training.run(resume=False).history
+        history = trainer.run(resume=False).history
     keys = ("half_step", "iteration", "fill_share", "seconds")
-    return [{"recipe": recipe.name, "steps": ipf.steps, **{key: row[key] for key in keys}} for row in history]
+    return [{"recipe": recipe.name, "steps": training.steps, **{key: row[key] for key in keys}} for row in history]
 
 
 def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
     """A row for each objective: bytes of a trajectory as counted and as budgeted, and MiB of the recipe's cache."""
     rows = []
-    shape, T, ipf = recipe.transform.z_shape, recipe.run.grid.T, recipe.run.ipf
+    shape, T, training = recipe.transform.z_shape, recipe.run.grid.T, recipe.run.training
     bridge = recipe.bridge().eval()
     for name in OBJECTIVES:
         objective = OBJECTIVES[name]()
         cache = fill(bridge, "forward", objective, recipe.pairs(_FEW), _FEW, (0,))
         counted = sum(tensor.nbytes for tensor in cache.tensors)
         each = bytes_per_trajectory(shape, T, objective)
-        held = capacity(each, ipf.trajectories, ipf.cache_bytes)
+        held = capacity(each, training.trajectories, training.cache_bytes)
         rows.append(
             {
                 "recipe": recipe.name, "objective": name, "T": T, "bytes_counted": counted / _FEW,

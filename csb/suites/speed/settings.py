@@ -67,11 +67,11 @@ FULL = Extent(
     batch=16,
 )
 QUICK = Extent(
-    vectors=("network.options={width: 16, depth: 1}", "ipf.batch_size=32"),
+    vectors=("network.options={width: 16, depth: 1}", "training.batch_size=32"),
     images=(
         "network.options={channels: 8, multipliers: [1], blocks: 1, patch: 2, attention: false}",
         "objective.rank=2",
-        "ipf.batch_size=8",
+        "training.batch_size=8",
     ),
     block=(2, 1),
     often=(1, 1),

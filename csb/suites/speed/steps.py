@@ -39,7 +39,7 @@ def batches_of(recipe: Recipe, module: HalfStepModule, size: int, cache: Cache |
     """The batches of the module's half-step, from random pairs."""
     pairs = recipe.pairs(4 * size if cache is None else len(cache.owner))
     run, own = recipe.run, not module.kernel.integrates_targets
-    draw = Draw(module.bridge.grid, run.objective, size, run.ipf.states_per_pair, run.seed, draw_targets=own)
+    draw = Draw(module.bridge.grid, run.objective, size, run.training.states_per_pair, run.seed, draw_targets=own)
     return Batches(draw, module.half_step, pairs, cache, (0, steps))
 
 
@@ -124,20 +124,20 @@ def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict
     if later:
         cache = fill(module.bridge.eval(), "forward", recipe.run.objective, recipe.pairs(_TRAJECTORIES),
                      _TRAJECTORIES, (0,))  # fmt: skip
-    batches = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, steps)
+    batches = batches_of(recipe, module, recipe.run.training.batch_size, cache, steps)
     batch = move_data_to_device(next(iter(batches)), device)
     others = {"network": network_step(_twin(module), batch), "objective": objective_step(_twin(module), batch)}
     alternating = Alternating(on_device(batches, recipe.run.device), block, others, device)
     _fit(recipe, module, alternating)
     found = alternating.medians()
-    one = batches_of(recipe, module, recipe.run.ipf.batch_size, cache, 1)
+    one = batches_of(recipe, module, recipe.run.training.batch_size, cache, 1)
     start = interleaved({"round": lambda: _fit(recipe, module, on_device(one, recipe.run.device))}, repeats, device)[
         "round"
     ]
     return {
         "recipe": recipe.name,
         "half_step": "later, from the cache" if later else "first",
-        "batch": recipe.run.ipf.batch_size,
+        "batch": recipe.run.training.batch_size,
         "steps_per_s": 1 / found["step"],
         "step_ms": 1e3 * found["step"],
         "network_ms": 1e3 * found["network"],
