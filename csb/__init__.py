@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from csb import bridge, metrics, problems, samplers, sbi
+    from csb import bridge, metrics, networks, problems, samplers, sbi
     from csb.bridge import Bridge
-    from csb.networks import Network
+    from csb.errors import CSBError
+    from csb.networks import Encoder, Network
     from csb.networks.diffusion import Denoiser
     from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
     from csb.runs.methods import compare
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from csb.samplers import GaussianLikelihood
 
 __version__ = "0.1.0"
-_MODULES = ("bridge", "metrics", "problems", "samplers", "sbi")
+_MODULES = ("bridge", "metrics", "networks", "problems", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
-    "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers", "Run": "csb.runs.result",
-    "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit", "fit_denoiser": "csb.runs.fit",
-    "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit", "problem": "csb.runs.simulate",
-    "register": "csb.runs.register",
+    "CSBError": "csb.errors", "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers",
+    "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
+    "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
+    "problem": "csb.runs.simulate", "register": "csb.runs.register",
 }  # fmt: skip
 __all__ = [
-    "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "fit", "fit_denoiser",
-    "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "problem", "problems", "push_to_hub", "register",
-    "samplers", "sbi",
+    "CSBError", "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "fit",
+    "fit_denoiser", "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "networks", "problem", "problems",
+    "push_to_hub", "register", "samplers", "sbi",
 ]  # fmt: skip
 
 
@@ -46,7 +47,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def load(source: str | Path, device: str | None = None, networks: Mapping[str, type[Network]] | None = None) -> Any:
+def load(
+    source: str | Path, device: str | None = None, networks: Mapping[str, type[Network | Encoder]] | None = None
+) -> Any:
     """Load a trained model, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
 
     Args:
@@ -54,8 +57,8 @@ def load(source: str | Path, device: str | None = None, networks: Mapping[str, t
             (also of one half-step), a score, a flow, a denoiser or a distilled sampler; or "owner/name" on the Hugging
             Face Hub (needs the extra ``hub``).
         device: where it goes; None: a GPU where there is one, else the CPU.
-        networks: classes of your own by the names that files give them, as in ``csb.fit(…, network=MyNet)``: the name
-            of the class.
+        networks: classes of your own, networks and encoders, by the names that files give them, as in
+            ``csb.fit(…, network=MyNet)``: the name of the class.
 
     Returns:
         The model; its ``about`` holds the problem, the configuration and the versions that it was trained with.

@@ -8,6 +8,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 SPACES = (  # which TeX sets and the converter does not
     (r"\\log(?![A-Za-z]|\s*(?:[(]|\\left|\\!))\s*", r"\\log\\,"),
@@ -17,7 +18,12 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
-    """The pictures of docs/ as img/*.png."""
+    """The pictures of docs/ as img/*.png, and the notebooks, as they were run, as pages."""
+    for path in sorted((Path(__file__).parent / "notebooks").glob("*.ipynb")):
+        text, resources = MarkdownExporter().from_filename(str(path), {"output_files_dir": path.stem})
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
+        for name, picture in resources["outputs"].items():
+            files.append(File.generated(config, f"notebooks/{name}", content=picture))
     for picture in sorted(Path(__file__).parent.glob("*.png")):
         files.append(File.generated(config, f"img/{picture.name}", abs_src_path=str(picture)))
     return files

@@ -1,6 +1,7 @@
 """Training from Python: arrays or a problem in, a trained :class:`~csb.runs.result.Run` out; no files of settings."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import nn
 
 from csb.bridge import load
 from csb.bridge.student import Student
+from csb.errors import CSBError
 from csb.files import model_file
 from csb.networks import Encoder, Network
 from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
@@ -23,10 +25,11 @@ from csb.runs.presets import merged
 from csb.runs.recipe import DISTIL
 from csb.runs.result import Run
 from csb.runs.stages import stage_job
-from csb.runs.train import Interrupted, train
+from csb.runs.train import Interrupted, finished, train
 from csb.samplers import FlowSampler, ScoreSampler, flow_sampler, score_sampler
 from csb.training.distil import NAME
 from csb.training.fit import with_gradients
+from csb.training.ranks import ALONE, Ranks, environment, init
 
 Model = TypeVar("Model", bound=nn.Module)
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    devices: int = 1,
     precision: str = "auto",
     accelerator: str = "auto",
     logger: str | Mapping[str, Any] | None = None,
@@ -84,6 +88,8 @@ def fit(
         out: the folder of the run's files, from which csb's commands read it. None keeps nothing beyond the result.
         resume: go on with an interrupted training in ``out``; the result is bit for bit that of an uninterrupted one.
         overwrite: replace the run in ``out``.
+        devices: processes with a device each, which torchrun has started:
+            ``torchrun --standalone --nproc-per-node=2 script.py`` for 2. Each gets the run, from ``out``.
         precision: "auto", "32-true" or "bf16-mixed".
         accelerator: "auto", "cpu" or "gpu".
         logger: "csv", "wandb", "tensorboard" or "none"; or {"name": …, **options}. None: "csv" with ``out``.
@@ -99,8 +105,8 @@ def fit(
     """
     options = Options(
         T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective, bounds=bounds, names=names,
-        training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, precision=precision,
-        accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
+        training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, devices=devices,
+        precision=precision, accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
     )  # fmt: skip
     return _trained_run(*configured(x, y, problem, options))
 
@@ -172,14 +178,30 @@ def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any
 
 
 def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run:
+    ranks = _joined(run, scratch) if run.device.world > 1 else ALONE
     try:
-        with _told(run.progress):
+        with _told(run.progress and ranks.is_rank_zero):
             train(run, draws=scratch is None)
     except Interrupted as stopped:
         logger.warning("interrupted: the run has the weights that the training had reached")
         return Run(run.folder, stopped.bridge, stopped.bridge.about, run.problem, scratch, interrupted=True)
+    while not ranks.is_rank_zero and finished(run.folder) is None:
+        time.sleep(0.2)  # process 0 scores; were it to fail, torchrun would end all
     found = Run.open(run.folder, str(run.device.where))
     return replace(found, given=run.problem, scratch=scratch)
+
+
+def _joined(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Ranks:
+    """This process among those of a training on several devices. CSBError where they were not started."""
+    count = run.device.devices
+    if scratch is not None:
+        raise CSBError(f"devices={count} lacks out=, the folder from which each process reads the result; give it")
+    if environment() is None:
+        raise CSBError(
+            f"devices={count} takes as many processes; start the script with torchrun --standalone "
+            f"--nproc-per-node={count} script.py"
+        )
+    return init(run.device)
 
 
 @contextmanager

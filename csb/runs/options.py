@@ -40,6 +40,7 @@ class Options(Schema):
     out: Any = None
     resume: Any = False
     overwrite: Any = False
+    devices: Any = 1
     precision: Any = "auto"
     accelerator: Any = "auto"
     logger: Any = None
@@ -62,7 +63,8 @@ def configured(
     default = "none" if out is None else "csv"
     plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
     group = {"denoiser": "denoiser", "score": "conditional", "flow": "conditional"}.get(stage)
-    plain = _trained(plain, {"precision": o.precision, "accelerator": o.accelerator, **(o.training or {})}, group)
+    device = {"devices": o.devices, "precision": o.precision, "accelerator": o.accelerator}
+    plain = _trained(plain, {**device, **(o.training or {})}, group)
     scratch = TemporaryDirectory(prefix="csb-") if out is None else None
     folder = Path(out or Path(scratch.name if scratch else "", "run"))
     plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}

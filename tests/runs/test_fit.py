@@ -390,3 +390,32 @@ def test_an_array_of_draws_is_simulated_once():
     problem = csb.problem(torch.randn(300, 1), lambda x: x + 0.1)
     assert not problem.is_endless
     assert sum(problem.sizes.values()) == 300
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import csb
+
+x = np.random.default_rng(0).normal(size=(200, 2)).astype("float32")
+run = csb.fit(x, x + 0.1, devices=2, accelerator="cpu", out=sys.argv[1], L=1, T=3, progress=False,
+              network={"name": "mlp", "width": 8, "depth": 1},
+              training={"first_steps": 6, "steps": 4, "batch_size": 32})
+assert run.bridge.sample(x[:1], 3, seed=0).x.shape == (1, 3, 2)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_from_a_script(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py", "run"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(csb.Run.open(tmp_path / "run").history) == 2
+
+
+def test_devices_that_nobody_started(tmp_path):
+    with pytest.raises(CSBError, match="devices=2 lacks out="):
+        csb.fit(*pairs(), **SMALL, devices=2, accelerator="cpu")
+    with pytest.raises(CSBError, match=r"torchrun --standalone --nproc-per-node=2 script\.py"):
+        csb.fit(*pairs(), **SMALL, devices=2, accelerator="cpu", out=tmp_path / "run")
