@@ -53,7 +53,9 @@ class TrainingSettings(Schema):
     """A half-step stops after this many evaluations of the validation loss without a lower one, and ends with the
     averaged weights of the lowest where those at its end are clearly worse; 0 switches both off."""
     checkpoint_every: Count = Field(default=500, description="optimiser steps between checkpoints")
-    observe_every: Count = Field(default=2000, description="optimiser steps between sample pictures within a half-step")
+    observe_every: Count = 2000
+    """Optimiser steps between sample pictures within a half-step. Those of the first half-step begin after an eighth, a
+    quarter and a half of that."""
 
     @model_validator(mode="after")
     def _whole_pairs(self) -> Self:

@@ -184,7 +184,9 @@ class BridgeTrainer:
         self.progress.stopped = step - best >= self.settings.patience * self.settings.validate_every
 
     def _observe(self, module: HalfStepModule, step: int) -> None:
-        if self.observer is not None and step % self.settings.observe_every == 0:
+        every = self.settings.observe_every
+        early = module.half_step.index == 0 and step in (every // 8, every // 4, every // 2)
+        if self.observer is not None and (early or step % every == 0):
             with self._averaged(module) as bridge:
                 self.observer.within(bridge, module.half_step, step)
 

@@ -180,7 +180,8 @@ def test_pictures_after_each_half_step_and_within(command, tiny, tmp_path):
     done = command(*changed, "training.observe_every=5", f"out={tmp_path}", "name=run")
     assert done.code == 0, done.err
     assert sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir()) == [
-            "01_backward_000005.png", "01_backward_000010.png", "01_backward_000012.png", "01_backward_loss.png",
+            "01_backward_000001.png", "01_backward_000002.png", "01_backward_000005.png", "01_backward_000010.png",
+            "01_backward_000012.png", "01_backward_loss.png",
             "02_forward_000010.png", "02_forward_loss.png", "03_backward_000005.png", "03_backward_000010.png",
             "03_backward_loss.png", "04_forward_000010.png", "04_forward_loss.png",
         ]  # fmt: skip

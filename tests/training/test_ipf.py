@@ -217,10 +217,11 @@ class TestTheLoop:
         run.setup = replace(run.setup, log=lambda metrics, step: logged.append((step, metrics)))
         progress = run.run(resume=False)
         assert watching.calls == [
-            ("01_backward", 4), ("01_backward", 8), ("01_backward", "end"), ("02_forward", 4), ("02_forward", "end"),
-            ("03_backward", 4), ("03_backward", "end"), ("04_forward", 4), ("04_forward", "end"),
+            ("01_backward", 1), ("01_backward", 2), ("01_backward", 4), ("01_backward", 8), ("01_backward", "end"),
+            ("02_forward", 4), ("02_forward", "end"), ("03_backward", 4), ("03_backward", "end"), ("04_forward", 4),
+            ("04_forward", "end"),
         ]  # fmt: skip
-        assert [row["seen"] for row in progress.history] == [3.0, 5.0, 7.0, 9.0]
+        assert [row["seen"] for row in progress.history] == [5.0, 7.0, 9.0, 11.0]
         assert [(s, [k for k in m if k.endswith("seen")]) for s, m in logged if "lr" not in m] == [
             (8, ["backward/seen"]), (14, ["forward/seen"]), (20, ["backward/seen"]), (26, ["forward/seen"]),
         ]  # fmt: skip
