@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from suites.benchmark import SUITES
 
 from csb.cli import compose as cli
 from csb.cli.commands import COMMANDS
-from csb.suites.benchmark import SUITES
 from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[1]

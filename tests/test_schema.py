@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import Field, model_validator
+from suites.scores import ScoreSettings
 
 from csb.cli.conf import CONF
 from csb.errors import CSBError
-from csb.evaluation.suite import ScoreSettings
 from csb.process import SCHEDULES
 from csb.runs.presets import PRESETS, SCHEMAS
 from csb.schema import Count, Distinct, Kept, Name, OneOf, Place, Positive, Schema, Share, Whole

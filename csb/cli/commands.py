@@ -136,7 +136,7 @@ _ALL = (
     Command(
         "benchmark",
         "measure overheads of a run, or train and score a suite of methods",
-        "csb.suites.benchmark",
+        "csb.cli.benchmark",
         "",
         (
             ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),

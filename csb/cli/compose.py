@@ -62,7 +62,7 @@ def offer_keys(command: Command) -> None:
     if (kind := schema_of(command)) is not None:
         found = defaults(kind)
         found |= {field.alias or key: "???" for key, field in kind.model_fields.items() if field.is_required()}
-        own = {key: value for key, value in found.items() if key not in PRESETS}
+        own = {key: value for key, value in found.items() if key not in PRESETS or value is None}
         ConfigStore.instance().store(command.name, own, "keys", "_global_")
 
 
@@ -141,6 +141,9 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         rest = [one for one in overrides if one.lstrip("+~").partition("=")[0] != found[1]]
         raise CSBError(_unknown(found[1], compose(name, rest))) from error
     except ValueError as error:  # e.g. for problem=null
+        for key, _, value in (one.partition("=") for one in overrides):
+            if key in PRESETS and not value.startswith("{"):
+                raise CSBError(f"{key}={value} is not possible; give a name or a table") from error
         raise CSBError(f"{one_line(error)}; see {' '.join(overrides)}") from error
 
 

@@ -61,7 +61,7 @@ def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: in
     if (training := groups.get("training", {})).get("trajectories") == AUTO:
         training["trajectories"] = _trajectories(TrainingSettings.read({**training, "L": 1, "trajectories": 1}), plain)
     if isinstance(network := plain.get("network"), dict) and isinstance(network.get("options"), dict):
-        size = {"width": 256, "depth": 4} if count >= _MANY else {"width": 128, "depth": 3}
+        size = {"width": 256, "depth": 4} if count >= _MANY else {"width": 128, "depth": 4}
         groups["network"] = {**network, "options": _filled(network["options"], size)}
     return groups
 

@@ -79,7 +79,7 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):
         raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
     where = fingerprint.get("problem.path")
-    stored = {key_of_today(key): value for key, value in stored.items()}
+    stored, fingerprint = ({key_of_today(k): v for k, v in one.items()} for one in (stored, fingerprint))
     stored, fingerprint = _without_places(stored, fingerprint)
     differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
     differing.sort(key="problem.digest".__eq__)  # what else differs tells more

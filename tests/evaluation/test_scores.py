@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from suites.timing import sampling_overhead
 
 from csb.errors import CSBError
 from csb.evaluation.chunks import draw_chunks
 from csb.evaluation.scores import exact_scores, hole_mask
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.speed import sampling_overhead
 from csb.problems import LinearGaussian, Pairs
 from csb.process import seeded
 from tests.conftest import make_exact_bridge

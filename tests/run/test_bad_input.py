@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from suites import benchmark
 
 from csb.bridge import save
 from csb.cli import evaluate, export, inspect, reproduce, sample
@@ -17,7 +18,6 @@ from csb.evaluation.tables import json_text
 from csb.runs.budgets import settings as budgets
 from csb.runs.config import read
 from csb.runs.train import about, train
-from csb.suites import benchmark
 from tests import bad_input
 from tests.bad_input import answer, base, changed, keys, shown
 from tests.run.demo_examples import untrained
@@ -175,7 +175,7 @@ class TestCommands:
     @pytest.mark.parametrize("name", ALONE)
     def test_every_key_of_those_without_a_run(self, here, name, monkeypatch):
         for name_of in ("plan", "check_writable"):  # of the trainings of a suite: tests/run/test_suite.py
-            monkeypatch.setattr(f"csb.suites.sbi.command.{name_of}", lambda *_: None)
+            monkeypatch.setattr(f"suites.sbi.command.{name_of}", lambda *_: None)
         command, validate, overrides = ALONE[name]
         config = base(command, *overrides)
         assert try_all(config, keys(config), validate, VALUES, here)["refused"] > 10

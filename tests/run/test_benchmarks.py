@@ -3,11 +3,11 @@
 import pytest
 import torch
 from benchmark_checks import refuse
+from suites.memory import WRITERS
+from suites.mixture import MORE
 
 from csb.cli.compose import composed
 from csb.runs.config import read
-from csb.suites.memory import WRITERS
-from csb.suites.mixture import MORE
 
 
 class TestOverheads:
@@ -40,7 +40,7 @@ class TestMixture:
             ("step_sizes=3", "step_sizes=3 is not possible; give a list"),
             ("particles=[8,8]", "particles=[8, 8] repeats an entry"),
             ("step_sizes=[inf]", "step_sizes[0]=inf is not possible; give a finite number above 0"),
-            ("schedule=null", "schedule=None is not possible; give a table"),
+            ("schedule=null", "schedule=null is not possible; give a name or a table"),
             ("schedule.name=auto", "give {name: linear|cosine|power, …}"),
             ("dy=9", "dy"),
             ("+foo=1", "foo"),

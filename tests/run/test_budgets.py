@@ -269,7 +269,7 @@ class TestRefused:
             ("others=3", "others=3 is not possible"),
             ("prior=nowhere", "nowhere is not a folder"),
             ("out=''", "out='' names no folder"),
-            ("schedule=3", "schedule=3 is not possible; give a table"),
+            ("schedule=3", "schedule=3 is not possible; give a name or a table"),
             ("schedule={name: nope}", "schedule.name='nope' is unknown"),
             ("baselines.particles=[7]", "samples=40 is no multiple of 7"),
             ("baselines.sweeps.dps=[]", "baselines.sweeps.dps=[] is not possible"),

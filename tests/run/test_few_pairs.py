@@ -65,7 +65,7 @@ def test_few_pairs_take_few_steps(tmp_path, images, n, first, later):
     assert settings(tmp_path, n, "training.steps=7", images=images).training.steps == 7
 
 
-@pytest.mark.parametrize(("n", "width", "depth"), [(1000, 128, 3), (50_000, 256, 4)])
+@pytest.mark.parametrize(("n", "width", "depth"), [(10_000, 128, 4), (50_000, 256, 4)])
 def test_few_pairs_take_a_small_network(tmp_path, n, width, depth):
     assert settings(tmp_path, n).plain["network"]["options"] == {"width": width, "depth": depth}
     own = settings(tmp_path, n, "network.options.width=7").plain["network"]["options"]

@@ -4,16 +4,16 @@ import gc
 import json
 
 import pytest
+import suites.timing as timing
 import torch
 from benchmark_checks import refuse
+from suites.speed.figure import speed_figure
+from suites.speed.growth import Curve, peak_bytes, power_of
+from suites.speed.settings import QUICK
+from suites.speed.steps import Alternating
+from suites.timing import interleaved
 
 from csb.bridge.objectives import OBJECTIVES
-from csb.evaluation import speed as timing
-from csb.evaluation.speed import interleaved
-from csb.suites.speed.figure import speed_figure
-from csb.suites.speed.growth import Curve, peak_bytes, power_of
-from csb.suites.speed.settings import QUICK
-from csb.suites.speed.steps import Alternating
 
 CPU = torch.device("cpu")
 

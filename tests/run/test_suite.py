@@ -13,6 +13,11 @@ import pytest
 import torch
 from benchmark_checks import refuse
 from conftest import ROOT
+from suites.sbi.command import collect
+from suites.sbi.plan import plan
+from suites.sbi.processes import Runner, _last_line
+from suites.sbi.settings import read
+from suites.sbi.work import work
 
 from csb.bridge.checkpoint import load
 from csb.cli import compose as cli
@@ -20,11 +25,6 @@ from csb.cli.typed import quoted
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
 from csb.files import load_state
-from csb.suites.sbi.command import collect
-from csb.suites.sbi.plan import plan
-from csb.suites.sbi.processes import Runner, _last_line
-from csb.suites.sbi.settings import read
-from csb.suites.sbi.work import work
 
 TRAIN = [
     "+problem.n_val=50", "training.last_forward=false", "training.first_steps=20", "training.steps=20",
@@ -183,7 +183,7 @@ class TestStory:
 @pytest.fixture
 def forked(command, monkeypatch):
     """Jobs in forks that have imported everything: those of the story are interpreters of their own."""
-    scripts = {"csb": "csb/__main__.py", "csb.suites.sbi.work": "csb/suites/sbi/work.py"}
+    scripts = {"csb": "csb/__main__.py", "suites.sbi.work": "scripts/suites/sbi/work.py"}
 
     def process(runner, arguments, log, lock):
         _, module, *rest = arguments

@@ -3,9 +3,9 @@
 import statistics
 
 import pytest
+from suites.mixture import MixtureSettings, distances, floors
 
 from csb.samplers import DPS, TDS, BootstrapSMC, Replacement
-from csb.suites.mixture import MixtureSettings, distances, floors
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from suites.scores.store import digest
+
 from csb.errors import CSBError
-from csb.evaluation.suite.store import digest
 from csb.evaluation.tables import json_text, write_json
 from csb.files import read_json
 

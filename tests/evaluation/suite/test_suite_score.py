@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from suites.scores import REFERENCE_Y, ScoreSettings, ScoreStore, score_sampler
+from suites.scores.score import _workers
 from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
 from csb.errors import CSBError
-from csb.evaluation.suite import REFERENCE_Y, ScoreSettings, ScoreStore, score_sampler
-from csb.evaluation.suite.score import _workers
 from csb.problems import BOD, TwoMoons
 from csb.process import Noise
 from csb.samplers import ExactSampler, Sampler

@@ -1,10 +1,10 @@
 """Tables, published numbers and the figure of a suite, from rows made by hand."""
 
 import pytest
+from suites.scores import PUBLISHED, Published, draw_suite, suite_tables
+from suites.scores.figure import _looks, apart, suite_figure
+from suites.scores.tables import count_text, pooled
 
-from csb.evaluation.suite import PUBLISHED, Published, draw_suite, suite_tables
-from csb.evaluation.suite.figure import _looks, apart, suite_figure
-from csb.evaluation.suite.tables import count_text, pooled
 from csb.evaluation.tables import markdown_table
 
 

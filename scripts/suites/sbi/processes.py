@@ -16,7 +16,7 @@ import csb
 from csb.cli.launch import THREADS
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
-from csb.suites.sbi.plan import Job
+from suites.sbi.plan import Job
 
 _ROOT = Path(csb.__file__).resolve().parents[1]
 
@@ -64,7 +64,11 @@ class Runner:
 
     def __init__(self, jobs: int, threads: int | None, c2st_processes: int) -> None:
         self.jobs, self.c2st_processes = jobs, c2st_processes
-        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # the child imports this very csb
+        paths = [
+            str(_ROOT),
+            str(_ROOT / "scripts"),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         if threads is not None:
             self.environment |= dict.fromkeys(THREADS, str(threads))
@@ -95,7 +99,7 @@ class Runner:
                     self._process(train, job.folder / "train.log", lock)
                 trained = time.perf_counter()
                 write_json(job.folder / "task.json", job.task)
-                score = ("-m", "csb.suites.sbi.work", str(job.folder), str(self.c2st_processes))
+                score = ("-m", "suites.sbi.work", str(job.folder), str(self.c2st_processes))
                 self._process(score, job.folder / "score.log", lock)
         except (CSBError, OSError) as error:
             return Outcome(job, failure=str(error))

@@ -20,13 +20,13 @@ from torch import Tensor
 from csb.errors import LARGEST, CSBError
 from csb.evaluation.inputs import systematic
 from csb.evaluation.moments import moment_errors, sample_moments
-from csb.evaluation.suite.published import REFERENCE_Y
-from csb.evaluation.suite.store import ScoreStore
 from csb.evaluation.two_sample import c2st, sliced_wasserstein
 from csb.problems import Posterior, Problem
 from csb.process import Stream, seeded
 from csb.samplers import Sampler
 from csb.schema import Count, Schema, Whole
+from suites.scores.published import REFERENCE_Y
+from suites.scores.store import ScoreStore
 
 PER = 10_000  # samples that sampling times are given for
 MEANS = ("c2st", "sliced_w", "mean_error", "cov_error", "skew_error", "kurtosis_error")

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from csb.evaluation.suite import PUBLISHED, draw_suite, suite_tables
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
-from csb.runs.machine import machine
 from csb.runs.train import check_writable
 from csb.schema import Given
-from csb.suites.sbi.plan import Job, plan
-from csb.suites.sbi.processes import Outcome, Runner
-from csb.suites.sbi.settings import SuiteSettings, read
+from suites.machine import machine
+from suites.sbi.plan import Job, plan
+from suites.sbi.processes import Outcome, Runner
+from suites.sbi.settings import SuiteSettings, read
+from suites.scores import PUBLISHED, draw_suite, suite_tables
 
 logger = logging.getLogger(__name__)
 

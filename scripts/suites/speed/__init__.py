@@ -1,5 +1,5 @@
 """The suite of speeds: csb benchmark suite=speed."""
 
-from csb.suites.speed.command import check, speed
+from suites.speed.command import check, speed
 
 __all__ = ["check", "speed"]

@@ -1,4 +1,4 @@
-"""The scoring of one job, in a process of its own: python -m csb.suites.sbi.work FOLDER PROCESSES."""
+"""The scoring of one job, in a process of its own: python -m suites.sbi.work FOLDER PROCESSES."""
 
 import logging
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 from csb.cli import compose as cli
 from csb.errors import CSBError
-from csb.evaluation.suite import ScoreSettings, ScoreStore, score_sampler
 from csb.evaluation.tables import write_json
 from csb.files import checksum, read_json
 from csb.problems import build_problem
-from csb.suites.sbi.methods import METHODS
+from suites.sbi.methods import METHODS
+from suites.scores import ScoreSettings, ScoreStore, score_sampler
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from csb.evaluation.tables import print_table
 from csb.runs.recipe import suite_settings
 from csb.runs.train import check_writable, train
 from csb.schema import Count, Given, OneOf, Place, Schema
-from csb.suites.sbi.plan import training_config
+from suites.sbi.plan import training_config
 
 _CHUNK, _FEWEST = 10_000, 2_000
 _KINDS = ("npy", "npz")

@@ -1,6 +1,6 @@
 """The tables of a suite: a row a method, T and L; columns for each number of training pairs.
 
-A row of results is what :func:`csb.evaluation.suite.score.score_sampler` gives, with "problem", "label" (of the
+A row of results is what :func:`suites.scores.score.score_sampler` gives, with "problem", "label" (of the
 method), "pairs" (None: it was not trained), "T" and "L" (None where they have no meaning), "seed" and "train_seconds".
 """
 
@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from csb.evaluation.suite.published import Published
+from suites.scores.published import Published
 
 Row = Mapping[str, Any]
 Table = list[dict[str, Any]]

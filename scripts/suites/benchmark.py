@@ -6,8 +6,8 @@ from typing import Any
 
 from csb.errors import CSBError, is_one_of
 from csb.schema import Given
-from csb.suites import filtering, memory, mixture, overheads, speed, target
-from csb.suites import sbi as suite
+from suites import filtering, memory, mixture, overheads, speed, target
+from suites import sbi as suite
 
 SUITES: dict[str, tuple[Callable[[Given], Any], Callable[[Given], None]]] = {
     "overheads": (overheads.check, overheads.overheads),

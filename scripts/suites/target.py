@@ -22,12 +22,12 @@ from csb.evaluation.two_sample import c2st
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig
-from csb.runs.machine import machine
 from csb.runs.recipe import suite_settings
 from csb.runs.train import check_writable, train
 from csb.schema import Count, Given, OneOf, Place, Schema
-from csb.suites.sbi.plan import training_config
 from csb.training.settings import HalfStep
+from suites.machine import machine
+from suites.sbi.plan import training_config
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Watch:
 
     def within(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
         """A check, where the backward kernels are fitted. Raises :class:`Reached`."""
-        if half_step.direction == "backward":
+        if half_step.direction == "backward" and step % self.target.every == 0:  # not the early pictures
             self._check(bridge, self.done + step)
 
     def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> dict[str, float]:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
-from csb.runs.machine import machine
 from csb.runs.train import check_writable
 from csb.schema import Given
-from csb.suites.speed.figure import draw_speed
-from csb.suites.speed.growth import Curve, over_cache, over_L, over_memory, over_size, over_T
-from csb.suites.speed.parts import cache_sizes, half_steps, sampling
-from csb.suites.speed.recipes import Recipe, recipe
-from csb.suites.speed.settings import FULL, QUICK, Extent, SpeedSettings, read
-from csb.suites.speed.steps import training_step
+from suites.machine import machine
+from suites.speed.figure import draw_speed
+from suites.speed.growth import Curve, over_cache, over_L, over_memory, over_size, over_T
+from suites.speed.parts import cache_sizes, half_steps, sampling
+from suites.speed.recipes import Recipe, recipe
+from suites.speed.settings import FULL, QUICK, Extent, SpeedSettings, read
+from suites.speed.steps import training_step
 
 logger = logging.getLogger(__name__)
 VECTORS, IMAGES = "two_moons", "mnist_inpaint"  # experiments

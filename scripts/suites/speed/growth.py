@@ -13,11 +13,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge.samples import memory, reset_peak
-from csb.evaluation.speed import interleaved
-from csb.suites.speed.recipes import Recipe
-from csb.suites.speed.settings import Extent
-from csb.suites.speed.steps import batches_of, module_of, objective_step
 from csb.training.cache import fill
+from suites.speed.recipes import Recipe
+from suites.speed.settings import Extent
+from suites.speed.steps import batches_of, module_of, objective_step
+from suites.timing import interleaved
 
 Point = tuple[int, float | None]  # None: not measured on this system
 

@@ -12,8 +12,8 @@ from csb.problems.standardise import Standardise
 from csb.problems.transform import Hole, Transform
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import RunConfig
-from csb.suites.sbi.plan import training_config
 from csb.training.pairs import EncodedPairs
+from suites.sbi.plan import training_config
 
 
 @dataclass(frozen=True)

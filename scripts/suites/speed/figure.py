@@ -18,7 +18,7 @@ from csb.evaluation.report.style import (
     place,
     write_png,
 )
-from csb.suites.speed.growth import Curve
+from suites.speed.growth import Curve
 
 _PANEL, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM, _LINE = 380, 180, 56, 20, 40, 44, 19  # units
 _ACROSS = 2  # panels side by side

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from csb.bridge.objectives import OBJECTIVES
-from csb.evaluation.speed import sampling_overhead
-from csb.suites.speed.recipes import Recipe
 from csb.training.cache import bytes_per_trajectory, capacity, fill
 from csb.training.settings import TrainingSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer
+from suites.speed.recipes import Recipe
+from suites.timing import sampling_overhead
 
 _FEW = 32  # trajectories whose bytes are counted
 

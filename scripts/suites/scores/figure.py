@@ -25,8 +25,8 @@ from csb.evaluation.report.style import (
     place,
     write_png,
 )
-from csb.evaluation.suite.published import Published
-from csb.evaluation.suite.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
+from suites.scores.published import Published
+from suites.scores.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
 
 _PANEL, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 240, 52, 112, 48, 44  # units
 _GAP = 14 / _HEIGHT  # between two labels of published lines, of the axes' height
@@ -134,7 +134,7 @@ def apart(at: Sequence[float] | np.ndarray, gap: float) -> list[float]:
 
 
 def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure | None:
-    """The figure, or None where no C2ST was computed. Arguments as in :func:`csb.evaluation.suite.suite_tables`.
+    """The figure, or None where no C2ST was computed. Arguments as in :func:`suites.scores.suite_tables`.
 
     The vertical axis shows √(C2ST − ½); the grey band reaches from ½ to the C2ST of exact samples.
     """

@@ -10,14 +10,14 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge import autocast
-from csb.evaluation.speed import interleaved, now
 from csb.process import repeated
-from csb.suites.speed.recipes import Recipe
 from csb.training.batches import Batch, Batches, Draw, on_device
 from csb.training.cache import Cache, fill
 from csb.training.module import HalfStepModule
 from csb.training.settings import HalfStep
 from csb.training.stage import Setup, Stage
+from suites.speed.recipes import Recipe
+from suites.timing import interleaved, now
 
 _TRAJECTORIES = 512  # of the cache that later half-steps draw from
 Step = Callable[[], object]

@@ -5,9 +5,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from csb.errors import CSBError
-from csb.evaluation.suite import ScoreSettings
 from csb.schema import Count, Distinct, Given, OneOf, Place, Schema, Whole
-from csb.suites.sbi.methods import METHODS
+from suites.sbi.methods import METHODS
+from suites.scores import ScoreSettings
 
 _OWN = ("experiment", "problem.n_train", "T", "L", "seed", "name", "out", "stage", "resume", "overwrite", "progress")
 _SOME = Field(min_length=1)

@@ -12,9 +12,9 @@ from csb.evaluation.tables import markdown_table, print_table, write_json, write
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
 from csb.problems.specs import build
-from csb.runs.machine import machine
 from csb.runs.recipe import suite_settings
 from csb.schema import Distinct, Given, Place, Schema, Whole
+from suites.machine import machine
 
 
 class Job(NamedTuple):

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from csb.errors import LARGEST, CSBError, is_one_of
 from csb.evaluation.metrics import sliced_wasserstein
-from csb.evaluation.suite.tables import mean_and_error
 from csb.evaluation.tables import print_table
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
@@ -36,6 +35,7 @@ from csb.samplers import (
     Replacement,
 )
 from csb.schema import Count, Distinct, Given, Positive, Schema
+from suites.scores.tables import mean_and_error
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the guidance likelihood's variance

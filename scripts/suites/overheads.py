@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from csb.evaluation.speed import sampling_overhead
 from csb.evaluation.tables import print_table
 from csb.runs.load import load_run
 from csb.runs.recipe import suite_settings
 from csb.schema import Count, Given, Place, Schema
+from suites.timing import sampling_overhead
 
 
 class OverheadSettings(Schema):
