@@ -114,7 +114,7 @@ def page(request, trained, _digits, tmp_path, command):
     def provide(text, folder):
         for name in dict.fromkeys(re.findall(r"outputs/(\w+)", text)):
             here = folder / "outputs" / name
-            files = (("load_baseline", "{kind}.safetensors"), ("load_consistency", "consistency.safetensors"))
+            files = (("score.safetensors", "flow.safetensors", "{kind}.safetensors"), ("consistency.safetensors",))
             more = [any(one in text for one in kinds) for kinds in files]
             if here.exists() and not any(more):
                 continue
