@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from csb import bridge, metrics, networks, problems, samplers, sbi
+    from csb import bridge, filtering, metrics, networks, problems, process, samplers, sbi
     from csb.bridge import Bridge
     from csb.errors import CSBError
     from csb.networks import Encoder, Network
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from csb.samplers import GaussianLikelihood
 
 __version__ = "0.1.0"
-_MODULES = ("bridge", "metrics", "networks", "problems", "samplers", "sbi")
+_MODULES = ("bridge", "filtering", "metrics", "networks", "problems", "process", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
     "CSBError": "csb.errors", "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers",
     "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
@@ -29,9 +29,9 @@ _HOMES = {  # what is imported when it is asked for: it takes torch
     "problem": "csb.runs.simulate", "register": "csb.runs.register",
 }  # fmt: skip
 __all__ = [
-    "CSBError", "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "fit",
-    "fit_denoiser", "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "networks", "problem", "problems",
-    "push_to_hub", "register", "samplers", "sbi",
+    "CSBError", "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "filtering",
+    "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "networks", "problem",
+    "problems", "process", "push_to_hub", "register", "samplers", "sbi",
 ]  # fmt: skip
 
 

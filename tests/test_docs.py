@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import csb
 from csb.cli.compose import composed
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
@@ -114,7 +115,7 @@ def page(request, trained, _digits, tmp_path, command):
     def provide(text, folder):
         for name in dict.fromkeys(re.findall(r"outputs/(\w+)", text)):
             here = folder / "outputs" / name
-            files = (("load_baseline", "{kind}.safetensors"), ("load_consistency", "consistency.safetensors"))
+            files = (("score.safetensors", "flow.safetensors", "{kind}.safetensors"), ("consistency.safetensors",))
             more = [any(one in text for one in kinds) for kinds in files]
             if here.exists() and not any(more):
                 continue
@@ -147,6 +148,15 @@ def test_every_block(page):
     run_all(page, text)
     fences = len([line for line in text.splitlines() if line.strip().startswith("```")])
     assert fences == 2 * sum(page.counts.values())
+
+
+def test_pages_import_csb_alone():
+    """What a page needs is public: ``import csb``, and its own names."""
+    for path in PAGES:
+        for block in (block for block in blocks(path.read_text()) if block.language == "python"):
+            where = f"{path.relative_to(ROOT)}:{block.line}"
+            assert not re.search(r"^\s*(from csb\b|import csb\.)", block.code, re.MULTILINE), where
+            assert set(re.findall(r"\bcsb\.(\w+)", block.code)) <= set(csb.__all__), where
 
 
 class TestBlocks:

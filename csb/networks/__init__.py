@@ -4,7 +4,7 @@ from typing import Any
 
 from csb.dtypes import float32_layers
 from csb.errors import CSBError, is_one_of
-from csb.networks.base import Network
+from csb.networks.base import Network, exit_init
 from csb.networks.encoders import ENCODERS, Encoder
 from csb.networks.mlp import MLP, Affine
 from csb.networks.unet import UNet

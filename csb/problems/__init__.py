@@ -11,10 +11,12 @@ from csb.problems.base import (
     build_problem,
 )
 from csb.problems.bounded import Probit, Reflect
+from csb.problems.exact.gaussian import exact_ipf
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.rows import Pairs, Rows
+from csb.problems.scale import finest_scale
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.support import Support
@@ -28,6 +30,7 @@ from csb.problems.tasks.mnist_problem import (
     MnistDeblur,
     MnistInpaint,
     MnistInpaintAnywhere,
+    MnistProblem,
     MnistSuperres,
 )
 from csb.problems.tasks.moving_hole import MovingHole
