@@ -3,8 +3,8 @@
 ``python train.py experiment=… stage=score`` (or ``flow``) writes ``score.safetensors`` into the run's folder, which may
 hold a bridge or not. They are made of the bridge's network and pairs and take as many optimiser steps. To use one:
 
-    base = load_baseline("outputs/mnist_inpaint", "score")
-    samples = score_sampler(base.model, "dpmpp", T=10).sample(y, 64, generator)
+    score = csb.load("outputs/mnist_inpaint/score.safetensors")
+    samples = csb.samplers.score_sampler(score, "dpmpp", T=10).sample(y, 64)
 
 and likewise with "flow" and :func:`csb.samplers.flow_sampler`.
 """
@@ -24,7 +24,6 @@ from csb.runs.config import RunConfig, flatten
 from csb.runs.load import stored_spec
 from csb.runs.logs import Logs
 from csb.runs.train import record, setup_of
-from csb.samplers import flow_sampler, score_sampler
 from csb.training.fit import with_gradients
 from csb.training.pairs import encoded
 from csb.training.regression import state_file, train_conditional
@@ -93,6 +92,3 @@ def load_baseline(folder: str | Path, kind: str, device: str | torch.device | No
         raise CSBError(f"{folder} holds no {path.name}; train it with csb train … stage={kind}")
     model = load(path, device or default_device(), CONDITIONAL[kind])
     return Baseline(model, model.transform, build_problem(stored_spec(model.about["problem"], path)), model.about)
-
-
-__all__ = ["Baseline", "flow_sampler", "load_baseline", "score_sampler", "train_stage"]

@@ -3,8 +3,8 @@
 ``python train.py experiment=two_moons stage=distil run=outputs/two_moons`` writes ``consistency.safetensors`` beside
 the bridge. To use it:
 
-    student = load_consistency("outputs/two_moons").student
-    samples = ConsistencySampler(student, calls=1).sample(y, 1000, generator)
+    student = csb.load("outputs/two_moons/consistency.safetensors")
+    samples = csb.samplers.ConsistencySampler(student, calls=1).sample(y, 1000)
 
 and ``csb evaluate run=outputs/two_moons`` compares it with the bridge.
 """

@@ -165,9 +165,9 @@ def distil(
 def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any]) -> Model:
     """The model of a stage that is not the bridge."""
     run, scratch = configured(x, y, options.pop("problem", None), Options(**options), stage)
-    if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None and isinstance(exact, kind):
-        return exact
     try:
+        if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None and isinstance(exact, kind):
+            return exact
         stage_job(run)
         found = load(model_file(run.folder, stage), run.device.where)
         assert isinstance(found, kind)

@@ -15,7 +15,7 @@ from csb.bridge import Samples
 from csb.bridge.samples import check_observations, measured
 from csb.errors import MOST_ROUNDS, require_int
 from csb.numbers import Numbers
-from csb.process import Generators, Noise
+from csb.process import Generators, Noise, seeded_or
 from csb.schema import Arguments, Schema
 
 Fresh = Callable[[], Tensor]  # standard normal numbers of the states' shape, new ones at each call
@@ -54,7 +54,7 @@ class Sampler(ABC):
         self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
         vars(self).update(vars(self.Settings.read(settings, self.name)))
 
-    def sample(self, y: Numbers, n: int = 1, generator: Generators = None) -> Samples:
+    def sample(self, y: Numbers, n: int = 1, generator: Generators = None, *, seed: int | None = None) -> Samples:
         """Draw n samples for each observation, (B, n, *x_shape), or (n, *x_shape) for one, with their weights and cost.
 
         CSBError for y of another shape or not finite, or an n that the method cannot give.
@@ -63,10 +63,11 @@ class Sampler(ABC):
             y: one observation (*y_shape) or several (B, *y_shape).
             n: samples of each.
             generator: one, or a list of B: then the samples of an observation do not depend on those beside it.
+            seed: of a generator, in its place.
         """
         n = require_int("n", n, 1)
         y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
-        noise = Noise(generator, len(y), self.device)
+        noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
             found = self._sample(y, n, noise)
         info = replace(found.info, seconds=cost.seconds, peak_memory=cost.peak_memory)

@@ -206,7 +206,7 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
     """Make a sampler on T steps from the horizon that the model was trained on. CSBError for an unknown name.
 
     Args:
-        model: from :func:`csb.runs.amortized.load_baseline`.
+        model: from :func:`csb.load`.
         method: one of :data:`SCORE`. T network calls a sample, heun 2T − 1.
         T: steps.
         spacing: "schedule", even in the τ of the model's schedule, or "karras" (:meth:`csb.process.Grid.karras`).
@@ -221,6 +221,6 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
 def flow_sampler(model: FlowNetwork, method: str, N: int, **settings: Any) -> FlowSampler:
     """Make a sampler in N steps, by one of :data:`FLOW`: euler, N network calls a sample, or heun, 2N.
 
-    ``model`` is from :func:`csb.runs.amortized.load_baseline`. CSBError for an unknown name.
+    ``model`` is from :func:`csb.load`. CSBError for an unknown name.
     """
     return _chosen("method", method, FLOW)(model, N, **settings)

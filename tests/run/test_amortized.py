@@ -11,9 +11,10 @@ from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.process import Power, seeded
-from csb.runs.amortized import flow_sampler, load_baseline, score_sampler
+from csb.runs.amortized import load_baseline
 from csb.runs.config import read
 from csb.runs.lock import FILE
+from csb.samplers import flow_sampler, score_sampler
 from tests.conftest import checked
 
 OVERRIDES = ["conditional.batch_size=32", "conditional.checkpoint_every=10"]

@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple, cast
 from csb.files import model_file
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems import Problem
-from csb.runs.amortized import flow_sampler, load_baseline, score_sampler
+from csb.runs.amortized import load_baseline
 from csb.runs.evaluate import iterations
 from csb.runs.load import load_run
-from csb.samplers import BridgeSampler, ExactSampler, Sampler
+from csb.samplers import BridgeSampler, ExactSampler, Sampler, flow_sampler, score_sampler
 
 
 class Candidate(NamedTuple):
