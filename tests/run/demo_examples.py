@@ -57,18 +57,18 @@ def serving(name: str, root: Path, md5: dict[str, str]) -> Iterator[Server]:
         patch.setattr(mnist, "SOURCES", ())
         painter = Painter.of(untrained(name, root)[0], "tiny", None)
         painter.prepare()
-    with Server(painter, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(10)
-        assert not thread.is_alive()
+    server = Server(painter, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server
+    server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple:
     """The status, the headers and the decoded answer; a body that is no string or bytes is sent as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     sent = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
     try:
         connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
@@ -77,4 +77,8 @@ def ask(server: Server, method: str, path: str, body: Any = None, headers: dict[
     finally:
         connection.close()
     kind = answer.getheader("Content-Type", "")
-    return answer.status, dict(answer.getheaders()), json.loads(text) if "json" in kind else text
+    return (
+        answer.status,
+        {name.lower(): value for name, value in answer.getheaders()},
+        json.loads(text) if "json" in kind else text,
+    )

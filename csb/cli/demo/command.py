@@ -1,5 +1,6 @@
 """The demo's config, checked, and the demo itself."""
 
+import importlib.util
 import ipaddress
 import signal
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from csb.cli.demo.painter import Painter
-from csb.cli.demo.server import Server
 from csb.errors import CSBError
 from csb.runs.load import load_any
 from csb.schema import Given, Place, Schema
@@ -42,16 +42,20 @@ class DemoSettings(Schema):
 def prepare(given: Given) -> Callable[[], None]:
     """The server. CSBError for a value that is wrong."""
     own = DemoSettings.read(given)
+    if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
+        raise CSBError("csb demo needs Starlette and uvicorn; pip install -e '.[demo]'")
     return partial(_serve, Painter.of(load_any(own.run), own.run, own.root), own.host, own.port)
 
 
 def _serve(painter: Painter, host: str, port: int) -> None:
     """Serves the page until Ctrl+C or SIGTERM."""
+    from csb.cli.demo.server import Server  # here: it takes what an extra brings
+
     painter.prepare()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Server(painter, host, port) as server:
-        print(f"{painter.title}: open {server.url} in a browser; Ctrl+C stops", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped", flush=True)
+    server = Server(painter, host, port)
+    print(f"{painter.title}: open {server.url} in a browser; Ctrl+C stops", flush=True)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
