@@ -206,7 +206,7 @@ def rank_histogram(counts: np.ndarray, names: Sequence[str], note: str = "") -> 
     def draw(axes: Axes, i: int) -> None:
         axes.axhspan(low, high, color=GREY, alpha=0.45, linewidth=0, label="95 % of chance, bin by bin")
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=_DASHED)
-        axes.stairs(counts[:, i] * bins / B, np.linspace(0, 1, bins + 1), color=BLUE, fill=True, alpha=0.7)
+        axes.stairs(counts[:, i] * bins / B, np.linspace(0, 1, bins + 1), color=BLUE, fill=True, alpha=1)
         axes.set(xlim=(0, 1), xticks=_SHARES, ylim=(0, max(2 * high - 1, 1.08 * (counts * bins / B).max())))
 
     title = f"Ranks of the truth (SBC). A valley: samples too narrow; a hill: too wide; a slope: biased{note}"
