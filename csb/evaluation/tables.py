@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -98,14 +99,46 @@ def print_table(
     columns: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the rows as a table on the terminal, or on ``console``. Arguments and errors as in ``markdown_table``."""
-    names = _columns(rows, columns)
+    """Print the rows as a table on the terminal, or on ``console``. Arguments and errors as in ``markdown_table``.
+
+    No name and no number is broken over lines: a table that is wider than the terminal is turned on its side, in as
+    many parts as it takes; where there is no terminal it is Markdown.
+    """
+    names, out = _columns(rows, columns), console or _Output()
+    cells = [[format_value(row.get(name)) for name in names] for row in rows]
+    if _width([names, *cells]) <= out.width:
+        right = [_is_numeric(rows, name) for name in names]
+        out.print(_table(title, names, cells, right))
+    elif not out.is_terminal:
+        out.print(Text(f"{title}\n\n{markdown_table(rows, names)}"), soft_wrap=True)
+    else:
+        for turned in _turned(names, cells, out.width):
+            out.print(_table(title, turned[0], turned[1:], [False] + [True] * (len(turned[0]) - 1)))
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """Columns of the terminal that a table of these lines takes."""
+    return 1 + sum(3 + max(map(cell_len, column)) for column in zip(*lines))
+
+
+def _turned(names: list[str], cells: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """The table with a line for each name, and as many of its rows side by side as the width holds."""
+    part: list[list[str]] = []
+    for row in cells:
+        if part and _width([list(line) for line in zip(names, *part, row)]) > width:
+            yield [list(line) for line in zip(names, *part)]
+            part = []
+        part.append(row)
+    yield [list(line) for line in zip(names, *part)]
+
+
+def _table(title: str, head: list[str], lines: list[list[str]], right: list[bool]) -> Table:
     table = Table(title=Text(title), title_justify="left")
-    for name in names:
-        table.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(format_value(row.get(name))) for name in names))
-    (console or _Output()).print(table)
+    for name, is_right in zip(head, right):
+        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
 
 
 def _plain(obj: Any) -> Any:

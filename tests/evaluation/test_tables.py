@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 
 from csb.errors import CSBError
@@ -88,3 +89,26 @@ def test_json_round_trip(tmp_path: Path):
         write_json(path, {"bad": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == expected
     assert len(list(path.parent.iterdir())) == 1
+
+
+WIDE = [{"method": f"m{i}", "coverage_deviation": 5.372e-5 * (i + 1), "psnr_mean_per_image": 19.5} for i in range(9)]
+
+
+def printed(rows, **console):
+    out = io.StringIO()
+    print_table(rows, "Title", console=Console(file=out, **console))
+    return out.getvalue()
+
+
+def test_a_table_that_is_too_wide_is_turned():
+    """No name and no number is broken over lines."""
+    text = printed(WIDE, width=50, force_terminal=True, no_color=True)
+    assert all(text.count(f"m{i}") == 1 for i in range(9))
+    assert "5.372e-05" in text
+    assert text.count("coverage_deviation") == text.count("Title") == 5  # two rows side by side
+    assert max(map(cell_len, text.splitlines())) <= 50 + len("\x1b[1m\x1b[0m") * 20
+
+
+def test_where_there_is_no_terminal_it_is_markdown():
+    assert printed(WIDE, width=40) == f"Title\n\n{markdown_table(WIDE)}\n"
+    assert "|--" not in printed(WIDE, width=120)

@@ -78,7 +78,7 @@ VALUES = [
     ("training.cache_bytes=10", "training.cache_bytes=10 cannot hold one trajectory"),
     ("schedule.alpha_bar_end=2", "schedule.alpha_bar_end=2 is not possible; give a number in (0, 1) or null"),
     ("schedule.alpha_bar_end=x", "schedule.alpha_bar_end='x' is not possible; give a number"),
-    ("+schedule.power=-1", "process has no setting 'power'; choose among alpha_bar_end, scale"),
+    ("+schedule.power=-1", "schedule has no setting 'power'; choose among alpha_bar_end, scale"),
     ("schedule.scale=2", "schedule.scale=2 is not possible"),
     ("sampler.sample_steps=50", "sampler.sample_steps=50 is not possible; give an integer in 1..10"),
     ("sampler.sample_steps=0", "sampler.sample_steps=0 is not possible"),
