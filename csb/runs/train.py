@@ -33,7 +33,7 @@ from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, destroy
 from csb.training.regression import state_file
 from csb.training.settings import plan
-from csb.training.stage import Setup
+from csb.training.stage import Setup, working
 from csb.training.state import load_progress
 from csb.training.trainer import BridgeTrainer, Observer
 
@@ -223,7 +223,8 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks)
         destroy()
         if not ranks.is_rank_zero:
             return {}
-        scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
+        with working("scoring samples", run.progress):
+            scores = final_scores(run.problem, bridge, run.sampler, run.metrics, run.seed)
         generator = seeded(run.seed, Stream.FIRST_SAMPLES, device=bridge.device)
         one = bridge.sample(val.y[:1], 1, generator=generator, **vars(run.sampler))
         cost = {"calls": one.info.forward_evaluations, "seconds": progress.seconds}  # calls: of the network, a sample

@@ -3,8 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -55,17 +55,30 @@ class _Screen:
         return getattr(self.stream, name)
 
 
+def _console() -> Console:
+    """Standard error; nothing is shown where there is none."""
+    return Console(file=None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr)), stderr=True)
+
+
+@contextmanager
+def working(text: str, shown: bool) -> Iterator[None]:
+    """Inside, a bar without an end says what is being done, and for how long."""
+    columns = TextColumn("[bold]{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Columns(*columns, console=_console(), disable=not shown, transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
 class Bar:
     """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
 
     def __init__(self, total: int, done: int, enabled: bool = True) -> None:
         self.loss, self.total, self.skipped = float("nan"), total, 0
-        screen = None if sys.stderr is None else cast(IO[str], _Screen(sys.stderr))  # None: nothing is shown
         self.progress = Columns(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"), TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("loss {task.fields[loss]}"),
-            console=Console(file=screen, stderr=True), disable=not enabled,
+            console=_console(), disable=not enabled,
         )  # fmt: skip
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–", left="left")
 
