@@ -27,7 +27,9 @@ from csb.runs.presets import preset
 from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration
 
-_SHOWN = ("crps", "energy_score", "ratio", "coverage_deviation", "tarp_deviation", "sliced_w", "mean_error", "seconds")
+_SHOWN = (
+    "crps", "energy_score", "spread_skill", "coverage_deviation", "tarp_deviation", "sliced_w", "mean_error", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
