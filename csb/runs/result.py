@@ -18,7 +18,6 @@ from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.held_out import held_out
 from csb.evaluation.report import Report
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.files import read_json
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
@@ -60,10 +59,9 @@ class Run(load.Run):
     @property
     def scores(self) -> dict[str, Any]:
         """Figures on held-out observations, of the iteration that "iteration" names; {} of an interrupted training."""
-        path = self.folder / "result.json"
-        if self.interrupted or not path.exists():
+        if self.interrupted or not (self.folder / "result.json").exists():
             return {}
-        return {"iteration": chosen_iteration(self.history) if self.history else None, **read_json(path)}
+        return {"iteration": chosen_iteration(self.history) if self.history else None, **load.read_result(self.folder)}
 
     @property
     def names(self) -> list[str]:
