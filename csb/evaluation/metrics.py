@@ -74,7 +74,8 @@ class EnsembleScores:
         """Every score. Needs an update.
 
         ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the average of
-        1/Σw², n for equal weights.
+        1/Σw², n for equal weights; ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in
+        :func:`spread_skill`, the first two in the unit of x/scale; ``rmse``: ``skill`` under its other name.
         """
         if not self._rows or self._n is None:
             raise CSBError("no observation was added; call update(samples, truth) before compute()")
