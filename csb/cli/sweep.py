@@ -8,6 +8,7 @@ from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep
 from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
 from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.renamed import scores_of_today
 
 MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table
 UNFINISHED = "did not finish"
@@ -36,7 +37,7 @@ def collect(folder: Path) -> list[Job]:
     """The jobs found in the folder of a sweep, by name."""
     jobs = []
     for path in sorted(folder.glob("*/")):
-        begun, result = read_json(path / MARKER), read_json(path / "result.json")
+        begun, result = read_json(path / MARKER), scores_of_today(read_json(path / "result.json"))
         if begun is None and result is None:
             continue
         begun, result = begun or {}, {"error": UNFINISHED} if result is None else dict(result)

@@ -135,8 +135,8 @@ def image_result(
     scores.update(drawn.x, test.x, drawn.log_weights)
     found = scores.compute()
     keep = (
-        "psnr_mean", "psnr_mean_per_image", "psnr_sample", "crps", "energy_score", "ratio", "ratio_fair",
-        "std_error_pearson",
+        "psnr_mean", "psnr_mean_per_image", "psnr_sample", "crps", "energy_score", "spread_skill",
+        "spread_skill_fair", "std_error_pearson",
     )  # fmt: skip
     metrics: dict[str, Any] = {key: found[key] for key in keep}
     similarity = ssim_scores(drawn.x, test.x, drawn.log_weights)
@@ -164,7 +164,7 @@ def point_result(drawn: Drawn, test: Pairs, seed: int, scale: Tensor) -> MethodR
     scores = EnsembleScores(scale=scale)
     scores.update(drawn.x, test.x, drawn.log_weights)
     found = scores.compute()
-    metrics: dict[str, Any] = {key: found[key] for key in ("crps", "energy_score", "ratio_fair")}
+    metrics: dict[str, Any] = {key: found[key] for key in ("crps", "energy_score", "spread_skill_fair")}
     errors = {key: value for key, value in scores.standard_errors().items() if key in metrics}
     figures, curves = calibration(drawn, test.x, seed)
     return replace(drawn.result, metrics=metrics | figures, standard_errors=errors, curves=curves)

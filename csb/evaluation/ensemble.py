@@ -30,8 +30,8 @@ class SpreadSkill(NamedTuple):
 
     spread: float
     skill: float
-    ratio: float
-    ratio_fair: float
+    spread_skill: float
+    spread_skill_fair: float
 
 
 class Reliability(NamedTuple):
@@ -63,15 +63,16 @@ def _moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 # The terms of one observation: samples x (n, P), truth y (P,), weights w (n,) of sum 1, float64.
 def spread_skill_terms(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """Means over pixels of the variance, of the squared error of the mean, and of Σw²·variance: (3,)."""
-    mean, variance = _moments(x, w)
-    spread = variance.mean()
-    return torch.stack([spread, (mean - y).square().mean(), concentration(w) * spread])
+    mean, variances = _moments(x, w)
+    variance = variances.mean()
+    return torch.stack([variance, (mean - y).square().mean(), concentration(w) * variance])
 
 
 def from_terms(terms: Tensor) -> SpreadSkill:
     """The scores from the terms (B, 3) of B observations."""
-    spread, skill, of_mean = terms.mean(0).tolist()
-    return SpreadSkill(spread, skill, ratio(spread, skill), ratio(spread + of_mean, skill))
+    variance, mse, of_mean = terms.mean(0).tolist()
+    ratios = ratio(variance, mse), ratio(variance + of_mean, mse)
+    return SpreadSkill(*map(math.sqrt, (variance, mse, *ratios)))
 
 
 def crps_term(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -130,16 +131,28 @@ def _scored(term: Term, samples: Tensor, truth: Tensor, mask: Tensor | None, log
 def spread_skill(
     samples: Tensor, truth: Tensor, mask: Tensor | None = None, log_weights: Tensor | None = None
 ) -> SpreadSkill:
-    """Does the ensemble's variance match the error of its mean? (Fortin et al. 2014)
+    """Does the spread of the ensemble match the error of its mean? (Fortin et al. 2014)
 
-    spread: mean over pixels of the unbiased variance Σw(x − m)²/(1 − Σw²), in the squared unit of the data; skill:
-    mean squared error of the ensemble mean m. Truth and samples from one law give E[skill] = (1 + 1/n_eff)·E[spread],
-    n_eff = 1/Σw² (n for equal weights), the 1/n_eff being the noise of the mean. ``ratio`` is plain spread/skill,
-    n/(n + 1) at best; ``ratio_fair`` = mean (1 + 1/n_eff)·spread / mean skill is 1 for a calibrated ensemble of any
-    size, < 1 for an over-confident one.
+    Truth and samples from one law give E[mse] = (1 + 1/n_eff)·E[variance], n_eff = 1/Σw² (n for equal weights), the
+    1/n_eff being the noise of the mean.
 
-    Raises CSBError for wrong shapes, fewer than 2 samples an observation, non-finite values, a mask not boolean, or
-    log-weights that are NaN or not of sum 1.
+    Args:
+        samples, truth, mask, log_weights: see the module.
+
+    Returns:
+        spread: square root of the mean, over pixels and observations, of the unbiased variance Σw(x − m)²/(1 − Σw²);
+        in the unit of the data.
+        skill: root mean squared error of the ensemble mean m; in the unit of the data.
+        spread_skill: spread/skill, a ratio of standard deviations; √(n/(n + 1)) for a calibrated ensemble.
+        spread_skill_fair: √(mean of (1 + 1/n_eff)·variance / mean squared error); 1 for a calibrated ensemble of any
+        size, < 1 for an over-confident one.
+
+    Raises:
+        CSBError: wrong shapes, fewer than 2 samples an observation, non-finite values, a mask not boolean, or
+            log-weights that are NaN or not of sum 1.
+
+    Source: V. Fortin, M. Abaza, F. Anctil, R. Turcotte, Why should ensemble spread match the RMSE of the ensemble
+    mean?, Journal of Hydrometeorology 15, 2014.
     """
     return from_terms(_scored(spread_skill_terms, samples, truth, mask, log_weights))
 

@@ -23,11 +23,11 @@ def held_out_scores(
 ) -> dict[str, float]:
     """Of ``metrics.samples`` samples for each of at most ``metrics.observations`` test pairs (at least 2).
 
-    crps, energy_score, spread, skill, ratio and ratio_fair as in :class:`csb.evaluation.metrics.EnsembleScores`, in
-    units of the spread of x in training; coverage_deviation and tarp_deviation, mean |coverage − level| of central
-    intervals and of joint regions (:mod:`csb.evaluation.calibration`), and deviation_floor, what is expected of an
-    exact posterior with as many observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at
-    most 16 coordinates.
+    crps, energy_score, spread, skill, spread_skill and spread_skill_fair as in
+    :class:`csb.evaluation.metrics.EnsembleScores`, in units of the spread of x in training; coverage_deviation and
+    tarp_deviation, mean |coverage − level| of central intervals and of joint regions
+    (:mod:`csb.evaluation.calibration`), and deviation_floor, what is expected of an exact posterior with as many
+    observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
     All samples are held in memory.
     """
     test = held_out(problem, metrics.observations)
@@ -42,7 +42,8 @@ def held_out_scores(
     samples, found = torch.cat(parts), scores.compute()
     ranks = sbc_ranks(samples, test.x, seeded(seed, Stream.HELD_OUT_RANKS))
     central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, Stream.HELD_OUT_TARP))
-    row = {key: found[key] for key in ("crps", "energy_score", "spread", "skill", "ratio", "ratio_fair")}
+    keys = ("crps", "energy_score", "spread", "skill", "spread_skill", "spread_skill_fair")
+    row = {key: found[key] for key in keys}
     row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
     if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
         row["sbc_p"] = rank_uniformity(ranks).p_value

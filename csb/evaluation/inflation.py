@@ -31,7 +31,7 @@ def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
         seed: of the samples.
 
     Returns:
-        inflation: λ; ratio_before: the fair spread/skill at λ = 1. Empty where nothing was done.
+        inflation: λ; spread_skill_before: the fair spread/skill at λ = 1. Empty where nothing was done.
     """
     kernel = bridge.backward_kernel
     if kernel.covariance != "low_rank":
@@ -43,10 +43,10 @@ def inflate(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
         samples = bridge.sample(y, SAMPLES, generator=seeded(seed, Stream.INFLATION, device=bridge.device)).x.cpu()
         scores = EnsembleScores(scale=bridge.transform.x_scale())
         scores.update(samples, x, mask=hole_mask(bridge, y))
-        return math.log(scores.compute()["ratio_fair"])
+        return math.log(scores.compute()["spread_skill_fair"])
 
     before, doubled = log_ratio(1.0), log_ratio(2.0)
     slope = (doubled - before) / math.log(2)
     factor = min(max(math.exp(-before / slope), 1.0), LIMIT) if slope > 0 else 1.0
     kernel.inflation.fill_(factor)
-    return {"inflation": factor, "ratio_before": math.exp(before)}
+    return {"inflation": factor, "spread_skill_before": math.exp(before)}

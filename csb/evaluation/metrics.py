@@ -74,7 +74,8 @@ class EnsembleScores:
         """Every score. Needs an update.
 
         ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the average of
-        1/Σw², n for equal weights.
+        1/Σw², n for equal weights; ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in
+        :func:`spread_skill`, the first two in the unit of x/scale; ``rmse``: ``skill`` under its other name.
         """
         if not self._rows or self._n is None:
             raise CSBError("no observation was added; call update(samples, truth) before compute()")
@@ -92,7 +93,7 @@ class EnsembleScores:
             "psnr_sample": psnrs[1],
             "psnr_mean_per_image": float(decibel(mse_mean, self._data_range).mean()),
             **spread._asdict(),
-            "rmse": math.sqrt(spread.skill),
+            "rmse": spread.skill,
             "crps": crps,
             "energy_score": energy,
             "std_error_pearson": correlation(*sums),
@@ -103,9 +104,10 @@ class EnsembleScores:
         return torch.cat(self._rows)[:, 4].tolist() if self._rows else []
 
     def standard_errors(self) -> dict[str, float]:
-        """Of the means over observations: crps, energy_score, psnr_mean_per_image, ratio, ratio_fair. Empty for one.
+        """Of the means over observations: crps, energy_score, psnr_mean_per_image, spread_skill, spread_skill_fair.
 
-        The ratios a/b of two means by the delta method: (a/b)·std(a_i/a − b_i/b)/√B.
+        Empty for one observation. The root r = √(a/b) of a ratio of two means by the delta method:
+        (r/2)·std(a_i/a − b_i/b)/√B.
         """
         rows = torch.cat(self._rows) if self._rows else torch.empty(0, dtype=torch.float32)
         if len(rows) < 2:
@@ -114,15 +116,15 @@ class EnsembleScores:
         def error(values: Tensor) -> float:
             return float(values.std() / len(values) ** 0.5)
 
-        spread, skill, of_mean = rows[:, :3].T
+        variance, mse, of_mean = rows[:, :3].T
         found = {
             "crps": error(rows[:, 3]),
             "energy_score": error(rows[:, 4]),
             "psnr_mean_per_image": error(decibel(rows[:, 11], self._data_range)),
         }
-        for key, above in (("ratio", spread), ("ratio_fair", spread + of_mean)):
-            a, b = above.mean(), skill.mean()
-            found[key] = float(a / b) * error(above / a - skill / b) if a * b > 0 else math.nan
+        for key, above in (("spread_skill", variance), ("spread_skill_fair", variance + of_mean)):
+            a, b = above.mean(), mse.mean()
+            found[key] = float((a / b).sqrt() / 2) * error(above / a - mse / b) if a * b > 0 else math.nan
         return {key: value for key, value in found.items() if math.isfinite(value)}
 
 

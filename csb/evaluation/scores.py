@@ -72,7 +72,7 @@ def ensemble_scores(
         scores.update(chunk.samples, chunk.pairs.x, mask=hole_mask(bridge, chunk.pairs.y))
     found = scores.compute()
     nearness = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
-    keys = (*nearness, "spread", "skill", "ratio", "crps", "energy_score", "std_error_pearson")
+    keys = (*nearness, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
     return {key: found[key] for key in keys}
 
 

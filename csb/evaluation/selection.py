@@ -33,4 +33,5 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
     scores = EnsembleScores(scale=bridge.transform.x_scale())
     scores.update(samples, x, mask=hole_mask(bridge, y))
     found = scores.compute()
-    return {SCORE: found["energy_score"], EACH: scores.energy_scores(), SCALED: 1, "val_ratio": found["ratio_fair"]}
+    each, ratio = scores.energy_scores(), found["spread_skill_fair"]
+    return {SCORE: found["energy_score"], EACH: each, SCALED: 1, "val_spread_skill": ratio}

@@ -3,9 +3,10 @@
 Every threshold is what sampling alone gives an exact sampler with as many observations, and a margin beside it in which
 a short training is no failure:
 
-- spread/skill, a ratio of variances, is 1 for a calibrated sampler. The mean squared error of B observations has the
-  relative standard deviation √(2/B) where all coordinates of an observation err together, and less where they do not.
-  Its logarithm may be 3 of these and log 2 away from 0. Fewer than 20 observations are not judged.
+- spread/skill, a ratio of standard deviations, is 1 for a calibrated sampler. The root mean squared error of B
+  observations has the relative standard deviation √(1/(2B)) where all coordinates of an observation err together, and
+  less where they do not. The ratio's logarithm may be 3 of these and log √2 away from 0. Fewer than 20 observations are
+  not judged.
 - the mean deviation of coverage from its level is on average that of an exact posterior (its floor); it may be 3 floors
   and .1 above. Samples of half the standard deviation that they should have are .2 off.
 - the distances at both ends have as floor that of two sets of the right law, in units of the state (about 1 wide); they
@@ -53,8 +54,8 @@ def failures(figures: Mapping[str, Any], observations: int, samples: int) -> lis
 
 
 def _spread(known: Mapping[str, float], observations: int, samples: int) -> list[str]:
-    ratio = known.get("ratio_fair", known.get("ratio", math.nan) * (1 + 1 / samples))
-    most = 2 * math.exp(3 * math.sqrt(2 / observations))
+    ratio = known.get("spread_skill_fair", known.get("spread_skill", math.nan) * math.sqrt(1 + 1 / samples))
+    most = math.sqrt(2) * math.exp(3 / math.sqrt(2 * observations))
     if observations < _FEWEST or math.isnan(ratio) or 1 / most <= ratio <= most:
         return []
     what, remedy = (

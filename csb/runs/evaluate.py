@@ -43,8 +43,8 @@ RECURSIONS = {  # objective and covariance whose recursion is known in closed fo
 }
 UNITS = "CRPS to skill in units of the prior's standard deviation"
 IMAGE_FIGURES = (
-    "psnr_mean_per_image", "psnr_mean", "psnr_sample", "ratio", "ratio_fair", "spread", "skill", "crps", "energy_score",
-    "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
+    "psnr_mean_per_image", "psnr_mean", "psnr_sample", "spread_skill", "spread_skill_fair", "spread", "skill", "crps",
+    "energy_score", "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
     if run.history:
         keys = (
             "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
-            "ratio_before", "fill_share",
+            "spread_skill_before", "fill_share",
         )  # fmt: skip
         rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
         tables["half-steps, as trained"] = rows

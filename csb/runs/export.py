@@ -13,11 +13,12 @@ from csb.bridge import Bridge
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.evaluation.tables import write_text
-from csb.files import read_json, write_atomically
+from csb.files import write_atomically
+from csb.renamed import scores_of_today
 from csb.runs.card import model_card
 from csb.runs.hub import CARD, FILES, PICTURE, WEIGHTS, is_folder, is_own
 from csb.runs.inspection import mapping
-from csb.runs.load import load_any
+from csb.runs.load import load_any, read_result
 
 
 def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
@@ -100,8 +101,8 @@ def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
     path = (source if source.is_dir() else source.parent) / "result.json"
     if is_own(path, path.parent):
         with contextlib.suppress(CSBError):
-            return read_json(path)
-    return mapping(bridge.about.get("training"))
+            return read_result(path.parent)
+    return scores_of_today(mapping(bridge.about.get("training")))
 
 
 def _picture(source: Path) -> Path | None:

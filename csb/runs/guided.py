@@ -101,12 +101,12 @@ def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: A
             method = Method(name, label, guide.make(name, **options, **{argument: value}))
             drawn = draw(method, val.y, settings.sweep_samples, seed, len(val.y))
         except CSBError as error:  # too large a step diverges, too long a jump does not fit
-            rows.append({symbol: value, "energy_score": None, "crps": None, "spread/skill": None, "note": str(error)})
+            rows.append({symbol: value, "energy_score": None, "crps": None, "spread_skill": None, "note": str(error)})
             continue
         scores = EnsembleScores(scale=transform.x_scale())
         scores.update(drawn.x, val.x, drawn.log_weights, mask=transform.unknown(val.y))
         found = scores.compute()
-        row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread/skill": found["ratio"]}
+        row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread_skill": found["spread_skill"]}
         rows.append({symbol: value, **row, "note": ""})
         logger.info(
             "%s, %s = %g: energy score %.4g, CRPS %.4g", label, symbol, value, found["energy_score"], found["crps"]

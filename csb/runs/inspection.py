@@ -7,8 +7,8 @@ import torch
 
 from csb.bridge import Bridge, Direction, load
 from csb.evaluation.tables import format_value, print_table
-from csb.files import model_file, read_json
-from csb.runs.load import half_step_files, load_any, read_history
+from csb.files import model_file
+from csb.runs.load import half_step_files, load_any, read_history, read_result
 from csb.training.history import EACH
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: reported elsewhere
@@ -33,7 +33,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
     whole = run is not None and path.parent.name != "half_steps"
     result: dict[str, Any] = {}
     if run is not None and whole and (run / "result.json").exists():
-        result = read_json(run / "result.json")
+        result = read_result(run)
     of_file = [row.get("seconds") for row in history if row.get("half_step") == path.stem]
     return {
         "source": str(source),

@@ -15,7 +15,7 @@ from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
-from csb.renamed import groups_of_today
+from csb.renamed import groups_of_today, scores_of_today
 from csb.runs.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
 
 
@@ -54,7 +54,12 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     rows = read_json(path, list) if path.exists() else []
     if not all(isinstance(row, dict) for row in rows):
         raise CSBError(f"{path} is not what csb writes; restore it, or move it away to leave it out")
-    return rows
+    return scores_of_today(rows)
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """Return the scores of a run's ``result.json``. CSBError where there is none, or it is damaged."""
+    return scores_of_today(read_json(run / "result.json"))
 
 
 def half_step_files(run: Path) -> list[Path]:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from csb.bridge.checkpoint import load
 from csb.errors import CSBError, is_number, require_int
-from csb.files import checksum, model_file, read_json
+from csb.files import checksum, model_file
 from csb.renamed import groups_of_today
 from csb.runs import provenance
 from csb.runs.config import RunConfig, flatten, read
 from csb.runs.distil import teacher
-from csb.runs.load import half_step_files, stored_spec
+from csb.runs.load import half_step_files, read_result, stored_spec
 from csb.runs.recipe import DISTIL
 from csb.runs.stages import check_stage, stage_job
 from csb.runs.train import check_folder, train
@@ -71,7 +71,7 @@ class Reproduction:
         """What of the environment is not as it was: rows with its name, then and now."""
         device = self.run.device
         environment = provenance.environment(device.where, device.precision)
-        then, now = (flatten({part: one[part] for part in environment}) for one in (self.first, environment))
+        then, now = (flatten({part: one.get(part) for part in environment}) for one in (self.first, environment))
         names = sorted(then.keys() | now.keys())
         return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
 
@@ -189,7 +189,7 @@ def _file(folder: Path, stage: str) -> Path:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    return {key: value for key, value in read_json(folder / "result.json").items() if key not in _CLOCK}
+    return {key: value for key, value in read_result(folder).items() if key not in _CLOCK}
 
 
 def weight_row(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Any]:

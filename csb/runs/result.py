@@ -18,7 +18,6 @@ from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.held_out import held_out
 from csb.evaluation.report import Report
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.files import read_json
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
@@ -27,7 +26,9 @@ from csb.runs.presets import preset
 from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration
 
-_SHOWN = ("crps", "energy_score", "ratio", "coverage_deviation", "tarp_deviation", "sliced_w", "mean_error", "seconds")
+_SHOWN = (
+    "crps", "energy_score", "spread_skill", "coverage_deviation", "tarp_deviation", "sliced_w", "mean_error", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,10 +59,9 @@ class Run(load.Run):
     @property
     def scores(self) -> dict[str, Any]:
         """Figures on held-out observations, of the iteration that "iteration" names; {} of an interrupted training."""
-        path = self.folder / "result.json"
-        if self.interrupted or not path.exists():
+        if self.interrupted or not (self.folder / "result.json").exists():
             return {}
-        return {"iteration": chosen_iteration(self.history) if self.history else None, **read_json(path)}
+        return {"iteration": chosen_iteration(self.history) if self.history else None, **load.read_result(self.folder)}
 
     @property
     def names(self) -> list[str]:

@@ -16,13 +16,14 @@ from csb.evaluation.scores import final_scores
 from csb.evaluation.selection import validation_score
 from csb.evaluation.tables import write_json
 from csb.evaluation.verdict import warn_of_failure
-from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json, remove_leftovers
+from csb.files import OLD_SUFFIX, SUFFIX, model_file, remove_leftovers
 from csb.networks.diffusion import CONDITIONAL
 from csb.problems import Pairs, Problem
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
 from csb.runs import provenance
 from csb.runs.config import RunConfig, require_pairs
+from csb.runs.load import read_result
 from csb.runs.lock import writing
 from csb.runs.logs import Logs
 from csb.runs.observer import RunObserver
@@ -109,7 +110,7 @@ def _clean(folder: Path) -> None:
 def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a run that has one, and a bridge; None otherwise."""
     try:
-        result = read_json(folder / "result.json")
+        result = read_result(folder)
     except CSBError:
         return None
     return result if "error" not in result and model_file(folder, "bridge").exists() else None

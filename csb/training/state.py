@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from csb.errors import CSBError, in_one_line
 from csb.files import FORMAT, load_state, save_state
 from csb.problems.specs import absolute
-from csb.renamed import key_of_today
+from csb.renamed import key_of_today, scores_of_today
 from csb.training.divergence import REMEDY, Diverged, first_bad
 
 # Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
@@ -97,7 +97,7 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     if (found := _first_bad(data)) is not None:
         raise CSBError(f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true")
     data.pop("format")
-    return Progress(**data)
+    return Progress(**{**data, "history": scores_of_today(data.get("history", []))})
 
 
 def _without_places(stored: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

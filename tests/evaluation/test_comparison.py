@@ -114,7 +114,7 @@ class TestStandardErrors:
 
     def test_of_results(self, drawn):
         points = point_result(drawn, PROBLEM.pairs("test", 4), 0, torch.ones(()))
-        assert set(points.standard_errors) == {"crps", "energy_score", "ratio_fair"}
+        assert set(points.standard_errors) == {"crps", "energy_score", "spread_skill_fair"}
         generator = torch.Generator().manual_seed(0)
         x = torch.rand((5, 6, 1, 28, 28), generator=generator)
         test = Pairs(
@@ -124,7 +124,8 @@ class TestStandardErrors:
         )
         images = image_result(replace(drawn, x=x), test, Bright(), None, 0)
         assert set(images.standard_errors) == {
-            "crps", "energy_score", "psnr_mean_per_image", "ratio", "ratio_fair", "digit_accuracy", "digit_entropy"
+            "crps", "energy_score", "psnr_mean_per_image", "spread_skill", "spread_skill_fair",
+            "digit_accuracy", "digit_entropy",
         }  # fmt: skip
         for found in (points, images):
             assert set(found.standard_errors) <= set(found.metrics)

@@ -43,7 +43,7 @@ def exact(bridge):
 
 def test_an_exact_bridge_is_calibrated(exact):
     found = exact
-    assert found["ratio_fair"] == pytest.approx(1, abs=0.1)
+    assert found["spread_skill_fair"] == pytest.approx(1, abs=0.05)
     assert found["coverage_deviation"] < 2.5 * found["deviation_floor"]
     assert found["tarp_deviation"] < 2.5 * found["deviation_floor"]
     assert found["sbc_p"] > 1e-3
@@ -52,7 +52,7 @@ def test_an_exact_bridge_is_calibrated(exact):
 
 def test_a_bridge_that_is_too_sure_is_not(bridge, exact):
     found = held_out_scores(Scaled(dx=2, dy=2, seed=1), bridge, SamplerSettings(), METRICS, seed=0)
-    assert found["ratio_fair"] == pytest.approx(1 / 1.5**2, abs=0.07)
+    assert found["spread_skill_fair"] == pytest.approx(1 / 1.5, abs=0.05)
     assert found["coverage_deviation"] > 0.08
     assert found["sbc_p"] < 1e-3
     assert found["crps"] > 1.3 * exact["crps"]

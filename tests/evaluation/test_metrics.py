@@ -50,30 +50,46 @@ def test_psnr_conventions():
 @pytest.mark.parametrize("n", [2, 4, 32])
 def test_spread_skill_of_a_calibrated_ensemble(n: int):
     result = spread_skill(*calibrated(n))
-    assert result.ratio_fair == pytest.approx(1, abs=0.06)
-    assert result.ratio == pytest.approx(n / (n + 1), abs=0.06)
-    assert result.spread == pytest.approx(1, abs=0.05)
+    assert result.spread_skill_fair == pytest.approx(1, abs=0.03)
+    assert result.spread_skill == pytest.approx(math.sqrt(n / (n + 1)), abs=0.03)
+    assert result.spread == pytest.approx(1, abs=0.025)
+    assert result.spread / result.skill == pytest.approx(result.spread_skill, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 4, 32])
+def test_spread_skill_of_gaussian_draws_is_1_within_its_standard_error(n: int):
+    """N independent errors of means and variances of n draws: the squares have the relative variances 2/N and
+    2/(N(n − 1)), their ratio the sum, and the root of the ratio a quarter of it.
+    """
+    samples, truth = calibrated(n)
+    scores = EnsembleScores()
+    scores.update(samples, truth)
+    exact = math.sqrt(n / (2 * truth.numel() * (n - 1)))
+    assert scores.standard_errors()["spread_skill_fair"] == pytest.approx(exact, rel=0.2)
+    assert abs(scores.compute()["spread_skill_fair"] - 1) < 4 * exact
 
 
 def test_spread_skill_tells_over_and_under_confidence():
-    assert spread_skill(*calibrated(16, scale=0.5)).ratio_fair < 0.5
-    assert spread_skill(*calibrated(16, scale=2.0)).ratio_fair > 2
+    assert spread_skill(*calibrated(16, scale=0.5)).spread_skill_fair < 0.6
+    assert spread_skill(*calibrated(16, scale=2.0)).spread_skill_fair > 1.7
 
 
 def test_spread_skill_counts_only_the_mask():
     samples, truth = ensemble()
     mask = half_mask()
     result = spread_skill(samples, truth, mask)
-    assert result.spread == pytest.approx(float(samples.double().var(1)[:, mask].mean()), rel=1e-12)
-    assert result.skill == pytest.approx(float((samples.double().mean(1) - truth)[:, mask].square().mean()), rel=1e-12)
+    assert result.spread**2 == pytest.approx(float(samples.double().var(1)[:, mask].mean()), rel=1e-12)
+    mse = (samples.double().mean(1) - truth)[:, mask].square().mean()
+    assert result.skill**2 == pytest.approx(float(mse), rel=1e-12)
     samples[:, :, ~mask] = 100
     assert spread_skill(samples, truth, mask) == result
 
 
 def test_spread_skill_of_a_perfect_point_mass_has_no_ratio():
     samples, truth = torch.zeros(2, 3, 4), torch.zeros(2, 4)
-    assert math.isnan(spread_skill(samples, truth).ratio)
-    assert spread_skill(samples + normal(2, 3, 4) * torch.tensor([1.0, -1, 0])[None, :, None], truth).ratio > 0
+    assert math.isnan(spread_skill(samples, truth).spread_skill)
+    wide = samples + normal(2, 3, 4) * torch.tensor([1.0, -1, 0])[None, :, None]
+    assert spread_skill(wide, truth).spread_skill > 0
 
 
 def test_crps_equals_the_double_sum():
@@ -203,7 +219,7 @@ def test_scores_equal_the_functions():
     result = scores.compute()
     spread = spread_skill(samples, truth, mask)
     assert {key: result[key] for key in spread._fields} == spread._asdict()
-    assert result["rmse"] ** 2 == pytest.approx(spread.skill)
+    assert result["rmse"] == spread.skill
     assert result["crps"] == crps_ensemble(samples, truth, mask)
     assert result["energy_score"] == energy_score(samples, truth, mask)
     assert result["std_error_pearson"] == std_error_correlation(samples, truth, mask).pearson
@@ -275,7 +291,8 @@ def test_standard_errors_against_repetition():
         return scores.compute(), scores.standard_errors()
 
     found = [once(key) for key in range(400)]
-    assert set(found[0][1]) == {"crps", "energy_score", "psnr_mean_per_image", "ratio", "ratio_fair"}
+    keys = {"crps", "energy_score", "psnr_mean_per_image", "spread_skill", "spread_skill_fair"}
+    assert set(found[0][1]) == keys
     for key in found[0][1]:
         actual = torch.tensor([value[key] for value, _ in found]).std()
         reported = torch.tensor([error[key] for _, error in found]).mean()

@@ -31,7 +31,7 @@ from csb.training.history import EACH, SCALED, SCORE, best_iteration
 from tests.conftest import make_exact_bridge
 
 UNITS = [(1.0, 1000.0), (1.0, 1e-9), (1e-8, 1e-8), (1e6, 1.0)]
-OF_UNITS = ("crps", "energy_score", "spread", "skill", "ratio_fair", "coverage_deviation", "tarp_deviation")
+OF_UNITS = ("crps", "energy_score", "spread", "skill", "spread_skill_fair", "coverage_deviation", "tarp_deviation")
 
 
 def in_units(units, shift=(0.0, 0.0), iterations=8):
@@ -106,7 +106,7 @@ def test_the_inflation_does_not_depend_on_units(units):
         return inflate(bridge, pairs_in(units).pairs("val", 50), 0)
 
     one, other = factor((1.0, 1.0)), factor(units)
-    assert set(one) == {"inflation", "ratio_before"}
+    assert set(one) == {"inflation", "spread_skill_before"}
     assert other == pytest.approx(one, rel=1e-3)
 
 
@@ -143,7 +143,7 @@ def test_offsets_leave_in_float64(offset):
     assert mmd(a + offset, b + offset) == pytest.approx(mmd(a, b), **near)
     assert torch.allclose(sample_moments(a + offset)["cov"], sample_moments(a)["cov"], atol=1e-5)
     x, truth = a.view(50, 10, 2), b[:50]
-    for score in (crps_ensemble, energy_score, lambda x, y: spread_skill(x, y).ratio):
+    for score in (crps_ensemble, energy_score, lambda x, y: spread_skill(x, y).spread_skill):
         assert score(x + offset, truth + offset) == pytest.approx(score(x, truth), **near)
     for ranks in (sbc_ranks, lambda *of: tarp(*of).coverage):
         assert torch.allclose(ranks(x + offset, truth + offset, seeded(3)), ranks(x, truth, seeded(3)), atol=0.021)

@@ -1,6 +1,7 @@
 """A failed training says so, and a healthy one says nothing."""
 
 import logging
+import math
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def figures(width, seed, B, n, d=2, tails=False):
     scores.update(x, truth)
     central, joint = central_coverage(sbc_ranks(x, truth, g)), tarp(x, truth, g)
     row = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
-    return {key: scores.compute()[key] for key in ("ratio", "ratio_fair", "spread", "skill")} | row
+    return {key: scores.compute()[key] for key in ("spread_skill", "spread_skill_fair", "spread", "skill")} | row
 
 
 @pytest.mark.parametrize(("B", "n", "d"), [(2, 8, 1), (10, 8, 1), (50, 64, 1), (500, 32, 3)])
@@ -50,8 +51,16 @@ def test_a_wrong_width_is_told_with_its_figure_and_a_remedy(width, word):
 
 
 def test_the_plain_ratio_is_judged_where_there_is_no_fair_one():
-    assert failures({"ratio": 1 / 3}, 1000, 2) == []  # of 2 samples a calibrated one has 2/3
-    assert "spread/skill is 0.14" in failures({"ratio": 0.14}, 100, 1000)[0]
+    assert failures({"spread_skill": 0.58}, 1000, 2) == []  # of 2 samples a calibrated one has √(2/3)
+    assert "spread/skill is 0.37" in failures({"spread_skill": 0.37}, 100, 1000)[0]
+
+
+@pytest.mark.parametrize("observations", [20, 100, 1000])
+def test_the_bounds_are_the_roots_of_those_of_variances(observations):
+    most = 2 * math.exp(3 * math.sqrt(2 / observations))
+    for variances, is_passed in ((0.99 * most, True), (1.01 * most, False), (1.01 / most, True), (0.99 / most, False)):
+        found = failures({"spread_skill_fair": math.sqrt(variances)}, observations, 8)
+        assert (found == []) == is_passed, variances
 
 
 def test_ends_and_means_are_judged_by_their_floors():
@@ -66,7 +75,7 @@ def test_ends_and_means_are_judged_by_their_floors():
 
 def test_what_is_missing_or_not_finite_is_not_judged():
     odd = {
-        "ratio_fair": None,
+        "spread_skill_fair": None,
         "x0_distance": float("nan"),
         "mean_error": float("inf"),
         "xT_distance": 5.0,

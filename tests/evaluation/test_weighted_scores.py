@@ -59,7 +59,7 @@ def test_weights_that_are_integers_count_as_copies():
     pairs = (1 - 1 / 10) / (1 - float(w.square().sum()))
     one, other = spread_skill(samples, truth, log_weights=log_w), spread_skill(many, truth)
     assert one.skill == pytest.approx(other.skill, rel=1e-12)
-    assert one.spread == pytest.approx(pairs * other.spread, rel=1e-12)
+    assert one.spread == pytest.approx(pairs**0.5 * other.spread, rel=1e-12)
     torch.testing.assert_close(posterior_mean(samples, log_w), many.double().mean(1))
     x, y = samples.double(), truth.double()[:, None]
     for score, distance in (
@@ -83,7 +83,7 @@ def test_weighted_sums_over_pairs_equal_the_double_sum():
     spread = 0.5 * (fair[..., None] * gaps.square()).sum((1, 2))
     assert crps_ensemble(samples, truth, mask, log_w) == pytest.approx(float(crps.mean()), rel=1e-12)
     assert energy_score(samples, truth, mask, log_w) == pytest.approx(float(energy.mean()), rel=1e-12)
-    assert spread_skill(samples, truth, mask, log_w).spread == pytest.approx(float(spread.mean()), rel=1e-12)
+    assert spread_skill(samples, truth, mask, log_w).spread ** 2 == pytest.approx(float(spread.mean()), rel=1e-12)
 
 
 def test_crps_and_energy_score_agree_with_scoringrules():
@@ -105,16 +105,16 @@ def test_crps_and_energy_score_agree_with_scoringrules():
 
 
 def test_a_weighted_ensemble_is_calibrated_by_its_effective_size():
-    """Weights that do not depend on the samples: skill = (1 + Σw²)·σ², whatever they are."""
+    """Weights that do not depend on the samples: skill² = (1 + Σw²)·σ², whatever they are."""
     centre = 3 * normal(400, 1, 40, key=4)
     samples, truth = centre + normal(400, 6, 40, key=5), centre[:, 0] + normal(400, 40, key=6)
     log_w = random_log_weights(400, 6, scale=1.5)
     result = spread_skill(samples, truth, log_weights=log_w)
     mass = float(log_w.exp().square().sum(1).mean())
     assert mass > 0.35  # the effective size is below 3
-    assert result.spread == pytest.approx(1, abs=0.03)
-    assert result.skill == pytest.approx(1 + mass, abs=0.03)
-    assert result.ratio_fair == pytest.approx(1, abs=0.03)
+    assert result.spread == pytest.approx(1, abs=0.015)
+    assert result.skill == pytest.approx((1 + mass) ** 0.5, abs=0.015)
+    assert result.spread_skill_fair == pytest.approx(1, abs=0.015)
 
 
 def test_weights_all_on_one_sample_leave_a_point_mass():
@@ -123,8 +123,8 @@ def test_weights_all_on_one_sample_leave_a_point_mass():
         point = samples[:, 2].double()
         error = (point - truth).abs()
         result = spread_skill(samples, truth, log_weights=log_w)
-        assert (result.spread, result.ratio, result.ratio_fair) == (0, 0, 0)
-        assert result.skill == pytest.approx(float(error.square().mean()), rel=1e-12)
+        assert (result.spread, result.spread_skill, result.spread_skill_fair) == (0, 0, 0)
+        assert result.skill**2 == pytest.approx(float(error.square().mean()), rel=1e-12)
         assert crps_ensemble(samples, truth, log_weights=log_w) == pytest.approx(float(error.mean()), rel=1e-12)
         joint = error.flatten(1).norm(dim=1).mean()
         assert energy_score(samples, truth, log_weights=log_w) == pytest.approx(float(joint), rel=1e-12)

@@ -161,7 +161,7 @@ class TestSamplesAndScores:
         for part in (slice(0, 2), slice(2, 6)):
             ours.update(samples[part], truth[part], mask=mask[part])
         plain.update(*picked)
-        inside = ("spread", "skill", "ratio", "ratio_fair", "crps", "energy_score", "std_error_pearson")
+        inside = ("spread", "skill", "spread_skill", "spread_skill_fair", "crps", "energy_score", "std_error_pearson")
         assert {k: ours.compute()[k] for k in inside} == pytest.approx({k: plain.compute()[k] for k in inside})
         assert torch.equal(sbc_ranks(samples, truth, seeded(0), mask), sbc_ranks(*picked, seeded(0)))
         assert torch.equal(tarp(samples, truth, seeded(0), mask=mask).coverage, tarp(*picked, seeded(0)).coverage)

@@ -62,7 +62,7 @@ def test_the_bridge_keeps_what_it_sees(trained):
     known = ~run.bridge.transform.unknown(pairs.y)[:, None].expand_as(x)
     assert torch.equal(x[known], pairs.x[:, None].expand_as(x)[known])
     assert result["psnr_mean"] > 10  # better than a black hole: a bar seen at both ends is continued
-    assert 0.3 < result["ratio"] < 3
+    assert 0.5 < result["spread_skill"] < 1.8
 
 
 def test_scores_count_the_hole_of_each_digit(trained):
@@ -71,7 +71,7 @@ def test_scores_count_the_hole_of_each_digit(trained):
     assert figures["known_error"] == 0
     # over the whole image the squared error is a quarter of that inside the hole, which is a quarter of the image
     inside = 10 ** (-figures["psnr_mean"] / 10) * 784 / 196
-    assert figures["skill"] == pytest.approx(inside, rel=1e-4)
+    assert figures["skill"] ** 2 == pytest.approx(inside, rel=1e-4)
     assert len(tables["pixel std of the last iteration against its error, in ten bins of pixels"]) == 10
     assert result["skill"] > 0
 

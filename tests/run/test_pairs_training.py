@@ -18,7 +18,10 @@ IMAGES = [
     *SMALL, "training.first_steps=8", "training.steps=4", "network.options.channels=16", "objective.rank=2",
     "trainer.precision=32-true",
 ]  # fmt: skip
-CALIBRATION = {"crps", "energy_score", "spread", "skill", "ratio", "ratio_fair", "coverage_deviation", "tarp_deviation"}
+CALIBRATION = {
+    "crps", "energy_score", "spread", "skill", "spread_skill", "spread_skill_fair", "coverage_deviation",
+    "tarp_deviation",
+}  # fmt: skip
 
 
 def save(path, x, y):

@@ -1,19 +1,30 @@
-"""Groups of settings under older names: on the command line, in stored runs, and in the states of trainings."""
+"""Groups of settings and scores under older names: on the command line, in stored runs, and in states of trainings."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import csb
+from csb.cli import sweep
 from csb.cli.compose import composed
 from csb.cli.typed import note_renamed
 from csb.errors import CSBError
+from csb.evaluation.report import MethodResult, Report, Sweep
 from csb.files import load_state, save_state
-from csb.renamed import groups_of_today, key_of_today
+from csb.renamed import groups_of_today, key_of_today, scores_of_today
+from csb.runs.budgets.store import FORMAT, Store
 from csb.runs.config import read
+from csb.runs.export import export
+from csb.runs.inspection import inspect
+from csb.runs.load import read_history, read_result
+from csb.runs.result import Run
+from csb.training.state import load_progress
 from tests.runs.test_fit import SMALL, pairs
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
 OLD = ["process=power", "process.alpha_bar_end=0.2", "ipf.steps=7", "amortized.lr=0.01", "ipf=gaussian"]
 NEW = ["schedule=power", "schedule.alpha_bar_end=0.2", "training.steps=7", "conditional.lr=0.01", "training=gaussian"]
 
@@ -72,3 +83,69 @@ def test_an_older_state_is_resumed(tmp_path):
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     with pytest.raises(CSBError, match=r"was trained with training\.steps=8, not 9"):
         csb.fit(*pairs(), **{**options, "training": {**SMALL["training"], "steps": 9}}, resume=True)
+
+
+OLD_SCORES = {"crps": 0.4, "spread": 0.09, "skill": 0.16, "ratio": 0.5625, "ratio_fair": 0.64}
+NEW_SCORES = {"crps": 0.4, "spread": 0.3, "skill": 0.4, "spread_skill": 0.75, "spread_skill_fair": 0.8}
+
+
+def test_ratios_of_variances_are_read_as_ratios_of_standard_deviations():
+    assert scores_of_today(OLD_SCORES) == pytest.approx(NEW_SCORES)
+    assert scores_of_today(NEW_SCORES) == NEW_SCORES
+    assert scores_of_today([{"ratio_fair": None}, {"spread": 4.0}]) == [{"spread_skill_fair": None}, {"spread": 4.0}]
+    assert scores_of_today({"ratio_before": 0.81, "val_ratio": "?"}) == {
+        "spread_skill_before": 0.9, "val_spread_skill": "?",
+    }  # fmt: skip
+
+
+def test_an_older_history_is_read():
+    older = json.loads((GOLDEN / "history.json").read_text())[0]
+    row = read_history(GOLDEN)[0]
+    assert row["val_spread_skill"] ** 2 == pytest.approx(older["val_ratio"], rel=1e-12)
+    assert row.keys() - older.keys() == {"val_spread_skill"}
+    assert all(row[key] == older[key] for key in row.keys() & older.keys())
+    stored = load_state(GOLDEN / "state.pt")
+    assert load_progress(GOLDEN / "state.pt", stored["fingerprint"]).history[0].keys() == row.keys()
+    with pytest.raises(CSBError, match=r"history\.json lacks 'x'"):
+        row["x"]
+
+
+def test_an_older_result_is_read(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    result = tmp_path / "run" / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | OLD_SCORES))
+    (job,) = sweep.collect(tmp_path)
+    scores = Run.open(tmp_path / "run", "cpu").scores
+    for found in (read_result(tmp_path / "run"), inspect(tmp_path / "run")["scores"], job.figures, scores):
+        assert {key: found[key] for key in NEW_SCORES} == pytest.approx(NEW_SCORES)
+        assert "ratio" not in found
+    card = (export(tmp_path / "run", tmp_path / "shared") / "README.md").read_text()
+    assert "spread_skill_fair" in card
+
+
+def test_an_older_comparison_is_read(tmp_path):
+    row = {"metrics": {"crps": 0.1, "ratio_fair": 0.64}, "standard_errors": {"crps": 0.01, "ratio_fair": 0.032}}
+    sweeps = {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread/skill": 0.25}]}}
+    entries = [{"key": {"kind": "row"}, "found": row}, {"key": {"kind": "sweep"}, "found": sweeps}]
+    (tmp_path / "compare.json").write_text(json.dumps({"format": FORMAT, "entries": entries}))
+    store = Store(tmp_path / "compare.json")
+    assert store.load({"kind": "sweep"}) == {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread_skill": 0.5}]}}
+    assert store.load({"kind": "row"}) == {
+        "metrics": {"crps": 0.1, "spread_skill_fair": pytest.approx(0.8)},
+        "standard_errors": {"crps": 0.01, "spread_skill_fair": pytest.approx(0.02)},
+    }
+
+
+def test_an_older_report_is_read():
+    tables = (Sweep("of ζ", ({"ζ": 0.1, "spread_skill": 0.5},), 0),)
+    errors = {"spread_skill_fair": 0.02}
+    method = MethodResult("a", "A", metrics={"spread_skill_fair": 0.8}, standard_errors=errors, sweeps=tables)
+    now = Report("t", "p", "d", "images", 5, 4, 0, (method,))
+    plain = now.to_plain()
+    of = plain["methods"][0]
+    of |= {"metrics": {"ratio_fair": 0.64}, "standard_errors": {"ratio_fair": 0.032}}
+    of["sweeps"][0]["rows"] = [{"ζ": 0.1, "spread/skill": 0.25}]
+    (found,) = Report.from_plain(plain).methods
+    assert found.metrics == pytest.approx(method.metrics)
+    assert found.standard_errors == pytest.approx(errors)
+    assert found.sweeps == tables

@@ -10,8 +10,8 @@ from csb.evaluation.report.table import amount
 
 KEYS = {  # by kind of problem, the metrics of its tables; the first sorts them
     "exact": ("sliced_w", "sliced_w_floor", "c2st", "mean_error", "cov_error"),
-    "images": ("crps", "energy_score", "psnr_mean_per_image", "ratio_fair"),
-    "vectors": ("energy_score", "crps", "ratio_fair"),
+    "images": ("crps", "energy_score", "psnr_mean_per_image", "spread_skill_fair"),
+    "vectors": ("energy_score", "crps", "spread_skill_fair"),
 }
 
 _ONE = {"passes": "pass", "seconds": "second"}

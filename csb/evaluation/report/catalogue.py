@@ -109,12 +109,13 @@ _ALL = (
     Metric("mode_tv", "Mode weights, TV", "Distance to the exact posterior",
            "Total variation between the shares of samples in each mode and the exact weights: sees lost modes.",
            "", "lower", ranked=True),
-    Metric("ratio", "Spread/skill", "Calibration",
-           "Variance of the samples over the squared error of their mean; below 1: too sure, above: too wide. "
-           "With n samples a perfect sampler scores n/(n + 1).",
+    Metric("spread_skill", "Spread/skill", "Calibration",
+           "Spread (root mean variance of the samples) over skill (root mean squared error of their mean), both in "
+           "units of x; below 1: too sure, above: too wide. With n samples a perfect sampler scores √(n/(n + 1)).",
            "", "target", target=1.0, ratio=True, ranked=True),
-    Metric("ratio_fair", "Spread/skill, fair", "Calibration",
-           "Spread/skill times (1 + 1/n): 1 for a calibrated sampler with any number n of samples.",
+    Metric("spread_skill_fair", "Spread/skill, fair", "Calibration",
+           "Spread/skill times √(1 + 1/n): 1 for a calibrated sampler with any number n of samples (Fortin et al. "
+           "2014).",
            "", "target", target=1.0, ratio=True, ranked=True),
     Metric("variance_ratio", "Variance ratio", "Calibration",
            "Variance of the samples of a class over that of real images of it, averaged over classes: below 1 they are "
@@ -173,7 +174,8 @@ def accuracy_metrics(report: Report, most: int = 2) -> list[Metric]:
 
 def headline_keys(report: Report) -> list[str]:
     """The metrics that a summary names: those of the charts, spread/skill (fair where it is known), coverage, TARP."""
-    ratio = "ratio_fair" if any(m.value("ratio_fair") is not None for m in report.methods) else "ratio"
+    fair = any(m.value("spread_skill_fair") is not None for m in report.methods)
+    ratio = "spread_skill_fair" if fair else "spread_skill"
     return [m.key for m in accuracy_metrics(report)] + [ratio, "coverage_deviation", "tarp_deviation"]
 
 

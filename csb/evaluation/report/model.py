@@ -12,6 +12,7 @@ from typing import Any, Self
 from csb.errors import CSBError, require_int
 from csb.evaluation.report.curves import Curves, LevelCurve, RankHistogram, StdError
 from csb.evaluation.report.plain import Cell, assign, require_text, to_cell, to_count, to_number, to_numbers, to_table
+from csb.renamed import scores_of_today
 
 FORMAT = 1
 KINDS = ("images", "points")
@@ -166,7 +167,7 @@ class Report:
         """The report that :meth:`to_plain` wrote. CSBError for another format, or keys unknown or missing."""
         if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
             raise CSBError(f"this is no report of format {FORMAT}; write it with this version of csb")
-        return _make(cls, {key: value for key, value in plain.items() if key != "format"})
+        return _make(cls, scores_of_today({key: value for key, value in plain.items() if key != "format"}))
 
 
 _PARTS: dict[type, dict[str, type]] = {

@@ -9,6 +9,7 @@ from suites.scores.store import digest
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text, write_json
 from csb.files import read_json
+from csb.renamed import scores_of_today
 
 FORMAT = "csb-compare-1"
 
@@ -28,7 +29,7 @@ class Store:
         if not path.exists():
             return
         try:
-            found = read_json(path)
+            found = scores_of_today(read_json(path))
             assert found["format"] == FORMAT
             self._entries = {digest(one["key"]): one for one in found["entries"]}
             assert all("found" in one for one in self._entries.values())

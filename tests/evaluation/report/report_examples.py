@@ -40,7 +40,7 @@ def method(name: str, label: str, schedule: str, calls: tuple[float, float], sec
         "ssim_mean",
         "crps",
         "energy_score",
-        "ratio",
+        "spread_skill",
         "psnr_sample",
         "ssim_sample",
     )

@@ -21,10 +21,10 @@ def winners(key: str, *values: float | None, reference: int | None = None) -> se
     [
         ("psnr_mean", (18.0, 19.0, 17.0), {1}),
         ("crps", (0.3, 0.1, 0.2), {1}),
-        ("ratio", (0.8, 1.1, 1.4), {1}),
-        ("ratio", (0.5, 2.0), {0, 1}),  # half and twice are equally bad
-        ("ratio", (0.0, 2.5), {1}),  # a collapsed sampler never wins
-        ("ratio", (0.0, 0.0), set()),
+        ("spread_skill", (0.8, 1.1, 1.4), {1}),
+        ("spread_skill", (0.5, 2.0), {0, 1}),  # half and twice are equally bad
+        ("spread_skill", (0.0, 2.5), {1}),  # a collapsed sampler never wins
+        ("spread_skill", (0.0, 0.0), set()),
         ("c2st", (0.48, 0.55, 0.6), {0}),
         ("c2st", (0.45, 0.55), {0, 1}),
         ("crps", (0.12341, 0.12344, 0.2), {0, 1}),  # the same as displayed
@@ -50,9 +50,9 @@ def test_best(key: str, values: tuple, expected: set[int]):
         ("crps", (0.10, 0.16), (0.03, 0.04), {0}),
         ("crps", (0.10, 0.13), (0.03, None), {0}),
         ("psnr_mean", (19.0, 18.8), (0.2, 0.2), {0, 1}),
-        ("ratio_fair", (1.05, 0.97, 1.2), (0.04, 0.04, 0.04), {0, 1}),
-        ("ratio_fair", (2.0, 0.5), (0.1, 0.1), {0, 1}),  # as far from 1 on either side
-        ("ratio_fair", (0.0, 1.1), (1.0, 1.0), {1}),
+        ("spread_skill_fair", (1.05, 0.97, 1.2), (0.04, 0.04, 0.04), {0, 1}),
+        ("spread_skill_fair", (2.0, 0.5), (0.1, 0.1), {0, 1}),  # as far from 1 on either side
+        ("spread_skill_fair", (0.0, 1.1), (1.0, 1.0), {1}),
     ],
 )
 def test_what_the_standard_errors_cannot_tell_apart_is_a_tie(
@@ -86,7 +86,7 @@ def test_every_metric_is_described():
         assert m.direction in ("higher", "lower", "target", "")
         assert m.direction or not m.ranked
     assert metric("mine").label == "mine"
-    assert (METRICS["ratio"].arrow, METRICS["c2st"].arrow) == ("→ 1", "→ 0.5")
+    assert (METRICS["spread_skill"].arrow, METRICS["c2st"].arrow) == ("→ 1", "→ 0.5")
 
 
 def test_charts_show_the_metrics_of_the_kind_of_problem():
@@ -95,10 +95,10 @@ def test_charts_show_the_metrics_of_the_kind_of_problem():
     odd = image_report(methods=(MethodResult("a", "A", metrics={"mine": 1.0}),))
     assert accuracy_metrics(odd) == []
     assert [m.label for m in metrics_of(odd)] == ["mine"]
-    assert "ratio" in headline_keys(image_report())
-    fair = image_report(methods=(MethodResult("a", "A", metrics={"ratio": 0.9, "ratio_fair": 1.0}),))
-    assert "ratio_fair" in headline_keys(fair)
-    assert "ratio" not in headline_keys(fair)
+    assert "spread_skill" in headline_keys(image_report())
+    fair = image_report(methods=(MethodResult("a", "A", metrics={"spread_skill": 0.9, "spread_skill_fair": 1.0}),))
+    assert "spread_skill_fair" in headline_keys(fair)
+    assert "spread_skill" not in headline_keys(fair)
 
 
 def test_the_table_has_groups_in_order_and_a_dash_for_what_is_missing():
