@@ -27,8 +27,13 @@ def groups_of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
     found = {GROUPS.get(str(key), str(key)): value for key, value in plain.items()}
     group = found.get("schedule")
     if isinstance(group, dict) and "name" not in group and "schedule" in group:
-        found["schedule"] = {"name" if key == "schedule" else key: value for key, value in group.items()}
-    return found
+        found["schedule"] = _like(group, {"name" if key == "schedule" else key: value for key, value in group.items()})
+    return _like(plain, found)
+
+
+def _like(stored: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, which tells of its file where the stored data do."""
+    return Stored(found, stored.where) if isinstance(stored, Stored) else found
 
 
 def scores_of_today(found: Any) -> Any:
@@ -56,7 +61,7 @@ def scores_of_today(found: Any) -> Any:
             row[key] = _root_errors(value, found.get("metrics"))
         else:
             row[key] = scores_of_today(value) if key in _HOLD else value
-    return Stored(row, found.where) if isinstance(found, Stored) else row
+    return _like(found, row)
 
 
 def _root(value: Any) -> Any:

@@ -71,7 +71,7 @@ class Reproduction:
         """What of the environment is not as it was: rows with its name, then and now."""
         device = self.run.device
         environment = provenance.environment(device.where, device.precision)
-        then, now = (flatten({part: one.get(part) for part in environment}) for one in (self.first, environment))
+        then, now = (flatten({part: one[part] for part in environment}) for one in (self.first, environment))
         names = sorted(then.keys() | now.keys())
         return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
 
@@ -125,7 +125,7 @@ def _entry(folder: Path, stage: str) -> dict[str, Any]:
     if not isinstance(first, dict):
         raise CSBError(f"{path} does not say how {_file(folder, stage).name} was made; train it again")
     if isinstance(config := first.get("config"), dict):
-        first = {**first, "config": groups_of_today(config)}
+        first["config"] = groups_of_today(config)
     for place, kind in _ENTRY.items():
         found: Any = first
         for key in place:
