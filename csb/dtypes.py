@@ -1,8 +1,8 @@
 """float32, in which layers are made and models stay whatever torch's default dtype is; and where bfloat16 is fast."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, ClassVar, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,3 +82,11 @@ def usable_device(device: str | torch.device | None) -> str:
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise CSBError(f"device={device!r} cannot be used here ({in_one_line(error, 80)}); give cpu or cuda") from error
     return str(where)
+
+
+def off_meta() -> AbstractContextManager[Any]:
+    """Inside, small tables are computed on the CPU where the default device is "meta", on which files are checked.
+
+    To compute anything there torch imports its compiler, which takes seconds.
+    """
+    return torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()

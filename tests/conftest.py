@@ -39,6 +39,28 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 0 if alone or cores == 1 else min(cores, 4)
 
 
+# what runs every night, and in .ci/run (-m nightly): documentation, browsers, suites, kills at any instant, whole runs
+NIGHTLY = (
+    "evaluation/report/test_report_browser.py", "evaluation/suite", "evaluation/test_inflation.py",
+    "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_compare.py", "run/test_demo_browser.py",
+    "run/test_distil.py", "run/test_moving_hole_training.py", "run/test_pairs_training.py", "run/test_sbi.py",
+    "run/test_sbi_training.py", "run/test_speed.py", "run/test_suite.py", "run/test_sweeps.py", "run/test_target.py",
+    "test_docs.py", "training/test_distributed.py", "training/test_faults.py", "training/test_faults_files.py",
+    "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
+    "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
+    "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",
+    "training/test_resume_denoiser.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items) -> None:
+    """Marks what runs every night."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(NIGHTLY):
+            item.add_marker(pytest.mark.nightly)
+
+
 def pytest_configure(config) -> None:
     """One thread for each worker and for what it starts: several would wait for each other's cores."""
     if getattr(config.option, "numprocesses", None):

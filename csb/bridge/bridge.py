@@ -22,7 +22,7 @@ from csb.bridge.samples import (
 )
 from csb.bridge.skipping import Direction, check_skips, planned_calls, timesteps_of
 from csb.bridge.transitions import Transition, moved
-from csb.dtypes import Float32Module, Precision
+from csb.dtypes import Float32Module, Precision, off_meta
 from csb.errors import CSBError, require_flag, require_int
 from csb.networks import build_network
 from csb.numbers import Numbers
@@ -278,7 +278,8 @@ class BridgeSpec(Schema):
 
 def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
     """Make a bridge with initial weights that are a function of the seed; torch's global generator is left alone."""
-    grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+    with off_meta():
+        grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
     transform = build_transform(spec.transform)
 
     def kernel(direction: Direction, part: KernelSpec) -> Kernel:

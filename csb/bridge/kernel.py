@@ -27,7 +27,7 @@ from torch import Tensor
 
 from csb.bridge.skipping import Direction
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
-from csb.dtypes import Float32Module
+from csb.dtypes import Float32Module, off_meta
 from csb.errors import CSBError
 from csb.networks import Network
 from csb.process import Grid, Reference
@@ -160,13 +160,14 @@ class Kernel(Float32Module):
         self.variance_floor, self.components = variance_floor, components
         self.replayed = False
         of = partial(jump_coefficients, grid=grid) if jump else partial(coefficients, grid=grid, direction=direction)
-        skip, gain = of(parametrisation)
-        beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
-        log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
-        reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
-        time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
-        steps = torch.stack([time, skip, gain, log_beta, reach])  # one look-up a call
-        self.register_buffer("steps", steps.float(), persistent=False)
+        with off_meta():
+            skip, gain = of(parametrisation)
+            beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
+            log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
+            reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
+            time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
+            steps = torch.stack([time, skip, gain, log_beta, reach]).float()  # one look-up a call
+        self.register_buffer("steps", steps, persistent=False)
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     def encode(self, c: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from csb.dtypes import Float32Module
+from csb.dtypes import Float32Module, off_meta
 
 MOST_WIDTH = 2**16
 Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
@@ -73,8 +73,9 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, features: int = 64) -> None:
         super().__init__()
         half = features // 2
-        longest = torch.log(torch.tensor(1e4, dtype=torch.float32))
-        frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (longest / half))
+        with off_meta():
+            longest = torch.log(torch.tensor(1e4, dtype=torch.float32))
+            frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (longest / half))
         self.register_buffer("frequencies", (1000 * frequencies).float(), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
 

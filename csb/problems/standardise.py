@@ -50,7 +50,7 @@ class Standardise(Transform):
             for part, value in _PARTS.items():
                 self.register_buffer(f"{key}_{part}", torch.full(size, value, dtype=torch.float32))
         for side in ("low", "high"):  # of the observations in training, encoded; both 0 where they are not known
-            self.register_buffer(f"y_{side}", torch.zeros_like(self.y_mean))
+            self.register_buffer(f"y_{side}", torch.zeros(self.y_mean.shape, dtype=torch.float32))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self.later:

@@ -1,6 +1,7 @@
 """The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
@@ -47,26 +48,29 @@ def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: in
 
     A batch has no more states than there are pairs, and few pairs are learned, and then overfitted, in few steps.
     """
-    is_image, root = len(z_shape) > 1, math.sqrt(count)
-    chosen: dict[str, dict[str, int]] = {
+    is_image = len(z_shape) > 1
+    chosen: dict[str, dict[str, float]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
+    is_small = not is_image and count < _MANY  # a network, for which a higher learning rate is better
+    chosen["optimizer"] = {"lr": 2e-3 if is_small else 1e-3}
     if is_image:
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
         batch = min(2 ** max(7, round(math.log2(count / 40))), *chosen["training"].values())
-        chosen["training"] = {"first_steps": min(15000, round(50 * root)), "steps": min(1500, round(5 * root))}
-        chosen["training"]["batch_size"] = chosen["conditional"]["batch_size"] = batch
+        first = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
+        chosen["training"] = {"first_steps": first, "steps": first // 10, "batch_size": batch}
+        chosen["conditional"]["batch_size"] = batch
     groups = {name: _filled(plain[name], of) for name, of in chosen.items() if isinstance(plain.get(name), dict)}
     if (training := groups.get("training", {})).get("trajectories") == AUTO:
         training["trajectories"] = _trajectories(TrainingSettings.read({**training, "L": 1, "trajectories": 1}), plain)
     if isinstance(network := plain.get("network"), dict) and isinstance(network.get("options"), dict):
-        size = {"width": 256, "depth": 4} if count >= _MANY else {"width": 128, "depth": 4}
+        size = {"width": 128 if is_small else 256, "depth": 4}
         groups["network"] = {**network, "options": _filled(network["options"], size)}
     return groups
 
 
-def _filled(group: dict[str, Any], chosen: dict[str, int]) -> dict[str, Any]:
+def _filled(group: dict[str, Any], chosen: Mapping[str, float]) -> dict[str, Any]:
     return {key: chosen[key] if value == AUTO and key in chosen else value for key, value in group.items()}
 
 

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}
 TINY = [
     "experiment=two_moons", "T=3", "training.first_steps=12", "training.steps=10", "training.batch_size=256",
-    "training.refresh=4",
+    "training.refresh=4", "optimizer.lr=0.001",
     "training.trajectories=512", "training.checkpoint_every=3", "training.validate_every=10", "training.select=last",
     "problem.n_train=1000", "network.options.width=8", "network.options.depth=1",
     "metrics.exact_observations=2", "metrics.exact_samples=100", "metrics.picture_rows=2", "metrics.samples=8",

@@ -55,7 +55,7 @@ def test_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("images", "n", "first", "later"),
-    [(False, 100, 403, 40), (False, 500, 1000, 100), (False, 12_500, 5000, 500), (False, 200_000, 15000, 1500),
+    [(False, 100, 403, 40), (False, 500, 1000, 100), (False, 12_500, 4166, 416), (False, 200_000, 15000, 1500),
      (True, 100, 825, 232),
      (True, 1000, 4400, 350)],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_few_pairs_take_a_small_network(tmp_path, n, width, depth):
 
 
 def test_the_cache_holds_what_is_drawn_from_it(tmp_path):
-    assert settings(tmp_path, 12_500).training.trajectories == 256 * 500 // 10
+    assert settings(tmp_path, 12_500).training.trajectories == 256 * 416 // 10
     assert settings(tmp_path, 12_500, "T=5", "training.steps=7").training.trajectories == 256 * 7 // 5
     assert settings(tmp_path, 50_000, "training.trajectories=9").training.trajectories == 9
 
