@@ -43,7 +43,7 @@ from torch import Tensor
 from csb.bridge.bridge import AlphaBar
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, Parametrisation, Some, heads, jump_coefficients
 from csb.bridge.skipping import timesteps_of
-from csb.dtypes import Precision, off_meta
+from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
 from csb.networks.diffusion import ConditionalModel
@@ -108,8 +108,7 @@ class Student(ConditionalModel):
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__(build_transform(spec.transform), spec.precision)
         self.spec = spec
-        with off_meta():
-            self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
+        self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
 
     @property
     @abstractmethod
