@@ -27,7 +27,7 @@ from torch import Tensor
 
 from csb.bridge.skipping import Direction
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
-from csb.dtypes import Float32Module, off_meta
+from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.networks import Network
 from csb.process import Grid, Reference
@@ -160,7 +160,7 @@ class Kernel(Float32Module):
         self.variance_floor, self.components = variance_floor, components
         self.replayed = False
         of = partial(jump_coefficients, grid=grid) if jump else partial(coefficients, grid=grid, direction=direction)
-        with off_meta():
+        with torch.device(grid.alpha_bar.device):
             skip, gain = of(parametrisation)
             beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
             log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
