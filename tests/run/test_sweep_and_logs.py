@@ -44,7 +44,7 @@ class TestSweep:
     def test_tables(self, swept):
         sweep, done, _, _ = swept
         assert done.out.count("4 jobs in") == 1
-        assert len(re.findall(r"^┏", done.out, re.M)) == 2
+        assert len(re.findall(r"^(?:┏|\|-)", done.out, re.M)) == 2  # drawn, or Markdown where it is too wide
         grid, _, per_job = (sweep / "table.md").read_text().partition("\n## Jobs\n\n")
         assert grid.startswith(
             "## L × T: sliced_w, sliced Wasserstein distance to the exact posterior (lower is better)"
