@@ -83,7 +83,7 @@ def test_a_killed_training_goes_on_bit_for_bit(command, tiny, folder, tmp_path, 
     if kind == "flow":
         other = command(*arguments, "resume=true", "optimizer.lr=0.5")
         assert other.code == 2
-        assert "was trained with conditional.lr=0.001, not 0.5" in other.err
+        assert "was trained with conditional.lr=0.002, not 0.5" in other.err
     done = command(*arguments, "resume=true")
     assert done.code == 0, done.err
     whole, again = weights(folder / f"{kind}.safetensors"), weights(tmp_path / "run" / f"{kind}.safetensors")
