@@ -93,6 +93,11 @@ def model_file(folder: str | Path, name: str) -> Path:
     return old if old.exists() and not new.exists() else new
 
 
+def digest(value: Any) -> str:
+    """Twenty hexadecimal digits that stand for plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file's bytes. OSError where it cannot be read."""
     with path.open("rb") as file:

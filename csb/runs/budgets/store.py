@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from suites.scores.store import digest
-
 from csb.errors import CSBError
 from csb.evaluation.tables import json_text, write_json
-from csb.files import read_json
+from csb.files import digest, read_json
 from csb.renamed import scores_of_today
 
 FORMAT = "csb-compare-1"

@@ -9,11 +9,10 @@ from typing import Any
 import csb
 from csb.cli import compose as cli
 from csb.errors import CSBError
-from csb.files import model_file, read_json
+from csb.files import digest, model_file, read_json
 from csb.runs.config import RunConfig, read
 from suites.sbi.methods import METHODS, Method
 from suites.sbi.settings import SuiteSettings
-from suites.scores.store import digest
 
 
 @dataclass(frozen=True)

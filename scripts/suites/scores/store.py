@@ -1,18 +1,11 @@
 """Scores on disk, a file each, found again by everything that they depend on."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from csb.errors import CSBError
 from csb.evaluation.tables import write_json
-from csb.files import read_json
-
-
-def digest(value: Any) -> str:
-    """Twenty hexadecimal digits that stand for plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+from csb.files import digest, read_json
 
 
 class ScoreStore:
