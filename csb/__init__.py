@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from csb.errors import CSBError
     from csb.networks import Encoder, Network
     from csb.networks.diffusion import Denoiser
+    from csb.runs.compare import compare
     from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
-    from csb.runs.methods import compare
     from csb.runs.register import register
     from csb.runs.result import Run
     from csb.runs.simulate import problem
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _MODULES = ("bridge", "filtering", "metrics", "networks", "problems", "process", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
     "CSBError": "csb.errors", "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers",
-    "Run": "csb.runs.result", "compare": "csb.runs.methods", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
+    "Run": "csb.runs.result", "compare": "csb.runs.compare", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
     "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
     "problem": "csb.runs.simulate", "register": "csb.runs.register",
 }  # fmt: skip

@@ -62,7 +62,7 @@ _ALL = (
         "compare",
         "compare all methods on one problem at equal network calls and at equal seconds",
         "csb.cli.compare",
-        "csb.runs.budgets.settings:CompareSettings",
+        "csb.runs.budgets:CompareSettings",
         (
             ("problem=mixture", "guided samplers with the exact denoiser, against the exact posterior"),
             ("problem=mnist_inpaint run=outputs/mnist_inpaint", "with the bridge, denoiser, score and flow of a run"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from csb.evaluation.tables import json_text
+from csb.evaluation.table import json_text
 from csb.runs.inspection import inspect, print_inspection
 from csb.schema import Given, Place, Schema
 

@@ -7,7 +7,7 @@ from csb import files
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep
 from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
-from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.renamed import scores_of_today
 
 MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table

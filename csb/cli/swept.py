@@ -11,7 +11,7 @@ from csb.cli.ends import explain
 from csb.cli.folders import job_folder  # noqa: F401 (whose import makes it known to Hydra, also in a worker process)
 from csb.cli.launch import is_requeued, take_gpu
 from csb.cli.sweep import MARKER, read_json, write_marker
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from csb.runs.config import read
 from csb.runs.train import finished, train
 from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first

@@ -10,7 +10,7 @@ from typing import Any
 
 from csb.cli.processes import begin
 from csb.errors import CSBError
-from csb.evaluation.tables import print_table
+from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read
 from csb.runs.distil import teacher
 from csb.runs.evaluate import compare_run

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from csb.evaluation.classifier import digit_features
-from csb.evaluation.comparison import Drawn, digits
 from csb.evaluation.inputs import ensemble_weights
-from csb.evaluation.metrics import EnsembleScores
-from csb.evaluation.report import MethodResult
+from csb.evaluation.report import Row
+from csb.evaluation.results import Drawn, digits, proper_scores
 from csb.problems import Pairs, Problem
 
 
@@ -78,16 +77,13 @@ def class_figures(drawn: Drawn, labels: Tensor, classifier: nn.Module, real: Ref
     return {"frechet": near, "frechet_floor": floor, "variance_ratio": spread}
 
 
-def class_result(drawn: Drawn, test: Pairs, classifier: nn.Module, real: Reference) -> MethodResult:
-    """The result with the scores of a class: digits read, Fréchet distance, diversity, proper scores.
+def class_row(drawn: Drawn, test: Pairs, classifier: nn.Module, real: Reference) -> Row:
+    """The row with the scores of a class: digits read, Fréchet distance, diversity, proper scores.
 
     ``classifier`` must not be the one that guided the samples.
     """
     assert test.labels is not None
-    scores = EnsembleScores()
-    scores.update(drawn.x, test.x, drawn.log_weights)
-    found, keep = scores.compute(), ("crps", "energy_score")
     read, of_read = digits(drawn, test.labels, classifier)
-    errors = {key: value for key, value in scores.standard_errors().items() if key in keep} | of_read
-    metrics = read | class_figures(drawn, test.labels, classifier, real) | {key: found[key] for key in keep}
-    return replace(drawn.result, metrics=metrics, standard_errors=errors)
+    proper, errors = proper_scores(drawn, test.x, ("crps", "energy_score"))
+    metrics = read | class_figures(drawn, test.labels, classifier, real) | proper
+    return replace(drawn.row, metrics=metrics, standard_errors=errors | of_read)

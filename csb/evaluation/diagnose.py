@@ -40,7 +40,7 @@ from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.inputs import ensembles, finite, require_tensors
 from csb.evaluation.pictures import DPI, write_figure
 from csb.evaluation.report.style import data_uri
-from csb.evaluation.tables import format_value, markdown_table, write_json, write_text
+from csb.evaluation.table import format_value, markdown_table, write_json, write_text
 from csb.process import Stream, seeded
 
 SHOWN = 8  # parameters in a figure

@@ -3,7 +3,7 @@
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.evaluation.tables import format_value, markdown_table
+from csb.evaluation.table import format_value, markdown_table
 from csb.runs.hub import PICTURE
 from csb.runs.inspection import mapping
 

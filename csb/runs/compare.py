@@ -1,218 +1,285 @@
-"""The comparison of a run's bridge with guided samplers and the exact posterior, from methods to the report."""
+"""Methods side by side: csb compare at equal cost, and ``csb.compare([run, tds], problem, nfe=[10, 100]).table()``."""
 
-import datetime
 import logging
-import re
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from csb.errors import CSBError
+import csb
+from csb.bridge import Bridge
+from csb.errors import CSBError, require_int
 from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.classes import class_result, reference_of
-from csb.evaluation.comparison import Drawn, Method, against_exact, draw, image_result, point_result
 from csb.evaluation.held_out import held_out
-from csb.evaluation.images import digit_classifier
-from csb.evaluation.report import ImageGrid, MethodResult, PointGrid, Report, write_report
-from csb.evaluation.scores import hole_mask
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.shown import as_images
-from csb.networks.diffusion import Denoiser
-from csb.problems import ClassProblem, Pairs, Problem
-from csb.problems.specs import same_pairs
-from csb.problems.tasks.mnist_problem import MnistProblem
-from csb.process import Grid
-from csb.runs.config import schedule_of
-from csb.runs.distil import students_of
-from csb.runs.guided import guide_of, horizon_warnings, particle_counts, sweep
+from csb.evaluation.plots import draw_curves
+from csb.evaluation.report import Row, metric
+from csb.evaluation.report.table import escape_markdown
+from csb.evaluation.results import Results, draw, scored
+from csb.evaluation.settings import MetricsSettings
+from csb.evaluation.table import Table, markdown_table, write_text
+from csb.problems import Pairs, Problem
+from csb.runs.budgets import KEYS, Budget, Comparison, Fit, budget_table, cost_panels
+from csb.runs.guided import horizon_warnings
 from csb.runs.load import Run
-from csb.samplers import BridgeSampler, ExactSampler, ParticleSampler
-from csb.samplers.registry import GUIDED, BaselineSettings, Guide
+from csb.runs.methods import Method, methods_of
+from csb.runs.sources import Sources, without_places
+from csb.samplers import BridgeSampler, Sampler
+from csb.samplers.registry import GUIDED
+from csb.schema import shown
 
+_TIMED = 64  # states of an image's timing run, or a little less
+_FAR = 5  # steps of the longer of two timing runs
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What is compared: methods, what is left out and why, and warnings for the reader."""
+class Pace:
+    """Seconds a sample: ``fixed`` + ``each``·(passes, or steps of a method without any)."""
 
-    methods: list[Method]
-    warnings: list[str]
-
-
-def schedule_text(config: dict[str, Any], grid: Grid) -> str:
-    """E.g. "power, T = 10, ᾱ_T = 0.005"."""
-    return f"{config['name']}, T = {grid.T}, ᾱ_T = {float(grid.alpha_bar[-1]):.2g}"
+    fixed: float
+    each: float
 
 
-def build_methods(
-    run: Run,
-    others: list[Run],
-    denoiser: Denoiser | None,
-    baselines: BaselineSettings,
-    sampler: SamplerSettings,
-    seed: int,
-) -> Comparison:
-    """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
+class Work:
+    """A comparison at equal cost: steps that fit each budget, sweeps, draws and scores, each kept once it is done.
 
-    Prints the sweeps. ``denoiser`` is None where no guided sampler is asked for, or the problem has no likelihood
-    to guide with. CSBError where another run is of another problem.
+    Args:
+        comparison: what is compared.
+
+    Attributes:
+        methods: that the problem and the runs admit.
+        notes: on what is left out, and on what the reader must know.
+
+    Raises:
+        CSBError: a folder that is missing or holds a model of another problem; no method works.
     """
-    methods, warnings = [], []
-    for one in (run, *others):
-        if not same_pairs(one.problem.spec(), run.problem.spec()):
-            raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
-        T = one.bridge.grid.T
-        name, text = f"bridge_{one.folder.name}", schedule_text(one.config["schedule"], one.bridge.grid)
-        made = BridgeSampler(one.bridge, **vars(sampler))
-        methods.append(Method(name, f"bridge, T = {T}", made, text, family="bridge"))
-        found, left_out = _students(one, text)
-        methods, warnings = methods + found, warnings + left_out
-    if denoiser is not None:
-        schedule = schedule_of(run.config["schedule"])
-        guide = guide_of(run.problem, denoiser, schedule, baselines, run.bridge.precision, run.folder, seed)
-        warnings += horizon_warnings(guide)
-        found, left_out = _guided(guide, run, baselines, seed)
-        methods, warnings = methods + found, warnings + left_out
-    elif baselines.methods:
-        name = run.problem.name
-        warnings.append(f"No guided sampler is compared: {name} has no likelihood y = H(x) + noise for guidance.")
-    if run.problem.has_exact_posterior:
-        methods.append(Method("exact", "exact posterior", ExactSampler(run.problem), reference=True))
-    return Comparison(methods, warnings)
 
+    def __init__(self, comparison: Comparison) -> None:
+        own, problem = comparison.settings, comparison.problem
+        folders = tuple(Path(folder) for folder in ([own.run] if own.run else []) + own.others)
+        prior = None if own.prior is None else Path(own.prior)
+        self.comparison = comparison
+        self.sources = Sources(problem, folders, prior, comparison.baselines, comparison.schedule)
+        problem.prepare()
+        self.methods, reasons = methods_of(self.sources, comparison.methods)
+        self.store = Results(Path(own.out) / "compare.json")
+        together: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            together.setdefault(reason, []).append(name)
+        self.notes = [f"{', '.join(names)}: {reason}" for reason, names in together.items()]
+        if any(one.about["method"] in GUIDED for one in self.methods):
+            self.notes += horizon_warnings(self.sources.guide)
+        self._common = {
+            "problem": without_places(problem.spec()), "seed": own.seed, "csb": csb.__version__,
+            "device": self.sources.device, "threads": torch.get_num_threads(),
+        }  # fmt: skip
 
-def _students(run: Run, schedule: str) -> tuple[list[Method], list[str]]:
-    """The samplers distilled from a run's bridge, and a warning where its student is another bridge's."""
-    try:
-        found = students_of(run)
-    except CSBError as error:
-        return [], [f"The distilled sampler is left out: {error}."]
-    reported = f", T = {run.bridge.grid.T}"
-    return [
-        Method(
-            f"consistency_{run.folder.name}_{calls}", f"distilled{reported}, {calls} call{'s' * (calls > 1)}", sampler,
-            schedule, family="consistency",
-        )
-        for calls, sampler in found.items()
-    ], []  # fmt: skip
+    @cached_property
+    def test(self) -> Pairs:
+        """The frozen test pairs."""
+        return held_out(self.comparison.problem, self.comparison.observations)
 
-
-def _guided(guide: Guide, run: Run, settings: BaselineSettings, seed: int) -> tuple[list[Method], list[str]]:
-    text = schedule_text(run.config["schedule"], guide.grid)
-    methods: list[Method] = []
-    left_out: list[str] = []
-    for name in settings.methods:
-        made = GUIDED[name]
+    def fit(self, method: Method, budget: Budget) -> Fit:
+        """The method's row at a budget, from the store where it is finished."""
+        most = self.comparison.settings.steps
         try:
-            if issubclass(made, ParticleSampler):
-                counts = particle_counts(settings, guide.problem, made.guided)
-                methods += [_particles(guide, name, K, text) for K in counts]
-            elif made.swept is not None:
-                found = sweep(guide, name, run.bridge.transform, seed)
-                chosen = guide.make(name, **found.options)
-                methods.append(
-                    Method(name, f"{made.label}, {found.text}", chosen, text, family=name, sweeps=(found.sweep,))
-                )
-            else:
-                methods.append(Method(name, made.label, guide.make(name), text, family=name))
+            T = 0 if method.reference else method.most_steps(budget.amount, self._cost(method, budget), most)
+            if T is None:
+                return Fit(budget, method)
+            row, choice = self._row(method, T)
+            return Fit(budget, method, row, T or None, choice, at_most=method.steps is None and most == T)
         except CSBError as error:
-            left_out.append(f"{made.label} is left out: {error}.")
-    return methods, left_out
+            return Fit(budget, method, reason=str(error))
 
+    def _cost(self, method: Method, budget: Budget) -> Callable[[int], float]:
+        """T → what a sample costs in the budget's unit."""
+        if budget.unit == "passes":
+            return method.nfe
+        pace = self._pace(method)
+        return lambda T: pace.fixed + pace.each * (method.nfe(T) or T)
 
-def _particles(guide: Guide, name: str, K: int | None, text: str) -> Method:
-    """A particle filter in runs of K particles; None: all samples of an observation are one run."""
-    label, suffix = GUIDED[name].label, ""
-    if K is not None:
-        label, suffix = f"{label}, K = {K}", f"_{K}"
-    return Method(f"{name}{suffix}", label, guide.make(name, particles=K), text, family=name)
+    def _pace(self, method: Method) -> Pace:
+        """From short runs of few and of more steps, the quicker of two each after one that warms up."""
+        n = self.comparison.samples
+        key = {"kind": "pace", **self._common, "about": method.about, "trial": method.trial, "samples": n}
+        if (found := self.store.load(key)) is not None:
+            return Pace(**found)
+        B = 1 if self.comparison.kind == "exact" else max(1, min(_TIMED, self.comparison.observations * n) // n)
+        y = self.comparison.problem.pairs("val", B).y
+        ends = (1, _FAR) if method.steps is None else (method.steps[0], method.steps[-1])
+        times = []
+        for T in ends:
+            sampler = method.make(T, **method.trial)
+            seconds = [draw(sampler, Row(method.name, method.label), y, n, 0, B).row.seconds or 0.0 for _ in range(3)]
+            times.append(min(seconds[1:]) / (B * n))
+        low, high = (method.nfe(T) or T for T in ends)
+        each = (times[1] - times[0]) / (high - low) if high > low else 0.0
+        each = each if each > 0 else times[1] / high
+        pace = Pace(max(times[0] - each * low, 0.0), each)
+        logger.info("%s: %.3g s a pass and sample, %.3g s beside", method.label, pace.each, pace.fixed)
+        self.store.save(key, vars(pace))
+        return pace
 
+    def _choose(self, method: Method, T: int) -> dict[str, Any]:
+        """{"options", "text", "sweep"} of the values that validation observations choose at T steps."""
+        if method.sweep is None:
+            return {"options": {}, "text": "", "sweep": None}
+        baselines = self.comparison.baselines
+        sizes = {"observations": baselines.sweep_observations, "samples": baselines.sweep_samples}
+        key = {"kind": "sweep", **self._common, "about": method.about, "T": T, "values": method.values, **sizes}
+        found = self.store.load(key)
+        if found is None:
+            found = asdict(method.sweep(T, self.comparison.settings.seed))
+            self.store.save(key, found)
+        return found
 
-def _description(problem: Problem) -> str:
-    """The first line of the problem's docstring, with names in place of references such as :class:`csb.a.Name`."""
-    first = (type(problem).__doc__ or "").strip().splitlines()[0]
-    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first)
+    def _row(self, method: Method, T: int) -> tuple[Row, str]:
+        """The row at T steps, and the value that a sweep chose for it."""
+        chosen, settings = self._choose(method, T), self.comparison.settings
+        sizes = {"observations": len(self.test.y), "samples": self.comparison.samples, "c2st": settings.c2st_samples}
+        key = {"kind": "row", **self._common, "about": method.about, "T": T, "options": chosen["options"], **sizes}
+        row = Row(method.name, ", ".join(filter(None, (method.label, chosen["text"]))), reference=method.reference)
+        found = self.store.load(key)
+        if found is None:
+            sizes_text = f"{sizes['observations']} observations × {sizes['samples']} samples"
+            logger.info("%s, T = %d: %s", row.label, T, sizes_text)
+            found = self._draw(method.make(T, **chosen["options"]), row)
+            self.store.save(key, found)
+        if "error" in found:
+            raise CSBError(found["error"])
+        passes = found["passes"]
+        scores = {key: found[key] for key in ("seconds", "metrics", "standard_errors")}
+        return replace(row, forward_evaluations=passes, **scores), chosen["text"]
+
+    def _draw(self, sampler: Sampler, row: Row) -> dict[str, Any]:
+        """Costs and scores, as plain data; {"error"} where the method diverges."""
+        comparison, test = self.comparison, self.test
+        n, seed = comparison.samples, comparison.settings.seed
+        chunk = 1 if comparison.kind == "exact" else pairs_at_once(n)
+        try:
+            drawn = draw(sampler, row, test.y, n, seed, chunk)
+        except CSBError as error:
+            return {"error": str(error)}
+        row = scored(comparison.problem, self.sources.transform, drawn, test, seed, comparison.metrics)
+        return {
+            "passes": row.evaluations,
+            "seconds": (row.seconds or 0.0) / (len(test.y) * n),
+            "metrics": row.metrics,
+            "standard_errors": row.standard_errors,
+        }
+
+    def run(self, command: str) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+        """Do what is not finished; write compare.json, compare.md and compare.png. Returns tables and notes."""
+        budgets, problem, fits = self.comparison.budgets, self.comparison.problem, []
+        for i, method in enumerate(self.methods, start=1):
+            logger.info("[%d/%d] %s", i, len(self.methods), method.label)
+            fits += [self.fit(method, budget) for budget in budgets]
+        by = {budget: [fit for fit in fits if fit.budget == budget] for budget in budgets}
+        notes = [*self.notes, *(note for budget in budgets for note in self._remarks(by[budget]))]
+        shown = {budget: [fit for fit in of if fit.row is not None] for budget, of in by.items()}
+        shown = {budget: of for budget, of in shown.items() if of}
+        self._write(shown, notes, command)
+        kind, title = self.comparison.kind, "{}, at most {} a sample (* best within a standard error)"
+        tables = {title.format(problem.name, b.text): budget_table(of, kind, ("", " *")) for b, of in shown.items()}
+        return tables, notes
+
+    def _remarks(self, fits: Sequence[Fit]) -> list[str]:
+        """What did not fit one budget, and what could have taken more."""
+        found, budget = [], fits[0].budget.text if fits else ""
+        for text, chosen in (
+            ("not even one step fits", [fit for fit in fits if fit.row is None and not fit.reason]),
+            (f"held back by steps={self.comparison.settings.steps}", [fit for fit in fits if fit.at_most]),
+        ):
+            if chosen:
+                found.append(f"{budget}: {text}: {', '.join(fit.method.label for fit in chosen)}")
+        return found + [f"{budget}: {fit.method.label} is left out: {fit.reason}" for fit in fits if fit.reason]
+
+    def _write(self, shown: dict[Budget, list[Fit]], notes: list[str], command: str) -> None:
+        comparison, folder = self.comparison, Path(self.comparison.settings.out)
+        every = [fit for of in shown.values() for fit in of]
+        picture = draw_curves(folder / "compare.png", cost_panels(every, comparison.kind, comparison.problem.name))
+        titles = {budget: f"at most {budget.text} a sample" for budget in shown}
+        tables = {titles[budget]: [fit.plain() for fit in of] for budget, of in shown.items()}
+        self.store.write({"command": command, "notes": notes, "tables": tables})
+        text = (
+            f"# {comparison.problem.name}: methods at equal cost\n\n"
+            f"{comparison.observations} test observations × {comparison.samples} samples, seed "
+            f"{comparison.settings.seed}, sorted by {metric(KEYS[comparison.kind][0]).label}. T: the most steps that "
+            f"fit; passes: through the network, forward and backward, a sample; seconds: measured, a sample. Bold: the "
+            f"best, and what differs from it by no more than the standard error of the difference.\n\n"
+        )
+        for budget, of in shown.items():
+            rows = [{**row, "method": escape_markdown(row["method"])} for row in budget_table(of, comparison.kind)]
+            text += f"## {titles[budget].capitalize()}\n\n{markdown_table(rows)}\n"
+        text += "".join(f"- {escape_markdown(note)}\n" for note in notes) + "\n" if notes else ""
+        text += "![accuracy against passes and seconds](compare.png)\n\n" if picture else ""
+        write_text(folder / "compare.md", f"{text}```bash\n{command}\n```\n")
 
 
 def compare(
-    run: Run, comparison: Comparison, metrics: MetricsSettings, seed: int, command: str, versions: dict[str, str]
-) -> Report:
-    """Draws and scores every method on the frozen test observations and writes the report into the run's folder."""
-    problem = run.problem
-    test = held_out(problem, metrics.compare_observations)
-    n = metrics.compare_samples
-    classifier = digit_classifier(problem.root, seed)[0] if isinstance(problem, MnistProblem) else None
-    results, grids = [], {}
-    for method in comparison.methods:
-        logger.info("%s: %d observations × %d samples", method.label, len(test.y), n)
-        drawn = draw(method, test.y, n, seed, pairs_at_once(n))
-        results.append(_score(run, method, drawn, test, classifier, metrics, seed))
-        grids[method.name] = _shown(drawn, metrics.picture_rows)
-    report = Report(
-        title=f"Posterior samplers on {problem.name}",
-        problem=problem.name,
-        description=_description(problem),
-        kind="images" if problem.is_image else "points",
-        observations=len(test.y),
-        samples=n,
-        seed=seed,
-        methods=tuple(results),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        warnings=tuple(comparison.warnings),
-        settings={"precision": run.bridge.precision, "device": str(run.bridge.device)},
-        versions=versions,
-        command=command,
-    )
-    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder)
-    return report
+    methods: Sequence[Any],
+    problem: Problem,
+    *,
+    nfe: Sequence[int] | None = None,
+    observations: int = 10,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Table:
+    """Compare samplers on the same test observations of a problem of vectors.
+
+    Against the exact posterior where it is known (sliced Wasserstein distance with its floor, MMD, errors of mean and
+    covariance), else by proper scores and calibration on the held-out truths.
+
+    Args:
+        methods: runs, bridges, or samplers of :mod:`csb.samplers`.
+        problem: whose test observations are used.
+        nfe: budgets of network function evaluations a sample. A bridge takes as many steps, at most its T; any other
+            sampler takes part where its own number fits. None: each as it is.
+        observations, samples: how many of the test split, and of each.
+        seed: of all samples; every observation has numbers of its own.
+
+    Returns:
+        A row for each method at each budget: its name, NFE, scores and seconds a sample.
+
+    Raises:
+        CSBError: what is no sampler; images; a budget below 1, or in which nothing fits.
+    """
+    if problem.is_image:
+        raise CSBError("x are images, whose scores are others; use csb compare or run.compare()")
+    require_int("observations", observations, 2)
+    budgets = [math.inf] if nfe is None else [require_int("nfe", n, 1) for n in nfe]
+    test, rows = held_out(problem, observations), []
+    made = [_method(given) for given in methods]
+    exact = problem.has_exact_posterior
+    transform = problem.new_transform() if exact else problem.make_transform(problem.rows("train"))
+    for budget, method in ((budget, method) for budget in budgets for method in made):
+        if (T := method.most_steps(budget, method.nfe)) is None:
+            continue
+        sampler = method.make(T)
+        drawn = draw(sampler, Row(method.name, method.label), test.y, samples, seed, pairs_at_once(samples))
+        row = scored(problem, transform, drawn, test, seed, MetricsSettings())
+        seconds = (row.seconds or 0.0) / (len(test.y) * samples)
+        rows.append({"method": row.label, "NFE": int(row.evaluations), **row.metrics, "seconds a sample": seconds})
+    if not rows:
+        raise CSBError(f"no method fits into nfe={list(nfe or [])}; give a larger budget")
+    return Table(rows)
 
 
-def _score(
-    run: Run,
-    method: Method,
-    drawn: Drawn,
-    test: Pairs,
-    classifier: nn.Module | None,
-    metrics: MetricsSettings,
-    seed: int,
-) -> MethodResult:
-    problem = run.problem
-    if isinstance(problem, ClassProblem) and classifier is not None:
-        return class_result(drawn, test, classifier, reference_of(problem))
-    if problem.is_digit:
-        return image_result(drawn, test, classifier, hole_mask(run.bridge, test.y), seed)
-    result = point_result(drawn, test, seed, run.bridge.transform.x_scale())
-    if not problem.has_exact_posterior:
-        return result
-    y = test.y[: metrics.exact_observations]
-    whole = draw(method, y, metrics.exact_samples, seed + 1, 1)
-    distances, errors = against_exact(problem, whole, y, seed, metrics)
-    return replace(result, metrics=result.metrics | distances, standard_errors=result.standard_errors | errors)
+def _method(given: Any) -> Method:
+    """A run, bridge or sampler as a method: a bridge with 1 to T steps, any other sampler as it is."""
+    given = given.bridge if isinstance(given, Run) else given
+    if isinstance(given, Bridge):
+        T = given.grid.T
 
+        def make(steps: int) -> Sampler:
+            return BridgeSampler(given, sample_steps=None if steps == T else steps)
 
-def _shown(drawn: Drawn, rows: int) -> Tensor:
-    """Samples of the first observations for the pictures, resampled where they are weighted."""
-    x = drawn.x[:rows]
-    if drawn.log_weights is None:
-        return x
-    w = drawn.log_weights[:rows].exp()
-    chosen = torch.multinomial(w, x.shape[1], replacement=True, generator=torch.Generator().manual_seed(0))
-    return torch.stack([one[index] for one, index in zip(x, chosen)])
-
-
-def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGrid | PointGrid | None:
-    samples = {name: x.numpy() for name, x in shown.items()}
-    if run.problem.is_image:
-        truth, seen, value_range = as_images(run.problem, test.x[:rows], test.y[:rows])
-        first = {name: x[:, :, :1] for name, x in samples.items()}
-        return ImageGrid(truth.numpy(), seen.numpy(), first, value_range)
-    if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
-        return None
-    exact = samples.pop("exact", None)
-    return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
-
-
-__all__ = ["Comparison", "build_methods", "compare"]
+        return Method("bridge", BridgeSampler.__name__, make, lambda steps: steps, steps=tuple(range(1, T + 1)))
+    if not isinstance(given, Sampler):
+        raise CSBError(f"{shown(given)} is no sampler; give runs, bridges or samplers of csb.samplers")
+    name = getattr(given, "label", type(given).__name__)
+    return Method(name, name, lambda steps: given, lambda steps: getattr(given, "evaluations", 0), steps=(1,))

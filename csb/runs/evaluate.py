@@ -8,27 +8,27 @@ import torch
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.classes import class_result, reference_of
-from csb.evaluation.comparison import Method, draw
+from csb.evaluation.classes import class_row, reference_of
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.held_out import held_out, held_out_scores
 from csb.evaluation.images import digit_classifier, score_digits
-from csb.evaluation.report import Report
+from csb.evaluation.report import Report, Row
+from csb.evaluation.results import draw
 from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.shown import draw_samples
-from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.evaluation.verdict import warn_of_failure
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Stream, seeded
-from csb.runs.compare import build_methods, compare
 from csb.runs.config import schedule_of
 from csb.runs.denoiser import stored_denoiser, train_stage
 from csb.runs.guidance_likelihood import can_be_guided
 from csb.runs.load import Run
 from csb.runs.lock import writing
+from csb.runs.report import compare, entries_of
 from csb.samplers import BridgeSampler
 from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration, end_figures
@@ -122,8 +122,8 @@ def compare_run(
     with writing(run.folder):
         run.problem.prepare()
         denoiser = denoiser_of(run, baselines, seed, bar)
-        found = build_methods(run, others, denoiser, baselines, sampler, seed)
-        report = compare(run, found, metrics, seed, command, run.about["versions"])
+        entries, warnings = entries_of(run, others, denoiser, baselines, sampler, seed)
+        report = compare(run, entries, warnings, metrics, seed, command)
     figures = {m.label: {"passes": m.evaluations, "seconds": m.seconds, **m.metrics} for m in report.methods}
     names = dict.fromkeys(name for of_one in figures.values() for name in of_one)
     rows = [{"figure": name, **{label: of_one.get(name) for label, of_one in figures.items()}} for name in names]
@@ -157,8 +157,9 @@ def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
     classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
     real, rows = reference_of(run.problem), []
     for iteration, bridge in iterations(run):
-        method = Method("bridge", "bridge", BridgeSampler(bridge, **vars(sampler)))
-        found = class_result(draw(method, test.y, n, seed, pairs_at_once(n)), test, classifier, real)
+        made = BridgeSampler(bridge, **vars(sampler))
+        drawn = draw(made, Row("bridge", "bridge"), test.y, n, seed, pairs_at_once(n))
+        found = class_row(drawn, test, classifier, real)
         cost = {"calls": found.forward_evaluations, "seconds": found.seconds}
         rows.append({"iteration": iteration, **found.metrics, **cost})
     title = f"samples of classes, {len(test.x)} × {n} (classifier: {accuracy:.2%} on the test set)"

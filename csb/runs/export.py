@@ -12,7 +12,7 @@ from typing import Any
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
-from csb.evaluation.tables import write_text
+from csb.evaluation.table import write_text
 from csb.files import write_atomically
 from csb.renamed import scores_of_today
 from csb.runs.card import model_card

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from csb.errors import CSBError
-from csb.evaluation.comparison import Method, draw
-from csb.evaluation.metrics import EnsembleScores
-from csb.evaluation.report import Sweep
+from csb.evaluation.report import Row, Sweep
+from csb.evaluation.results import draw, proper_scores
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem, Transform
 from csb.process import Grid, Schedule
@@ -18,6 +17,7 @@ from csb.samplers.registry import GUIDED, BaselineSettings, Guide
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
+_SWEEP = ("energy_score", "crps", "spread_skill")
 logger = logging.getLogger(__name__)
 
 
@@ -98,16 +98,13 @@ def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: A
     rows: list[dict[str, Any]] = []
     for value in values:
         try:
-            method = Method(name, label, guide.make(name, **options, **{argument: value}))
-            drawn = draw(method, val.y, settings.sweep_samples, seed, len(val.y))
+            sampler = guide.make(name, **options, **{argument: value})
+            drawn = draw(sampler, Row(name, label), val.y, settings.sweep_samples, seed, len(val.y))
         except CSBError as error:  # too large a step diverges, too long a jump does not fit
-            rows.append({symbol: value, "energy_score": None, "crps": None, "spread_skill": None, "note": str(error)})
+            rows.append({symbol: value, **dict.fromkeys(_SWEEP), "note": str(error)})
             continue
-        scores = EnsembleScores(scale=transform.x_scale())
-        scores.update(drawn.x, val.x, drawn.log_weights, mask=transform.unknown(val.y))
-        found = scores.compute()
-        row = {"energy_score": found["energy_score"], "crps": found["crps"], "spread_skill": found["spread_skill"]}
-        rows.append({symbol: value, **row, "note": ""})
+        found, _ = proper_scores(drawn, val.x, _SWEEP, scale=transform.x_scale(), mask=transform.unknown(val.y))
+        rows.append({symbol: value, **found, "note": ""})
         logger.info(
             "%s, %s = %g: energy score %.4g, CRPS %.4g", label, symbol, value, found["energy_score"], found["crps"]
         )
@@ -118,6 +115,3 @@ def sweep(guide: Guide, name: str, transform: Transform, seed: int, **options: A
     title = f"{argument} {symbol} of {label} on {settings.sweep_observations} validation observations × "
     table = Sweep(f"{title}{settings.sweep_samples}", tuple(rows), chosen, "Chosen: the best energy score.")
     return Chosen({argument: values[chosen]}, f"{symbol} = {values[chosen]:g}", table)
-
-
-__all__ = ["Chosen", "guide_of", "horizon_warnings", "particle_counts", "sweep"]

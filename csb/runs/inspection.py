@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from csb.bridge import Bridge, Direction, load
-from csb.evaluation.tables import format_value, print_table
+from csb.evaluation.table import format_value, print_table
 from csb.files import model_file
 from csb.runs.load import half_step_files, load_any, read_history, read_result
 from csb.training.history import EACH

@@ -19,7 +19,7 @@ import torch
 
 import csb
 from csb.errors import CSBError
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from csb.files import checksum, read_json, remove_leftovers
 from csb.problems import FilePairs, Problem
 from csb.problems.tasks import mnist

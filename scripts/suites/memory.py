@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from pydantic import Field
 
 from csb.errors import LARGEST
-from csb.evaluation.tables import print_table
+from csb.evaluation.table import print_table
 from csb.runs.recipe import suite_settings
 from csb.runs.train import check_writable, train
 from csb.schema import Count, Given, OneOf, Place, Schema

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from csb.evaluation.tables import print_table
+from csb.evaluation.table import print_table
 from csb.runs.load import load_run
 from csb.runs.recipe import suite_settings
 from csb.schema import Count, Given, Place, Schema

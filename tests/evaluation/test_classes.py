@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from csb.evaluation.classes import Reference, class_figures, class_result, frechet
+from csb.evaluation.classes import Reference, class_figures, class_row, frechet
 from csb.evaluation.classifier import DigitClassifier
-from csb.evaluation.comparison import Drawn
-from csb.evaluation.report import MethodResult
+from csb.evaluation.report import Row
+from csb.evaluation.results import Drawn
 from csb.problems import Pairs
 from csb.process import seeded
 
@@ -51,7 +51,7 @@ def real():
 
 
 def drawn(x, log_weights=None):
-    return Drawn(x, log_weights, MethodResult("a", "a"))
+    return Drawn(x, log_weights, Row("a", "a"))
 
 
 def test_figures_of_real_images_are_the_floor_and_narrow_ones_show(classifier, real):
@@ -79,7 +79,7 @@ def test_weights_count(classifier, real):
 
 def test_the_result_has_no_scores_of_nearness(classifier, real):
     test = Pairs(real.images.x[:6], real.images.y[:6], torch.arange(6) % 2)
-    found = class_result(drawn(images(24, 6).view(6, 4, 1, 28, 28)), test, classifier, real)
+    found = class_row(drawn(images(24, 6).view(6, 4, 1, 28, 28)), test, classifier, real)
     assert set(found.metrics) == {
         "digit_accuracy", "digit_entropy", "frechet", "frechet_floor", "variance_ratio", "crps", "energy_score",
     }  # fmt: skip

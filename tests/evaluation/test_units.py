@@ -7,7 +7,6 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.evaluation.calibration import sbc_ranks, tarp
-from csb.evaluation.comparison import Method, draw, point_result
 from csb.evaluation.held_out import held_out_scores
 from csb.evaluation.inflation import inflate
 from csb.evaluation.metrics import (
@@ -20,6 +19,8 @@ from csb.evaluation.metrics import (
     sliced_wasserstein,
     spread_skill,
 )
+from csb.evaluation.report import Row
+from csb.evaluation.results import draw, point_row
 from csb.evaluation.selection import validation_score
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import LinearGaussian, Pairs, Rows
@@ -87,8 +88,8 @@ def test_summary_scores_do_not_depend_on_units(units):
     found = []
     for u in ((1.0, 1.0), units):
         bridge, test = in_units(u), pairs_in(u).pairs("test", 20)
-        drawn = draw(Method("bridge", "bridge", BridgeSampler(bridge)), test.y, 8, 0, 20)
-        found.append(point_result(drawn, test, 0, bridge.transform.x_scale()).metrics)
+        drawn = draw(BridgeSampler(bridge), Row("bridge", "bridge"), test.y, 8, 0, 20)
+        found.append(point_row(drawn, test, 0, bridge.transform.x_scale()).metrics)
     assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 

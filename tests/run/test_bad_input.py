@@ -14,8 +14,8 @@ from csb.cli import evaluate, export, inspect, reproduce, sample
 from csb.cli.compose import composed
 from csb.cli.conf import CONF
 from csb.cli.demo import command as demo
-from csb.evaluation.tables import json_text
-from csb.runs.budgets import settings as budgets
+from csb.evaluation.table import json_text
+from csb.runs import budgets
 from csb.runs.config import read
 from csb.runs.train import about, train
 from tests import bad_input

@@ -21,7 +21,7 @@ from csb.cli.conf import CONF, find_conf
 from csb.cli.help import choices, command_help, groups, of_schema
 from csb.cli.main import main
 from csb.errors import CSBError
-from csb.evaluation.tables import json_text
+from csb.evaluation.table import json_text
 from csb.runs.inspection import inspect, print_inspection
 from csb.runs.observations import read_observations
 from csb.runs.presets import SCHEMAS

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from csb.problems import PROBLEMS, MnistInpaint
-from csb.runs.compare import _description
+from csb.runs.report import _description
 
 SMALL = (
     "training.first_steps=40",

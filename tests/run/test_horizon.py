@@ -9,9 +9,9 @@ import torch
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
 from csb.problems.rows import Rows
-from csb.runs.compare import build_methods
 from csb.runs.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.runs.load import Run
+from csb.runs.report import entries_of
 from csb.samplers import horizon, horizon_bias
 from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge
@@ -25,8 +25,8 @@ def compared(problem, denoiser, alpha_bar_end):
     bridge = make_untrained_bridge(*problem.x_shape, *problem.y_shape)
     run = Run(Path("run"), bridge, {"problem": problem.spec(), "config": {"schedule": PROCESS}})
     settings = BaselineSettings(["tds"], 20, alpha_bar_end, 64, None, "systematic", 0.5, 0.1, {}, {}, 2, 2)
-    found = build_methods(run, [], denoiser, settings, SamplerSettings(), 0)
-    return {method.name: method for method in found.methods}, found.warnings
+    entries, warnings = entries_of(run, [], denoiser, settings, SamplerSettings(), 0)
+    return {row.name: (row, sampler) for row, sampler in entries}, warnings
 
 
 def trained(problem, alpha_bar_end):
@@ -50,17 +50,17 @@ def test_the_raw_mixture_gets_one_that_leaves_no_bias():
     problem = GaussianMixture(n_train=5000)
     methods, warnings = compared(problem, exact_denoiser(problem), None)
     assert warnings == []
-    grid, z_std = methods["tds"].sampler.grid, methods["tds"].sampler.likelihood.z_variance ** 0.5
+    grid, z_std = methods["tds"][1].grid, methods["tds"][1].likelihood.z_variance ** 0.5
     assert z_std > 3
     assert math.isclose(horizon_bias(grid, z_std), 0.03, rel_tol=1e-6)
-    assert methods["tds"].schedule == f"power, T = 20, ᾱ_T = {(0.03 / z_std) ** 2:.2g}"
-    assert methods["bridge_run"].schedule == "power, T = 3, ᾱ_T = 0.1"  # its own, whatever the others need
+    assert methods["tds"][0].schedule == f"power, T = 20, ᾱ_T = {(0.03 / z_std) ** 2:.2g}"
+    assert methods["bridge_run"][0].schedule == "power, T = 3, ᾱ_T = 0.1"  # its own, whatever the others need
 
 
 def test_a_number_is_taken_as_it_is_and_warned_of():
     problem = GaussianMixture(n_train=5000)
     methods, warnings = compared(problem, exact_denoiser(problem), 1e-4)
-    assert methods["tds"].schedule == "power, T = 20, ᾱ_T = 0.0001"
+    assert methods["tds"][0].schedule == "power, T = 20, ᾱ_T = 0.0001"
     (warning,) = warnings
     assert warning.startswith("At ᾱ_T = 0.0001 a signal of 0.1")
     assert warning.endswith("their samples are biased. Lower baselines.alpha_bar_end.")
@@ -69,7 +69,7 @@ def test_a_number_is_taken_as_it_is_and_warned_of():
 def test_data_of_unit_scale_get_the_usual_one():
     problem = LinearGaussian(n_train=5000)
     methods, warnings = compared(problem, exact_denoiser(problem), None)
-    assert methods["tds"].schedule == "power, T = 20, ᾱ_T = 0.0001"
+    assert methods["tds"][0].schedule == "power, T = 20, ᾱ_T = 0.0001"
     assert warnings == []
 
 
@@ -89,7 +89,7 @@ def test_data_of_unit_scale_get_the_usual_one():
 def test_a_trained_denoiser_is_not_asked_beyond_its_own(learnt, given, used, warning):
     problem = BOD(n_train=5000)
     methods, warnings = compared(problem, trained(problem, learnt), given)
-    assert math.isclose(float(methods["tds"].sampler.grid.alpha_bar[-1]), used, rel_tol=1e-9)
+    assert math.isclose(float(methods["tds"][1].grid.alpha_bar[-1]), used, rel_tol=1e-9)
     assert len(warnings) == bool(warning)
     assert all(warning in one for one in warnings)
 
@@ -100,7 +100,7 @@ def test_the_scale_of_the_data_is_encoded_away():
     denoiser = trained(problem, 1e-4)
     assert abs(float(denoiser.encode(problem.pairs("train", 5000).x).std()) - 1) < 0.1
     methods, warnings = compared(problem, denoiser, None)
-    assert math.isclose(float(methods["tds"].sampler.grid.alpha_bar[-1]), 1e-4, rel_tol=1e-9)
+    assert math.isclose(float(methods["tds"][1].grid.alpha_bar[-1]), 1e-4, rel_tol=1e-9)
     assert warnings == []
 
 
@@ -109,7 +109,7 @@ def test_a_problem_without_a_likelihood_is_told():
     methods, warnings = compared(problem, None, None)
     assert list(methods) == ["bridge_run", "exact"]
     assert warnings == ["No guided sampler is compared: two_moons has no likelihood y = H(x) + noise for guidance."]
-    assert torch.equal(methods["bridge_run"].sampler.sample(torch.zeros(2), 1).x.isfinite(), torch.ones(1, 2).bool())
+    assert torch.equal(methods["bridge_run"][1].sample(torch.zeros(2), 1).x.isfinite(), torch.ones(1, 2).bool())
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])

@@ -12,10 +12,10 @@ from csb.cli import sweep
 from csb.cli.compose import composed
 from csb.cli.typed import note_renamed
 from csb.errors import CSBError
-from csb.evaluation.report import MethodResult, Report, Sweep
+from csb.evaluation.report import Report, Row, Sweep
+from csb.evaluation.results import FORMAT, Results
 from csb.files import load_state, save_state
 from csb.renamed import groups_of_today, key_of_today, scores_of_today
-from csb.runs.budgets.store import FORMAT, Store
 from csb.runs.config import read
 from csb.runs.export import export
 from csb.runs.inspection import inspect
@@ -128,7 +128,7 @@ def test_an_older_comparison_is_read(tmp_path):
     sweeps = {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread/skill": 0.25}]}}
     entries = [{"key": {"kind": "row"}, "found": row}, {"key": {"kind": "sweep"}, "found": sweeps}]
     (tmp_path / "compare.json").write_text(json.dumps({"format": FORMAT, "entries": entries}))
-    store = Store(tmp_path / "compare.json")
+    store = Results(tmp_path / "compare.json")
     assert store.load({"kind": "sweep"}) == {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread_skill": 0.5}]}}
     assert store.load({"kind": "row"}) == {
         "metrics": {"crps": 0.1, "spread_skill_fair": pytest.approx(0.8)},
@@ -139,7 +139,7 @@ def test_an_older_comparison_is_read(tmp_path):
 def test_an_older_report_is_read():
     tables = (Sweep("of ζ", ({"ζ": 0.1, "spread_skill": 0.5},), 0),)
     errors = {"spread_skill_fair": 0.02}
-    method = MethodResult("a", "A", metrics={"spread_skill_fair": 0.8}, standard_errors=errors, sweeps=tables)
+    method = Row("a", "A", metrics={"spread_skill_fair": 0.8}, standard_errors=errors, sweeps=tables)
     now = Report("t", "p", "d", "images", 5, 4, 0, (method,))
     plain = now.to_plain()
     of = plain["methods"][0]

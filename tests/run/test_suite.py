@@ -23,7 +23,7 @@ from csb.bridge.checkpoint import load
 from csb.cli import compose as cli
 from csb.cli.typed import quoted
 from csb.errors import CSBError
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from csb.files import load_state
 
 TRAIN = [

@@ -3,7 +3,7 @@
 from csb.evaluation.report.catalogue import METRICS, Metric, best, metric
 from csb.evaluation.report.curves import Curves, LevelCurve, RankHistogram, StdError
 from csb.evaluation.report.grids import Grid, ImageGrid, PointGrid
-from csb.evaluation.report.model import MethodResult, Report, Sweep
+from csb.evaluation.report.model import Report, Row, Sweep
 from csb.evaluation.report.write import write_report
 
 __all__ = [
@@ -12,11 +12,11 @@ __all__ = [
     "Grid",
     "ImageGrid",
     "LevelCurve",
-    "MethodResult",
     "Metric",
     "PointGrid",
     "RankHistogram",
     "Report",
+    "Row",
     "StdError",
     "Sweep",
     "best",

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from csb.evaluation.report.model import MethodResult, Report
-from csb.evaluation.tables import MISSING, format_value
+from csb.evaluation.report.model import Report, Row
+from csb.evaluation.table import MISSING, format_value
 
 GROUPS = ("Accuracy", "Distance to the exact posterior", "Calibration", "Single samples", "Other")
 
@@ -21,7 +21,7 @@ class Metric:
     """One metric.
 
     Attributes:
-        key: its name in ``MethodResult.metrics``.
+        key: its name in ``Row.metrics``.
         label: short, for a column.
         group: one of GROUPS.
         explanation: one sentence.
@@ -184,7 +184,7 @@ def show(value: float | None) -> str:
     return MISSING if value is None else format_value(value).replace("-", "−")
 
 
-def best(of: Metric, methods: Iterable[MethodResult]) -> frozenset[str]:
+def best(of: Metric, methods: Iterable[Row]) -> frozenset[str]:
     """Names of the methods with the best value, ties included.
 
     A tie is a value displayed alike, or one that differs from the best by no more than the standard error of their

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import binom
 
 from csb.evaluation.report.catalogue import Metric, accuracy_metrics, show
-from csb.evaluation.report.model import LevelCurve, MethodResult, Report
+from csb.evaluation.report.model import LevelCurve, Report, Row
 from csb.evaluation.report.style import (
     BAND,
     EXACT,
@@ -53,11 +53,11 @@ def _tick(value: float, _position: int = 0) -> str:
     return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,g}"
 
 
-def _cost(method: MethodResult, cost: str) -> float | None:
+def _cost(method: Row, cost: str) -> float | None:
     return method.evaluations if cost == "evaluations" else method.seconds
 
 
-def _points(report: Report, key: str, cost: str) -> list[tuple[MethodResult, float, float]]:
+def _points(report: Report, key: str, cost: str) -> list[tuple[Row, float, float]]:
     found = [(m, _cost(m, cost), m.value(key)) for m in report.methods if not m.reference]
     return [(m, c, v) for m, c, v in found if c is not None and v is not None]
 
@@ -146,7 +146,7 @@ def accuracy_charts(report: Report) -> list[Chart]:
     return charts
 
 
-def _with(report: Report, curve: str) -> list[tuple[MethodResult, Any]]:
+def _with(report: Report, curve: str) -> list[tuple[Row, Any]]:
     """The methods that have a curve, and the curve."""
     return [(m, found) for m in report.methods if (found := getattr(m.curves, curve)) is not None]
 
@@ -223,7 +223,7 @@ def _std_error_chart(report: Report) -> list[Chart]:
     return [Chart("std-error", title, caption, f"{alt}.", lambda: _single(panel, legend, 270), panel, legend)]
 
 
-def draw_ranks(axes: Axes, report: Report, method: MethodResult) -> None:
+def draw_ranks(axes: Axes, report: Report, method: Row) -> None:
     """Counts of the truth's rank over their expectation; the band holds 95 % of chance."""
     histogram = method.curves.sbc
     assert histogram is not None  # callers choose methods that have one
@@ -252,7 +252,7 @@ def _ranks_chart(report: Report) -> list[Chart]:
     panels = []
     for m, h in found:
 
-        def draw(axes: Axes, m: MethodResult = m) -> None:
+        def draw(axes: Axes, m: Row = m) -> None:
             draw_ranks(axes, report, m)
             axes.set_ylim(0, top)
 

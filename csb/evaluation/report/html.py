@@ -14,7 +14,7 @@ from csb.evaluation.report.model import Report
 from csb.evaluation.report.samples import blocks_of
 from csb.evaluation.report.style import SERIES, SERIES_DARK, download, drawing, inline_svg, single_tiles
 from csb.evaluation.report.table import amount, columns, findings, groups
-from csb.evaluation.tables import format_value
+from csb.evaluation.table import format_value
 
 _FOLDER = Path(__file__).parent
 

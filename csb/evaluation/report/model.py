@@ -44,7 +44,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class MethodResult:
+class Row:
     """One sampler: what it cost, and how good its samples are.
 
     Attributes:
@@ -132,7 +132,7 @@ class Report:
     observations: int
     samples: int
     seed: int
-    methods: tuple[MethodResult, ...]
+    methods: tuple[Row, ...]
     date: str = ""
     warnings: tuple[str, ...] = ()
     settings: dict[str, Cell] = field(default_factory=dict)
@@ -171,8 +171,8 @@ class Report:
 
 
 _PARTS: dict[type, dict[str, type]] = {
-    Report: {"methods": MethodResult},
-    MethodResult: {"curves": Curves, "sweeps": Sweep},
+    Report: {"methods": Row},
+    Row: {"curves": Curves, "sweeps": Sweep},
     Curves: {"coverage": LevelCurve, "tarp": LevelCurve, "sbc": RankHistogram, "std_error": StdError},
 }
 

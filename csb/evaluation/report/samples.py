@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import imsave
 
 from csb.evaluation.report.grids import Grid, ImageGrid, PointGrid
-from csb.evaluation.report.model import MethodResult, Report
+from csb.evaluation.report.model import Report, Row
 from csb.evaluation.report.style import (
     DOTS,
     INK,
@@ -111,7 +111,7 @@ def point_blocks(report: Report, grid: PointGrid) -> list[PointBlock]:
     return blocks
 
 
-def _panel(report: Report, grid: PointGrid, b: int, method: MethodResult) -> Tile:
+def _panel(report: Report, grid: PointGrid, b: int, method: Row) -> Tile:
     def draw(axes: Axes) -> None:
         if grid.exact is not None:
             add_dots(axes, grid.exact[b, :MAX_POINTS], DOTS, 2.2)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from csb.evaluation.report.catalogue import GROUPS, Metric, best, metrics_of, show
-from csb.evaluation.report.model import MethodResult, Report
-from csb.evaluation.tables import MISSING, markdown_table
+from csb.evaluation.report.model import Report, Row
+from csb.evaluation.table import MISSING, markdown_table
 
 MIB = 2**20
 
@@ -35,7 +35,7 @@ def amount(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{float(f'{value:.3g}'):.6g}"
 
 
-_COSTS: tuple[tuple[str, str, str, str, Callable[[MethodResult], float | None]], ...] = (
+_COSTS: tuple[tuple[str, str, str, str, Callable[[Row], float | None]], ...] = (
     ("Cost of one sample", "Forward", "network passes", "forward", lambda m: m.forward_evaluations),
     ("Cost of one sample", "Backward", "network passes", "backward", lambda m: m.backward_evaluations),
     ("Cost of the call", "Time", "s", "seconds", lambda m: m.seconds),
@@ -80,7 +80,7 @@ def groups(of: list[Column]) -> list[tuple[str, int]]:
     return runs
 
 
-def findings(report: Report, keys: list[str]) -> list[tuple[Metric, list[MethodResult]]]:
+def findings(report: Report, keys: list[str]) -> list[tuple[Metric, list[Row]]]:
     """For each ranked metric among the keys that has a winner: the metric and the methods with the best value."""
     found = []
     for of in (m for m in metrics_of(report) if m.key in keys):

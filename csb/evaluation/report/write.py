@@ -12,7 +12,7 @@ from csb.evaluation.report.model import Report
 from csb.evaluation.report.overview import overview
 from csb.evaluation.report.style import drawing
 from csb.evaluation.report.table import escape_markdown, markdown
-from csb.evaluation.tables import markdown_table, write_json, write_text
+from csb.evaluation.table import markdown_table, write_json, write_text
 from csb.files import write_atomically
 
 DPI = 144  # two pixels a unit

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import csb
 from csb.cli.launch import THREADS
 from csb.errors import CSBError
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from suites.sbi.plan import Job
 
 _ROOT = Path(csb.__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from csb.cli import compose as cli
 from csb.errors import CSBError
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from csb.files import checksum, read_json
 from csb.problems import build_problem
 from suites.sbi.methods import METHODS

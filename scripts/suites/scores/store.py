@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from csb.errors import CSBError
-from csb.evaluation.tables import write_json
+from csb.evaluation.table import write_json
 from csb.files import digest, read_json
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from csb.evaluation.tables import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.runs.train import check_writable
 from csb.schema import Given
 from suites.machine import machine

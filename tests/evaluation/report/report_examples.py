@@ -6,10 +6,10 @@ from csb.evaluation.report import (
     Curves,
     ImageGrid,
     LevelCurve,
-    MethodResult,
     PointGrid,
     RankHistogram,
     Report,
+    Row,
     StdError,
     Sweep,
 )
@@ -47,7 +47,7 @@ def method(name: str, label: str, schedule: str, calls: tuple[float, float], sec
     keys += ("digit_accuracy", "digit_entropy", "std_error_pearson", "coverage_deviation", "tarp_deviation")
     metrics = dict(zip(keys, values, strict=True))
     memory = 2**20 * (180 + 9 * len(label))
-    return MethodResult(name, label, schedule, *calls, seconds, memory, metrics=metrics, **options)
+    return Row(name, label, schedule, *calls, seconds, memory, metrics=metrics, **options)
 
 
 def image_report(**changes) -> Report:
@@ -125,7 +125,7 @@ def point_report() -> Report:
     )
     keys = ("sliced_w", "c2st", "mmd", "mean_error", "cov_error", "mode_tv")
     methods = tuple(
-        MethodResult(name, label, "T = 10" if calls[0] == 10 else "", *calls, seconds,
+        Row(name, label, "T = 10" if calls[0] == 10 else "", *calls, seconds,
                      metrics=dict(zip(keys, values)) | {"sliced_w_floor": 0.0157, "sbc_p": 0.2 + width / 4},
                      curves=curves(width, 0.0, i), family="csb" if name.startswith("csb") else "",
                      ess=(31.0, 4.2) if name in ("tds", "smc") else None, reference=name == "exact")

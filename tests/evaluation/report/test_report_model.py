@@ -14,10 +14,10 @@ from csb.evaluation.report import (
     Curves,
     ImageGrid,
     LevelCurve,
-    MethodResult,
     PointGrid,
     RankHistogram,
     Report,
+    Row,
     StdError,
     Sweep,
     write_report,
@@ -31,7 +31,7 @@ def test_a_report_comes_back_from_json(report: Report):
 
 
 def test_numbers_that_are_not_finite_become_none():
-    m = MethodResult(
+    m = Row(
         "a", "A", "", np.int64(3), 0, math.inf, metrics={"x": math.nan, "y": np.float32(0.5), "z": torch.tensor(2.0)}
     )
     assert m.metrics == {"x": None, "y": 0.5, "z": 2.0}
@@ -42,8 +42,8 @@ def test_numbers_that_are_not_finite_become_none():
     assert Sweep("t", ({"a": math.nan, "b": "text"},)).rows == ({"a": None, "b": "text"},)
 
 
-def method(name: str = "a", **changes) -> MethodResult:
-    return MethodResult(name, name.upper(), **({"metrics": {"crps": 1.0}} | changes))
+def method(name: str = "a", **changes) -> Row:
+    return Row(name, name.upper(), **({"metrics": {"crps": 1.0}} | changes))
 
 
 BAD = {

@@ -5,14 +5,14 @@ import math
 import pytest
 from report_examples import image_report, point_report
 
-from csb.evaluation.report import METRICS, MethodResult, best, metric
+from csb.evaluation.report import METRICS, Row, best, metric
 from csb.evaluation.report.catalogue import GROUPS, accuracy_metrics, headline_keys, metrics_of
 from csb.evaluation.report.table import amount, columns, findings, groups, markdown
 
 
 def winners(key: str, *values: float | None, reference: int | None = None) -> set[int]:
     """Which of the methods with these values are best; the one at ``reference`` is the exact posterior."""
-    methods = [MethodResult(str(i), "m", metrics={key: v}, reference=i == reference) for i, v in enumerate(values)]
+    methods = [Row(str(i), "m", metrics={key: v}, reference=i == reference) for i, v in enumerate(values)]
     return {int(name) for name in best(metric(key), methods)}
 
 
@@ -59,7 +59,7 @@ def test_what_the_standard_errors_cannot_tell_apart_is_a_tie(
     key: str, values: tuple, errors: tuple, expected: set[int]
 ):
     methods = [
-        MethodResult(str(i), str(i), metrics={key: value}, standard_errors={key: error})
+        Row(str(i), str(i), metrics={key: value}, standard_errors={key: error})
         for i, (value, error) in enumerate(zip(values, errors))
     ]
     assert best(METRICS[key], methods) == {str(i) for i in expected}
@@ -92,11 +92,11 @@ def test_every_metric_is_described():
 def test_charts_show_the_metrics_of_the_kind_of_problem():
     assert [m.key for m in accuracy_metrics(image_report())] == ["psnr_mean", "crps"]
     assert [m.key for m in accuracy_metrics(point_report())] == ["sliced_w", "c2st"]
-    odd = image_report(methods=(MethodResult("a", "A", metrics={"mine": 1.0}),))
+    odd = image_report(methods=(Row("a", "A", metrics={"mine": 1.0}),))
     assert accuracy_metrics(odd) == []
     assert [m.label for m in metrics_of(odd)] == ["mine"]
     assert "spread_skill" in headline_keys(image_report())
-    fair = image_report(methods=(MethodResult("a", "A", metrics={"spread_skill": 0.9, "spread_skill_fair": 1.0}),))
+    fair = image_report(methods=(Row("a", "A", metrics={"spread_skill": 0.9, "spread_skill_fair": 1.0}),))
     assert "spread_skill_fair" in headline_keys(fair)
     assert "spread_skill" not in headline_keys(fair)
 
@@ -134,8 +134,8 @@ def test_findings_name_the_winner():
 def test_markdown_marks_the_best_and_escapes():
     report = image_report(
         methods=(
-            MethodResult("a", "a|b <i>*x*</i>", metrics={"crps": 0.1, "[x](y)": 1.0}),
-            MethodResult("b", "b", metrics={"crps": 0.2}),
+            Row("a", "a|b <i>*x*</i>", metrics={"crps": 0.1, "[x](y)": 1.0}),
+            Row("b", "b", metrics={"crps": 0.2}),
         )
     )
     text = markdown(report)

@@ -18,9 +18,9 @@ from csb.evaluation.report import (
     Curves,
     ImageGrid,
     LevelCurve,
-    MethodResult,
     RankHistogram,
     Report,
+    Row,
     StdError,
     Sweep,
     write_report,
@@ -145,7 +145,7 @@ def test_everything_is_escaped(tmp_path: Path):
     curves = Curves(LevelCurve((0.5,), (0.5,)), None, RankHistogram((1, 2)), StdError((0.1,), (0.1,)))
     sweep = Sweep(EVIL, ({EVIL: EVIL},), 0, EVIL)
     methods = tuple(
-        MethodResult(EVIL + name, EVIL + name, EVIL, 1, 0, 1.0, metrics={"crps": 1.0 + i, EVIL: 1.0}, curves=curves,
+        Row(EVIL + name, EVIL + name, EVIL, 1, 0, 1.0, metrics={"crps": 1.0 + i, EVIL: 1.0}, curves=curves,
                      sweeps=(sweep,))
         for i, name in enumerate("ab")
     )  # fmt: skip
@@ -164,22 +164,22 @@ def test_everything_is_escaped(tmp_path: Path):
     assert "<script" not in outside
 
 
-def one(**changes) -> MethodResult:
-    return MethodResult("a", "A", "", 1, 0, 1.0, **({"metrics": {"crps": 1.0}} | changes))
+def one(**changes) -> Row:
+    return Row("a", "A", "", 1, 0, 1.0, **({"metrics": {"crps": 1.0}} | changes))
 
 
 ODD = {
     "one method, one number": (one(),),
     "unknown metrics only": (one(metrics={"mine": 1.0}),),
-    "no costs": (MethodResult("a", "A", metrics={"crps": 1.0}),),
+    "no costs": (Row("a", "A", metrics={"crps": 1.0}),),
     "a reference only": (one(reference=True),),
-    "equal costs": (one(), MethodResult("b", "B", "", 1, 0, 1.0, metrics={"crps": 1.0})),
-    "no calls beside some": (one(), MethodResult("b", "B", metrics={"crps": 2.0})),
+    "equal costs": (one(), Row("b", "B", "", 1, 0, 1.0, metrics={"crps": 1.0})),
+    "no calls beside some": (one(), Row("b", "B", metrics={"crps": 2.0})),
     "curves of one point": (one(curves=Curves(LevelCurve((0.5,), (0.5,), 1), None, RankHistogram((3, 0)))),),
     "no spread at all": (one(curves=Curves(std_error=StdError((0.0,), (0.0,)))),),
-    "thirty methods": tuple(MethodResult(f"{i}", f"method {i}", "", i + 1, metrics={"crps": i}) for i in range(30)),
+    "thirty methods": tuple(Row(f"{i}", f"method {i}", "", i + 1, metrics={"crps": i}) for i in range(30)),
     "a very long label": (
-        MethodResult("a", "x" * 200, "", 1, metrics={"crps": 1.0}, curves=Curves(sbc=RankHistogram((1, 1)))),
+        Row("a", "x" * 200, "", 1, metrics={"crps": 1.0}, curves=Curves(sbc=RankHistogram((1, 1)))),
     ),
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ from suites.scores import PUBLISHED, Published, draw_suite, suite_tables
 from suites.scores.figure import _looks, apart, suite_figure
 from suites.scores.tables import count_text, pooled
 
-from csb.evaluation.tables import markdown_table
+from csb.evaluation.table import markdown_table
 
 
 def row(problem="two_moons", label="bridge", pairs=10_000, T=10, L=1, seed=0, c2st=(0.55, 0.57), **more):

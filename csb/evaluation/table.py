@@ -1,10 +1,12 @@
-"""Tables for people and files for programs: markdown, the terminal, JSON, all written atomically."""
+"""Tables for people, on the terminal, in Markdown and in HTML, and JSON for programs; files are written atomically."""
 
 import dataclasses
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from csb.errors import CSBError
@@ -87,6 +89,32 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """The same as an HTML table; names and values are escaped."""
+    names = _columns(rows, None)
+    lines = [[format_value(row.get(name)) for name in names] for row in rows]
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<tr>{head}</tr>{body}</table>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, each a mapping from column name to value, that show as a table: Markdown as text, HTML in a notebook."""
+
+    rows: list[dict[str, Any]]
+
+    def table(self) -> str:
+        """The rows in Markdown."""
+        return markdown_table(self.rows)
+
+    __str__ = table
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows)
+
+
 def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     values = [row[name] for row in rows if row.get(name) is not None]
     kinds = int | float | np.number | torch.Tensor
@@ -132,8 +160,8 @@ def _turned(names: list[str], cells: list[list[str]], width: int) -> Iterator[li
     yield [list(line) for line in zip(names, *part)]
 
 
-def _table(title: str, head: list[str], lines: list[list[str]], right: list[bool]) -> Table:
-    table = Table(title=Text(title), title_justify="left")
+def _table(title: str, head: list[str], lines: list[list[str]], right: list[bool]) -> Grid:
+    table = Grid(title=Text(title), title_justify="left")
     for name, is_right in zip(head, right):
         table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
     for line in lines:

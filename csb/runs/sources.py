@@ -1,7 +1,6 @@
 """What the methods of a comparison are made from: a problem, folders with trained models, and the denoiser."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from csb.process import Grid, LinearBeta, Schedule
 from csb.runs.amortized import Baseline, load_baseline
 from csb.runs.config import schedule_of
 from csb.runs.denoiser import exact_denoiser, stored_denoiser
+from csb.runs.guidance_likelihood import can_be_guided
 from csb.runs.guided import guide_of
 from csb.runs.load import Run, load_run, stored_spec
 from csb.samplers.diffusion import LONG
@@ -31,7 +31,7 @@ def without_places(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
+class Sources:
     """What the methods are made from.
 
     Args:
@@ -51,7 +51,7 @@ class Field:
     source: Path | None
     baselines: BaselineSettings
     schedule: Schedule | None
-    device: str = dataclasses.field(default_factory=default_device)
+    device: str = field(default_factory=default_device)
 
     def __post_init__(self) -> None:
         for folder in (*self.folders, *([] if self.source is None else [self.source])):
@@ -117,6 +117,8 @@ class Field:
         CSBError where there is no denoiser, or the problem has no likelihood for guidance.
         """
         problem, folder = self.problem, self._denoisers
+        if not can_be_guided(problem):
+            raise CSBError(f"{problem.name} has no likelihood y = H(x) + noise for guidance")
         denoiser = exact_denoiser(problem) if folder is None else stored_denoiser(problem, folder, self.device)
         if denoiser is None:
             where = "" if folder is None else f", and {folder} holds no denoiser"
@@ -132,7 +134,7 @@ class Field:
     def guide_at(self, T: int) -> Guide:
         """The guide on a grid of T steps with the same schedule and horizon."""
         schedule = self._schedule.replace(alpha_bar_end=float(self.guide.grid.alpha_bar[-1]))
-        return dataclasses.replace(self.guide, grid=Grid.from_schedule(schedule, T))
+        return replace(self.guide, grid=Grid.from_schedule(schedule, T))
 
     @cached_property
     def guide_about(self) -> dict[str, Any]:

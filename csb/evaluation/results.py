@@ -1,0 +1,253 @@
+"""Where a row of a comparison is made: samples are drawn and scored on frozen observations; finished rows are kept."""
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csb.bridge.samples import reset_peak
+from csb.errors import CSBError
+from csb.evaluation.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.evaluation.classifier import digit_probabilities
+from csb.evaluation.inputs import ensemble_weights, systematic
+from csb.evaluation.metrics import (
+    EnsembleScores,
+    c2st,
+    mmd,
+    mode_weight_tv,
+    moment_errors,
+    sliced_wasserstein,
+    ssim_scores,
+    std_error_correlation,
+)
+from csb.evaluation.report import Curves, LevelCurve, RankHistogram, Row, StdError
+from csb.evaluation.settings import MetricsSettings
+from csb.evaluation.table import json_text, write_json
+from csb.files import digest, read_json
+from csb.problems import MixturePosterior, Pairs, Problem, Transform
+from csb.process import Stream, seeded
+from csb.renamed import scores_of_today
+from csb.samplers import Sampler
+
+_MMD = 2000  # samples of each law: the kernel takes all pairs
+FORMAT = "csb-compare-1"
+Scores = tuple[dict[str, float], dict[str, float]]  # averages over observations, and their standard errors
+
+
+class Results:
+    """Finished rows in one JSON file, each under the digest of everything that it depends on.
+
+    A row is on disk as soon as it is kept, so that a comparison that was stopped goes on where it was.
+
+    Args:
+        path: of the file, which may not exist yet.
+        older: a folder with a file for each row, as suites kept them; its rows are found as well.
+
+    Raises:
+        CSBError: a file that is damaged or of another kind.
+    """
+
+    def __init__(self, path: Path, older: Path | None = None) -> None:
+        self.path = path
+        try:
+            files = [] if older is None else [read_json(one) for one in older.glob("*.json")]
+            entries = [{"key": one["key"], "found": one["scores"]} for one in files]
+            if path.exists():
+                content = scores_of_today(read_json(path))
+                assert content["format"] == FORMAT
+                entries += [{"key": one["key"], "found": one["found"]} for one in content["entries"]]
+            self._entries = {digest(one["key"]): one for one in entries}
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            raise CSBError(f"{path} is damaged or of another kind; remove it, or choose another out=") from error
+
+    def load(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        """What was found under a key of plain data, or None."""
+        entry = self._entries.get(digest(_as_json(key)))
+        return None if entry is None else entry["found"]
+
+    def save(self, key: dict[str, Any], found: dict[str, Any]) -> None:
+        """Keep what was found, plain data, on disk at once. CSBError where the file cannot be written."""
+        key = _as_json(key)
+        self._entries[digest(key)] = {"key": key, "found": _as_json(found)}
+        self.write({})
+
+    def write(self, more: dict[str, Any]) -> None:
+        """Write the file with all entries, and ``more`` before them."""
+        write_json(self.path, {"format": FORMAT, **more, "entries": list(self._entries.values())})
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json_text(value))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples (B, n, *x_shape) of all observations on the CPU, log-weights (B, n) or None, and a row of their cost."""
+
+    x: Tensor
+    log_weights: Tensor | None
+    row: Row
+
+
+def draw(sampler: Sampler, row: Row, y: Tensor, n: int, seed: int, chunk: int) -> Drawn:
+    """n samples for each of y (B, *y_shape), ``chunk`` observations a call; one stream of numbers an observation.
+
+    Each call's peak memory is measured by itself, for which the process's or device's highest mark is set back.
+
+    Args:
+        row: names the method; a copy with what the samples cost is returned.
+    """
+    found = []
+    for start in range(0, len(y), chunk):
+        part = y[start : start + chunk]
+        generators = [seeded(seed, Stream.COMPARISON_DRAW, start + i, device=sampler.device) for i in range(len(part))]
+        reset_peak(sampler.device)
+        one = sampler.sample(part, n, generators)
+        weights = None if one.log_weights is None else one.log_weights.cpu()
+        found.append(replace(one, x=one.x.cpu(), log_weights=weights))
+    infos = [one.info for one in found]
+    ess, ancestors = (
+        torch.cat(values).double() if (values := [v for v in of if v is not None]) else None
+        for of in ([info.ess for info in infos], [info.unique_ancestors for info in infos])
+    )
+    row = replace(
+        row,
+        forward_evaluations=infos[-1].forward_evaluations,
+        backward_evaluations=infos[-1].backward_evaluations,
+        seconds=sum(info.seconds for info in infos),
+        peak_memory=max(info.peak_memory or 0 for info in infos) or None,
+        ess=None if ess is None else (float(ess.mean()), float(ess.min())),
+        unique_ancestors=None if ancestors is None else float(ancestors.mean()),
+    )
+    logs = [one.log_weights for one in found if one.log_weights is not None]
+    return Drawn(torch.cat([one.x for one in found]), torch.cat(logs) if logs else None, row)
+
+
+def _level_curve(found: Coverage) -> LevelCurve:
+    coverage = found.coverage.mean(1)
+    return LevelCurve(tuple(found.levels.tolist()), tuple(coverage.tolist()), found.observations)
+
+
+def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = None) -> tuple[dict[str, float], Curves]:
+    """SBC, coverage of central intervals and TARP over the observations (at least 2)."""
+    ranks = sbc_ranks(drawn.x, truth, seeded(seed, Stream.COMPARISON_RANKS), mask, drawn.log_weights)
+    central = central_coverage(ranks)
+    joint = tarp(drawn.x, truth, seeded(seed, Stream.COMPARISON_TARP), mask=mask, log_weights=drawn.log_weights)
+    figures = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
+    histogram = None
+    if (bins := min(20, len(ranks) // 5)) >= 2:  # fewer than ten observations tell nothing of uniformity
+        uniformity = rank_uniformity(ranks, bins)
+        if ranks.shape[1] <= MAX_RANKED:
+            figures["sbc_p"] = uniformity.p_value
+        histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
+    return figures, Curves(_level_curve(central), _level_curve(joint), histogram)
+
+
+def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> Scores:
+    """digit_accuracy: weighted share of samples read as the true digit; digit_entropy: of the digits read, in nats."""
+    B, n = drawn.x.shape[:2]
+    w = ensemble_weights(drawn.log_weights, drawn.x).cpu()
+    read = digit_probabilities(classifier, drawn.x.flatten(0, 1)).argmax(1).view(B, n)
+    right = (w * (read == labels[:, None])).sum(1)
+    shares = torch.zeros((B, 10), dtype=w.dtype).scatter_add_(1, read, w)
+    each = {"digit_accuracy": right, "digit_entropy": torch.special.entr(shares).sum(1)}
+    means = {key: float(values.mean()) for key, values in each.items()}
+    return means, {key: float(values.std() / B**0.5) for key, values in each.items() if B > 1}
+
+
+def proper_scores(drawn: Drawn, truth: Tensor, keys: tuple[str, ...], **options: Any) -> Scores:
+    """Some of the scores of :class:`csb.metrics.EnsembleScores`, whose ``options`` are a mask or the unit of x."""
+    scores = EnsembleScores(**options)
+    scores.update(drawn.x, truth, drawn.log_weights)
+    found, errors = scores.compute(), scores.standard_errors()
+    return {key: found[key] for key in keys}, {key: value for key, value in errors.items() if key in keys}
+
+
+def image_row(drawn: Drawn, test: Pairs, classifier: nn.Module | None, mask: Tensor | None, seed: int) -> Row:
+    """The row with the scores of images: accuracy, calibration, digits."""
+    keys = (
+        "psnr_mean", "psnr_mean_per_image", "psnr_sample", "crps", "energy_score", "spread_skill",
+        "spread_skill_fair", "std_error_pearson",
+    )  # fmt: skip
+    metrics, errors = proper_scores(drawn, test.x, keys, mask=mask)
+    metrics |= ssim_scores(drawn.x, test.x, drawn.log_weights)._asdict()
+    if classifier is not None and test.labels is not None:
+        read, of_read = digits(drawn, test.labels, classifier)
+        metrics, errors = metrics | read, errors | of_read
+    figures, curves = calibration(drawn, test.x, seed, mask)
+    bins = std_error_correlation(drawn.x, test.x, mask, log_weights=drawn.log_weights)
+    curves = replace(curves, std_error=StdError(tuple(bins.predicted_std.tolist()), tuple(bins.rmse.tolist())))
+    return replace(drawn.row, metrics=metrics | figures, standard_errors=errors, curves=curves)
+
+
+def point_row(drawn: Drawn, test: Pairs, seed: int, scale: Tensor) -> Row:
+    """The row with the scores of vectors that need no exact posterior: proper scores and calibration.
+
+    ``scale``: the spread of x in training, in whose units the scores are.
+    """
+    metrics, errors = proper_scores(drawn, test.x, ("crps", "energy_score", "spread_skill_fair"), scale=scale)
+    figures, curves = calibration(drawn, test.x, seed)
+    return replace(drawn.row, metrics=metrics | figures, standard_errors=errors, curves=curves)
+
+
+def scored(
+    problem: Problem, transform: Transform, drawn: Drawn, test: Pairs, seed: int, settings: MetricsSettings
+) -> Row:
+    """The row of a method at equal cost: against the exact posterior where it is known, else by proper scores.
+
+    ``transform``: of the problem; its unit and its unknown pixels count.
+    """
+    if problem.has_exact_posterior:
+        metrics, errors = against_exact(problem, drawn, test.y, seed, settings)
+        return replace(drawn.row, metrics=metrics, standard_errors=errors)
+    if problem.is_digit:
+        return image_row(drawn, test, None, transform.unknown(test.y), seed)
+    return point_row(drawn, test, seed, transform.x_scale())
+
+
+def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:
+    """x (n, d) itself, or as many points of equal weight."""
+    return x if log_weights is None else x[systematic(log_weights.exp(), len(x), 0.5)]
+
+
+def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings: MetricsSettings) -> Scores:
+    """Distances between samples and as many exact ones.
+
+    sliced_w: sliced W_1, and its floor, exact against exact; c2st over the first ``c2st_observations`` only (it trains
+    five networks for each), left out for no ``c2st_samples``; mmd, mean_error, cov_error, and mode_tv for mixtures.
+    """
+    rows: list[dict[str, float]] = []
+    for i, one in enumerate(y):
+        law = problem.posterior(one)
+        x, w = drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i]
+        first, second = (law.sample(len(x), seeded(seed, Stream.COMPARISON_EXACT, i, j)).flatten(1) for j in (1, 2))
+        row = {
+            "sliced_w": sliced_wasserstein(x, first, seeded(seed, Stream.COMPARISON_SLICES), p=1, log_weights_a=w),
+            "sliced_w_floor": sliced_wasserstein(second, first, seeded(seed, Stream.COMPARISON_SLICES), p=1),
+            "mmd": mmd(_evenly(x, w)[:_MMD], first[:_MMD]),
+        }
+        if law.mean is not None and law.cov is not None:
+            errors = moment_errors(x, law.moments, w)
+            row |= {"mean_error": errors.mean_scaled, "cov_error": errors.cov_relative}
+        if isinstance(law, MixturePosterior):
+            m = law.mixture
+            row["mode_tv"] = mode_weight_tv(x, m.weights, m.means, m.covs, log_weights=w)
+        rows.append(row)
+    each = {key: [row[key] for row in rows] for key in rows[0]}
+    if settings.c2st_samples:
+        count = min(settings.c2st_observations, len(y))
+        each["c2st"] = [_c2st(problem, drawn, y, i, seed, settings.c2st_samples) for i in range(count)]
+    errors = {key: statistics.stdev(values) / len(values) ** 0.5 for key, values in each.items() if len(values) > 1}
+    return {key: sum(values) / len(values) for key, values in each.items()}, errors
+
+
+def _c2st(problem: Problem, drawn: Drawn, y: Tensor, i: int, seed: int, n: int) -> float:
+    """C2ST of at most n samples of observation i."""
+    exact = problem.posterior(y[i]).sample(n, seeded(seed, Stream.COMPARISON_EXACT, i, 3)).flatten(1)
+    x = _evenly(drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i])
+    n = min(n, len(x))
+    return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, Stream.COMPARISON_EXACT, i, 4))[:n]])

@@ -1,1 +1,0 @@
-"""All methods on one problem at equal network passes and at equal seconds: csb compare."""

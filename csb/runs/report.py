@@ -1,0 +1,183 @@
+"""The report of a run: its bridge beside guided samplers and the exact posterior, from methods to the page."""
+
+import datetime
+import logging
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csb.errors import CSBError
+from csb.evaluation.chunks import pairs_at_once
+from csb.evaluation.classes import class_row, reference_of
+from csb.evaluation.held_out import held_out
+from csb.evaluation.images import digit_classifier
+from csb.evaluation.report import ImageGrid, PointGrid, Report, Row, write_report
+from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
+from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.shown import as_images
+from csb.networks.diffusion import Denoiser
+from csb.problems import ClassProblem, Pairs, Problem
+from csb.problems.specs import same_pairs
+from csb.problems.tasks.mnist_problem import MnistProblem
+from csb.process import Grid
+from csb.runs.config import schedule_of
+from csb.runs.distil import students_of
+from csb.runs.guided import guide_of, horizon_warnings
+from csb.runs.load import Run
+from csb.runs.methods import guided
+from csb.samplers import BridgeSampler, ExactSampler, Sampler
+from csb.samplers.registry import GUIDED, BaselineSettings, Guide
+
+logger = logging.getLogger(__name__)
+
+
+Entry = tuple[Row, Sampler]  # a row without figures, and what draws the samples that it is to be of
+
+
+def schedule_text(config: dict[str, Any], grid: Grid) -> str:
+    """E.g. "power, T = 10, ᾱ_T = 0.005"."""
+    return f"{config['name']}, T = {grid.T}, ᾱ_T = {float(grid.alpha_bar[-1]):.2g}"
+
+
+def entries_of(
+    run: Run,
+    others: list[Run],
+    denoiser: Denoiser | None,
+    baselines: BaselineSettings,
+    sampler: SamplerSettings,
+    seed: int,
+) -> tuple[list[Entry], list[str]]:
+    """The bridge of the run, those of other runs on the same problem, the guided samplers, and the exact posterior.
+
+    Prints the sweeps. Also returns what the reader must know: what is left out, and why. ``denoiser`` is None where no
+    guided sampler is asked for, or the problem has no likelihood to guide with. CSBError where another run is of
+    another problem.
+    """
+    entries: list[Entry] = []
+    warnings: list[str] = []
+    for one in (run, *others):
+        if not same_pairs(one.problem.spec(), run.problem.spec()):
+            raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
+        T, name, schedule = one.bridge.grid.T, one.folder.name, schedule_text(one.config["schedule"], one.bridge.grid)
+        row = Row(f"bridge_{name}", f"bridge, T = {T}", schedule, family="bridge")
+        entries.append((row, BridgeSampler(one.bridge, **vars(sampler))))
+        try:
+            students = students_of(one)
+        except CSBError as error:
+            warnings.append(f"The distilled sampler is left out: {error}.")
+            continue
+        for calls, student in students.items():
+            label = f"distilled, T = {T}, {calls} call{'s' * (calls > 1)}"
+            entries.append((Row(f"consistency_{name}_{calls}", label, schedule, family="consistency"), student))
+    if denoiser is not None:
+        schedule = schedule_of(run.config["schedule"])
+        guide = guide_of(run.problem, denoiser, schedule, baselines, run.bridge.precision, run.folder, seed)
+        warnings += horizon_warnings(guide)
+        _add_guided(entries, warnings, guide, run, seed)
+    elif baselines.methods:
+        name = run.problem.name
+        warnings.append(f"No guided sampler is compared: {name} has no likelihood y = H(x) + noise for guidance.")
+    if run.problem.has_exact_posterior:
+        entries.append((Row("exact", "exact posterior", reference=True), ExactSampler(run.problem)))
+    return entries, warnings
+
+
+def _add_guided(entries: list[Entry], warnings: list[str], guide: Guide, run: Run, seed: int) -> None:
+    T, schedule = guide.grid.T, schedule_text(run.config["schedule"], guide.grid)
+    for name in guide.settings.methods:
+        try:
+            for method in guided(name, guide, lambda _: guide, run.bridge.transform, {}):
+                chosen = None if method.sweep is None else method.sweep(T, seed)
+                label = method.label if chosen is None else f"{method.label}, {chosen.text}"
+                sweeps = () if chosen is None else (chosen.sweep,)
+                row = Row(method.name, label, schedule, family=name, sweeps=sweeps)
+                entries.append((row, method.make(T, **({} if chosen is None else chosen.options))))
+        except CSBError as error:
+            warnings.append(f"{GUIDED[name].label} is left out: {error}.")
+
+
+def _description(problem: Problem) -> str:
+    """The first line of the problem's docstring, with names in place of references such as :class:`csb.a.Name`."""
+    first = (type(problem).__doc__ or "").strip().splitlines()[0]
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first)
+
+
+def compare(
+    run: Run, entries: list[Entry], warnings: list[str], metrics: MetricsSettings, seed: int, command: str
+) -> Report:
+    """Draw and score every method on the frozen test observations, and write the report into the run's folder."""
+    problem = run.problem
+    test = held_out(problem, metrics.compare_observations)
+    n = metrics.compare_samples
+    classifier = digit_classifier(problem.root, seed)[0] if isinstance(problem, MnistProblem) else None
+    rows, grids = [], {}
+    for row, sampler in entries:
+        logger.info("%s: %d observations × %d samples", row.label, len(test.y), n)
+        drawn = draw(sampler, row, test.y, n, seed, pairs_at_once(n))
+        rows.append(_score(run, sampler, drawn, test, classifier, metrics, seed))
+        grids[row.name] = _shown(drawn, metrics.picture_rows)
+    report = Report(
+        title=f"Posterior samplers on {problem.name}",
+        problem=problem.name,
+        description=_description(problem),
+        kind="images" if problem.is_image else "points",
+        observations=len(test.y),
+        samples=n,
+        seed=seed,
+        methods=tuple(rows),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        warnings=tuple(warnings),
+        settings={"precision": run.bridge.precision, "device": str(run.bridge.device)},
+        versions=run.about["versions"],
+        command=command,
+    )
+    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder)
+    return report
+
+
+def _score(
+    run: Run,
+    sampler: Sampler,
+    drawn: Drawn,
+    test: Pairs,
+    classifier: nn.Module | None,
+    metrics: MetricsSettings,
+    seed: int,
+) -> Row:
+    problem, transform = run.problem, run.bridge.transform
+    if isinstance(problem, ClassProblem) and classifier is not None:
+        return class_row(drawn, test, classifier, reference_of(problem))
+    if problem.is_digit:
+        return image_row(drawn, test, classifier, transform.unknown(test.y), seed)
+    row = point_row(drawn, test, seed, transform.x_scale())
+    if not problem.has_exact_posterior:
+        return row
+    y = test.y[: metrics.exact_observations]
+    whole = draw(sampler, drawn.row, y, metrics.exact_samples, seed + 1, 1)
+    distances, errors = against_exact(problem, whole, y, seed, metrics)
+    return replace(row, metrics=row.metrics | distances, standard_errors=row.standard_errors | errors)
+
+
+def _shown(drawn: Drawn, rows: int) -> Tensor:
+    """Samples of the first observations for the pictures, resampled where they are weighted."""
+    x = drawn.x[:rows]
+    if drawn.log_weights is None:
+        return x
+    w = drawn.log_weights[:rows].exp()
+    chosen = torch.multinomial(w, x.shape[1], replacement=True, generator=torch.Generator().manual_seed(0))
+    return torch.stack([one[index] for one, index in zip(x, chosen)])
+
+
+def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGrid | PointGrid | None:
+    samples = {name: x.numpy() for name, x in shown.items()}
+    if run.problem.is_image:
+        truth, seen, value_range = as_images(run.problem, test.x[:rows], test.y[:rows])
+        first = {name: x[:, :, :1] for name, x in samples.items()}
+        return ImageGrid(truth.numpy(), seen.numpy(), first, value_range)
+    if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
+        return None
+    exact = samples.pop("exact", None)
+    return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
