@@ -29,6 +29,7 @@ from csb.problems.exact.gaussian import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # figures are a processor's; set it to run the tests on a GPU
 
 
 def pytest_xdist_auto_num_workers(config) -> int:

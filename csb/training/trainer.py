@@ -71,7 +71,10 @@ class BridgeTrainer:
         val: EncodedPairs | None = None,
         fresh: Callable[[int, int], EncodedPairs] | None = None,
     ) -> None:
-        self.bridge, self.pairs, self.settings, self.setup = bridge, pairs, settings, setup
+        # A fit moves the kernel that it trains alone, while the generator of a cache is that of the bridge's device: left
+        # where it was loaded, a resumed training on a GPU would draw other trajectories than an uninterrupted one.
+        self.bridge = bridge.to(setup.device.where)
+        self.pairs, self.settings, self.setup = pairs, settings, setup
         self.ranks = Ranks.of(setup.device)
         self.observer, self.calibrate = observer if self.ranks.is_rank_zero else None, calibrate
         self.val, self.fresh = val if settings.patience else None, fresh

@@ -17,8 +17,10 @@ from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.batches import Batch
 from csb.training.module import HalfStepModule, balance
-from csb.training.pairs import encoded
-from csb.training.settings import HalfStep, OptimizerSettings
+from csb.training.pairs import EncodedPairs, encoded
+from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings, TrainingSettings
+from csb.training.stage import Setup
+from csb.training.trainer import BridgeTrainer
 
 GPU = torch.device("cuda", 0)
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
@@ -75,6 +77,18 @@ def test_mirrored_states_of_pairs(monkeypatch):
         assert z.device == c.device == GPU
     z, _ = pairs.rows(torch.arange(7), torch.Generator().manual_seed(0))  # those that are here stay so
     assert z.device == torch.device("cpu")
+
+
+def test_a_trainer_moves_both_kernels(monkeypatch, tmp_path):
+    """A resumed half-step's cache is drawn by the other kernel, with the generator of its device."""
+    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
+    bridge = build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, part, part), 0)
+    device = DeviceSettings()
+    monkeypatch.setattr(DeviceSettings, "where", torch.device("meta"))
+    pairs = EncodedPairs.of(torch.zeros(8, 2), torch.zeros(8, 2))
+    setup = Setup(tmp_path, OptimizerSettings(), device, 0)
+    trainer = BridgeTrainer(bridge, Likelihood(), pairs, TrainingSettings(L=1, steps=1, first_steps=1, trajectories=8), setup)
+    assert {weight.device.type for weight in trainer.bridge.parameters()} == {"meta"}
 
 
 def test_weights_are_made_without_a_word_to_gpus(monkeypatch):
