@@ -87,7 +87,9 @@ def test_a_trainer_moves_both_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(DeviceSettings, "where", torch.device("meta"))
     pairs = EncodedPairs.of(torch.zeros(8, 2), torch.zeros(8, 2))
     setup = Setup(tmp_path, OptimizerSettings(), device, 0)
-    trainer = BridgeTrainer(bridge, Likelihood(), pairs, TrainingSettings(L=1, steps=1, first_steps=1, trajectories=8), setup)
+    trainer = BridgeTrainer(
+        bridge, Likelihood(), pairs, TrainingSettings(L=1, steps=1, first_steps=1, trajectories=8), setup
+    )
     assert {weight.device.type for weight in trainer.bridge.parameters()} == {"meta"}
 
 
