@@ -71,8 +71,8 @@ class BridgeTrainer:
         val: EncodedPairs | None = None,
         fresh: Callable[[int, int], EncodedPairs] | None = None,
     ) -> None:
-        # A fit moves only the kernel that it trains. The other one fills the cache, with a generator of its device: left
-        # on the CPU, a resumed training on a GPU would draw other trajectories than an uninterrupted one.
+        # A fit moves only the kernel that it trains. The other one fills the cache, with a generator of its device:
+        # left on the CPU, a resumed training on a GPU would draw other trajectories than an uninterrupted one.
         self.bridge = bridge.to(setup.device.where)
         self.pairs, self.settings, self.setup = pairs, settings, setup
         self.ranks = Ranks.of(setup.device)
