@@ -14,8 +14,7 @@ from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import Registry, arguments, build, to_spec
 from csb.problems.standardise import Standardise
-from csb.problems.support import Support, fold
-from csb.problems.transform import Transform
+from csb.problems.transform import Support, Transform, fold
 from csb.process import noise_like, seeded
 from csb.schema import Count, Schema, Whole
 
@@ -98,9 +97,9 @@ class Problem(Schema):
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """The first n pairs of a split ("train", "val" or "test"); all of them for None. The same at every call."""
 
-    @abstractmethod
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
+        raise CSBError(f"{self.name} comes without a simulator: no y can be drawn for another x; use pairs()")
 
     def new_transform(self) -> Transform:
         """The map between data and bridge states, before it is fitted: its kind and shapes."""

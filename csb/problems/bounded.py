@@ -2,7 +2,7 @@ r"""Transforms for x in a box, the support of its prior: samples must not leave 
 
 - ``standardise`` knows nothing of the box: samples may lie outside.
 - ``reflect`` standardises, and on the way back folds what lies outside at the bounds
-  (:func:`csb.problems.support.fold`). Nothing is stretched near a bound. A density that does not vanish at a bound
+  (:func:`csb.problems.transform.fold`). Nothing is stretched near a bound. A density that does not vanish at a bound
   would end there in a jump, which few smooth steps cannot follow. As the fold forgets on which side of the bound a
   state was, training states are put on either side at random (:meth:`Reflect.preimage`): the jump becomes a slope.
 - ``probit`` runs the bridge over v = Φ⁻¹((x − low)/(high − low)), standardised. A uniform prior becomes N(0, 1), the
@@ -26,8 +26,7 @@ from csb.problems.rows import Rows
 from csb.problems.scale import FEWEST, finest_scale, pool
 from csb.problems.specs import checked
 from csb.problems.standardise import Standardise, Vector
-from csb.problems.support import Support, fold
-from csb.problems.transform import Transform, register_transform
+from csb.problems.transform import Support, Transform, fold, register_transform
 from csb.process import Stream, seeded
 from csb.schema import OneOf
 
@@ -203,9 +202,9 @@ class Probit(Boxed):
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
-def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support) -> Transform:
-    """The transform of a name in KINDS for a support, still to be fitted."""
-    if kind == "standardise":
+def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support | None) -> Transform:
+    """The transform of a name in KINDS for a support, still to be fitted; without one, standardise."""
+    if support is None or kind == "standardise":
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
     return (Reflect if kind == "reflect" else Probit)(x_shape, y_shape, low, high)

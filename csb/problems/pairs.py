@@ -18,9 +18,7 @@ from csb.problems.base import SPLITS, Pairs, Problem, check_request, register
 from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
 from csb.problems.sources import LEAST, open_source
-from csb.problems.standardise import Standardise
-from csb.problems.support import Support
-from csb.problems.transform import Transform
+from csb.problems.transform import Support, Transform
 from csb.process import Stream, seeded
 from csb.schema import Kept, OneOf, Whole
 
@@ -101,27 +99,23 @@ class FilePairs(Problem):
     @cached_property
     def _whole(self) -> Rows:
         """All pairs, those that :attr:`drop_nan` leaves out aside."""
-        rows = Rows(open_source(self.path, self.x, self.y))
+        rows, fault = Rows(open_source(self.path, self.x, self.y)), ""
         where = rows.source.where
         if self.drop_nan:
             total, rows = len(rows), rows.finite()
             logger.warning("data.drop_nan=true leaves out %d of the %d pairs of %s", total - len(rows), total, where)
-        if len(rows) < LEAST:
-            raise CSBError(
-                f"{where} holds {len(rows)} pairs without NaN or infinite values; at least {LEAST} are needed to "
-                f"learn from and to hold out"
-            )
+            if len(rows) < LEAST:
+                fault = f"without NaN or infinite values; at least {LEAST} are needed to learn from and to hold out"
         if self.length not in (None, len(rows)):
-            raise CSBError(
-                f"{where} holds {len(rows)} pairs and held {self.length} when the run was trained: other pairs would "
-                f"be held out now; restore it"
-            )
+            fault = f"and held {self.length} when the run was trained: other pairs would be held out now; restore it"
+        if fault:
+            raise CSBError(f"{where} holds {len(rows)} pairs {fault}")
         return rows
 
     @property
     def where(self) -> str:
         """What messages call the data."""
-        return self.path or f"{self.x}, {self.y}"
+        return self._whole.source.where
 
     def spec(self) -> dict[str, Any]:
         """As in :class:`Problem`, with the share for "auto"; without ``drop_nan`` where it is off, as once."""
@@ -187,15 +181,14 @@ class FilePairs(Problem):
         """Reads all pairs once, a block at a time, and checks them. CSBError where they are not those of ``digest``."""
         if self.digest not in (None, self._checked):
             raise CSBError(
-                f"{self._whole.source.where} holds other pairs than when the run was trained (SHA-256 "
-                f"{self._checked[:12]}…, not {str(self.digest)[:12]}…); restore it, or train on these under another "
-                f"name"
+                f"{self.where} holds other pairs than when the run was trained (SHA-256 {self._checked[:12]}…, not "
+                f"{str(self.digest)[:12]}…); restore it, or train on these under another name"
             )
 
     @cached_property
     def _checked(self) -> str:
         """The digest of the pairs, which are checked on the way."""
-        return _check(self._whole, self.support)
+        return _digest(self._whole, self.support)
 
     def rows(self, split: str) -> Rows:
         check_request(split, None)
@@ -212,63 +205,65 @@ class FilePairs(Problem):
         require_memory(needed, f"{count} pairs of {self.where}", "ask for fewer, or read them by rows()")
         return rows.head(count)
 
-    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """CSBError: how y came from x is not known."""
-        raise CSBError(
-            f"the pairs of {self.where} come without a simulator: no y can be drawn for another x; use pairs()"
-        )
-
     def new_transform(self) -> Transform:
-        if (support := self.support) is None:
-            return Standardise(self.x_shape, self.y_shape)
         kind = "reflect" if self.transform == AUTO else self.transform
-        return make_bounded(kind, self.x_shape, self.y_shape, support)
+        return make_bounded(kind, self.x_shape, self.y_shape, self.support)
 
 
-def _check(rows: Rows, support: Support | None) -> str:
+def _digest(rows: Rows, support: Support | None) -> str:
     """Reads all pairs, a block at a time. Returns the digest of x and y.
 
     Raises CSBError for values that are not finite as float32, columns of vectors that are constant, x outside the
     bounds, and whatever reading raises. What is wrong where is looked for in a second reading.
     """
-    digests = {name: hashlib.sha256() for name in NAMES}  # one each: the digest does not depend on the blocks
+    digests = [hashlib.sha256() for _ in NAMES]  # one each: the digest does not depend on the blocks
     ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is
     for _, *both in rows.chunks():
-        for name, values in zip(NAMES, both):
-            digests[name].update(values.numpy().tobytes())
+        for name, digest, values in zip(NAMES, digests, both):
+            digest.update(values.numpy().tobytes())
             low, high = ends.get(name, (values[0], values[0]))
             ends[name] = low.minimum(values.amin(0)), high.maximum(values.amax(0))
-    for name, (low, high) in ends.items():
-        label = rows.source.labels[name]
-        if not bool((low.isfinite() & high.isfinite()).all()):
-            count, row, _ = _found(rows, name, lambda values: ~torch.isfinite(values))
-            columns = (~low.isfinite() | ~high.isfinite()).nonzero()[:, 0].tolist() if low.ndim == 1 else []
-            raise CSBError(
-                f"{label} holds {count} values that are {MISSING}, {named(columns)}the first in row {row}; {REMEDY}"
-            )
-        if low.ndim == 1 and len(same := (low == high).nonzero()):
-            column = int(same[0])
-            raise CSBError(
-                f"column {column} of {label} is constant at {float(low[column]):g} in all rows; leave it out, there "
-                f"is nothing to learn from it"
-            )
-    if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
-        count, row, x = _found(rows, "x", lambda values: ~support.contains(values)[:, None])
-        low, high = support.tensors(x)
-        column = int(((x < low) | (x > high)).nonzero()[0])
-        raise CSBError(
-            f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: "
-            f"column {column} is {float(x[column]):g} and not in [{float(low[column]):g}, {float(high[column]):g}]; "
-            f"fix the bounds (problem.low, problem.high) or leave out these pairs"
+    faults = [_fault(rows, name, *ends[name]) for name in NAMES]
+    if support is not None and not any(faults) and not bool(support.contains(torch.stack(ends["x"])).all()):
+        faults.append(_outside(rows, support))
+    if any(faults):
+        raise CSBError(next(filter(None, faults)))
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+
+
+def _fault(rows: Rows, name: str, low: Tensor, high: Tensor) -> str:
+    """What is wrong with x, or with y, and what to do, from the least and the largest of each number; else ""."""
+    label, bad = rows.source.labels[name], ~(low.isfinite() & high.isfinite())
+    if bool(bad.any()):
+        count, row, _ = _found(rows, name, lambda values: ~torch.isfinite(values))
+        columns = bad.nonzero()[:, 0].tolist() if low.ndim == 1 else []
+        return f"{label} holds {count} values that are {MISSING}, {named(columns)}the first in row {row}; {REMEDY}"
+    if low.ndim == 1 and len(same := (low == high).nonzero()):
+        number = int(same[0])
+        return (
+            f"column {number} of {label} is constant at {float(low[number]):g} in all rows; leave it out, there is "
+            f"nothing to learn from it"
         )
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests.values())).hexdigest()
+    return ""
+
+
+def _outside(rows: Rows, support: Support) -> str:
+    """Which x lie outside the bounds, and what to do."""
+    count, row, x = _found(rows, "x", lambda values: ~support.contains(values)[:, None])
+    low, high = support.tensors(x)
+    column = int(((x < low) | (x > high)).nonzero()[0])
+    return (
+        f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: column "
+        f"{column} is {float(x[column]):g} and not in [{float(low[column]):g}, {float(high[column]):g}]; fix the "
+        f"bounds (problem.low, problem.high) or leave out these pairs"
+    )
 
 
 def _found(rows: Rows, name: str, wrong: Callable[[Tensor], Tensor]) -> tuple[int, int, Tensor]:
     """How many values (n, …) of x, or of y, are wrong; the row of the first, and what it holds."""
     count, first = 0, (-1, torch.empty(0))
     for numbers, *both in rows.chunks():
-        values = dict(zip(NAMES, both))[name]
+        values = both[NAMES.index(name)]
         bad = wrong(values)
         if not count and bool(bad.any()):
             index = int(bad.flatten(1).any(1).nonzero()[0])

@@ -4,7 +4,8 @@ They lie in anything that indexes like an array along its first axis: tensors, a
 datasets of HDF5, the items of a torch Dataset.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.robust import is_coarse
+from csb.problems.scale import is_coarse
 
 Array = np.ndarray[Any, Any]
 Numbers = Tensor | slice  # of rows: (B,), int64, or a slice with a start and a stop
@@ -34,36 +35,49 @@ class Pairs(NamedTuple):
     labels: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Header:
-    """Shape and type of an array; (N,) is that of N vectors of one coordinate, (N, 1)."""
+class Header(NamedTuple):
+    """Shape (N, …) and type of an array."""
 
     shape: tuple[int, ...]
     dtype: Any
 
-    def __post_init__(self) -> None:
-        if len(self.shape) == 1:
-            object.__setattr__(self, "shape", (*self.shape, 1))
+    @classmethod
+    def of(cls, array: Any) -> Self:
+        """That of what has a shape and a type; (N,) is that of N vectors of one coordinate, (N, 1)."""
+        shape = tuple(array.shape or ())
+        return cls((*shape, 1) if len(shape) == 1 else shape, array.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where pairs lie.
+    """Where pairs lie: in anything that has a shape and a type, and indexes like an array along its first axis.
 
     Args:
         where: what messages call them.
         labels: what messages call x and y.
-        headers: shapes (N, …) and types of x and y, and of the labels where there are any.
-        fetch: these rows of the arrays of some names: tensors, which are taken as they are, or other arrays, which are
-            read as float32, or as float64 where float32 is too coarse.
+        opened: opens the arrays of some names for one reading. Tensors are taken as they are, other arrays are read as
+            float32, or as float64 where float32 is too coarse.
+        headers: of x and y, and of the labels where there are any.
         in_memory: whether the pairs lie in memory, so that another copy of them fits as well.
     """
 
     where: str
     labels: dict[str, str]
+    opened: Callable[[tuple[str, ...]], AbstractContextManager[Mapping[str, Any]]]
     headers: dict[str, Header]
-    fetch: Callable[[Numbers, tuple[str, ...]], list[Any]]
     in_memory: bool = False
+
+    def _picked(self, rows: Numbers, names: tuple[str, ...]) -> list[Any]:
+        """Copies of these rows, which hold no file open. CSBError for arrays that are not those of the headers."""
+        with self.opened(names) as arrays:
+            for name in names:
+                old, new = self.headers[name], Header.of(arrays[name])
+                if new != old:
+                    raise CSBError(
+                        f"{self.labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape "
+                        f"{new.shape} now; restore it, and do not write to it while it is used"
+                    )
+            return [_rows_of(arrays[name], rows) for name in names]
 
     @cached_property
     def wide(self) -> dict[str, bool]:
@@ -71,15 +85,26 @@ class Source:
         names = tuple(name for name in NAMES if not np.can_cast(self.headers[name].dtype, np.float32))
         count = self.headers["x"].shape[0]
         rows = torch.from_numpy(np.linspace(0, count - 1, min(_SOME, count)).astype(np.int64))
-        found = dict(zip(names, self.fetch(rows, names))) if names else {}
+        found = dict(zip(names, self._picked(rows, names))) if names else {}
         return {name: name in found and is_wide(found[name]) for name in NAMES}
 
     def take(self, rows: Numbers, names: tuple[str, ...] = NAMES) -> list[Tensor]:
         """These rows of the arrays of these names, not checked."""
         return [
             found if isinstance(found, Tensor) else torch.from_numpy(as_floats(found, self.wide[name]))
-            for name, found in zip(names, self.fetch(rows, names))
+            for name, found in zip(names, self._picked(rows, names))
         ]
+
+
+def _rows_of(array: Any, rows: Numbers) -> Any:
+    if isinstance(array, Tensor):
+        return array[rows]
+    if isinstance(rows, slice):
+        return np.array(array[rows])
+    if isinstance(array, np.ndarray):
+        return array[rows.numpy()]
+    unique, back = np.unique(rows.numpy(), return_inverse=True)  # h5py wants them in order and each once
+    return array[unique][back]
 
 
 def block_rows(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
@@ -106,12 +131,8 @@ class Rows:
     def of(cls, pairs: Pairs) -> Self:
         """The rows of tensors."""
         tensors = {name: value for name, value in pairs._asdict().items() if value is not None}
-        headers = {name: Header(tuple(value.shape), value.dtype) for name, value in tensors.items()}
-
-        def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Tensor]:
-            return [tensors[name][rows] for name in names]
-
-        return cls(Source("the pairs", {name: name for name in NAMES}, headers, fetch, in_memory=True))
+        headers = {name: Header.of(value) for name, value in tensors.items()}
+        return cls(Source("the pairs", {name: name for name in tensors}, lambda _: nullcontext(tensors), headers, True))
 
     def __len__(self) -> int:
         return self.source.headers["x"].shape[0] if self.order is None else len(self.order)
@@ -143,17 +164,13 @@ class Rows:
     def _read(self, indices: Numbers, names: tuple[str, ...]) -> list[Tensor]:
         rows = indices if self.order is None else self.order[indices]
         found = self.source.take(rows, names)
-        for name, values in zip(names, () if self._as_given else found):
+        of_tensors = isinstance(self.source.headers["x"].dtype, torch.dtype)
+        for name, values in zip(names, () if of_tensors else found):  # to ask tensors of a GPU is to wait for it
             if not bool(torch.isfinite(values).all()):
                 wrong = ~torch.isfinite(values).flatten(1).all(1)
                 row = int((torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)[wrong][0])
                 raise CSBError(f"{self.source.labels[name]} holds values in row {row} that are {MISSING}; {REMEDY}")
         return found
-
-    @property
-    def _as_given(self) -> bool:
-        """Whether the pairs are tensors of the program's own: to ask for bad values is to wait for a GPU."""
-        return isinstance(self.source.headers["x"].dtype, torch.dtype)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(rows of the source, x, y) of all pairs, :func:`block_rows` at a time, in their order, not checked."""

@@ -7,30 +7,31 @@ unpickled.
 
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError, in_one_line
 from csb.memory import require_memory
 from csb.numbers import as_numbers
-from csb.problems.rows import NAMES, Array, Header, Numbers, Source
+from csb.problems.rows import NAMES, Array, Header, Source
 
 LEAST = 100  # pairs
 HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
 SCHEME = "dataset:"  # of the path of a Dataset
 DATASETS: dict[str, Dataset[Any]] = {}  # by name, in this process
-ARRAYS: WeakValueDictionary[str, Any] = WeakValueDictionary()  # those that a problem still holds
+ARRAYS: WeakValueDictionary[str, Source] = WeakValueDictionary()  # those that a problem still holds
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (1, 3, 4)  # of images in common formats
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
@@ -44,14 +45,15 @@ def open_source(path: str | None, x: str | None, y: str | None) -> Source:
     """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read.
 
     Raises:
-        CSBError: what is missing or cannot be read, and what :func:`_checked` refuses.
+        CSBError: what is missing or cannot be read; arrays that are no pairs; fewer than LEAST of them.
     """
     if path is None:
-        return _npy({"x": Path(str(x)), "y": Path(str(y))})
+        return _checked(_npy({"x": Path(str(x)), "y": Path(str(y))}))
     if path.startswith(SCHEME):
-        return _items(path.removeprefix(SCHEME))
-    names = {"x": x or "x", "y": y or "y"}
-    return (_hdf5 if _is_hdf5(Path(path)) else _npz)(Path(path), names)
+        held = ARRAYS.get(name := path.removeprefix(SCHEME))
+        return held or _checked(_items(name))
+    open_file = _hdf5 if _is_hdf5(Path(path)) else _npz
+    return _checked(open_file(Path(path), {"x": x or "x", "y": y or "y"}))
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -92,80 +94,35 @@ def _fault(header: Header) -> str:
 
 
 def _checked(source: Source) -> Source:
-    """CSBError for arrays that are no pairs, and for fewer than LEAST of them."""
-    for name, header in source.headers.items():
-        if fault := _fault(header):
-            raise CSBError(f"{source.labels[name]} has {fault}")
-    x, y = (source.headers[name].shape[0] for name in NAMES)
+    faults = [f"{source.labels[name]} has {fault}" for name in NAMES if (fault := _fault(source.headers[name]))]
+    x, y = (source.headers[name].shape[0] if source.headers[name].shape else 0 for name in NAMES)
     if x != y:
-        raise CSBError(f"{source.where} holds {x} x and {y} y; give one y for each x, in the same order")
+        faults.append(f"{source.where} holds {x} x and {y} y; give one y for each x, in the same order")
     if x < LEAST:
-        raise CSBError(f"{source.where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
+        faults.append(f"{source.where} holds {x} pairs; at least {LEAST} are needed to learn from and to hold out")
+    if faults:
+        raise CSBError(faults[0])
     return source
-
-
-def _require_unchanged(label: str, old: Header, new: Header) -> None:
-    if new != old:
-        raise CSBError(
-            f"{label} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape {new.shape} now; restore it, "
-            f"and do not write to it while it is used"
-        )
-
-
-Opened = Callable[[tuple[str, ...]], AbstractContextManager[dict[str, Any]]]
-
-
-def of_arrays(where: str, labels: dict[str, str], opened: Opened, headers: dict[str, Header], **more: Any) -> Source:
-    """The source of arrays that ``opened`` opens by name for one reading.
-
-    CSBError where they are no longer those of the headers. Headers that are not given are read now.
-    """
-
-    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
-        with opened(names) as arrays:
-            for name, array in arrays.items():
-                _require_unchanged(labels[name], headers[name], Header(tuple(array.shape), array.dtype))
-            return [_picked(arrays[name], rows) for name in names]
-
-    if not headers:
-        with opened(NAMES) as arrays:
-            headers |= {name: Header(tuple(array.shape or ()), array.dtype) for name, array in arrays.items()}
-    return _checked(Source(where, labels, headers, fetch, **more))
-
-
-def _picked(array: Any, rows: Numbers) -> Array:
-    """A copy, which holds no file open."""
-    if isinstance(rows, slice):
-        return np.array(array[rows])
-    if isinstance(array, np.ndarray):
-        return array[rows.numpy()]
-    unique, back = np.unique(rows.numpy(), return_inverse=True)  # h5py wants them in order and each once
-    return array[unique][back]
 
 
 def _header(label: str, file: IO[bytes]) -> Header:
     """The header of an array in numpy's format."""
     with _readable(f"{label} cannot be read"):
         shape, _, dtype = _READERS[npy.read_magic(file)](file)
-        return Header(tuple(shape), dtype)
+        return Header.of(SimpleNamespace(shape=shape, dtype=dtype))
 
 
 def _npz(path: Path, names: dict[str, str]) -> Source:
     """Arrays of an .npz file, as numpy.savez(path, x=x, y=y) writes it: all in memory once one is read."""
     _require_file(path, ".npz file of your pairs (data.path=…)")
+    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
+    remedy = "write x and y with numpy.savez(path, x=x, y=y)"
     if path.suffix == ".npy":
         raise CSBError(f"{path} is not an .npz file but one array; give two, data.x={path} data.y=…, and no data.path")
-    labels, headers = {key: f"{name} of {path}" for key, name in names.items()}, {}
-    with (
-        _readable(f"{path} is not an .npz file", "write one with numpy.savez(path, x=x, y=y)"),
-        zipfile.ZipFile(path) as archive,
-    ):
+    with _readable(f"{path} is not an .npz file", remedy), zipfile.ZipFile(path) as archive:
         held = [name.removesuffix(".npy") for name in archive.namelist()]
         if missing := [name for name in names.values() if name not in held]:
-            raise CSBError(
-                f"{path} holds {', '.join(held) or 'no array'} and no {missing[0]}; write x and y with "
-                f"numpy.savez(path, x=x, y=y)"
-            )
+            raise CSBError(f"{path} holds {', '.join(held) or 'no array'} and no {missing[0]}; {remedy}")
         for key, name in names.items():
             with _readable(f"{labels[key]} cannot be read"), archive.open(f"{name}.npy") as file:
                 headers[key] = _header(labels[key], file)
@@ -177,7 +134,7 @@ def _npz(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} is damaged", "write it again"), np.load(path, allow_pickle=False) as file:
             return {key: file[name] for key, name in names.items()}
 
-    return of_arrays(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
+    return Source(str(path), labels, lambda _: nullcontext(arrays()), headers, in_memory=True)
 
 
 def _npy(paths: dict[str, Path]) -> Source:
@@ -193,7 +150,7 @@ def _npy(paths: dict[str, Path]) -> Source:
             return np.load(paths[name], mmap_mode="r", allow_pickle=False)
 
     where = ", ".join(map(str, paths.values()))
-    return of_arrays(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
+    return Source(where, labels, lambda names: nullcontext({name: mapped(name) for name in names}), headers)
 
 
 def _hdf5(path: Path, names: dict[str, str]) -> Source:
@@ -216,13 +173,34 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
         with _readable(f"{path} cannot be read as HDF5", "write it again"), h5py.File(path, "r") as file:
             yield {key: dataset(file, key) for key in keys}
 
-    return of_arrays(str(path), labels, opened, {})
+    with opened(NAMES) as arrays:
+        headers = {name: Header.of(array) for name, array in arrays.items()}
+    return Source(str(path), labels, opened, headers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """x, or y, of the items of a Dataset, which indexes like an array."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    label: str
+    item: Callable[[int], Array]
+
+    def __getitem__(self, rows: Any) -> Array:
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
+        found = [self.item(number) for number in numbers]
+        for number, value in zip(numbers, found):
+            if value.shape != self.shape[1:]:
+                raise CSBError(
+                    f"{self.label.format(number)} has shape {value.shape} and that of item 0 {self.shape[1:]}; give "
+                    f"all the same"
+                )
+        return np.stack(found)
 
 
 def _items(name: str) -> Source:
-    """The items (x, y) of a map-style torch Dataset, each fetched once in a reading; or arrays under this name."""
-    if (held := ARRAYS.get(name)) is not None:
-        return held.source()
+    """The items (x, y) of a map-style torch Dataset, each fetched once in a reading."""
     where = f"the dataset {name!r}"
     if name not in DATASETS:
         raise CSBError(
@@ -231,34 +209,29 @@ def _items(name: str) -> Source:
         )
     dataset: Any = DATASETS[name]
 
-    def pair(index: int) -> list[Tensor]:
+    def pair(index: int) -> list[Array]:
         with _readable(f"item {index} of {where} cannot be had", "fix it"):
             item = dataset[index]
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise CSBError(f"an item of {where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
             labels = (f"{key} of item {index} of {where}" for key in NAMES)
-            return [torch.atleast_1d(as_numbers(label, part)).cpu() for label, part in zip(labels, item)]
+            return [torch.atleast_1d(as_numbers(label, part)).cpu().numpy() for label, part in zip(labels, item)]
 
-    def column(key: str, items: dict[int, list[Tensor]], numbers: Iterable[int]) -> Array:
-        old, values = headers[key], {index: item[NAMES.index(key)] for index, item in items.items()}
-        _require_unchanged(labels[key], old, Header((len(dataset), *old.shape[1:]), old.dtype))
-        for index, value in values.items():
-            if tuple(value.shape) != old.shape[1:]:
-                raise CSBError(
-                    f"{key} of item {index} of {where} has shape {tuple(value.shape)} and that of item 0 "
-                    f"{old.shape[1:]}; give all the same"
-                )
-        return torch.stack([values[index] for index in numbers]).numpy()
+    first = dict(zip(NAMES, pair(0)))
 
-    def fetch(rows: Numbers, names: tuple[str, ...]) -> list[Array]:
-        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
-        items = {index: pair(index) for index in dict.fromkeys(numbers)}
-        return [column(key, items, numbers) for key in names]
+    @contextmanager
+    def opened(names: tuple[str, ...]) -> Iterator[dict[str, _Column]]:
+        once = cache(pair)
 
-    labels = {key: f"{key} of {where}" for key in NAMES}
-    first = [part.numpy() for part in pair(0)]
-    headers = {key: Header((len(dataset), *part.shape), part.dtype) for key, part in zip(NAMES, first)}
-    return _checked(Source(where, labels, headers, fetch))
+        def column(key: str) -> _Column:
+            shape, part = (len(dataset), *first[key].shape), NAMES.index(key)
+            return _Column(shape, first[key].dtype, f"{key} of item {{}} of {where}", lambda index: once(index)[part])
+
+        yield {key: column(key) for key in names}
+
+    with opened(NAMES) as columns:
+        headers = {key: Header.of(column) for key, column in columns.items()}
+    return Source(where, {key: f"{key} of {where}" for key in NAMES}, opened, headers)
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
@@ -272,10 +245,8 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
         name: by which bridges remember it; an earlier dataset of this name is replaced.
 
     Raises:
-        CSBError: no map-style Dataset; an empty name.
+        CSBError: no map-style Dataset.
     """
-    if not name or not isinstance(name, str):
-        raise CSBError(f"name={name!r} is no name of a dataset; give letters")
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise CSBError(
             f"{type(dataset).__name__} is no map-style Dataset: it lacks __getitem__ or __len__; an IterableDataset "
@@ -283,3 +254,24 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
         )
     DATASETS[name] = dataset
     return SCHEME + name
+
+
+def hold(x: Any, y: Any, name: str) -> Source:
+    """Makes arrays x (N, …) and y (N, …) known in this process by a name, for as long as what is returned is held.
+
+    Args:
+        x, y: tensors, arrays, lists, frames, which are copied into memory; or memory maps and datasets of HDF5, which
+            are read by rows.
+        name: by which specs remember them.
+
+    Raises:
+        CSBError: values that are no numbers, other shapes, fewer than 100 pairs.
+    """
+    given = dict(zip(NAMES, (x, y)))
+    by_rows = [k for k, v in given.items() if isinstance(v, np.memmap) or type(v).__module__.startswith("h5py.")]
+    arrays = {k: value if k in by_rows else as_numbers(k, value).cpu().numpy() for k, value in given.items()}
+    headers = {key: Header.of(array) for key, array in arrays.items()}
+    labels = {key: key for key in NAMES}
+    source = Source("the arrays", labels, lambda _: nullcontext(arrays), headers, in_memory=not by_rows)
+    ARRAYS[name] = _checked(source)
+    return source

@@ -8,14 +8,12 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import Image
-from csb.problems.robust import ROWS, Scale, codes, columns, is_coarse, quantiles
-from csb.problems.rows import Moments, Rows
-from csb.problems.scale import pool
+from csb.problems.rows import NAMES, Moments, Pairs, Rows
+from csb.problems.scale import ROWS, Scale, codes, columns, is_coarse, pool, quantiles
 from csb.problems.specs import checked
 from csb.problems.transform import Transform, register_transform
 from csb.schema import Count
 
-KEYS = ("x", "y")
 Vector = tuple[Count]
 _PARTS = {"mean": 0.0, "std": 1.0, "log": 0.0, "tail": 0.0}  # of a scale, and what files of before do not hold
 _EDGE = 0.001  # quantile at which the range of the observations ends
@@ -24,12 +22,11 @@ logger = logging.getLogger(__name__)
 
 @register_transform
 class Standardise(Transform):
-    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.robust` where those do not fit the bulk.
+    """z = (x − mean)/std, c = (y − mean)/std, or as :mod:`csb.problems.scale` where those do not fit the bulk.
 
-    Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel, with one shift and scale for
-    all pixels of a channel. Samples may be anywhere, whatever the support of the prior; subclasses map x to unbounded
-    coordinates first. Offsets leave, and come back, in float64 where float32 is too coarse for them; states and
-    conditions are float32.
+    Vectors (d,) are scaled coordinate by coordinate; images (C, H, W) channel by channel. Samples may be anywhere;
+    subclasses map x to unbounded coordinates first. Offsets leave, and come back, in float64 where float32 is too
+    coarse for them; states and conditions are float32.
     """
 
     name = "standardise"
@@ -45,7 +42,7 @@ class Standardise(Transform):
     @checked
     def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image) -> None:
         super().__init__(x_shape, y_shape)
-        for key, shape in zip(KEYS, (self.x_shape, self.y_shape)):
+        for key, shape in zip(NAMES, (self.x_shape, self.y_shape)):
             size = (shape[0], 1, 1) if len(shape) == 3 else shape
             for part, value in _PARTS.items():
                 self.register_buffer(f"{key}_{part}", torch.full(size, value, dtype=torch.float32))
@@ -75,55 +72,49 @@ class Standardise(Transform):
         scale = self.scale(key)
         return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
 
+    def _values(self, key: str, pairs: Pairs) -> Tensor:
+        return self._free(pairs.x) if key == "x" else pairs.y
+
     def fit(self, rows: Rows) -> Self:
         """In one pass over the rows' blocks, and a sample of them for the quantiles.
 
-        CSBError for a coordinate or channel that is constant or holds values that are not finite.
+        CSBError for a coordinate or channel that is constant or holds values that are not finite. Warns of values that
+        are most likely codes.
         """
         found = {"x": Moments(), "y": Moments()}
         for block in rows.blocks():
-            found["x"].update(self._free(block.x))
-            found["y"].update(block.y)
+            for key, moments in found.items():
+                moments.update(self._values(key, block))
         head = rows.head(min(ROWS, pool(rows.x_shape, rows.y_shape)))
         for key, moments in found.items():
-            values = self._free(head.x) if key == "x" else head.y
-            self._require_varying(key, moments, values.dtype)
+            values = self._values(key, head)
+            part = "channel" if values.ndim == 4 else "column"
+            self._require_varying(f"{part} {{}} of {key}", moments, values.dtype)
             sample = columns(values)
             scale = Scale.fit(sample, moments.mean, moments.std)
-            for part, value in zip(_PARTS, scale):
-                buffer = getattr(self, f"{key}_{part}")
+            for name, value in zip(_PARTS, scale):
+                buffer = getattr(self, f"{key}_{name}")
                 buffer.copy_(value.view_as(buffer))
-            if far := codes(sample, scale):
-                self._tell(key, far, rows)
+            for column, value in codes(sample, scale):
+                of_column = (self._values(key, block)[:, column] for block in rows.blocks())
+                count = sum(int((v.double() == value).reshape(len(v), -1).any(1).sum()) for v in of_column)
+                logger.warning(
+                    "%s %d of %s is %g in %d rows, far outside all other values: most likely outliers that stand for "
+                    "missing values; leave these rows out, or put NaN there and drop them",
+                    part, column, key, value, count,
+                )  # fmt: skip
         self._fit_range(head.y)
         return self
 
-    def _require_varying(self, key: str, moments: Moments, dtype: torch.dtype) -> None:
+    def _require_varying(self, part: str, moments: Moments, dtype: torch.dtype) -> None:
         mean, std = moments.mean, moments.std
-        resolution = 8 * torch.finfo(dtype).eps
-        usable = torch.isfinite(std) & (std > resolution * mean.abs()) & (std > 0)
+        usable = torch.isfinite(std) & (std > 8 * torch.finfo(dtype).eps * mean.abs()) & (std > 0)
         if not bool(usable.all()):
             column = int((~usable).nonzero()[0])
             raise CSBError(
-                f"{self._part(key)} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, "
-                f"standard deviation {float(std[column]):g}); remove it or fix the data"
+                f"{part.format(column)} is constant or not finite (mean {float(mean[column]):g}, standard deviation "
+                f"{float(std[column]):g}); remove it or fix the data"
             )
-
-    def _part(self, key: str) -> str:
-        return "channel" if len(self.x_shape if key == "x" else self.y_shape) == 3 else "column"
-
-    def _tell(self, key: str, far: list[tuple[int, float]], rows: Rows) -> None:
-        """Warns of values that are most likely codes, with the number of rows that hold them."""
-        for column, value in far:
-            count = 0
-            for block in rows.blocks():
-                values = self._free(block.x) if key == "x" else block.y
-                count += int((values[:, column].double() == value).reshape(len(values), -1).any(1).sum())
-            logger.warning(
-                "%s %d of %s is %g in %d rows, far outside all other values: most likely outliers that stand for "
-                "missing values; leave these rows out, or put NaN there and drop them",
-                self._part(key), column, key, value, count,
-            )  # fmt: skip
 
     def _fit_range(self, y: Tensor) -> None:
         """The range of encoded observations; of an image that of its least and its largest pixel."""

@@ -6,17 +6,46 @@ fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from csb.dtypes import Float32Module
-from csb.problems.operators import Box, Image, InpaintBox
 from csb.problems.rows import Rows
-from csb.problems.specs import Registry, build, checked, to_spec
+from csb.problems.specs import Registry, build, to_spec
 
 SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
+
+
+class Support(NamedTuple):
+    """The box low ≤ x ≤ high of vectors x of d numbers. −∞ and +∞ stand for a bound that is not there."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """low and high, (d,) each, on the device and in the dtype of a tensor."""
+        low, high = (torch.tensor(side, dtype=like.dtype, device=like.device) for side in self)
+        return low, high
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Which of x (B, d) lie in the closed box, (B,), boolean."""
+        low, high = self.tensors(x)
+        return ((x >= low) & (x <= high)).all(dim=-1)
+
+
+def fold(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Finite x (B, d) reflected at the bounds as often as it takes: always in the closed box [low, high], (d,) each.
+
+    Points of the box stay where they are, bit for bit. The law of the result has no atom, at a bound or elsewhere,
+    where that of x has none; clamping would put the mass beyond a bound onto it.
+    """
+    width = high - low
+    twice = low + width - ((x - low).remainder(2 * width) - width).abs()
+    once = torch.where(x < low, 2 * low - x, 2 * high - x)
+    inside = (x >= low) & (x <= high)
+    return torch.where(inside, x, torch.where(width.isfinite(), twice, once)).clamp(low, high)
 
 
 class Transform(Float32Module, ABC):
@@ -164,45 +193,6 @@ class PixelRange(Transform):
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         return ((z + 1) / 2).clamp(0, 1)
-
-
-@register_transform
-class Hole(PixelRange):
-    """Noise-free inpainting: the bridge runs over the unknown pixels only, for p(x | y) leaves the others no freedom.
-
-    z = 2·crop(x) − 1; c = 2y − 1 at the known pixels and 0 in the hole; decode pastes clamp((z + 1)/2, 0, 1) into y.
-
-    Args:
-        x_shape: (C, H, W).
-        box: the hole.
-    """
-
-    name = "hole"
-    known: Tensor
-
-    @checked
-    def __init__(self, x_shape: Image, box: Box) -> None:
-        super().__init__(x_shape, x_shape)
-        self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
-        self.register_buffer("known", InpaintBox(x_shape, box).mask)
-
-    def unknown(self, y: Tensor) -> Tensor:
-        return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)
-
-    def _crop(self, x: Tensor) -> Tensor:
-        top, left, height, width = self.box
-        return x[..., top : top + height, left : left + width]
-
-    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return 2 * self._crop(x) - 1
-
-    def encode_y(self, y: Tensor) -> Tensor:
-        return (2 * y - 1) * self.known
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        x = y.clone()
-        self._crop(x).copy_(((z + 1) / 2).clamp(0, 1))
-        return x
 
 
 def build_transform(spec: Mapping[str, Any]) -> Transform:

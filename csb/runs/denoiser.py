@@ -12,9 +12,8 @@ from csb.errors import CSBError
 from csb.files import model_file, remove_leftovers
 from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, NetworkDenoiser, build_denoiser
 from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, MixtureClass, Problem, SbiGaussianLinear
-from csb.problems.robust import ROWS, bulk, columns
 from csb.problems.rows import Moments, Rows
-from csb.problems.scale import pool
+from csb.problems.scale import ROWS, bulk, columns, pool
 from csb.runs import provenance
 from csb.runs.config import flatten, schedule_of
 from csb.runs.load import stored_spec

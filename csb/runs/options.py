@@ -13,8 +13,8 @@ from csb.errors import CSBError
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
-from csb.problems.arrays import Held
-from csb.problems.sources import SCHEME
+from csb.problems.rows import Source
+from csb.problems.sources import SCHEME, hold
 from csb.runs.config import RunConfig, read
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
 from csb.schema import Schema, nearest, shown
@@ -83,7 +83,7 @@ def _names(x: Any) -> list[Any] | None:
 
 def _problem(
     x: Any, y: Any, problem: Problem | None, bounds: Bounds | None, seed: int, drop_nan: bool
-) -> tuple[Held | None, Problem]:
+) -> tuple[Source | None, Problem]:
     """The problem that is given, or that of the arrays; with the arrays, which must outlive the first reading."""
     if problem is not None:
         if x is not None or y is not None:
@@ -97,7 +97,7 @@ def _problem(
         return None, FilePairs(path=from_dataset(x, _NAME), **options)
     if x is None or y is None:
         raise CSBError("x and y are missing; give both, a torch Dataset of pairs as x, or problem=…")
-    return Held(x, y, _NAME), FilePairs(path=SCHEME + _NAME, **options)
+    return hold(x, y, _NAME), FilePairs(path=SCHEME + _NAME, **options)
 
 
 def sides(bounds: Bounds | None) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from torch import Tensor
 from csb.errors import CSBError, require_int
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Pairs, Rows
-from csb.problems.arrays import Held
-from csb.problems.sources import LEAST, SCHEME
+from csb.problems.sources import LEAST, SCHEME, hold
 from csb.process import Stream, seeded
 from csb.runs.options import Bounds, sides
 from csb.runs.prior_bounds import prior_bounds
@@ -110,7 +109,7 @@ def problem(
     x, y, _ = simulation.pairs(most if n is None else n)
     if bounds == "prior":
         bounds = None if law is None else prior_bounds(law, x.shape[1])
-    held = Held(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
+    held = hold(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
     found = (EndlessPairs if endless else FilePairs)(path=SCHEME + _NAME, val="auto", **sides(bounds))
     if isinstance(found, EndlessPairs):
         found._simulation = simulation

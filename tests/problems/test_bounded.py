@@ -23,7 +23,7 @@ from csb.problems import (
 )
 from csb.problems.bounded import EDGE, make_bounded
 from csb.problems.rows import Rows
-from csb.problems.support import fold
+from csb.problems.transform import fold
 from csb.process import seeded
 from csb.training.pairs import encoded
 

@@ -235,7 +235,7 @@ def test_the_problem_is_data_only(tmp_path):
     assert not problem.has_exact_posterior
     assert not problem.is_digit
     assert not problem.is_image
-    with pytest.raises(CSBError, match="come without a simulator") as error:
+    with pytest.raises(CSBError, match="comes without a simulator") as error:
         problem.observe(torch.zeros(1, 3), seeded(0))
     assert "\n" not in str(error.value)
     with pytest.raises(CSBError, match=r"the exact posterior of pairs is not known"):

@@ -292,8 +292,6 @@ class TestDatasets:
 
         with pytest.raises(CSBError, match="Stream is no map-style Dataset: it lacks __getitem__ or __len__"):
             from_dataset(Stream())
-        with pytest.raises(CSBError, match="name='' is no name"):
-            from_dataset(Items([], []), "")
 
     def test_another_process(self):
         message = refusal(path="dataset:elsewhere")

@@ -299,7 +299,7 @@ class TestProblems:
             MnistClass(root=str(root)).class_of(y)
 
     def test_a_class_cannot_be_drawn(self, root):
-        with pytest.raises(CSBError, match="mnist_class has no y but the labels of MNIST"):
+        with pytest.raises(CSBError, match="mnist_class comes without a simulator"):
             MnistClass(root=str(root)).observe(torch.zeros(1, 1, 28, 28), torch.Generator())
 
     def test_errors(self, root):

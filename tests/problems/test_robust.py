@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform, from_dataset
-from csb.problems.robust import Scale, bulk, codes
 from csb.problems.rows import Rows
+from csb.problems.scale import Scale, bulk, codes
 from csb.process import seeded
 
 N = 20_000

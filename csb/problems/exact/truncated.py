@@ -18,7 +18,7 @@ from torch import Tensor
 
 from csb.problems.base import Posterior
 from csb.problems.exact.mixture import Mixture, pick
-from csb.problems.support import Support
+from csb.problems.transform import Support
 
 _NODES = 200
 _LOG_CUT = 50.0

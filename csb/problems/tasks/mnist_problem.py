@@ -7,13 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.errors import CSBError
 from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, check_request, in_blocks, register
+from csb.problems.holes import Hole, MovingHole
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
 from csb.problems.specs import Noise, Spread
 from csb.problems.tasks.mnist import load_mnist, prepare_mnist
-from csb.problems.tasks.moving_hole import MovingHole
-from csb.problems.transform import Hole, PixelRange, Transform
+from csb.problems.transform import PixelRange, Transform
 from csb.schema import OneOf, Whole
 
 _VAL = 5_000
@@ -88,10 +87,6 @@ class MnistClass(MnistProblem, ClassProblem):
     classes = 10
     y_shape = (10,)
 
-    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """CSBError: labels were given by people and come with the data."""
-        raise CSBError(f"{self.name} has no y but the labels of MNIST: none can be drawn for another x; use pairs()")
-
     def _observed(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return self.one_hot(labels)
 
@@ -153,7 +148,7 @@ class MnistSuperres(NoisyMnist):
 
 @register
 class MnistInpaint(MnistProblem, LinearProblem):
-    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.transform.Hole`).
+    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.holes.Hole`).
 
     Args:
         hole: the side of the centred hole, pixels.
@@ -188,7 +183,7 @@ class MnistInpaintAnywhere(MnistProblem):
     """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
 
     Each pair's hole has an integer position, uniform over all that lie in the image; there is no noise. The bridge runs
-    over the hole (:class:`csb.problems.tasks.moving_hole.MovingHole`), one for all places.
+    over the hole (:class:`csb.problems.holes.MovingHole`), one for all places.
 
     Args:
         hole: the side of the hole, pixels.

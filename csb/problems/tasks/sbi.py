@@ -19,8 +19,8 @@ from csb.problems.bounded import Bounded
 from csb.problems.exact.mixture import Mixture
 from csb.problems.exact.truncated import TruncatedMixture
 from csb.problems.operators import Matrix
-from csb.problems.support import Support
-from csb.problems.tasks.linear_gaussian import GaussianPosterior
+from csb.problems.tasks.gaussians import GaussianPosterior
+from csb.problems.transform import Support
 from csb.process import noise_like
 
 _DIMENSIONS, _VARIANCE = 10, 0.1

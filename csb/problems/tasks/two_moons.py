@@ -18,7 +18,7 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.base import Posterior, register
 from csb.problems.bounded import KINDS, Bounded
-from csb.problems.support import Support
+from csb.problems.transform import Support
 from csb.schema import OneOf
 
 _ROUNDS = 2000
