@@ -1,13 +1,16 @@
 """What every drift network looks like from outside."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from csb.dtypes import Float32Module, off_meta
+from csb.errors import CSBError, is_one_of
+from csb.schema import arguments_of, shown
 
 MOST_WIDTH = 2**16
 Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
@@ -40,14 +43,36 @@ class Network(Float32Module, ABC):
         """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), context (B, …) to (B, heads, *z_shape)."""
 
 
+Made = TypeVar("Made", bound=nn.Module)
+
+
+def build_named(kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str, Any], group: str, *given: Any) -> Made:
+    """Make the registered class of spec's name of what is given and the other entries of the spec, its options.
+
+    Args:
+        kind: what the registry holds, for messages.
+        registry: the only place where names resolve.
+        spec: {"name": …, **options}.
+        group: what messages call the options.
+        given: the constructor's other arguments, not checked.
+    """
+    name, options = spec.get("name"), {key: value for key, value in spec.items() if key != "name"}
+    if not is_one_of(name, registry):
+        raise CSBError(
+            f"{kind} {shown(name)} is unknown; choose one of {', '.join(registry)}; one of your own is known after "
+            f"import=its_module, or in csb.load(…, networks={{{shown(name)}: My{kind.capitalize()}}})"
+        )
+    arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
+    return registry[name](*given, **options)
+
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def zero_init(layer: Layer) -> Layer:
     """The layer with zero weights."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

@@ -42,6 +42,7 @@ def _angle(alpha_bar: Tensor) -> Tensor:
 
 
 def _velocity(network: Network, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    """The network's only output, of the shape of z."""
     return network(z, time.to(z).reshape(-1), context).to(z.dtype)[:, 0]
 
 
@@ -69,15 +70,12 @@ class Denoiser(Float32Module, ABC):
 
     @property
     def x_shape(self) -> tuple[int, ...]:
-        """The shape of one x, and of one z."""
         return tuple(self.shift.shape)
 
     def encode(self, x: Tensor) -> Tensor:
-        """x (B, *x_shape) → z."""
         return (x - self.shift) / self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (B, *x_shape) → x."""
         return self.shift + self.scale * z
 
     @abstractmethod
@@ -86,10 +84,7 @@ class Denoiser(Float32Module, ABC):
 
 
 class MixtureDenoiser(Denoiser):
-    """The exact denoiser of a Gaussian mixture (:meth:`csb.problems.exact.mixture.Mixture.denoise`) at scale 1.
-
-    It computes in float64 on the CPU, at one noise level.
-    """
+    """The exact denoiser of a Gaussian mixture at scale 1, in float64 on the CPU, at one noise level."""
 
     def __init__(self, mixture: Mixture) -> None:
         super().__init__(torch.zeros(mixture.means.shape[1], dtype=torch.float32), 1.0)
@@ -105,7 +100,6 @@ class DenoiserSpec(Schema):
     network: dict[str, Any]
     """{"name": one of csb.networks.NETWORKS, **options}"""
     x_shape: Shape
-    """of one x"""
     scale: Positive
     """the standard deviation of the data, see :class:`Denoiser`"""
     alpha_bar_end: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -130,7 +124,7 @@ class NetworkDenoiser(Denoiser):
 
 
 def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
-    """Make a denoiser with initial weights that are a function of the seed."""
+    """Make a denoiser, its initial weights a function of the seed."""
     with initialised(seed):
         return NetworkDenoiser(spec)
 
@@ -227,6 +221,6 @@ CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": Score
 
 
 def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | FlowNetwork:
-    """Make a model with initial weights that are a function of the seed."""
+    """Make a model, its initial weights a function of the seed."""
     with initialised(seed):
         return CONDITIONAL[spec.kind](spec)

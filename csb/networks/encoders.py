@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csb.errors import CSBError, is_one_of
-from csb.schema import arguments_of, shown
+from csb.errors import CSBError
+from csb.networks.base import build_named
 
 
 class Encoder(nn.Module, ABC):
     """A function of an encoded observation c, trained together with the network that it is part of.
 
-    An encoder's options are keyword-only arguments of its constructor, after these two, checked as a network's are.
+    Its options are keyword-only arguments of its constructor, after these two, checked as a network's are.
 
     Args:
         c_shape: shape of one encoded observation, which has the shape of y.
@@ -36,7 +36,7 @@ class VectorEncoder(Encoder):
     def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
         super().__init__(c_shape, width)
         layers = nn.Linear(math.prod(c_shape), width), nn.SiLU(), nn.Linear(width, width)
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(layers):  # whose names in files are 0 and 2
             self.add_module(str(number), layer)
 
     def forward(self, c: Tensor) -> Tensor:
@@ -54,18 +54,11 @@ def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: i
 
     CSBError for an unknown name, wrong options, or a context of another shape than (B, width).
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = options.pop("name", None)
-    if not is_one_of(name, ENCODERS):
-        raise CSBError(
-            f"encoder {shown(name)} is unknown; choose one of {', '.join(ENCODERS)}; one of your own is known after "
-            f"import=its_module, or in csb.load(…, networks={{{shown(name)}: MyEncoder}})"
-        )
-    arguments_of(ENCODERS[name].__init__, keyword_only=True).read(options, "network.options.encoder")
-    encoder = ENCODERS[name](c_shape, width, **options)
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    encoder = build_named("encoder", ENCODERS, spec, "network.options.encoder", c_shape, width)
     if not type(encoder).__module__.startswith("csb."):  # a user's own; csb's are not run, which takes time on "meta"
         with torch.no_grad():
             found = encoder.eval()(torch.zeros(2, *c_shape))
         if tuple(found.shape) != (2, width):
-            raise CSBError(f"encoder {name} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)")
+            raise CSBError(f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)")
     return encoder.train()

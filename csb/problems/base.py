@@ -2,21 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from csb.errors import CSBError, is_one_of, require_int
+from csb.errors import CSBError
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import Registry, arguments, build, to_spec
 from csb.problems.standardise import Standardise
 from csb.problems.transform import Support, Transform, fold
 from csb.process import noise_like, seeded
-from csb.schema import Count, Schema, Whole
+from csb.schema import Count, OneOf, Schema, Whole
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed
@@ -26,8 +26,8 @@ class Posterior(ABC):
     """p(x | y) at one observation.
 
     Args:
-        moments: exact moments, float64, for x flattened to d numbers: "mean" (d,), "cov" (d, d) and, where known,
-            "skew" (d,) and "kurtosis" (d,) (the fourth standardised moment: 3 for a Gaussian).
+        moments: the exact ones that are known, float64, for x flattened to d numbers: "mean" (d,), "cov" (d, d), "skew"
+            (d,) and "kurtosis" (d,) (the fourth standardised moment: 3 for a Gaussian).
     """
 
     def __init__(self, moments: Mapping[str, Tensor] | None = None) -> None:
@@ -35,12 +35,10 @@ class Posterior(ABC):
 
     @property
     def mean(self) -> Tensor | None:
-        """(d,), float64, or None where it is not known exactly."""
         return self.moments.get("mean")
 
     @property
     def cov(self) -> Tensor | None:
-        """(d, d), float64, or None where it is not known exactly."""
         return self.moments.get("cov")
 
     @abstractmethod
@@ -86,36 +84,42 @@ class Problem(Schema):
 
     @property
     def is_image(self) -> bool:
-        """Whether x is an image (C, H, W)."""
         return len(self.x_shape) == 3
 
     def prepare(self) -> None:
-        """Makes the data available, or raises CSBError, before any work starts. Simulated problems need nothing."""
-        return
+        """Makes the data available, or raises CSBError, before any work starts."""
 
     @abstractmethod
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """The first n pairs of a split ("train", "val" or "test"); all of them for None. The same at every call."""
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live."""
+        """A draw of y given x: (B, *x_shape) → (B, *y_shape), on x's device, where the generator must live.
+
+        CSBError where the data come without a simulator.
+        """
         raise CSBError(f"{self.name} comes without a simulator: no y can be drawn for another x; use pairs()")
 
-    def new_transform(self) -> Transform:
-        """The map between data and bridge states, before it is fitted: its kind and shapes."""
-        return Standardise(self.x_shape, self.y_shape)
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """The number of pairs of each split."""
 
     def first(self, split: str, n: int) -> Pairs:
         """The first n pairs of a split; all of them where there are fewer."""
         return self.pairs(split, min(n, self.sizes[split]))
 
     def rows(self, split: str) -> Rows:
-        """The pairs of a split to be read by rows. By default those of :meth:`pairs`, which lie in memory."""
+        """The pairs of a split, to be read by rows."""
         return Rows.of(self.pairs(split))
 
     def fresh(self, half_step: int, number: int) -> Rows | None:
         """Training pairs for a round of the cache, counted from 0 in each half-step; None: those of :meth:`rows`."""
         return None
+
+    def new_transform(self) -> Transform:
+        """The map between data and bridge states, before it is fitted: its kind and shapes."""
+        return Standardise(self.x_shape, self.y_shape)
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
@@ -124,11 +128,6 @@ class Problem(Schema):
             if found != expected:
                 raise CSBError(f"{name} of the pairs of {self.name} has shape {found}; expected {expected}")
         return self.new_transform().fit(rows)
-
-    @property
-    @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """The number of pairs of each split."""
 
     def posterior(self, y: Tensor) -> Posterior:
         """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""
@@ -184,7 +183,7 @@ class Simulated(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
-        n = check_request(split, n)
+        n = Request(split, n).n
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             x = self.prior(BLOCK, generator)
@@ -224,7 +223,7 @@ class LinearProblem(AdditiveNoise):
 
 
 class ClassProblem(Problem):
-    """x, and which of ``classes`` classes, at least 2, it is of: p(x | y) is the law of one class."""
+    """x, and which of ``classes`` classes it is of: p(x | y) is the law of one class."""
 
     classes: ClassVar[int]
 
@@ -247,13 +246,19 @@ class ClassProblem(Problem):
         return int(y.argmax())
 
 
-def check_request(split: str, n: int | None, size: Callable[[str], int] | None = None) -> int | None:
-    """n, checked with the name of the split, and to be at most its size."""
-    if not is_one_of(split, SPLITS):
-        raise CSBError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    if n is not None and require_int("n", n, 1) and size is not None and n > (most := size(split)):
+class Request(Schema):
+    """What is asked of a problem's pairs."""
+
+    split: Annotated[str, OneOf(SPLITS)]
+    n: Count | None = None
+
+
+def requested(split: str, n: int | None, size: Callable[[str], int]) -> int:
+    """How many pairs of a split are asked for, all of them for None. CSBError where there are fewer."""
+    n, most = Request(split, n).n, size(split)
+    if n is not None and n > most:
         raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
-    return None if n is None else int(n)
+    return most if n is None else n
 
 
 def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generator], Pairs]) -> Pairs:

@@ -37,11 +37,7 @@ Bounds = tuple[float | None, ...]
 
 
 class Boxed(Standardise):
-    """x (d,) in a box.
-
-    Args:
-        low, high: d numbers each, low < high; None where there is no bound (JSON has no infinity).
-    """
+    """x (d,) in a box: low < high, d numbers each, None where there is no bound (JSON has no infinity)."""
 
     lower: Tensor
     upper: Tensor
@@ -155,7 +151,7 @@ class Reflect(Boxed):
 class Probit(Boxed):
     """v = Φ⁻¹(u), u = (x − low)/(high − low) kept in [EDGE, 1 − EDGE], then standardised; float64 within.
 
-    Each coordinate has both bounds or none. Encoding raises CSBError for x outside the box.
+    Each coordinate has both bounds or none.
     """
 
     name = "probit"
@@ -166,6 +162,7 @@ class Probit(Boxed):
         if half := [i for i, (a, b) in enumerate(zip(low, high)) if (a is None) != (b is None)]:
             raise CSBError(f"coordinate {half[0]} of x has one bound; probit needs both or none; use transform=reflect")
 
+    @property
     def _box(self) -> tuple[Tensor, Tensor, Tensor]:
         """Lower bounds and widths in float64, 0 and 1 where there are none; and where there are."""
         bounded = self.lower.isfinite()
@@ -173,31 +170,26 @@ class Probit(Boxed):
         return low, torch.where(bounded, self.upper - low, 1.0), bounded
 
     def _free(self, x: Tensor) -> Tensor:
-        return torch.where(self._box()[2], self._quantile(x).to(x.dtype), x)
-
-    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if outside := int(self._outside(x).any(dim=1).sum()):
-            raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
-        return super().encode_x(x, y)
+        return torch.where(self._box[2], self._quantile(x).to(x.dtype), x)
 
     def x_scale(self) -> Tensor:
         """Between bounds half the width, in x, of what lies within one unit of the state's centre."""
         scale, one = self.scale("x"), torch.ones_like(self.x_mean, dtype=torch.float64)
         low, high = (self._back(scale.decode(side * one)) for side in (-1, 1))
-        return torch.where(self._box()[2], (high - low) / 2, super().x_scale())
+        return torch.where(self._box[2], (high - low) / 2, super().x_scale())
 
     def _quantile(self, x: Tensor) -> Tensor:
         """Φ⁻¹ of the place between the bounds, float64; of no use where there are none."""
-        low, width, _ = self._box()
+        low, width, _ = self._box
         return torch.special.ndtri(((x.double() - low) / width).clamp(EDGE, 1 - EDGE))
 
     def _log_slope(self, x: Tensor) -> Tensor:
-        _, width, bounded = self._box()
+        _, width, bounded = self._box
         slope = 0.5 * (self._quantile(x) ** 2 + math.log(2 * math.pi)) - width.log()
         return torch.where(self._outside(x), -torch.inf, torch.where(bounded, slope, 0.0))
 
     def _back(self, v: Tensor) -> Tensor:
-        low, width, bounded = self._box()
+        low, width, bounded = self._box
         inside = (low + width * torch.special.ndtr(v.double())).to(v.dtype)
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 

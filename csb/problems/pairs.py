@@ -14,7 +14,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_number
 from csb.memory import require_memory
 from csb.numbers import named
-from csb.problems.base import SPLITS, Pairs, Problem, check_request, register
+from csb.problems.base import SPLITS, Pairs, Problem, Request, register, requested
 from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
 from csb.problems.sources import LEAST, open_source
@@ -191,19 +191,17 @@ class FilePairs(Problem):
         return _digest(self._whole, self.support)
 
     def rows(self, split: str) -> Rows:
-        check_request(split, None)
+        Request(split)
         if self.digest is not None:  # of a run: whoever reads its pairs again gets those or none
             self.prepare()
         return self._whole.split(self._orders[split])
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split, and for pairs that do not fit into memory."""
-        n = check_request(split, n, lambda split: self.sizes[split])
-        rows = self.rows(split)
-        count = len(rows) if n is None else n
+        count = requested(split, n, lambda split: self.sizes[split])
         needed = 8 * count * sum(math.prod(shape) for shape in (self.x_shape, self.y_shape))
         require_memory(needed, f"{count} pairs of {self.where}", "ask for fewer, or read them by rows()")
-        return rows.head(count)
+        return self.rows(split).head(count)
 
     def new_transform(self) -> Transform:
         kind = "reflect" if self.transform == AUTO else self.transform

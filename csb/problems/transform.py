@@ -15,8 +15,6 @@ from csb.dtypes import Float32Module
 from csb.problems.rows import Rows
 from csb.problems.specs import Registry, build, to_spec
 
-SYMMETRIC = (torch.tensor(-1.0), torch.tensor(1.0))  # of pixels in [0, 1], encoded
-
 
 class Support(NamedTuple):
     """The box low ≤ x ≤ high of vectors x of d numbers. −∞ and +∞ stand for a bound that is not there."""
@@ -68,11 +66,7 @@ class Transform(Float32Module, ABC):
 
     @abstractmethod
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *x_shape) → z (B, *z_shape).
-
-        ``y``, the observations (B, *y_shape) of x, is needed where the state depends on them (an inpainting problem
-        whose hole moves).
-        """
+        """x (B, *x_shape) → z (B, *z_shape); y (B, *y_shape) is needed where the state depends on it (a moving hole)."""
 
     @abstractmethod
     def encode_y(self, y: Tensor) -> Tensor:
@@ -87,10 +81,7 @@ class Transform(Float32Module, ABC):
         return self
 
     def unknown(self, y: Tensor) -> Tensor | None:
-        """The coordinates of x that observations y (B, *y_shape) leave open, boolean (B, *x_shape).
-
-        None where they leave every coordinate open.
-        """
+        """The coordinates of x that y (B, *y_shape) leaves open, boolean (B, *x_shape); None where it leaves all."""
         return None
 
     def dtype_of(self, key: str) -> torch.dtype:
@@ -98,10 +89,7 @@ class Transform(Float32Module, ABC):
         return torch.float32
 
     def x_scale(self) -> Tensor:
-        """The spread of x in training, in units of x, float64, broadcastable to x_shape: the unit that scores are in.
-
-        1 where the range of x is fixed, as that of pixels.
-        """
+        """The spread of x in training, float64, broadcastable to x_shape: the unit of scores. 1 for pixels."""
         return torch.ones((), dtype=torch.float64)
 
     def y_range(self) -> tuple[Tensor, Tensor] | None:
@@ -146,7 +134,6 @@ class Transform(Float32Module, ABC):
         return self.encode_x(x), scale
 
     def spec(self) -> dict[str, Any]:
-        """{"name": …, **arguments}: names, numbers and lists only."""
         return to_spec(self)
 
 
@@ -175,15 +162,12 @@ class Identity(Transform):
 
 @register_transform
 class PixelRange(Transform):
-    """Images x, and y of any shape (a one-hot vector too), in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1.
-
-    decode clamps to [0, 1].
-    """
+    """Images x, and y of any shape, in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1; decode clamps to [0, 1]."""
 
     name = "pixel_range"
 
     def y_range(self) -> tuple[Tensor, Tensor]:
-        return SYMMETRIC
+        return torch.tensor(-1.0), torch.tensor(1.0)
 
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return 2 * x - 1

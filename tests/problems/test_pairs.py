@@ -216,7 +216,7 @@ class TestSplits:
         assert torch.equal(problem.pairs("val", 3).x, problem.pairs("val").x[:3])
         with pytest.raises(CSBError, match="n=21 pairs are more than the 20 of the split 'val'; ask for fewer"):
             problem.pairs("val", 21)
-        with pytest.raises(CSBError, match="split 'dev' is unknown"):
+        with pytest.raises(CSBError, match="split='dev' is unknown"):
             problem.pairs("dev")
 
     @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), float("inf")])

@@ -110,7 +110,7 @@ class TestSimulated:
 
     def test_bad_requests(self, name):
         problem = build_problem({"name": name, **SMALL})
-        with pytest.raises(CSBError, match="split 'dev' is unknown; choose one of train, val, test"):
+        with pytest.raises(CSBError, match="split='dev' is unknown; choose one of train, val, test"):
             problem.pairs("dev")
         for n in (0, -1, True, 2.0):
             with pytest.raises(CSBError, match="n="):

