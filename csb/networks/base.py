@@ -46,15 +46,13 @@ class Network(Float32Module, ABC):
 Made = TypeVar("Made", bound=nn.Module)
 
 
-def build_named(kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str, Any], group: str, *given: Any) -> Made:
-    """Make the registered class of spec's name of what is given and the other entries of the spec, its options.
+def build_named(
+    kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str, Any], group: str, *shapes: Any
+) -> Made:
+    """Make the registered class of the name in {"name": …, **options}, of shapes and options.
 
-    Args:
-        kind: what the registry holds, for messages.
-        registry: the only place where names resolve.
-        spec: {"name": …, **options}.
-        group: what messages call the options.
-        given: the constructor's other arguments, not checked.
+    ``kind`` is what the registry holds, and ``group`` the options, in messages. CSBError for an unknown name, or
+    options that are unknown, missing or out of the range that the class declares.
     """
     name, options = spec.get("name"), {key: value for key, value in spec.items() if key != "name"}
     if not is_one_of(name, registry):
@@ -63,7 +61,7 @@ def build_named(kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str
             f"import=its_module, or in csb.load(…, networks={{{shown(name)}: My{kind.capitalize()}}})"
         )
     arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
-    return registry[name](*given, **options)
+    return registry[name](*shapes, **options)
 
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)

@@ -60,5 +60,7 @@ def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: i
         with torch.no_grad():
             found = encoder.eval()(torch.zeros(2, *c_shape))
         if tuple(found.shape) != (2, width):
-            raise CSBError(f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)")
+            raise CSBError(
+                f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)"
+            )
     return encoder.train()

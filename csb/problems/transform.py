@@ -66,7 +66,7 @@ class Transform(Float32Module, ABC):
 
     @abstractmethod
     def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, *x_shape) → z (B, *z_shape); y (B, *y_shape) is needed where the state depends on it (a moving hole)."""
+        """x (B, *x_shape) → z (B, *z_shape); y (B, *y_shape) where the state depends on it (a moving hole)."""
 
     @abstractmethod
     def encode_y(self, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ VECTORS = [
     ({"name": "affine", "steps": 4}, (3,), (5,)),
 ]
 UNET = {"name": "unet", "channels": 8}
-IMAGES = [
+I8S = [
     pytest.param(UNET, (1, 14, 14), (1, 28, 28), id="hole"),
     pytest.param(UNET, (1, 28, 28), (1, 7, 7), id="low-resolution"),
     pytest.param({**UNET, "margin": 2, "multipliers": [1, 2, 3]}, (1, 14, 14), (1, 28, 28), id="margin"),
@@ -23,7 +23,7 @@ IMAGES = [
     pytest.param({**UNET, "attention": False, "multipliers": [2]}, (1, 8, 8), (1, 8, 8), id="one-level"),
     pytest.param(UNET, (1, 8, 8), (3,), id="vector-observation"),
 ]
-ALL = VECTORS + IMAGES
+ALL = VECTORS + I8S
 
 
 def build(spec, z_shape, c_shape, heads=2):
@@ -156,7 +156,7 @@ class TestUNetSees:
             assert int(change.argmax()) == nearest
 
 
-V, I = (2,), (1, 8, 8)
+V, I8 = (2,), (1, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,22 @@ V, I = (2,), (1, 8, 8)
         ({"name": "affine"}, V, V, "network.options.steps is missing"),
         ({"name": "unet"}, V, V, "network=unet needs images"),
         ({"name": "unet"}, (1, 4, 4), (2, 2), "network=unet needs images"),
-        ({"name": "unet", "patch": 3}, I, I, "patch=3 does not divide the 8×8 image"),
-        ({"name": "unet", "patch": 0}, I, I, "network.options.patch=0 is not possible; give an integer in 1..65536"),
-        ({"name": "unet", "channels": 12}, I, I, "network.options.channels=12 is not possible; give a multiple of 8"),
-        ({"name": "unet", "multipliers": [1, 0]}, I, I, "network.options.multipliers[1]=0 is not possible"),
-        ({"name": "unet", "multipliers": []}, I, I, "network.options.multipliers=() is not possible"),
-        ({"name": "unet", "attention": "maybe"}, I, I, "network.options.attention='maybe' is not possible"),
+        ({"name": "unet", "patch": 3}, I8, I8, "patch=3 does not divide the 8×8 image"),
+        (
+            {"name": "unet", "patch": 0},
+            I8,
+            I8,
+            "network.options.patch=0 is not possible; give an integer in 1..65536",
+        ),
+        (
+            {"name": "unet", "channels": 12},
+            I8,
+            I8,
+            "network.options.channels=12 is not possible; give a multiple of 8",
+        ),
+        ({"name": "unet", "multipliers": [1, 0]}, I8, I8, "network.options.multipliers[1]=0 is not possible"),
+        ({"name": "unet", "multipliers": []}, I8, I8, "network.options.multipliers=() is not possible"),
+        ({"name": "unet", "attention": "maybe"}, I8, I8, "network.options.attention='maybe' is not possible"),
     ],
 )
 def test_errors(spec, z_shape, c_shape, message):

@@ -184,7 +184,7 @@ class TestTimeLimits:
     def test_a_failing_command_reports_its_last_line_and_stays_quiet(self, tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(mnist, "_TORCHVISION", "import sys; print('noise'); sys.exit('first\\nlast')")
         monkeypatch.setattr(mnist, "SOURCES", (mnist.from_torchvision,))
-        with pytest.raises(CSBError, match="from_torchvision: last$"):
+        with pytest.raises(CSBError, match=r"from_torchvision: last$"):
             mnist.prepare_mnist(tmp_path)
         assert capfd.readouterr() == ("", "")
 

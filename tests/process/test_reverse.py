@@ -43,11 +43,14 @@ def test_noise_ratio(grid):
     torch.testing.assert_close(1 / (1 + grid.noise_ratio**2), grid.alpha_bar)
 
 
-@pytest.mark.parametrize("k", range(1, 13))
+@pytest.mark.parametrize("k", [1, 2, 7, 12])
 class TestSteps:
     def test_ddim_with_eta_one_is_the_ancestral_step(self, grid, k):
-        for one, two in zip(ddim(grid, k, 1.0), Reference(grid).pinned_start(k)):
-            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+        one, two = ddim(grid, k, 1.0), Reference(grid).pinned_start(k)
+        torch.testing.assert_close(tuple(one), tuple(two), rtol=1e-9, atol=1e-12)
+        noisy = [float(law.var) > 0 for law in (two, euler_maruyama(grid, k), one)]
+        assert noisy == [k > 1] * 3  # the last step is noiseless
+        assert float(ddim(grid, k).var) == 0
 
     @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
     def test_ddim_keeps_the_marginals_where_the_guess_is_right(self, grid, k, eta):
@@ -63,12 +66,6 @@ class TestSteps:
         law = euler_maruyama(grid, k)
         torch.testing.assert_close(law.near * z + law.far * z_0, z + h * (z / 2 + score))
         assert float(law.var) == pytest.approx(h if k > 1 else 0.0, rel=1e-9)
-
-    def test_the_last_step_is_noiseless(self, grid, k):
-        laws = Reference(grid).pinned_start(k), euler_maruyama(grid, k), ddim(grid, k, 1.0)
-        noisy = [float(law.var) > 0 for law in laws]
-        assert noisy == [k > 1] * 3
-        assert float(ddim(grid, k).var) == 0
 
 
 def test_the_last_step_ends_at_the_guess(grid):

@@ -8,26 +8,19 @@ import torch
 from csb.errors import CSBError
 from csb.process import SCHEDULES, Cosine, Grid, LinearBeta, Power
 
-HORIZONS = [0.3, 0.1, 1e-2, 4.3e-5]
+HORIZONS = [0.3, 4.3e-5]
 
 
 @pytest.mark.parametrize("end", HORIZONS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_alpha_bar_falls_from_one_to_the_horizon(name, end):
-    alpha_bar = SCHEDULES[name](alpha_bar_end=end).alpha_bar(torch.linspace(0, 1, 1001, dtype=torch.float64))
+    schedule = SCHEDULES[name](alpha_bar_end=0.2).replace(alpha_bar_end=end)
+    assert schedule == SCHEDULES[name](alpha_bar_end=end)
+    alpha_bar = schedule.alpha_bar(torch.linspace(0, 1, 1001, dtype=torch.float64))
     assert alpha_bar.dtype == torch.float64
     assert alpha_bar[0] == 1
     assert float(alpha_bar[-1]) == pytest.approx(end, rel=1e-9)
     assert bool((alpha_bar[1:] < alpha_bar[:-1]).all())
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_another_horizon_keeps_the_type_and_its_other_numbers(name):
-    short = SCHEDULES[name](alpha_bar_end=0.3)
-    long = short.replace(alpha_bar_end=1e-4)
-    assert type(long) is type(short)
-    assert long.replace(alpha_bar_end=0.3) == short
-    assert float(long.alpha_bar(torch.ones((), dtype=torch.float64))) == pytest.approx(1e-4)
 
 
 def test_power_of_one_is_a_constant_beta():
@@ -51,55 +44,29 @@ def test_cosine_is_the_published_curve_where_it_is_not_cut():
     assert torch.allclose(Cosine(1e-12).alpha_bar(tau), f / f[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("end", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_horizon_outside_the_unit_interval(name, end):
-    with pytest.raises(CSBError, match="alpha_bar_end=") as error:
-        SCHEDULES[name](alpha_bar_end=end)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        *((lambda end=end: Power(end), f"alpha_bar_end={end!r} is not possible") for end in (0.0, 1.0, math.nan)),
         (lambda: LinearBeta(0.3, beta_min=-1.0), "beta_min=-1.0"),
-        (lambda: LinearBeta(0.3, beta_min=2.0), "beta_min=2.0"),
+        (lambda: LinearBeta(0.3, beta_min=2.0), "beta_min=2.0 is outside .0, 1.2., the range that alpha_bar_end=0.3"),
         (lambda: Cosine(0.3, offset=0.0), "offset=0.0"),
-        (lambda: Power(0.3, power=0.0), "power=0.0"),
         (lambda: Power(0.3, power=-2.0), "power=-2.0"),
+        *((lambda T=T: Grid.from_schedule(Power(0.3), T), "T=") for T in (0, True, 2.0, "10")),
+        (lambda: Grid(torch.tensor([0.9, 0.5])), "fall strictly"),
+        (lambda: Grid(torch.tensor([1.0, 0.5, 0.5])), "fall strictly"),
+        (lambda: Grid(torch.tensor([1.0, 0.5, 0.0])), "stay above 0"),
+        (lambda: Grid(torch.tensor([1.0, math.nan])), "fall strictly"),
+        (lambda: Grid.from_schedule(Power(0.1, 1e-300), 10), "^alpha_bar of T=10 steps must fall strictly from 1"),
     ],
 )
-def test_other_arguments_out_of_range(make, match):
-    with pytest.raises(CSBError, match=match):
+def test_arguments_out_of_range(make, match):
+    with pytest.raises(CSBError, match=match) as error:
         make()
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("T", [0, -1, True, 2.0, "10", None])
-def test_number_of_steps_must_be_a_positive_integer(T):
-    with pytest.raises(CSBError, match="T="):
-        Grid.from_schedule(Power(0.3), T)
-
-
-@pytest.mark.parametrize(
-    ("alpha_bar", "match"),
-    [
-        (torch.tensor([0.9, 0.5], dtype=torch.float64), "fall strictly"),
-        (torch.tensor([1.0, 0.5, 0.5], dtype=torch.float64), "fall strictly"),
-        (torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), "stay above 0"),
-        (torch.tensor([1.0, math.nan], dtype=torch.float64), "fall strictly"),
-    ],
-)
-def test_grid_rejects(alpha_bar, match):
-    with pytest.raises(CSBError, match=match):
-        Grid(alpha_bar)
-
-
-def test_steps_that_fall_together():
-    with pytest.raises(CSBError, match=r"^alpha_bar of T=10 steps must fall strictly from 1"):
-        Grid.from_schedule(Power(0.1, 1e-300), 10)
-
-
-@pytest.mark.parametrize("T", [1, 2, 10, 100])
+@pytest.mark.parametrize("T", [1, 2, 100])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_grid_beta_and_mirror(name, T):
     grid = Grid.from_schedule(SCHEDULES[name](alpha_bar_end=0.1), T)
