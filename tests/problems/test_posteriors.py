@@ -32,40 +32,12 @@ def check_calibration(problem, n):
 @pytest.mark.parametrize(
     ("name", "n"),
     [
-        ("linear_gaussian", 20_000),
-        ("two_moons", 2000),
-        ("gaussian_mixture", 1000),
-        ("sbi_gaussian_linear", 2000),
-        ("sbi_gaussian_linear_uniform", 1500),
-        ("sbi_gaussian_mixture", 1000),
-    ],
-)
-def test_draws_over_observations_reproduce_the_prior(name, n):
-    check_calibration(build_problem({"name": name}), n)
-
-
-@pytest.mark.slow
-def test_draws_over_observations_reproduce_the_prior_bod():
-    check_calibration(BOD(), 300)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "linear_gaussian", "two_moons", "gaussian_mixture", "sbi_gaussian_linear", "sbi_gaussian_linear_uniform",
-        "sbi_gaussian_mixture",
+        ("linear_gaussian", 3000), ("two_moons", 1000), ("gaussian_mixture", 1000), ("sbi_gaussian_linear", 2000),
+        ("sbi_gaussian_linear_uniform", 500), ("sbi_gaussian_mixture", 500), ("bod", 10),
     ],
 )  # fmt: skip
-def test_ranks_are_uniform(name):
-    problem, n, draws = build_problem({"name": name, "seed": 2}), 2000, 99
-    x, y, _ = problem.pairs("test", n)
-    generator = seeded(12)
-    ranks = torch.stack([(problem.posterior(y[i]).sample(draws, generator) < x[i]).sum(0) for i in range(n)])
-    for column in ranks.T:
-        counts = torch.bincount(column // 10, minlength=10).double()
-        chi2 = float(((counts - n / 10) ** 2 / (n / 10)).sum())
-        assert chi2 < 33.7  # 99.99 % point, 9 degrees of freedom
+def test_draws_over_observations_reproduce_the_prior(name, n):
+    check_calibration(build_problem({"name": name}), n)
 
 
 class TestLinearGaussian:
@@ -78,18 +50,6 @@ class TestLinearGaussian:
         torch.testing.assert_close(G, problem.G, atol=0.02, rtol=0)
         torch.testing.assert_close(residual.T @ residual / len(x), problem.C, atol=0.01, rtol=0)
 
-    def test_by_importance_sampling(self):
-        problem = LinearGaussian(dx=2, dy=3, seed=4)
-        y = torch.tensor([0.5, -0.3, 1.0])
-        x = torch.randn(400_000, 2, generator=seeded(1), dtype=torch.float64)
-        misfit = (x @ problem.A.T - y).square().sum(1) / problem.noise**2
-        w = (-0.5 * misfit).softmax(0)
-        posterior = problem.posterior(y)
-        assert posterior.mean is not None
-        torch.testing.assert_close(w @ x, posterior.mean, atol=0.02, rtol=0)
-        centred = x - w @ x
-        torch.testing.assert_close((centred * w[:, None]).T @ centred, posterior.cov, atol=0.02, rtol=0)
-
     def test_draws(self):
         problem = LinearGaussian()
         posterior = problem.posterior(problem.pairs("test", 1).y[0])
@@ -97,22 +57,13 @@ class TestLinearGaussian:
         torch.testing.assert_close(draws.mean(0), posterior.mean, atol=0.01, rtol=0)
         torch.testing.assert_close(draws.T.cov(), posterior.cov, atol=0.01, rtol=0)
 
-    @pytest.mark.parametrize("seed", range(5))
-    def test_the_posterior_is_informative_and_correlated(self, seed):
-        C = LinearGaussian(seed=seed).C
-        std = C.diagonal().sqrt()
-        assert float(std.min() ** 2) > 0.1
-        assert float(std.max() ** 2) < 0.74
-        correlation = C / torch.outer(std, std) - torch.eye(5)
-        assert 0.2 < float(correlation.abs().max()) < 0.95
-
-    def test_the_operator_is_fixed_by_the_seed_and_well_conditioned(self):
-        A = LinearGaussian().A
+    def test_the_operator_is_fixed_by_the_seed_and_the_posterior_correlated(self):
+        A, C = LinearGaussian().A, LinearGaussian().C
         assert torch.equal(A, LinearGaussian().A)
         assert not torch.equal(A, LinearGaussian(seed=1).A)
         assert float(torch.linalg.cond(A)) == pytest.approx(5)
-        assert LinearGaussian(dx=2, dy=4).A.shape == (4, 2)
         assert LinearGaussian(dx=4, dy=2).posterior(torch.zeros(2)).sample(3, seeded(0)).shape == (3, 4)
+        assert 0.2 < float((C / C.diagonal().sqrt().outer(C.diagonal().sqrt()) - torch.eye(5)).abs().max()) < 0.95
 
 
 class TestBOD:
@@ -123,17 +74,15 @@ class TestBOD:
         assert moments["skew"].tolist() == pytest.approx([2.012, 0.642], abs=5.1e-4)
         assert moments["kurtosis"].tolist() == pytest.approx([9.061, 3.400], abs=5.1e-4)
 
-    @pytest.mark.parametrize("i", range(2))
-    def test_by_importance_sampling(self, i):
-        y = BOD().pairs("test", 2).y[i].double()
-        x = torch.randn(1_000_000, 2, generator=seeded(3, i), dtype=torch.float64)
+    def test_by_importance_sampling(self):
+        y = BOD().pairs("test", 1).y[0].double()
+        x = torch.randn(1_000_000, 2, generator=seeded(3), dtype=torch.float64)
         t = torch.arange(1, 6, dtype=torch.float64)
         cdf = torch.special.ndtr(x)  # (1 + erf(x/√2))/2
         readings = (0.4 + 0.8 * cdf[:, :1]) * (1 - (-(0.01 + 0.3 * cdf[:, 1:]) * t).exp())
         w = (-0.5 * (readings - y).square().sum(1) / 1e-3).softmax(0)
         error = 5 * w.square().sum().sqrt()
         posterior = BOD().posterior(y)
-        assert posterior.mean is not None
         torch.testing.assert_close(w @ x, posterior.mean, atol=float(error), rtol=0)
         centred = x - w @ x
         torch.testing.assert_close((centred * w[:, None]).T @ centred, posterior.cov, atol=2 * float(error), rtol=0)
@@ -154,10 +103,10 @@ class TestBOD:
 
 
 class TestTwoMoons:
-    @pytest.mark.parametrize("x", [(0.0, 0.0), (0.95, -0.9), (0.02, -0.03), (-0.5, 0.7), (0.98, 0.97)])
+    @pytest.mark.parametrize("x", [(0.95, -0.9), (0.02, -0.03), (0.98, 0.97)])
     def test_by_quadrature(self, x):
         y = TwoMoons().observe(torch.tensor([x]), seeded(5))[0]
-        axis = (torch.arange(2000, dtype=torch.float64) + 0.5) / 1000 - 1
+        axis = (torch.arange(1000, dtype=torch.float64) + 0.5) / 500 - 1
         grid = torch.cartesian_prod(axis, axis)
         m = y.double() - torch.stack([-(grid.sum(1)).abs(), grid[:, 1] - grid[:, 0]], 1) / math.sqrt(2)
         p, q = m[:, 0] - 0.25, m[:, 1]
@@ -168,17 +117,13 @@ class TestTwoMoons:
 
         def statistics(z):
             u, v = z.sum(1), z[:, 1] - z[:, 0]
-            return torch.stack([z[:, 0], z[:, 1], u.abs(), v, u**2, v**2, u.abs() * v, (u > 0).double()], 1)
+            upper = torch.heaviside(u.round(decimals=9), torch.tensor(0.5).double())
+            return torch.stack([z[:, 0], z[:, 1], u.abs(), v, u**2, v**2, u.abs() * v, upper], 1)
 
         exact, found = w @ statistics(grid), statistics(draws)
         error = found.std(0) / math.sqrt(len(draws))
         assert bool(((found.mean(0) - exact).abs() < 5 * error + 1e-4).all())
         assert bool((draws.abs() <= 1).all())
-
-    def test_two_symmetric_moons(self):
-        draws = TwoMoons().posterior(torch.zeros(2)).sample(20_000, seeded(7))
-        upper = draws.sum(1) > 0
-        assert float(upper.double().mean()) == pytest.approx(0.5, abs=0.02)
 
     def test_an_impossible_observation(self):
         with pytest.raises(CSBError, match=r"\(nearly\) impossible under the prior of two_moons") as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import BOD, PROBLEMS, TRANSFORMS, LinearGaussian, TwoMoons, build_problem, build_transform
+from csb.problems import PROBLEMS, TRANSFORMS, LinearGaussian, TwoMoons, build_problem, build_transform
 from csb.process import seeded
 
 SIMULATED = [
@@ -16,37 +16,31 @@ SIMULATED = [
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
 
 
-def one_line(error):
-    assert "\n" not in str(error.value)
-
-
-def test_registry_holds_every_problem():
+def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
+    assert set(TRANSFORMS) == {"hole", "identity", "moving_hole", "pixel_range", "probit", "reflect", "standardise"}
 
 
 @pytest.mark.parametrize("name", SIMULATED)
 class TestSimulated:
-    def test_pairs_have_the_stated_shapes(self, name):
-        problem = build_problem({"name": name, **SMALL})
-        problem.prepare()
-        for split, n in (("train", 300), ("val", 20), ("test", 10)):
-            pairs = problem.pairs(split)
-            assert pairs.x.shape == (n, *problem.x_shape)
-            assert pairs.y.shape == (n, *problem.y_shape)
-            assert pairs.x.dtype == pairs.y.dtype == torch.float32
-            assert pairs.labels is None
-            assert bool(torch.isfinite(pairs.x).all() and torch.isfinite(pairs.y).all())
-
     def test_pairs_are_a_function_of_seed_and_split(self, name):
-        a, b = (build_problem({"name": name, **SMALL}) for _ in range(2))
+        before = torch.get_rng_state()
+        a, b, other = (build_problem({"name": name, **SMALL, "seed": seed}) for seed in (3, 3, 4))
+        a.prepare()
         first = a.pairs("train")
-        assert torch.equal(first.x, b.pairs("train").x)
-        assert torch.equal(first.y, b.pairs("train").y)
-        other = build_problem({"name": name, **SMALL, "seed": 1})
+        assert first.x.shape == (300, *a.x_shape)
+        assert first.y.shape == (300, *a.y_shape)
+        assert first.x.dtype == first.y.dtype == torch.float32
+        assert first.labels is None
+        assert bool(torch.isfinite(first.x).all() and torch.isfinite(first.y).all())
+        assert all(torch.equal(one, two) for one, two in zip(first[:2], b.pairs("train")[:2]))
         assert not torch.equal(first.x, other.pairs("train").x)
         assert not torch.equal(first.x[:10], a.pairs("test").x)
+        assert torch.equal(a.observe(first.x, seeded(1)), a.observe(first.x, seeded(1)))
+        assert not torch.equal(a.observe(first.x, seeded(1)), a.observe(first.x, seeded(2)))
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_a_shorter_request_is_a_prefix_and_a_longer_one_goes_on(self, name):
         problem = build_problem({"name": name, **SMALL})
@@ -54,32 +48,14 @@ class TestSimulated:
         assert torch.equal(whole.x[:3], few.x)
         assert torch.equal(whole.y[:3], few.y)
         assert torch.equal(more.x[:10], whole.x)
-        assert len(more.x) == 10_050
         assert len(more.x.unique(dim=0)) == 10_050
 
-    def test_the_global_generator_is_left_alone(self, name):
-        before = torch.get_rng_state()
-        problem = build_problem({"name": name, **SMALL})
-        pairs = problem.pairs("val")
-        problem.posterior(pairs.y[0]).sample(5, seeded(0))
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_observe_is_random_through_the_generator_alone(self, name):
-        problem = build_problem({"name": name, **SMALL})
-        x = problem.pairs("val").x
-        assert torch.equal(problem.observe(x, seeded(1)), problem.observe(x, seeded(1)))
-        assert not torch.equal(problem.observe(x, seeded(1)), problem.observe(x, seeded(2)))
-
-    def test_spec_is_plain_and_builds_the_same_problem(self, name):
+    def test_specs_of_problem_and_transform_build_the_same(self, name):
         problem = build_problem({"name": name, **SMALL, "seed": 3})
-        spec = json.loads(json.dumps(problem.spec()))
-        again = build_problem(spec)
+        again = build_problem(json.loads(json.dumps(problem.spec())))
         assert again.spec() == problem.spec()
-        assert torch.equal(again.pairs("test").y, problem.pairs("test").y)
-
-    def test_transform_round_trip_and_restore(self, name):
-        problem = build_problem({"name": name, **SMALL})
-        pairs = problem.pairs("train")
+        pairs = again.pairs("train")
+        assert torch.equal(pairs.y, problem.pairs("train").y)
         transform = problem.make_transform(pairs)
         z, c = transform.encode_x(pairs.x), transform.encode_y(pairs.y)
         assert z.shape == (300, *transform.z_shape)
@@ -90,37 +66,26 @@ class TestSimulated:
         assert torch.equal(restored.encode_x(pairs.x), z)
         assert torch.equal(restored.encode_y(pairs.y), c)
 
-    def test_posterior_draws(self, name):
+    def test_posterior_of_one_finite_observation(self, name):
         problem = build_problem({"name": name, **SMALL})
-        posterior = problem.posterior(problem.pairs("test").y[0])
+        y = problem.pairs("test").y
+        posterior = problem.posterior(y[0])
         draws = posterior.sample(7, seeded(0))
         assert draws.shape == (7, *problem.x_shape)
         assert draws.dtype == torch.float32
         assert torch.equal(draws, posterior.sample(7, seeded(0)))
         assert posterior.sample(0, seeded(0)).shape == (0, *problem.x_shape)
+        for wrong in (y, torch.full_like(y[0], float("nan"))):
+            with pytest.raises(CSBError, match=r"is not ONE observation .* all of it finite"):
+                problem.posterior(wrong)
 
-    def test_posterior_takes_one_finite_observation(self, name):
-        problem = build_problem({"name": name, **SMALL})
-        y = problem.pairs("test").y
-        with pytest.raises(CSBError, match="ONE observation") as error:
-            problem.posterior(y)
-        one_line(error)
-        with pytest.raises(CSBError, match="all of it finite"):
-            problem.posterior(torch.full_like(y[0], float("nan")))
 
-    def test_bad_requests(self, name):
-        problem = build_problem({"name": name, **SMALL})
-        with pytest.raises(CSBError, match="split='dev' is unknown; choose one of train, val, test"):
-            problem.pairs("dev")
-        for n in (0, -1, True, 2.0):
-            with pytest.raises(CSBError, match="n="):
-                problem.pairs("train", n)
-
-    def test_bad_sizes(self, name):
-        with pytest.raises(CSBError, match="n_val=0"):
-            build_problem({"name": name, "n_val": 0})
-        with pytest.raises(CSBError, match="seed=-1"):
-            build_problem({"name": name, "seed": -1})
+def test_bad_requests():
+    with pytest.raises(CSBError, match="split='dev' is unknown; choose one of train, val, test"):
+        TwoMoons().pairs("dev")
+    for n in (0, True, 2.0):
+        with pytest.raises(CSBError, match=f"n={n} is not possible; give an integer of at least 1"):
+            TwoMoons().pairs("train", n)
 
 
 @pytest.mark.parametrize(
@@ -130,29 +95,23 @@ class TestSimulated:
         ({"name": "three_moons"}, "problem 'three_moons' is unknown; choose one of bod, "),
         ({"name": ["bod"]}, "is unknown"),
         ({"name": "bod", "sede": 1}, "problem has no setting 'sede'; choose among n_train, n_val, n_test, seed"),
-        ({"name": "bod", "seed": "1"}, "problem.seed='1' is not possible; give an integer"),
+        ({"name": "bod", "n_val": 0}, "problem.n_val=0 is not possible; give an integer of at least 1"),
         ({"name": "bod", "seed": True}, "problem.seed=True is not possible"),
-        ({"name": "bod", "seed": 1.5}, "problem.seed=1.5 is not possible"),
         ({"name": "linear_gaussian", "noise": "loud"}, "problem.noise='loud' is not possible; give a number in"),
         ({"name": "linear_gaussian", "noise": 0.0}, r"problem.noise=0.0 is not possible; give a number in \(0, "),
-        ({"name": "linear_gaussian", "noise": float("nan")}, "noise=nan"),
         ({"name": "linear_gaussian", "dx": 0}, "dx=0"),
         ({"name": "gaussian_mixture", "dx": 3}, "problem.dx=3 is not possible; give a multiple of 2 in 1..2000"),
         ({"name": "gaussian_mixture", "dy": 3}, "dy=3 is outside"),
         ({"name": "gaussian_mixture", "weights": "heavy"}, "weights='heavy' is unknown; choose one of random, equal"),
-        ({"name": "gaussian_mixture", "noise": -1}, "noise=-1"),
         ({"name": "mnist_inpaint", "hole": 13}, "hole=13"),
-        ({"name": "mnist_inpaint", "hole": 30}, "hole=30"),
         ({"name": "mnist_superres", "factor": 3}, "factor=3"),
-        ({"name": "mnist_superres", "noise": -0.1}, "noise=-0.1"),
         ({"name": "mnist_deblur", "blur": 0}, "problem.blur=0 is not possible"),
-        ({"name": "mnist_deblur", "noise": -0.1}, "noise=-0.1"),
     ],
 )
 def test_bad_problem_specs(spec, match):
     with pytest.raises(CSBError, match=match) as error:
         build_problem(spec)
-    one_line(error)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +127,11 @@ def test_bad_problem_specs(spec, match):
 def test_bad_transform_specs(spec, match):
     with pytest.raises(CSBError, match=match) as error:
         build_transform(spec)
-    one_line(error)
+    assert "\n" not in str(error.value)
 
 
 def test_an_integer_stands_for_a_float():
     assert LinearGaussian(noise=1).spec() == build_problem({"name": "linear_gaussian", "noise": 1}).spec()
-
-
-def test_registries_hold_the_classes_named():
-    assert set(TRANSFORMS) == {"hole", "identity", "moving_hole", "pixel_range", "probit", "reflect", "standardise"}
-    assert isinstance(build_problem({"name": "bod"}), BOD)
 
 
 def test_pairs_of_another_shape_than_the_problem_says():

@@ -98,7 +98,7 @@ def test_gaussian_linear_uniform_by_reweighting_the_prior():
     torch.testing.assert_close(draws.T.cov().double(), law.cov, atol=0.002, rtol=0)
 
 
-@pytest.mark.parametrize("y", [(0.3, -2.0), (9.8, -4.0), (10.2, 9.9), (11.5, 0.0), (-10.15, -10.1)])
+@pytest.mark.parametrize("y", [(9.8, -4.0), (11.5, 0.0), (-10.15, -10.1)])
 def test_gaussian_mixture_on_a_grid(y):
     """The density on two grids, a coarse one and a fine one near y, against moments, weights and draws."""
     problem, y = SbiGaussianMixture(), torch.tensor(y)
