@@ -183,7 +183,7 @@ class Simulated(Problem):
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`; n may exceed the split's size, for more of the same stream."""
-        n = Request(split, n).n
+        n = Request(split=split, n=n).n
 
         def block(start: int, generator: torch.Generator) -> Pairs:
             x = self.prior(BLOCK, generator)
@@ -255,7 +255,7 @@ class Request(Schema):
 
 def requested(split: str, n: int | None, size: Callable[[str], int]) -> int:
     """How many pairs of a split are asked for, all of them for None. CSBError where there are fewer."""
-    n, most = Request(split, n).n, size(split)
+    n, most = Request(split=split, n=n).n, size(split)
     if n is not None and n > most:
         raise CSBError(f"n={n} pairs are more than the {most} of the split {split!r}; ask for fewer")
     return most if n is None else n

@@ -191,7 +191,7 @@ class FilePairs(Problem):
         return _digest(self._whole, self.support)
 
     def rows(self, split: str) -> Rows:
-        Request(split)
+        Request(split=split)
         if self.digest is not None:  # of a run: whoever reads its pairs again gets those or none
             self.prepare()
         return self._whole.split(self._orders[split])

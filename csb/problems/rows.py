@@ -44,8 +44,8 @@ class Header(NamedTuple):
     @classmethod
     def of(cls, array: Any) -> Self:
         """That of what has a shape and a type; (N,) is that of N vectors of one coordinate, (N, 1)."""
-        shape = tuple(array.shape or ())
-        return cls((*shape, 1) if len(shape) == 1 else shape, array.dtype)
+        shape = list(array.shape or ())
+        return cls(tuple(shape + [1] * (len(shape) == 1)), array.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-r"""Gaussian mixtures in closed form: density, score, denoiser, conditioning on a linear observation, exact twist.
+r"""Gaussian mixtures in closed form: density, score, denoiser, conditioning on a linear observation.
 
 For p(x) = Σ_k w_k N(m_k, S_k):
 
@@ -8,7 +8,6 @@ For p(x) = Σ_k w_k N(m_k, S_k):
 - E[x_0 | x_k] = (x_k + (1 − ᾱ_k) ∇log p_k(x_k))/√ᾱ_k (Tweedie).
 - given y = A x + N(0, R): means m_k + G_k(y − A m_k), covariances S_k − G_k A S_k, weights ∝ w_k N(y; A m_k,
   A S_k Aᵀ + R), with G_k = S_k Aᵀ(A S_k Aᵀ + R)⁻¹.
-- the twist p(y | x_k) = p(x_k, y)/p(x_k), both mixtures of the first kind.
 
 All is computed in float64; results come in the dtype of the argument x, and are differentiable in x.
 """
@@ -113,10 +112,6 @@ class Mixture:
         """The law of H x + N(0, R): H (n, d), R (n, n), float64."""
         return Mixture(self.weights, self.means @ H.T, H @ self.covs @ H.T + R)
 
-    def affine(self, scale: Tensor, shift: Tensor) -> "Mixture":
-        """The law of scale·x + shift, coordinate by coordinate: (d,) each, float64; scale not 0."""
-        return Mixture(self.weights, scale * self.means + shift, scale[:, None] * self.covs * scale)
-
     def diffused(self, alpha_bar: float) -> "Mixture":
         """The law of √ᾱ x + N(0, (1 − ᾱ) I), ᾱ in (0, 1]."""
         eye = torch.eye(self.means.shape[1], dtype=torch.float64)
@@ -151,24 +146,6 @@ class Mixture:
         keep = torch.eye(A.shape[1], dtype=torch.float64) - gain @ A  # Joseph's form stays symmetric and positive
         covs = keep @ self.covs @ keep.mT + gain @ R @ gain.mT
         return Mixture(evidence.softmax(dim=0), means, covs)
-
-    def log_twist(self, x_k: Tensor, alpha_bar: float, A: Tensor, R: Tensor, y: Tensor) -> Tensor:
-        """The exact log p(y | x_k), y = A x_0 + N(0, R), x_k = √ᾱ x_0 + N(0, (1 − ᾱ) I).
-
-        Args:
-            x_k: (B, d).
-            alpha_bar: ᾱ_k in (0, 1].
-            A, R, y: (n, d), (n, n) and (n,), float64.
-
-        Returns:
-            (B,).
-        """
-        x, d, n = x_k.double(), A.shape[1], A.shape[0]
-        eye = torch.eye(d, dtype=torch.float64)
-        H = torch.cat([math.sqrt(alpha_bar) * eye, A])
-        noise = torch.block_diag((1 - alpha_bar) * eye, R)
-        joint = self.observed(H, noise).log_prob(torch.cat([x, y.expand(len(x), n)], dim=1))
-        return (joint - self.diffused(alpha_bar).log_prob(x)).to(x_k.dtype)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws, (n, d), float64, and for the same generator state always the same."""
