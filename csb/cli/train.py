@@ -14,7 +14,7 @@ from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read
 from csb.runs.distil import teacher
 from csb.runs.evaluate import compare_run
-from csb.runs.load import load_run
+from csb.runs.load import iteration_of, load_run, read_history
 from csb.runs.recipe import DISTIL
 from csb.runs.stages import check_stage, stage_job
 from csb.runs.train import check_folder, check_writable, train
@@ -59,5 +59,5 @@ def _train(run: RunConfig) -> dict[str, Any] | None:
         of = load_run(run.folder, str(run.device.where))
         compare_run(of, [], run.baselines, run.sampler, run.metrics, run.seed, command, run.progress)
     rows = [{"figure": key, "value": value} for key, value in result.items()]
-    print_table(rows, title=str(run.folder))
+    print_table(rows, title=f"{run.folder}, {iteration_of(read_history(run.folder))}")
     return result

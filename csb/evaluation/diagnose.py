@@ -38,8 +38,7 @@ from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.inputs import ensembles, finite, require_tensors
-from csb.evaluation.pictures import DPI, write_figure
-from csb.evaluation.report.style import data_uri
+from csb.evaluation.style import UNIT, data_uri, png, write_png
 from csb.evaluation.table import format_value, markdown_table, write_json, write_text
 from csb.process import Stream, seeded
 
@@ -78,7 +77,7 @@ class Diagnosis:
         for name, figure in self.figures.items():
             window = plt.figure(name, figsize=figure.get_size_inches(), clear=True)
             axes = window.add_axes((0, 0, 1, 1))
-            axes.imshow(imread(io.BytesIO(_png(figure))), interpolation="antialiased")
+            axes.imshow(imread(io.BytesIO(png(figure))), interpolation="antialiased")
             axes.set_axis_off()
         plt.show()
 
@@ -89,7 +88,9 @@ class Diagnosis:
             CSBError: a folder that cannot be written.
         """
         place = require_place("folder", folder)
-        paths = [write_figure(figure, place / f"{name}.png") for name, figure in self.figures.items()]
+        paths = [place / f"{name}.png" for name in self.figures]
+        for path, figure in zip(paths, self.figures.values()):
+            write_png(path, figure)
         return [*paths, write_json(place / "table.json", self.table), write_text(place / "table.md", str(self))]
 
     def __str__(self) -> str:
@@ -98,14 +99,11 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in self.table[0])
         rows = ("".join(f"<td>{escape(format_value(value))}</td>" for value in row.values()) for row in self.table)
-        pictures = (f'<img alt="{name}" src="{data_uri(_png(figure))}">' for name, figure in self.figures.items())
+        pictures = (
+            f'<img alt="{name}" width="{figure.get_figwidth() / UNIT:.0f}" src="{data_uri(png(figure))}">'
+            for name, figure in self.figures.items()
+        )
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in (head, *rows))}</table>{''.join(pictures)}"
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, facecolor="white")
-    return file.getvalue()
 
 
 def diagnose(

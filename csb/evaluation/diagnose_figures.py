@@ -1,29 +1,41 @@
 """Figures of :mod:`csb.evaluation.diagnose`, each of checked numpy arrays; matplotlib's global state is not touched."""
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pydantic import Field
-from scipy.ndimage import gaussian_filter
-from scipy.stats import binom
+from scipy.ndimage import gaussian_filter, median_filter
 
 from csb.evaluation.calibration import LEVELS, Coverage
-from csb.evaluation.pictures import BLUE, DPI, GREY, INK, RED, WIDTH, dot_area, draw_losses, limits_of
+from csb.evaluation.style import (
+    BAND,
+    BLUE,
+    DASHED,
+    DOTS,
+    INK,
+    RED,
+    SHARES,
+    WIDE,
+    Tile,
+    coverage_axes,
+    drawing,
+    limits_of,
+    new_figure,
+    rank_bars,
+    tiled,
+    wrap,
+)
 from csb.schema import Count, Name, Schema
 
 MOST_POINTS = 100  # observations whose intervals are drawn
 QUANTILES = (0.05, 0.25, 0.75, 0.95)  # that :func:`recovery` draws
 _MASSES = (0.5, 0.9)  # of the regions in a corner plot
 _SHADES = ("#e4e6e9", "#cfd2d7")  # of the prior's
-_SHARES = (0, 0.5, 1)  # ticks
-_DASHED = (0, (4, 3))
-_ACROSS, _BINS, _MOST_Z = 4, 40, 8.0
+_BINS, _MOST_Z = 40, 8.0
 _HALF_STEPS = 16  # in the figure of losses
 Limits = tuple[float, float]
 
@@ -48,47 +60,15 @@ class HalfStepLosses(Schema):
     stopped: bool = False
 
 
-def _figure(title: str, rows: int, across: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """Axes (rows, across) below a title that is broken where the figure ends."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, int(13.5 * width)), fontsize=9, color=INK)
-    axes = figure.subplots(rows, across, squeeze=False)
-    for one in axes.flat:
-        one.tick_params(labelsize=7, length=2, width=0.5, pad=1.5, color=INK, labelcolor=INK)
-        one.spines[["top", "right"]].set_visible(False)
-        one.spines[["left", "bottom"]].set(color=INK, linewidth=0.5)
-        one.locator_params(nbins=4)
-        for axis in (one.xaxis, one.yaxis):
-            axis.get_offset_text().set_fontsize(7)
-    return figure, axes
-
-
+@drawing(math=True)
 def _panels(title: str, labels: Sequence[str], draw: Callable[[Axes, int], None], x: str, y: str) -> Figure:
     """A panel a label, up to four side by side; ``draw`` is given the axes and the label's index."""
-    across = min(_ACROSS, len(labels))
-    rows, side = math.ceil(len(labels) / across), WIDTH / max(across, 2)
-    figure, axes = _figure(title, rows, across, max(across * side, 5), rows * min(side, 2.6) + 0.9)
-    for one in axes.flat[len(labels) :]:
-        one.remove()
-    legend: dict[str, Any] = {}
-    for i, (one, label) in enumerate(zip(axes.flat, labels)):
-        draw(one, i)
-        one.set_title(_wrapped(label, 26), fontsize=8, color=INK)
-        handles, names = one.get_legend_handles_labels()
-        legend |= dict(zip(names, handles))
-    figure.supylabel(y, fontsize=8, color=INK)
-    # The legend's title is the label of the x axes, since constrained layout would put a supxlabel in the same place.
-    place = {"loc": "outside lower center", "ncols": 4, "frameon": False}
-    figure.legend(legend.values(), legend.keys(), title=x, title_fontsize=8, fontsize=7, **place)
-    return figure
+    width = WIDE / min(4, max(2, len(labels)))
+    drawn = [Tile(label, lambda axes, i=i: draw(axes, i)) for i, label in enumerate(labels)]
+    return tiled(drawn, (width, min(0.8 * width, 320)), title=title, x=x, y=y)
 
 
-def _wrapped(label: str, width: int) -> str:
-    """A label in lines of about that many characters; one with formulas as it is."""
-    return label if "$" in label else textwrap.fill(label, width)
-
-
+@drawing(math=True)
 def corner(
     posterior: np.ndarray, prior: np.ndarray, truth: np.ndarray | None, names: Sequence[str], note: str = ""
 ) -> Figure:
@@ -111,11 +91,12 @@ def corner(
         (max(2 * low - high, min(low, first)), min(2 * high - low, max(high, last)))
         for (low, high), (first, last) in zip(own, wide)
     ]
-    side = max(WIDTH / k, 1.15) if k > 2 else 2.6
+    side = min(max(WIDE / k, 130), 320)
     known = "" if truth is None else ", and the truth (red)"
     regions = ". Regions hold 50 and 90 % of the mass" if k > 1 else ""
     title = f"Posterior (blue) beside the prior (grey){known}{regions}{note}"
-    figure, axes = _figure(title, k, k, max(k * side, 4.5), k * side * 0.92 + 0.6)
+    figure = new_figure(k * side, k * side * 0.9, title)
+    axes = figure.subplots(k, k, squeeze=False)
     for i in range(k):
         for j in range(k):
             one = axes[i, j]
@@ -123,24 +104,24 @@ def corner(
                 one.remove()
                 continue
             one.set_xlim(window[j])
-            one.locator_params(nbins=3)
+            one.locator_params(nbins=3 if side > 200 else 2)
             if i == j:
                 _densities(one, posterior[:, i], prior[:, i], own[i], wide[i])
             else:
                 one.set_ylim(window[i])
                 _regions(one, posterior[:, [j, i]], prior[:, [j, i]], (own[j], own[i]), (wide[j], wide[i]))
             if truth is not None:
-                one.axvline(truth[j], color=RED, linewidth=0.8)
+                one.axvline(truth[j], color=RED, linewidth=1.2)
                 if i != j:
-                    one.axhline(truth[i], color=RED, linewidth=0.8)
+                    one.axhline(truth[i], color=RED, linewidth=1.2)
             one.tick_params(labelbottom=i == k - 1, labelleft=j == 0 and i > 0)
-            one.set_xlabel(_wrapped(names[j], 14) if i == k - 1 else "", fontsize=8, color=INK)
-            one.set_ylabel(_wrapped(names[i], 14) if j == 0 and i > 0 else "", fontsize=8, color=INK)
+            one.set_xlabel(wrap(names[j], side - 20) if i == k - 1 else "")
+            one.set_ylabel(wrap(names[i], side - 20) if j == 0 and i > 0 else "")
     return figure
 
 
 def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Limits, wide: Limits) -> None:
-    for x, limits, color in ((prior, wide, GREY), (posterior, own, BLUE)):
+    for x, limits, color in ((prior, wide, DOTS), (posterior, own, BLUE)):
         counts, edges = np.histogram(x, _bins(len(x)), limits)
         axes.stairs(counts / (len(x) * np.diff(edges)), edges, fill=True, color=color, alpha=0.6, linewidth=0)
     axes.set(yticks=[], ylim=(0, None))
@@ -152,9 +133,15 @@ def _regions(
 ) -> None:
     x, y, density, levels = _density(prior, wide)
     axes.contourf(x, y, density, [*levels, np.inf], colors=_SHADES[-len(levels) :])
-    axes.scatter(*posterior[:2000].T, s=dot_area(min(len(posterior), 2000)) / 2, c=BLUE, alpha=0.35, linewidths=0)
+    shown = posterior[:2000]
+    axes.scatter(*shown.T, s=dot_area(len(shown)), c=BLUE, alpha=0.35, linewidths=0)
     x, y, density, levels = _density(posterior, own)
-    axes.contour(x, y, density, levels, colors=[BLUE], linewidths=[0.8, 1.3][-len(levels) :])
+    axes.contour(x, y, density, levels, colors=[BLUE], linewidths=[1.2, 2.0][-len(levels) :])
+
+
+def dot_area(n: int) -> float:
+    """Marker area: smaller for more points."""
+    return float(np.clip(4000 / n, 2, 12))
 
 
 def _bins(n: int) -> int:
@@ -188,11 +175,11 @@ def recovery(
 
     def draw(axes: Axes, i: int) -> None:
         t = truth[:, i]
-        axes.vlines(t, quantiles[0, :, i], quantiles[3, :, i], color=BLUE, linewidth=0.5, alpha=0.5, label="90 %")
-        axes.vlines(t, quantiles[1, :, i], quantiles[2, :, i], color=BLUE, linewidth=1.4, alpha=0.5, label="50 %")
-        axes.plot(t, mean[:, i], ".", color=INK, markersize=3, label="posterior mean")
-        axes.axline((t[0], t[0]), slope=1, color=RED, linewidth=0.8, linestyle=_DASHED, label="mean = truth")
-        axes.annotate(f"r = {r[i]:.2f}", (0.04, 0.92), xycoords="axes fraction", fontsize=8, color=INK)
+        axes.vlines(t, quantiles[0, :, i], quantiles[3, :, i], color=BLUE, linewidth=0.8, alpha=0.5, label="90 %")
+        axes.vlines(t, quantiles[1, :, i], quantiles[2, :, i], color=BLUE, linewidth=2.2, alpha=0.5, label="50 %")
+        axes.plot(t, mean[:, i], ".", color=INK, markersize=5, label="posterior mean")
+        axes.axline((t[0], t[0]), slope=1, color=RED, linewidth=1.2, linestyle=DASHED, label="mean = truth")
+        axes.annotate(f"r = {r[i]:.2f}", (0.04, 0.9), xycoords="axes fraction")
 
     title = f"Recovery of the truth, and its correlation r with the posterior mean{note}"
     return _panels(title, names, draw, "truth", "posterior")
@@ -200,14 +187,11 @@ def recovery(
 
 def rank_histogram(counts: np.ndarray, names: Sequence[str], note: str = "") -> Figure:
     """Draw SBC histograms, counts (bins, k) over their expectation; the band holds 95 % of chance, bin by bin."""
-    bins, B = len(counts), counts[:, 0].sum()
-    low, high = binom.ppf([0.025, 0.975], B, 1 / bins) * bins / B
+    B = counts[:, 0].sum()
+    most = float(counts.max() * len(counts) / B)
 
     def draw(axes: Axes, i: int) -> None:
-        axes.axhspan(low, high, color=GREY, alpha=0.45, linewidth=0, label="95 % of chance, bin by bin")
-        axes.axhline(1, color=INK, linewidth=0.8, linestyle=_DASHED)
-        axes.stairs(counts[:, i] * bins / B, np.linspace(0, 1, bins + 1), color=BLUE, fill=True, alpha=1)
-        axes.set(xlim=(0, 1), xticks=_SHARES, ylim=(0, max(2 * high - 1, 1.08 * (counts * bins / B).max())))
+        rank_bars(axes, counts[:, i], B, BLUE, most)
 
     title = f"Ranks of the truth (SBC). A valley: samples too narrow; a hill: too wide; a slope: biased{note}"
     return _panels(title, names, draw, "rank of the truth among the samples", "count over its expectation")
@@ -220,10 +204,10 @@ def ecdf_difference(ranks: np.ndarray, band: tuple[np.ndarray, ...], names: Sequ
     most = 1.1 * max(np.abs(share - u).max(), (high - u).max())
 
     def draw(axes: Axes, i: int) -> None:
-        axes.fill_between(u, low - u, high - u, color=GREY, alpha=0.45, linewidth=0, label="95 % of whole curves")
-        axes.axhline(0, color=INK, linewidth=0.8, linestyle=_DASHED)
-        axes.plot(u, share[i] - u, color=BLUE, linewidth=1.3, drawstyle="steps-mid")
-        axes.set(xlim=(0, 1), xticks=_SHARES, ylim=(-most, most))
+        axes.fill_between(u, low - u, high - u, color=BAND, alpha=0.25, linewidth=0, label="95 % of whole curves")
+        axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
+        axes.plot(u, share[i] - u, color=BLUE, linewidth=2, drawstyle="steps-mid")
+        axes.set(xlim=(0, 1), xticks=SHARES, ylim=(-most, most))
 
     title = f"Distribution of the ranks less the uniform one (SBC). First above, then below 0: samples too narrow{note}"
     return _panels(title, names, draw, "rank u", "share of ranks ≤ u, less u")
@@ -244,14 +228,10 @@ def coverage(
     title: str = "Coverage of central credible intervals. Below the diagonal: samples too narrow",
 ) -> Figure:
     """Draw shares (L, k) of truths inside regions over the regions' levels, LEVELS, with a pointwise 95 % band."""
-    p = np.linspace(0, 1, 101)
-    low, high = (binom.ppf(q, observations, p) / observations for q in (0.025, 0.975))
 
     def draw(axes: Axes, i: int) -> None:
-        axes.fill_between(p, low, high, color=GREY, alpha=0.45, linewidth=0, label="95 % of chance, level by level")
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=_DASHED)
-        axes.plot([0, *LEVELS, 1], [0, *shares[:, i], 1], color=BLUE, linewidth=1.3)
-        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=_SHARES, yticks=_SHARES)
+        coverage_axes(axes, observations)
+        axes.plot([0, *LEVELS, 1], [0, *shares[:, i], 1], color=BLUE, linewidth=2)
 
     return _panels(title + note, names, draw, "nominal level", "share of truths inside")
 
@@ -261,18 +241,10 @@ def z_contraction(z: np.ndarray, contraction: np.ndarray, names: Sequence[str], 
     most = min(max(3.0, np.abs(z[np.isfinite(z)]).max(initial=0)), _MOST_Z)
 
     def draw(axes: Axes, i: int) -> None:
-        axes.axhspan(-2, 2, color=GREY, alpha=0.45, linewidth=0, label="|z| ≤ 2")
-        axes.axhline(0, color=INK, linewidth=0.8, linestyle=_DASHED)
-        area = 2 * dot_area(len(z))
-        axes.scatter(
-            contraction[:, i],
-            z[:, i].clip(-most, most),
-            s=area,
-            c=BLUE,
-            alpha=0.5,
-            linewidths=0,
-            label="an observation",
-        )
+        axes.axhspan(-2, 2, color=BAND, alpha=0.25, linewidth=0, label="|z| ≤ 2")
+        axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
+        style = {"s": 2 * dot_area(len(z)), "c": BLUE, "alpha": 0.5, "linewidths": 0, "label": "an observation"}
+        axes.scatter(contraction[:, i], z[:, i].clip(-most, most), **style)
         low = float(np.percentile(contraction[:, i], 1))
         axes.set(xlim=(min(0, low) - 0.03, 1.03), ylim=(-1.05 * most, 1.05 * most))
 
@@ -287,15 +259,28 @@ def loss(rows: Sequence[HalfStepLosses]) -> Figure:
 
     def draw(axes: Axes, i: int) -> None:
         row = shown[i]
-        draw_losses(axes, row.every * np.arange(1, len(row.losses) + 1), np.array(row.losses), ())
+        _losses(axes, row.every * np.arange(1, len(row.losses) + 1), np.array(row.losses))
         if row.validation:
             steps, scores = np.array(row.validation).T
-            axes.plot(steps, scores, color=INK, linewidth=1, marker=".", markersize=3.5, label="validation")
+            axes.plot(steps, scores, color=INK, linewidth=1.5, marker=".", markersize=6, label="validation")
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, scores.min()), max(high, min(scores.max(), 2 * high - low)))
         if row.kept_step is not None:
-            axes.axvline(row.kept_step, color=RED, linewidth=0.9, linestyle=_DASHED, label="step kept")
+            axes.axvline(row.kept_step, color=RED, linewidth=1.2, linestyle=DASHED, label="step kept")
 
     labels = [f"{row.half_step} · stopped early" if row.stopped else row.half_step for row in shown]
     note = f" · the last {len(shown)} of {len(rows)}" * (len(shown) < len(rows))
     return _panels(f"Loss of each half-step{note}", labels, draw, "step", "loss")
+
+
+def _losses(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
+    """Losses and their median over about a fortieth of them; a logarithmic axis where they span a factor of 20."""
+    axes.plot(steps, losses, color=BLUE, linewidth=1, alpha=0.35, label="loss")
+    median = median_filter(losses, 2 * max(1, len(losses) // 80) + 1)
+    axes.plot(steps, median, color=BLUE, linewidth=2, label="running median")
+    low, high = np.percentile(losses, [1, 99])
+    if low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+    else:
+        room = 0.12 * max(high - low, 1e-6)
+        axes.set_ylim(losses.min() if losses.min() > low - 3 * room else low - room, high + room)

@@ -10,13 +10,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from csb.evaluation.report.style import INK, MUTED, RULE, SERIES, TEXT, new_figure, place, text_width, wrap, write_png
+from csb.evaluation.style import INK, MUTED, RULE, SERIES, SMALL, TEXT, Tile, drawing, tiled, write_png
 from csb.evaluation.sweep import CALLS, SECONDS, Cell, Combination, Score, Stat, is_swept
 
 logger = logging.getLogger(__name__)
 _WIDE, _TALL = 92, 44  # units: a cell
-_LEFT, _GAP, _TITLE, _BOTTOM, _NOTE = 44, 18, 58, 24, 24  # units, around the axes
-_NARROW = 210  # units: the least width of a panel, which its title needs
+_NARROW, _AROUND = 210, 60  # units: the least width of a panel, which its title needs, and what surrounds its cells
 _MOST = 40  # combinations in one picture
 _COLORS = LinearSegmentedColormap.from_list("csb", ["#f2f6fa", SERIES[0]])
 _DARK = 0.55  # of the scale; above it text is white
@@ -31,7 +30,7 @@ class Panel(NamedTuple):
     unit: float = 1.0
 
 
-def panels(found: Sequence[Cell], score: Score | None) -> list[Panel]:
+def quantities(found: Sequence[Cell], score: Score | None) -> list[Panel]:
     """Accuracy, training time in a unit that suits its largest value, and network calls a sample."""
     longest = max((cell.stats[SECONDS].mean for cell in found if SECONDS in cell.stats), default=0.0)
     name, unit = ("s", 1.0) if longest < 600 else ("min", 60.0) if longest < 36_000 else ("h", 3600.0)
@@ -65,18 +64,17 @@ def _scale(found: Sequence[Cell], panel: Panel) -> Callable[[float], float]:
 def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, panel: Panel, shade: float | None, best: bool) -> None:
     """A coloured square with its value; hatched, with the word, where all jobs failed."""
     stat = cell.stats.get(panel.key)
+    square, middle = ((x - 0.5, y - 0.5), 1, 1), {"ha": "center", "va": "center"}
     if stat is None or shade is None:
-        word = "failed" if cell.failed else "–"
-        hatch = "////" if cell.failed else None
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
+        hatch, word = ("////", "failed") if cell.failed else (None, "–")
+        axes.add_patch(Rectangle(*square, facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        axes.text(x, y, word, fontsize=TEXT - 1, color=MUTED, ha="center", va="center", bbox=box)
+        axes.text(x, y, word, fontsize=TEXT - 1, color=MUTED, bbox=box, **middle)
         return
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
+    axes.add_patch(Rectangle(*square, facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
     text = cell_text(stat, panel) + (f"\n{cell.failed} failed" if cell.failed else "")
-    size = TEXT - 3 if text.count("\n") > 1 else TEXT - 1
-    axes.text(x, y, text, fontsize=size, color="white" if shade > _DARK else INK, ha="center", va="center",
-              weight="bold" if best else "normal", linespacing=1.05)  # fmt: skip
+    style = {"fontsize": TEXT - 3 if text.count("\n") > 1 else TEXT - 1, "weight": "bold" if best else "normal"}
+    axes.text(x, y, text, color="white" if shade > _DARK else INK, linespacing=1.05, **style, **middle)
 
 
 def _draw_panel(
@@ -84,9 +82,7 @@ def _draw_panel(
 ) -> None:
     """The cells of one combination; T to the right, L upwards."""
     Ls, Ts = sides
-    axes.set_xlim(-0.5, len(Ts) - 0.5)
-    axes.set_ylim(-0.5, len(Ls) - 0.5)
-    axes.grid(visible=False)
+    axes.set(xlim=(-0.5, len(Ts) - 0.5), ylim=(-0.5, len(Ls) - 0.5))
     axes.spines[:].set_visible(False)
     axes.set_xticks(range(len(Ts)), [f"T={T}" for T in Ts])
     axes.set_yticks(range(len(Ls)), [f"L={L}" for L in Ls])
@@ -104,6 +100,7 @@ def _name(combination: Combination) -> str:
     return ", ".join(f"{key}={value}" for key, value in combination)
 
 
+@drawing()
 def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
     """One row of three heat maps over L × T for each combination of other settings; None where L, T are not swept.
 
@@ -121,31 +118,25 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
         logger.warning("the heat map shows the first %d of %d combinations of settings", _MOST, len(combinations))
         combinations = combinations[:_MOST]
     Ls, Ts = sorted({cell.L for cell in found}), sorted({cell.T for cell in found})
-    shown = panels(found, score)
-    wide, tall = max(_NARROW, _WIDE * len(Ts)), _TALL * len(Ls)
-    row = _TITLE + tall + _BOTTOM
-    figure = new_figure(_NOTE + len(combinations) * row, len(shown) * (_LEFT + wide + _GAP))
-    for i, combination in enumerate(combinations):
+    drawn = []
+    for combination in combinations:
         own = [cell for cell in found if cell.combination == combination]
-        y = _NOTE + (len(combinations) - 1 - i) * row + _BOTTOM
-        for j, panel in enumerate(shown):
-            axes = place(figure, j * (_LEFT + wide + _GAP) + _LEFT, y, wide, tall)
-            _draw_panel(axes, own, panel, _scale(found, panel), (Ls, Ts))
-            title = wrap(panel.title, wide + _GAP)
-            axes.annotate(title, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=TEXT, color=INK)
-            if j == 0 and combination:
-                lift = 6 + 16 * (title.count("\n") + 1)
-                axes.annotate(_name(combination), (0, 1), (0, lift), "axes fraction", "offset points", fontsize=TEXT,
-                              color=INK, weight="bold")  # fmt: skip
+        for i, panel in enumerate(quantities(found, score)):
+            label = f"{_name(combination)}\n{panel.title}" if combination and not i else panel.title
+
+            def draw(axes: Axes, own: list[Cell] = own, panel: Panel = panel) -> None:
+                _draw_panel(axes, own, panel, _scale(found, panel), (Ls, Ts))
+
+            drawn.append(Tile(label, draw))
+    size = max(_NARROW, _WIDE * len(Ts)) + _AROUND, _TALL * len(Ls) + _AROUND
+    figure = tiled(drawn, size, across=3)
     note = "Darker is better; bold: the best." + (
         " ±: standard deviation over seeds." if any(s.sd is not None for c in found for s in c.stats.values()) else ""
     )
-    width = figure.get_figwidth() * 72
-    figure.text(min(_LEFT, max(0.0, width - text_width(note))) / width, 6 / (figure.get_figheight() * 72), note,
-                fontsize=TEXT - 2, color=MUTED)  # fmt: skip
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=SMALL, color=MUTED)
     return figure
 
 
 def draw_sweep(path: Path, found: Sequence[Cell], score: Score | None) -> bool:
     """Writes the figure as PNG, atomically; False, and no file, where L and T are not swept."""
-    return write_png(path, lambda: sweep_figure(found, score))
+    return write_png(path, sweep_figure(found, score))

@@ -6,26 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from csb.evaluation.report.style import (
-    DASHES,
-    INK,
-    MARKERS,
-    MUTED,
-    RULE,
-    SERIES,
-    TEXT,
-    UNIT,
-    Entry,
-    text_width,
-    write_png,
-)
+from csb.evaluation.style import WIDE, Look, Tile, drawing, tiled, write_png
 
-_WIDTH, _HEIGHT, _LINE, _HANDLE = 440, 300, 19, 60  # units: of a panel, of a legend's row and of its lines
+_HEIGHT = 340  # units: of a panel
 _WIDE = 30  # ratio of an axis's ends from which a tick a decade is enough
 
 
@@ -33,7 +19,7 @@ _WIDE = 30  # ratio of an axis's ends from which a tick a decade is enough
 class Line:
     """A line with its look; x ascending, and standard errors of y or None."""
 
-    look: Entry
+    look: Look
     x: Sequence[float]
     y: Sequence[float]
     errors: Sequence[float] | None = None
@@ -56,15 +42,10 @@ class Panel:
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    levels: Sequence[tuple[float, Entry]] = ()
+    levels: Sequence[tuple[float, Look]] = ()
     y_scale: Any = "log"
     x_ticks: Sequence[int] = ()
     more: Callable[[Axes], None] | None = None
-
-
-def look(label: str, i: int, color: str | None = None) -> Entry:
-    """The look of the i-th line of a figure: the colours come again before the markers and dashes do."""
-    return Entry(label, color or SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -72,11 +53,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
     scale = panel.y_scale
     axes.set_yscale(scale) if isinstance(scale, str) else axes.set_yscale("function", functions=scale)
     for line in panel.lines:
-        own: Any = {"color": line.look.color, "marker": line.look.marker, "linestyle": line.look.dash}
-        axes.errorbar(line.x, line.y, line.errors, **own, markersize=6, linewidth=1.3, capsize=2, elinewidth=1)
+        axes.errorbar(line.x, line.y, line.errors, **line.look.line, markersize=6, capsize=2, elinewidth=1)
     for value, entry in panel.levels:
-        own = {"color": entry.color, "linestyle": entry.dash}
-        axes.axhline(value, **own, linewidth=1.2, zorder=1)
+        axes.axhline(value, color=entry.color, linestyle=entry.dash, linewidth=1.2, zorder=1)
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
         if low > 0 and high / low < _WIDE and axis.get_scale() == "log":
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -85,17 +64,13 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if panel.x_ticks:
         axes.set_xticks(panel.x_ticks, [str(x) for x in panel.x_ticks])
         axes.set_xticks([], minor=True)
-    axes.set_title(panel.title, loc="left", fontsize=TEXT, color=INK, weight="bold")
-    axes.set_xlabel(panel.x_label, fontsize=TEXT, color=INK)
-    axes.set_ylabel(panel.y_label, fontsize=TEXT, color=INK)
-    axes.tick_params(labelsize=TEXT, color=MUTED, labelcolor=MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=RULE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    axes.grid()
     if panel.more is not None:
         panel.more(axes)
 
 
+@drawing()
 def curves_figure(panels: Sequence[Panel]) -> Figure | None:
     """Two panels side by side, and a legend of all lines below; None where no panel has a line."""
     panels = [panel for panel in panels if panel.lines]
@@ -103,22 +78,10 @@ def curves_figure(panels: Sequence[Panel]) -> Figure | None:
         return None
     entries = dict.fromkeys(line.look for panel in panels for line in panel.lines)
     entries |= dict.fromkeys(entry for panel in panels for _, entry in panel.levels)
-    across = min(2, len(panels))
-    down, width = -(-len(panels) // across), across * _WIDTH
-    columns = max(1, int(width / max(_HANDLE + text_width(entry.label) for entry in entries)))
-    height = down * _HEIGHT + _LINE * -(-len(entries) // columns) + _LINE
-    figure = Figure((width * UNIT, height * UNIT), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, panel in enumerate(panels):
-        _draw(figure.add_subplot(down, across, i + 1), panel)
-    handles = [
-        Line2D([], [], color=e.color, marker=e.marker or "None", linestyle=e.dash, label=e.label)  # pyright: ignore
-        for e in entries
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=TEXT)
-    return figure
+    drawn = [Tile(panel.title, lambda axes, panel=panel: _draw(axes, panel)) for panel in panels]
+    return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=list(entries))
 
 
 def draw_curves(path: Path, panels: Sequence[Panel]) -> bool:
     """Write the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    return write_png(path, lambda: curves_figure(panels))
+    return write_png(path, curves_figure(panels))

@@ -7,12 +7,12 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from csb.errors import MOST_DRAWS, CSBError
-from csb.evaluation.plots import Line, Panel, look
+from csb.evaluation.plots import Line, Panel
 from csb.evaluation.report import Row, best, metric
 from csb.evaluation.report.catalogue import show
-from csb.evaluation.report.style import EXACT, Entry
 from csb.evaluation.report.table import amount
 from csb.evaluation.settings import MetricsSettings
+from csb.evaluation.style import DOTTED, EXACT, Look, look
 from csb.problems import ClassProblem, Problem, build_problem
 from csb.process import Schedule
 from csb.process.grid import MOST_STEPS
@@ -193,13 +193,13 @@ def budget_table(fits: Sequence[Fit], kind: str, marks: tuple[str, str] = ("**",
     return table
 
 
-def _reference(rows: Sequence[Row], key: str) -> list[tuple[float, Entry]]:
+def _reference(rows: Sequence[Row], key: str) -> list[tuple[float, Look]]:
     """The exact posterior's value, else the floor of the distance where it has one."""
     for row in rows:
         if row.reference:
-            return [(row.metrics[key] or 0.0, Entry(row.label, EXACT, "", (0, (2, 2))))]
+            return [(row.metrics[key] or 0.0, Look(row.label, EXACT, "", DOTTED))]
     floors = [value for row in rows if (value := row.metrics.get(f"{key}_floor")) is not None]
-    entry = Entry("floor: exact against exact", EXACT, "", (0, (2, 2)))
+    entry = Look("floor: exact against exact", EXACT, "", DOTTED)
     return [(sum(floors) / len(floors), entry)] if floors else []
 
 
@@ -216,7 +216,10 @@ def cost_panels(fits: Sequence[Fit], kind: str, title: str) -> list[Panel]:
         lines = []
         for i, (name, label) in enumerate(labels.items()):
             own = sorted((row for row in rows if row.name == name and cost(row) > 0), key=cost)
-            y, errors = [row.metrics[of.key] or 0.0 for row in own], [row.standard_errors.get(of.key) or 0.0 for row in own]
+            y, errors = (
+                [row.metrics[of.key] or 0.0 for row in own],
+                [row.standard_errors.get(of.key) or 0.0 for row in own],
+            )
             lines.append(Line(look(label, i), [cost(row) for row in own], y, errors))
         title_of = title if not panels else ""
         scale = "log" if positive else "linear"

@@ -12,11 +12,11 @@ from csb.evaluation.classes import class_row, reference_of
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.held_out import held_out, held_out_scores
 from csb.evaluation.images import digit_classifier, score_digits
+from csb.evaluation.pictures import draw_samples
 from csb.evaluation.report import Report, Row
 from csb.evaluation.results import draw
 from csb.evaluation.scores import exact_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.shown import draw_samples
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.evaluation.verdict import warn_of_failure
 from csb.networks.diffusion import Denoiser
@@ -209,4 +209,5 @@ def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
             ]
         )
     title = f"{problem.name}: test {'digits' if problem.is_digit else 'observations'}, T = {run.bridge.grid.T}"
+    title += f", {run.iteration}" if run.iteration else ""
     draw_samples(path, problem, test.x, test.y, samples, exact, title)

@@ -17,6 +17,7 @@ from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
 from csb.runs.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
+from csb.training.history import chosen_iteration
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,21 @@ class Run:
         return [(path.stem, load(path, self.bridge.device, Bridge)) for path in half_step_files(self.folder)]
 
     @property
+    def iteration(self) -> str:
+        """Which iteration the bridge, and its scores, are of, e.g. "iteration 2 of 3"; "" where it is not known."""
+        return iteration_of(self.history)
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """Diagnostics of each half-step."""
         return read_history(self.folder)
+
+
+def iteration_of(history: list[dict[str, Any]]) -> str:
+    """Which iteration a run's bridge is of, e.g. "iteration 2 of 3"; "" without a history."""
+    if not history:
+        return ""
+    return f"iteration {chosen_iteration(history)} of {max(int(row['iteration']) for row in history)}"
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge
+from csb.evaluation.diagnose_figures import HalfStepLosses, loss
 from csb.evaluation.diagnostics import drift_norm, end_distances
-from csb.evaluation.pictures import loss_curve
-from csb.evaluation.shown import draw_samples
+from csb.evaluation.pictures import draw_samples
+from csb.evaluation.style import write_png
 from csb.problems import Pairs
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig
@@ -41,7 +42,7 @@ class RunObserver:
         if self.draws:
             self._picture(bridge, half_step, half_step.steps)
             path = self.run.folder / "pictures" / f"{half_step.name}_loss.png"
-            loss_curve(path, list(range(1, len(losses) + 1)), losses, [])
+            write_png(path, loss([HalfStepLosses(half_step=half_step.name, losses=losses)]))
         return end_distances(bridge, self.val, self.run.seed) | drift_norm(
             bridge, half_step.direction, self.val, self.run.seed
         )

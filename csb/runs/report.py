@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from csb.errors import CSBError
 from csb.evaluation.chunks import pairs_at_once
 from csb.evaluation.classes import class_row, reference_of
+from csb.evaluation.diagnose import FEWEST
 from csb.evaluation.held_out import held_out
 from csb.evaluation.images import digit_classifier
+from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import ImageGrid, PointGrid, Report, Row, write_report
 from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.shown import as_images
 from csb.networks.diffusion import Denoiser
-from csb.problems import ClassProblem, Pairs, Problem
+from csb.problems import ClassProblem, FilePairs, Pairs, Problem
 from csb.problems.specs import same_pairs
 from csb.problems.tasks.mnist_problem import MnistProblem
-from csb.process import Grid
+from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
+from csb.runs.diagnosis import diagnose_run
 from csb.runs.distil import students_of
 from csb.runs.guided import guide_of, horizon_warnings
 from csb.runs.load import Run
@@ -62,7 +64,8 @@ def entries_of(
         if not same_pairs(one.problem.spec(), run.problem.spec()):
             raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
         T, name, schedule = one.bridge.grid.T, one.folder.name, schedule_text(one.config["schedule"], one.bridge.grid)
-        row = Row(f"bridge_{name}", f"bridge, T = {T}", schedule, family="bridge")
+        iteration = f", {one.iteration}" if one.iteration else ""
+        row = Row(f"bridge_{name}", f"bridge, T = {T}", f"{schedule}{iteration}", family="bridge")
         entries.append((row, BridgeSampler(one.bridge, **vars(sampler))))
         try:
             students = students_of(one)
@@ -100,7 +103,9 @@ def _add_guided(entries: list[Entry], warnings: list[str], guide: Guide, run: Ru
 
 
 def _description(problem: Problem) -> str:
-    """The first line of the problem's docstring, with names in place of references such as :class:`csb.a.Name`."""
+    """What own pairs are; else the first line of the problem's docstring, with names in place of references."""
+    if isinstance(problem, FilePairs):
+        return f"{problem.sizes['train']:,} own pairs to learn from, x {problem.x_shape} and y {problem.y_shape}."
     first = (type(problem).__doc__ or "").strip().splitlines()[0]
     return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first)
 
@@ -113,14 +118,17 @@ def compare(
     test = held_out(problem, metrics.compare_observations)
     n = metrics.compare_samples
     classifier = digit_classifier(problem.root, seed)[0] if isinstance(problem, MnistProblem) else None
-    rows, grids = [], {}
+    rows, grids, diagnosis = [], {}, None
     for row, sampler in entries:
         logger.info("%s: %d observations × %d samples", row.label, len(test.y), n)
         drawn = draw(sampler, row, test.y, n, seed, pairs_at_once(n))
         rows.append(_score(run, sampler, drawn, test, classifier, metrics, seed))
         grids[row.name] = _shown(drawn, metrics.picture_rows)
+        if diagnosis is None and len(problem.x_shape) == 1 and len(test.x) >= FEWEST:  # of the run's own bridge
+            generator = seeded(seed, Stream.HELD_OUT_DRAW, device=run.bridge.device)
+            diagnosis = diagnose_run(run, test, drawn.x, generator, seed)
     report = Report(
-        title=f"Posterior samplers on {problem.name}",
+        title=f"{'Posterior samplers' if len(rows) > 1 else rows[0].label} on {problem.name}",
         problem=problem.name,
         description=_description(problem),
         kind="images" if problem.is_image else "points",
@@ -134,7 +142,7 @@ def compare(
         versions=run.about["versions"],
         command=command,
     )
-    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder)
+    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder, diagnosis)
     return report
 
 
@@ -175,8 +183,8 @@ def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGr
     samples = {name: x.numpy() for name, x in shown.items()}
     if run.problem.is_image:
         truth, seen, value_range = as_images(run.problem, test.x[:rows], test.y[:rows])
-        first = {name: x[:, :, :1] for name, x in samples.items()}
-        return ImageGrid(truth.numpy(), seen.numpy(), first, value_range)
+        drawn = {name: drawn_channels(x).numpy() for name, x in shown.items()}
+        return ImageGrid(truth.numpy(), seen.numpy(), drawn, value_range)
     if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
         return None
     exact = samples.pop("exact", None)

@@ -13,7 +13,7 @@ import torch
 from csb.errors import CSBError
 from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.diagnose import Diagnosis, diagnose
+from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.held_out import held_out
 from csb.evaluation.report import Report
@@ -21,6 +21,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
+from csb.runs.diagnosis import diagnose_run, losses_of, names_of
 from csb.runs.export import export
 from csb.runs.presets import preset
 from csb.samplers.registry import BaselineSettings
@@ -66,11 +67,7 @@ class Run(load.Run):
     @property
     def names(self) -> list[str]:
         """The names of the coordinates of a vector x, as given or x0, x1, ….  CSBError for images."""
-        shape = self.bridge.transform.x_shape
-        if len(shape) != 1:
-            raise CSBError(f"x of shape {shape} is an image, whose pixels have no names; use run.evaluate()")
-        given = self.config.get("names") or []
-        return [str(name) for name in given] or [f"x{i}" for i in range(shape[0])]
+        return names_of(self)
 
     def evaluate(self, seed: int = 0, **metrics: Any) -> dict[str, list[dict[str, Any]]]:
         """Score every iteration on the held-out observations, and print and return the tables by their titles.
@@ -109,22 +106,17 @@ class Run(load.Run):
         Raises:
             CSBError: x are images; the pairs of the run are not here.
         """
-        names, test = self.names, held_out(self.problem, observations)
+        self.names  # noqa: B018 (refuses images before anything is drawn)
+        test = held_out(self.problem, observations)
         generator, size = seeded(seed, Stream.HELD_OUT_DRAW, device=self.bridge.device), pairs_at_once(samples)
         drawn = [self.bridge.sample(part, samples, generator=generator).x.cpu() for part in test.y.split(size)]
-        first = self.bridge.sample(test.y[0], 5000, generator=generator).x.cpu()
-        prior = self.problem.first("train", 5000).x
-        observed, losses = (first, test.x[0]), self._curves()
-        return diagnose(torch.cat(drawn), test.x, prior=prior, names=names, observed=observed, losses=losses, seed=seed)
+        return diagnose_run(self, test, torch.cat(drawn), generator, seed)
 
     def plot_losses(self) -> Any:
         """Draw the training and validation losses of every half-step. Returns the figure."""
-        if not (rows := self._curves()):
+        if not (rows := losses_of(self)):
             raise CSBError(f"{self.folder} holds no losses: they came with a later version; train again")
         return draw.loss([HalfStepLosses.read(row) for row in rows])
-
-    def _curves(self) -> list[dict[str, Any]]:
-        return [{"half_step": row["half_step"], **row["curve"]} for row in self.history if "curve" in row]
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run's files to a new folder, from which :meth:`open` and every command read it. Returns it.
@@ -151,7 +143,7 @@ class Run(load.Run):
         grid, maps, scores = self.bridge.grid, self.bridge.transform, self.scores
         problem = self.about.get("problem", {}).get("name", "")
         figures = ", ".join(f"{key} {scores[key]:.4g}" for key in _SHOWN if isinstance(scores.get(key), int | float))
-        state = "interrupted" if self.interrupted else f"iteration {scores.get('iteration')} of {self._iterations()}"
+        state = "interrupted" if self.interrupted else self.iteration
         where = "a temporary folder; run.save(…) keeps it" if self.scratch is not None else str(self.folder)
         return [
             ("problem", f"{problem}: x {maps.x_shape}, y {maps.y_shape}"),
@@ -159,9 +151,6 @@ class Run(load.Run):
             ("scores", figures or "none"),
             ("files", where),
         ]
-
-    def _iterations(self) -> int:
-        return max((int(row["iteration"]) for row in self.history), default=0)
 
     def __repr__(self) -> str:
         return "\n".join(["csb.Run", *(f"  {name:8} {text}" for name, text in self._rows())])

@@ -1,4 +1,4 @@
-"""Scores on held-out pairs of a bridge that is exact, and of others; and what pictures show of pairs."""
+"""Scores on held-out pairs of a bridge that is exact, and of others."""
 
 from typing import ClassVar
 
@@ -7,8 +7,7 @@ import torch
 
 from csb.evaluation.held_out import held_out, held_out_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.shown import as_images, draw_samples
-from csb.problems import FilePairs, LinearGaussian, MnistSuperres, Pairs
+from csb.problems import FilePairs, LinearGaussian, Pairs
 from tests.conftest import make_exact_bridge
 
 METRICS = MetricsSettings(observations=400, samples=50)
@@ -79,37 +78,3 @@ def test_few_observations_have_no_p_value_and_data_may_end(bridge, tmp_path):
 
     assert len(held_out(Ten("p.npz"), 7).x) == 7
     assert len(held_out(Ten("p.npz"), 70).x) == 10
-
-
-class Images(FilePairs):
-    x_shape = (3, 4, 5)
-
-
-def test_images_are_drawn_by_their_first_channel_on_their_own_scale(tmp_path):
-    problem, x = Images("p.npz"), 100 + 20 * torch.rand(2, 3, 4, 5)
-    for y in (torch.randn(2, 7), torch.randn(2, 2, 8, 8)):
-        truth, seen, (low, high) = as_images(problem, x, y)
-        assert torch.equal(truth, x[:, :1])
-        assert seen.shape == ((2, 1, 1, 7) if y.ndim == 2 else (2, 1, 8, 8))
-        assert (low, high) == (float(x[:, 0].min()), float(x[:, 0].max()))
-        assert float(seen.min()) == pytest.approx(low)
-        assert float(seen.max()) == pytest.approx(high, rel=1e-5)
-        path = draw_samples(tmp_path / "s.png", problem, x, y, x[:, None].expand(2, 3, 3, 4, 5), None, "title")
-        assert path is not None
-        assert path.stat().st_size > 5000
-    assert as_images(problem, torch.ones(1, 3, 4, 5), torch.ones(1, 2)).value_range == (1.0, 2.0)
-    digits, seen = torch.rand(2, 1, 28, 28), torch.rand(2, 2, 7, 7)
-    shown = as_images(MnistSuperres(), digits, seen)
-    assert torch.equal(shown.truth, digits)
-    assert torch.equal(shown.observation, seen[:, :1])
-    assert shown.value_range == (0.0, 1.0)
-
-
-def test_a_number_makes_no_picture(tmp_path):
-    class Number(FilePairs):
-        x_shape = (1,)
-
-    assert (
-        draw_samples(tmp_path / "s.png", Number("p"), *(torch.zeros(1, 1),) * 2, torch.zeros(1, 9, 1), None, "") is None
-    )
-    assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
 from csb.evaluation.calibration import sbc_ranks, tarp
 from csb.evaluation.metrics import EnsembleScores, spread_skill
+from csb.evaluation.pictures import as_images
 from csb.evaluation.scores import hole_mask
-from csb.evaluation.shown import as_images
 from csb.problems import Hole, InpaintBox, MnistInpaintAnywhere, MovingHole, build_problem, build_transform
 from csb.process import seeded
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.evaluation.shown import as_images
+from csb.evaluation.pictures import as_images
 from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres
 from csb.problems.tasks import mnist
 from tests.problems.conftest import N_TEST, N_TRAIN, N_VALID

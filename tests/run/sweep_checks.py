@@ -3,7 +3,7 @@
 import json
 
 from csb.cli.sweep import collect
-from csb.evaluation.heatmap import cell_text, panels, sweep_figure
+from csb.evaluation.heatmap import cell_text, quantities, sweep_figure
 from csb.evaluation.sweep import Stat, cells, main_score
 
 
@@ -11,7 +11,7 @@ def texts(axes):
     """The word in each cell of a heat map, by (L, T)."""
     Ls = [int(label.get_text()[2:]) for label in axes.get_yticklabels()]
     Ts = [int(label.get_text()[2:]) for label in axes.get_xticklabels()]
-    return {(Ls[round(t.get_position()[1])], Ts[round(t.get_position()[0])]): t.get_text() for t in axes.texts[:-1]}
+    return {(Ls[round(t.get_position()[1])], Ts[round(t.get_position()[0])]): t.get_text() for t in axes.texts}
 
 
 def assert_reported(sweep):
@@ -30,7 +30,7 @@ def assert_reported(sweep):
     jobs = collect(sweep)
     found, score = cells(jobs), main_score(jobs)
     figure = sweep_figure(found, score)
-    for axes, panel in zip(figure.axes, panels(found, score), strict=True):
+    for axes, panel in zip(figure.axes, quantities(found, score), strict=True):
         shown = {
             p: "failed" if "error" in r else cell_text(Stat(r[panel.key], None), panel) for p, r in results.items()
         }

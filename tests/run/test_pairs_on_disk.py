@@ -51,7 +51,7 @@ def _quick():
     """Without pictures, and with fewer validation states: both take longer than these trainings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("csb.runs.observer.draw_samples", lambda *_: None)
-        patch.setattr("csb.runs.observer.loss_curve", lambda *_: None)
+        patch.setattr("csb.runs.observer.write_png", lambda *_: None)
         patch.setattr("csb.training.validation._STATES", 512)
         yield
 

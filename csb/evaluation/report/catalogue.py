@@ -201,7 +201,7 @@ def best(of: Metric, methods: Iterable[Row]) -> frozenset[str]:
     if math.isinf(least):
         return frozenset()
     texts = {show(values[name]) for name, cost in costs.items() if cost == least}
-    errors = {m.name: e for m in methods if (e := m.standard_errors.get(of.key)) is not None and m.name in values}
+    errors = {m.name: e for m in methods if (e := m.error(of.key)) is not None and m.name in values}
     first = min(costs, key=lambda name: costs[name])
 
     def ties(name: str) -> bool:

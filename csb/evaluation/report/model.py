@@ -1,21 +1,74 @@
-"""What a comparison of posterior samplers found, as plain frozen data that JSON can hold.
+"""What a comparison of posterior samplers found, as plain frozen data that JSON can hold, and the samples it shows.
 
-Numbers that are missing, NaN or infinite become None, at once and everywhere: JSON has neither, and a table shows "–".
+:meth:`Report.to_plain` makes numbers that are NaN or infinite None: JSON has neither, and a table shows "–".
 """
 
-import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from csb.errors import CSBError, require_int
-from csb.evaluation.report.curves import Curves, LevelCurve, RankHistogram, StdError
-from csb.evaluation.report.plain import Cell, assign, require_text, to_cell, to_count, to_number, to_numbers, to_table
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from csb.errors import CSBError
+from csb.evaluation.table import json_text
 from csb.renamed import scores_of_today
+from csb.schema import OneOf, Share, Whole, shown
 
 FORMAT = 1
 KINDS = ("images", "points")
+Cell = str | bool | int | float | None
+Number = int | float | None
+AtLeast0 = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class LevelCurve:
+    """How often credible regions of nominal ``levels`` hold the truth.
+
+    Attributes:
+        levels, coverage: of one length ≥ 1, in 0..1.
+        trials: independent cases behind each value, for the band of chance; None draws no band.
+    """
+
+    levels: tuple[Share, ...]
+    coverage: tuple[Share, ...]
+    trials: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True)
+class RankHistogram:
+    """Counts of the truth's rank among the samples (SBC); uniform where the sampler is calibrated.
+
+    Attributes:
+        counts: one a bin, ≥ 2 bins of equal width.
+        trials: independent ranks behind the histogram, for the band of chance; None: all of them. Ranks of several
+            coordinates of one observation are not independent.
+    """
+
+    counts: Annotated[tuple[AtLeast0, ...], Field(min_length=2)]
+    trials: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True)
+class StdError:
+    """Predicted standard deviation against the root mean squared error of the mean, a value a bin of pixels."""
+
+    std: tuple[AtLeast0, ...]
+    error: tuple[AtLeast0, ...]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Calibration curves of one method; None where one was not computed."""
+
+    coverage: LevelCurve | None = None
+    tarp: LevelCurve | None = None
+    sbc: RankHistogram | None = None
+    std_error: StdError | None = None
 
 
 @dataclass(frozen=True)
@@ -30,17 +83,9 @@ class Sweep:
     """
 
     title: str
-    rows: tuple[dict[str, Cell], ...]
+    rows: Annotated[tuple[dict[str, Cell], ...], Field(min_length=1)]
     chosen: int | None = None
     note: str = ""
-
-    def __post_init__(self) -> None:
-        require_text("a sweep's title", self.title)
-        assign(self, rows=tuple(to_table("a sweep's row", row, to_cell) for row in self.rows))
-        if not self.rows or not all(self.rows):
-            raise CSBError(f"the sweep {self.title!r} has no rows, or an empty one; give at least one value a row")
-        if self.chosen is not None:
-            require_int("chosen", self.chosen, 0, len(self.rows) - 1)
 
 
 @dataclass(frozen=True)
@@ -64,37 +109,23 @@ class Row:
         family: methods of one family, e.g. a bridge at two T, share a colour and are joined in the charts.
     """
 
-    name: str
-    label: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Text
+    label: Text
     schedule: str = ""
-    forward_evaluations: float = 0
-    backward_evaluations: float = 0
-    seconds: float | None = None
-    peak_memory: float | None = None
+    forward_evaluations: AtLeast0 = 0
+    backward_evaluations: AtLeast0 = 0
+    seconds: AtLeast0 | None = None
+    peak_memory: AtLeast0 | None = None
     ess: tuple[float, float] | None = None
     unique_ancestors: float | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    standard_errors: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, Number] = field(default_factory=dict)
+    standard_errors: dict[str, Number] = field(default_factory=dict)
     curves: Curves = field(default_factory=Curves)
     sweeps: tuple[Sweep, ...] = ()
     reference: bool = False
     family: str = ""
-
-    def __post_init__(self) -> None:
-        require_text("a method's name", self.name)
-        require_text(f"the label of {self.name!r}", self.label)
-        counts = ("forward_evaluations", "backward_evaluations", "seconds", "peak_memory", "unique_ancestors")
-        assign(self, **{key: to_count(f"{key} of {self.name!r}", getattr(self, key)) for key in counts})
-        if self.forward_evaluations is None or self.backward_evaluations is None:
-            raise CSBError(f"the network evaluations of {self.name!r} are not finite; give the number a sample takes")
-        if self.ess is not None:
-            ess = to_numbers(f"ess of {self.name!r}", self.ess)
-            if len(ess) != 2:
-                raise CSBError(f"ess of {self.name!r} has {len(ess)} values; expected (mean, smallest)")
-            assign(self, ess=ess)
-        for key in ("metrics", "standard_errors"):
-            assign(self, **{key: to_table(f"{key} of {self.name!r}", getattr(self, key), to_number)})
-        assign(self, sweeps=tuple(self.sweeps))
 
     @property
     def evaluations(self) -> float:
@@ -102,7 +133,16 @@ class Row:
         return self.forward_evaluations + self.backward_evaluations
 
     def value(self, key: str) -> float | None:
-        return self.metrics.get(key)
+        """A metric; None where it is missing or not finite."""
+        return _finite(self.metrics.get(key))
+
+    def error(self, key: str) -> float | None:
+        """A metric's standard error; None where it is missing or not finite."""
+        return _finite(self.standard_errors.get(key))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -120,76 +160,91 @@ class Report:
         settings: of the figures, e.g. device, precision, batch size.
         versions: of the software.
         command: what reproduces the report.
-
-    Raises:
-        CSBError: no methods, a name twice, no metric at all, or values out of range.
     """
 
-    title: str
-    problem: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    title: Text
+    problem: Text
     description: str
-    kind: str
-    observations: int
-    samples: int
-    seed: int
-    methods: tuple[Row, ...]
+    kind: Annotated[str, OneOf(KINDS)]
+    observations: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)]
+    seed: Whole
+    methods: Annotated[tuple[Row, ...], Field(min_length=1)]
     date: str = ""
     warnings: tuple[str, ...] = ()
     settings: dict[str, Cell] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
 
-    def __post_init__(self) -> None:
-        require_text("title", self.title)
-        require_text("problem", self.problem)
-        if self.kind not in KINDS:
-            raise CSBError(f"kind={self.kind!r} is not known; choose from {', '.join(KINDS)}")
-        for key, low in (("observations", 1), ("samples", 1), ("seed", 0)):
-            require_int(key, getattr(self, key), low)
-        assign(self, methods=tuple(self.methods), warnings=tuple(self.warnings))
-        assign(self, settings=to_table("settings", self.settings, to_cell))
-        names = [method.name for method in self.methods]
-        if not names or len(set(names)) < len(names):
-            raise CSBError(f"methods have the names {names}; give at least one method, and every name once")
-        if all(value is None for method in self.methods for value in method.metrics.values()):
-            raise CSBError(f"none of the methods {names} has a metric with a finite value; there is nothing to compare")
+    @property
+    def compared(self) -> list[Row]:
+        """The methods that compete: all but references."""
+        return [m for m in self.methods if not m.reference]
 
     def to_plain(self) -> dict[str, Any]:
-        """Objects, lists, text, finite numbers and None only. CSBError where a value has another type."""
+        """Objects, lists, text, finite numbers and None only. CSBError where a value has another type or range."""
         try:
-            text = json.dumps({"format": FORMAT} | dataclasses.asdict(self), allow_nan=False)
-        except (TypeError, ValueError) as error:
+            plain = {"format": FORMAT} | json.loads(json_text(self))
+        except TypeError as error:
             raise CSBError(f"the report holds a value that JSON cannot: {error}; give text and numbers") from error
-        return json.loads(text)
+        self.from_plain(plain)
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """The report that :meth:`to_plain` wrote. CSBError for another format, or keys unknown or missing."""
+        """The report that :meth:`to_plain` wrote. CSBError for another format, or values that are no report's."""
         if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
             raise CSBError(f"this is no report of format {FORMAT}; write it with this version of csb")
-        return _make(cls, scores_of_today({key: value for key, value in plain.items() if key != "format"}))
+        values = scores_of_today({key: value for key, value in plain.items() if key != "format"})
+        try:
+            found = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise CSBError(f"the report's {place}={shown(first['input'])} is not possible: {first['msg']}") from None
+        names = [method.name for method in found.methods]
+        if len(set(names)) < len(names):
+            raise CSBError(f"methods have the names {names}; give every name once")
+        if all(method.value(key) is None for method in found.methods for key in method.metrics):
+            raise CSBError(f"none of the methods {names} has a metric with a finite value; there is nothing to compare")
+        return found
 
 
-_PARTS: dict[type, dict[str, type]] = {
-    Report: {"methods": Row},
-    Row: {"curves": Curves, "sweeps": Sweep},
-    Curves: {"coverage": LevelCurve, "tarp": LevelCurve, "sbc": RankHistogram, "std_error": StdError},
-}
+@dataclass(frozen=True)
+class ImageGrid:
+    """Posterior samples of images, of the same observations for every method, C = 1 channel or 3.
+
+    Attributes:
+        truth: (B, C, H, W).
+        observation: (B, C', h, w), drawn as it is.
+        samples: from a method's name to (B, n, C, H, W), n ≥ 2; the mean and standard deviation are over all n, the
+            first few are drawn.
+        value_range: the values drawn black and white.
+    """
+
+    truth: np.ndarray
+    observation: np.ndarray
+    samples: Mapping[str, np.ndarray]
+    value_range: tuple[float, float] = (0.0, 1.0)
 
 
-def _make(cls: type, plain: Any) -> Any:
-    """A dataclass of this module from its plain form."""
-    if not isinstance(plain, Mapping):
-        raise CSBError(f"a {cls.__name__} is read from an object of its fields, not from a {type(plain).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    empty = (dataclasses.MISSING, dataclasses.MISSING)
-    missing = [k for k, f in fields.items() if (f.default, f.default_factory) == empty and k not in plain]
-    if wrong := [k for k in plain if k not in fields] + missing:
-        raise CSBError(f"a {cls.__name__} has {wrong[0]!r} unknown or missing; its fields are {', '.join(fields)}")
-    parts, values = _PARTS.get(cls, {}), dict(plain)
-    for key, part in parts.items():
-        if isinstance(found := values.get(key), list):
-            values[key] = tuple(_make(part, value) for value in found)
-        elif found is not None:
-            values[key] = _make(part, found)
-    return cls(**values)
+@dataclass(frozen=True)
+class PointGrid:
+    """Posterior samples of points, of the same observations for every method. The first two coordinates are drawn.
+
+    Attributes:
+        truth: (B, d), d ≥ 2.
+        observation: (B, …); printed where it has at most 5 numbers.
+        samples: from a method's name to (B, n, d), n ≥ 2.
+        exact: (B, m, d) exact posterior samples drawn behind every method's, or None.
+    """
+
+    truth: np.ndarray
+    observation: np.ndarray
+    samples: Mapping[str, np.ndarray]
+    exact: np.ndarray | None = None
+
+
+Grid = ImageGrid | PointGrid

@@ -63,7 +63,7 @@ def _metric_column(report: Report, of: Metric) -> Column:
     winners = best(of, report.methods)
     cells = []
     for m in report.methods:
-        error = m.standard_errors.get(of.key)
+        error = m.error(of.key)
         cells.append(Cell(show(m.value(of.key)), m.name in winners, "" if error is None else f"± {error:.1g}"))
     note = " ".join(part for part in (of.unit, of.arrow) if part)
     return Column(of.group, of.label, note, of.key, cells)

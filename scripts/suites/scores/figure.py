@@ -9,27 +9,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from csb.evaluation.report.style import (
+from csb.evaluation.style import (
     DASHES,
     EXACT,
-    INK,
     MARKERS,
     MUTED,
     SERIES,
-    TEXT,
-    Entry,
-    add_legend,
-    caption_axes,
-    legend_height,
-    new_figure,
-    place,
+    SMALL,
+    WIDE,
+    Look,
+    Tile,
+    drawing,
+    tiled,
     write_png,
 )
 from suites.scores.published import Published
 from suites.scores.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
 
-_PANEL, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 440, 240, 52, 112, 48, 44  # units
-_GAP = 14 / _HEIGHT  # between two labels of published lines, of the axes' height
+_HEIGHT = 320  # units: of a panel
+_GAP = 18 / _HEIGHT  # between two labels of published lines, of the axes' height
 _TICKS = (0.5, 0.505, 0.52, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -58,27 +56,27 @@ def _name(label: str, L: int | None) -> str:
     return label if L is None else f"{label}, L = {L}"
 
 
-def _looks(rows: Sequence[Row], published: Sequence[Published]) -> dict[Any, Entry]:
+def _looks(rows: Sequence[Row], published: Sequence[Published]) -> dict[Any, Look]:
     """One look a line: the colour tells the method, dash and marker the training pairs; published lines by source.
 
     Methods beyond the last colour begin again at the first with other markers and dashes.
     """
     pairs = pairs_of(rows)
-    looks: dict[Any, Entry] = {}
+    looks: dict[Any, Look] = {}
     lines = dict.fromkeys(key for problem in problems_of(rows) for key in _curves(rows, problem))
     methods = list(dict.fromkeys((label, L) for label, L, _ in lines))
     for label, L, n in lines:
         turn, color = divmod(methods.index((label, L)), len(SERIES))
         color, i = SERIES[color], pairs.index(n) + turn * len(pairs)
         text = f"{_name(label, L)}, {count_text(n)} pairs"
-        looks[label, L, n] = Entry(text, color, MARKERS[i % len(MARKERS)], DASHES[-i % len(DASHES)])
+        looks[label, L, n] = Look(text, color, MARKERS[i % len(MARKERS)], DASHES[-i % len(DASHES)])
     for i, source in enumerate(dict.fromkeys(one.source for one in published)):
-        looks[source] = Entry(f"published: {source}", EXACT if i % 2 else MUTED, "", (0, (1 + 4 * i, 2)))
+        looks[source] = Look(f"published: {source}", EXACT if i % 2 else MUTED, "", (0, (1 + 4 * i, 2)))
     return looks
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], problem: str, published: Sequence[Published], looks: dict[Any, Entry]
+    axes: Axes, rows: Sequence[Row], problem: str, published: Sequence[Published], looks: dict[Any, Look]
 ) -> None:
     """The lines of one problem over logarithmic network calls; ``rows`` and ``published`` are its own."""
     axes.set_xscale("log")
@@ -88,8 +86,7 @@ def _panel(
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     for key, points in curves.items():
         look, (calls, values, errors) = looks[key], zip(*sorted(points))
-        axes.errorbar(calls, values, errors, color=look.color, marker=look.marker, markersize=5, linewidth=1.4,
-                      linestyle=look.dash, capsize=2, elinewidth=1)  # pyright: ignore  # fmt: skip
+        axes.errorbar(calls, values, errors, markersize=5, linewidth=1.4, capsize=2, elinewidth=1, **look.line)
     floor = pooled([row for row in rows if row["pairs"] is None], "c2st")
     if floor is not None:
         axes.axhspan(*sorted((0.5, floor[0])), color=MUTED, alpha=0.3, linewidth=0)
@@ -101,12 +98,12 @@ def _panel(
     axes.yaxis.set_major_locator(FixedLocator(_TICKS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    caption_axes(axes, "network calls a sample", "C2ST (lower is better, ½ at best)")
-    axes.annotate(problem, (0, 1), (-44, 26), "axes fraction", "offset points", fontsize=TEXT, color=INK, weight="bold")
+    axes.set_xlabel("network calls a sample")
+    axes.grid()
     _published_lines(axes, published, looks)
 
 
-def _published_lines(axes: Axes, published: Sequence[Published], looks: dict[Any, Entry]) -> None:
+def _published_lines(axes: Axes, published: Sequence[Published], looks: dict[Any, Look]) -> None:
     """Horizontal lines, each with its name right of the axes; names that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ordered = sorted(published, key=lambda one: one.c2st)
@@ -116,7 +113,7 @@ def _published_lines(axes: Axes, published: Sequence[Published], looks: dict[Any
         look = looks[one.source]
         axes.axhline(one.c2st, color=look.color, linestyle=look.dash, linewidth=1, zorder=1)  # pyright: ignore
         axes.annotate(f"{one.short}, {count_text(one.pairs)}", (1, y), (1.05, level), "axes fraction", "axes fraction",
-                      fontsize=TEXT - 2, color=look.color, va="center",
+                      fontsize=SMALL, color=look.color, va="center",
                       arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "relpos": (0, 0.5),
                                   "shrinkA": 1, "shrinkB": 0})  # fmt: skip
 
@@ -133,6 +130,7 @@ def apart(at: Sequence[float] | np.ndarray, gap: float) -> list[float]:
     return places
 
 
+@drawing()
 def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure | None:
     """The figure, or None where no C2ST was computed. Arguments as in :func:`suites.scores.suite_tables`.
 
@@ -144,19 +142,18 @@ def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure 
     pairs = pairs_of(rows)
     published = [one for one in published if one.problem in shown and one.pairs in pairs]
     looks = _looks(rows, published)
-    across = min(2, len(shown))
-    down, width = -(-len(shown) // across), across * _PANEL
-    low, cell = legend_height(list(looks.values()), width) + 8, _TOP + _HEIGHT + _BOTTOM
-    figure = new_figure(down * cell + low, width)
-    for i, problem in enumerate(shown):
-        x, y = i % across * _PANEL, low + (down - 1 - i // across) * cell
-        axes = place(figure, x + _LEFT, y + _BOTTOM, _PANEL - _LEFT - _RIGHT, _HEIGHT)
+    drawn = []
+    for problem in shown:
         own = [row for row in rows if row["problem"] == problem]
-        _panel(axes, own, problem, [one for one in published if one.problem == problem], looks)
-    add_legend(figure, list(looks.values()))
-    return figure
+        theirs = [one for one in published if one.problem == problem]
+
+        def draw(axes: Axes, own: list[Row] = own, problem: str = problem, theirs: list[Published] = theirs) -> None:
+            _panel(axes, own, problem, theirs, looks)
+
+        drawn.append(Tile(f"{problem}: C2ST (lower is better, ½ at best)", draw))
+    return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=list(looks.values()))
 
 
 def draw_suite(path: Path, rows: Sequence[Row], published: Sequence[Published]) -> bool:
     """Writes the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    return write_png(path, lambda: suite_figure(rows, published))
+    return write_png(path, suite_figure(rows, published))

@@ -110,7 +110,7 @@ def image_grid(report: Report, B: int = 3, n: int = 8) -> ImageGrid:
         x = np.stack([[digit(rng, 0.3 + 0.2 * i) for _ in range(n)] for _ in range(B)])
         x[:, :, 14:] = truth[:, None, 14:]
         samples[m.name] = x
-    return ImageGrid(truth, seen, samples)
+    return ImageGrid(truth[:, None], seen[:, None], {name: x[:, :, None] for name, x in samples.items()})
 
 
 def point_report() -> Report:

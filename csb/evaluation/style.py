@@ -1,0 +1,278 @@
+"""One style for all figures: colours, markers and dashes, figures of panels, and how they become PNG or SVG.
+
+Lengths are in units of a 72nd of an inch: one CSS pixel where a figure is shown at its natural width. The colours stay
+apart (CIELAB distance ≥ 20) under normal and all three kinds of dichromatic vision, with a contrast of at least 3:1 to
+the page in both colour schemes; markers and dashes tell methods apart without colour.
+"""
+
+import base64
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
+from scipy.stats import binom
+
+from csb.files import write_atomically
+
+# On a white page, and the same on a dark one.
+SERIES = ("#15507f", "#a8381a", "#3c9f80", "#dc62c4", "#9f8a0d", "#7d3fd6")
+SERIES_DARK = ("#86b4ff", "#f0503a", "#6ee8d0", "#d060a8", "#efe04a", "#9a62f5")
+INK, MUTED, RULE, BAND, EXACT, DOTS = "#1b2128", "#59626d", "#d5dae0", "#8a94a0", "#2e343b", "#b3bac2"
+BLUE, RED = SERIES[0], "#d1352b"  # of the samples of one method, and of the truth among them
+_NAMED = {"ink": INK, "muted": MUTED, "rule": RULE, "band": BAND, "exact": EXACT, "dots": DOTS}
+_THEME = {color: f"var(--{name})" for name, color in [*_NAMED.items(), *((f"s{i}", c) for i, c in enumerate(SERIES))]}
+# Of lengths without a common cycle: sixty methods before one look comes back.
+MARKERS = "osD^vPX*<>phd"
+DASHES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.5, 1.4, 1.5)), (0, (9, 2)))
+DASHED, DOTTED = (0, (4, 3)), (0, (2, 2))
+SHARES = [0, 0.5, 1]  # ticks
+
+UNIT = 1 / 72  # inch
+NARROW, WIDE = 356, 1068  # the text column of a phone, and that of a page
+TEXT, SMALL = 13, 11
+DPI = 108  # three pixels to two units
+_CHARACTER, _LINE, _HANDLE = 7.4, 18, 46  # of text: the width of a character and the height of a line; a legend's key
+_STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"], "font.size": TEXT, "text.color": INK, "svg.hashsalt": "csb",
+    "axes.titlesize": TEXT, "axes.titlelocation": "left", "axes.labelsize": TEXT, "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED, "axes.linewidth": 0.8, "axes.facecolor": "none", "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": RULE, "grid.linewidth": 0.7,
+    "xtick.color": MUTED, "ytick.color": MUTED, "legend.frameon": False, "figure.titlesize": TEXT,
+    "figure.constrained_layout.h_pad": 4 * UNIT, "figure.constrained_layout.w_pad": 4 * UNIT,
+}  # fmt: skip
+
+
+class Look(NamedTuple):
+    """How a method, or a line, is drawn, and what a legend calls it; without a dash no line joins its points."""
+
+    label: str
+    color: str
+    marker: str = ""
+    dash: Any = "none"
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """For :meth:`Axes.plot`."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.dash}
+
+
+class Tile(NamedTuple):
+    """One of a figure's axes: what stands above it, what draws on it, and words for who cannot see it."""
+
+    label: str
+    draw: Callable[[Axes], None]
+    alt: str = ""
+
+
+def look(label: str, i: int, color: str | None = None) -> Look:
+    """The look of the i-th line of a figure: the colours come again before the markers and dashes do."""
+    return Look(label, color or SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+
+
+def looks(methods: Iterable[Any]) -> dict[str, Look]:
+    """A look for each method's name: a family shares its colour; references are dark, with a cross and fine dashes."""
+    methods = list(methods)
+    compared = [m for m in methods if not m.reference]
+    families = list(dict.fromkeys(m.family or m.name for m in compared))
+    colors = {family: SERIES[i % len(SERIES)] for i, family in enumerate(families)}
+    found = {m.name: look(m.label, i, colors[m.family or m.name]) for i, m in enumerate(compared)}
+    return {m.name: found.get(m.name) or Look(m.label, EXACT, "x", DOTTED) for m in methods}
+
+
+@contextmanager
+def drawing(math: bool = False) -> Iterator[None]:
+    """Inside, or in a function that it decorates, figures have the style; "$" starts a formula only with ``math``."""
+    with matplotlib.rc_context({**_STYLE, "text.parse_math": math}):
+        yield
+
+
+def wrap(text: str, width: float) -> str:
+    """Each line of a text in lines of about that width; one with formulas as it is."""
+    most = max(8, int(width / _CHARACTER))
+    return "\n".join(line if "$" in line else textwrap.fill(line, most) for line in text.splitlines())
+
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """A figure with room for axes of this size below its title."""
+    title = wrap(title, width)
+    figure = Figure(figsize=(width * UNIT, (height + _LINE * len(title.splitlines())) * UNIT), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=4 / width, ha="left", weight="bold")
+    return figure
+
+
+def add_legend(figure: Figure, entries: Sequence[Look] | dict[str, Any]) -> None:
+    """A legend below the axes in rows that fill the figure's width; the figure grows by its height.
+
+    Args:
+        figure: of :func:`new_figure`.
+        entries: looks, or artists by their labels.
+    """
+    keys: list[Any]
+    if isinstance(entries, dict):
+        labels, keys = list(entries), list(entries.values())
+    else:
+        labels = [one.label for one in entries]
+        keys = [Line2D([], [], linewidth=1.7, markersize=6, **one.line) for one in entries]
+    width = figure.get_figwidth() / UNIT
+    labels = [wrap(label, width - _HANDLE) for label in labels]
+    widest = max(len(line) for label in labels for line in label.splitlines())
+    across = max(1, int(width / (_CHARACTER * widest + _HANDLE)))
+    rows = -(-len(labels) // across) * max(label.count("\n") + 1 for label in labels)
+    place = {"loc": "outside lower left", "ncols": across, "borderpad": 0.2, "labelspacing": 0.3}
+    for key in figure.legend(keys, labels, **place).legend_handles:
+        if isinstance(key, PathCollection):  # of dots, as many of them as make each small and pale
+            key.set(sizes=[40], alpha=1)
+    figure.set_figheight(figure.get_figheight() + _LINE * rows * UNIT)
+
+
+def tiled(
+    drawn: Sequence[Tile],
+    size: tuple[float, float],
+    *,
+    across: int = 4,
+    title: str = "",
+    legend: Sequence[Look] | None = None,
+    x: str = "",
+    y: str = "",
+) -> Figure:
+    """A figure of panels of one size, with a common label of their x axes and of their y axes.
+
+    Args:
+        drawn: at least one.
+        size: width and height of each.
+        across: the most side by side.
+        title: of the figure.
+        legend: below it; by default of the labels that the panels gave to what they drew.
+    """
+    across = min(across, len(drawn))
+    rows, labels = -(-len(drawn) // across), [wrap(one.label, size[0] - 40) for one in drawn]
+    x = wrap(x, size[0] - 40)
+    room = size[1] + _LINE * max(label.count("\n") for label in labels)
+    figure = new_figure(across * size[0], rows * room + _LINE * len(x.splitlines()), title)
+    axes = list(figure.subplots(rows, across, squeeze=False).flat)
+    for i, (one, panel, label) in enumerate(zip(axes, drawn, labels)):
+        one.locator_params(nbins=4)
+        panel.draw(one)
+        one.set_title(label)
+        if x and i + across >= len(drawn):  # the lowest of its column
+            one.set_xlabel(x)
+    for one in axes[len(drawn) :]:
+        one.remove()
+    if y:
+        figure.supylabel(y, fontsize=TEXT)
+    found = {label: key for one in figure.axes for key, label in zip(*one.get_legend_handles_labels())}
+    if entries := found if legend is None else legend:
+        add_legend(figure, entries)
+    return figure
+
+
+def dots(axes: Axes, points: np.ndarray, color: str, size: float) -> None:
+    """Points (n, ≥ 2) as one path of dots, an eighth as large in an SVG as n markers, and coloured by the page."""
+    path = Outline(points[:, :2].repeat(2, axis=0), np.tile([Outline.MOVETO, Outline.LINETO], len(points)))
+    path.should_simplify = False
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=size, capstyle="round"))
+
+
+def limits_of(points: np.ndarray, truth: np.ndarray, share: float = 99.8) -> list[tuple[float, float]]:
+    """For each coordinate: around the central share (in %) of points (n, d), and the truth (d,)."""
+    low, high = np.percentile(points, [50 - share / 2, 50 + share / 2], axis=0)
+    low, high = np.minimum(low, truth), np.maximum(high, truth)
+    pad = np.where(high > low, 0.08 * (high - low), 1e-6 * np.maximum(np.abs(high), 1))
+    return [(float(a), float(b)) for a, b in zip(low - pad, high + pad)]
+
+
+def coverage_axes(axes: Axes, trials: int | None) -> None:
+    """Axes for shares inside over nominal levels: the diagonal, and a band that holds 95 % of chance at each level."""
+    p = np.linspace(0, 1, 101)
+    if trials:
+        low, high = (binom.ppf(q, trials, p) / trials for q in (0.025, 0.975))
+        axes.fill_between(p, low, high, color=BAND, alpha=0.25, linewidth=0, label="95 % of chance, level by level")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=DASHED)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=SHARES, yticks=SHARES)
+
+
+def rank_bars(axes: Axes, counts: np.ndarray, trials: float, color: str, most: float) -> None:
+    """Counts (bins,) of the truth's rank over their expectation; the band holds 95 % of chance, bin by bin.
+
+    ``most``: the largest such ratio of any panel beside this one.
+    """
+    bins, trials = len(counts), max(1, round(trials))
+    low, high = (float(binom.ppf(q, trials, 1 / bins)) * bins / trials for q in (0.025, 0.975))
+    axes.axhspan(low, high, color=BAND, alpha=0.25, linewidth=0, label="95 % of chance, bin by bin")
+    axes.stairs(counts * bins / counts.sum(), np.linspace(0, 1, bins + 1), fill=True, alpha=0.75, color=color)
+    axes.axhline(1, color=INK, linewidth=1, linestyle=DASHED)
+    axes.set(xlim=(0, 1), xticks=SHARES, ylim=(0, max(1.6, 1.1 * most)))
+
+
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    with drawing():
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    return file.getvalue()
+
+
+def write_png(path: Path, figure: Figure | None) -> bool:
+    """Write the figure, atomically; False, and no file, where there is none."""
+    if figure is None:
+        path.unlink(missing_ok=True)
+        return False
+    data = png(figure)
+    write_atomically(path, lambda file: file.write(data))
+    return True
+
+
+def _svg(figure: Figure, fonttype: str) -> str:
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with drawing(), matplotlib.rc_context({"svg.fonttype": fonttype}):
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing, dpi=216)
+    figure.set_layout_engine("none")  # it has its layout now
+    return re.sub(r'(?<= d=")[^"]+', lambda m: _short_path(m[0]), file.getvalue())
+
+
+def _short_path(d: str) -> str:
+    """Path data to a hundredth of a unit; a dot, drawn as a line from a point to itself, as a line of no length."""
+    d = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), d)
+    return re.sub(r"M (\S+ \S+) ?\nL \1(?=\s|$)", r"M\1h0", d).replace(" \n", "\n")
+
+
+def inline_svg(figure: Figure, key: str, alt: str) -> Markup:
+    """The figure for a page: text in the page's font, colours from its scheme, ids that start with the key."""
+    body = _svg(figure, "none")
+    body = re.sub(r"<style.*?</style>", "", body[body.index("<svg") :], flags=re.S)
+    body = re.sub(r"<svg[^>]*>", "", body, count=1).replace("xlink:href", "href")
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(href="|url\()#', rf"\1#{key}-", body)
+    body = re.sub(r"\s*font-family: [^;\"]*;?", "", body)
+    for color, variable in _THEME.items():
+        body = body.replace(color, variable)
+    body = re.sub(r"\n\s*", "\n", body)
+    width, height = (side / UNIT for side in figure.get_size_inches())
+    head = f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(alt)}">'
+    return Markup(head + body)
+
+
+def download(figure: Figure) -> str:
+    """The figure for a paper, as a data URI: SVG with glyphs as outlines and the colours of the light scheme."""
+    return data_uri(_svg(figure, "path").encode(), "image/svg+xml")
+
+
+def data_uri(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
