@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -64,7 +64,8 @@ def _scale(found: Sequence[Cell], panel: Panel) -> Callable[[float], float]:
 def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, panel: Panel, shade: float | None, best: bool) -> None:
     """A coloured square with its value; hatched, with the word, where all jobs failed."""
     stat = cell.stats.get(panel.key)
-    square, middle = ((x - 0.5, y - 0.5), 1, 1), {"ha": "center", "va": "center"}
+    square = (x - 0.5, y - 0.5), 1, 1
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
     if stat is None or shade is None:
         hatch, word = ("////", "failed") if cell.failed else (None, "–")
         axes.add_patch(Rectangle(*square, facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
@@ -73,7 +74,10 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, panel: Panel, shade: floa
         return
     axes.add_patch(Rectangle(*square, facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
     text = cell_text(stat, panel) + (f"\n{cell.failed} failed" if cell.failed else "")
-    style = {"fontsize": TEXT - 3 if text.count("\n") > 1 else TEXT - 1, "weight": "bold" if best else "normal"}
+    style: dict[str, Any] = {
+        "fontsize": TEXT - 3 if text.count("\n") > 1 else TEXT - 1,
+        "weight": "bold" if best else "normal",
+    }
     axes.text(x, y, text, color="white" if shade > _DARK else INK, linespacing=1.05, **style, **middle)
 
 

@@ -46,7 +46,7 @@ NARROW, WIDE = 356, 1068  # the text column of a phone, and that of a page
 TEXT, SMALL = 13, 11
 DPI = 108  # three pixels to two units
 _CHARACTER, _LINE, _HANDLE = 7.4, 18, 46  # of text: the width of a character and the height of a line; a legend's key
-_STYLE: dict[str, Any] = {
+_STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": TEXT, "text.color": INK, "svg.hashsalt": "csb",
     "axes.titlesize": TEXT, "axes.titlelocation": "left", "axes.labelsize": TEXT, "axes.labelcolor": INK,
     "axes.edgecolor": MUTED, "axes.linewidth": 0.8, "axes.facecolor": "none", "axes.axisbelow": True,
@@ -96,7 +96,8 @@ def looks(methods: Iterable[Any]) -> dict[str, Look]:
 @contextmanager
 def drawing(math: bool = False) -> Iterator[None]:
     """Inside, or in a function that it decorates, figures have the style; "$" starts a formula only with ``math``."""
-    with matplotlib.rc_context({**_STYLE, "text.parse_math": math}):
+    settings: Any = {**_STYLE, "text.parse_math": math}
+    with matplotlib.rc_context(settings):
         yield
 
 

@@ -10,9 +10,10 @@ from csb.errors import MOST_DRAWS, CSBError
 from csb.evaluation.plots import Line, Panel
 from csb.evaluation.report import Row, best, metric
 from csb.evaluation.report.catalogue import show
+from csb.evaluation.report.charts import axis_label, reference_lines
 from csb.evaluation.report.table import amount
 from csb.evaluation.settings import MetricsSettings
-from csb.evaluation.style import DOTTED, EXACT, Look, look
+from csb.evaluation.style import look
 from csb.problems import ClassProblem, Problem, build_problem
 from csb.process import Schedule
 from csb.process.grid import MOST_STEPS
@@ -193,16 +194,6 @@ def budget_table(fits: Sequence[Fit], kind: str, marks: tuple[str, str] = ("**",
     return table
 
 
-def _reference(rows: Sequence[Row], key: str) -> list[tuple[float, Look]]:
-    """The exact posterior's value, else the floor of the distance where it has one."""
-    for row in rows:
-        if row.reference:
-            return [(row.metrics[key] or 0.0, Look(row.label, EXACT, "", DOTTED))]
-    floors = [value for row in rows if (value := row.metrics.get(f"{key}_floor")) is not None]
-    entry = Look("floor: exact against exact", EXACT, "", DOTTED)
-    return [(sum(floors) / len(floors), entry)] if floors else []
-
-
 def cost_panels(fits: Sequence[Fit], kind: str, title: str) -> list[Panel]:
     """The metric that sorts the tables against passes and against seconds, a line or point a method; or nothing."""
     of = metric(KEYS[kind][0])
@@ -210,7 +201,6 @@ def cost_panels(fits: Sequence[Fit], kind: str, title: str) -> list[Panel]:
     rows = list({(fit.method.name, fit.T): fit.row for fit in fits if fit.row is not None}.values())
     labels = {fit.method.name: fit.method.label for fit in fits if not fit.method.reference}
     positive = rows and min(row.metrics[of.key] or 0 for row in rows) > 0
-    y_label = f"{of.label}{f', {of.unit}' if of.unit else ''} ({of.sense})"
     panels = []
     for unit, cost in (("passes", lambda row: row.evaluations), ("seconds", lambda row: row.seconds)):
         lines = []
@@ -224,5 +214,5 @@ def cost_panels(fits: Sequence[Fit], kind: str, title: str) -> list[Panel]:
         title_of = title if not panels else ""
         scale = "log" if positive else "linear"
         x_label = "network passes a sample" if unit == "passes" else "seconds a sample"
-        panels.append(Panel(title_of, x_label, y_label, lines, _reference(rows, of.key), scale))
+        panels.append(Panel(title_of, x_label, axis_label(of), lines, reference_lines(rows, of), scale))
     return panels

@@ -18,7 +18,7 @@ def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_yscale("log")
     for i, curve in enumerate(curves):
         power = "" if curve.exponent is None else f" (∝ x^{curve.exponent:.2f})"
-        one = look(i, curve.name + power)
+        one = look(curve.name + power, i)
         x, y = zip(*[point for point in curve.points if point[1]])
         axes.plot(x, y, markersize=5, linewidth=1.4, label=one.label, **one.line)
     ticks = sorted({x for curve in curves for x, _ in curve.points})
