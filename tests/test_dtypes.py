@@ -15,7 +15,7 @@ from csb.bridge.student import StudentSpec, build_student
 from csb.cli.compose import composed
 from csb.dtypes import Float32Module, automatic_precision
 from csb.errors import CSBError
-from csb.evaluation.classifier import _initialised as classifier
+from csb.metrics.digits import _initialised as classifier
 from csb.networks import build_network
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.networks.digit_guide import DigitGuide

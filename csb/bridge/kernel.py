@@ -137,7 +137,7 @@ class Kernel(Float32Module):
         replayed: whether the network is a CUDA graph that is replayed.
         steps: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
         inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
-            :mod:`csb.evaluation.inflation`); saved with the weights.
+            :mod:`csb.evaluation.selection`); saved with the weights.
     """
 
     steps: Tensor

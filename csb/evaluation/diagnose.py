@@ -35,11 +35,11 @@ from torch import Tensor, nan
 
 from csb.errors import CSBError, require_place
 from csb.evaluation import diagnose_figures as draw
-from csb.evaluation.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.evaluation.diagnose_figures import HalfStepLosses
-from csb.evaluation.inputs import ensembles, finite, require_tensors
 from csb.evaluation.style import UNIT, data_uri, png, write_png
 from csb.evaluation.table import format_value, markdown_table, write_json, write_text
+from csb.metrics.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.inputs import ensembles, finite, require_tensors
 from csb.process import Stream, seeded
 
 SHOWN = 8  # parameters in a figure
@@ -237,7 +237,7 @@ def _pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if samples.ndim > 3:
         raise CSBError(
             f"samples have shape {tuple(samples.shape)}; diagnose takes vectors (B, n, d); of images draw "
-            "posterior_grid of csb.evaluation.pictures and compute sbc_ranks and tarp of csb.evaluation.calibration"
+            "posterior_grid of csb.evaluation.pictures and compute sbc_ranks and tarp of csb.metrics.calibration"
         )
     ensembles(samples, truth, None)
     if len(samples) < FEWEST:

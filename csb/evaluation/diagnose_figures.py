@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from scipy.ndimage import gaussian_filter, median_filter
 
-from csb.evaluation.calibration import LEVELS, Coverage
 from csb.evaluation.style import (
     BAND,
     BLUE,
@@ -29,6 +28,7 @@ from csb.evaluation.style import (
     tiled,
     wrap,
 )
+from csb.metrics.calibration import LEVELS, Coverage
 from csb.schema import Count, Name, Schema
 
 MOST_POINTS = 100  # observations whose intervals are drawn

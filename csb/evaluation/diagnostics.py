@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, Direction
-from csb.evaluation.metrics import sliced_wasserstein
+from csb.metrics.distances import sliced_wasserstein
 from csb.problems import Pairs
 from csb.process import Noise, Stream, seeded
 

@@ -1,5 +1,10 @@
-"""Scores of posterior samples of digits: accuracy, calibration, and whether they show the right digit."""
+"""Scores of samples of digits, and of classes of digits: accuracy, calibration, and whether they show the right one.
 
+Of a class PSNR and the like are left out: a sample is to be near some image of its class, not near the one it is held
+against.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from csb.bridge import Bridge
-from csb.evaluation.chunks import draw_chunks
-from csb.evaluation.classifier import digit_probabilities, load_or_train
-from csb.evaluation.metrics import EnsembleScores, std_error_correlation
-from csb.evaluation.scores import hole_mask
+from csb.evaluation.report import Row
+from csb.evaluation.results import Drawn, digits, proper_scores
+from csb.evaluation.scores import draw_chunks
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import Pairs
+from csb.metrics.digits import digit_features, digit_probabilities, load_or_train
+from csb.metrics.distances import frechet
+from csb.metrics.ensemble import EnsembleScores, std_error_correlation
+from csb.metrics.inputs import ensemble_weights
+from csb.problems import Pairs, Problem
 from csb.problems.tasks.mnist import load_mnist
 from csb.process import Stream, seeded
 
@@ -45,7 +53,7 @@ def score_digits(
 ) -> ImageScores:
     """Draws ``metrics.samples`` samples for each test pair, in bounded memory, and scores them.
 
-    Besides :class:`csb.evaluation.metrics.EnsembleScores` (spread, skill, CRPS and std against error inside the hole,
+    Besides :class:`csb.metrics.ensemble.EnsembleScores` (spread, skill, CRPS and std against error inside the hole,
     where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
     ``known_error``, the largest change of a known pixel; ``calls``, network calls a sample; ``seconds``.
     """
@@ -53,7 +61,7 @@ def score_digits(
     right, calls, seconds, known, kept, mask = 0, 0, 0.0, 0.0, [], None
     for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _CHUNK):
         calls, seconds = info.forward_evaluations, seconds + info.seconds
-        mask = hole_mask(bridge, pairs.y)
+        mask = bridge.transform.unknown(pairs.y)
         scores.update(samples, pairs.x, mask=mask)
         assert pairs.labels is not None
         read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(pairs.x), -1)
@@ -69,7 +77,7 @@ def score_digits(
     }
     row |= {} if mask is None else {"known_error": known}
     shown = torch.cat(kept)
-    return ImageScores(row, _reliability(shown, test.x, hole_mask(bridge, test.y[: len(shown)])))
+    return ImageScores(row, _reliability(shown, test.x, bridge.transform.unknown(test.y[: len(shown)])))
 
 
 def _reliability(samples: Tensor, truth: Tensor, mask: Tensor | None) -> list[dict[str, Any]]:
@@ -78,3 +86,56 @@ def _reliability(samples: Tensor, truth: Tensor, mask: Tensor | None) -> list[di
         {"bin": i + 1, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
         for i, (std, rmse) in enumerate(zip(found.predicted_std, found.rmse))
     ]
+
+
+class Reference(NamedTuple):
+    """Real images to compare with, and others of the same classes that say what real images would score."""
+
+    images: Pairs
+    others: Pairs
+
+
+def reference_of(problem: Problem) -> Reference:
+    """The test images, and the validation images."""
+    return Reference(problem.pairs("test"), problem.pairs("val"))
+
+
+def _variance(x: Tensor, w: Tensor) -> Tensor:
+    """The variance of weighted images (n, …), w of sum 1, summed over pixels."""
+    x = x.flatten(1).double()
+    return (w @ (x - w @ x).square()).sum()
+
+
+def class_figures(drawn: Drawn, labels: Tensor, classifier: nn.Module, real: Reference) -> dict[str, float]:
+    """Averages over the classes that occur, all samples of a class together, weights respected.
+
+    frechet: of the classifier's features, against the real images of the class; frechet_floor: that of as many others
+    of the class (or what there are); variance_ratio: the samples' variance over that of the real images.
+    """
+    assert real.images.labels is not None
+    assert real.others.labels is not None
+    weights = ensemble_weights(drawn.log_weights, drawn.x).cpu()
+    rows = []
+    for c in labels.unique():
+        mine = labels == c
+        x, w = drawn.x[mine].flatten(0, 1), (weights[mine] / mine.sum()).flatten()
+        there, others = real.images.x[real.images.labels == c], real.others.x[real.others.labels == c][: len(x)]
+        seen = digit_features(classifier, there)
+        even = torch.full((len(there),), 1 / len(there), dtype=torch.float64)
+        near = frechet(digit_features(classifier, x), seen, w)
+        floor = frechet(digit_features(classifier, others), seen)
+        rows.append((near, floor, float(_variance(x, w) / _variance(there, even))))
+    near, floor, spread = (sum(column) / len(rows) for column in zip(*rows))
+    return {"frechet": near, "frechet_floor": floor, "variance_ratio": spread}
+
+
+def class_row(drawn: Drawn, test: Pairs, classifier: nn.Module, real: Reference) -> Row:
+    """The row with the scores of a class: digits read, Fréchet distance, diversity, proper scores.
+
+    ``classifier`` must not be the one that guided the samples.
+    """
+    assert test.labels is not None
+    read, of_read = digits(drawn, test.labels, classifier)
+    proper, errors = proper_scores(drawn, test.x, ("crps", "energy_score"))
+    metrics = read | class_figures(drawn, test.labels, classifier, real) | proper
+    return replace(drawn.row, metrics=metrics, standard_errors=errors | of_read)

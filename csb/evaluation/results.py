@@ -11,23 +11,17 @@ from torch import Tensor, nn
 
 from csb.bridge.samples import reset_peak
 from csb.errors import CSBError
-from csb.evaluation.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
-from csb.evaluation.classifier import digit_probabilities
-from csb.evaluation.inputs import ensemble_weights, systematic
-from csb.evaluation.metrics import (
-    EnsembleScores,
-    c2st,
-    mmd,
-    mode_weight_tv,
-    moment_errors,
-    sliced_wasserstein,
-    ssim_scores,
-    std_error_correlation,
-)
 from csb.evaluation.report import Curves, LevelCurve, RankHistogram, Row, StdError
 from csb.evaluation.settings import MetricsSettings
 from csb.evaluation.table import json_text, write_json
 from csb.files import digest, read_json
+from csb.metrics.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.digits import digit_probabilities
+from csb.metrics.distances import c2st, mmd, mode_weight_tv, sliced_wasserstein
+from csb.metrics.ensemble import EnsembleScores, std_error_correlation
+from csb.metrics.fidelity import ssim_scores
+from csb.metrics.inputs import ensemble_weights, systematic
+from csb.metrics.moments import moment_errors
 from csb.problems import MixturePosterior, Pairs, Problem, Transform
 from csb.process import Stream, seeded
 from csb.renamed import scores_of_today

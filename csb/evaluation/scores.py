@@ -1,33 +1,60 @@
-"""The figures at the end of a training."""
+"""The figures of a bridge on frozen held-out observations: at the end of a training, and after every iteration."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from csb.bridge import Bridge
-from csb.evaluation.chunks import draw_chunks, pairs_at_once
-from csb.evaluation.held_out import held_out_scores
-from csb.evaluation.metrics import EnsembleScores, gaussian_moment_errors, sliced_wasserstein
+from csb.bridge import Bridge, SampleInfo
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import ClassProblem, Problem
+from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.distances import sliced_wasserstein
+from csb.metrics.ensemble import EnsembleScores
+from csb.metrics.moments import moment_errors
+from csb.problems import ClassProblem, Pairs, Problem, Simulated
 from csb.process import Stream, seeded
 
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
+_UNIFORM = 100  # observations that a test of ranks needs
 
 
-def hole_mask(bridge: Bridge, y: Tensor) -> Tensor | None:
-    """The unknown pixels (boolean, (B, *x_shape)) of a noise-free inpainting problem, given y (B, *y_shape), else None.
+class Chunk(NamedTuple):
+    """Some test pairs, their samples (B, n, *x_shape) on the CPU, and what these cost."""
 
-    On y's device.
+    pairs: Pairs
+    samples: Tensor
+    info: SampleInfo
+
+
+def draw_chunks(
+    bridge: Bridge, test: Pairs, n: int, sampler: SamplerSettings, generator: torch.Generator, size: int
+) -> Iterator[Chunk]:
+    """n samples for each test pair, ``size`` pairs at a time, so that memory stays bounded.
+
+    All random numbers come from one generator: another size gives other samples.
     """
-    return bridge.transform.unknown(y)
+    for start in range(0, len(test.x), size):
+        part = slice(start, start + size)
+        pairs = Pairs(test.x[part], test.y[part], None if test.labels is None else test.labels[part])
+        drawn = bridge.sample(pairs.y, n, generator=generator, **vars(sampler))
+        yield Chunk(pairs, drawn.x.cpu(), drawn.info)
+
+
+def pairs_at_once(n: int) -> int:
+    """How many pairs of n samples each make up to 4,096 states; at least 1."""
+    return max(1, 4096 // n)
+
+
+def held_out(problem: Problem, n: int) -> Pairs:
+    """The first n test pairs; all of them where the data end before."""
+    return problem.pairs("test", n if isinstance(problem, Simulated) else min(n, problem.sizes["test"]))
 
 
 def final_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
-    """Scores on the frozen test observations: against the exact posterior where it is known, else of the ensemble.
-
-    Digits have pictures' scores (PSNR), other pairs those of :func:`csb.evaluation.held_out.held_out_scores`.
-    """
+    """Scores against the exact posterior where it is known, of digits those of pictures, else of held-out pairs."""
     if problem.has_exact_posterior:
         return exact_scores(problem, bridge, sampler, metrics, seed)
     of_ensemble = ensemble_scores if problem.is_digit else held_out_scores
@@ -52,7 +79,7 @@ def exact_scores(
         }
         mean, cov = (law.mean, law.cov) if law.cov is not None else (exact[1].mean(0), exact[1].T.cov())
         if mean is not None and cov is not None:
-            errors = gaussian_moment_errors(samples, mean, cov)
+            errors = moment_errors(samples, {"mean": mean, "cov": cov})
             row |= {"mean_error": errors.mean_scaled, "cov_error": errors.cov_relative}
         rows.append(row)
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
@@ -65,15 +92,40 @@ def ensemble_scores(
 
     No PSNR where y is a class: samples are to be near some digit of it, and not near one.
     """
-    test = problem.pairs("test", metrics.observations)
-    scores = EnsembleScores()
+    scores, test = EnsembleScores(), problem.pairs("test", metrics.observations)
     size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
-        scores.update(chunk.samples, chunk.pairs.x, mask=hole_mask(bridge, chunk.pairs.y))
+        scores.update(chunk.samples, chunk.pairs.x, mask=bridge.transform.unknown(chunk.pairs.y))
     found = scores.compute()
     nearness = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
     keys = (*nearness, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
     return {key: found[key] for key in keys}
 
 
-__all__ = ["ensemble_scores", "exact_scores", "final_scores", "hole_mask"]
+def held_out_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, float]:
+    """Proper scores and calibration of ``metrics.samples`` samples for at most ``metrics.observations`` test pairs.
+
+    crps, energy_score, spread, skill, spread_skill and spread_skill_fair as in
+    :class:`csb.metrics.ensemble.EnsembleScores`, in units of the spread of x in training; coverage_deviation and
+    tarp_deviation, mean |coverage − level| of central intervals and of joint regions
+    (:mod:`csb.metrics.calibration`), and deviation_floor, what is expected of an exact posterior with as many
+    observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
+    At least 2 pairs. All samples are held in memory.
+    """
+    scores, test = EnsembleScores(scale=bridge.transform.x_scale()), held_out(problem, metrics.observations)
+    size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.HELD_OUT_DRAW, device=bridge.device)
+    parts = []
+    for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
+        parts.append(chunk.samples)
+        scores.update(chunk.samples, chunk.pairs.x)
+    samples, found = torch.cat(parts), scores.compute()
+    ranks = sbc_ranks(samples, test.x, seeded(seed, Stream.HELD_OUT_RANKS))
+    central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, Stream.HELD_OUT_TARP))
+    keys = ("crps", "energy_score", "spread", "skill", "spread_skill", "spread_skill_fair")
+    row = {key: found[key] for key in keys}
+    row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
+    if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
+        row["sbc_p"] = rank_uniformity(ranks).p_value
+    return row

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from csb.evaluation.calibration import LEVELS
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.metrics.calibration import LEVELS
 from csb.problems import Problem
 
 LONGER = "more steps (training.first_steps, training.steps), more pairs"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, require_int
-from csb.evaluation.metrics import crps_ensemble
 from csb.filtering.base import Filter
 from csb.filtering.model import StateSpace, Twin
+from csb.metrics.ensemble import crps_ensemble
 from csb.process import Stream, seeded
 
 BATCHES = 20

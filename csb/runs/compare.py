@@ -13,12 +13,11 @@ import torch
 import csb
 from csb.bridge import Bridge
 from csb.errors import CSBError, require_int
-from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.held_out import held_out
 from csb.evaluation.plots import draw_curves
 from csb.evaluation.report import Row, metric
 from csb.evaluation.report.table import escape_markdown
 from csb.evaluation.results import Results, draw, scored
+from csb.evaluation.scores import held_out, pairs_at_once
 from csb.evaluation.settings import MetricsSettings
 from csb.evaluation.table import Table, markdown_table, write_text
 from csb.problems import Pairs, Problem

@@ -7,15 +7,12 @@ import torch
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
-from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.classes import class_row, reference_of
 from csb.evaluation.gaussian import half_step_table, recursion_table
-from csb.evaluation.held_out import held_out, held_out_scores
-from csb.evaluation.images import digit_classifier, score_digits
+from csb.evaluation.images import class_row, digit_classifier, reference_of, score_digits
 from csb.evaluation.pictures import draw_samples
 from csb.evaluation.report import Report, Row
 from csb.evaluation.results import draw
-from csb.evaluation.scores import exact_scores
+from csb.evaluation.scores import exact_scores, held_out, held_out_scores, pairs_at_once
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.evaluation.verdict import warn_of_failure

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import CSBError
-from csb.evaluation.chunks import pairs_at_once
-from csb.evaluation.classes import class_row, reference_of
 from csb.evaluation.diagnose import FEWEST
-from csb.evaluation.held_out import held_out
-from csb.evaluation.images import digit_classifier
+from csb.evaluation.images import class_row, digit_classifier, reference_of
 from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import ImageGrid, PointGrid, Report, Row, write_report
 from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
+from csb.evaluation.scores import held_out, pairs_at_once
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem

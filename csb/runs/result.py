@@ -12,11 +12,10 @@ import torch
 
 from csb.errors import CSBError
 from csb.evaluation import diagnose_figures as draw
-from csb.evaluation.chunks import pairs_at_once
 from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.diagnose_figures import HalfStepLosses
-from csb.evaluation.held_out import held_out
 from csb.evaluation.report import Report
+from csb.evaluation.scores import held_out, pairs_at_once
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 from csb.process import Stream, seeded

@@ -11,9 +11,8 @@ from typing import Any
 
 from csb.bridge import Bridge, build_bridge, load
 from csb.errors import CSBError
-from csb.evaluation.inflation import inflate
 from csb.evaluation.scores import final_scores
-from csb.evaluation.selection import validation_score
+from csb.evaluation.selection import inflate, validation_score
 from csb.evaluation.table import write_json
 from csb.evaluation.verdict import warn_of_failure
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, remove_leftovers

@@ -5,7 +5,7 @@ horizon, and clean digits for half of each batch. The best classifier of x̂_0 a
 E[p(y | z_k) | x̂_0], which far from the data is nearly the prior's share of y, where a classifier of clean digits would
 be sure. What is left of overconfidence is taken away by one temperature, the best on validation digits.
 
-It is another network than the one that scores samples (:mod:`csb.evaluation.classifier`), with other weights at the
+It is another network than the one that scores samples (:mod:`csb.metrics.digits`), with other weights at the
 start and other inputs: a sampler is not to be judged by the classifier that guided it.
 """
 

@@ -43,7 +43,7 @@ class TrainingSettings(Schema):
     """Also fit the forward kernels of the last iteration, which sampling does not need."""
     inflate: bool = False
     """After each backward half-step, set the spread of the samples to the error of their mean on validation pairs (see
-    csb.evaluation.inflation)."""
+    csb.evaluation.selection)."""
     select: Annotated[str, OneOf(("best", "last"))] = "best"
     """Which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on validation
     pairs no other beats by more than its standard error, or "last"."""

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from csb.errors import LARGEST, CSBError, is_one_of
-from csb.evaluation.metrics import sliced_wasserstein
 from csb.evaluation.table import print_table
+from csb.metrics.distances import sliced_wasserstein
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded

@@ -18,7 +18,7 @@ from csb.errors import LARGEST, CSBError
 from csb.evaluation.scores import ensemble_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.table import write_json
-from csb.evaluation.two_sample import c2st
+from csb.metrics.distances import c2st
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from csb.evaluation.classes import Reference, class_figures, class_row, frechet
-from csb.evaluation.classifier import DigitClassifier
+from csb.evaluation.images import Reference, class_figures, class_row
 from csb.evaluation.report import Row
 from csb.evaluation.results import Drawn
+from csb.metrics.digits import DigitClassifier
+from csb.metrics.distances import frechet
 from csb.problems import Pairs
 from csb.process import seeded
 

@@ -14,11 +14,11 @@ import torch
 from scipy.stats import binom
 
 from csb.errors import CSBError
-from csb.evaluation.calibration import LEVELS, sbc_ranks
 from csb.evaluation.diagnose import diagnose, ecdf_band
 from csb.evaluation.diagnose_figures import HalfStepLosses, loss
+from csb.metrics.calibration import LEVELS, sbc_ranks
 from csb.process import seeded
-from tests.evaluation.test_metrics import normal
+from tests.metrics.draws import normal
 
 NOISE = torch.tensor([0.1, 0.5, 2.0])  # of y = x + noise, x ~ N(0, 1)
 STANDARD = NormalDist()

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
-from csb.evaluation import inflation
-from csb.evaluation.inflation import inflate
-from csb.evaluation.metrics import spread_skill
+from csb.evaluation import selection
+from csb.evaluation.selection import inflate
+from csb.metrics.ensemble import spread_skill
 from csb.problems import Pairs
 from csb.process import seeded
 from csb.training.module import HalfStepModule
@@ -41,7 +41,7 @@ def ratio(bridge, pairs):
 
 @pytest.fixture(autouse=True)
 def many_observations(monkeypatch):
-    monkeypatch.setattr(inflation, "OBSERVATIONS", 4000)
+    monkeypatch.setattr(selection, "INFLATED", 4000)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.8])
@@ -59,7 +59,7 @@ def test_samples_too_wide_are_left_alone_and_the_factor_is_bounded():
     wide, _, pairs = shrunk(1.5)
     assert inflate(wide, pairs, 0)["inflation"] == 1
     narrow, _, pairs = shrunk(0.2)
-    assert inflate(narrow, pairs, 0)["inflation"] == inflation.LIMIT
+    assert inflate(narrow, pairs, 0)["inflation"] == selection.LIMIT
 
 
 def test_the_factor_is_saved_and_the_next_fit_starts_without(tmp_path):

@@ -1,18 +1,19 @@
-"""Scores of a bridge that is exact, and of one that is not."""
+"""Scores of a bridge that is exact, and of others: against the exact posterior, and on held-out pairs."""
+
+from typing import ClassVar
 
 import pytest
 import torch
 from suites.timing import sampling_overhead
 
-from csb.errors import CSBError
-from csb.evaluation.chunks import draw_chunks
-from csb.evaluation.scores import exact_scores, hole_mask
+from csb.evaluation.scores import draw_chunks, exact_scores, held_out, held_out_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import LinearGaussian, Pairs
+from csb.problems import FilePairs, LinearGaussian, Pairs
 from csb.process import seeded
 from tests.conftest import make_exact_bridge
 
-METRICS = MetricsSettings(exact_samples=8000, exact_observations=4)
+METRICS = MetricsSettings(exact_samples=8000, exact_observations=4, observations=400, samples=50)
+PLAIN, OFFSET = LinearGaussian(dx=2, dy=2, seed=1), torch.tensor([0.3, -0.2])
 
 
 class Shifted(LinearGaussian):
@@ -22,8 +23,23 @@ class Shifted(LinearGaussian):
 
     def posterior(self, y):
         law = super().posterior(y)
-        offset = torch.tensor([0.3, -0.2]).double()
-        return type(law)(law.mean + offset, law.cov)
+        return type(law)(law.mean + OFFSET.double(), law.cov)
+
+    def pairs(self, split, n=None):
+        x, y, _ = super().pairs(split, n)
+        return Pairs(x + OFFSET, y)
+
+
+class Scaled(Shifted):
+    """Pairs that are spread 1.5 times as far from the mean as the bridge says."""
+
+    def pairs(self, split, n=None):
+        x, y, _ = super().pairs(split, n)
+        mean = y @ self.G.T.float() + OFFSET
+        return Pairs(mean + 1.5 * (x - mean), y)
+
+
+RIGHT = Shifted(dx=2, dy=2, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,33 +47,41 @@ def exact():
     return make_exact_bridge("full", iterations=8)
 
 
-def test_an_exact_bridge_is_at_the_floor(exact):
-    found = exact_scores(Shifted(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
+def test_an_exact_bridge_is_at_the_floor_and_calibrated(exact):
+    found = exact_scores(RIGHT, exact.bridge, SamplerSettings(), METRICS, seed=0)
     assert found["sliced_w"] < 1.6 * found["sliced_w_floor"]
     assert found["mean_error"] < 0.03
     assert found["cov_error"] < 0.05
+    found = held_out_scores(RIGHT, exact.bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["spread_skill_fair"] == pytest.approx(1, abs=0.05)
+    assert found["coverage_deviation"] < 2.5 * found["deviation_floor"]
+    assert found["tarp_deviation"] < 2.5 * found["deviation_floor"]
+    assert found["sbc_p"] > 1e-3
+    assert found["deviation_floor"] == pytest.approx(0.016, abs=0.003)
 
 
-def test_a_wrong_bridge_is_not(exact):
-    found = exact_scores(LinearGaussian(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
+def test_a_biased_bridge_is_not(exact):
+    found = exact_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
     assert found["sliced_w"] > 4 * found["sliced_w_floor"]
-    posterior = LinearGaussian(dx=2, dy=2, seed=1).C
-    expected = (0.3**2 + 0.2**2) ** 0.5 / float(posterior.trace()) ** 0.5
+    expected = float(OFFSET.norm()) / float(PLAIN.C.trace()) ** 0.5
     assert found["mean_error"] == pytest.approx(expected, rel=0.05)
+    found = held_out_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["coverage_deviation"] > 0.03
+    assert found["sbc_p"] < 1e-5
 
 
-def test_without_noise_the_covariance_is_wrong(exact):
-    found = exact_scores(Shifted(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(mean_only=True), METRICS, seed=0)
+def test_a_bridge_of_too_little_spread_is_not(exact):
+    found = exact_scores(RIGHT, exact.bridge, SamplerSettings(mean_only=True), METRICS, seed=0)
     assert found["cov_error"] > 0.2
-
-
-def test_there_is_no_hole_in_a_vector(exact):
-    assert hole_mask(exact.bridge, torch.zeros(3, 2)) is None
+    found = held_out_scores(Scaled(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
+    assert found["spread_skill_fair"] == pytest.approx(1 / 1.5, abs=0.05)
+    assert found["coverage_deviation"] > 0.08
+    assert found["sbc_p"] < 1e-3
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(7)], ids=["no labels", "labels"])
 def test_chunks_are_calls_of_the_bridge_one_after_the_other(exact, labels):
-    test = Pairs(*LinearGaussian(dx=2, dy=2, seed=1).pairs("test", 7)[:2], labels)
+    test = Pairs(*PLAIN.pairs("test", 7)[:2], labels)
     chunks = list(draw_chunks(exact.bridge, test, 5, SamplerSettings(batch_size=4), seeded(3), 3))
     assert [chunk.samples.shape for chunk in chunks] == [(3, 5, 2), (3, 5, 2), (1, 5, 2)]
     generator = seeded(3)
@@ -68,16 +92,23 @@ def test_chunks_are_calls_of_the_bridge_one_after_the_other(exact, labels):
         assert chunk.info.forward_evaluations == exact.grid.T
 
 
+def test_few_observations_have_no_p_value_and_data_may_end(exact):
+    few = MetricsSettings(observations=20, samples=10)
+    found = held_out_scores(RIGHT, exact.bridge, SamplerSettings(), few, seed=0)
+    assert "sbc_p" not in found
+    assert found["deviation_floor"] > 0.05
+    assert len(held_out(LinearGaussian(n_test=5), 7).x) == 7  # more of the same stream
+
+    class Ten(FilePairs):
+        sizes: ClassVar = {"test": 10}
+
+        def pairs(self, split, n=None):
+            return Pairs(torch.zeros(n, 1), torch.zeros(n, 1))
+
+    assert [len(held_out(Ten("p.npz"), n).x) for n in (7, 70)] == [7, 10]
+
+
 def test_the_overhead_is_a_ratio_of_two_times(exact):
     row = sampling_overhead(exact.bridge, torch.zeros(4, 2), 8, repeats=1)
-    assert row["states"] == 32
-    assert row["T"] == 4
+    assert (row["states"], row["T"]) == (32, 4)
     assert row["ratio"] == pytest.approx(row["sample_ms"] / row["calls_ms"])
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("samples", 1), ("observations", 0), ("picture_rows", 13), ("c2st_observations", 0)]
-)
-def test_settings_are_checked(name, value):
-    with pytest.raises(CSBError, match=f"metrics.{name}={value}"):
-        MetricsSettings(**{name: value})

@@ -6,23 +6,15 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.evaluation.calibration import sbc_ranks, tarp
-from csb.evaluation.held_out import held_out_scores
-from csb.evaluation.inflation import inflate
-from csb.evaluation.metrics import (
-    EnsembleScores,
-    c2st,
-    crps_ensemble,
-    energy_score,
-    mmd,
-    sample_moments,
-    sliced_wasserstein,
-    spread_skill,
-)
 from csb.evaluation.report import Row
 from csb.evaluation.results import draw, point_row
-from csb.evaluation.selection import validation_score
+from csb.evaluation.scores import held_out_scores
+from csb.evaluation.selection import inflate, validation_score
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.metrics.calibration import sbc_ranks, tarp
+from csb.metrics.distances import c2st, mmd, sliced_wasserstein
+from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill
+from csb.metrics.moments import sample_moments
 from csb.problems import LinearGaussian, Pairs, Rows
 from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise
@@ -31,7 +23,7 @@ from csb.samplers import BridgeSampler
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
 from tests.conftest import make_exact_bridge
 
-UNITS = [(1.0, 1000.0), (1.0, 1e-9), (1e-8, 1e-8), (1e6, 1.0)]
+UNITS = [(1.0, 1000.0), (1e6, 1e-8)]
 OF_UNITS = ("crps", "energy_score", "spread", "skill", "spread_skill_fair", "coverage_deviation", "tarp_deviation")
 
 
@@ -130,20 +122,20 @@ def test_the_scale_of_x_is_in_its_own_units():
     assert float(fitted.x_scale()[2]) == pytest.approx(7, rel=0.02)
 
 
-@pytest.mark.parametrize("offset", [1e6, 1e9])
-def test_offsets_leave_in_float64(offset):
-    a = torch.randn(500, 2, generator=seeded(0), dtype=torch.float64)
-    b = torch.randn(500, 2, generator=seeded(1), dtype=torch.float64) + torch.tensor([2.0, 0.0])
-    assert c2st(a, b) > 0.75
-    assert c2st(a + offset, b + offset) == pytest.approx(c2st(a, b), abs=0.02)
-    assert c2st((a + offset) * 1e-40, (b + offset) * 1e-40) == pytest.approx(c2st(a, b), abs=0.02)
+def test_offsets_leave_in_float64():
+    offset = 1e9
+    a = torch.randn(300, 2, generator=seeded(0), dtype=torch.float64)
+    b = torch.randn(300, 2, generator=seeded(1), dtype=torch.float64) + torch.tensor([2.0, 0.0])
+    apart = c2st(a, b)
+    assert apart > 0.75
+    assert c2st((a + offset) * 1e-40, (b + offset) * 1e-40) == pytest.approx(apart, abs=0.02)
     near = {"rel": 1e-5, "abs": 1e-6}
     assert sliced_wasserstein(a + offset, b + offset, seeded(2)) == pytest.approx(
         sliced_wasserstein(a, b, seeded(2)), **near
     )
     assert mmd(a + offset, b + offset) == pytest.approx(mmd(a, b), **near)
     assert torch.allclose(sample_moments(a + offset)["cov"], sample_moments(a)["cov"], atol=1e-5)
-    x, truth = a.view(50, 10, 2), b[:50]
+    x, truth = a.view(30, 10, 2), b[:30]
     for score in (crps_ensemble, energy_score, lambda x, y: spread_skill(x, y).spread_skill):
         assert score(x + offset, truth + offset) == pytest.approx(score(x, truth), **near)
     for ranks in (sbc_ranks, lambda *of: tarp(*of).coverage):

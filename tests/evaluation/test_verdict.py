@@ -5,16 +5,16 @@ import math
 
 import pytest
 import torch
+from tests.evaluation.test_held_out import Shifted
 
-from csb.evaluation.calibration import central_coverage, sbc_ranks, tarp
 from csb.evaluation.diagnostics import end_distances
-from csb.evaluation.held_out import held_out_scores
-from csb.evaluation.metrics import EnsembleScores
+from csb.evaluation.scores import held_out_scores
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.evaluation.verdict import failures, warn_of_failure
+from csb.metrics.calibration import central_coverage, sbc_ranks, tarp
+from csb.metrics.ensemble import EnsembleScores
 from csb.process import seeded
 from tests.conftest import make_exact_bridge
-from tests.evaluation.test_held_out import Shifted
 
 
 def figures(width, seed, B, n, d=2, tails=False):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from csb.evaluation.metrics import sliced_wasserstein
 from csb.filtering import BridgeFilter, EnKF, Gaussian, LinearGaussianModel
 from csb.filtering.noise import uncorrelated
 from csb.filtering.regression import RIDGES, Fourier, Kernels
+from csb.metrics.distances import sliced_wasserstein
 from csb.process import Pinned, seeded
 from tests.filtering.filter_examples import BIMODAL, OBSERVED, errors, gaussian_model
 

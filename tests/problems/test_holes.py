@@ -7,10 +7,9 @@ import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
-from csb.evaluation.calibration import sbc_ranks, tarp
-from csb.evaluation.metrics import EnsembleScores, spread_skill
 from csb.evaluation.pictures import as_images
-from csb.evaluation.scores import hole_mask
+from csb.metrics.calibration import sbc_ranks, tarp
+from csb.metrics.ensemble import EnsembleScores, spread_skill
 from csb.problems import Hole, InpaintBox, MnistInpaintAnywhere, MovingHole, build_problem, build_transform
 from csb.process import seeded
 
@@ -129,7 +128,7 @@ class TestProblem:
         part = KernelSpec(network, "x0", "low_rank", rank=4)
         bridge = build_bridge(BridgeSpec([1.0, 0.5, 0.1], transform.spec(), part, part), seed=0)
         x = bridge.sample(pairs.y, 3, generator=seeded(0)).x
-        mask = hole_mask(bridge, pairs.y)
+        mask = bridge.transform.unknown(pairs.y)
         assert torch.equal(mask, unknown)
         outside = ~unknown[:, None].expand_as(x)
         assert torch.equal(x[outside], pairs.x[:, None].expand_as(x)[outside])

@@ -10,8 +10,8 @@ from demo_examples import write_digits
 from csb.bridge.checkpoint import save
 from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.evaluation.classifier import DigitClassifier
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.metrics.digits import DigitClassifier
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
 from csb.problems.tasks import mnist

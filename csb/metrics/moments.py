@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.evaluation.ensemble import pairs_share, ratio
-from csb.evaluation.inputs import cloud_weights, finite, require_tensors
+from csb.metrics.inputs import cloud_weights, finite, pairs_share, ratio
 
 
 class MomentErrors(NamedTuple):
@@ -32,7 +31,6 @@ def sample_moments(samples: Tensor, log_weights: Tensor | None = None) -> dict[s
         samples: (n, d), n ≥ 2.
         log_weights: (n,) of sum 1 after exp, or None for equal weights.
     """
-    require_tensors(samples=samples)
     if samples.ndim != 2 or len(samples) < 2:
         raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (n, d) with n ≥ 2")
     x = finite("samples", samples).double()
@@ -75,18 +73,6 @@ def _moment(key: str, reference: Mapping[str, Tensor], found: Tensor) -> Tensor:
     shape = tuple(found.shape)
     if key not in reference:
         raise CSBError(f"the reference has the moments {sorted(reference)}, not {key}; give {key} of shape {shape}")
-    require_tensors(**{key: reference[key]})
     if tuple(reference[key].shape) != shape:
         raise CSBError(f"{key} has shape {tuple(reference[key].shape)}; expected {shape}, as the samples give it")
     return finite(key, reference[key].to(found.device)).double()
-
-
-def gaussian_moment_errors(
-    samples: Tensor, mean: Tensor, cov: Tensor, log_weights: Tensor | None = None
-) -> MomentErrors:
-    """:func:`moment_errors` against the mean (d,) and covariance (d, d) of a Gaussian."""
-    d = mean.numel()
-    if samples.ndim != 2 or len(samples) < 2 or samples.shape[1] != d or mean.ndim != 1 or cov.shape != (d, d):
-        shapes = f"samples, mean and cov have shapes {tuple(samples.shape)}, {tuple(mean.shape)}, {tuple(cov.shape)}"
-        raise CSBError(f"{shapes}; expected (n, d) with n ≥ 2, (d,) and (d, d)")
-    return moment_errors(samples, {"mean": mean, "cov": cov}, log_weights)

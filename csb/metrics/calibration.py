@@ -10,7 +10,7 @@ For equal weights and no ties it is (#{x_i < y} + u)/(n + 1), exactly uniform fo
 clipped pixels. Where one sample has all the weight it is the rank among one: right, but blunt. Self-normalised
 importance weights are exact only for large n_eff.
 
-Shapes as in :mod:`csb.evaluation.ensemble`: samples (B, n, *shape), truth (B, *shape), mask of ``shape``
+Shapes as in :mod:`csb.metrics.ensemble`: samples (B, n, *shape), truth (B, *shape), mask of ``shape``
 or (B, *shape), log_weights (B, n) or (n,).
 """
 
@@ -23,7 +23,7 @@ from scipy.stats import chisquare, kstest
 from torch import Generator, Tensor
 
 from csb.errors import CSBError, is_number, require_int
-from csb.evaluation.inputs import concentration, ensemble_weights, ensembles, finite, require_tensors, uniform
+from csb.metrics.inputs import concentration, ensemble_weights, ensembles, finite, uniform
 
 LEVELS = tuple(i / 20 for i in range(1, 20))
 MAX_RANKED = 16  # coordinates: a p-value of ranks over hundreds of dependent ones, such as pixels, says nothing
@@ -197,7 +197,6 @@ def _coverage(least: Tensor, levels: Sequence[float]) -> Coverage:
 
 def _checked_ranks(ranks: Tensor) -> Tensor:
     """Ranks (B, P), float64, on the CPU."""
-    require_tensors(ranks=ranks)
     if ranks.ndim != 2:
         raise CSBError(f"ranks have shape {tuple(ranks.shape)}; expected (B, P), as sbc_ranks gives them")
     r = finite("ranks", ranks).double().cpu()

@@ -1,7 +1,6 @@
 """The digit classifier: fast on made-up digits, and in full on MNIST (slow)."""
 
 import logging
-import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.evaluation.classifier import MIN_ACCURACY, accuracy, digit_probabilities, load_or_train, train_classifier
+from csb.metrics.digits import MIN_ACCURACY, accuracy, digit_probabilities, load_or_train, train_classifier
 from csb.problems.tasks.mnist import load_mnist
 from csb.process import seeded
 
@@ -80,27 +79,6 @@ def test_a_poor_classifier_is_refused_and_not_written(tmp_path: Path):
     with pytest.raises(CSBError, match=r"expected at least 98\.5%"):
         load_or_train(tmp_path / "c.pt", images, labels.flip(0), images, labels, seed=0, epochs=1)
     assert not list(tmp_path.iterdir())
-
-
-def test_bad_input_is_refused(model: torch.nn.Module):
-    images, labels = bars(20, 0)
-    for bad, match in (
-        ((images[:, 0], labels), r"\(B, 1, 28, 28\)"),
-        (((255 * images).byte(), labels), "floats"),
-        ((images * math.nan, labels), "NaN"),
-        ((images[:0], labels[:0]), "at least one image"),
-        ((images, labels[:5]), "20 integers"),
-        ((images, labels.float()), "20 integers"),
-        ((images, labels + 1), "digits 0 to 9"),
-    ):
-        with pytest.raises(CSBError, match=match):
-            train_classifier(*bad, seed=0)
-        with pytest.raises(CSBError, match=match):
-            accuracy(model, *bad)
-    with pytest.raises(CSBError, match="epochs=0"):
-        train_classifier(images, labels, seed=0, epochs=0)
-    with pytest.raises(CSBError, match="batch=0"):
-        digit_probabilities(model, images, batch=0)
 
 
 @pytest.mark.slow

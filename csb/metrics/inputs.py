@@ -1,4 +1,4 @@
-r"""What the scores take: checked posterior samples, truths, masks, and the weights of weighted samples.
+r"""What the metrics take: checked posterior samples, truths, masks, and the weights of weighted samples.
 
 Log-weights are natural logarithms of weights of sum 1, as in :class:`csb.bridge.samples.Samples`; −∞ is a sample that
 does not count, None gives all samples the same weight. The effective number of samples is n_eff = 1/Σw², n for equal
@@ -100,6 +100,17 @@ def concentration(w: Tensor) -> float:
     """Σw² = 1/n_eff of weights (n,); exactly 1 where one sample has (nearly) all the weight."""
     square = float(w.square().sum())
     return 1.0 if 1 - square < ALONE else square
+
+
+def ratio(a: float, b: float) -> float:
+    """a/b; ∞ for b = 0, NaN for 0/0."""
+    return a / b if b else (math.inf if a else math.nan)
+
+
+def pairs_share(w: Tensor) -> float:
+    """1/(1 − Σw²), by which sums over pairs i ≠ j become means; 0 where one sample has all the weight."""
+    alone = concentration(w)
+    return 0.0 if alone == 1 else 1 / (1 - alone)
 
 
 def systematic(w: Tensor, n: int, offset: float) -> Tensor:

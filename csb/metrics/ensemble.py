@@ -9,6 +9,9 @@ observation at a time, and then averaged over observations: nothing depends on h
 With weights, 1/n becomes Σw², and mean_{i≠j} becomes Σ_{i≠j} w_i w_j (·)/(1 − Σw²), so that every estimate stays
 unbiased for weights that do not depend on the samples. Where one sample has all the weight there is no pair: variance
 and pair terms are 0 by definition.
+
+All raise CSBError for wrong shapes, fewer than 2 samples an observation, values that are not finite, a mask that is not
+boolean, or log-weights that are NaN or not of sum 1.
 """
 
 import math
@@ -20,7 +23,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.evaluation.inputs import concentration, ensemble_weights, ensembles
+from csb.metrics.fidelity import decibel
+from csb.metrics.inputs import concentration, ensemble_weights, ensembles, pairs_share, ratio
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -41,17 +45,6 @@ class Reliability(NamedTuple):
     rmse: Tensor
     pearson: float
     spearman: float
-
-
-def ratio(a: float, b: float) -> float:
-    """a/b; ∞ for b = 0, NaN for 0/0."""
-    return a / b if b else (math.inf if a else math.nan)
-
-
-def pairs_share(w: Tensor) -> float:
-    """1/(1 − Σw²), by which sums over pairs i ≠ j become means; 0 where one sample has all the weight."""
-    alone = concentration(w)
-    return 0.0 if alone == 1 else 1 / (1 - alone)
 
 
 def _moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,10 +140,6 @@ def spread_skill(
         spread_skill_fair: √(mean of (1 + 1/n_eff)·variance / mean squared error); 1 for a calibrated ensemble of any
         size, < 1 for an over-confident one.
 
-    Raises:
-        CSBError: wrong shapes, fewer than 2 samples an observation, non-finite values, a mask not boolean, or
-            log-weights that are NaN or not of sum 1.
-
     Source: V. Fortin, M. Abaza, F. Anctil, R. Turcotte, Why should ensemble spread match the RMSE of the ensemble
     mean?, Journal of Hydrometeorology 15, 2014.
     """
@@ -164,7 +153,7 @@ def crps_ensemble(
 
     The fair form Σ w_i |x_i − y| − ½ Σ_{i≠j} w_i w_j |x_i − x_j|/(1 − Σw²), unbiased for the CRPS of the law that the
     samples come from (Ferro 2014; Zamo & Naveau 2018, eq. PWM), in O(n log n) by sorting. Smaller is better; the fair
-    form may fall below 0. Raises CSBError as :func:`spread_skill`.
+    form may fall below 0.
     """
     return float(_scored(crps_term, samples, truth, mask, log_weights).mean())
 
@@ -175,7 +164,7 @@ def energy_score(
     """Fair energy score Σ w_i ‖x_i − y‖ − ½ Σ_{i≠j} w_i w_j ‖x_i − x_j‖/(1 − Σw²) on the selected coordinates jointly.
 
     (Gneiting & Raftery 2007, eq. 22.) Averaged over observations, in the unit of the data; equal to the CRPS for one
-    coordinate. O(n²) distances for one observation at a time. Raises CSBError as :func:`spread_skill`.
+    coordinate. O(n²) distances for one observation at a time.
     """
     return float(_scored(energy_term, samples, truth, mask, log_weights).mean())
 
@@ -192,8 +181,7 @@ def std_error_correlation(
     All selected pixels of all observations are sorted by predicted std and cut into ``n_bins`` groups of equal size;
     each gives the root mean predicted variance and the RMSE of the ensemble mean. Calibrated: rmse = √(1 + 1/n_eff)·std
     in every bin, once n_eff (~100) keeps noise in the std from flattening the curve. ``pearson`` and ``spearman`` are
-    between std and |error|; NaN where one is constant.
-    Raises CSBError as :func:`spread_skill`, and for fewer pixels than bins.
+    between std and |error|; NaN where one is constant. CSBError for fewer pixels than bins.
     """
     x, y, keep = ensembles(samples, truth, mask)
     w = ensemble_weights(log_weights, samples)
@@ -206,3 +194,102 @@ def std_error_correlation(
     ranks = torch.stack([torch.from_numpy(rankdata(v.numpy())) for v in (std, error)])
     predicted, rmse = torch.stack(bins, dim=1)
     return Reliability(predicted, rmse, pearson, float(torch.corrcoef(ranks)[0, 1]))
+
+
+class EnsembleScores:
+    """All scores at once, over many observations, a chunk at a time.
+
+    Memory grows by a few numbers an observation. Any split into chunks gives the numbers of one :meth:`update` with
+    everything, and of the functions.
+
+    Args:
+        mask: boolean of ``shape``, or None for every coordinate; :meth:`update` may give another for its observations.
+            The PSNRs are over all pixels whatever the mask.
+        data_range: as in :func:`psnr`.
+        scale: the unit of x, broadcastable to ``shape``, by which samples and truth are divided, so that coordinates in
+            other units count alike: that of :meth:`csb.problems.Transform.x_scale`. 1 leaves them in their own.
+    """
+
+    def __init__(self, mask: Tensor | None = None, data_range: float = 1.0, scale: Tensor | float = 1.0) -> None:
+        decibel(torch.ones((), dtype=torch.float32), data_range)
+        self._mask, self._data_range = mask, data_range
+        self._scale = torch.as_tensor(scale, dtype=torch.float64)
+        self._rows: list[Tensor] = []
+        self._n: int | None = None
+
+    def update(
+        self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Add B observations: samples (B, n, *shape), truth (B, *shape), log_weights (B, n), (n,) or None.
+
+        ``mask``, (B, *shape) or ``shape``, takes the place of the common one; the number of coordinates it selects for
+        each observation may not differ within a call.
+        """
+        x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
+        unit = self._scale.to(x.device).expand(truth.shape[1:]).flatten()
+        w = ensemble_weights(log_weights, samples)
+        if self._n not in (None, x.shape[1]):
+            raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")
+        inside = (spread_skill_terms, crps_term, energy_term, std_error_sums)
+        scores = each(lambda *one: torch.cat([term(*one) for term in inside]), x, y, keep, w, unit)
+        everywhere = each(spread_skill_terms, x, y, torch.ones_like(keep), w, unit)
+        n_eff = torch.tensor([[1 / concentration(v)] for v in w], dtype=torch.float64)
+        self._rows.append(torch.cat([scores, everywhere, n_eff], dim=1))
+        self._n = x.shape[1]
+
+    def compute(self) -> dict[str, float]:
+        """Every score. Needs an update.
+
+        ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the average of
+        1/Σw², n for equal weights; ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in
+        :func:`spread_skill`, the first two in the unit of x/scale; ``rmse``: ``skill`` under its other name.
+        """
+        if not self._rows or self._n is None:
+            raise CSBError("no observation was added; call update(samples, truth) before compute()")
+        rows = torch.cat(self._rows)
+        inside, (crps, energy, *sums) = rows[:, :3], rows[:, 3:10].mean(0).tolist()
+        variance, mse_mean, of_mean, n_eff = rows[:, 10:].unbind(1)
+        mse_sample = mse_mean + variance - of_mean  # Σ w_i (x_i − y)² = (m − y)² + (1 − Σw²)·variance
+        psnrs = [float(decibel(mse.mean(), self._data_range)) for mse in (mse_mean, mse_sample)]
+        spread = from_terms(inside)
+        return {
+            "n_observations": float(len(rows)),
+            "n_samples": float(self._n),
+            "n_effective": float(n_eff.mean()),
+            "psnr_mean": psnrs[0],
+            "psnr_sample": psnrs[1],
+            "psnr_mean_per_image": float(decibel(mse_mean, self._data_range).mean()),
+            **spread._asdict(),
+            "rmse": spread.skill,
+            "crps": crps,
+            "energy_score": energy,
+            "std_error_pearson": correlation(*sums),
+        }
+
+    def energy_scores(self) -> list[float]:
+        """The energy score of each observation, in the order in which they were added."""
+        return torch.cat(self._rows)[:, 4].tolist() if self._rows else []
+
+    def standard_errors(self) -> dict[str, float]:
+        """Of the means over observations: crps, energy_score, psnr_mean_per_image, spread_skill, spread_skill_fair.
+
+        Empty for one observation. The root r = √(a/b) of a ratio of two means by the delta method:
+        (r/2)·std(a_i/a − b_i/b)/√B.
+        """
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0, dtype=torch.float32)
+        if len(rows) < 2:
+            return {}
+
+        def error(values: Tensor) -> float:
+            return float(values.std() / len(values) ** 0.5)
+
+        variance, mse, of_mean = rows[:, :3].T
+        found = {
+            "crps": error(rows[:, 3]),
+            "energy_score": error(rows[:, 4]),
+            "psnr_mean_per_image": error(decibel(rows[:, 11], self._data_range)),
+        }
+        for key, above in (("spread_skill", variance), ("spread_skill_fair", variance + of_mean)):
+            a, b = above.mean(), mse.mean()
+            found[key] = float((a / b).sqrt() / 2) * error(above / a - mse / b) if a * b > 0 else math.nan
+        return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.evaluation.calibration import LEVELS, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.process import seeded
-from tests.evaluation.test_metrics import normal
+from tests.metrics.draws import COPIED, COPIES, normal
 
 STANDARD = NormalDist()
 
@@ -36,7 +36,7 @@ def test_the_rank_is_the_formula():
     torch.testing.assert_close(sbc_ranks(samples, truth, seeded(0), log_weights=w.log()), expected)
 
 
-@pytest.mark.parametrize("n", [2, 9, 50])
+@pytest.mark.parametrize("n", [2, 50])
 def test_ranks_of_a_calibrated_model_are_uniform_at_any_size(n):
     r = ranks(8000, n)
     assert r.shape == (8000, 2)
@@ -65,13 +65,6 @@ def test_ranks_and_coverage_of_a_wrong_spread_have_the_known_shape(scale):
     torch.testing.assert_close(coverage.coverage.mean(1), exact, atol=0.015, rtol=0)
     assert coverage.bias == pytest.approx(float((exact - coverage.levels).mean()), abs=0.01)
     assert coverage.deviation == pytest.approx(abs(coverage.bias), abs=0.005)
-
-
-def test_a_bias_tilts_the_ranks():
-    found = rank_uniformity(ranks(4000, 200, shift=1.0), bins=10)
-    exact = torch.tensor([STANDARD.cdf(STANDARD.inv_cdf(u) + 1) if u < 1 else 1 for u in (0.1, 0.2, 0.5)])
-    shares = found.counts.cumsum(0)[[0, 1, 4]].mean(1) / 4000
-    torch.testing.assert_close(shares.float(), exact, atol=0.015, rtol=0)
 
 
 def importance(B: int, n: int, d: int = 2):
@@ -111,12 +104,10 @@ def test_equal_weights_and_copies_leave_ranks_as_they_are():
     samples, truth = model(50, 5)
     equal = torch.full((50, 5), -math.log(5), dtype=torch.float64)
     torch.testing.assert_close(sbc_ranks(samples, truth, seeded(0), log_weights=equal), ranks(50, 5))
-    copies = torch.tensor([3, 1, 4, 0, 2])
-    w = copies.double() / 10
-    own = float(w.square().sum())
+    own = float(COPIED.exp().square().sum())
     u = torch.rand((50, 2), generator=seeded(0), dtype=torch.float64)
-    weighted = sbc_ranks(samples, truth, seeded(0), log_weights=w.log())
-    many = sbc_ranks(samples.repeat_interleave(copies, 1), truth, seeded(0))
+    weighted = sbc_ranks(samples, truth, seeded(0), log_weights=COPIED)
+    many = sbc_ranks(samples.repeat_interleave(COPIES, 1), truth, seeded(0))
     torch.testing.assert_close(weighted * (1 + own) - u * own, many * 1.1 - u * 0.1)  # the weight below the truth
 
 
@@ -135,8 +126,6 @@ def test_tarp_of_a_calibrated_model_is_the_diagonal(n):
     assert found.coverage.shape == (19, 1)
     assert found.observations == 6000
     assert found.deviation < 2.5 * found.floor
-    again = tarp(*model(6000, n, d=3), seeded(0))
-    assert torch.equal(found.coverage, again.coverage)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
@@ -160,19 +149,11 @@ def test_tarp_sees_wrong_dependence_that_ranks_do_not():
     assert joint.deviation > 5 * joint.floor
 
 
-def test_the_floor_is_the_deviation_of_uniform_ranks():
-    found = [central_coverage(torch.rand(500, 1, generator=seeded(2, i), dtype=torch.float64)) for i in range(100)]
-    assert sum(c.deviation for c in found) / 100 == pytest.approx(found[0].floor, rel=0.15)
-
-
 def test_bad_input_is_refused():
     samples, truth = model(10, 4)
     good = torch.rand(40, 2, generator=seeded(0))
     for match, call in (
         ("weights of sum 4", lambda: sbc_ranks(samples, truth, seeded(0), log_weights=torch.zeros(4))),
-        ("weights of sum 4", lambda: tarp(samples, truth, seeded(0), log_weights=torch.zeros(10, 4))),
-        ("truth has", lambda: sbc_ranks(samples, truth * math.nan, seeded(0))),
-        (r"expected \(B, n, \*shape\)", lambda: tarp(samples, truth[:3], seeded(0))),
         ("at least 2 truths", lambda: tarp(samples[:1], truth[:1], seeded(0))),
         (r"expected \(B, P\)", lambda: central_coverage(good[0])),
         (r"expected 0\.\.1", lambda: central_coverage(2 * good)),
@@ -185,4 +166,3 @@ def test_bad_input_is_refused():
         with pytest.raises(CSBError, match=match) as caught:
             call()
         assert "\n" not in str(caught.value)
-    assert isinstance(central_coverage(good), Coverage)

@@ -1,7 +1,8 @@
 """The metrics on plain arrays: ``csb.metrics.c2st(a, b)``, ``csb.metrics.crps(samples, truth)``.
 
 Arrays are tensors, arrays of numpy, frames or nested lists. Samples are (B, n, …) of B observations, truths (B, …),
-clouds (N, d). Random numbers come from ``seed``. Each function's own page says what it computes, with its source.
+clouds (N, d). Random numbers come from ``seed``. Each function's own page says what it computes, with its source; the
+modules hold the same functions on tensors, with a generator in place of the seed.
 """
 
 import inspect
@@ -11,8 +12,7 @@ from typing import Any
 
 from torch import Generator
 
-from csb.evaluation import calibration as _calibration
-from csb.evaluation import metrics as _metrics
+from csb.metrics import calibration, distances, ensemble
 from csb.numbers import as_numbers
 from csb.process import Stream, seeded
 
@@ -39,13 +39,13 @@ def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     return of_arrays
 
 
-c2st = _of_arrays(_metrics.c2st)
-mmd = _of_arrays(_metrics.mmd)
-sliced_wasserstein = _of_arrays(_metrics.sliced_wasserstein)
-crps = _of_arrays(_metrics.crps_ensemble)
-energy_score = _of_arrays(_metrics.energy_score)
-spread_skill = _of_arrays(_metrics.spread_skill)
-sbc_ranks = _of_arrays(_calibration.sbc_ranks)
-rank_uniformity = _of_arrays(_calibration.rank_uniformity)
-central_coverage = _of_arrays(_calibration.central_coverage)
-tarp = _of_arrays(_calibration.tarp)
+c2st = _of_arrays(distances.c2st)
+mmd = _of_arrays(distances.mmd)
+sliced_wasserstein = _of_arrays(distances.sliced_wasserstein)
+crps = _of_arrays(ensemble.crps_ensemble)
+energy_score = _of_arrays(ensemble.energy_score)
+spread_skill = _of_arrays(ensemble.spread_skill)
+sbc_ranks = _of_arrays(calibration.sbc_ranks)
+rank_uniformity = _of_arrays(calibration.rank_uniformity)
+central_coverage = _of_arrays(calibration.central_coverage)
+tarp = _of_arrays(calibration.tarp)

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from csb.errors import CSBError, is_number
-from csb.evaluation.inputs import ensemble_weights, ensembles, finite, posterior_mean, require_tensors
+from csb.metrics.inputs import ensemble_weights, ensembles, finite, posterior_mean
 
 _SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
@@ -54,6 +53,8 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     Args:
         estimate, truth: (B, C, H, W).
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
+
     estimate, truth = _pair(estimate, truth)
     if truth.ndim != 4 or min(truth.shape[2:]) < _SMALLEST:
         raise CSBError(f"images have shape {tuple(truth.shape)}; expected (B, C, H, W) with H, W ≥ {_SMALLEST}")
@@ -79,7 +80,6 @@ def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = Non
 
 
 def _pair(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    require_tensors(estimate=estimate, truth=truth)
     if estimate.shape != truth.shape or estimate.ndim < 2:
         shapes = f"estimate has shape {tuple(estimate.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected one shape (B, *shape)")

@@ -1,0 +1,282 @@
+"""Every score of an ensemble against a closed form or a brute-force sum, with weights and without."""
+
+import math
+
+import pytest
+import scoringrules
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from csb.errors import CSBError
+from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill, std_error_correlation
+from csb.metrics.fidelity import psnr
+from csb.metrics.inputs import posterior_mean, systematic
+from csb.metrics.moments import moment_errors, sample_moments
+from csb.process import seeded
+from tests.metrics.draws import COPIED, COPIES, SHARE, ensemble, half_mask, log_weights, normal, point_mass
+
+SCORES = (spread_skill, crps_ensemble, energy_score, std_error_correlation)
+
+
+def scored(samples, truth, log_w=None, **options):
+    scores = EnsembleScores(**options)
+    scores.update(samples, truth, log_w)
+    return scores
+
+
+def calibrated(n, scale=1.0):
+    """Truth and samples from N(m, 1), per pixel and observation its own m; the samples' spread times ``scale``."""
+    centre = 3 * normal(200, 1, 40, key=4)
+    return centre + scale * normal(200, n, 40, key=5), centre[:, 0] + normal(200, 40, key=6)
+
+
+@pytest.mark.parametrize("n", [2, 32])
+def test_spread_skill_of_a_calibrated_ensemble_is_1_within_its_standard_error(n):
+    """N independent errors of means and variances of n draws: the squares have the relative variances 2/N and
+    2/(N(n − 1)), their ratio the sum, and the root of the ratio a quarter of it.
+    """
+    samples, truth = calibrated(n)
+    scores = scored(samples, truth)
+    found, exact = scores.compute(), math.sqrt(n / (2 * truth.numel() * (n - 1)))
+    assert scores.standard_errors()["spread_skill_fair"] == pytest.approx(exact, rel=0.2)
+    assert abs(found["spread_skill_fair"] - 1) < 4 * exact
+    assert found["spread_skill"] == pytest.approx(math.sqrt(n / (n + 1)), abs=0.03)
+    assert found["spread"] == pytest.approx(1, abs=0.025)
+    assert spread_skill(*calibrated(16, scale=0.5)).spread_skill_fair < 0.6
+    assert spread_skill(*calibrated(16, scale=2.0)).spread_skill_fair > 1.7
+
+
+def test_a_weighted_ensemble_is_calibrated_by_its_effective_size():
+    """Weights that do not depend on the samples: skill² = (1 + Σw²)·σ², whatever they are."""
+    centre = 3 * normal(400, 1, 40, key=4)
+    samples, truth = centre + normal(400, 6, 40, key=5), centre[:, 0] + normal(400, 40, key=6)
+    log_w = log_weights(400, 6, scale=1.5)
+    result = spread_skill(samples, truth, log_weights=log_w)
+    mass = float(log_w.exp().square().sum(1).mean())
+    assert mass > 0.35  # the effective size is below 3
+    assert result.spread == pytest.approx(1, abs=0.015)
+    assert result.skill == pytest.approx((1 + mass) ** 0.5, abs=0.015)
+    assert result.spread_skill_fair == pytest.approx(1, abs=0.015)
+
+
+@pytest.mark.parametrize("log_w", [None, log_weights(6, 9)], ids=["equal", "weighted"])
+def test_sums_over_pairs_equal_the_double_sum(log_w):
+    samples, truth = ensemble()
+    mask, w = half_mask(), torch.full((6, 9), 1 / 9, dtype=torch.float64) if log_w is None else log_w.exp()
+    x, y = samples.double()[:, :, mask], truth.double()[:, mask]
+    fair = w[:, :, None] * w[:, None] / (1 - w.square().sum(1))[:, None, None]
+    gaps, error = x[:, :, None] - x[:, None], x - y[:, None]
+    crps = (w[..., None] * error.abs()).sum(1) - 0.5 * (fair[..., None] * gaps.abs()).sum((1, 2))
+    energy = (w * error.norm(dim=-1)).sum(1) - 0.5 * (fair * gaps.norm(dim=-1)).sum((1, 2))
+    spread = 0.5 * (fair[..., None] * gaps.square()).sum((1, 2))
+    skill = ((w[..., None] * x).sum(1) - y).square()
+    samples[:, :, ~mask] = 100  # what the mask leaves out does not count
+    assert crps_ensemble(samples, truth, mask, log_w) == pytest.approx(float(crps.mean()), rel=1e-12)
+    assert energy_score(samples, truth, mask, log_w) == pytest.approx(float(energy.mean()), rel=1e-12)
+    found = spread_skill(samples, truth, mask, log_w)
+    assert found.spread**2 == pytest.approx(float(spread.mean()), rel=1e-12)
+    assert found.skill**2 == pytest.approx(float(skill.mean()), rel=1e-12)
+    one = samples[..., :1, :1], truth[..., :1, :1]
+    assert energy_score(*one, log_weights=log_w) == pytest.approx(crps_ensemble(*one, log_weights=log_w), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 64])
+def test_crps_of_a_gaussian_is_unbiased_at_any_size(n):
+    mu, sigma, pixels = 0.4, 1.5, 200_000 // n
+    truth = torch.full((4, pixels), 1.3, dtype=torch.float64)
+    z = (1.3 - mu) / sigma
+    cdf, pdf = 0.5 * (1 + math.erf(z / math.sqrt(2))), math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    exact = sigma * (z * (2 * cdf - 1) + 2 * pdf - 1 / math.sqrt(math.pi))
+    assert crps_ensemble(mu + sigma * normal(4, n, pixels), truth) == pytest.approx(exact, abs=0.01)
+
+
+def test_crps_and_energy_score_agree_with_scoringrules():
+    samples, truth = ensemble(B=5, n=12, shape=(6,))
+    x, y = samples.double().numpy(), truth.double().numpy()
+    exact = scoringrules.crps_ensemble(y, x, m_axis=1, estimator="fair").mean()
+    assert crps_ensemble(samples, truth) == pytest.approx(float(exact), rel=1e-12)
+    energy = scoringrules.es_ensemble(y, x, m_axis=1, v_axis=2, estimator="fair").mean()
+    assert energy_score(samples, truth) == pytest.approx(float(energy), rel=1e-12)
+
+
+def test_std_error_correlation_against_scipy_and_brute_force():
+    samples, truth = ensemble(B=30)
+    mask = half_mask()
+    result = std_error_correlation(samples, truth, mask, n_bins=7)
+    std = samples.double().std(1)[:, mask].flatten()
+    error = (samples.double().mean(1) - truth.double())[:, mask].flatten().abs()
+    assert result.pearson == pytest.approx(pearsonr(std, error).statistic, abs=1e-10)
+    assert result.spearman == pytest.approx(spearmanr(std, error).statistic, abs=1e-10)
+    first = std.argsort()[: -(-len(std) // 7)]
+    assert float(result.predicted_std[0]) == pytest.approx(float(std[first].square().mean().sqrt()), rel=1e-12)
+    assert float(result.rmse[0]) == pytest.approx(float(error[first].square().mean().sqrt()), rel=1e-12)
+    constant = std_error_correlation(torch.tensor([-1.0, 1.0])[None, :, None].expand(3, 2, 8), normal(3, 8), n_bins=2)
+    assert math.isnan(constant.pearson)
+    assert math.isnan(constant.spearman)
+
+
+def test_std_error_correlation_is_reliable_for_a_calibrated_ensemble():
+    scale, n = torch.linspace(0.1, 2, 50, dtype=torch.float64), 128
+    result = std_error_correlation(scale * normal(300, n, 50), scale * normal(300, 50, key=1))
+    torch.testing.assert_close(result.rmse, math.sqrt(1 + 1 / n) * result.predicted_std, rtol=0.12, atol=0)
+    assert min(result.pearson, result.spearman) > 0.5
+
+
+def test_weights_that_are_integers_count_as_copies():
+    """Means agree; sums over pairs agree up to the factors 1 − Σw² and 1 − 1/N that make them means."""
+    samples, truth = ensemble(n=5)
+    many = samples.repeat_interleave(COPIES, 1)
+    one, other = spread_skill(samples, truth, log_weights=COPIED), spread_skill(many, truth)
+    assert one.skill == pytest.approx(other.skill, rel=1e-12)
+    assert one.spread == pytest.approx(SHARE**0.5 * other.spread, rel=1e-12)
+    torch.testing.assert_close(posterior_mean(samples, COPIED), many.double().mean(1))
+    cloud = normal(5, 2)
+    found, expected = sample_moments(cloud, COPIED), sample_moments(cloud.repeat_interleave(COPIES, 0))
+    torch.testing.assert_close(found["cov"], SHARE * cloud.repeat_interleave(COPIES, 0).T.cov())
+    for key in ("mean", "skew", "kurtosis"):
+        torch.testing.assert_close(found[key], expected[key])
+
+
+@pytest.mark.parametrize("log_w", [point_mass(9), torch.full((9,), -25.0).index_fill(0, torch.tensor([2]), 0.0)])
+def test_weights_all_or_nearly_all_on_one_sample_leave_a_point_mass(log_w):
+    """With weights of 1e-11 the spread would be a quotient of two rounding errors."""
+    samples, truth = ensemble()
+    point = samples[:, 2].double()
+    error = (point - truth).abs()
+    found = scored(samples, truth, log_w).compute()
+    assert [found[key] for key in ("spread", "spread_skill", "spread_skill_fair", "n_effective")] == [0, 0, 0, 1]
+    assert found["skill"] ** 2 == pytest.approx(float(error.square().mean()), rel=1e-9)
+    assert found["crps"] == pytest.approx(float(error.mean()), rel=1e-9)
+    assert found["energy_score"] == pytest.approx(float(error.flatten(1).norm(dim=1).mean()), rel=1e-9)
+    assert found["psnr_sample"] == found["psnr_mean"] == pytest.approx(psnr(point, truth), rel=1e-9)
+    assert float(std_error_correlation(samples, truth, log_weights=log_w).predicted_std.sum()) == 0
+    assert math.isnan(found["std_error_pearson"])  # the std is constant
+    assert math.isnan(spread_skill(torch.zeros(2, 3, 4), torch.zeros(2, 4)).spread_skill)  # 0/0
+    moments = moment_errors(normal(5, 2), sample_moments(normal(5, 2, key=1)), point_mass(5))
+    assert moments.cov_relative == 1
+
+
+@pytest.mark.parametrize("log_w", [None, log_weights(6, 9)], ids=["equal", "weighted"])
+def test_chunks_give_the_numbers_of_the_functions(log_w):
+    samples, truth = ensemble()
+    mask = half_mask()
+    parts = EnsembleScores(mask, data_range=2.0)
+    for i, j in ((0, 2), (2, 3), (3, 6)):
+        parts.update(samples[i:j], truth[i:j], None if log_w is None else log_w[i:j])
+    found = parts.compute()
+    assert found == scored(samples, truth, log_w, mask=mask, data_range=2.0).compute()
+    spread = spread_skill(samples, truth, mask, log_w)
+    assert {key: found[key] for key in spread._fields} == spread._asdict()
+    assert found["rmse"] == spread.skill
+    assert found["crps"] == pytest.approx(crps_ensemble(samples, truth, mask, log_w), rel=1e-12)
+    assert found["energy_score"] == pytest.approx(energy_score(samples, truth, mask, log_w), rel=1e-12)
+    pearson = std_error_correlation(samples, truth, mask, log_weights=log_w).pearson
+    assert found["std_error_pearson"] == pytest.approx(pearson, rel=1e-9)
+    mean, w = posterior_mean(samples, log_w), torch.full((6, 9), 1 / 9) if log_w is None else log_w.exp()
+    assert found["psnr_mean"] == pytest.approx(psnr(mean, truth, 2.0))
+    assert found["psnr_mean_per_image"] == pytest.approx(psnr(mean, truth, 2.0, per_image=True))
+    mse = (w * (samples.double() - truth[:, None]).square().mean((2, 3, 4))).sum(1).mean()
+    assert found["psnr_sample"] == pytest.approx(10 * math.log10(4 / mse))
+    assert found["n_effective"] == pytest.approx(float((1 / w.square().sum(1)).mean()))
+    assert (found["n_observations"], found["n_samples"]) == (6, 9)
+    equal = scored(samples, truth, torch.full((9,), -math.log(9))).compute()  # float32, as samplers give them
+    assert equal == pytest.approx(scored(samples, truth).compute(), rel=1e-9)
+
+
+def test_standard_errors_against_repetition():
+    """The standard deviation over 100 repetitions of 60 observations, whose sizes differ so that the scores vary."""
+
+    def once(key):
+        generator = seeded(11, key)
+        size = torch.rand(60, 1, 1, generator=generator, dtype=torch.float64) + 0.2
+        drawn = size * torch.randn((60, 6, 5), generator=generator, dtype=torch.float64)
+        scores = scored(drawn[:, :5], drawn[:, 5])
+        return scores.compute(), scores.standard_errors()
+
+    found = [once(key) for key in range(100)]
+    keys = {"crps", "energy_score", "psnr_mean_per_image", "spread_skill", "spread_skill_fair"}
+    assert set(found[0][1]) == keys
+    for key in keys:
+        actual = torch.tensor([value[key] for value, _ in found]).std()
+        reported = torch.tensor([error[key] for _, error in found]).mean()
+        assert float(reported / actual) == pytest.approx(1, abs=0.25), key
+    scores = scored(*ensemble(B=1))
+    assert scores.standard_errors() == {}
+    scores.update(*ensemble(B=1))  # the same once more
+    assert scores.standard_errors()["crps"] == 0
+
+
+def test_importance_weights_give_the_moments_of_their_target():
+    """Samples of N(0, 1) weighted to N(½, 1): mean ½, variance 1, skewness 0, kurtosis 3."""
+    x = normal(400_000, 1)
+    log_w = (0.5 * x[:, 0]).log_softmax(0)
+    exact = {"mean": torch.tensor([0.5]), "cov": torch.eye(1), "skew": torch.zeros(1), "kurtosis": torch.tensor([3.0])}
+    errors = moment_errors(x, exact, log_w)
+    assert errors.mean_scaled == pytest.approx(0, abs=0.01)
+    assert errors.cov_relative == pytest.approx(0, abs=0.02)
+    assert errors.skew == pytest.approx(0, abs=0.03)
+    assert errors.kurtosis == pytest.approx(0, abs=0.1)
+    assert moment_errors(x, exact).mean_scaled == pytest.approx(0.5, abs=0.01)
+    assert moment_errors(x, sample_moments(x, log_w), log_w)[2:] == (0, 0, 0)
+
+
+def test_errors_of_the_moments_of_a_moved_cloud():
+    factor = normal(3, 3)
+    samples = torch.tensor([1.0, -2.0, 2.0], dtype=torch.float64) + normal(4000, 3, key=1) @ factor.T
+    mean, cov = samples.mean(0), samples.T.cov()
+    moved, length = moment_errors(samples + 0.3, {"mean": mean, "cov": 2 * cov}), 0.3 * math.sqrt(3)
+    assert moved.mean_scaled == pytest.approx(length / math.sqrt(2 * float(cov.trace())), rel=1e-9)
+    assert moved.mean_relative == pytest.approx(length / float(mean.norm()), rel=1e-9)
+    assert moved.cov_relative == pytest.approx(0.5, rel=1e-9)
+    assert moved.skew is None
+    assert moment_errors(samples, {"mean": torch.zeros(3), "cov": cov}).mean_relative == math.inf
+
+
+def test_systematic_resampling_gives_each_sample_its_share():
+    w = log_weights(50, scale=2).exp()
+    counts = systematic(w, 300, 0.3).bincount(minlength=50)
+    assert bool(((counts - 300 * w).abs() < 1).all())
+    assert systematic(torch.full((7,), 1 / 7).double(), 7, 0.99).tolist() == list(range(7))
+    assert systematic(torch.tensor([0.0, 1.0, 0.0]).double(), 4, 0.0).tolist() == [1] * 4
+
+
+def _with_nan(x):
+    return x.flatten().index_fill(0, torch.tensor([3]), math.nan).view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda x, y: (_with_nan(x), y), "samples has 1 NaN"),
+        (lambda x, y: (x, _with_nan(y)), "truth has 1 NaN"),
+        (lambda x, y: (x[:, :1], y), "at least 2"),
+        (lambda x, y: (x, y[:3]), r"expected \(B, n, \*shape\)"),
+        (lambda x, y: (x[:0], y[:0]), "non-empty"),
+        (lambda x, y: (x, y, torch.ones(1, 4, 5)), r"torch\.bool"),
+        (lambda x, y: (x, y, torch.zeros(1, 4, 5, dtype=torch.bool)), "selects no coordinate"),
+        (lambda x, y: (x, y, None, torch.zeros(6, 9)), "weights of sum 9"),
+        (lambda x, y: (x, y, None, log_weights(6, 8)), r"expected \(6, 9\) or \(9,\)"),
+        (lambda x, y: (x, y, None, _with_nan(log_weights(6, 9))), "NaN"),
+    ],
+)
+def test_bad_ensembles_are_refused(change, match):
+    for score in (spread_skill, crps_ensemble, energy_score):
+        with pytest.raises(CSBError, match=match) as caught:
+            score(*change(*ensemble()))
+        assert "\n" not in str(caught.value)
+
+
+def test_other_bad_input_is_refused():
+    samples, truth = ensemble()
+    for match, call in (
+        ("no observation", EnsembleScores().compute),
+        ("one n for all", lambda: scored(samples, truth).update(samples[:, :4], truth)),
+        ("data_range", lambda: EnsembleScores(data_range=0)),
+        ("n_bins", lambda: std_error_correlation(samples, truth, n_bins=10_000)),
+        (r"expected \(B, n, \*shape\)", lambda: posterior_mean(normal(5, 2))),
+        ("weights of sum 5", lambda: sample_moments(normal(5, 2), torch.zeros(5))),
+        ("not cov", lambda: moment_errors(normal(5, 2), {"mean": torch.zeros(2)})),
+        (r"cov has shape \(3, 3\)", lambda: moment_errors(normal(5, 2), {"mean": normal(2), "cov": torch.eye(3)})),
+    ):
+        with pytest.raises(CSBError, match=match):
+            call()
