@@ -57,6 +57,6 @@ def test_the_passes_of_amortized_samplers_are_those_that_are_made(name, T):
 
 
 def test_this_file_knows_every_amortized_sampler():
-    from csb.runs.budgets.methods import METHODS
+    from csb.runs.methods import METHODS
 
     assert {*GUIDED, *AMORTIZED, "bridge", "exact"} <= set(METHODS)
