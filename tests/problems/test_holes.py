@@ -13,6 +13,8 @@ from csb.metrics.ensemble import EnsembleScores, spread_skill
 from csb.problems import Hole, InpaintBox, MnistInpaintAnywhere, MovingHole, build_problem, build_transform
 from csb.process import seeded
 
+pytest_plugins = ["tests.problems.digit_files"]
+
 SHAPE = (2, 6, 9)
 
 

@@ -16,7 +16,9 @@ from csb.errors import CSBError
 from csb.evaluation.pictures import as_images
 from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres
 from csb.problems.tasks import mnist
-from tests.problems.conftest import N_TEST, N_TRAIN, N_VALID
+from tests.problems.digit_files import N_TEST, N_TRAIN, N_VALID
+
+pytest_plugins = ["tests.problems.digit_files"]
 
 
 def test_files_round_trip(root, splits):
