@@ -124,8 +124,7 @@ class MovingHole(_Cropped):
         return each, channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :]
 
     def _hole(self, y: Tensor | None) -> Any:
-        if y is None:
-            raise CSBError("the state of a moving hole depends on where it is; pass the observations: encode_x(x, y)")
+        assert y is not None, "the state of a moving hole depends on where it is"
         return self._index(*self.corners(y), self.hole, self.hole)
 
     def encode_y(self, y: Tensor) -> Tensor:

@@ -84,16 +84,19 @@ class FilePairs(Problem):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        fault = ""
         if not self.path and not (self.x and self.y and self.path is None):
-            raise CSBError(
+            fault = (
                 "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
                 "data.y=…)"
             )
-        if self.low is None and self.high is None and self.transform in ("reflect", "probit"):
-            raise CSBError(
+        elif self.low is None and self.high is None and self.transform in ("reflect", "probit"):
+            fault = (
                 f"transform={self.transform} needs the bounds of x; give data.low=[…] and data.high=[…], a number or "
                 f"null for each coordinate"
             )
+        if fault:
+            raise CSBError(fault)
         return self
 
     @cached_property

@@ -102,14 +102,11 @@ def test_each_iteration_comes_closer_in_mean(problem, grid, objective):
     assert errors[-1] < 0.75 * errors[0]
 
 
-def test_the_first_half_step_starts_from_the_reference(problem, grid):
-    reference = Reference(grid)
+def test_the_path_of_the_reference(problem, grid):
     law = AffineGaussian(problem.G, torch.zeros(2).double(), problem.C)
     for k, kernel in enumerate(reference_kernels(grid, 2, 2), start=1):
-        law = kernel.push(law)
-        marginal = reference.marginal(k)
-        torch.testing.assert_close(law.U, marginal.scale * problem.G)
-        torch.testing.assert_close(law.P, marginal.scale**2 * problem.C + marginal.var * torch.eye(2).double())
+        law, (scale, var) = kernel.push(law), Reference(grid).marginal(k)
+        close(law, (scale * problem.G, 0 * law.u, scale**2 * problem.C + var * torch.eye(2).double()), 1e-9)
 
 
 def simulate(start, kernels, y, generator):
@@ -166,5 +163,4 @@ def test_the_diagonal_projection_only_matters_for_correlated_coordinates(problem
     C = torch.diag(torch.tensor([0.2, 0.6], dtype=torch.float64))
     args = (grid, torch.ones(2, 1).double(), torch.ones(2).double(), C, 3)
     for a, b in zip(exact_ipf(*args, "likelihood"), exact_ipf(*args, "likelihood_diagonal")):
-        for x, z in zip(a.end, b.end):
-            torch.testing.assert_close(x, z)
+        close(a.end, b.end, 1e-9)

@@ -95,10 +95,7 @@ class TestMovingHole:
             with pytest.raises(CSBError, match="observation 4 does not show one hole of 3×3 pixels"):
                 call()
 
-    def test_errors(self):
-        t, x, _, _ = observed()
-        with pytest.raises(CSBError, match="pass the observations"):
-            t.encode_x(x)
+    def test_a_hole_that_fills_the_image(self):
         with pytest.raises(CSBError, match="hole=6 does not move"):
             MovingHole(SHAPE, 6)
 

@@ -99,33 +99,31 @@ def test_masses_are_no_codes_and_repeated_ends_far_out_are():
     assert codes(both[:, None], fitted(both)) == [(0, -9999.0), (0, 9999.0)]
 
 
+def standardised(key, bad, good):
+    """A fitted transform, of which x or y holds what is bad."""
+    shape = bad.shape[1:]
+    return Standardise(shape, shape).fit(Rows.of(Pairs(*((bad, good) if key == "x" else (good, bad)))))
+
+
 @pytest.mark.parametrize("key", ["x", "y"])
 def test_a_likely_code_is_named_with_its_rows(key, caplog):
-    good, bad = (
-        torch.stack([normal(), normal(key=1)], 1).float(),
-        torch.stack([normal(), changed(1000, -9999)], 1).float(),
-    )
+    good, bad = (torch.stack([normal(), second], 1).float() for second in (normal(key=1), changed(1000, -9999)))
     with caplog.at_level(logging.WARNING):
-        Standardise((2,), (2,)).fit(Rows.of(Pairs(*((bad, good) if key == "x" else (good, bad)))))
+        standardised(key, bad, good)
     (record,) = caplog.records
     assert f"column 1 of {key} is -9999 in 20 rows" in record.getMessage()
 
 
-def images(n=400):
-    return torch.randn(n, 2, 4, 4, generator=seeded(0))
-
-
 @pytest.mark.parametrize("key", ["x", "y"])
 def test_one_hot_pixel_leaves_the_others_their_scale(key):
-    hot = images()
+    images = torch.randn(400, 2, 4, 4, generator=seeded(0))
+    hot = images.clone()
     hot[5, 1, 2, 2] = 1e6
-    transform = Standardise((2, 4, 4), (2, 4, 4)).fit(
-        Rows.of(Pairs(*((hot, images()) if key == "x" else (images(), hot))))
-    )
+    transform = standardised(key, hot, images)
     z = transform.encode_x(hot) if key == "x" else transform.encode_y(hot)
     low, high = z[:, 1].flatten().quantile(torch.tensor([0.25, 0.75]))
     assert 0.9 < float(high - low) / 1.349 < 1.1
-    torch.testing.assert_close(z[:, 0], images()[:, 0], atol=0.1, rtol=0.1)
+    torch.testing.assert_close(z[:, 0], images[:, 0], atol=0.1, rtol=0.1)
     if key == "x":
         torch.testing.assert_close(transform.decode(z, hot), hot, rtol=1e-4, atol=1e-4)
 
