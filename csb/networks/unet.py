@@ -70,7 +70,7 @@ class ImageEncoder(nn.Module):
         return near + nnf.interpolate(far, size=near.shape[2:], mode="nearest"), self.whole(far)
 
 
-class VectorEncoder(nn.Module):
+class UniformMap(nn.Module):
     """A vector observation (B, d) to a map that is the same everywhere and a vector (B, width)."""
 
     def __init__(self, dim: int, channels: int, width: int, grid: tuple[int, int]) -> None:
@@ -120,7 +120,7 @@ class UNet(Network):
         embedding = 4 * channels
         grid = (self.canvas[0] // patch, self.canvas[1] // patch)
         if len(c_shape) == 1:
-            self.encoder = VectorEncoder(c_shape[0], channels, embedding, grid)
+            self.encoder = UniformMap(c_shape[0], channels, embedding, grid)
         else:
             self.encoder = ImageEncoder(c_shape[0] * patch**2, channels, embedding, grid)
         self.time = TimeEmbedding(embedding)

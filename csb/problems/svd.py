@@ -46,16 +46,13 @@ class SVD:
         if len(kept) == self.rank:
             return self
 
-        def put(c: Tensor) -> Tensor:
-            return c.new_zeros(len(c), self.rank).index_copy(1, kept.to(c.device), c)
+        def only(put: Map, take: Map) -> tuple[Map, Map]:
+            def put_kept(c: Tensor) -> Tensor:
+                return put(c.new_zeros(len(c), self.rank).index_copy(1, kept.to(c.device), c))
 
-        return SVD(
-            self.values[kept],
-            v=lambda c: self.v(put(c)),
-            vt=lambda x: self.vt(x)[:, kept.to(x.device)],
-            u=lambda c: self.u(put(c)),
-            ut=lambda y: self.ut(y)[:, kept.to(y.device)],
-        )
+            return put_kept, lambda x: take(x)[:, kept.to(x.device)]
+
+        return SVD(self.values[kept], *only(self.v, self.vt), *only(self.u, self.ut))
 
     def seen(self, x: Tensor) -> Tensor:
         """VVᵀ x, (B, *x_shape): the part of x that A sees."""
@@ -93,14 +90,12 @@ def factors(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def dense(A: Tensor, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
     """The decomposition of a matrix A (dy, dx) that takes x and gives y, both flattened."""
+
+    def maps(M: Tensor, shape: tuple[int, ...]) -> tuple[Map, Map]:
+        return lambda c: (c @ M.to(c).T).unflatten(1, shape), lambda x: x.flatten(1) @ M.to(x)
+
     U, s, V = factors(A)
-    return SVD(
-        s,
-        v=lambda c: (c @ V.to(c).T).unflatten(1, x_shape),
-        vt=lambda x: x.flatten(1) @ V.to(x),
-        u=lambda c: (c @ U.to(c).T).unflatten(1, y_shape),
-        ut=lambda y: y.flatten(1) @ U.to(y),
-    )
+    return SVD(s, *maps(V, x_shape), *maps(U, y_shape))
 
 
 def probed(apply: Map, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
@@ -130,24 +125,15 @@ def probed(apply: Map, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SV
 def separable(rows: Tensor, columns: Tensor, x_shape: tuple[int, ...]) -> SVD:
     """Of x ↦ R x Cᵀ, channel by channel of images (C, H, W): the two small decompositions give the large one.
 
-    Args:
-        rows: R (h, H), float64, along the height.
-        columns: C (w, W), float64, along the width.
-        x_shape: (channels, H, W).
+    R (h, H) acts along the height, C (w, W) along the width; float64.
     """
     channels, (U_r, s_r, V_r), (U_c, s_c, V_c) = x_shape[0], factors(rows), factors(columns)
     inner = (channels, len(s_r), len(s_c))
 
-    def spread(c: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return left.to(c) @ c.unflatten(1, inner) @ right.to(c).T
+    def maps(left: Tensor, right: Tensor) -> tuple[Map, Map]:
+        return (
+            lambda c: left.to(c) @ c.unflatten(1, inner) @ right.to(c).T,
+            lambda x: (left.to(x).T @ x @ right.to(x)).flatten(1),
+        )
 
-    def gather(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return (left.to(x).T @ x @ right.to(x)).flatten(1)
-
-    return SVD(
-        torch.outer(s_r, s_c).flatten().repeat(channels),
-        v=lambda c: spread(c, V_r, V_c),
-        vt=lambda x: gather(x, V_r, V_c),
-        u=lambda c: spread(c, U_r, U_c),
-        ut=lambda y: gather(y, U_r, U_c),
-    )
+    return SVD(torch.outer(s_r, s_c).flatten().repeat(channels), *maps(V_r, V_c), *maps(U_r, U_c))

@@ -114,12 +114,13 @@ class Noise:
 
     def __init__(self, generator: Generators, observations: int, device: torch.device | str = "cpu") -> None:
         parts = generator if isinstance(generator, Sequence) else [generator]
+        fault = ""
         if not all(isinstance(one, torch.Generator) for one in parts) and generator is not None:
-            raise CSBError(f"generator={generator!r} is no torch.Generator; give one, a list of them, or None")
-        if isinstance(generator, Sequence) and len(generator) != observations:
-            raise CSBError(
-                f"{len(generator)} generators were given for {observations} observations; give one for each, or one"
-            )
+            fault = f"generator={generator!r} is no torch.Generator; give one, a list of them, or None"
+        elif isinstance(generator, Sequence) and len(parts) != observations:
+            fault = f"{len(parts)} generators were given for {observations} observations; give one for each, or one"
+        if fault:
+            raise CSBError(fault)
         self.parts: list[torch.Generator | None] = list(parts)
         self.generator, self.observations, self.device = generator, observations, device
 

@@ -52,10 +52,7 @@ class Linear(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """N(near·x_near + far·x_far, var·I), all float64 and of the shape of the step index.
-
-    ``near`` weighs the neighbouring state (for ``pinned_both`` the data end x_0), ``far`` the pinned end.
-    """
+    """N(near·x_near + far·x_far, var·I), float64: ``near`` weighs the neighbouring state (for ``pinned_both`` x_0)."""
 
     near: Tensor
     far: Tensor

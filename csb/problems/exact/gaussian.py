@@ -57,18 +57,11 @@ class AffineKernel(NamedTuple):
 
 
 class HalfStep(NamedTuple):
-    """One half-step of IPF.
+    """One half-step of IPF."""
 
-    Attributes:
-        direction: "backward" (x_k → x_{k−1}) or "forward" (x_{k−1} → x_k).
-        kernels: (T), that of step k at index k − 1.
-        end: the law that the half-step produces: of x_0, from x_T ~ N(0, I) (backward); of x_T, from p(x_0 | y)
-            (forward).
-    """
-
-    direction: str
-    kernels: tuple[AffineKernel, ...]
-    end: AffineGaussian
+    direction: str  # "backward" (x_k → x_{k−1}) or "forward" (x_{k−1} → x_k)
+    kernels: tuple[AffineKernel, ...]  # (T), that of step k at index k − 1
+    end: AffineGaussian  # of x_0, from x_T ~ N(0, I) (backward); of x_T, from p(x_0 | y) (forward)
 
 
 def reverse(kernel: AffineKernel, law: AffineGaussian) -> AffineKernel:
@@ -173,16 +166,13 @@ OBJECTIVES: dict[str, Fit] = {
 def exact_ipf(
     grid: Grid, G: Tensor, g: Tensor, C: Tensor, iterations: int, objective: str = "likelihood"
 ) -> list[HalfStep]:
-    """The exact half-steps of IPF: backward, forward, backward, …, two an iteration.
+    """The exact 2L half-steps of IPF: backward, forward, backward, …, two an iteration.
 
     Args:
         grid: the steps.
         G, g, C: p(x_0 | y) = N(G y + g, C): (d, m), (d,) and (d, d), C positive semi-definite.
         iterations: L ≥ 1.
         objective: one of :data:`OBJECTIVES`; "likelihood" has full covariances.
-
-    Returns:
-        2L half-steps.
     """
     fit, data = OBJECTIVES[objective], AffineGaussian(G.double(), g.double(), C.double())
     noise = AffineGaussian(torch.zeros_like(data.U), torch.zeros_like(data.u), torch.eye(len(g), dtype=torch.float64))
