@@ -10,7 +10,7 @@ from csb.errors import CSBError
 from csb.evaluation.pictures import as_images
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.ensemble import EnsembleScores, spread_skill
-from csb.problems import Hole, InpaintBox, MnistInpaintAnywhere, MovingHole, build_problem, build_transform
+from csb.problems import Hole, InpaintBox, MnistInpaintAnywhere, MovingHole, PixelRange, build_problem, build_transform
 from csb.process import seeded
 
 pytest_plugins = ["tests.problems.digit_files"]
@@ -38,6 +38,16 @@ def check_decode(t, x, y, unknown):
     again = build_transform(json.loads(json.dumps(t.spec())))
     assert torch.equal(again.encode_y(y), t.encode_y(y))
     assert torch.equal(again.encode_x(x, y), t.encode_x(x, y))
+
+
+def test_pixels():
+    t = PixelRange((1, 4, 4), (1, 2, 2))
+    x, y = torch.rand(3, 1, 4, 4, generator=seeded(0)), torch.rand(3, 1, 2, 2, generator=seeded(1))
+    assert torch.equal(t.encode_x(x), 2 * x - 1)
+    assert torch.equal(t.encode_y(y), 2 * y - 1)
+    torch.testing.assert_close(t.decode(t.encode_x(x), y), x)
+    beyond = torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    assert t.decode(beyond, y[:2]).flatten(1).unique(dim=1).tolist() == [[0.0], [1.0]]
 
 
 def test_a_fixed_hole():

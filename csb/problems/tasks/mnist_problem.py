@@ -71,9 +71,14 @@ class MnistProblem(Problem):
         """y of images x (B, *x_shape) with labels (B,)."""
         return self.observe(x, generator)
 
+    @cached_property
+    def _maps(self) -> Transform:
+        return self.new_transform()
+
     def impose(self, x: Tensor, y: Tensor) -> Tensor:
-        """Pixels clamped to [0, 1]."""
-        return x.clamp(0, 1)
+        """The known pixels are y's, the others clamped to [0, 1]."""
+        unknown, x = self._maps.unknown(y), x.clamp(0, 1)
+        return x if unknown is None else torch.where(unknown, x, y[:, :1])
 
     def new_transform(self) -> Transform:
         return PixelRange(self.x_shape, self.y_shape)
@@ -169,11 +174,6 @@ class MnistInpaint(MnistProblem, LinearProblem):
     def operator(self) -> InpaintBox:
         return InpaintBox(self.x_shape, self.box)
 
-    def impose(self, x: Tensor, y: Tensor) -> Tensor:
-        """The known pixels are y's, the others clamped to [0, 1]."""
-        mask = self.operator.mask.to(x)
-        return mask * y + (1 - mask) * x.clamp(0, 1)
-
     def new_transform(self) -> Hole:
         return Hole(self.x_shape, self.box)
 
@@ -196,17 +196,9 @@ class MnistInpaintAnywhere(MnistProblem):
     name = "mnist_inpaint_anywhere"
     y_shape = (2, 28, 28)
 
-    @cached_property
-    def _holes(self) -> MovingHole:
-        return self.new_transform()
-
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         corners = torch.randint(29 - self.hole, (2, len(x)), generator=generator, device=generator.device)
-        return self._holes.observe(x, *corners.to(x.device))
-
-    def impose(self, x: Tensor, y: Tensor) -> Tensor:
-        """The known pixels are y's, the others clamped to [0, 1]."""
-        return torch.where(self._holes.unknown(y), x.clamp(0, 1), y[:, :1])
+        return self.new_transform().observe(x, *corners.to(x.device))
 
     def new_transform(self) -> MovingHole:
         return MovingHole(self.x_shape, self.hole)
