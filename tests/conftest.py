@@ -44,7 +44,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 NIGHTLY = (
     "evaluation/report/test_report_browser.py", "evaluation/suite", "evaluation/test_inflation.py",
     "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_compare.py", "run/test_demo_browser.py",
-    "run/test_distil.py", "run/test_moving_hole_training.py", "run/test_pairs_training.py", "run/test_sbi.py",
+    "run/test_moving_hole_training.py", "run/test_pairs_training.py", "run/test_sbi.py",
     "run/test_sbi_training.py", "run/test_speed.py", "run/test_suite.py", "run/test_sweeps.py", "run/test_target.py",
     "test_docs.py", "training/test_distributed.py", "training/test_faults.py", "training/test_faults_files.py",
     "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
@@ -188,6 +188,40 @@ def checked(name: str, *arguments: str) -> Any:
 def tiny() -> list[str]:
     """Overrides of a training of a few dozen steps: half-steps of 12, 10, 10 and 10, rounds of 4."""
     return TINY.copy()
+
+
+STAGES = [
+    *TINY, "conditional.batch_size=32", "conditional.checkpoint_every=10", "distil.calls=[1,2]", "distil.components=3",
+    "distil.steps=22", "distil.refresh=8", "distil.batch_size=32", "distil.trajectories=64",
+    "distil.checkpoint_every=5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run_with_stages(tmp_path_factory) -> Path:
+    """The folder of a run on two moons with its bridge, score, flow and student, as ``command`` trains them.
+
+    It must not be changed.
+    """
+    from csb.cli.compose import composed
+    from csb.runs.config import read
+    from csb.runs.stages import stage_job
+    from csb.runs.train import train
+
+    own = [*STAGES, f"out={tmp_path_factory.mktemp('shared')}", "name=run"]
+    first, threads = read(composed("train", own)), torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(first)
+    for stage in (["stage=score"], ["stage=flow"], ["stage=distil", f"run={first.folder}"]):
+        stage_job(read(composed("train", [*own, *stage])))
+    torch.set_num_threads(threads)
+    return first.folder
+
+
+@pytest.fixture
+def run_copy(run_with_stages, tmp_path) -> Path:
+    """A copy of it, of the test's own."""
+    return shutil.copytree(run_with_stages, tmp_path / "run")
 
 
 def find_chromium() -> str:

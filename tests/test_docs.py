@@ -12,15 +12,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from csb.runs.amortized import train_stage
+from csb.runs.distil import train_stage as distil
 
 import csb
 from csb.cli.compose import composed
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
 from csb.problems.tasks import mnist
-from csb.runs.amortized import train_stage
 from csb.runs.config import read
-from csb.runs.distil import train_stage as distil
 from csb.runs.train import train
 from tests.docs_blocks import ROOT, Page, blocks, link
 

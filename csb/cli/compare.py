@@ -13,8 +13,7 @@ from csb.evaluation.table import print_table
 from csb.runs import provenance
 from csb.runs.budgets import read
 from csb.runs.compare import Work
-from csb.runs.lock import writing
-from csb.runs.train import check_writable
+from csb.runs.folder import check_writable, writing
 from csb.schema import Given
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pydantic import Field
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.runs import provenance
 from csb.runs.evaluate import compare_run, evaluate
+from csb.runs.folder import writing
 from csb.runs.load import load_run
-from csb.runs.lock import writing
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Given, Place, Schema, Whole
 

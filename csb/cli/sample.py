@@ -17,7 +17,7 @@ from csb.problems import Problem
 from csb.process import seeded
 from csb.runs.load import load_any, load_run, problem_of
 from csb.runs.observations import read_observations
-from csb.samplers import BridgeSampler, Sampler
+from csb.samplers import BridgeSampler, ConsistencySampler, Sampler
 from csb.schema import Count, Given, Place, Schema, Whole
 
 
@@ -72,10 +72,10 @@ def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, 
     for name in ("mean_only", "refine", "sample_steps"):
         if (value := getattr(chosen, name)) != getattr(default, name):
             raise CSBError(f"sampler.{name}={value} is for the bridge, and calls={calls} for its student; give one")
-    from csb.runs.distil import student_sampler  # here: it imports what trains
+    from csb.runs.stages import student_of  # here: it imports what trains
 
     run = load_run(source)
-    return run.bridge, student_sampler(run, calls, chosen.batch_size)
+    return run.bridge, ConsistencySampler(student_of(run), calls, chosen.batch_size)
 
 
 def _check_out(out: str, y: str | None) -> Path:

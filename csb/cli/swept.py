@@ -13,7 +13,8 @@ from csb.cli.launch import is_requeued, take_gpu
 from csb.cli.sweep import MARKER, read_json, write_marker
 from csb.evaluation.table import write_json
 from csb.runs.config import read
-from csb.runs.train import finished, train
+from csb.runs.load import finished
+from csb.runs.train import train
 from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 
 logger = logging.getLogger(__name__)

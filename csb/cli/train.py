@@ -12,12 +12,11 @@ from csb.cli.processes import begin
 from csb.errors import CSBError
 from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read
-from csb.runs.distil import teacher
 from csb.runs.evaluate import compare_run
 from csb.runs.load import iteration_of, load_run, read_history
 from csb.runs.recipe import DISTIL
-from csb.runs.stages import check_stage, stage_job
-from csb.runs.train import check_folder, check_writable, train
+from csb.runs.stages import stage_job, teacher
+from csb.runs.train import train
 from csb.schema import Given
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def _check_of(run: RunConfig) -> Callable[[], None]:
     """The check of a run's folder, which makes it. CSBError where what is distilled is missing or does not fit."""
     if run.stage == DISTIL:
         teacher(run)
-    return partial(check_folder if run.stage == "bridge" else check_stage, run)
+    return partial(check_folder, run)
 
 
 def prepare(given: Given) -> Callable[[], Any]:

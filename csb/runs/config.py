@@ -25,18 +25,14 @@ from csb.renamed import groups_of_today
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import (
     AUTO,
-    ENDLESS,
+    GROUPS,
     NetworkSettings,
     ObjectiveSettings,
     TrainSettings,
     flatten,
     kernels,
-    resolved_by_count,
-    resolved_by_device,
-    resolved_by_shape,
-    resolved_split,
+    resolved,
 )
-from csb.runs.room import require_room
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Schema
 from csb.training.cache import bytes_per_trajectory, capacity
@@ -50,7 +46,6 @@ from csb.training.settings import (
     DistilSettings,
     OptimizerSettings,
     TrainingSettings,
-    plan,
 )
 from csb.training.state import FREE
 
@@ -143,12 +138,6 @@ class RunConfig:
         return {key: value for key, value in reported.items() if key not in FREE}
 
 
-def _group(plain: dict[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(group := plain.get(name), dict):
-        raise CSBError(f"{name}={group!r} is not a group of settings; choose a file of conf/{name}")
-    return dict(group)
-
-
 class AutoSchedule(Schema):
     """A power schedule that is chosen once the data are seen."""
 
@@ -173,23 +162,6 @@ def schedule_of(group: dict[str, Any]) -> Schedule:
     return SCHEDULES[name].read(options)
 
 
-def _conditional(group: dict[str, Any], training: TrainingSettings, lr: float) -> dict[str, Any]:
-    """The group of a score or flow, with the bridge's numbers for null: as many optimiser steps in all, and so on."""
-    bridge = {
-        "steps": sum(half_step.steps for half_step in plan(training)), "batch_size": training.batch_size, "lr": lr,
-        "checkpoint_every": training.checkpoint_every,
-    }  # fmt: skip
-    return {key: bridge[key] if value is None and key in bridge else value for key, value in group.items()}
-
-
-def _network(group: dict[str, Any], T: int) -> dict[str, Any]:
-    """The group ``network``; a null number of steps is that of the bridge."""
-    options = group.get("options")
-    if isinstance(options, dict) and options.get("steps", T) is None:
-        return {**group, "options": {**options, "steps": T}}
-    return group
-
-
 @with_gradients()
 def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     """The checked settings of plain data. Raises CSBError with one line for the first thing that is wrong.
@@ -199,22 +171,15 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     plain = groups_of_today(given)
     plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
-    plain["trainer"] = resolved_by_device(_group(plain, "trainer"))
-    plain["problem"] = absolute(_group(plain, "problem"))  # so that a run is opened from anywhere
+    for name in GROUPS:
+        if not isinstance(plain.get(name), dict):
+            raise CSBError(f"{name}={plain.get(name)!r} is not a group of settings; choose a file of conf/{name}")
+    plain["problem"] = absolute(plain["problem"])  # so that a run is opened from anywhere
     problem = build_problem(plain["problem"]) if problem is None else problem
-    plain["problem"] = resolved_split(plain["problem"], problem)
-    z_shape = problem.new_transform().z_shape
-    plain |= resolved_by_shape(_group(plain, "objective"), _group(plain, "optimizer"), z_shape)
-    plain |= resolved_by_count(plain, z_shape, ENDLESS if problem.is_endless else problem.sizes["train"])
-    schedule = schedule_of(_group(plain, "schedule"))
-    chosen = ObjectiveSettings.read(plain["objective"])
-    plain["network"] = _network(_group(plain, "network"), top.T)
+    plain = resolved(plain, problem, top)
+    schedule, chosen = schedule_of(plain["schedule"]), ObjectiveSettings.read(plain["objective"])
     backward, forward = kernels(NetworkSettings.read(plain["network"]), chosen)
-    training = TrainingSettings.read({"L": top.L, **_group(plain, "training")})
-    optimizer = OptimizerSettings.read(plain["optimizer"])
-    plain["conditional"] = _conditional(_group(plain, "conditional"), training, optimizer.lr)
-    distil = DistilSettings.read(plain.get("distil"))
-    teacher = None if top.run is None else Path(top.run)
+    distil, teacher = DistilSettings.read(plain["distil"]), None if top.run is None else Path(top.run)
     run = RunConfig(
         problem=problem,
         schedule=schedule,
@@ -222,16 +187,16 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         objective=OBJECTIVES[chosen.name](),
         backward=backward,
         forward=forward,
-        training=training,
-        optimizer=optimizer,
+        training=TrainingSettings.read({"L": top.L, **plain["training"]}),
+        optimizer=OptimizerSettings.read(plain["optimizer"]),
         device=DeviceSettings.read(plain["trainer"]),
-        sampler=SamplerSettings.read(plain.get("sampler")),
-        metrics=MetricsSettings.read(plain.get("metrics")),
-        logger=LoggerSettings.read(plain.get("logger")),
-        denoiser=DenoiserSettings.read(plain.get("denoiser")),
+        sampler=SamplerSettings.read(plain["sampler"]),
+        metrics=MetricsSettings.read(plain["metrics"]),
+        logger=LoggerSettings.read(plain["logger"]),
+        denoiser=DenoiserSettings.read(plain["denoiser"]),
         conditional=ConditionalSettings.read(plain["conditional"]),
         distil=distil,
-        baselines=BaselineSettings.read(plain.get("baselines")),
+        baselines=BaselineSettings.read(plain["baselines"]),
         stage=top.stage,
         evaluate=top.evaluate,
         folder=Path(str(top.out)) / str(top.name) if teacher is None else Path(distil.out or teacher),
@@ -243,10 +208,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         plain=plain,
     )
     run.device.check(run.training, run.stage)
-    _check_pairs(run)
-    _check_sampler(run)
-    require_room(run.problem, run.grid.T, run.training, (run.backward, run.forward))
-    for check in (_check_network, _check_data, _check_horizons):
+    for check in (_check_pairs, _check_bridge, _check_data):
         check(run)
     return run
 
@@ -260,32 +222,34 @@ def _check_pairs(run: RunConfig) -> None:
         raise CSBError(
             f"test={problem.test} holds out {held} pair; calibration needs 2 or more, better hundreds; raise it"
         )
-    if problem.is_image == (network == "unet"):
-        return
-    kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
-    raise CSBError(
-        f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use experiment={experiment}, "
-        f"which is for {kind}"
-    )
+    if problem.is_image != (network == "unet"):
+        kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
+        raise CSBError(
+            f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use "
+            f"experiment={experiment}, which is for {kind}"
+        )
 
 
-def _check_sampler(run: RunConfig) -> None:
-    """CSBError for a number of sampling steps that the bridge cannot take: the scores after training would fail."""
-    steps, T = run.sampler.sample_steps, run.grid.T
-    if steps is None:
-        return
-    require_int("sampler.sample_steps", steps, 1, T)
+def _check_bridge(run: RunConfig) -> None:
+    """Builds the bridge once, and the model of the stage, so that wrong options show at once; likewise horizons.
+
+    CSBError also for a number of sampling steps that the bridge cannot take: the scores after training would fail.
+    """
+    steps, T, schedule = run.sampler.sample_steps, run.grid.T, run.schedule
     kernels: dict[Direction, KernelSpec] = {"backward": run.backward, "forward": run.forward}
-    for direction, spec in kernels.items():
-        if direction == "backward" or run.sampler.refine:
-            check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
-
-
-def _check_network(run: RunConfig) -> None:
-    """Builds the bridge once, and the model of the stage, so that wrong network options show at once."""
-    build_bridge(run.bridge_spec(run.problem.new_transform()))
+    if steps is not None:
+        require_int("sampler.sample_steps", steps, 1, T)
+        for direction, spec in kernels.items():
+            if direction == "backward" or run.sampler.refine:
+                check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
+    transform = run.problem.new_transform()
+    build_bridge(run.bridge_spec(transform))
     if run.stage in CONDITIONAL:
-        build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))
+        build_conditional(run.conditional_spec(run.stage, transform))
+    if run.stage == "denoiser" or run.evaluate:
+        schedule.replace(alpha_bar_end=run.denoiser.alpha_bar_end)
+    if run.evaluate and run.baselines.alpha_bar_end is not None:
+        Grid.from_schedule(schedule.replace(alpha_bar_end=run.baselines.alpha_bar_end), run.baselines.T)
 
 
 def _check_data(run: RunConfig) -> None:
@@ -302,14 +266,6 @@ def _check_data(run: RunConfig) -> None:
     ):
         if sizes[split] < wanted:
             raise CSBError(f"{key} needs {wanted} pairs and the split {split!r} holds {sizes[split]}; lower it")
-
-
-def _check_horizons(run: RunConfig) -> None:
-    """CSBError for a horizon that the schedule cannot have, where a denoiser is trained or guided samplers run."""
-    if run.stage == "denoiser" or run.evaluate:
-        run.schedule.replace(alpha_bar_end=run.denoiser.alpha_bar_end)
-    if run.evaluate and run.baselines.alpha_bar_end is not None:
-        Grid.from_schedule(run.schedule.replace(alpha_bar_end=run.baselines.alpha_bar_end), run.baselines.T)
 
 
 def require_pairs(count: int, training: TrainingSettings) -> None:

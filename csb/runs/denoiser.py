@@ -15,9 +15,10 @@ from csb.problems import PROBLEMS, GaussianMixture, LinearGaussian, Mixture, Mix
 from csb.problems.rows import Moments, Rows
 from csb.problems.scale import ROWS, bulk, columns, pool
 from csb.runs import provenance
-from csb.runs.config import flatten, schedule_of
+from csb.runs.config import schedule_of
+from csb.runs.folder import require_same_pairs
 from csb.runs.load import stored_spec
-from csb.runs.train import require_same_pairs
+from csb.runs.recipe import flatten
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs
 from csb.training.regression import state_file, train_denoiser

@@ -22,9 +22,9 @@ from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Stream, seeded
 from csb.runs.config import schedule_of
 from csb.runs.denoiser import stored_denoiser, train_stage
+from csb.runs.folder import writing
 from csb.runs.guidance_likelihood import can_be_guided
 from csb.runs.load import Run
-from csb.runs.lock import writing
 from csb.runs.report import compare, entries_of
 from csb.samplers import BridgeSampler
 from csb.samplers.registry import BaselineSettings

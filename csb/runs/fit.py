@@ -1,5 +1,6 @@
 """Training from Python: arrays or a problem in, a trained :class:`~csb.runs.result.Run` out; no files of settings."""
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,32 +8,30 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import nn
+from pydantic import create_model
 
-from csb.bridge import load
 from csb.bridge.student import Student
 from csb.errors import CSBError
-from csb.files import model_file
 from csb.networks import Encoder, Network
-from csb.networks.diffusion import Denoiser, FlowNetwork, ScoreNetwork
+from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.runs.config import RunConfig, read
 from csb.runs.denoiser import exact_denoiser
-from csb.runs.options import Bounds, Options, configured
+from csb.runs.load import finished
+from csb.runs.options import Bounds, configured
 from csb.runs.presets import merged
 from csb.runs.recipe import DISTIL
 from csb.runs.result import Run
-from csb.runs.stages import stage_job
-from csb.runs.train import Interrupted, finished, train
+from csb.runs.stages import load_stage, stage_job
+from csb.runs.train import Interrupted, train
 from csb.samplers import FlowSampler, ScoreSampler, flow_sampler, score_sampler
-from csb.training.distil import NAME
+from csb.schema import Arguments
 from csb.training.fit import with_gradients
 from csb.training.ranks import ALONE, Ranks, environment, init
 
-Model = TypeVar("Model", bound=nn.Module)
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @with_gradients()
@@ -103,12 +102,29 @@ def fit(
         CSBError: data that are no pairs of finite numbers; a setting that is unknown or out of its range; a folder
             that holds another run; a loss that diverges.
     """
-    options = Options(
-        T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective, bounds=bounds, names=names,
-        training=training, seed=seed, out=out, resume=resume, overwrite=overwrite, devices=devices,
-        precision=precision, accelerator=accelerator, logger=logger, progress=progress, drop_nan=drop_nan,
+    given = Options(
+        problem=problem, T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective,
+        bounds=bounds, names=names, training=training, seed=seed, out=out, resume=resume, overwrite=overwrite,
+        devices=devices, precision=precision, accelerator=accelerator, logger=logger, progress=progress,
+        drop_nan=drop_nan,
     )  # fmt: skip
-    return _trained_run(*configured(x, y, problem, options))
+    run, scratch = configured(x, y, given)
+    ranks = _joined(run, scratch) if run.device.world > 1 else ALONE
+    try:
+        with _told(run.progress and ranks.is_rank_zero):
+            train(run, draws=scratch is None)
+    except Interrupted as stopped:
+        log.warning("interrupted: the run has the weights that the training had reached")
+        return Run(run.folder, stopped.bridge, stopped.bridge.about, run.problem, scratch, interrupted=True)
+    while not ranks.is_rank_zero and finished(run.folder) is None:
+        time.sleep(0.2)  # process 0 scores; were it to fail, torchrun would end all
+    return replace(Run.open(run.folder, str(run.device.where)), given=run.problem, scratch=scratch)
+
+
+Options: Any = create_model(  # the keyword arguments of fit, of which some are unknown to those that take **options
+    "Options", __base__=Arguments,
+    **{name: (Any, p.default) for name, p in inspect.signature(fit).parameters.items() if p.kind == p.KEYWORD_ONLY},
+)  # fmt: skip
 
 
 def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int = 10, **options: Any) -> ScoreSampler:
@@ -122,12 +138,12 @@ def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int
     Returns:
         A sampler: ``csb.fit_score(x, y).sample(y_observed, 1000).x``; ``.model`` is the score.
     """
-    return score_sampler(_stage("score", ScoreNetwork, x, y, options), method, steps)
+    return score_sampler(_stage("score", x, y, options), method, steps)
 
 
 def fit_flow(x: Any = None, y: Any = None, *, method: str = "euler", steps: int = 10, **options: Any) -> FlowSampler:
     """Train an amortized conditional flow on pairs; arguments and result as of :func:`fit_score`."""
-    return flow_sampler(_stage("flow", FlowNetwork, x, y, options), method, steps)
+    return flow_sampler(_stage("flow", x, y, options), method, steps)
 
 
 def fit_denoiser(x: Any = None, **options: Any) -> Denoiser:
@@ -137,7 +153,7 @@ def fit_denoiser(x: Any = None, **options: Any) -> Denoiser:
         x: as of :func:`fit`, or ``problem=…``.
         **options: as of :func:`fit`; training={"steps": …} are its optimiser steps.
     """
-    return _stage("denoiser", Denoiser, x, x, options)
+    return _stage("denoiser", x, x, options)
 
 
 @with_gradients()
@@ -158,37 +174,21 @@ def distil(
     plain = merged(run.config, {"stage": DISTIL, "run": str(run.folder), "seed": seed, "progress": progress})
     plain = merged(plain, {"resume": False, "overwrite": True, "distil": {**settings, "calls": list(calls)}})
     stage_job(chosen := read(plain, run.problem))
-    return load(model_file(chosen.folder, NAME), chosen.device.where, Student)
+    return load_stage(chosen.folder, DISTIL, chosen.device.where)
 
 
 @with_gradients()
-def _stage(stage: str, kind: type[Model], x: Any, y: Any, options: dict[str, Any]) -> Model:
+def _stage(stage: str, x: Any, y: Any, options: dict[str, Any]) -> Any:
     """The model of a stage that is not the bridge."""
-    run, scratch = configured(x, y, options.pop("problem", None), Options(**options), stage)
+    run, scratch = configured(x, y, Options(**options), stage)
     try:
-        if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None and isinstance(exact, kind):
+        if stage == "denoiser" and (exact := exact_denoiser(run.problem)) is not None:
             return exact
         stage_job(run)
-        found = load(model_file(run.folder, stage), run.device.where)
-        assert isinstance(found, kind)
-        return found
+        return load_stage(run.folder, stage, run.device.where)
     finally:
         if scratch is not None:
             scratch.cleanup()
-
-
-def _trained_run(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Run:
-    ranks = _joined(run, scratch) if run.device.world > 1 else ALONE
-    try:
-        with _told(run.progress and ranks.is_rank_zero):
-            train(run, draws=scratch is None)
-    except Interrupted as stopped:
-        logger.warning("interrupted: the run has the weights that the training had reached")
-        return Run(run.folder, stopped.bridge, stopped.bridge.about, run.problem, scratch, interrupted=True)
-    while not ranks.is_rank_zero and finished(run.folder) is None:
-        time.sleep(0.2)  # process 0 scores; were it to fail, torchrun would end all
-    found = Run.open(run.folder, str(run.device.where))
-    return replace(found, given=run.problem, scratch=scratch)
 
 
 def _joined(run: RunConfig, scratch: TemporaryDirectory[str] | None) -> Ranks:

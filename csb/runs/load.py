@@ -75,6 +75,15 @@ def read_result(run: Path) -> dict[str, Any]:
     return scores_of_today(read_json(run / "result.json"))
 
 
+def finished(run: Path) -> dict[str, Any] | None:
+    """Return the result of a run that has one, and a bridge; None otherwise."""
+    try:
+        result = read_result(run)
+    except CSBError:
+        return None
+    return result if "error" not in result and model_file(run, "bridge").exists() else None
+
+
 def half_step_files(run: Path) -> list[Path]:
     """Return the files of a run's half-steps in the order of training."""
     names = {path.stem for path in (run / "half_steps").glob("*_*") if path.suffix in (SUFFIX, OLD_SUFFIX)}

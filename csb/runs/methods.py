@@ -14,10 +14,10 @@ from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems import Transform
-from csb.runs.distil import students_of
 from csb.runs.guided import Chosen, particle_counts, sweep
 from csb.runs.load import Run
 from csb.runs.sources import Sources
+from csb.runs.stages import students_of
 from csb.samplers import FLOW, SCORE, BridgeSampler, ExactSampler, ParticleSampler, Sampler, flow_sampler, score_sampler
 from csb.samplers.registry import GUIDED, Guide
 
@@ -101,12 +101,12 @@ def _amortized(of: Sources, name: str) -> list[Method]:
         raise CSBError(f"no run= or others= has a {kind} (csb train … stage={kind})")
     labels = _named(name, f"{kind}, {_WORDS.get(rule, rule.capitalize())}", [path.parent for path, _ in found])
     methods = []
-    for (path, base), (own, label) in zip(found, labels):
+    for (path, model), (own, label) in zip(found, labels):
         if kind == "score":
             spacing = _SPACED.get(rule, "schedule")
-            make: Any = partial(score_sampler, cast(ScoreNetwork, base.model), rule, spacing=spacing)
+            make: Any = partial(score_sampler, model, rule, spacing=spacing)
         else:
-            make = partial(flow_sampler, cast(FlowNetwork, base.model), rule)
+            make = partial(flow_sampler, model, rule)
         nfe = cache(lambda T, make=make: make(T).evaluations)
         methods.append(Method(own, label, make, nfe, {"method": name, "source": checksum(path)}))
     return methods

@@ -17,68 +17,41 @@ from csb.problems.rows import Source
 from csb.problems.sources import SCHEME, hold
 from csb.runs.config import RunConfig, read
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
-from csb.schema import Schema, nearest, shown
+from csb.schema import nearest, shown
 
 Bounds = tuple[Any, Any]
 _TRAINING = ("training", "optimizer", "trainer")  # the groups of the argument ``training``; no two share a key
 _NAME = "arrays"  # of arrays that are given
 
 
-class Options(Schema):
-    """The keyword arguments of :func:`fit`, which say what they mean."""
+def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig, TemporaryDirectory[str] | None]:
+    """The checked settings of a training, and the temporary folder of its files where it is given none.
 
-    T: Any = None
-    L: Any = None
-    network: Any = None
-    encoder: Any = None
-    schedule: Any = None
-    objective: Any = None
-    bounds: Any = None
-    names: Any = None
-    training: Any = None
-    seed: Any = 0
-    out: Any = None
-    resume: Any = False
-    overwrite: Any = False
-    devices: Any = 1
-    precision: Any = "auto"
-    accelerator: Any = "auto"
-    logger: Any = None
-    progress: Any = True
-    drop_nan: Any = False
-
-
-def configured(
-    x: Any, y: Any, problem: Problem | None, options: Options, stage: str = "bridge"
-) -> tuple[RunConfig, TemporaryDirectory[str] | None]:
-    """The checked settings of a training, and the temporary folder of its files where it is given none."""
-    o, out = options, options.out
-    held, problem = _problem(x, y, problem, o.bounds, o.seed, o.drop_nan)
+    Args:
+        x, y: as of :func:`csb.fit`; ``o`` has its other arguments by their names.
+        stage: what is trained.
+    """
+    held, problem = _problem(x, y, o.problem, o.bounds, o.seed, o.drop_nan)
     changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
     changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
     plain = merged(own_pairs(problem.is_image), changes)
     plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network, o.encoder)
     plain["schedule"] = _group("schedule", plain["schedule"], o.schedule)
     plain["objective"] = _group("objective", plain["objective"], o.objective)
-    default = "none" if out is None else "csv"
+    default = "none" if o.out is None else "csv"
     plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
     group = {"denoiser": "denoiser", "score": "conditional", "flow": "conditional"}.get(stage)
     device = {"devices": o.devices, "precision": o.precision, "accelerator": o.accelerator}
     plain = _trained(plain, {**device, **(o.training or {})}, group)
-    scratch = TemporaryDirectory(prefix="csb-") if out is None else None
-    folder = Path(out or Path(scratch.name if scratch else "", "run"))
+    scratch = TemporaryDirectory(prefix="csb-") if o.out is None else None
+    folder = Path(scratch.name, "run") if scratch else Path(o.out)
     plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}
-    if (names := _names(x) if o.names is None else o.names) is not None:
+    names = getattr(x, "columns", None) if o.names is None else o.names  # a frame's
+    if names is not None:
         plain["names"] = [str(name) for name in names]
     run = replace(read(plain, problem), folder=folder)
     del held  # the problem has it now
     return run, scratch
-
-
-def _names(x: Any) -> list[Any] | None:
-    """The columns of a frame."""
-    columns = getattr(x, "columns", None)
-    return None if columns is None else list(columns)
 
 
 def _problem(

@@ -123,14 +123,11 @@ def record(
         folder: of the results.
         job: a stage, "evaluate" or "compare".
         problem: prepared.
-        where, precision: of the computation.
-        seed: of the job.
-        config: plain data.
+        where, precision, seed: of the computation.
+        config, more: plain data.
         resumed: whether the job goes on from a state.
-        more: plain data of the job's own.
 
-    Raises:
-        CSBError: the file cannot be written.
+    CSBError where the file cannot be written.
     """
     path = folder / FILE
     remove_leftovers(folder, FILE)

@@ -15,10 +15,21 @@ from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
 from csb.process.grid import MOST_STEPS
 from csb.schema import OneOf, Place, Schema, Share, Whole
-from csb.training.settings import MOST_ITERATIONS, DeviceSettings, TrainingSettings, automatic_weight_decay
+from csb.training.settings import (
+    MOST_ITERATIONS,
+    DeviceSettings,
+    OptimizerSettings,
+    TrainingSettings,
+    automatic_weight_decay,
+    plan,
+)
 
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
+GROUPS = (
+    "problem", "schedule", "network", "objective", "training", "optimizer", "trainer", "denoiser", "conditional",
+    "distil", "baselines", "sampler", "metrics", "logger",
+)  # fmt: skip
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 ENDLESS = 100_000  # pairs that a problem counts for which simulates others all the time
 _MANY = 30_000  # vectors from which on a wide network pays
@@ -26,34 +37,47 @@ _MANY = 30_000  # vectors from which on a wide network pays
 _BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
 
 
-def resolved_by_shape(
-    objective: dict[str, Any], optimizer: dict[str, Any], z_shape: tuple[int, ...]
-) -> dict[str, dict[str, Any]]:
-    """The two groups with the covariance and the weight decay that suit states of this shape, where they are "auto"."""
-    if objective.get("covariance") == AUTO:
-        fixed = objective.get("name") == "mean_matching"  # which learns no covariance
-        objective = {**objective, "covariance": "fixed" if fixed else automatic_covariance(z_shape)}
-    if optimizer.get("weight_decay") == AUTO:
-        optimizer = {**optimizer, "weight_decay": automatic_weight_decay(z_shape)}
-    return {"objective": objective, "optimizer": optimizer}
+def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -> dict[str, Any]:
+    """The groups of a configuration with numbers in place of "auto" and of null.
 
-
-def resolved_split(group: dict[str, Any], problem: Problem) -> dict[str, Any]:
-    """The group ``problem`` with the share of the pairs that validation takes, where it is "auto"."""
-    return {**group, "val": problem.held_out} if isinstance(problem, FilePairs) else group
-
-
-def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
-    """The groups with numbers for "auto" that suit ``count`` training pairs.
-
-    A batch has no more states than there are pairs, and few pairs are learned, and then overfitted, in few steps.
+    What suits the device, the shape of a state and the number of training pairs: a batch has no more states than there
+    are pairs, and few pairs are learned, and then overfitted, in few steps. Null is the value of the bridge.
     """
-    is_image = len(z_shape) > 1
+    z_shape, found = problem.new_transform().z_shape, dict(plain)
+    chosen = _by_count(len(z_shape) > 1, ENDLESS if problem.is_endless else problem.sizes["train"])
+    fixed = plain["objective"].get("name") == "mean_matching"  # which learns no covariance
+    chosen["objective"] = {"covariance": "fixed" if fixed else automatic_covariance(z_shape)}
+    chosen["optimizer"]["weight_decay"] = automatic_weight_decay(z_shape)
+    if plain["trainer"].get("precision") == AUTO:
+        where = DeviceSettings.read({**plain["trainer"], "precision": "32-true"}).where
+        chosen["trainer"] = {"precision": automatic_precision(where)}
+    if isinstance(problem, FilePairs):  # with the share of the pairs that validation takes
+        found["problem"] = {**plain["problem"], "val": problem.held_out}
+    options = plain["network"].get("options")
+    if isinstance(options, dict):
+        options = _filled(_filled(options, chosen.pop("options")), {"steps": top.T}, None)
+        found["network"] = {**plain["network"], "options": options}
+    for name in chosen.keys() & found.keys():
+        found[name] = _filled(found[name], chosen[name])
+    training = TrainingSettings.read({"L": top.L, **found["training"], "trajectories": 1})
+    if found["training"].get("trajectories") == AUTO:  # each state is drawn about once in a round
+        states = training.batch_size * min(training.steps, training.refresh)
+        found["training"]["trajectories"] = max(1, min(50_000, states // top.T))
+    bridge = {
+        "steps": sum(half_step.steps for half_step in plan(training)), "batch_size": training.batch_size,
+        "lr": OptimizerSettings.read(found["optimizer"]).lr, "checkpoint_every": training.checkpoint_every,
+    }  # fmt: skip
+    return found | {"conditional": _filled(found["conditional"], bridge, None)}
+
+
+def _by_count(is_image: bool, count: int) -> dict[str, dict[str, float]]:
+    """Numbers that suit so many training pairs, by their groups; "options" are the network's."""
     chosen: dict[str, dict[str, float]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
     is_small = not is_image and count < _MANY  # a network, for which a higher learning rate is better
     chosen["optimizer"] = {"lr": 2e-3 if is_small else 1e-3}
+    chosen["options"] = {"width": 128 if is_small else 256, "depth": 4}
     if is_image:
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
@@ -61,31 +85,12 @@ def resolved_by_count(plain: dict[str, Any], z_shape: tuple[int, ...], count: in
         first = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
         chosen["training"] = {"first_steps": first, "steps": first // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
-    groups = {name: _filled(plain[name], of) for name, of in chosen.items() if isinstance(plain.get(name), dict)}
-    if (training := groups.get("training", {})).get("trajectories") == AUTO:
-        training["trajectories"] = _trajectories(TrainingSettings.read({**training, "L": 1, "trajectories": 1}), plain)
-    if isinstance(network := plain.get("network"), dict) and isinstance(network.get("options"), dict):
-        size = {"width": 128 if is_small else 256, "depth": 4}
-        groups["network"] = {**network, "options": _filled(network["options"], size)}
-    return groups
+    return chosen
 
 
-def _filled(group: dict[str, Any], chosen: Mapping[str, float]) -> dict[str, Any]:
-    return {key: chosen[key] if value == AUTO and key in chosen else value for key, value in group.items()}
-
-
-def _trajectories(training: TrainingSettings, plain: dict[str, Any]) -> int:
-    """As many as have each state drawn about once before the cache is filled again, 50,000 at most."""
-    drawn = training.batch_size * min(training.steps, training.refresh)
-    return max(1, min(50_000, drawn // TrainSettings.read({key: plain[key] for key in ("T",) if key in plain}).T))
-
-
-def resolved_by_device(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The group ``trainer``, with the precision that suits the device where it is "auto"."""
-    if trainer.get("precision") != AUTO:
-        return trainer
-    where = DeviceSettings.read({**trainer, "precision": "32-true"}).where
-    return {**trainer, "precision": automatic_precision(where)}
+def _filled(group: dict[str, Any], chosen: Mapping[str, Any], empty: str | None = AUTO) -> dict[str, Any]:
+    """The group with what is chosen for the keys that are "auto", or null."""
+    return {key: chosen[key] if value == empty and key in chosen else value for key, value in group.items()}
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

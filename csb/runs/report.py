@@ -28,6 +28,7 @@ from csb.runs.distil import students_of
 from csb.runs.guided import guide_of, horizon_warnings
 from csb.runs.load import Run
 from csb.runs.methods import guided
+from csb.runs.stages import students_of
 from csb.samplers import BridgeSampler, ExactSampler, Sampler
 from csb.samplers.registry import GUIDED, BaselineSettings, Guide
 

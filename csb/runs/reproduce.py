@@ -1,38 +1,58 @@
 """A training done again with the configuration, seed and data of the first, and compared with it."""
 
-import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from csb.bridge.checkpoint import load
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.renamed import groups_of_today
 from csb.runs import provenance
-from csb.runs.config import RunConfig, flatten, read
-from csb.runs.distil import teacher
+from csb.runs.config import RunConfig, read
+from csb.runs.folder import check_folder, stage_files
 from csb.runs.load import half_step_files, read_result, stored_spec
-from csb.runs.recipe import DISTIL
-from csb.runs.stages import check_stage, stage_job
-from csb.runs.train import check_folder, train
-from csb.training.distil import NAME
+from csb.runs.recipe import DISTIL, flatten
+from csb.runs.stages import stage_job, teacher
+from csb.runs.train import train
+from csb.schema import Schema
 
 _ROUNDING = 1e-5  # of float32 numbers of about one, on another processor
-_CLOCK = ("seconds",)  # figures that no two runs share
-_MOST_THREADS = 4096  # more than one machine has
-_ENTRY = {  # of provenance.json, and what each part of it is
-    ("seed",): int, ("config", "trainer"): dict, ("config", "problem"): dict, ("config", "training"): dict,
-    ("device", "device"): str, ("device", "threads"): int, ("data", "files"): dict, ("data", "sha256"): str,
-    ("data", "first"): list, ("data", "pairs"): int,
-}  # fmt: skip
-logger = logging.getLogger(__name__)
+
+
+class _Part(Schema):
+    """A part of an entry of ``provenance.json``, in which more may stand."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Entry(_Part):
+    seed: int
+
+
+class _Device(_Part):
+    device: str
+    threads: Annotated[int, Field(ge=1, le=4096)]  # more than one machine has
+
+
+class _Data(_Part):
+    files: dict[str, str]
+    sha256: str
+    first: list[float]
+    pairs: int
+
+
+class _Config(_Part):
+    trainer: dict[str, Any]
+    problem: dict[str, Any]
+    training: dict[str, Any]
+    distil: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,16 +76,12 @@ class Reproduction:
         if self.run.folder.resolve() == self.folder.resolve():
             raise CSBError(f"out={self.run.folder} is the folder of the first training; choose another one")
         if self.run.stage == DISTIL:
-            self._check_teacher()
+            path = model_file(teacher(self.run).folder, "bridge")
+            if checksum(path) != self.first.get("bridge"):
+                raise CSBError(f"{path} is another bridge than that of the first training; restore it")
         self.run.problem.prepare()
         require_same_data(self.first["data"], provenance.data_of(self.run.problem), self.tolerance)
-        check_stage(self.run) if self.run.stage != "bridge" else check_folder(self.run)
-
-    def _check_teacher(self) -> None:
-        """CSBError where the bridge that was distilled is not there, or another one is."""
-        path = model_file(teacher(self.run).folder, "bridge")
-        if checksum(path) != self.first.get("bridge"):
-            raise CSBError(f"{path} is another bridge than that of the first training; restore it")
+        check_folder(self.run)
 
     def differences(self) -> list[dict[str, Any]]:
         """What of the environment is not as it was: rows with its name, then and now."""
@@ -77,19 +93,28 @@ class Reproduction:
 
     def train(self) -> None:
         """Trains, with as many threads as the first time: sums of other lengths round otherwise."""
-        with _threads(int(self.first["device"]["threads"])):
-            train(self.run) if self.run.stage == "bridge" else stage_job(self.run)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.first["device"]["threads"])
+        try:
+            (train if self.run.stage == "bridge" else stage_job)(self.run)
+        finally:
+            torch.set_num_threads(before)
 
     def compare(self) -> dict[str, list[dict[str, Any]]]:
         """Rows of weights, a file each, and of the figures of ``result.json``."""
         stage, one, two = self.run.stage, self.folder, self.run.folder
-        paths = [_file(one, stage), *(half_step_files(one) if stage == "bridge" else [])]
+        files, figures = [stage_files(one, stage)[0]], []
+        if stage == "bridge":
+            files += half_step_files(one)
+            figures = figure_rows(
+                *({k: v for k, v in read_result(run).items() if k != "seconds"} for run in (one, two))
+            )
         weights = []
-        for path in paths:
+        for path in files:
             name = path.relative_to(one)
             other = model_file(two, str(name.with_suffix("")))
             weights.append(weight_row(str(name), load(path).state_dict(), load(other).state_dict()))
-        return {"weights": weights, "figures": figure_rows(_result(one), _result(two)) if stage == "bridge" else []}
+        return {"weights": weights, "figures": figures}
 
 
 def reproduction(
@@ -100,43 +125,29 @@ def reproduction(
     ``flags``: resume, overwrite and progress of the second training. CSBError where the first is not finished or its
     environment is not known, and as :func:`csb.runs.config.read`.
     """
-    if not (path := _file(folder, stage)).is_file():
+    path, _ = stage_files(folder, stage)
+    if not path.is_file():
         raise CSBError(f"run={folder} holds no {path.name}; give the folder of a finished training of stage={stage}")
-    first = _entry(folder, stage)
-    config = first["config"]
+    first = provenance.read(folder).get(stage)
+    if not isinstance(first, dict):
+        raise CSBError(f"{folder / provenance.FILE} does not say how {path.name} was made; train it again")
+    if isinstance(first.get("config"), dict):
+        first["config"] = groups_of_today(first["config"])
+    entry = f"{folder / provenance.FILE}: {stage}"
+    _Entry.read(first, entry)
+    for name, part in {"config": _Config, "device": _Device, "data": _Data}.items():
+        part.read(first.get(name), f"{entry}.{name}")
+    config, problem = first["config"], first["config"]["problem"]
     new = folder.with_name(f"{folder.resolve().name}_reproduced") if out is None else out
     plain = {**config, **flags, "stage": stage, "evaluate": False, "logger": {"name": "none"}}
-    plain |= {"out": str(new.parent), "name": new.name, "seed": first["seed"]}
+    plain |= {"out": str(new.parent), "name": new.name, "seed": first["seed"], "run": None}
     plain["trainer"] = {**config["trainer"], "accelerator": "cpu" if first["device"]["device"] == "cpu" else "auto"}
     if stage == DISTIL:
         plain["run"] = str(folder) if model_file(folder, "bridge").is_file() else config["run"]
         plain["distil"] = {**config["distil"], "out": str(new)}
-    else:
-        plain["run"] = None
     plain["training"] = {k: v for k, v in config["training"].items() if k != "cache_spill"}  # of older versions
-    plain["problem"] = stored_spec(config["problem"], folder) if data is None else _moved(config["problem"], data)
+    plain["problem"] = stored_spec(problem, folder) if data is None else _moved(problem, data)
     return Reproduction(folder, first, read(plain), tolerance)
-
-
-def _entry(folder: Path, stage: str) -> dict[str, Any]:
-    """Return what ``provenance.json`` says of a stage. CSBError where a part is missing or of another type."""
-    path = folder / provenance.FILE
-    first = provenance.read(folder).get(stage)
-    if not isinstance(first, dict):
-        raise CSBError(f"{path} does not say how {_file(folder, stage).name} was made; train it again")
-    if isinstance(config := first.get("config"), dict):
-        first["config"] = groups_of_today(config)
-    for place, kind in _ENTRY.items():
-        found: Any = first
-        for key in place:
-            found = found[key] if isinstance(found, dict) else None
-        if not isinstance(found, kind):
-            raise CSBError(f"{path}: {stage}.{'.'.join(place)} is {found!r:.80}, not a {kind.__name__}; restore it")
-    data = first["data"]
-    if not all(isinstance(value, str) for value in data["files"].values()) or not all(map(is_number, data["first"])):
-        raise CSBError(f"{path}: {stage}.data holds {data!r:.80}; expected checksums and numbers; restore it")
-    require_int(f"{path}: {stage}.device.threads", first["device"]["threads"], 1, _MOST_THREADS)
-    return first
 
 
 def _moved(problem: dict[str, Any], data: str) -> dict[str, Any]:
@@ -172,24 +183,6 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any], tolerance: floa
             "the training pairs differ in rounding from those of the first training, so that nothing can be the same "
             "bit for bit; give tolerance=0.05 or the like"
         )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _file(folder: Path, stage: str) -> Path:
-    return model_file(folder, NAME if stage == DISTIL else stage)
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return {key: value for key, value in read_result(folder).items() if key not in _CLOCK}
 
 
 def weight_row(name: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from csb.problems import FilePairs, Pairs, Rows
 from csb.problems.sources import LEAST, SCHEME, hold
 from csb.process import Stream, seeded
 from csb.runs.options import Bounds, sides
-from csb.runs.prior_bounds import prior_bounds
-from csb.runs.volume import draws_needed, require_volume
+from csb.runs.prior import draws_needed, prior_bounds, require_volume
 
 _NAME = "simulated"  # of the pairs
 ROUND = 10_000  # fresh pairs a round of the cache

@@ -13,12 +13,12 @@ from csb.networks.diffusion import NetworkDenoiser
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
-from csb.runs.amortized import Baseline, load_baseline
 from csb.runs.config import schedule_of
 from csb.runs.denoiser import exact_denoiser, stored_denoiser
 from csb.runs.guidance_likelihood import can_be_guided
 from csb.runs.guided import guide_of
 from csb.runs.load import Run, load_run, stored_spec
+from csb.runs.stages import load_stage
 from csb.samplers.diffusion import LONG
 from csb.samplers.registry import BaselineSettings, Guide
 
@@ -78,14 +78,14 @@ class Sources:
             self._require_same(run.about["problem"], run.folder)
         return found
 
-    def models(self, kind: str) -> list[tuple[Path, Baseline]]:
+    def models(self, kind: str) -> list[tuple[Path, Any]]:
         """The scores or flows, each with its file. CSBError for one on another problem."""
         found = []
         for folder in self.folders:
             if (path := model_file(folder, kind)).is_file():
-                base = load_baseline(folder, kind, self.device)
-                self._require_same(base.about["problem"], path)
-                found.append((path, base))
+                model = load_stage(folder, kind, self.device)
+                self._require_same(model.about["problem"], path)
+                found.append((path, model))
         return found
 
     @property

@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.numbers import Numbers, as_numbers, require_present
-from csb.runs.volume import require_volume
+from csb.runs.prior import require_volume
 
 _CORRECTION = 10_000  # samples that the share of a posterior inside the prior's support is estimated from, as sbi's own
 _LEAST_SHARE = 1e-3  # of that many samples or more, below which drawing again is given up

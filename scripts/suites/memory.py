@@ -18,8 +18,9 @@ from pydantic import Field
 
 from csb.errors import LARGEST
 from csb.evaluation.table import print_table
+from csb.runs.folder import check_writable
 from csb.runs.recipe import suite_settings
-from csb.runs.train import check_writable, train
+from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
 from suites.sbi.plan import training_config
 

@@ -22,8 +22,9 @@ from csb.metrics.distances import c2st
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig
+from csb.runs.folder import check_writable
 from csb.runs.recipe import suite_settings
-from csb.runs.train import check_writable, train
+from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
 from csb.training.settings import HalfStep
 from suites.machine import machine

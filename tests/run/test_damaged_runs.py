@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csb.runs.distil import students_of
 
 import csb
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.files import read_tensors, write_tensors
-from csb.runs.distil import students_of
 from csb.runs.inspection import inspect
 from csb.runs.load import load_run
 from csb.runs.observations import read_observations

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from csb.errors import CSBError
-from csb.runs.lock import writing
+from csb.runs.folder import writing
 from csb.runs.train import _clean
 
 HOLD = """
 import sys
 from pathlib import Path
-from csb.runs.lock import writing
+from csb.runs.folder import writing
 with writing(Path(sys.argv[1])), writing(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

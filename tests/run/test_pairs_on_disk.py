@@ -7,6 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from csb.runs.amortized import load_baseline
+from csb.runs.amortized import train_stage as amortized
+from csb.runs.distil import load_consistency
+from csb.runs.distil import train_stage as distil
 from torch.utils.data import TensorDataset
 
 import csb
@@ -16,12 +20,8 @@ from csb.errors import CSBError
 from csb.files import load_state, save_state
 from csb.problems import sources
 from csb.problems.rows import Source
-from csb.runs.amortized import load_baseline
-from csb.runs.amortized import train_stage as amortized
 from csb.runs.config import read
 from csb.runs.denoiser import train_stage as denoiser
-from csb.runs.distil import load_consistency
-from csb.runs.distil import train_stage as distil
 from csb.runs.load import load_run
 from csb.runs.stages import stage_job
 from csb.runs.train import train

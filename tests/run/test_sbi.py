@@ -32,8 +32,8 @@ import csb
 from csb import sbi as package
 from csb.errors import CSBError
 from csb.problems.exact.gaussian import AffineKernel
-from csb.runs.prior_bounds import prior_bounds
-from csb.runs.volume import draws_needed, require_volume
+from csb.runs.prior import prior_bounds
+from csb.runs.prior import draws_needed, require_volume
 from csb.sbi import Posterior
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine
 

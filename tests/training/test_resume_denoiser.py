@@ -9,7 +9,7 @@ from conftest import Hook
 
 from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
-from csb.runs.lock import FILE
+from csb.runs.folder import FILE
 
 STEP = "csb.training.module.NetworkModule.training_step"
 KILLS = {

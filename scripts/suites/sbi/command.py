@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
-from csb.runs.train import check_writable
+from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine
 from suites.sbi.plan import Job, plan

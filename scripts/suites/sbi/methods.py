@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from csb.files import model_file
-from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems import Problem
-from csb.runs.amortized import load_baseline
 from csb.runs.evaluate import iterations
 from csb.runs.load import load_run
+from csb.runs.stages import load_stage
 from csb.samplers import BridgeSampler, ExactSampler, Sampler, flow_sampler, score_sampler
 
 
@@ -73,8 +72,8 @@ def _bridge(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 
 def _score(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     """The conditional score on T steps of a network call each: DDPM's, and DPM-Solver++ on the grid of Karras et al."""
-    base = load_baseline(folder, "score")
-    model, about = cast(ScoreNetwork, base.model), (model_file(folder, "score"), base.about["seconds"])
+    model = load_stage(folder, "score")
+    about = model_file(folder, "score"), model.about["seconds"]
     return [
         Candidate("score, DDPM", score_sampler(model, "ddpm", T), *about),
         Candidate("score, DPM-Solver++", score_sampler(model, "dpmpp", T, spacing="karras"), *about),
@@ -83,8 +82,8 @@ def _score(folder: Path, T: int, problem: Problem) -> list[Candidate]:
 
 def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     """The flow at T network calls: Euler's rule on T steps, and Heun's on half as many where T is even."""
-    base = load_baseline(folder, "flow")
-    model, about = cast(FlowNetwork, base.model), (model_file(folder, "flow"), base.about["seconds"])
+    model = load_stage(folder, "flow")
+    about = model_file(folder, "flow"), model.about["seconds"]
     found = [Candidate("flow, Euler", flow_sampler(model, "euler", T), *about)]
     return found if T % 2 else [*found, Candidate("flow, Heun", flow_sampler(model, "heun", T // 2), *about)]
 

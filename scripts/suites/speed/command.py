@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
-from csb.runs.train import check_writable
+from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine
 from suites.speed.figure import draw_speed
