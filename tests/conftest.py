@@ -193,13 +193,13 @@ def tiny() -> list[str]:
 STAGES = [
     *TINY, "conditional.batch_size=32", "conditional.checkpoint_every=10", "distil.calls=[1,2]", "distil.components=3",
     "distil.steps=22", "distil.refresh=8", "distil.batch_size=32", "distil.trajectories=64",
-    "distil.checkpoint_every=5",
+    "distil.checkpoint_every=5", "denoiser.steps=4", "denoiser.batch_size=32",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def run_with_stages(tmp_path_factory) -> Path:
-    """The folder of a run on two moons with its bridge, score, flow and student, as ``command`` trains them.
+    """The folder of a run on two moons with the models of all stages, as ``command`` trains them.
 
     It must not be changed.
     """
@@ -212,7 +212,7 @@ def run_with_stages(tmp_path_factory) -> Path:
     first, threads = read(composed("train", own)), torch.get_num_threads()
     torch.set_num_threads(1)
     train(first)
-    for stage in (["stage=score"], ["stage=flow"], ["stage=distil", f"run={first.folder}"]):
+    for stage in (["stage=denoiser"], ["stage=score"], ["stage=flow"], ["stage=distil", f"run={first.folder}"]):
         stage_job(read(composed("train", [*own, *stage])))
     torch.set_num_threads(threads)
     return first.folder

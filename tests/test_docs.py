@@ -12,8 +12,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from csb.runs.amortized import train_stage
-from csb.runs.distil import train_stage as distil
 
 import csb
 from csb.cli.compose import composed
@@ -21,6 +19,7 @@ from csb.networks import NETWORKS
 from csb.problems import PROBLEMS, TRANSFORMS
 from csb.problems.tasks import mnist
 from csb.runs.config import read
+from csb.runs.stages import stage_job
 from csb.runs.train import train
 from tests.docs_blocks import ROOT, Page, blocks, link
 
@@ -99,9 +98,9 @@ def trained(_digits, tmp_path_factory):
             train(settings(name))
         for stage in ("score", "flow") if baselines else ():
             if not (home / name / f"{stage}.safetensors").exists():
-                train_stage(settings(name, f"stage={stage}"))
+                stage_job(settings(name, f"stage={stage}"))
         if student and not (home / name / "consistency.safetensors").exists():
-            distil(settings(name, "stage=distil", f"run={home / name}"))
+            stage_job(settings(name, "stage=distil", f"run={home / name}"))
         return home / name
 
     return make

@@ -13,6 +13,7 @@ from csb.errors import CSBError
 from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read
 from csb.runs.evaluate import compare_run
+from csb.runs.folder import check_folder, check_writable
 from csb.runs.load import iteration_of, load_run, read_history
 from csb.runs.recipe import DISTIL
 from csb.runs.stages import stage_job, teacher

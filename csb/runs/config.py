@@ -23,16 +23,8 @@ from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automat
 from csb.process.schedule import LEAST_SCALE
 from csb.renamed import groups_of_today
 from csb.runs.logs import LoggerSettings
-from csb.runs.recipe import (
-    AUTO,
-    GROUPS,
-    NetworkSettings,
-    ObjectiveSettings,
-    TrainSettings,
-    flatten,
-    kernels,
-    resolved,
-)
+from csb.runs.presets import PRESETS, SCHEMAS
+from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings, flatten, kernels, resolved
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Schema
 from csb.training.cache import bytes_per_trajectory, capacity
@@ -49,6 +41,7 @@ from csb.training.settings import (
 )
 from csb.training.state import FREE
 
+_HELD = ("optimizer", "sampler", "metrics", "logger", "denoiser", "conditional", "distil", "baselines")
 _FINEST = 1e-3  # standard deviations: of a coordinate that y determines there is no scale to resolve
 logger = logging.getLogger(__name__)
 
@@ -171,7 +164,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     plain = groups_of_today(given)
     plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
-    for name in GROUPS:
+    for name in ("problem", *PRESETS):
         if not isinstance(plain.get(name), dict):
             raise CSBError(f"{name}={plain.get(name)!r} is not a group of settings; choose a file of conf/{name}")
     plain["problem"] = absolute(plain["problem"])  # so that a run is opened from anywhere
@@ -179,7 +172,8 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     plain = resolved(plain, problem, top)
     schedule, chosen = schedule_of(plain["schedule"]), ObjectiveSettings.read(plain["objective"])
     backward, forward = kernels(NetworkSettings.read(plain["network"]), chosen)
-    distil, teacher = DistilSettings.read(plain["distil"]), None if top.run is None else Path(top.run)
+    groups: dict[str, Any] = {name: SCHEMAS[name].read(plain[name]) for name in _HELD}
+    distil, teacher = groups["distil"], None if top.run is None else Path(top.run)
     run = RunConfig(
         problem=problem,
         schedule=schedule,
@@ -188,24 +182,12 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         backward=backward,
         forward=forward,
         training=TrainingSettings.read({"L": top.L, **plain["training"]}),
-        optimizer=OptimizerSettings.read(plain["optimizer"]),
         device=DeviceSettings.read(plain["trainer"]),
-        sampler=SamplerSettings.read(plain["sampler"]),
-        metrics=MetricsSettings.read(plain["metrics"]),
-        logger=LoggerSettings.read(plain["logger"]),
-        denoiser=DenoiserSettings.read(plain["denoiser"]),
-        conditional=ConditionalSettings.read(plain["conditional"]),
-        distil=distil,
-        baselines=BaselineSettings.read(plain["baselines"]),
-        stage=top.stage,
-        evaluate=top.evaluate,
-        folder=Path(str(top.out)) / str(top.name) if teacher is None else Path(distil.out or teacher),
+        folder=Path(top.out) / top.name if teacher is None else Path(distil.out or teacher),
         teacher=teacher,
-        seed=top.seed,
-        resume=top.resume,
-        overwrite=top.overwrite,
-        progress=top.progress,
         plain=plain,
+        **groups,
+        **{name: getattr(top, name) for name in ("stage", "evaluate", "seed", "resume", "overwrite", "progress")},
     )
     run.device.check(run.training, run.stage)
     for check in (_check_pairs, _check_bridge, _check_data):

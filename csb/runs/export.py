@@ -12,12 +12,11 @@ from typing import Any
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
-from csb.evaluation.table import write_text
+from csb.evaluation.table import format_value, markdown_table, write_text
 from csb.files import write_atomically
 from csb.renamed import scores_of_today
-from csb.runs.card import model_card
 from csb.runs.hub import CARD, FILES, PICTURE, WEIGHTS, is_folder, is_own
-from csb.runs.inspection import mapping
+from csb.runs.inspection import facts, mapping
 from csb.runs.load import load_any, read_result
 
 
@@ -40,7 +39,7 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     bridge = load_any(source, "cpu")
     about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
     picture = _picture(Path(source))
-    text = model_card(bridge, about, licence, picture is not None)  # before any file is written
+    text = _card(bridge, about, licence, picture is not None)  # before any file is written
     image = b"" if picture is None else picture.read_bytes()
 
     def write(folder: Path) -> None:
@@ -124,3 +123,72 @@ def _without_paths(data: Any) -> Any:
             if (path := kind(data)).is_absolute():
                 return path.name
     return data
+
+
+_FIGURES = {  # of result.json, and what they are
+    "sliced_w": "sliced Wasserstein-1 distance to the exact posterior",
+    "sliced_w_floor": "that of as many exact samples",
+    "mean_error": "relative error of the posterior mean",
+    "cov_error": "relative error of the posterior covariance",
+    "crps": "continuous ranked probability score in units of the prior's standard deviation, lower is better",
+    "energy_score": "energy score in the same units, lower is better",
+    "spread_skill": "spread/skill, a ratio of standard deviations, 1 where calibrated",
+    "spread_skill_fair": "spread/skill corrected for the number of samples",
+    "psnr_mean_per_image": "PSNR of the posterior mean, dB",
+    "psnr_sample": "PSNR of single samples, dB",
+    "coverage_deviation": "mean deviation of coverage from its level",
+    "tarp_deviation": "mean deviation of TARP from its level",
+    "deviation_floor": "that of an exact posterior",
+}
+
+
+def _card(bridge: Bridge, about: dict[str, Any], licence: str | None, pictured: bool) -> str:
+    """The model card in Markdown: what the bridge is, what it was trained on, how good it is, and how to load it.
+
+    ``about`` has problem, config, versions and training, any of which may be missing.
+    """
+    problem, config, training, versions = (
+        mapping(about.get(key)) for key in ("problem", "config", "training", "versions")
+    )
+    found, maps = facts(bridge), bridge.transform
+    kernel, y_shape = found["kernels"]["backward"], ", ".join(map(str, maps.y_shape))
+    rows = {
+        "x": tuple(maps.x_shape),
+        "y": tuple(maps.y_shape),
+        "training pairs": problem.get("n_train"),
+        "steps T": found["T"],
+        "iterations L": config.get("L"),
+        "ᾱ_T": found["alpha_bar_T"],
+        "objective": mapping(config.get("objective")).get("name"),
+        "kernels": f"{kernel['network']}, covariance {kernel['covariance']}, {kernel['parametrisation']}",
+        "parameters": f"{found['parameters']:,}",
+        "transform": type(maps).__name__,
+    }
+    figures = [
+        {"figure": f"{key}: {text}", "value": format_value(training[key])}
+        for key, text in _FIGURES.items()
+        if isinstance(training.get(key), int | float)
+    ]
+    table = [{"property": key, "value": format_value(value)} for key, value in rows.items() if value is not None]
+    front = ["---", "library_name: csb", "tags:", "- schroedinger-bridge", "- simulation-based-inference"]
+    parts = [
+        "\n".join([*front, *([f"license: {licence}"] if licence else []), "---"]),
+        f"# Conditional Schrödinger bridge: {problem.get('name', 'unknown problem')}",
+        f"Draws posterior samples of x given y for any y in one trajectory of {found['T']} network calls.",
+        f"![posterior samples]({PICTURE})" if pictured else "",
+        "## Use",
+        f"""```python
+import csb, torch
+
+bridge = csb.load("this/folder")  # or the name of this repository on the Hub
+y = torch.zeros({y_shape})  # one observation; or a batch (B, {y_shape})
+x = bridge.sample(y, 1000).x  # (1000, {", ".join(map(str, maps.x_shape))})
+```""",
+        "## What it is",
+        markdown_table(table),
+        *(["## Figures", "As measured at the end of the training.", markdown_table(figures)] if figures else []),
+        "Trained with " + ", ".join(f"{key} {value}" for key, value in versions.items()) + "." if versions else "",
+        "## Licence",
+        f"The weights are under the licence `{licence}`." if licence else "No licence is stated for the weights.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -11,7 +11,7 @@ from csb.errors import CSBError, in_one_line, require_place
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
 CONFIG = "config.json"  # of folders that an older version exported
-FILES = (WEIGHTS, CARD, PICTURE, CONFIG)
+FILES = [WEIGHTS, CARD, PICTURE, CONFIG]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -23,11 +23,6 @@ def is_folder(path: Path) -> bool:
 def is_own(path: Path, folder: Path) -> bool:
     """Whether the path is a file that lies in the folder: no link, of a file or of a folder in it, leads out."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
-
-
-def load_folder(folder: Path, device: str = "cpu") -> Bridge:
-    """Return the bridge of an exported folder; see :func:`csb.bridge.checkpoint.load`."""
-    return load(folder / WEIGHTS, device, Bridge)
 
 
 def is_repo_id(source: str) -> bool:
@@ -58,18 +53,17 @@ def from_pretrained(
         CSBError: neither is there, the Hub does not answer, or what it holds is no bridge.
     """
     device, folder = usable_device(device), require_place("source", source)
-    if folder.is_dir():
-        return load_folder(folder, device)
-    if not is_repo_id(str(source)):
-        raise CSBError(f"{source} is neither a folder nor a repository owner/name on the Hub")
-    hub = _hub()
-    try:
-        found = hub.snapshot_download(str(source), revision=revision, token=token, allow_patterns=list(FILES))
-    except Exception as error:  # of the network, of the Hub, of a name: all of them mean that there is nothing to load
-        raise CSBError(
-            f"cannot fetch {source} from the Hub ({in_one_line(error, 160)}); check the name and the network"
-        ) from error
-    return load_folder(Path(found), device)
+    if not folder.is_dir():
+        if not is_repo_id(str(source)):
+            raise CSBError(f"{source} is neither a folder nor a repository owner/name on the Hub")
+        hub = _hub()
+        try:
+            folder = Path(hub.snapshot_download(str(source), revision=revision, token=token, allow_patterns=FILES))
+        except Exception as error:  # of the network, of the Hub, of a name: in any case there is nothing to load
+            raise CSBError(
+                f"cannot fetch {source} from the Hub ({in_one_line(error, 160)}); check the name and the network"
+            ) from error
+    return load(folder / WEIGHTS, device, Bridge)
 
 
 def push_to_hub(
@@ -92,21 +86,16 @@ def push_to_hub(
         raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
     if not is_repo_id(repo_id):
         raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
-    for name in FILES:
-        if (folder / name).exists() and not is_own(folder / name, folder):
-            raise CSBError(f"{folder / name} is a link out of the folder, or no file; replace it, or export again")
-    load_folder(folder)
+    for path in (folder / name for name in FILES):
+        if path.exists() and not is_own(path, folder):
+            raise CSBError(f"{path} is a link out of the folder, or no file; replace it, or export again")
+    load(folder / WEIGHTS, of=Bridge)
     hub = _hub()
     try:
         api: Any = hub.HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(
-            api.upload_folder(
-                repo_id=repo_id,
-                folder_path=str(folder),
-                allow_patterns=list(FILES),
-                commit_message=message or "A conditional Schrödinger bridge",
-            )
-        )
+        text = message or "A conditional Schrödinger bridge"
+        files = {"folder_path": str(folder), "allow_patterns": FILES}
+        return str(api.upload_folder(repo_id=repo_id, **files, commit_message=text))
     except Exception as error:  # as above
         raise CSBError(f"cannot upload to {repo_id} ({in_one_line(error, 160)}); nothing here was changed") from error

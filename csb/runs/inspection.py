@@ -37,7 +37,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
     of_file = [row.get("seconds") for row in history if row.get("half_step") == path.stem]
     return {
         "source": str(source),
-        **_facts(bridge),
+        **facts(bridge),
         "iterations": iterations,
         "held": held,
         "seconds": result.get("seconds") if whole else (of_file or [None])[0],
@@ -46,7 +46,7 @@ def inspect(source: str | Path) -> dict[str, Any]:
     }
 
 
-def _facts(bridge: Bridge) -> dict[str, Any]:
+def facts(bridge: Bridge) -> dict[str, Any]:
     """What the bridge itself says, and what its file says about it."""
     about, alpha_bar = bridge.about, bridge.grid.alpha_bar
     config, problem = mapping(about.get("config")), mapping(about.get("problem"))
@@ -112,10 +112,11 @@ def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int 
 
 def print_inspection(found: dict[str, Any]) -> None:
     """Tables of what :func:`inspect` found, on the terminal."""
-    versions = found["versions"] or {}
+    x, y = ("×".join(map(str, found[key])) or "number" for key in ("x_shape", "y_shape"))
+    versions = ", ".join(f"{name} {version}" for name, version in (found["versions"] or {}).items())
     rows = {
         "task": found["task"],
-        "x, y": f"{_shape(found['x_shape'])}, {_shape(found['y_shape'])}",
+        "x, y": f"{x}, {y}",
         "T": found["T"],
         "ᾱ_T": found["alpha_bar_T"],
         "first step, √(1−ᾱ_1)": found["first_step"],
@@ -126,25 +127,21 @@ def print_inspection(found: dict[str, Any]) -> None:
         "iterations trained": found["iterations"],
         "iteration held": found["held"],
         "training seconds": found["seconds"],
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
+        "versions": versions or None,
     }
-    print_table(_pairs(rows, "bridge"), title=_told(found["source"]))
-    kernels = [{"kernel": name, **_row(one)} for name, one in found["kernels"].items()]
-    print_table(kernels, title="kernels")
-    if found["problem"] and len(found["problem"]) > 1:
-        arguments = {key: value for key, value in found["problem"].items() if key != "name"}
-        print_table(_pairs(arguments, "argument"), title=f"problem {_told(found['task'])}")
-    if found["half_steps"]:
-        columns = [c for c in ("half_step", "loss", "val_energy_score", "x0_distance", "x0_floor", "seconds")
-                   if any(c in row for row in found["half_steps"])]  # fmt: skip
-        print_table(found["half_steps"], title="half-steps", columns=columns)
+    _table(rows, "bridge", found["source"])
+    print_table([{"kernel": name, **_row(one)} for name, one in found["kernels"].items()], title="kernels")
+    if arguments := {key: value for key, value in (found["problem"] or {}).items() if key != "name"}:
+        _table(arguments, "argument", f"problem {found['task']}")
+    if rows := found["half_steps"]:
+        shown = ("half_step", "loss", "val_energy_score", "x0_distance", "x0_floor", "seconds")
+        print_table(rows, title="half-steps", columns=[c for c in shown if any(c in row for row in rows)])
     if found["scores"]:
-        scores = [{"score": _told(key), "value": value} for key, value in found["scores"].items()]
-        print_table(scores, title="held-out scores")
+        _table(found["scores"], "score", "held-out scores")
 
 
-def _pairs(values: dict[str, Any], name: str) -> list[dict[str, str]]:
-    return [{name: _told(key), "value": _told(value)} for key, value in values.items()]
+def _table(values: dict[str, Any], name: str, title: str) -> None:
+    print_table([{name: _told(key), "value": _told(value)} for key, value in values.items()], title=_told(title))
 
 
 def _row(kernel: dict[str, Any]) -> dict[str, Any]:
@@ -155,10 +152,6 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "mean": kernel["parametrisation"],
         "covariance": kernel["covariance"] + ("" if size is None else f", {size}"),
     }
-
-
-def _shape(shape: list[int]) -> str:
-    return "×".join(map(str, shape)) or "number"
 
 
 def _told(value: Any) -> str:

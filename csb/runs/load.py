@@ -12,11 +12,12 @@ from csb.bridge import Bridge, load
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
-from csb.networks import ENCODERS, NETWORKS, Encoder, Network
+from csb.networks import Encoder, Network
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
-from csb.runs.hub import CONFIG, from_pretrained, is_folder, is_repo_id, load_folder
+from csb.runs.hub import CONFIG, WEIGHTS, from_pretrained, is_folder, is_repo_id
+from csb.runs.register import register
 from csb.training.history import chosen_iteration
 
 
@@ -111,8 +112,7 @@ def load_model(
 ) -> nn.Module:
     """The model of a file, whatever its kind, or the bridge of all else; see :func:`csb.load`."""
     for name, of in (networks or {}).items():
-        known: Any = ENCODERS if issubclass(of, Encoder) else NETWORKS
-        known[name] = of
+        register(of, name)
     path = require_place("source", source)
     is_model = path.is_file() and path.suffix in (SUFFIX, OLD_SUFFIX)
     return load(path, usable_device(device)) if is_model else load_any(source, device)
@@ -123,10 +123,10 @@ def load_any(source: str | Path, device: str | None = None) -> Bridge:
     path, where = require_place("source", source), usable_device(device)
     if path.name == CONFIG and path.is_file():  # of an older exported folder
         path = path.parent
+    if is_folder(path):
+        path = path / WEIGHTS
     if path.exists() and not path.is_dir():
         return load(path, where, Bridge)
-    if is_folder(path):
-        return load_folder(path, where)
     if not path.exists() and not path.parent.is_dir() and is_repo_id(str(source)):
         return from_pretrained(str(source), where)
     return load_run(path, where).bridge
@@ -157,5 +157,4 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
         state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
         raise CSBError(f"{folder} holds no {path.name}{state}; give the folder of a finished run")
     bridge = load(path, device or default_device(), Bridge)
-    about = bridge.about
-    return Run(folder, bridge, about)
+    return Run(folder, bridge, bridge.about)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from csb.errors import CSBError
 from csb.files import checksum, model_file
-from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems import Transform
 from csb.runs.guided import Chosen, particle_counts, sweep
 from csb.runs.load import Run

@@ -29,16 +29,12 @@ def read_observations(
     """
     name, cpu = f"y={path}", torch.device("cpu")
     y = as_floats(name, _array(Path(path)), shape, cpu, dtype, any_units)
-    if (found := batched(y, shape)) is None:
-        raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {_batch(shape)}")
-    if y.numel() == 0:
-        raise CSBError(f"{name} has shape {tuple(y.shape)}, which is no observation; give at least one")
+    found = batched(y, shape)
+    if found is None or y.numel() == 0:
+        several = f"(B, {', '.join(map(str, shape))})"
+        raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {several}")
     require_present(name, found[0], "give finite observations")
     return found[0]
-
-
-def _batch(shape: tuple[int, ...]) -> str:
-    return f"(B, {', '.join(map(str, shape))})"
 
 
 def _array(path: Path) -> np.ndarray[Any, Any]:
@@ -47,21 +43,14 @@ def _array(path: Path) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
-            if isinstance(found, np.lib.npyio.NpzFile):
-                found = found[_name(path, found.files)]
-        if not isinstance(found, np.ndarray):
-            raise TypeError("it holds something else than an array")
-        return found
-    except (CSBError, MemoryError):
+            if isinstance(found, np.ndarray):
+                return found
+            names = found.files
+            if "y" in names or len(names) == 1:
+                return found["y" if "y" in names else names[0]]
+    except MemoryError:
         raise
     except Exception as error:  # damaged headers and archives raise whatever the parser of the moment does
         raise CSBError(f"cannot read y={path} ({in_one_line(error)}); give a .npy or .npz file of numbers") from error
-
-
-def _name(path: Path, names: list[str]) -> str:
-    if "y" in names:
-        return "y"
-    if len(names) != 1:
-        held = f"the arrays {', '.join(names)}" if names else "no array"
-        raise CSBError(f"y={path} holds {held}; give a file with an array named y, or with one array")
-    return names[0]
+    held = f"the arrays {', '.join(names)}" if names else "no array"
+    raise CSBError(f"y={path} holds {held}; give a file with an array named y, or with one array")

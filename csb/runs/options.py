@@ -10,13 +10,14 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError
-from csb.networks import ENCODERS, NETWORKS, Encoder, Network
+from csb.networks import NETWORKS, Encoder, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.rows import Source
 from csb.problems.sources import SCHEME, hold
 from csb.runs.config import RunConfig, read
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
+from csb.runs.register import register
 from csb.schema import nearest, shown
 
 Bounds = tuple[Any, Any]
@@ -91,13 +92,11 @@ def _side(side: str, value: Any) -> Any:
 def _network(default: dict[str, Any], given: Any, encoder: Any) -> dict[str, Any]:
     """The group ``network``; classes become known by their names, which the files of the run hold."""
     if isinstance(given, type) and issubclass(given, Network):
-        NETWORKS[given.__name__] = given
-        found = {**default, "name": given.__name__, "options": {}}
+        found = {**default, "name": register(given).__name__, "options": {}}
     else:
         found = _group("network", default, given)
     if isinstance(encoder, type) and issubclass(encoder, Encoder):
-        ENCODERS[encoder.__name__] = encoder
-        encoder = encoder.__name__
+        encoder = register(encoder).__name__
     return found if encoder is None else merged(found, {"options": {"encoder": encoder}})
 
 

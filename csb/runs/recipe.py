@@ -26,10 +26,6 @@ from csb.training.settings import (
 
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
-GROUPS = (
-    "problem", "schedule", "network", "objective", "training", "optimizer", "trainer", "denoiser", "conditional",
-    "distil", "baselines", "sampler", "metrics", "logger",
-)  # fmt: skip
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 ENDLESS = 100_000  # pairs that a problem counts for which simulates others all the time
 _MANY = 30_000  # vectors from which on a wide network pays

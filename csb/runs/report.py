@@ -24,7 +24,6 @@ from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
 from csb.runs.diagnosis import diagnose_run
-from csb.runs.distil import students_of
 from csb.runs.guided import guide_of, horizon_warnings
 from csb.runs.load import Run
 from csb.runs.methods import guided

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints
 
-from csb.errors import CSBError, require_int
+from csb.errors import CSBError, in_one_line, require_int
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Pairs, Rows
 from csb.problems.sources import LEAST, SCHEME, hold
@@ -99,8 +100,10 @@ def problem(
     if not callable(simulator):
         raise CSBError(f"simulator is a {type(simulator).__name__}; give a function of x")
     law = _distribution(prior)
-    if law is not None:
-        _require_density(law)
+    if law is not None:  # the prior fills a volume
+        d = int(torch.Size(law.batch_shape + law.event_shape).numel())
+        with isolate_rng():
+            require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
     simulation = _Simulation(prior, law, simulator, batch_size, seed)
     draws = law is not None or callable(prior)
     endless = n is None and draws
@@ -117,27 +120,18 @@ def problem(
     return found
 
 
-def _require_density(law: Any) -> None:
-    """CSBError where the prior fills no volume, such as a simplex."""
-    d = int(torch.Size(law.batch_shape + law.event_shape).numel())
-    with isolate_rng():
-        require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
-
-
 def _distribution(prior: Any) -> Any:
     """The prior as one distribution, or None where it is a function or an array of draws."""
     if isinstance(prior, list | tuple) and prior and all(hasattr(one, "sample") for one in prior):
-        from torch.distributions import Independent
-
         parts = [one if one.batch_shape + one.event_shape else one.expand((1,)) for one in prior]
         return _Joint([Independent(one, len(one.batch_shape)) for one in parts])
     return prior if hasattr(prior, "sample") and hasattr(prior, "event_shape") else None
 
 
-class _Joint(torch.distributions.Distribution):
+class _Joint(Distribution):
     """Independent distributions of vectors, side by side."""
 
-    def __init__(self, parts: Sequence[torch.distributions.Distribution]) -> None:
+    def __init__(self, parts: Sequence[Distribution]) -> None:
         self.parts = parts
         super().__init__(
             event_shape=torch.Size([sum(int(one.event_shape.numel()) for one in parts)]), validate_args=False
@@ -145,8 +139,6 @@ class _Joint(torch.distributions.Distribution):
 
     @property
     def support(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        from torch.distributions import constraints
-
         return constraints.cat([one.support for one in self.parts], 0, [one.event_shape.numel() for one in self.parts])
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -155,13 +147,8 @@ class _Joint(torch.distributions.Distribution):
 
 def _draws(prior: Any, law: Any, n: int) -> Tensor:
     """x (n, d) or (n, C, H, W), float32 or float64."""
-    if law is not None:
-        found = law.sample((n,))
-    elif callable(prior):
-        found = prior(n)
-    else:
-        found = prior
-    x = as_numbers("draws of the prior", found)
+    drawn = law.sample((n,)) if law is not None else prior(n) if callable(prior) else prior
+    x = as_numbers("draws of the prior", drawn)
     x = x[:, None] if x.ndim == 1 else x
     if len(x) < n or (callable(prior) and len(x) != n):
         raise CSBError(f"the prior gave {len(x)} draws where n={n} were asked for; give as many, or lower n")
@@ -175,24 +162,24 @@ def _simulated(simulator: Callable[..., Any], x: Tensor, batch_size: int, genera
     def call(part: Tensor) -> Tensor:
         return as_numbers("what the simulator returned", simulator(part, **given)).cpu()
 
-    size = 2  # rows that tell whether it takes a batch
     state = generator.get_state(), torch.get_rng_state()
     try:
-        batched = len(call(x[:size])) == size
+        batched = len(call(x[:2])) == 2  # two rows tell whether it takes a batch
     except Exception:  # whatever a function of one x raises
         batched = False
     generator.set_state(state[0])
     torch.set_rng_state(state[1])
     try:
-        if batched:
-            y = torch.cat([call(part) for part in x.split(batch_size)])
-        else:
-            y = torch.stack([call(one) for one in x])
+        y = (
+            torch.cat([call(part) for part in x.split(batch_size)])
+            if batched
+            else torch.stack([call(one) for one in x])
+        )
     except CSBError:
         raise
     except Exception as error:
         raise CSBError(
-            f"the simulator failed ({type(error).__name__}: {str(error)[:200]}); it is given one x of shape "
+            f"the simulator failed ({type(error).__name__}: {in_one_line(error)}); it is given one x of shape "
             f"{tuple(x.shape[1:])}, or a batch of them"
         ) from error
     return y if y.ndim in (2, 4) else y.reshape(len(y), -1)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from csb.bridge import Bridge, build_bridge, load
 from csb.errors import CSBError
+from csb.evaluation.diagnose_figures import HalfStepLosses, loss
 from csb.evaluation.diagnostics import drift_norm, end_distances
-from csb.evaluation.pictures import loss_curve
+from csb.evaluation.pictures import draw_samples
 from csb.evaluation.scores import final_scores
 from csb.evaluation.selection import inflate, validation_score
-from csb.evaluation.shown import draw_samples
+from csb.evaluation.style import write_png
 from csb.evaluation.table import write_json
 from csb.evaluation.verdict import warn_of_failure
 from csb.files import model_file, remove_leftovers
@@ -195,7 +196,7 @@ class RunObserver:
         if self.draws:
             self._picture(bridge, half_step, half_step.steps)
             path = self.run.folder / "pictures" / f"{half_step.name}_loss.png"
-            loss_curve(path, list(range(1, len(losses) + 1)), losses, [])
+            write_png(path, loss([HalfStepLosses(half_step=half_step.name, losses=losses)]))
         seed = self.run.seed
         return end_distances(bridge, self.val, seed) | drift_norm(bridge, half_step.direction, self.val, seed)
 

@@ -6,7 +6,6 @@ plots only ask a posterior for samples, and some for a density.
 
 import logging
 import math
-import time
 from typing import Any, NoReturn
 
 import torch
@@ -37,39 +36,6 @@ class _Density(BasePotential):
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:
         return self.posterior.log_prob(theta, self.x_o, norm_posterior=False, track_gradients=track_gradients)
-
-
-class _Tries:
-    """Samples of B observations that were drawn, and how many of them lay inside the prior's support.
-
-    Args:
-        prior: of theta.
-        observations: B.
-        seconds: after which :meth:`check` gives up; None for no limit.
-    """
-
-    def __init__(self, prior: Distribution, observations: int, seconds: float | None) -> None:
-        self.prior, self.seconds, self.start = prior, seconds, time.monotonic()
-        self.drawn, self.inside = 0, torch.zeros(observations, dtype=torch.int64)
-
-    def accept(self, theta: Tensor) -> Tensor:
-        """Which of theta (m, B, d) lie inside, (m, B)."""
-        found = within_support(self.prior, theta)
-        self.drawn += len(theta)
-        self.inside += found.sum(0).cpu()
-        return found
-
-    def check(self) -> None:
-        """CSBError where too few lay inside for drawing on to end, or the time is over."""
-        few = self.drawn >= _CORRECTION and int(self.inside.min()) < _LEAST_SHARE * self.drawn
-        late = self.seconds is not None and time.monotonic() - self.start > self.seconds
-        if few or late:
-            worst = int(self.inside.argmin())
-            raise CSBError(
-                f"{int(self.inside[worst])} of {self.drawn} samples of observation {worst} lie in the prior's support"
-                f"{f' after {self.seconds:g} s' if late else ''}; train with the prior's bounds or longer, see whether "
-                f"the simulator makes such an x, or sample with reject_outside_prior=False"
-            )
 
 
 class Posterior(NeuralPosterior):
@@ -164,9 +130,9 @@ class Posterior(NeuralPosterior):
         try:
             shape = torch.Size(sample_shape)
         except TypeError:
-            raise CSBError(f"sample_shape={sample_shape!r} is no tuple of numbers; give e.g. (1000,)") from None
+            shape = torch.Size((-1,))
         if min(shape, default=0) < 0:
-            raise CSBError(f"sample_shape={sample_shape!r} holds a number below 0; give e.g. (1000,)")
+            raise CSBError(f"sample_shape={sample_shape!r} is no tuple of numbers ≥ 0; give e.g. (1000,)")
         if not shape.numel():
             d = math.prod(self.bridge.transform.x_shape)
             return torch.empty((*shape, len(y), d), dtype=torch.float32, device=self.device)
@@ -178,17 +144,41 @@ class Posterior(NeuralPosterior):
         if self.prior is None or not reject_outside_prior:
             theta = propose(shape, condition=y)
         else:
-            tries = _Tries(self.prior, len(y), max_sampling_time)
-
-            def checked(sample_shape: torch.Size, **given: Tensor) -> Tensor:
-                tries.check()
-                return propose(sample_shape, **given)
-
-            theta, _ = accept_reject_sample(
-                checked, tries.accept, shape.numel(), show_progress_bars=progress,
-                proposal_sampling_kwargs={"condition": y},
-            )  # fmt: skip
+            theta = self._accepted(propose, shape.numel(), y, progress, max_sampling_time)
         return theta.reshape(*shape, *theta.shape[1:])
+
+    def _accepted(self, propose: Any, n: int, y: Tensor, progress: bool, seconds: float | None) -> Tensor:
+        """(n, B, d): samples outside the prior's support are drawn again, at most for so many seconds."""
+        drawn, inside = 0, torch.zeros(len(y), dtype=torch.int64)
+
+        def lack(after: str = "") -> CSBError:
+            worst = int(inside.argmin())
+            return CSBError(
+                f"{int(inside[worst])} of {drawn} samples of observation {worst} lie in the prior's support{after}; "
+                f"train with the prior's bounds or longer, see whether the simulator makes such an x, or sample with "
+                f"reject_outside_prior=False"
+            )
+
+        def tried(sample_shape: torch.Size, **given: Tensor) -> Tensor:
+            if drawn >= _CORRECTION and int(inside.min()) < _LEAST_SHARE * drawn:
+                raise lack()
+            return propose(sample_shape, **given)
+
+        def accept(theta: Tensor) -> Tensor:
+            nonlocal drawn, inside
+            found = within_support(self.prior, theta)
+            drawn, inside = drawn + len(theta), inside + found.sum(0).cpu()
+            return found
+
+        try:
+            return accept_reject_sample(
+                tried, accept, n, show_progress_bars=progress, proposal_sampling_kwargs={"condition": y},
+                max_sampling_time=seconds,
+            )[0]  # fmt: skip
+        except RuntimeError as error:
+            if "max_sampling_time" in str(error):
+                raise lack(f" after {seconds:g} s") from error
+            raise
 
     def log_prob(
         self,

@@ -17,7 +17,7 @@ from csb.cli.demo import command as demo
 from csb.evaluation.table import json_text
 from csb.runs import budgets
 from csb.runs.config import read
-from csb.runs.train import about, train
+from csb.runs.train import train
 from tests import bad_input
 from tests.bad_input import answer, base, changed, keys, shown
 from tests.run.demo_examples import untrained
@@ -70,7 +70,7 @@ def try_all(config, names, check, count, here, values=None):
 def fine(config):
     """A training's config, checked; what is accepted can be stored, in JSON and beside weights, and read again."""
     run = read(config)
-    json.dumps(about(run), allow_nan=False)
+    json.dumps({"problem": run.problem.record(), "config": run.plain}, allow_nan=False)
     stored = json.loads(json_text(run.plain))
     assert stored == run.plain
     read(stored)

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from csb.runs.distil import students_of
 
 import csb
 from csb.bridge.checkpoint import save
 from csb.errors import CSBError
 from csb.files import read_tensors, write_tensors
 from csb.runs.inspection import inspect
-from csb.runs.load import load_run
+from csb.runs.load import finished, load_run
 from csb.runs.observations import read_observations
 from csb.runs.provenance import FILE
 from csb.runs.reproduce import reproduction
-from csb.runs.train import finished
+from csb.runs.stages import students_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
 FLAGS = {"resume": False, "overwrite": True, "progress": False}
@@ -150,9 +149,10 @@ class TestReproduce:
     @pytest.mark.parametrize(
         ("place", "value", "reported"),
         [
-            (("config", "trainer"), None, "bridge.config.trainer is None, not a dict"),
-            (("data", "files"), None, "bridge.data.files is None, not a dict"),
-            (("device", "threads"), "x", "bridge.device.threads is 'x', not a int"),
+            (("config", "trainer"), None, "bridge.config.trainer=None is not possible; give a table"),
+            (("data", "files"), {"a": 1}, "bridge.data.files.a=1 is not possible; give a text"),
+            (("data", "first"), ["a"], "bridge.data.first[0]='a' is not possible; give a finite number"),
+            (("device", "threads"), "x", "bridge.device.threads='x' is not possible; give an integer in 1..4096"),
             (("device", "threads"), 10**6, "device.threads=1000000 is not possible"),
         ],
     )
@@ -189,4 +189,4 @@ class TestObservations:
                 data[at + flag] |= case == "encrypted"
                 data[at + method] = 99 if case == "method" else data[at + method]
             path.write_bytes(data)
-        assert f"cannot read y={path}" in (in_one_line(lambda: read_observations(path, (2,))) or "")
+        assert f"y={path}" in (in_one_line(lambda: read_observations(path, (2,))) or "")

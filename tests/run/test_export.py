@@ -55,76 +55,88 @@ def refused(action, *parts):
         assert part in str(error.value)
 
 
-class TestExport:
-    def test_draws_the_same_samples(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-        one, two = csb.load(run, "cpu"), csb.load(out, "cpu")
-        y = torch.randn(4, 2, generator=seeded(1))
-        assert torch.equal(one.sample(y, 5, generator=seeded(2)).x, two.sample(y, 5, generator=seeded(2)).x)
-        assert two.about["training"] == RESULT
-        assert (out / "samples.png").read_bytes() == b"03_backward_000350"
+def test_draws_the_same_samples_from_here_and_again_from_the_export_itself(run, tmp_path):
+    first = export(run, tmp_path / "first", licence="mit")
+    assert sorted(path.name for path in first.iterdir()) == sorted(FILES)
+    one, two = csb.load(run, "cpu"), csb.load(first, "cpu")
+    y = torch.randn(4, 2, generator=seeded(1))
+    assert torch.equal(one.sample(y, 5, generator=seeded(2)).x, two.sample(y, 5, generator=seeded(2)).x)
+    assert two.about["training"] == RESULT
+    assert (first / "samples.png").read_bytes() == b"03_backward_000350"
+    second = export(first, tmp_path / "second", licence="mit")
+    for name in FILES:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
-    def test_again_from_the_export_itself(self, run, tmp_path):
-        first = export(run, tmp_path / "first", licence="mit")
-        second = export(first, tmp_path / "second", licence="mit")
-        for name in FILES:
-            assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
-    def test_tells_nothing_of_the_machine(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        text = (out / "README.md").read_text() + (out / "model.safetensors").read_bytes()[:10_000].decode(
-            errors="replace"
-        )
-        for word in ("home", "secret", "Users", str(tmp_path)):
-            assert word not in text
-        assert csb.load(out, "cpu").about["problem"]["path"] == "pairs.npz"
+def test_tells_nothing_of_the_machine(run, tmp_path):
+    out = export(run, tmp_path / "shared")
+    text = (out / "README.md").read_bytes() + (out / "model.safetensors").read_bytes()[:10_000]
+    for word in ("home", "secret", "Users", str(tmp_path)):
+        assert word.encode() not in text
+    assert csb.load(out, "cpu").about["problem"]["path"] == "pairs.npz"
 
-    def test_the_card(self, run, tmp_path):
-        card = (export(run, tmp_path / "shared", licence="cc-by-4.0") / "README.md").read_text()
-        front, *parts = card.split("\n\n")
-        assert front.startswith("---\nlibrary_name: csb\n")
-        assert front.endswith("license: cc-by-4.0\n---")
-        assert "# Conditional Schrödinger bridge: pairs" in parts
-        for part in (
-            "| training pairs",
-            "900",
-            "0.2500",
-            "`cc-by-4.0`",
-            "![posterior samples](samples.png)",
-            "(1000, 3)",
-        ):
-            assert part in card
-        assert "No licence is stated" in (export(run, tmp_path / "other") / "README.md").read_text()
 
-    def test_the_card_s_example_runs(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        names: dict = {}
-        exec(code.replace("this/folder", str(out)), names)
-        assert names["x"].shape == (1000, 3)
+def test_the_card_whose_example_runs(run, tmp_path):
+    out = export(run, tmp_path / "shared", licence="cc-by-4.0")
+    card = (out / "README.md").read_text()
+    front, *parts = card.split("\n\n")
+    assert front.startswith("---\nlibrary_name: csb\n")
+    assert front.endswith("license: cc-by-4.0\n---")
+    assert "# Conditional Schrödinger bridge: pairs" in parts
+    for part in ("| training pairs", "900", "0.2500", "`cc-by-4.0`", "![posterior samples](samples.png)", "(1000, 3)"):
+        assert part in card
+    assert "No licence is stated" in (export(run, tmp_path / "other") / "README.md").read_text()
+    names: dict = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("this/folder", str(out)), names)
+    assert names["x"].shape == (1000, 3)
 
-    def test_a_taken_folder_is_left_alone(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        refused(lambda: export(run, out), "overwrite=true")
-        export(run, out, overwrite=True)
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "thesis.tex").write_text("x")
-        refused(lambda: export(run, tmp_path / "mine", overwrite=True), "other files")
-        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-        refused(lambda: export(run, run / "result.json"), "is a file")
 
-    @pytest.mark.parametrize("licence", ["", "a b", "mit\ntags: x", "x" * 50])
-    def test_licences(self, run, tmp_path, licence):
-        refused(lambda: export(run, tmp_path / "shared", licence=licence), "licence")
-        assert not (tmp_path / "shared").exists()
+def test_a_taken_folder_is_left_alone(run, tmp_path):
+    out = export(run, tmp_path / "shared")
+    refused(lambda: export(run, out), "overwrite=true")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    refused(lambda: export(run, tmp_path / "mine", overwrite=True), "other files")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    refused(lambda: export(run, run / "result.json"), "is a file")
+    refused(lambda: export(run, run.parent, overwrite=True), "holds what is to be exported")
+    for licence in ("", "a b", "mit\ntags: x", "x" * 50):
+        refused(lambda licence=licence: export(run, tmp_path / "new", licence=licence), "licence")
+    assert not (tmp_path / "new").exists()
+    older = shutil.copytree(Path(__file__).parents[1] / "golden" / "files" / "exported", tmp_path / "older")
+    export(run, older, overwrite=True)  # which had its description beside the tensors
+    assert sorted(path.name for path in older.iterdir()) == sorted(FILES)
 
-    def test_over_an_older_one(self, run, tmp_path):
-        """Which had its description beside the tensors."""
-        out = tmp_path / "shared"
-        shutil.copytree(Path(__file__).parents[1] / "golden" / "files" / "exported", out)
-        export(run, out, overwrite=True)
-        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+def test_an_interrupted_one_leaves_the_old(run, tmp_path, monkeypatch):
+    out = export(run, tmp_path / "shared")
+    (out / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("csb.runs.export.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+        refused(lambda: export(run, out, overwrite=True, licence="mit"), "cannot write", "no space")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    export(run, out, overwrite=True, licence="mit")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "README.md").read_bytes() != before["README.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]
+
+
+@pytest.mark.parametrize("of", ["run", "export", "folder"])
+def test_links_that_lead_out_are_left_out(run, tmp_path, of):
+    (tmp_path / "private").mkdir()
+    for name in ("secret", "05_backward_1.png"):
+        (tmp_path / "private" / name).write_text('{"key": "secret"}')
+    source = export(run, tmp_path / "first") if of == "export" else run
+    shutil.rmtree(run / "pictures")
+    if of == "folder":
+        (run / "pictures").symlink_to(tmp_path / "private")
+    for name in () if of == "folder" else ("samples.png", "evaluation.png", "result.json"):
+        (source / name).unlink(missing_ok=True)
+        (source / name).symlink_to(tmp_path / "private" / "secret")
+    out = export(source, tmp_path / "shared")
+    assert not (out / "samples.png").exists()
+    assert all(b"secret" not in path.read_bytes().replace(b"secret/pairs", b"") for path in out.iterdir())
 
 
 class FakeApi:
@@ -169,34 +181,28 @@ class TestHub:
         assert not (hub / "me" / "bridge" / "notes.txt").exists()
         monkeypatch.chdir(tmp_path)
         y = torch.randn(4, 2, generator=seeded(1))
-        found = [f("me/bridge", "cpu").sample(y, generator=seeded(2)).x for f in (csb.load, csb.from_pretrained)]
         expected = csb.load(run, "cpu").sample(y, generator=seeded(2)).x
-        assert all(torch.equal(x, expected) for x in found)
+        for found in (csb.load("me/bridge", "cpu"), csb.from_pretrained("me/bridge", "cpu"), csb.from_pretrained(out)):
+            assert torch.equal(found.sample(y, generator=seeded(2)).x, expected)
 
-    def test_from_pretrained_takes_a_folder(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        assert csb.from_pretrained(out, "cpu").grid.T == 2
-
-    def test_what_is_no_export_is_not_uploaded(self, run, tmp_path, hub):
+    def test_what_is_not_uploaded(self, run, tmp_path, hub):
         refused(lambda: csb.push_to_hub(run, "me/bridge"), "csb export")
         out = export(run, tmp_path / "shared")
         refused(lambda: csb.push_to_hub(out, "me"), "owner/name")
+        (out / "samples.png").rename(tmp_path / "secret")
+        (out / "samples.png").symlink_to(tmp_path / "secret")
+        refused(lambda: csb.push_to_hub(out, "me/bridge"), "samples.png", "link out of the folder")
+        (out / "samples.png").unlink()
         (out / "model.safetensors").write_bytes(b"x")
         refused(lambda: csb.push_to_hub(out, "me/bridge"), "damaged")
         assert not hub.exists()
 
-    def test_nothing_there(self, hub, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        refused(lambda: csb.load("me/nothing"), "cannot fetch me/nothing", "404")
-
-    def test_a_typing_error_of_a_local_name_asks_no_hub(self, run, hub, tmp_path, monkeypatch):
+    def test_what_is_not_found(self, hub, tmp_path, monkeypatch):
         (tmp_path / "outputs").mkdir()
         monkeypatch.chdir(tmp_path)
-        refused(lambda: csb.load("outputs/two_mons"), "not a folder")
-
-    def test_without_the_package(self, monkeypatch, tmp_path):
+        refused(lambda: csb.load("me/nothing"), "cannot fetch me/nothing", "404")
+        refused(lambda: csb.load("outputs/two_mons"), "not a folder")  # a typing error of a local name asks no Hub
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-        monkeypatch.chdir(tmp_path)
         refused(lambda: csb.load("me/bridge"), "pip install -e '.[hub]'")
 
     @pytest.mark.parametrize("name", ["me", "a/b/c", "../x", "a/..", "/x/y", "a/b\n", "a b/c", "", "-a/b", "a/b..c"])
@@ -207,46 +213,3 @@ class TestHub:
 def test_the_version_needs_no_torch():
     code = "import sys, csb; assert csb.__version__; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-class TestWhole:
-    """A folder is one export, whole, and holds nothing from elsewhere."""
-
-    def test_an_interrupted_one_leaves_the_old(self, run, tmp_path, monkeypatch):
-        out = export(run, tmp_path / "shared")
-        (out / "notes.txt").write_text("mine")
-        before = {path.name: path.read_bytes() for path in out.iterdir()}
-        with monkeypatch.context() as patch:
-            patch.setattr("csb.runs.export.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
-            refused(lambda: export(run, out, overwrite=True, licence="mit"), "cannot write", "no space")
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]
-        export(run, out, overwrite=True, licence="mit")
-        assert (out / "notes.txt").read_text() == "mine"
-        assert (out / "README.md").read_bytes() != before["README.md"]
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "shared"]
-
-    @pytest.mark.parametrize("of", ["run", "export", "folder"])
-    def test_links_that_lead_out_are_left_out(self, run, tmp_path, of):
-        (tmp_path / "private").mkdir()
-        for name in ("secret", "05_backward_1.png"):
-            (tmp_path / "private" / name).write_text('{"key": "secret"}')
-        source = export(run, tmp_path / "first") if of == "export" else run
-        if of == "folder":
-            shutil.rmtree(run / "pictures")
-            (run / "pictures").symlink_to(tmp_path / "private")
-        else:
-            shutil.rmtree(run / "pictures")
-            for name in ("samples.png", "evaluation.png", "result.json"):
-                (source / name).unlink(missing_ok=True)
-                (source / name).symlink_to(tmp_path / "private" / "secret")
-        out = export(source, tmp_path / "shared")
-        assert not (out / "samples.png").exists()
-        assert all(b"secret" not in path.read_bytes().replace(b"secret/pairs", b"") for path in out.iterdir())
-
-    def test_the_hub_gets_no_link_that_leads_out(self, run, tmp_path):
-        out = export(run, tmp_path / "shared")
-        (tmp_path / "secret").write_text("secret")
-        (out / "samples.png").unlink()
-        (out / "samples.png").symlink_to(tmp_path / "secret")
-        refused(lambda: csb.push_to_hub(out, "me/bridge"), "samples.png", "link out of the folder")

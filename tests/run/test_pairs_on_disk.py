@@ -1,16 +1,11 @@
 """Trainings on pairs that are read by rows: the same, bit for bit, wherever the pairs and the trajectories lie."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from csb.runs.amortized import load_baseline
-from csb.runs.amortized import train_stage as amortized
-from csb.runs.distil import load_consistency
-from csb.runs.distil import train_stage as distil
 from torch.utils.data import TensorDataset
 
 import csb
@@ -23,7 +18,7 @@ from csb.problems.rows import Source
 from csb.runs.config import read
 from csb.runs.denoiser import train_stage as denoiser
 from csb.runs.load import load_run
-from csb.runs.stages import stage_job
+from csb.runs.stages import load_stage, stage_job
 from csb.runs.train import train
 from csb.samplers import flow_sampler
 from tests.conftest import default_dtype
@@ -50,8 +45,8 @@ FIT = {  # the same, from Python
 def _quick():
     """Without pictures, and with fewer validation states: both take longer than these trainings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("csb.runs.observer.draw_samples", lambda *_: None)
-        patch.setattr("csb.runs.observer.write_png", lambda *_: None)
+        patch.setattr("csb.runs.train.draw_samples", lambda *_: None)
+        patch.setattr("csb.runs.train.write_png", lambda *_: None)
         patch.setattr("csb.training.validation._STATES", 512)
         yield
 
@@ -111,35 +106,35 @@ def rows_of(folder):
     return [{k: v for k, v in row.items() if k not in left_out} for row in load_run(folder).history]
 
 
-@pytest.mark.parametrize(("kind", "more"), [("npy", []), ("h5", [])])
-def test_the_same_training(whole, folder, tmp_path, kind, more):
-    run = run_config(folder, kind, tmp_path, *more)
-    train(run)
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [
+        ("npy", torch.no_grad), ("h5", lambda: default_dtype(torch.float64)), ("npz", torch.inference_mode),
+        ("npz", lambda: default_dtype(torch.bfloat16)),
+    ],
+    ids=["npy", "h5 in float64", "npz in inference mode", "npz in bfloat16"],
+)  # fmt: skip
+def test_the_same_training(whole, folder, tmp_path, kind, inside):
+    """Wherever the pairs lie, in weights, scores and diagnostics; torch's default dtype and mode play no part."""
+    with inside():
+        run = run_config(folder, kind, tmp_path)
+        train(run)
     assert_same(weights(whole), weights(run.folder))
     assert rows_of(whole) == rows_of(run.folder)
     assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * 24
     assert not list(run.folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_torchs_default_dtype_plays_no_part(whole, folder, tmp_path, dtype):
-    """Neither in the weights nor in the scores and diagnostics of the iterations."""
-    with default_dtype(dtype):
-        run = run_config(folder, "npz", tmp_path)
-        train(run)
-    assert_same(weights(whole), weights(run.folder))
-    assert rows_of(whole) == rows_of(run.folder)
-
-
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-def test_inside_inference_mode(whole, folder, tmp_path, mode):
-    with mode():
-        run = run_config(folder, "npz", tmp_path)
-        train(run)
-        items = TensorDataset(*map(torch.from_numpy, arrays()))
-        second = csb.fit(items, **FIT)
-    assert_same(weights(whole), weights(run.folder))
-    assert_same(weights(whole), second.bridge.state_dict())
+def test_a_dataset_that_is_gone(whole, tmp_path):
+    with torch.inference_mode():
+        run = csb.fit(TensorDataset(*map(torch.from_numpy, arrays())), **FIT, out=tmp_path / "run")
+    assert_same(weights(whole), run.bridge.state_dict())
+    assert run.about["problem"]["path"] == "dataset:arrays"
+    sources.DATASETS.pop("arrays")  # as in another process
+    again = load_run(run.folder)
+    assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
+    with pytest.raises(CSBError, match=r"its pairs were given in Python"):
+        _ = again.problem.x_shape
 
 
 def test_pairs_that_are_left_out(folder, tmp_path):
@@ -161,16 +156,6 @@ def test_pairs_that_are_left_out(folder, tmp_path):
     assert_same(weights(run.folder), csb.fit(x, y, **FIT, drop_nan=True).bridge.state_dict())
 
 
-def test_a_dataset_that_is_gone(tmp_path):
-    run = csb.fit(TensorDataset(*map(torch.from_numpy, arrays())), **FIT, out=tmp_path / "run")
-    assert run.about["problem"]["path"] == "dataset:arrays"
-    sources.DATASETS.pop("arrays")  # as in another process
-    again = load_run(run.folder)
-    assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-    with pytest.raises(CSBError, match=r"its pairs were given in Python"):
-        _ = again.problem.x_shape
-
-
 def test_half_precision_is_near_and_half(whole, folder, tmp_path):
     run = run_config(folder, "npz", tmp_path, "training.cache_dtype=float16")
     train(run)
@@ -178,12 +163,6 @@ def test_half_precision_is_near_and_half(whole, folder, tmp_path):
     assert any(not torch.equal(one[key], two[key]) for key in one)
     assert all(torch.allclose(one[key], two[key], atol=5e-3) for key in one)  # rates of 1e-3 over 20 steps
     assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * (8 + 8)
-
-
-def test_a_disk_without_room_is_told_before_the_training(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("csb.runs.train.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    with pytest.raises(CSBError, match=r"has 0 MiB free and the run needs about"):
-        train(run_config(folder, "npy", tmp_path))
 
 
 def test_stages_train_on_rows(whole, folder, tmp_path):
@@ -195,13 +174,13 @@ def test_stages_train_on_rows(whole, folder, tmp_path):
         out = tmp_path / f"{kind} {dtype}"
         given = [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'"]
         with default_dtype(dtype), torch.inference_mode(kind == "npy"):
-            amortized(read_stage(given, "stage=flow"))
-            flow = load_baseline(out / "pairs", "flow").model
+            stage_job(read_stage(given, "stage=flow"))
+            flow = load_stage(out / "pairs", "flow")
             run = read_stage(given, "stage=denoiser")
             run.folder.mkdir(exist_ok=True, parents=True)
             prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
-            distil(read_stage(given, "stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
-            student = load_consistency(out / "student").student
+            stage_job(read_stage(given, "stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
+            student = load_stage(out / "student", "distil")
         found.append([module.state_dict() for module in (flow, prior, student)])
         assert flow_sampler(flow, "euler", N=2).sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
     for other in found[1:]:
@@ -213,33 +192,28 @@ def read_stage(given, *more):
     return read(composed("train", [*given, *more]))
 
 
-def test_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
-    save(tmp_path, *arrays())
-    run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
-    train(run)
-    save(tmp_path, *(array[:500] for array in arrays()))
-    with pytest.raises(CSBError, match="holds 500 pairs and held 600 when the run was trained"):
-        load_run(run.folder).problem.pairs("test", 1)
-    with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
-        train(run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true"))
-
-
-def test_as_many_other_pairs_than_a_run_was_trained_on(folder, tmp_path):
-    """One digest, whoever reads them: another y for the same x."""
+def test_other_pairs_than_a_run_was_trained_on(tmp_path):
+    """Fewer, or as many with another y for the same x: one digest, whoever reads them."""
     x, y = arrays()
     save(tmp_path, x, y)
     run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
     train(run)
+    resume = ["training.last_forward=false", "resume=true"]
     held = load_run(run.folder).problem
     assert held.x == str((tmp_path / "x.npy").absolute())
     expected = held.pairs("test", 3)
+    save(tmp_path, x[:500], y[:500])
+    with pytest.raises(CSBError, match="holds 500 pairs and held 600 when the run was trained"):
+        load_run(run.folder).problem.pairs("test", 1)
+    with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
+        train(run_config(tmp_path, "npy", tmp_path, *resume))
     save(tmp_path, x, -y)
     other = load_run(run.folder).problem
     for action in (lambda: other.pairs("test", 1), other.prepare, lambda: other.rows("train")):
         with pytest.raises(CSBError, match="holds other pairs than when the run was trained"):
             action()
     with pytest.raises(CSBError, match="was trained on other pairs"):
-        train(run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true"))
+        train(run_config(tmp_path, "npy", tmp_path, *resume))
     score = dataclasses.replace(run_config(tmp_path, "npy", tmp_path), stage="score")
     with pytest.raises(CSBError, match="holds a bridge of other pairs"):
         stage_job(score)

@@ -1,4 +1,4 @@
-"""Your own pairs, from a file to scores, through train.py and the scripts."""
+"""Your own pairs, from a file to scores, through the commands."""
 
 import json
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from csb.errors import CSBError
 from csb.runs.load import load_run
+from tests.conftest import checked
 from tests.run.test_config_errors import refuse
 
 SMALL = [
@@ -30,33 +32,24 @@ def save(path, x, y):
 
 
 @pytest.fixture(scope="module")
-def trained(command, tmp_path_factory):
+def trained(tmp_path_factory):
     """A run on y = x_1 + x_2 + noise, 1000 pairs, 100 of them for the test."""
     folder, generator = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
     x = generator.normal(size=(1000, 2)) * [1, 50] + 7
     y = (x / [1, 50]).sum(1, keepdims=True) + 0.1 * generator.normal(size=(1000, 1))
-    given = save(folder / "pairs.npz", x, y)
-    done = command("experiment=pairs", given, *VECTORS, f"out={folder}")
-    assert done.code == 0, done.err
-    return folder, json.loads((folder / "pairs" / "result.json").read_text()), x
+    result = checked("train", "experiment=pairs", save(folder / "pairs.npz", x, y), *VECTORS, f"out={folder}")()
+    return folder, result, x
 
 
 def test_the_result_holds_proper_scores_and_calibration(trained):
     folder, result, x = trained
     assert set(result) >= CALIBRATION | {"sbc_p", "deviation_floor", "seconds"}
-    assert all(isinstance(result[key], float) for key in CALIBRATION)
-    prior_crps = x.std(0).mean() / np.sqrt(np.pi)
-    assert 0 < result["crps"] < 0.9 * prior_crps
+    assert 0 < result["crps"] < 0.9 * x.std(0).mean() / np.sqrt(np.pi)  # of the prior
     assert 0 <= result["coverage_deviation"] < 0.3
     assert 0 <= result["tarp_deviation"] < 0.3
     assert "psnr_mean" not in result
     assert list((folder / "pairs" / "pictures").glob("01_backward_*.png"))
-
-
-def test_evaluation_and_report(trained, command):
-    folder, result, _ = trained
-    done = command(f"run={folder}/pairs", "metrics.samples=16", script="scripts/evaluate.py")
-    assert done.code == 0, done.err
+    checked("evaluate", f"run={folder}/pairs", "metrics.samples=16")()
     tables = json.loads((folder / "pairs" / "evaluation.json").read_text())
     (rows,) = (rows for title, rows in tables.items() if title.startswith("on 100 held-out pairs × 16 samples"))
     assert rows[0]["crps"] == pytest.approx(result["crps"], rel=0.05)
@@ -67,112 +60,73 @@ def test_evaluation_and_report(trained, command):
     assert (folder / "pairs" / "evaluation.png").stat().st_size > 5000
 
 
-def test_sampling_needs_no_file(trained, command, tmp_path):
+def test_sampling_needs_no_file(trained, tmp_path):
     folder, _, _ = trained
-    moved = tmp_path / "run"
-    moved.symlink_to(folder / "pairs")
     (folder / "pairs.npz").rename(tmp_path / "elsewhere.npz")
     try:
-        assert load_run(moved).bridge.sample(torch.tensor([[14.0]]), 5).x.shape == (1, 5, 2)
+        assert load_run(folder / "pairs").bridge.sample(torch.tensor([[14.0]]), 5).x.shape == (1, 5, 2)
         np.save(tmp_path / "y.npy", np.array([13.0]))
-        line = [f"run={moved}", f"y={tmp_path}/y.npy", "n=5", f"out={tmp_path}/s.npz"]
-        done = command(*line, script="scripts/sample.py")
-        assert done.code == 0, done.err
+        checked("sample", f"run={folder}/pairs", f"y={tmp_path}/y.npy", "n=5", f"out={tmp_path}/s.npz")()
         assert np.load(tmp_path / "s.npz")["x"].shape == (1, 5, 2)
-        done = command(f"run={moved}", f"out={tmp_path}/s.npz", script="scripts/sample.py")
-        assert done.code == 2
-        assert "pairs.npz does not exist" in done.err
-        assert done.err.count("\n") == 1
+        with pytest.raises(CSBError, match=r"pairs\.npz does not exist"):
+            checked("sample", f"run={folder}/pairs", f"out={tmp_path}/s.npz")()
     finally:
         (tmp_path / "elsewhere.npz").rename(folder / "pairs.npz")
 
 
 @pytest.mark.parametrize(
     ("x_shape", "y_shape", "options"),
-    [((3, 8, 12), (1, 4, 6), []), ((1, 8, 8), (5,), []), ((1, 7, 9), (2, 7, 9), ["network.options.patch=1"])],
-    ids=["smaller image", "vector", "odd sides"],
-)
-def test_images_of_any_dimensions(command, tmp_path, x_shape, y_shape, options):
-    generator = np.random.default_rng(1)
+    [
+        ((3, 8, 12), (1, 4, 6), IMAGES), ((1, 8, 8), (5,), IMAGES),
+        ((1, 7, 9), (2, 7, 9), [*IMAGES, "network.options.patch=1"]), ((1,), (2, 3, 3), VECTORS), ((1,), (1,), VECTORS),
+        ((70,), (3,), VECTORS),
+    ],
+)  # fmt: skip
+def test_any_dimensions(tmp_path, x_shape, y_shape, options):
+    """Images are evaluated without a classifier of digits."""
+    generator, is_image = np.random.default_rng(1), len(x_shape) == 3
     x = generator.integers(0, 256, (200, *x_shape)).astype(np.uint8)
     given = save(tmp_path / "pairs.npz", x, generator.normal(size=(200, *y_shape)))
-    done = command("experiment=pairs_images", given, *IMAGES, *options, f"out={tmp_path}")
-    assert done.code == 0, done.err
-    result = json.loads((tmp_path / "pairs" / "result.json").read_text())
+    result = checked("train", f"experiment=pairs{'_images' * is_image}", given, *options, f"out={tmp_path}")()
     assert set(result) >= CALIBRATION
     assert 0.27 < result["crps"] < 1.1  # of a uniform byte by its own law: 255/6, or √12/6 of its standard deviation
-    assert list((tmp_path / "pairs" / "pictures").glob("01_backward_*.png"))
+    if y_shape == (5,):
+        checked("evaluate", f"run={tmp_path}/pairs", "metrics.samples=8")()
+        report = json.loads((tmp_path / "pairs" / "report.json").read_text())
+        assert "digit_accuracy" not in report["methods"][0]["metrics"]
+        assert not list(tmp_path.rglob("classifier.pt"))
 
 
-def test_images_are_evaluated_without_a_digit_classifier(command, tmp_path):
-    generator = np.random.default_rng(2)
-    given = save(tmp_path / "p.npz", generator.normal(size=(200, 1, 6, 6)), generator.normal(size=(200, 1, 6, 6)))
-    assert command("experiment=pairs_images", given, *IMAGES, f"out={tmp_path}").code == 0
-    done = command(f"run={tmp_path}/pairs", "metrics.samples=8", script="scripts/evaluate.py")
-    assert done.code == 0, done.err
-    report = json.loads((tmp_path / "pairs" / "report.json").read_text())
-    assert "digit_accuracy" not in report["methods"][0]["metrics"]
-    assert not list(tmp_path.rglob("classifier.pt"))
+MISSING = "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy"
+VECTOR, IMAGE = (1000, 4), (1000, 1, 9, 9)
+FEW = ["training.batch_size=32"]
 
 
 @pytest.mark.parametrize(
-    ("size", "y_shape"), [(1, (2, 3, 3)), (1, (1,)), (70, (3,))], ids=["from image", "from number", "long vector"]
+    ("experiment", "x", "y", "more", "message"),
+    [
+        ("pairs", None, VECTOR, [], MISSING),
+        ("pairs_images", None, VECTOR, ["data.x=x.npy"], MISSING),
+        ("pairs", None, VECTOR, ["data.path=nothing.npz"], "nothing.npz does not exist"),
+        ("pairs", IMAGE, VECTOR, [], "network=mlp is not for x of shape (1, 9, 9)"),
+        ("pairs_images", VECTOR, IMAGE, [], "network=unet is not for x of shape (4,)"),
+        ("pairs", (1000, 65), VECTOR, ["objective.covariance=mixture"], "mixture is meant for at most 64 coordinates"),
+        ("pairs_images", IMAGE, IMAGE, [], "patch=2 does not divide the 9×9 image"),
+        ("pairs", (200, 2), (200, 2), [*FEW, "data.test=1"], "test=1 holds out 1 pair; calibration needs 2 or more"),
+        ("pairs", (200, 2), (200, 2), [*FEW, "data.val=5"], "metrics.picture_rows needs 6 pairs and the split 'val'"),
+        ("pairs", (200, 2), (200, 2), ["data.test=240"], "hold out 290 of the 200 pairs"),
+    ],
 )
-def test_vectors_of_any_length_from_any_observation(command, tmp_path, size, y_shape):
-    generator = np.random.default_rng(3)
-    given = save(tmp_path / "p.npz", generator.normal(size=(200, size)), generator.normal(size=(200, *y_shape)))
-    done = command("experiment=pairs", given, *VECTORS, f"out={tmp_path}")
-    assert done.code == 0, done.err
-    assert set(json.loads((tmp_path / "pairs" / "result.json").read_text())) >= CALIBRATION
+def test_what_is_refused(tmp_path, experiment, x, y, more, message):
+    generator = np.random.default_rng(0)
+    given = [] if x is None else [save(tmp_path / "p.npz", generator.normal(size=x), generator.normal(size=y))]
+    assert message in refuse(f"experiment={experiment}", *given, f"out={tmp_path}/new", *more)
+    assert not (tmp_path / "new").exists()
 
 
-class TestRefused:
-    def line(self, tmp_path, x, y, *more, experiment="pairs"):
-        return refuse(f"experiment={experiment}", save(tmp_path / "p.npz", x, y), f"out={tmp_path}/new", *more)
-
-    @pytest.mark.parametrize("experiment", ["pairs", "pairs_images"])
-    def test_no_path(self, tmp_path, experiment):
-        message = refuse(f"experiment={experiment}", f"out={tmp_path}/new")
-        assert message.startswith(
-            "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy"
-        )
-        assert refuse("problem=pairs", f"out={tmp_path}/new") == message
-        assert refuse(f"experiment={experiment}", "data.x=x.npy", f"out={tmp_path}/new") == message
-
-    def test_no_file(self, tmp_path):
-        message = refuse("experiment=pairs", f"data.path={tmp_path}/nothing.npz", f"out={tmp_path}/new")
-        assert "nothing.npz does not exist" in message
-
-    def test_kinds_that_do_not_suit_the_network(self, tmp_path):
-        vectors, images = np.random.default_rng(0).normal(size=(1000, 4)), np.zeros((1000, 1, 9, 9))
-        message = self.line(tmp_path, images, vectors)
-        assert message.startswith("network=mlp is not for x of shape (1, 9, 9)")
-        assert message.endswith("use experiment=pairs_images, which is for images")
-        message = self.line(tmp_path, vectors, images, experiment="pairs_images")
-        assert message.startswith("network=unet is not for x of shape (4,)")
-        assert message.endswith("use experiment=pairs, which is for vectors")
-        long = np.random.default_rng(0).normal(size=(1000, 65))
-        message = self.line(tmp_path, long, images, "objective.covariance=mixture")
-        assert "covariance=mixture is meant for at most 64 coordinates" in message
-        message = self.line(tmp_path, images, images, experiment="pairs_images")
-        assert "patch=2 does not divide the 9×9 image" in message
-
-    def test_too_few_to_hold_out_or_to_learn_from(self, tmp_path):
-        x = np.random.default_rng(0).normal(size=(200, 2))
-        message = self.line(tmp_path, x, x, "training.batch_size=32", "data.test=1")
-        assert "test=1 holds out 1 pair; calibration needs 2 or more" in message
-        message = self.line(tmp_path, x, x, "training.batch_size=32", "data.val=5")
-        assert "metrics.picture_rows needs 6 pairs and the split 'val' holds 5" in message
-        message = self.line(tmp_path, x, x, "data.test=60", "training.batch_size=1024")
-        assert "90 training pairs are fewer than training.batch_size=1024" in message
-        assert "hold out 290 of the 200 pairs" in self.line(tmp_path, x, x, "data.test=240")
-        assert not (tmp_path / "new").exists()
-
-    def test_bad_values_end_with_one_line_before_any_training(self, command, tmp_path):
-        x = np.random.default_rng(0).normal(size=(1000, 2))
-        x[3, 1] = np.nan
-        done = command("experiment=pairs", save(tmp_path / "p.npz", x, x), *VECTORS, f"out={tmp_path}")
-        assert done.code == 2
-        assert "holds 1 values that are NaN" in done.err
-        assert "Traceback" not in done.err + done.out
-        assert not list(tmp_path.rglob("*.safetensors"))
+def test_bad_values_end_with_one_line_before_any_training(tmp_path):
+    x = np.random.default_rng(0).normal(size=(1000, 2))
+    x[3, 1] = np.nan
+    with pytest.raises(CSBError, match="holds 1 values that are NaN"):
+        checked("train", "experiment=pairs", save(tmp_path / "p.npz", x, x), *VECTORS, f"out={tmp_path}")()
+    assert not list(tmp_path.rglob("*.safetensors"))

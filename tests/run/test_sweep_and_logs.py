@@ -83,7 +83,7 @@ class TestSweep:
 
 def test_a_job_that_fails_is_told_in_its_row(command, tiny, tmp_path):
     line = ["-m", *[a for a in tiny if not a.startswith("T=")], "T=2,3", "L=1", f"out={tmp_path}"]
-    done = command(*line, hooks=[Hook("csb.runs.train._check_space", raises="CSBError")])
+    done = command(*line, hooks=[Hook("csb.runs.train.clean", raises="CSBError")])
     assert done.code == 0, done.err
     (sweep,) = (tmp_path / "sweeps").iterdir()
     results = sorted((json.loads(p.read_text()) for p in sweep.glob("*/result.json")), key=lambda r: r["T"])

@@ -15,8 +15,9 @@ from torch.utils.data import TensorDataset
 import csb
 from csb.errors import CSBError
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
-from csb.problems import TwoMoons
+from csb.problems import TwoMoons, sources
 from csb.training.stage import Stage
+from tests.conftest import checked
 
 SMALL = {
     "L": 1, "T": 3, "network": {"name": "mlp", "width": 8, "depth": 1}, "progress": False,
@@ -74,13 +75,11 @@ def test_the_holder_of_the_pairs_changes_nothing(reference, tmp_path, kind):
 def test_the_command_line_trains_the_same(reference, tmp_path):
     x, y = (part.numpy() for part in pairs())
     np.savez(tmp_path / "pairs.npz", x=x, y=y)
-    line = [
+    checked(
         "train", "experiment=pairs", f"data.path={tmp_path}/pairs.npz", "L=1", "T=3", "logger=none", "progress=false",
         "network.options={width: 8, depth: 1}", f"out={tmp_path}", "name=run", "trainer.precision=32-true",
         "training.first_steps=12", "training.steps=8", "training.batch_size=32", "training.trajectories=64",
-    ]  # fmt: skip
-    code = f"from csb.cli.main import main; main({line!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    )()  # fmt: skip
     found = csb.load(tmp_path / "run").state_dict()
     assert all(torch.equal(value, weights(reference)[key]) for key, value in found.items())
 
@@ -108,10 +107,11 @@ def test_a_run_is_kept_opened_and_exported(reference, tmp_path):
         reference.save(tmp_path / "kept")
 
 
-def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path):
-    code = f"import csb; csb.Run.open({str(reference.save(tmp_path / 'kept'))!r}).problem.prepare()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "its pairs were given in Python; give them as a file, data=…" in done.stderr
+def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path, monkeypatch):
+    kept = csb.Run.open(reference.save(tmp_path / "kept"))
+    monkeypatch.setattr(sources, "ARRAYS", {})  # as in another process
+    with pytest.raises(CSBError, match=r"its pairs were given in Python; give them as a file, data=…"):
+        kept.problem.prepare()
 
 
 def test_resumed_bit_for_bit(reference, tmp_path, monkeypatch):
@@ -156,14 +156,33 @@ class Plain(Network):
         return self.layer(both).unflatten(1, (self.heads, *self.z_shape))
 
 
-def test_an_own_network_needs_no_registration(tmp_path):
-    run = csb.fit(*pairs(), out=tmp_path / "run", **{**SMALL, "network": Plain})
-    y, file = pairs()[1][0], tmp_path / "run" / "bridge.safetensors"
+class Own(Encoder):
+    """An encoder of a user's own."""
+
+    def __init__(self, c_shape, width, *, power: int = 1):
+        super().__init__(c_shape, width)
+        self.power, self.layer = power, torch.nn.Linear(c_shape[0], width)
+
+    def forward(self, c):
+        return self.layer(c) ** self.power
+
+
+class Wrong(Own):
+    def forward(self, c):
+        return c
+
+
+@pytest.mark.parametrize(("kind", "cls", "known"), [("network", Plain, NETWORKS), ("encoder", Own, ENCODERS)])
+def test_own_classes_need_no_registration(tmp_path, kind, cls, known):
+    run = csb.fit(*pairs(), out=tmp_path / "run", **{**SMALL, kind: cls})
+    y, file, name = pairs()[1][0], tmp_path / "run" / "bridge.safetensors", cls.__name__
+    network = run.bridge.kernel("backward").network
+    assert isinstance(network if kind == "network" else network.encoder, cls)
     expected = run.bridge.sample(y, 4, seed=0).x
-    del NETWORKS["Plain"]
-    with pytest.raises(CSBError, match=r"networks=\{'Plain': MyNetwork\}"):
+    del known[name]
+    with pytest.raises(CSBError, match=rf"networks=\{{'{name}': My{kind.capitalize()}\}}"):
         csb.load(file)
-    assert torch.equal(csb.load(file, networks={"Plain": Plain}).sample(y, 4, seed=0).x, expected)
+    assert torch.equal(csb.load(file, networks={name: cls}).sample(y, 4, seed=0).x, expected)
 
 
 OWN = """
@@ -302,37 +321,10 @@ def test_metrics_take_arrays():
     assert csb.metrics.tarp(samples, truth, seed=3).coverage.shape[1] == 1
 
 
-class Own(Encoder):
-    """An encoder of a user's own."""
-
-    def __init__(self, c_shape, width, *, power: int = 1):
-        super().__init__(c_shape, width)
-        self.power, self.layer = power, torch.nn.Linear(c_shape[0], width)
-
-    def forward(self, c):
-        return self.layer(c) ** self.power
-
-
-class Wrong(Own):
-    def forward(self, c):
-        return c
-
-
-def test_an_own_encoder(tmp_path):
-    run = csb.fit(*pairs(), out=tmp_path / "run", encoder=Own, **SMALL)
-    assert isinstance(run.bridge.kernel("backward").network.encoder, Own)
-    y, file = pairs()[1][0], tmp_path / "run" / "bridge.safetensors"
-    expected = run.bridge.sample(y, 4, seed=0).x
-    assert run.config["network"]["options"]["encoder"] == "Own"
-    del ENCODERS["Own"]
-    with pytest.raises(CSBError, match=r"networks=\{'Own': MyEncoder\}"):
-        csb.load(file)
-    assert torch.equal(csb.load(file, networks={"Own": Own}).sample(y, 4, seed=0).x, expected)
+def test_options_of_encoders():
+    csb.register(Own)
     squared = csb.fit(*pairs(), encoder={"name": "Own", "power": 2}, **SMALL)
     assert squared.bridge.kernel("backward").network.encoder.power == 2
-
-
-def test_encoders_that_are_refused():
     with pytest.raises(CSBError, match="encoder 'none' is unknown; choose one of vector"):
         csb.fit(*pairs(), encoder="none", **SMALL)
     with pytest.raises(CSBError, match=r"encoder Wrong gives contexts of shape \(3,\); expected \(8,\)"):
