@@ -121,10 +121,10 @@ def fit(
     return replace(Run.open(run.folder, str(run.device.where)), given=run.problem, scratch=scratch)
 
 
-Options: Any = create_model(  # the keyword arguments of fit, of which some are unknown to those that take **options
-    "Options", __base__=Arguments,
-    **{name: (Any, p.default) for name, p in inspect.signature(fit).parameters.items() if p.kind == p.KEYWORD_ONLY},
-)  # fmt: skip
+_fields: Any = {
+    name: (Any, p.default) for name, p in inspect.signature(fit).parameters.items() if p.kind == p.KEYWORD_ONLY
+}
+Options: Any = create_model("Options", __base__=Arguments, **_fields)  # of fit, where they are given as **options
 
 
 def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int = 10, **options: Any) -> ScoreSampler:

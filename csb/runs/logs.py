@@ -43,17 +43,20 @@ class Logs:
     """
 
     def __init__(self, settings: LoggerSettings, folder: Path, config: dict[str, Any]) -> None:
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # seconds, which sampling spares
-
-        self.name, self.logger = settings.name, None
-        if self.name == "csv":
-            self.logger: Any = CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)
-        elif self.name == "tensorboard":
-            self.logger = TensorBoardLogger(folder, name="tensorboard")
-        elif self.name == "wandb":
-            self.logger = _wandb(settings, folder)
+        self.name = settings.name
+        self.logger = self._logger(settings, folder)
         if self.name in ("tensorboard", "wandb"):
             self.logger.log_hyperparams(config)
+
+    @staticmethod
+    def _logger(settings: LoggerSettings, folder: Path) -> Any:
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # seconds, which sampling spares
+
+        if settings.name == "csv":
+            return CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)
+        if settings.name == "tensorboard":
+            return TensorBoardLogger(folder, name="tensorboard")
+        return _wandb(settings, folder) if settings.name == "wandb" else None
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +97,7 @@ def _wandb(settings: LoggerSettings, folder: Path) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     where: Any = {"project": settings.project, "entity": settings.entity, "name": folder.name, "dir": str(folder)}
     try:
-        run = wandb.init(**where, mode=mode, reinit="finish_previous")
+        run = wandb.init(**where | {"mode": mode}, reinit="finish_previous")
     except (Error, OSError) as error:
         raise CSBError(
             f"logger=wandb cannot start ({in_one_line(error)}); fix it or choose logger.mode=offline"

@@ -45,7 +45,7 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
     device = {"devices": o.devices, "precision": o.precision, "accelerator": o.accelerator}
     plain = _trained(plain, {**device, **(o.training or {})}, group)
     scratch = TemporaryDirectory(prefix="csb-") if o.out is None else None
-    folder = Path(scratch.name, "run") if scratch else Path(o.out)
+    folder = Path(str(o.out)) if scratch is None else Path(scratch.name, "run")
     plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}
     names = getattr(x, "columns", None) if o.names is None else o.names  # a frame's
     if names is not None:

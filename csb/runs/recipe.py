@@ -66,9 +66,9 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     return found | {"conditional": _filled(found["conditional"], bridge, None)}
 
 
-def _by_count(is_image: bool, count: int) -> dict[str, dict[str, float]]:
+def _by_count(is_image: bool, count: int) -> dict[str, dict[str, Any]]:
     """Numbers that suit so many training pairs, by their groups; "options" are the network's."""
-    chosen: dict[str, dict[str, float]] = {
+    chosen: dict[str, dict[str, Any]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
     is_small = not is_image and count < _MANY  # a network, for which a higher learning rate is better

@@ -109,7 +109,8 @@ def test_a_run_is_kept_opened_and_exported(reference, tmp_path):
 
 def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path, monkeypatch):
     kept = csb.Run.open(reference.save(tmp_path / "kept"))
-    monkeypatch.setattr(sources, "ARRAYS", {})  # as in another process
+    for name in ("ARRAYS", "DATASETS"):  # as in another process
+        monkeypatch.setattr(sources, name, {})
     with pytest.raises(CSBError, match=r"its pairs were given in Python; give them as a file, data=…"):
         kept.problem.prepare()
 
