@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from csb.evaluation.style import WIDE, Look, Tile, drawing, tiled, write_png
+from csb.evaluation.style import SMALL, WIDE, Look, Tile, drawing, tiled, write_png
 
 _HEIGHT = 340  # units: of a panel
 _WIDE = 30  # ratio of an axis's ends from which a tick a decade is enough
@@ -48,12 +48,15 @@ class Panel:
     more: Callable[[Axes], None] | None = None
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes: Axes, panel: Panel, legend: bool) -> None:
     axes.set_xscale("log")
+    if xs := [x for line in panel.lines for x in line.x]:
+        axes.set_xlim(min(xs) / 1.25, max(xs) * 1.25)
     scale = panel.y_scale
     axes.set_yscale(scale) if isinstance(scale, str) else axes.set_yscale("function", functions=scale)
     for line in panel.lines:
-        axes.errorbar(line.x, line.y, line.errors, **line.look.line, markersize=6, capsize=2, elinewidth=1)
+        own = {"label": line.look.label, **line.look.line}
+        axes.errorbar(line.x, line.y, line.errors, **own, markersize=6, capsize=2, elinewidth=1)
     for value, entry in panel.levels:
         axes.axhline(value, color=entry.color, linestyle=entry.dash, linewidth=1.2, zorder=1)
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
@@ -66,22 +69,27 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.set_xticks([], minor=True)
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
     axes.grid()
+    if legend:
+        axes.legend(loc="upper left", fontsize=SMALL)
     if panel.more is not None:
         panel.more(axes)
 
 
 @drawing()
-def curves_figure(panels: Sequence[Panel]) -> Figure | None:
-    """Two panels side by side, and a legend of all lines below; None where no panel has a line."""
+def curves_figure(panels: Sequence[Panel], legends: bool = False) -> Figure | None:
+    """Two panels side by side, and a legend of all lines below; None where no panel has a line.
+
+    ``legends``: each panel has its own, inside.
+    """
     panels = [panel for panel in panels if panel.lines]
     if not panels:
         return None
     entries = dict.fromkeys(line.look for panel in panels for line in panel.lines)
     entries |= dict.fromkeys(entry for panel in panels for _, entry in panel.levels)
-    drawn = [Tile(panel.title, lambda axes, panel=panel: _draw(axes, panel)) for panel in panels]
-    return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=list(entries))
+    drawn = [Tile(panel.title, lambda axes, panel=panel: _draw(axes, panel, legends)) for panel in panels]
+    return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=[] if legends else list(entries))
 
 
-def draw_curves(path: Path, panels: Sequence[Panel]) -> bool:
+def draw_curves(path: Path, panels: Sequence[Panel], legends: bool = False) -> bool:
     """Write the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    return write_png(path, curves_figure(panels))
+    return write_png(path, curves_figure(panels, legends))

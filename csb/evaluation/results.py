@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,11 @@ class Results:
     def __init__(self, path: Path, older: Path | None = None) -> None:
         self.path = path
         try:
-            files = [] if older is None else [read_json(one) for one in older.glob("*.json")]
-            entries = [{"key": one["key"], "found": one["scores"]} for one in files]
+            entries = []
+            for one in older.glob("*.json") if older is not None else ():
+                with suppress(CSBError):  # a damaged file is no row
+                    entry = read_json(one)
+                    entries.append({"key": entry["key"], "found": entry["scores"]})
             if path.exists():
                 content = scores_of_today(read_json(path))
                 assert content["format"] == FORMAT

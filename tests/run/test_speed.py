@@ -7,13 +7,14 @@ import pytest
 import suites.timing as timing
 import torch
 from benchmark_checks import refuse
-from suites.speed.figure import speed_figure
+from suites.speed.figure import speed_panels
 from suites.speed.growth import Curve, peak_bytes, power_of
 from suites.speed.settings import QUICK
 from suites.speed.steps import Alternating
 from suites.timing import interleaved
 
 from csb.bridge.objectives import OBJECTIVES
+from csb.evaluation.plots import curves_figure
 
 CPU = torch.device("cpu")
 
@@ -77,10 +78,10 @@ class TestGrowth:
             Curve("T", "filling", "T", "ms", ((2, 3.0), (4, 6.0))),
             Curve("memory", "a step", "batch", "MiB", ((2, None), (4, 0.0))),
         ]
-        (axes,) = speed_figure(curves).axes
+        (axes,) = curves_figure(speed_panels(curves), legends=True).axes
         assert [line.get_ydata().tolist() for line in axes.lines] == [[1.0, 2.0], [3.0, 6.0]]
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-        assert speed_figure(curves[2:]) is None
+        assert curves_figure(speed_panels(curves[2:])) is None
 
 
 def test_the_quick_suite(command, tmp_path):

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
+from csb.evaluation.plots import draw_curves
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine
 from suites.sbi.plan import Job, plan
-from suites.sbi.processes import Outcome, Runner
+from suites.sbi.processes import Outcome, run
 from suites.sbi.settings import SuiteSettings, read
-from suites.scores import PUBLISHED, draw_suite, suite_tables
+from suites.scores import PUBLISHED, suite_panels, suite_tables
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def suite(given: Given) -> None:
     waiting = [job for job in jobs if job.rows() is None]
     logger.info("%d jobs in %s, %d of them finished", len(jobs), settings.out, len(jobs) - len(waiting))
     failures: dict[str, str] = {}
-    runner = Runner(settings.jobs, settings.threads, settings.c2st_processes)
-    with closing(runner.run(waiting)) as outcomes:
+    with closing(run(waiting, settings)) as outcomes:
         for i, outcome in enumerate(outcomes, start=1):
             logger.info("[%d/%d] %s", i, len(waiting), _told(outcome))
             if outcome.failure:
@@ -69,7 +69,7 @@ def collect(jobs: list[Job], settings: SuiteSettings, failures: dict[str, str]) 
     missing = [job.name for job, of_job in found if of_job is None]
     out = Path(settings.out)
     tables = suite_tables(rows, PUBLISHED)
-    picture = draw_suite(out / "suite.png", rows, PUBLISHED)
+    picture = draw_curves(out / "suite.png", suite_panels(rows, PUBLISHED))
     own = [one._asdict() for one in PUBLISHED if one.problem in settings.problems]
     about = {"settings": settings, "machine": machine(torch.device("cpu")), "rows": rows, "published": own}
     write_json(out / "suite.json", {**about, "missing": missing, "failures": failures})

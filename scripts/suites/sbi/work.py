@@ -7,11 +7,13 @@ from typing import Any
 
 from csb.cli import compose as cli
 from csb.errors import CSBError
+from csb.evaluation.results import Results
 from csb.evaluation.table import write_json
 from csb.files import checksum, read_json
 from csb.problems import build_problem
+from csb.runs.lock import writing
 from suites.sbi.methods import METHODS
-from suites.scores import ScoreSettings, ScoreStore, score_sampler
+from suites.scores import Scores, ScoreSettings, score_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ def work(folder: Path, processes: int) -> None:
     task = read_json(folder / "task.json")
     problem, settings = build_problem(task["spec"]), ScoreSettings(**task["score"])
     problem.prepare()
+    store = Results(folder / "scores.json", folder / "scores")
     rows: list[dict[str, Any]] = []
     for T in task["T"]:
         for one in METHODS[task["method"]].candidates(folder, T, problem):
@@ -29,7 +32,7 @@ def work(folder: Path, processes: int) -> None:
             source = None if one.source is None else checksum(one.source)
             about = {"label": one.label, "T": T, "L": one.L}
             sampler = {**about, "source": source, "problem": task["spec"], "csb": task["csb"]}
-            scores = score_sampler(one.sampler, problem, settings, ScoreStore(folder / "scores", sampler), processes)
+            scores = score_sampler(one.sampler, problem, settings, Scores(store, sampler), processes)
             head = {key: task[key] for key in ("problem", "method", "pairs", "seed")}
             rows.append({**head, **about, "T": T or None, "train_seconds": one.train_seconds, **scores})
             logger.info("%s, T = %s, L = %s: sliced W %.4g, C2ST %s", one.label, T, one.L, scores["sliced_w"],
@@ -41,7 +44,8 @@ def main() -> None:
     """Ends with one line and exit code 2 where the job's files are not what they must be."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        work(Path(sys.argv[1]), int(sys.argv[2]))
+        with writing(folder := Path(sys.argv[1])):
+            work(folder, int(sys.argv[2]))
     except CSBError as error:
         cli.fail(str(error))
 

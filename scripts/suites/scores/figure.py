@@ -1,33 +1,18 @@
 """C2ST against network calls, a panel a problem, with what others published as horizontal lines."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator
 
-from csb.evaluation.style import (
-    DASHES,
-    EXACT,
-    MARKERS,
-    MUTED,
-    SERIES,
-    SMALL,
-    WIDE,
-    Look,
-    Tile,
-    drawing,
-    tiled,
-    write_png,
-)
+from csb.evaluation.plots import Line, Panel
+from csb.evaluation.style import DASHES, EXACT, MARKERS, MUTED, SERIES, SMALL, Look
 from suites.scores.published import Published
 from suites.scores.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
 
-_HEIGHT = 320  # units: of a panel
-_GAP = 18 / _HEIGHT  # between two labels of published lines, of the axes' height
+_GAP = 18 / 320  # between two labels of published lines, of the axes' height
 _TICKS = (0.5, 0.505, 0.52, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -75,46 +60,39 @@ def _looks(rows: Sequence[Row], published: Sequence[Published]) -> dict[Any, Loo
     return looks
 
 
-def _panel(
-    axes: Axes, rows: Sequence[Row], problem: str, published: Sequence[Published], looks: dict[Any, Look]
-) -> None:
+def _panel(rows: Sequence[Row], problem: str, published: Sequence[Published], looks: dict[Any, Look]) -> Panel:
     """The lines of one problem over logarithmic network calls; ``rows`` and ``published`` are its own."""
-    axes.set_xscale("log")
-    axes.set_yscale("function", functions=(_spread, _unspread))
     curves = _curves(rows, problem)
-    ticks = sorted({x for points in curves.values() for x, _, _ in points})
-    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
-    for key, points in curves.items():
-        look, (calls, values, errors) = looks[key], zip(*sorted(points))
-        axes.errorbar(calls, values, errors, markersize=5, linewidth=1.4, capsize=2, elinewidth=1, **look.line)
+    lines = [Line(looks[key], *zip(*sorted(points))) for key, points in curves.items()]
     floor = pooled([row for row in rows if row["pairs"] is None], "c2st")
-    if floor is not None:
-        axes.axhspan(*sorted((0.5, floor[0])), color=MUTED, alpha=0.3, linewidth=0)
-    axes.set_xticks(ticks, [str(x) for x in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
     bars = [(v - e, v + e) for points in curves.values() for _, v, e in points]
     low, high = min(0.499, *(v for v, _ in bars)), max(0.52, *(v for _, v in bars), *(one.c2st for one in published))
-    axes.set_ylim(low, high + 0.01)
-    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("network calls a sample")
-    axes.grid()
-    _published_lines(axes, published, looks)
+
+    def more(axes: Axes) -> None:
+        if floor is not None:
+            axes.axhspan(*sorted((0.5, floor[0])), color=MUTED, alpha=0.3, linewidth=0)
+        axes.set_ylim(low, high + 0.01)
+        axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+        _name_published(axes, published, looks)
+
+    return Panel(
+        f"{problem}: C2ST (lower is better, ½ at best)", "network calls a sample", "", lines,
+        [(one.c2st, looks[one.source]) for one in published], (_spread, _unspread),
+        sorted({x for points in curves.values() for x, _, _ in points}), more,
+    )  # fmt: skip
 
 
-def _published_lines(axes: Axes, published: Sequence[Published], looks: dict[Any, Look]) -> None:
-    """Horizontal lines, each with its name right of the axes; names that would overlap are moved apart."""
+def _name_published(axes: Axes, published: Sequence[Published], looks: dict[Any, Look]) -> None:
+    """Names of published lines right of the axes; those that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ordered = sorted(published, key=lambda one: one.c2st)
     levels = _spread(np.array([low, high, *(one.c2st for one in ordered)]))
     at = (levels[2:] - levels[0]) / (levels[1] - levels[0])
     for one, y, level in zip(ordered, at, apart(at, _GAP)):
-        look = looks[one.source]
-        axes.axhline(one.c2st, color=look.color, linestyle=look.dash, linewidth=1, zorder=1)  # pyright: ignore
+        color = looks[one.source].color
         axes.annotate(f"{one.short}, {count_text(one.pairs)}", (1, y), (1.05, level), "axes fraction", "axes fraction",
-                      fontsize=SMALL, color=look.color, va="center",
-                      arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "relpos": (0, 0.5),
+                      fontsize=SMALL, color=color, va="center",
+                      arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5),
                                   "shrinkA": 1, "shrinkB": 0})  # fmt: skip
 
 
@@ -130,30 +108,16 @@ def apart(at: Sequence[float] | np.ndarray, gap: float) -> list[float]:
     return places
 
 
-@drawing()
-def suite_figure(rows: Sequence[Row], published: Sequence[Published]) -> Figure | None:
-    """The figure, or None where no C2ST was computed. Arguments as in :func:`suites.scores.suite_tables`.
+def suite_panels(rows: Sequence[Row], published: Sequence[Published]) -> list[Panel]:
+    """A panel for each problem with a C2ST. Arguments as in :func:`suites.scores.suite_tables`.
 
     The vertical axis shows √(C2ST − ½); the grey band reaches from ½ to the C2ST of exact samples.
     """
     shown = [problem for problem in problems_of(rows) if _curves(rows, problem)]
-    if not shown:
-        return None
     pairs = pairs_of(rows)
     published = [one for one in published if one.problem in shown and one.pairs in pairs]
-    looks = _looks(rows, published)
-    drawn = []
+    looks, panels = _looks(rows, published), []
     for problem in shown:
         own = [row for row in rows if row["problem"] == problem]
-        theirs = [one for one in published if one.problem == problem]
-
-        def draw(axes: Axes, own: list[Row] = own, problem: str = problem, theirs: list[Published] = theirs) -> None:
-            _panel(axes, own, problem, theirs, looks)
-
-        drawn.append(Tile(f"{problem}: C2ST (lower is better, ½ at best)", draw))
-    return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=list(looks.values()))
-
-
-def draw_suite(path: Path, rows: Sequence[Row], published: Sequence[Published]) -> bool:
-    """Writes the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    return write_png(path, suite_figure(rows, published))
+        panels.append(_panel(own, problem, [one for one in published if one.problem == problem], looks))
+    return panels

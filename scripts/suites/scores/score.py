@@ -5,19 +5,17 @@ one that asks for more observations scores the new ones only.
 """
 
 import statistics
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_context
-from typing import Annotated, Any, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.errors import LARGEST, CSBError
+from csb.evaluation.results import Results
 from csb.metrics.distances import c2st, sliced_wasserstein
 from csb.metrics.inputs import systematic
 from csb.metrics.moments import moment_errors, sample_moments
@@ -26,7 +24,6 @@ from csb.process import Stream, seeded
 from csb.samplers import Sampler
 from csb.schema import Count, Schema, Whole
 from suites.scores.published import REFERENCE_Y
-from suites.scores.store import ScoreStore
 
 PER = 10_000  # samples that sampling times are given for
 MEANS = ("c2st", "sliced_w", "mean_error", "cov_error", "skew_error", "kurtosis_error")
@@ -62,8 +59,23 @@ class ScoreSettings(Schema):
         return {"observation": i, **numbers, "c2st_samples": count}
 
 
+class Scores(NamedTuple):
+    """The scores of one sampler, kept under what its samples depend on, e.g. the checksum of a bridge's file."""
+
+    store: Results
+    sampler: dict[str, Any]
+
+    def load(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The scores under these settings (plain data), or None."""
+        return self.store.load({"sampler": self.sampler, "settings": settings})
+
+    def save(self, settings: dict[str, Any], scores: dict[str, Any]) -> None:
+        """Keeps scores on disk."""
+        self.store.save({"sampler": self.sampler, "settings": settings}, scores)
+
+
 def score_sampler(
-    sampler: Sampler, problem: Problem, settings: ScoreSettings, store: ScoreStore, processes: int = 1
+    sampler: Sampler, problem: Problem, settings: ScoreSettings, store: Scores, processes: int = 1
 ) -> dict[str, Any]:
     """All scores of a sampler as plain data.
 
@@ -89,24 +101,12 @@ def _score(
     sampler: Sampler, problem: Problem, y: Tensor, which: list[int], settings: ScoreSettings, processes: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(i, scores) of the observations ``which``: everything but C2ST at once, then C2ST, the slow one, in turn."""
-    with _workers(min(processes, len(which))) as later:
-        waiting = []
-        for i in which:
-            unit, exact, x = _compare(sampler, problem.posterior(y[i]), y[i], i, settings)
-            n = settings.of_observation(i)["c2st_samples"]
-            waiting.append((i, unit, later(_c2st, exact[:n].numpy(), x[:n].numpy()) if n else None))
-        for i, unit, accuracy in waiting:
-            yield i, unit if accuracy is None else {**unit, "c2st": accuracy()}
-
-
-@contextmanager
-def _workers(processes: int) -> Iterator[Callable[..., Callable[[], float]]]:
-    """``later(function, *arguments)`` gives a function that returns the result: computed here, or by a process."""
-    if processes < 2:
-        yield partial
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result
+    units = [(i, *_compare(sampler, problem.posterior(y[i]), y[i], i, settings)) for i in which]
+    sizes = [settings.of_observation(i)["c2st_samples"] for i in which]
+    clouds = [(exact[:n].numpy(), x[:n].numpy()) for (_, _, exact, x), n in zip(units, sizes) if n]
+    found = iter(Parallel(processes, return_as="generator")(delayed(_c2st)(*pair) for pair in clouds))
+    for (i, unit, _, _), n in zip(units, sizes):
+        yield i, {**unit, "c2st": next(found)} if n else unit
 
 
 def _c2st(exact: np.ndarray, x: np.ndarray) -> float:
@@ -157,7 +157,7 @@ def _summary(units: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _reference(sampler: Sampler, problem: Problem, settings: ScoreSettings, store: ScoreStore) -> dict[str, Any]:
+def _reference(sampler: Sampler, problem: Problem, settings: ScoreSettings, store: Scores) -> dict[str, Any]:
     """{"moments": …} at the observation of REFERENCE_Y: mean, var, skew and kurtosis of each coordinate; or {}."""
     if problem.name not in REFERENCE_Y:
         return {}

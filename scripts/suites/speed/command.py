@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from csb.evaluation.plots import draw_curves
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine
-from suites.speed.figure import draw_speed
+from suites.speed.figure import speed_panels
 from suites.speed.growth import Curve, over_cache, over_L, over_memory, over_size, over_T
 from suites.speed.parts import cache_sizes, half_steps, sampling
 from suites.speed.recipes import Recipe, recipe
@@ -52,7 +53,7 @@ def speed(given: Given) -> None:
     curves = _curves(vectors, images, extent, settings, halves)
     tables["Growth: y ∝ x^exponent"] = [curve.row() for curve in curves]
     out, about = Path(settings.out), machine(vectors.device)
-    drawn = draw_speed(out / "speed.png", curves)
+    drawn = draw_curves(out / "speed.png", speed_panels(curves), legends=True)
     write_json(out / "speed.json", {"settings": settings, "machine": about, "tables": tables, "curves": curves})
     text = _head(about, settings, extent.often)
     text += "".join(f"## {title}\n\n{markdown_table(rows)}\n" for title, rows in tables.items())

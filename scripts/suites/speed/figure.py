@@ -1,49 +1,26 @@
 """How everything grows: a panel for each quantity that is varied, both axes logarithmic."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
-
-from csb.evaluation.style import SMALL, Tile, drawing, look, tiled, write_png
+from csb.evaluation.plots import Line, Panel
+from csb.evaluation.style import look
 from suites.speed.growth import Curve
 
-_SIZE = 520, 280  # units: a panel
 
-
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for i, curve in enumerate(curves):
-        power = "" if curve.exponent is None else f" (∝ x^{curve.exponent:.2f})"
-        one = look(curve.name + power, i)
-        x, y = zip(*[point for point in curve.points if point[1]])
-        axes.plot(x, y, markersize=5, linewidth=1.4, label=one.label, **one.line)
-    ticks = sorted({x for curve in curves for x, _ in curve.points})
-    axes.set_xticks(ticks, [str(x) for x in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(curves[0].over)
-    axes.grid()
-    axes.legend(loc="upper left", fontsize=SMALL)
-
-
-@drawing()
-def speed_figure(curves: Sequence[Curve]) -> Figure | None:
-    """The figure; None where nothing was measured."""
+def speed_panels(curves: Sequence[Curve]) -> list[Panel]:
+    """The panels, without what a page of memory is too coarse for."""
     found: dict[str, list[Curve]] = {}
     for curve in curves:
-        if any(y for _, y in curve.points):  # nothing that a page of memory is too coarse for
+        if any(y for _, y in curve.points):
             found.setdefault(curve.panel, []).append(curve)
-    if not found:
-        return None
-    drawn = [Tile(of[0].unit, lambda axes, of=of: _draw(axes, of)) for of in found.values()]
-    return tiled(drawn, _SIZE, across=2, legend=())
+    return [_panel(of) for of in found.values()]
 
 
-def draw_speed(path: Path, curves: Sequence[Curve]) -> bool:
-    """Writes the figure as PNG, atomically; False, and no file, where there is nothing to show."""
-    return write_png(path, speed_figure(curves))
+def _panel(curves: Sequence[Curve]) -> Panel:
+    lines = []
+    for i, curve in enumerate(curves):
+        power = "" if curve.exponent is None else f" (∝ x^{curve.exponent:.2f})"
+        points = [(x, y) for x, y in curve.points if y]
+        lines.append(Line(look(curve.name + power, i), [x for x, _ in points], [y for _, y in points]))
+    ticks = sorted({x for curve in curves for x, _ in curve.points})
+    return Panel("", curves[0].over, curves[0].unit, lines, x_ticks=ticks)

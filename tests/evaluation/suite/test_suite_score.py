@@ -1,15 +1,15 @@
 """The scores of one sampler, and how they are kept."""
 
-import math
+import json
 
 import pytest
 import torch
-from suites.scores import REFERENCE_Y, ScoreSettings, ScoreStore, score_sampler
-from suites.scores.score import _workers
+from suites.scores import REFERENCE_Y, Scores, ScoreSettings, score_sampler
 from torch import Tensor
 
 from csb.bridge import SampleInfo, Samples
 from csb.errors import CSBError
+from csb.evaluation.results import Results
 from csb.problems import BOD, TwoMoons
 from csb.process import Noise
 from csb.samplers import ExactSampler, Sampler
@@ -39,7 +39,7 @@ class Shifted(Sampler):
 
 @pytest.fixture
 def store(tmp_path):
-    return ScoreStore(tmp_path / "scores", {"source": "abc"})
+    return Scores(Results(tmp_path / "scores.json", tmp_path / "scores"), {"source": "abc"})
 
 
 def test_what_a_score_holds(store):
@@ -52,7 +52,7 @@ def test_what_a_score_holds(store):
     assert good["c2st_se"] == pytest.approx(abs(good["c2st_each"][0] - good["c2st_each"][1]) / 2)
     assert good["mean_error"] < 0.3
     assert "moments" not in good
-    bad = score_sampler(Shifted(problem, 0.3), problem, settings, ScoreStore(store.folder, {"source": "other"}))
+    bad = score_sampler(Shifted(problem, 0.3), problem, settings, Scores(store.store, {"source": "other"}))
     assert bad["sliced_w"] > 3 * good["sliced_w"]
     assert bad["c2st"] > 0.8 > good["c2st"]
 
@@ -101,18 +101,17 @@ class TestStore:
         score_sampler(sampler, problem, ScoreSettings(**{**SMALL, **change}), store)
         assert sampler.used == (5 if "c2st_samples" in change else 6)  # the third observation has no C2ST
 
-    def test_another_sampler_shares_nothing(self, store):
+    def test_another_sampler_shares_nothing_and_older_files_are_read(self, store, tmp_path):
         store.save({"a": 1}, {"c2st": 0.5})
         assert store.load({"a": 1}) == {"c2st": 0.5}
         assert store.load({"a": 2}) is None
-        assert ScoreStore(store.folder, {"source": "other"}).load({"a": 1}) is None
-
-    def test_a_damaged_file_is_no_score(self, store):
-        store.save({"a": 1}, {"c2st": 0.5})
-        (file,) = store.folder.iterdir()
-        for content in ("", "[]", '{"key": {}, "scores": {}}'):
-            file.write_text(content)
-            assert store.load({"a": 1}) is None
+        assert Scores(store.store, {"source": "other"}).load({"a": 1}) is None
+        (tmp_path / "scores").mkdir()
+        key = {"sampler": {"source": "abc"}, "settings": {"a": 3}}
+        (tmp_path / "scores" / "x.json").write_text(json.dumps({"key": key, "scores": {"c2st": 0.7}}))
+        (tmp_path / "scores" / "y.json").write_text("{")  # a damaged one is no score
+        again = Scores(Results(tmp_path / "scores.json", tmp_path / "scores"), {"source": "abc"})
+        assert (again.load({"a": 1}), again.load({"a": 3})) == ({"c2st": 0.5}, {"c2st": 0.7})
 
 
 @pytest.mark.parametrize(
@@ -129,24 +128,19 @@ def test_bad_settings(change, message):
         ScoreSettings(**{**SMALL, **change})
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_what_comes_later_comes_in_order(processes):
-    with _workers(processes) as later:
-        waiting = [later(math.sqrt, value) for value in (4.0, 9.0, 16.0)]
-        assert [result() for result in waiting] == [2.0, 3.0, 4.0]
-
-
-def test_no_c2st():
+def test_c2st_in_processes_and_none():
     problem = TwoMoons()
+    settings = ScoreSettings(**{**SMALL, "c2st_samples": 50})
+    one, two = (score_sampler(Shifted(problem), problem, settings, Nowhere(), n) for n in (1, 2))
+    assert one["c2st_each"] == two["c2st_each"]
     settings = ScoreSettings(**{**SMALL, "c2st_observations": 0, "observations": 1})
-    found = score_sampler(Shifted(problem), problem, settings, _Nowhere())
+    found = score_sampler(Shifted(problem), problem, settings, Nowhere())
     assert "c2st" not in found
     assert "sliced_w_se" not in found
 
 
-class _Nowhere(ScoreStore):
-    def __init__(self):
-        pass
+class Nowhere:
+    """Keeps nothing."""
 
     def load(self, settings):
         return None

@@ -1,10 +1,11 @@
 """Tables, published numbers and the figure of a suite, from rows made by hand."""
 
 import pytest
-from suites.scores import PUBLISHED, Published, draw_suite, suite_tables
-from suites.scores.figure import _looks, apart, suite_figure
+from suites.scores import PUBLISHED, Published, suite_panels, suite_tables
+from suites.scores.figure import _looks, apart
 from suites.scores.tables import count_text, pooled
 
+from csb.evaluation.plots import curves_figure, draw_curves
 from csb.evaluation.table import markdown_table
 
 
@@ -42,11 +43,6 @@ class TestTables:
         assert table[3]["C2ST, 10k"] is None
         assert table[0]["C2ST, 10k"] == table[0]["C2ST, 100k"] == "0.500 ± 0.000"
         assert "| exact  |   – |" in markdown_table(table)
-
-    def test_without_c2st_without_floor(self):
-        table = suite_tables([row(c2st=None)], PUBLISHED)["two_moons"]
-        assert table[0]["C2ST, 10k"] is None
-        assert table[0]["sliced W (floor), 10k"] == "0.03"
 
     def test_seeds_are_averaged_before_observations(self):
         rows = [row(c2st=(0.5, 0.6)), row(seed=1, c2st=(0.6, 0.7))]
@@ -107,12 +103,12 @@ class TestFigure:
             row("bod"),
             row("x", c2st=None),
         ]
-        figure = suite_figure(rows, PUBLISHED)
+        figure = curves_figure(suite_panels(rows, PUBLISHED))
         assert figure is not None
         assert len(figure.axes) == 2
         assert figure.axes[1].get_title(loc="left").startswith("bod: C2ST")
         assert len(figure.axes[0].texts) == 6
-        assert draw_suite(tmp_path / "suite.png", rows, PUBLISHED)
+        assert draw_curves(tmp_path / "suite.png", suite_panels(rows, PUBLISHED))
         assert (tmp_path / "suite.png").read_bytes().startswith(b"\x89PNG")
 
     def test_every_line_has_its_own_look(self):
@@ -126,12 +122,12 @@ class TestFigure:
 
     def test_nothing_to_show_leaves_no_file(self, tmp_path):
         (tmp_path / "suite.png").write_bytes(b"old")
-        assert not draw_suite(tmp_path / "suite.png", [row(c2st=None)], PUBLISHED)
+        assert not draw_curves(tmp_path / "suite.png", suite_panels([row(c2st=None)], PUBLISHED))
         assert not (tmp_path / "suite.png").exists()
 
     def test_one_number_below_a_half(self, tmp_path):
         theirs = [Published("two_moons", "a", "a", "b", 10_000, 0.6)]
-        assert draw_suite(tmp_path / "suite.png", [row(c2st=(0.49,))], theirs)
+        assert draw_curves(tmp_path / "suite.png", suite_panels([row(c2st=(0.49,))], theirs))
 
     def test_labels_stay_apart(self):
         assert apart([0.1, 0.5], 0.1) == [0.1, 0.5]
