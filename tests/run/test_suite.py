@@ -24,7 +24,7 @@ from csb.cli.typed import quoted
 from csb.errors import CSBError
 from csb.evaluation.table import write_json
 from csb.files import load_state
-from csb.runs.lock import writing
+from csb.runs.folder import writing
 
 TRAIN = [
     "+problem.n_val=50", "training.last_forward=false", "training.first_steps=20", "training.steps=20",

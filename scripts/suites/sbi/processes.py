@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from joblib import Parallel, delayed
 
@@ -19,7 +19,7 @@ from suites.sbi.plan import Job
 from suites.sbi.settings import SuiteSettings
 
 _ROOT = Path(csb.__file__).resolve().parents[1]
-_running: set[subprocess.Popen[bytes]] = set()
+_running: set[subprocess.Popen[Any]] = set()
 
 
 class Outcome(NamedTuple):
@@ -35,7 +35,8 @@ def run(jobs: list[Job], settings: SuiteSettings) -> Generator[Outcome, None, No
     """The outcome of each job as it ends. A caller that stops early ends the processes that still run."""
     one = delayed(partial(_outcome, threads=settings.threads, c2st_processes=settings.c2st_processes))
     try:
-        yield from Parallel(settings.jobs, backend="threading", return_as="generator_unordered")(map(one, jobs))
+        side_by_side: Any = Parallel(settings.jobs, backend="threading", return_as="generator_unordered")
+        yield from side_by_side(map(one, jobs))
     finally:
         for process in list(_running):
             process.terminate()
@@ -69,7 +70,7 @@ def process(arguments: tuple[str, ...], log: Path, threads: int | None) -> None:
     with log.open("ab") as file:
         start = file.tell()
         command = [sys.executable, "-P", *arguments]
-        output = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        output: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, env=environment, **output) as running:
             _running.add(running)
             code = running.wait()

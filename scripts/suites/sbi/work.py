@@ -11,7 +11,7 @@ from csb.evaluation.results import Results
 from csb.evaluation.table import write_json
 from csb.files import checksum, read_json
 from csb.problems import build_problem
-from csb.runs.lock import writing
+from csb.runs.folder import writing
 from suites.sbi.methods import METHODS
 from suites.scores import Scores, ScoreSettings, score_sampler
 
