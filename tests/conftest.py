@@ -46,7 +46,7 @@ NIGHTLY = (
     "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_compare.py", "run/test_demo_browser.py",
     "run/test_moving_hole_training.py", "run/test_pairs_training.py", "run/test_sbi.py",
     "run/test_sbi_training.py", "run/test_speed.py", "run/test_suite.py", "run/test_sweeps.py", "run/test_target.py",
-    "test_docs.py", "training/test_distributed.py", "training/test_faults.py", "training/test_faults_files.py",
+    "test_docs.py", "test_glossary.py::test_what_an_evaluation", "training/test_distributed.py", "training/test_faults.py", "training/test_faults_files.py",
     "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
     "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
     "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",

@@ -39,6 +39,10 @@ RECURSIONS = {  # objective and covariance whose recursion is known in closed fo
     ("bridge_matching", "full"): "bridge_matching",
 }
 UNITS = "CRPS to skill in units of the prior's standard deviation"
+HALF_STEPS = (
+    "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
+    "spread_skill_before", "fill_share", "cache_mib",
+)  # fmt: skip
 IMAGE_FIGURES = (
     "psnr_mean_per_image", "psnr_mean", "psnr_sample", "spread_skill", "spread_skill_fair", "spread", "skill", "crps",
     "energy_score", "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
@@ -65,11 +69,7 @@ def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
         table = _classes if isinstance(problem, ClassProblem) else _images
     tables = table(run, sampler, metrics, seed)
     if run.history:
-        keys = (
-            "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
-            "spread_skill_before", "fill_share",
-        )  # fmt: skip
-        rows = [{key: row[key] for key in (*keys, "cache_mib") if key in row} for row in run.history]
+        rows = [{key: row[key] for key in HALF_STEPS if key in row} for row in run.history]
         tables["half-steps, as trained"] = rows
     write_json(run.folder / "evaluation.json", tables)
     text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
