@@ -1,16 +1,15 @@
 """Files: written whole or not at all, and read without trusting what they say of themselves.
 
-A model's file is safetensors. Its header holds, beside the tensors' names and shapes, a description as JSON after
-the SHA-256 of the description and the tensors. States of a training are archives of torch, read with
-``weights_only=True``.
+A file is safetensors. Its header holds, beside the tensors' names and shapes, a description as JSON after the SHA-256
+of the description and the tensors. Older versions wrote archives of torch, which are read with ``weights_only=True``.
 """
 
 import hashlib
 import json
+import math
 import os
 import pickletools
 import stat
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,9 +23,11 @@ from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
 
-FORMAT = 1  # of states, and of models in torch's archives
+FORMAT = 1  # of descriptions
 LARGEST = 16 * 2**20  # bytes of JSON, and of the header of a file of tensors
 SUFFIX, OLD_SUFFIX = ".safetensors", ".pt"  # of files of models
+_TENSOR, _NUMBERS = "$tensor", "$numbers"  # keys of what stands beside the description
+_MANY = 64  # numbers of a list, from which on it stands there
 _MODULES = ("collections", "torch", "torch._utils")  # that an archive of dictionaries and tensors names
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     A kill at any instant leaves the old file or the new one, never a part. CSBError where the disk is full or the
     folder cannot be written; what interrupts it (Ctrl+C, SIGTERM, no memory) is raised as it is.
     """
-    name, outer = None, sys.exception()
+    name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
@@ -48,28 +49,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.chmod(name, 0o666 & ~_umask())  # temporary files are private; results are as readable as any other file
         os.replace(name, path)
         name = None
-    except (OSError, RuntimeError) as error:
-        cause = _cause(error, outer)
-        if isinstance(cause, MemoryError) or not isinstance(cause, Exception):
-            raise cause from None
-        raise CSBError(f"cannot write {path}: {in_one_line(cause)}; free space or choose another folder") from error
+    except OSError as error:
+        raise CSBError(f"cannot write {path}: {in_one_line(error)}; free space or choose another folder") from error
     finally:
         if name is not None and os.path.exists(name):
             os.unlink(name)
-
-
-def _cause(error: BaseException, outer: BaseException | None) -> BaseException:
-    """Return what began the failure of a write, where an error came of another one; of the system's, the first.
-
-    After a full disk, or Ctrl+C, torch.save fails once more, with a RuntimeError, on closing its archive.
-    ``outer`` is what was being handled before the write began.
-    """
-    found, seen = error, error
-    while (before := seen.__context__) is not None and before is not outer:
-        seen = before
-        if isinstance(seen, OSError | MemoryError) or not isinstance(seen, Exception):
-            found = seen
-    return found
 
 
 def _umask() -> int:
@@ -208,55 +192,83 @@ def _damaged(path: Path, error: Exception) -> CSBError:
     return CSBError(f"{path} is damaged or not a csb file ({in_one_line(error, 160)}); restore it or train again")
 
 
-class _Stream:
-    """A file that torch writes to, until :meth:`end`; what comes later is dropped.
+def save_state(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a nest of plain data and tensors to one safetensors file, atomically; :func:`load_state` reads it."""
+    tensors: dict[str, Tensor] = {}
+    plain = _taken_out(data, "", tensors)
+    write_tensors(path, tensors, {"format": FORMAT, "state": plain})
 
-    Where Ctrl+C or a lack of memory interrupted before its archive was ended, the archive writes its end when it is
-    destroyed, from C++, where an error, as that of a closed file, ends the process at once.
+
+def _taken_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a nest with the name of a tensor in the place of each, which goes into ``tensors``.
+
+    Lists of many numbers, as of losses, go there in float64, for the header is bounded; so does what JSON lacks, NaN.
     """
+    if isinstance(value, Mapping):
+        return {str(key): _taken_out(one, f"{name}.{key}" if name else str(key), tensors) for key, one in value.items()}
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    is_list = isinstance(value, list | tuple)
+    is_many = is_list and len(value) > _MANY and all(isinstance(one, float) for one in value)
+    if is_many or (isinstance(value, float) and not math.isfinite(value)):
+        tensors[name] = torch.tensor(value, dtype=torch.float64)
+        return {_NUMBERS: name}
+    return [_taken_out(one, f"{name}.{i}", tensors) for i, one in enumerate(value)] if is_list else value
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.write, self.seek, self.flush = file.write, file.seek, file.flush
 
-    def end(self) -> None:
-        self.write, self.seek = len, max  # functions of C: no signal is handled inside of them
+def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the nest that :func:`_taken_out` took apart; tuples have become lists."""
+    if isinstance(value, list):
+        return [_put_back(one, tensors) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_TENSOR}:
+        return tensors[value[_TENSOR]]
+    if value.keys() == {_NUMBERS}:
+        return tensors[value[_NUMBERS]].tolist()
+    return {key: _put_back(one, tensors) for key, one in value.items()}
 
 
-def save_state(path: Path, data: dict[str, Any]) -> None:
-    """Write plain data and tensors to an archive of torch, atomically."""
-
-    def write(file: BinaryIO) -> None:
-        stream = _Stream(file)
-        try:
-            torch.save(data, stream)  # pyright: ignore[reportArgumentType]
-        finally:
-            stream.end()
-
-    write_atomically(path, write)
+def is_archive(path: Path) -> bool:
+    """Tell whether a file is an archive of torch, as older versions wrote them."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return what :func:`save_state` wrote, on the CPU. CSBError where the file is missing, broken or something else.
+    """Return what :func:`save_state` wrote, on the CPU; also that of an older version, an archive of torch.
 
-    torch stores numbers as they are: an archive that has to be unpacked is refused before anything is.
+    CSBError where the file is missing, broken or something else.
     """
     size = require_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if sum(one.file_size for one in members) > size or any(one.compress_type for one in members):
-                raise zipfile.BadZipFile("it is compressed, or claims more bytes than it has")
-            if (broken := archive.testzip()) is not None:  # torch itself does not compare the checksums
-                raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
-            for one in members:
-                if one.filename.endswith("/data.pkl"):
-                    _require_harmless(archive.read(one))
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        if is_archive(path):
+            data = _read_archive(path, size)
+        else:
+            header, tensors = read_tensors(path)
+            data = {**_put_back(header["state"], tensors), "format": header["format"]}
+    except CSBError:
+        raise
     except Exception as error:  # broken bytes make an unpickler raise anything
         raise _damaged(path, error) from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.pop("format", FORMAT) != FORMAT:
         raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
     return data
+
+
+def _read_archive(path: Path, size: int) -> Any:
+    """Return what torch.save wrote. Numbers are stored as they are: what has to be unpacked is refused before it is."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(one.file_size for one in members) > size or any(one.compress_type for one in members):
+            raise zipfile.BadZipFile("it is compressed, or claims more bytes than it has")
+        if (broken := archive.testzip()) is not None:  # torch itself does not compare the checksums
+            raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+        for one in members:
+            if one.filename.endswith("/data.pkl"):
+                _require_harmless(archive.read(one))
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _require_harmless(pickled: bytes) -> None:

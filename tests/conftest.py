@@ -51,7 +51,7 @@ NIGHTLY = (
     "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
     "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
     "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",
-    "training/test_resume_denoiser.py",
+    "training/test_resume_denoiser.py", "training/test_validation.py::test_a_killed_run",
 )  # fmt: skip
 
 

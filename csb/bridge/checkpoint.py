@@ -23,6 +23,7 @@ from csb.files import (
     FORMAT,
     LARGEST,
     checksum,
+    is_archive,
     load_state,
     parse_json,
     read_json,
@@ -96,9 +97,7 @@ def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Mo
 
 def _content(path: Path) -> tuple[Any, Any]:
     """Return the header of a model's file, with "format", "kind", "spec" and "about", and its tensors, unchecked."""
-    with path.open("rb") as file:
-        is_archive = file.read(2) == b"PK"
-    if is_archive:
+    if is_archive(path):
         data = load_state(path)
         kind = next((name for name in KINDS if name in data), "")
         return {"format": FORMAT, "kind": kind, "spec": data.get(kind), "about": data.get("about")}, data.get("weights")

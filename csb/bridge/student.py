@@ -29,7 +29,7 @@ Two kinds, by the scoring rule:
 - :class:`TransitionStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
   components as the posterior's shape takes.
 - :class:`Generator`: x_0 = G(x_k, ε, k, y) with further noise ε, fitted by the energy score
-  (:mod:`csb.training.scoring`): for images, whose densities no such formula holds.
+  (:mod:`csb.training.distil`): for images, whose densities no such formula holds.
 """
 
 import math

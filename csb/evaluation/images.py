@@ -39,7 +39,7 @@ def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
     """The repo's digit classifier, trained once and kept beside the data: the model and its test accuracy."""
     data = load_mnist(root)
     images = {split: data[split][0][:, None].float() / 255 for split in ("train", "test")}
-    path = Path(root) / "classifier.pt"
+    path = Path(root) / "classifier.safetensors"
     return load_or_train(path, images["train"], data["train"][1], images["test"], data["test"][1], seed)
 
 

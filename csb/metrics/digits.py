@@ -15,7 +15,7 @@ from torch.nn import functional
 from csb.bridge.bridge import autocast
 from csb.dtypes import automatic_precision
 from csb.errors import CSBError, in_one_line
-from csb.files import save_state
+from csb.files import SUFFIX, load_state, model_file, save_state
 from csb.process import initialised, seeded
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ def load_or_train(
 ) -> tuple[nn.Module, float]:
     """The classifier in the file at ``path``, or a new one, trained on the training images and written there.
 
-    The file holds plain tensors and the accuracy, and is loaded with ``weights_only=True``. A loaded model is measured
-    on the test images again: a file that is corrupt, holds another network, or does not reach its recorded accuracy is
+    The file holds tensors and the accuracy; one of an older version ends in ``.pt``. A loaded model is measured on the
+    test images again: a file that is corrupt, holds another network, or does not reach its recorded accuracy is
     replaced, with a warning in the log.
 
     Returns:
@@ -130,7 +130,7 @@ def load_or_train(
     Raises:
         CSBError: a new classifier below 98.5 %, which is not written.
     """
-    file = Path(path)
+    file = model_file(Path(path).parent, Path(path).stem)
     if file.exists():
         try:
             return _load(file, test_images, test_labels)
@@ -143,15 +143,14 @@ def load_or_train(
             f"the digit classifier reached {reached:.2%} after {epochs} epochs on {len(train_images)} images; "
             f"expected at least {MIN_ACCURACY:.1%}; train on all of MNIST, for more epochs or with another seed"
         )
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    save_state(file, {"accuracy": reached, "state": state})
+    save_state(file.with_suffix(SUFFIX), {"accuracy": reached, "state": model.state_dict()})
     return model, reached
 
 
 def _load(file: Path, test_images: Tensor, test_labels: Tensor) -> tuple[nn.Module, float]:
     """The classifier in the file. Raises CSBError where it cannot be used."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_state(file)
         recorded = float(content["accuracy"])
         model = _initialised(0)
         model.load_state_dict(content["state"])

@@ -27,9 +27,8 @@ from csb.runs.presets import PRESETS, SCHEMAS
 from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings, flatten, kernels, resolved
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Schema
-from csb.training.cache import bytes_per_trajectory, capacity
 from csb.training.fit import with_gradients
-from csb.training.pairs import EncodedPairs
+from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity
 from csb.training.settings import (
     DTYPES,
     ConditionalSettings,

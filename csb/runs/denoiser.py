@@ -21,7 +21,7 @@ from csb.runs.load import stored_spec
 from csb.runs.recipe import flatten
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import state_file, train_denoiser
+from csb.training.regression import train_by_regression
 from csb.training.settings import DenoiserSettings, DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
 
@@ -88,10 +88,11 @@ def train_stage(problem: Problem, config: dict[str, Any], folder: Path, seed: in
     fingerprint = flatten({"problem": problem.record(), "network": network, "seed": seed, **groups})
     del fingerprint["denoiser.checkpoint_every"]  # the training does not depend on it
     about = {"problem": problem.record(), "config": config, "versions": provenance.versions()}
-    resumed = resume and state_file(folder, "denoiser").exists()
+    resumed = resume and model_file(folder, "denoiser_state").exists()
     provenance.record(folder, "denoiser", problem, device.where, device.precision, seed, config, resumed)
     setup = Setup(folder, optimizer, device, seed, fingerprint, about, bar=bar)
-    train_denoiser(denoiser, _states(denoiser, rows), schedule, own, setup, resume)
+    long = schedule.replace(alpha_bar_end=denoiser.alpha_bar_end)
+    train_by_regression(denoiser, _states(denoiser, rows), long, own, setup, resume)
     return denoiser
 
 

@@ -16,7 +16,6 @@ from csb.runs import provenance
 from csb.runs.config import RunConfig
 from csb.runs.recipe import DISTIL, STAGES
 from csb.training.distil import NAME
-from csb.training.regression import state_file
 
 FILE = ".writing"  # it stays when it is released: to remove it would race with the next writer
 
@@ -49,7 +48,7 @@ def writing(folder: Path) -> Iterator[None]:
 def stage_files(folder: Path, stage: str) -> tuple[Path, Path]:
     """The file of a stage's model, and that of the state of its training."""
     name = NAME if stage == DISTIL else stage
-    return model_file(folder, name), folder / "state.pt" if stage == "bridge" else state_file(folder, name)
+    return model_file(folder, name), model_file(folder, "state" if stage == "bridge" else f"{name}_state")
 
 
 def check_folder(run: RunConfig) -> None:
@@ -88,11 +87,11 @@ def clean(folder: Path) -> None:
 
     The order is such that a kill leaves the old run or none to resume.
     """
-    files = [stage_files(folder, stage) for stage in STAGES]
-    models = [path.with_suffix(suffix) for path, _ in files for suffix in (SUFFIX, OLD_SUFFIX)]
+    models, states = zip(*(stage_files(folder, stage) for stage in STAGES))
+    files = [path.with_suffix(suffix) for path in (*models, *states) for suffix in (SUFFIX, OLD_SUFFIX)]
     figures = [folder / f"{name}.{end}" for name in ("evaluation", "report") for end in ("json", "md", "png", "html")]
     others = [folder / name for name in ("config.json", "history.json", "reproduced.json", provenance.FILE)]
-    for path in (folder / "result.json", *models, *(state for _, state in files), *others, *figures):
+    for path in (folder / "result.json", *files, *others, *figures):
         path.unlink(missing_ok=True)
     for name in ("half_steps", "pictures"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
-from csb.files import save_state
+from csb.files import SUFFIX, load_state, model_file, save_state
 from csb.networks.diffusion import Denoiser
 from csb.networks.digit_guide import DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated
@@ -17,7 +17,7 @@ from csb.samplers import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood
 from csb.samplers.likelihood import z_variance_of
 from csb.training import digit_guide as training
 
-FILE = "guide.pt"
+NAME = "guide"  # of the file
 _TRAIN = 5_000  # training pairs behind the guidance likelihood's scales
 _HELD_OUT = 2_000  # digits that the temperature, and the figures, are computed on
 logger = logging.getLogger(__name__)
@@ -54,12 +54,12 @@ def guidance_likelihood_of(
 
 
 def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int) -> DigitGuide:
-    """The classifier for a denoiser: that of ``folder/guide.pt``, or one trained now and written there.
+    """The classifier for a denoiser: that of ``folder/guide.safetensors``, or one trained now and written there.
 
-    The file holds plain tensors and what the classifier reaches on test digits, and is loaded with
-    ``weights_only=True``; one that was made for another denoiser, or is damaged, is replaced.
+    The file holds tensors and what the classifier reaches on test digits; one that was made for another denoiser, or is
+    damaged, is replaced.
     """
-    path, made_for = folder / FILE, _fingerprint(denoiser)
+    path, made_for = model_file(folder, NAME), _fingerprint(denoiser)
     if path.exists() and (found := _stored(path, made_for)) is not None:
         return found.to(denoiser.shift.device)
     logger.info("the classifier that guides to a digit is trained now, once: about ten minutes on a CPU core")
@@ -70,8 +70,7 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
     figures = training.guide_figures(model, test.x, _labels(test), denoiser, seed)
     text = "; ".join(f"{row['accuracy']:.2%} at ᾱ = {row['alpha_bar']:g}" for row in figures)
     logger.info("the guiding classifier reads test digits, denoised: %s; temperature %.2f", text, temperature)
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    save_state(path, {"denoiser": made_for, "figures": figures, "state": state})
+    save_state(folder / f"{NAME}{SUFFIX}", {"denoiser": made_for, "figures": figures, "state": model.state_dict()})
     return model
 
 
@@ -94,7 +93,7 @@ def _stored(path: Path, made_for: str) -> DigitGuide | None:
     with float32_layers():
         model = DigitGuide()
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_state(path)
         if content["denoiser"] != made_for:
             logger.warning("%s was made for another denoiser; training it again", path)
             return None

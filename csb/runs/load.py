@@ -154,7 +154,7 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
     if not folder.is_dir():
         raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
     if not (path := model_file(folder, "bridge")).exists():
-        state = " (it was interrupted: train again with resume=true)" if (folder / "state.pt").exists() else ""
+        state = " (it was interrupted: train again with resume=true)" if model_file(folder, "state").exists() else ""
         raise CSBError(f"{folder} holds no {path.name}{state}; give the folder of a finished run")
     bridge = load(path, device or default_device(), Bridge)
     return Run(folder, bridge, bridge.about)

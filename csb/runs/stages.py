@@ -26,7 +26,7 @@ from csb.bridge.student import GENERATOR, Student, StudentSpec, automatic_law, b
 from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.files import checksum, model_file, remove_leftovers
-from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, NetworkDenoiser, build_conditional
+from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, NetworkDenoiser, ScoreNetwork, build_conditional
 from csb.problems import FilePairs
 from csb.problems.specs import same_problem
 from csb.runs import provenance
@@ -37,11 +37,10 @@ from csb.runs.load import Run, load_run, stored_spec
 from csb.runs.logs import Logs
 from csb.runs.recipe import AUTO, DISTIL, flatten
 from csb.samplers import ConsistencySampler
-from csb.training.distil import cache_size, train_student
+from csb.training.distil import cache_size, check_patches, train_student
 from csb.training.fit import with_gradients
 from csb.training.pairs import encoded
-from csb.training.regression import train_conditional
-from csb.training.scoring import check_patches
+from csb.training.regression import train_by_regression
 from csb.training.stage import Setup
 
 _MODELS: dict[str, Any] = {"denoiser": NetworkDenoiser, **CONDITIONAL, DISTIL: Student}
@@ -102,7 +101,8 @@ def _amortize(run: RunConfig) -> None:
     model.transform.load_state_dict(transform.state_dict())
     own = {k: v for k, v in vars(run.conditional).items() if k not in ("checkpoint_every", "alpha_bar_end")}
     with _recorded(run, spec, {"conditional": own}) as setup:
-        train_conditional(model, encoded(transform, rows), run.conditional, setup, run.resume)
+        schedule = model.schedule if isinstance(model, ScoreNetwork) else None
+        train_by_regression(model, encoded(transform, rows), schedule, run.conditional, setup, run.resume)
 
 
 def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:

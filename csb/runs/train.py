@@ -77,9 +77,10 @@ def _begun(run: RunConfig) -> tuple[bool, dict[str, Any] | None]:
     """
     check_folder(run)
     remove_leftovers(run.folder)
-    if not (run.resume and (run.folder / "state.pt").exists()):
+    state = model_file(run.folder, "state")
+    if not (run.resume and state.exists()):
         return False, None
-    load_progress(run.folder / "state.pt", run.fingerprint())
+    load_progress(state, run.fingerprint())
     result = finished(run.folder)
     if result is None or not _is_whole(model_file(run.folder, "bridge")):
         return True, None
@@ -101,7 +102,7 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
     problem = run.problem
     if ranks.local == 0:  # it makes the files that the others of its machine then find
         problem.prepare()
-    ranks.all_gather(None)
+    ranks.all_reduce(torch.zeros(1))  # nobody goes on before all are there
     problem.prepare()
     rows = problem.rows("train")
     require_pairs(len(rows), run.training)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from csb.bridge.objectives import Objective, Target, bridged
 from csb.process import Grid, Reference, Stream, repeated, seeded
-from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs
+from csb.training.pairs import Cache, EncodedPairs
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, HalfStep
 
@@ -143,7 +142,7 @@ def resident(pairs: EncodedPairs, cache: Cache | None, device: DeviceSettings) -
 
     Of all it has: what is free depends on what ran before, and where a batch is made on which random numbers it is of.
     """
-    if device.where.type != "cuda" or not pairs.in_memory:
+    if not pairs.in_memory:
         return False
     kept = [*pairs.head(len(pairs)), *([] if cache is None else cache.tensors)]
     return sum(tensor.nbytes for tensor in kept) <= device.gpu_share * torch.cuda.mem_get_info()[1]

@@ -25,11 +25,6 @@ TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
 _CHUNK = 500
 
 
-def angles_to_levels(angle: Tensor) -> Tensor:
-    """ᾱ = cos² of an angle."""
-    return angle.cos().square()
-
-
 @torch.no_grad()
 def denoised(denoiser: Denoiser, x: Tensor, alpha_bar: Tensor, noise: Tensor) -> Tensor:
     """x̂_0(z_k) in data units of digits x (B, 1, 28, 28) noised to ᾱ (B,); x itself where ᾱ = 1."""
@@ -63,7 +58,7 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
         angle = furthest * torch.rand(BATCH, dtype=torch.float32, generator=generator)
         angle[: BATCH // 2] = 0
-        level = angles_to_levels(angle).to(device)
+        level = angle.cos().square().to(device)
         x = images[chosen].to(device)
         seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))
         loss = nnf.nll_loss(model(seen, level), labels[chosen].to(device))
@@ -75,19 +70,17 @@ def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int
 
 
 @torch.no_grad()
-def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, alpha_bar: float, seed: int) -> Tensor:
-    """Of denoised images (N, 1, 28, 28) at one level, (N, 10), on the CPU."""
-    device, generator, found = denoiser.shift.device, seeded(seed, Stream.GUIDE, 2), []
-    for part in images.split(_CHUNK):
-        x, level = part.to(device), torch.full((len(part),), alpha_bar, dtype=torch.float32, device=device)
-        seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))
-        found.append(model(seen, level).cpu())
-    return torch.cat(found)
-
-
-def levels_of(denoiser: Denoiser) -> list[float]:
-    """:data:`LEVELS` that the denoiser was trained at."""
-    return [level for level in LEVELS if level >= denoiser.alpha_bar_end]
+def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, seed: int) -> dict[float, Tensor]:
+    """Of denoised images (N, 1, 28, 28) at each of :data:`LEVELS` that the denoiser was trained at, (N, 10), CPU."""
+    device, found = denoiser.shift.device, {}
+    for alpha_bar in (level for level in LEVELS if level >= denoiser.alpha_bar_end):
+        generator, parts = seeded(seed, Stream.GUIDE, 2), []
+        for part in images.split(_CHUNK):
+            x, level = part.to(device), torch.full((len(part),), alpha_bar, dtype=torch.float32, device=device)
+            seen = denoised(denoiser, x, level, torch.randn(x.shape, dtype=x.dtype, generator=generator).to(device))
+            parts.append(model(seen, level).cpu())
+        found[alpha_bar] = torch.cat(parts)
+    return found
 
 
 def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int) -> float:
@@ -97,7 +90,7 @@ def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoi
         model: changed in place; its temperature must be 1.
         images, labels: held out from training, (N, 1, 28, 28) and (N,).
     """
-    logits = [_log_probabilities(model, images, denoiser, level, seed) for level in levels_of(denoiser)]
+    logits = list(_log_probabilities(model, images, denoiser, seed).values())
     target = labels.repeat(len(logits))
     losses = torch.stack([nnf.cross_entropy(torch.cat(logits) / t, target) for t in TEMPERATURES])
     best = TEMPERATURES[losses.argmin()]
@@ -110,8 +103,7 @@ def guide_figures(
 ) -> list[dict[str, float]]:
     """At each of :data:`LEVELS`: alpha_bar, accuracy in [0, 1], log_loss in nats (log 10 = 2.30 for no knowledge)."""
     rows = []
-    for level in levels_of(denoiser):
-        found = _log_probabilities(model, images, denoiser, level, seed)
+    for level, found in _log_probabilities(model, images, denoiser, seed).items():
         right = float((found.argmax(1) == labels).double().mean())
         rows.append({"alpha_bar": level, "accuracy": right, "log_loss": float(nnf.nll_loss(found, labels))})
     return rows

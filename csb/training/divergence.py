@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,28 +77,22 @@ def not_finite(loss: float, where: str, model: nn.Module, batch: Any) -> CSBErro
     return Diverged(f"{what} in {where}, first in {first}; {REMEDY}")
 
 
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The floating-point tensors in a value, with the names of the fields that they are in."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        yield name, value
+def first_bad(value: Any, name: str) -> str | None:
+    """The first floating-point tensor in a nest with numbers that are not finite, and their rows; None without any."""
+    if isinstance(value, Tensor):
+        rows = _rows(value) if value.is_floating_point() else None
+        return rows and f"{name}, {rows}"
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
         value = dict(enumerate(value))
-    for key, part in value.items() if isinstance(value, Mapping) else ():
-        yield from _tensors(part, f"{name}.{key}" if name else str(key))
-
-
-def first_bad(value: Any, name: str) -> str | None:
-    """The first tensor in a value with numbers that are not finite, and their rows; None where there is none."""
-    for part, tensor in _tensors(value, name):
-        if (rows := _rows(tensor)) is not None:
-            return f"{part}, {rows}"
-    return None
+    parts = value.items() if isinstance(value, Mapping) else ()
+    found = (first_bad(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+    return next((one for one in found if one is not None), None)
 
 
 def _rows(tensor: Tensor, most: int = 5) -> str | None:
-    """The rows of a tensor whose numbers are not all finite, in words."""
+    """The rows of a tensor whose numbers are not all finite, in words; None where all are."""
     finite = torch.isfinite(tensor.detach())
     if bool(finite.all()):
         return None

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -24,37 +24,30 @@ After = Callable[[int, float, float], bool | None]
 
 
 class _Asked:
-    """The signal that asks this process to end; 0 while there is none."""
+    """Inside, Ctrl+C, SIGTERM and SIGHUP are noted; what they raise is raised at the end, when all is saved.
 
-    number = 0
+    A signal that is ignored stays so, and all are as they were outside the main thread. A second Ctrl+C interrupts at
+    once.
+    """
+
+    number = 0  # of the signal that asks this process to end; 0 while there is none
 
     def __call__(self, number: int, frame: Any) -> None:
-        """The handler. A second Ctrl+C interrupts at once."""
         if number == self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
 
+    def __enter__(self) -> Self:
+        here = threading.current_thread() is threading.main_thread()
+        ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
+        self.before = {number: signal.signal(number, self) for number in ours}
+        return self
 
-@contextmanager
-def _noted() -> Iterator[_Asked]:
-    """Inside, Ctrl+C, SIGTERM and SIGHUP are noted; what they raise is raised at the end, when all is saved.
-
-    A signal that is ignored stays so, and all are as they were outside the main thread.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl+C.
-        Terminated: after another signal.
-    """
-    here, found = threading.current_thread() is threading.main_thread(), _Asked()
-    ours = [number for number in ENDING if here and signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, found) for number in ours}
-    try:
-        yield found
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
-        if found.number:
-            raise ended_by(found.number)
+        if self.number:
+            raise ended_by(self.number)
 
 
 class Fit:
@@ -65,7 +58,7 @@ class Fit:
         device: where and how.
         clip: norm to which gradients are clipped.
         ranks: the processes that fit it, each on its part of every batch.
-        state: of the optimiser, from which it goes on.
+        state: of the optimiser, by the number of the array of weights, from which it goes on.
     """
 
     def __init__(
@@ -74,7 +67,7 @@ class Fit:
         device: DeviceSettings,
         clip: float,
         ranks: Ranks = ALONE,
-        state: dict[str, Any] | None = None,
+        state: dict[int, Any] | None = None,
     ) -> None:
         several: dict[str, Any] = {}
         if ranks.size > 1:
@@ -86,8 +79,13 @@ class Fit:
         self.module: FitModule = module.to(self.fabric.device)
         self.clip, self.ranks = clip, ranks
         self.optimizer = module.configure_optimizers()
-        if state is not None:
-            self.optimizer.load_state_dict(state)
+        if state is not None:  # the settings and the step give the rest
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+    @property
+    def state(self) -> dict[int, Any]:
+        """Of the optimiser, as it is passed in."""
+        return self.optimizer.state_dict()["state"]
 
     def run(self, batches: Iterable[Any], after: After, save: Callable[[], None]) -> None:
         """Takes a step on each batch, until ``after`` says so or a process is asked to end; then calls ``save``.
@@ -101,7 +99,7 @@ class Fit:
             CSBError: a loss or a gradient that is not finite, before any weight is changed.
             KeyboardInterrupt, Terminated: a signal came, to this process or another.
         """
-        with _noted() as asked:
+        with _Asked() as asked:
             with _repeatable(self.fabric.device):
                 self._steps(batches, after, asked)
             save()
@@ -113,7 +111,7 @@ class Fit:
             rate = module.learning_rate(batch.step)
             optimizer.param_groups[0]["lr"] = rate
             with fabric.autocast():
-                loss = module.training_step(fabric.to_device(batch))
+                loss = cast(Tensor, module.training_step(fabric.to_device(batch)))
             optimizer.zero_grad()
             fabric.backward(loss)
             ends = not alone and self._exchange(asked)

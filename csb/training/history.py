@@ -24,15 +24,15 @@ def best_iteration(rows: list[dict[str, Any]]) -> int:
     """
     rows = [row for row in rows if row.get(SCALED) == rows[-1].get(SCALED)]
     best = min(rows, key=lambda row: row[SCORE])
-    for row in rows:
+
+    def error(row: dict[str, Any]) -> float:
         each, lowest = row.get(EACH), best.get(EACH)
-        error = 0.0
-        if each and lowest and len(each) == len(lowest) > 1:
-            own, other = torch.tensor([each, lowest], dtype=torch.float64)
-            error = float((own - other).std()) / math.sqrt(len(each))
-        if row[SCORE] <= best[SCORE] + error:
-            return int(row["iteration"])
-    return int(best["iteration"])
+        if not each or not lowest or not len(each) == len(lowest) > 1:
+            return 0.0
+        own, other = torch.tensor([each, lowest], dtype=torch.float64)
+        return float((own - other).std()) / math.sqrt(len(each))
+
+    return next(int(row["iteration"]) for row in rows if row[SCORE] <= best[SCORE] + error(row) or row is best)
 
 
 def chosen_iteration(history: list[dict[str, Any]]) -> int:

@@ -1,20 +1,27 @@
-"""The Lightning module of one half-step."""
+"""The Lightning modules of fits, and the loss of a half-step on validation pairs."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as pl
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from csb.bridge import Bridge, Kernel
 from csb.bridge.objectives import Objective
-from csb.process import repeated
-from csb.training.batches import Batch
+from csb.process import Stream, repeated
+from csb.training.batches import Batch, Batches, Draw
+from csb.training.divergence import REMEDY, Diverged
+from csb.training.pairs import Cache, EncodedPairs
+from csb.training.ranks import ALONE
 from csb.training.settings import HalfStep, OptimizerSettings
-from csb.training.state import take_weights
+from csb.training.state import Progress, take_weights, to_cpu
+
+_STATES = 16_384  # of validation
 
 
 class MovingAverage(AveragedModel):
@@ -62,6 +69,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 class FitModule(pl.LightningModule):
     """A network under training and the moving average of its weights; :class:`csb.training.fit.Fit` drives it.
 
+    ``training_step`` gives the loss of a batch, (), to be descended, and sets ``last_loss``, to be shown.
+
     Args:
         model: what is fitted.
         name: what the training is called in messages.
@@ -92,10 +101,6 @@ class FitModule(pl.LightningModule):
         """Of a step, from 0."""
         return self.rate_factor * learning_rate(step, self.steps, self.peak, self.settings.warmup)
 
-    def training_step(self, batch: Any) -> Tensor:
-        """The loss of a batch, (), to be descended; sets ``last_loss``, to be shown."""
-        raise NotImplementedError
-
     def where(self, step: int) -> str:
         """The place of a step in the training, for messages."""
         return f"{self.name} at step {step}"
@@ -108,16 +113,8 @@ class FitModule(pl.LightningModule):
 class NetworkModule(FitModule):
     """Fits a network by a loss of its batches."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any], Tensor],
-        name: str,
-        steps: int,
-        peak: float,
-        settings: OptimizerSettings,
-    ) -> None:
-        super().__init__(model, name, steps, peak, settings)
+    def __init__(self, loss: Callable[[Any], Tensor], *fitted: Any) -> None:
+        super().__init__(*fitted)
         self.loss = loss
 
     def training_step(self, batch: Any) -> Tensor:
@@ -153,3 +150,75 @@ class HalfStepModule(FitModule):
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
         self.last_loss = losses.detach().mean()
         return (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
+
+
+class Validation:
+    """The loss of a half-step's averaged weights on validation pairs, by which it ends with those of the lowest.
+
+    It is always taken on the same states: a function of (seed, half-step).
+
+    Args:
+        module: of the half-step.
+        draw: how its batches are drawn; here each state has a pair of its own.
+        pairs: encoded validation pairs.
+        cache: their trajectories; None for the first half-step.
+    """
+
+    def __init__(self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None) -> None:
+        self.module, self.ranks = module, draw.ranks
+        self.average: Any = module.average.module
+        self.count = -(-_STATES // draw.batch_size)
+        draw = replace(draw, states_per_pair=1, ranks=ALONE)  # processes share the work in whole batches
+        batches = Batches(draw, module.half_step, pairs, cache, (0, self.count), Stream.VALIDATION)
+        self.batches = list(batches)[self.ranks.part(self.count)]
+
+    def record(self, progress: Progress, step: int) -> tuple[float, int]:
+        """The mean loss after a step, and the step of the lowest, whose averaged weights the progress keeps.
+
+        Steps are weighted as in training. Diverged where the loss is not finite.
+        """
+        losses = self.losses()
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            where = f"half-step {self.module.half_step.name}"
+            raise Diverged(f"the loss on validation pairs became {loss} in {where}; {REMEDY}")
+        progress.validated.append([step, loss])
+        if progress.best is None or loss < progress.best["loss"]:
+            progress.best = {"loss": loss, "step": step, "weights": to_cpu(self.average.state_dict())}
+        return loss, progress.best["step"]
+
+    @torch.no_grad()
+    def losses(self) -> list[float]:
+        """The loss of each batch, of all processes."""
+        average, device, found = self.average, self.module.beta.device, torch.zeros(self.count, dtype=torch.float64)
+        training = average.training
+        average.eval()
+        try:
+            batches = (move_data_to_device(batch, device) for batch in self.batches)
+            own = [float(self.module.weighted_loss(average, batch)) for batch in batches]
+        finally:
+            average.train(training)
+        found[self.ranks.part(self.count)] = torch.tensor(own, dtype=torch.float64)
+        self.ranks.all_reduce(found)
+        return found.tolist()
+
+    def restore(self, progress: Progress) -> int:
+        """Gives the moving average the weights of the lowest loss, unless those that it has are as good.
+
+        Returns the step whose weights it has then.
+
+        The end of a schedule has the smallest learning rate, hence the smallest noise of the weights. A loss measured
+        every few hundred steps is lowest somewhere earlier by chance alone; so the end stands where its loss is not
+        higher by more than the standard error of the difference, over batches.
+        """
+        assert progress.best is not None
+        if progress.best["step"] == progress.step:
+            return progress.step
+        end, weights = self.losses(), to_cpu(self.average.state_dict())
+        take_weights(self.average, progress.best["weights"])
+        gaps = torch.tensor(end, dtype=torch.float64) - torch.tensor(self.losses(), dtype=torch.float64)
+        error = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        if float(gaps.mean()) > error:
+            return int(progress.best["step"])
+        take_weights(self.average, weights)
+        return progress.step

@@ -1,16 +1,29 @@
-"""The pairs of a training as the bridge sees them: states z and conditions c, by rows.
+"""What batches are drawn from: the pairs of a training as the bridge sees them, and the trajectory cache.
 
-In memory they are encoded once; of pairs that are read by rows, each batch is encoded when it is read. Both give the
-same numbers, bit for bit.
+Pairs are states z and conditions c, by rows. In memory they are encoded once; of pairs that are read by rows, each
+batch is encoded when it is read. Both give the same numbers, bit for bit. The cache holds states of the frozen kernels'
+paths.
 """
 
 import copy
+import math
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from csb.bridge import Bridge, Direction, autocast
+from csb.bridge.objectives import Objective
+from csb.bridge.transitions import Transition
+from csb.errors import CSBError
 from csb.problems import Pairs, Rows, Transform
+from csb.process import Noise, seeded
+from csb.training.ranks import ALONE, Ranks
+
+_OWNER_BYTES = 8  # of the index of a trajectory's pair
+_CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
 class EncodedPairs:
@@ -86,3 +99,130 @@ def encoded(transform: Transform, source: Rows) -> EncodedPairs:
     """The pairs of a source by a fitted transform, of which a copy is kept: it may move to another device."""
     own = copy.deepcopy(transform).cpu().requires_grad_(False)
     return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own)
+
+
+class Cache(NamedTuple):
+    """N trajectories, in memory.
+
+    Attributes:
+        states: (T + 1, N, *z_shape), states by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept.
+        targets: (T, N, *z_shape), the target of step k at k − 1; None where the state itself is the target.
+        owner: (N,), the pair whose observation goes with the trajectory: y is stored once, in the data.
+    """
+
+    states: Tensor
+    targets: Tensor | None
+    owner: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [part for part in self if part is not None]
+
+
+def bytes_per_trajectory(
+    z_shape: tuple[int, ...], T: int, objective: Objective, dtype: torch.dtype = torch.float32
+) -> int:
+    """The states, the targets where the objective needs them, and the index of the observation."""
+    kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
+    return dtype.itemsize * math.prod(z_shape) * kept + _OWNER_BYTES
+
+
+def capacity(each: int, wanted: int, budget: int, group: str = "training") -> int:
+    """Trajectories of ``each`` bytes that fit the byte budget of a group of settings, at most ``wanted``.
+
+    CSBError where not even one does.
+    """
+    if budget < each:
+        raise CSBError(f"{group}.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
+    return min(wanted, budget // each)
+
+
+def fill(
+    bridge: Bridge,
+    source: Direction,
+    objective: Objective,
+    pairs: EncodedPairs,
+    size: int,
+    seed: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
+) -> Cache:
+    """Runs the frozen kernels of ``source`` on ``size`` random pairs.
+
+    A pure function of the kernels, the data and the seed: a resumed run fills the same cache again. Of several
+    processes each draws the noise of all trajectories and runs the kernels on its part of each chunk.
+
+    Args:
+        bridge: on the device that fills.
+        source: "forward" starts at the data, "backward" at N(0, I).
+        objective: sets the targets.
+        pairs: of which the conditions and, forward, the first states are.
+        size: trajectories, at most what :func:`capacity` allows.
+        seed: (seed, half-step, round, rank).
+        dtype: in which states and targets are kept. They have about unit scale: float16 keeps 11 bits, bfloat16 8.
+        ranks: the processes that share the work; each gets the whole cache.
+    """
+    generator, choice = seeded(*seed, device=bridge.device), seeded(*seed, 2)
+    owner = torch.randint(len(pairs), (size,), generator=seeded(*seed, 1))
+    T, kernel = bridge.grid.T, bridge.kernel(source)
+    row_of = {0: 0, T: 1} if objective.caches == "ends" else {k: k for k in range(T + 1)}  # k → row of ``states``
+    new = torch.empty if ranks.size == 1 else torch.zeros  # of several, 0 where the others compute
+    states = new((len(row_of), size, *pairs.z_shape), dtype=dtype)
+    targets = new((T, size, *pairs.z_shape), dtype=dtype) if objective.caches == "targets" else None
+    with torch.no_grad(), autocast(bridge.precision, bridge.device):
+        for rows in torch.arange(size).split(_CHUNK):
+            part, first = ranks.part(len(rows)), int(rows[0])
+            where = slice(first + part.start, first + part.stop)
+            start, c = _starts(source, pairs, owner[rows], part, generator, choice)
+            if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
+                continue
+            noise = _Part(generator, len(rows), bridge.device, part)
+            context = bridge.contexts(source, c.to(bridge.device), _CHUNK)
+            k, ahead = (0, 1) if source == "forward" else (T, -1)
+            states[row_of[k], where] = start.cpu()
+            laws: deque[Transition] = deque(maxlen=1)
+            for end in bridge.walk(source, start, context, noise, _CHUNK, after=laws.append):
+                step, k = (k + 1 if ahead == 1 else k), k + ahead
+                if k in row_of:
+                    states[row_of[k], where] = end.cpu()
+                if targets is not None:
+                    number, mean = torch.tensor([step], device=end.device), laws.pop().mean
+                    targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
+                start = end
+    cache = Cache(states, targets, owner)
+    for tensor in cache.tensors[:-1]:
+        ranks.all_reduce(tensor)
+    return cache
+
+
+def _starts(
+    source: Direction,
+    pairs: EncodedPairs,
+    owner: Tensor,
+    part: slice,
+    generator: torch.Generator,
+    choice: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The first states of a part of trajectories, on the generator's device, and their conditions, on the CPU.
+
+    Random numbers are drawn for all of them: ``choice``, on the CPU, draws those of the data.
+    """
+    if source == "backward":
+        shape, device = (len(owner), *pairs.z_shape), generator.device
+        start = torch.randn(shape, dtype=torch.float32, device=device, generator=generator)
+        return start[part], pairs.conditions(owner[part])
+    z, c = pairs.rows(owner, choice)
+    return z[part].to(generator.device), c[part]
+
+
+class _Part(Noise):
+    """The noise of a part of the observations, out of that drawn for all of them."""
+
+    def __init__(self, generator: torch.Generator, observations: int, device: torch.device, part: slice) -> None:
+        super().__init__(generator, observations, device)
+        self.part = part
+
+    def normal(self, n: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows = slice(n * self.part.start, n * self.part.stop)
+        return super().normal(n, *shape, dtype=dtype)[rows]

@@ -1,5 +1,4 @@
-"""The processes of one training on several devices: who each is, what they tell each other, and who tells of a
-failure.
+"""The processes of one training on several devices: who each is, what they tell each other, and who reports a failure.
 
 Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.processes`). All run
 the same context; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
@@ -9,7 +8,7 @@ trace in the result but the order of floating-point sums:
   rows.** Batch s is the function of (seed, half-step, s) that it is for one process, and process r takes the r-th of
   equal parts of it (:meth:`csb.training.batches.Batch.part`).
 - **The cache is filled in shares**: each process runs the kernels on its share of the trajectories
-  (:func:`csb.training.cache.fill`), then they exchange what they have, so that all hold one and the same cache and any
+  (:func:`csb.training.pairs.fill`), then they exchange what they have, so that all hold one and the same cache and any
   row of it may go to any process. It costs ``training.cache_bytes`` a process and one exchange in
   ``training.refresh`` steps; were each to keep its own trajectories alone, batches would have to be drawn by process,
   and depend on their number.
@@ -35,7 +34,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from csb.errors import CSBError
+from csb.errors import CSBError, in_one_line
 from csb.training.settings import DeviceSettings
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ PEER_FAILED = (
     "another process of this training ended without a word, perhaps for want of memory; resume=true goes on from the "
     "last checkpoint"
 )
-_REPORTED = "csb_reported"
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Ranks:
         """Those that :func:`init` made. CSBError where the settings want several and they were not joined."""
         if device.world == 1:
             return ALONE
-        if _own is None or _own.size != device.world:
+        if _own.size != device.world:
             raise CSBError(f"trainer.devices={device.devices} takes {device.world} processes; start it with csb train")
         return _own
 
@@ -89,21 +87,17 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # pyright: ignore[reportReturnType]
 
-    def all_gather(self, value: T) -> list[T]:
-        """The value of each process, in their order, in all. Nobody goes on before all are there."""
-        values: list[Any] = [value] * self.size
-        if self.size > 1:
-            dist.all_gather_object(values, value)
-        return values
-
     def all_reduce(self, rows: Tensor) -> None:
-        """Fills in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing."""
+        """Fills in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing.
+
+        Nobody goes on before all are there.
+        """
         if self.size > 1:
             dist.all_reduce(rows if rows.dtype == torch.float32 else rows.view(torch.uint8))  # of bytes: the same bits
 
 
 ALONE = Ranks()
-_own: Ranks | None = None
+_own: Ranks = ALONE
 _store: Any = None
 
 
@@ -111,7 +105,7 @@ def environment() -> "ClusterEnvironment | None":
     """Who started this process as one of several: torchrun, or :mod:`csb.cli.processes`; Slurm's srun; None: nobody.
 
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
-    CSBError where srun was not reported how many tasks a machine has.
+    CSBError where srun was not told how many tasks a machine has.
     """
     if dist.is_available() and dist.is_torchelastic_launched():
         from lightning.fabric.plugins.environments.torchelastic import (
@@ -135,17 +129,16 @@ def init(device: DeviceSettings) -> Ranks:
     """
     global _own, _store
     where = environment()
-    if where is None or (started := where.world_size()) != device.world:
-        found = 1 if where is None else started
+    started = 1 if where is None else where.world_size()
+    if where is None or started != device.world:
         raise CSBError(
             f"trainer.devices={device.devices} × trainer.num_nodes={device.num_nodes} takes {device.world} processes "
-            f"and {found} were started; start one a device, or set trainer.devices to those of a machine"
+            f"and {started} were started; start one a device, or set trainer.devices to those of a machine"
         )
     ranks = Ranks(where.global_rank(), started, where.local_rank())
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = where.main_address, str(where.main_port)
     device.require_gpus()
-    gpu = device.where.type == "cuda"
-    if gpu:
+    if gpu := device.where.type == "cuda":
         torch.cuda.set_device(ranks.local)
     try:
         _store, _, _ = next(rendezvous("env://", ranks.rank, ranks.size, timeout=JOINING))
@@ -153,7 +146,7 @@ def init(device: DeviceSettings) -> Ranks:
         store = PrefixStore("csb", _store)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=WAITING)
     except dist.DistError as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = in_one_line(error, 120)
         raise CSBError(f"the {ranks.size} processes of the training did not find each other ({reason})") from error
     _own = ranks
     return ranks
@@ -161,7 +154,7 @@ def init(device: DeviceSettings) -> Ranks:
 
 def destroy() -> None:
     """Ends what :func:`init` began, after the last exchange."""
-    if _own is not None and dist.is_initialized():
+    if _store is not None and dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -170,18 +163,18 @@ def reports_first() -> bool:
 
     What ends all of them at once, such as a loss that is not finite, is left to process 0.
     """
-    if _own is None:
+    if _store is None:
         return True
     if not _own.is_rank_zero:
         time.sleep(0.3)
     try:
-        return _store.add(_REPORTED, 1) == 1
+        return _store.add("csb_reported", 1) == 1
     except (dist.DistError, RuntimeError):  # the store was process 0's, which has ended and said why
         return False
 
 
 def peer_failed(error: BaseException) -> bool:
     """Whether an error tells that another process has ended."""
-    if _own is None or not isinstance(error, RuntimeError):
+    if _store is None or not isinstance(error, RuntimeError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed" in str(error)

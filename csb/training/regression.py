@@ -9,7 +9,6 @@ interpolations whose regression target has the conditional mean that a sampler n
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +18,10 @@ from csb.bridge.checkpoint import save
 from csb.files import SUFFIX
 from csb.networks.diffusion import FlowNetwork, NetworkDenoiser, ScoreNetwork
 from csb.process import Schedule, Stream, expand, seeded
-from csb.training.divergence import LAST, LossWatch
+from csb.training.divergence import LAST
 from csb.training.module import FitModule, NetworkModule
 from csb.training.pairs import EncodedPairs
-from csb.training.settings import ConditionalSettings, DenoiserSettings, FitSettings, RegressionSettings
+from csb.training.settings import FitSettings, RegressionSettings
 from csb.training.stage import Bar, Setup, Stage
 
 # Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow), what is to be predicted there
@@ -81,7 +80,7 @@ def train_network(
 ) -> None:
     """Fits a model, which ends with the moving average of its weights, and writes ``<name>.safetensors``.
 
-    ``<name>_state.pt`` holds the way there: a training that is killed goes on from it bit for bit.
+    ``<name>_state.safetensors`` holds the way there: a training that is killed goes on from it bit for bit.
 
     Args:
         model: with initial weights; changed in place.
@@ -94,97 +93,49 @@ def train_network(
     Raises:
         CSBError: a state of other settings, a full disk, a diverging loss.
     """
-    stage = Stage(state_file(setup.folder, name), model, setup, [settings.steps], resume)
+    stage = Stage(f"{name}_state", model, setup, [settings.steps], resume)
 
     def attempt() -> FitModule:
-        module = NetworkModule(model, loss, f"the {title or name}", settings.steps, settings.lr, setup.optimizer)
-        fit, report = stage.fit(module), stage.report(module, name)
+        module = NetworkModule(loss, model, f"the {title or name}", settings.steps, settings.lr, setup.optimizer)
+        fit = stage.fit(module)
         while (start := stage.progress.step) < settings.steps:
-            stage.run(fit, batches(start, stage.bar), report, settings.checkpoint_every)
-        LossWatch(stage.progress.losses).check(LAST, module.where(settings.steps))
+            stage.run(fit, batches(start, stage.bar), name, settings.checkpoint_every)
+        stage.watch.check(LAST, module.where(settings.steps))
         return module
 
     stage.until_done(attempt).adopt_average()
     save(model.to(setup.device.where), setup.folder / f"{name}{SUFFIX}", {**setup.about, **stage.cost()})
-    stage.path.unlink(missing_ok=True)
+    stage.remove()
 
 
-def _train(
-    name: str,
-    model: nn.Module,
-    velocity: Callable[[Examples], Tensor],
+def train_by_regression(
+    model: NetworkDenoiser | ScoreNetwork | FlowNetwork,
     pairs: EncodedPairs,
-    path: Interpolation,
+    schedule: Schedule | None,
     settings: RegressionSettings,
     setup: Setup,
-    resume: bool,
+    resume: bool = False,
 ) -> None:
-    """Fits a model by squared error to the targets of a path."""
+    """Fits a model by squared error to the targets of its path.
+
+    A denoiser of the prior p(x), which the guided samplers need and the bridge does not, looks at no observations. A
+    conditional score and a flow are the amortized baselines of a bridge.
+
+    Args:
+        model: with initial weights; changed in place.
+        pairs: encoded training pairs.
+        schedule: of a diffusion, with a horizon long enough to start from N(0, I); None for a flow.
+        settings, setup, resume: of the training, as for :func:`train_network`.
+    """
+    name = "denoiser" if isinstance(model, NetworkDenoiser) else model.kind
+    path = flow_path if schedule is None else diffusion_path(schedule)
 
     def loss(batch: Examples) -> Tensor:
-        return (velocity(batch) - batch.target).square().mean()
+        context = () if isinstance(model, NetworkDenoiser) else (model.encode(batch.c),)
+        return (model.velocity(batch.z, batch.level, *context) - batch.target).square().mean()
 
     def batches(start: int, bar: Bar) -> Iterator[Examples]:
         bar.describe(name)
         return example_batches(pairs, path, settings.batch_size, setup.seed, (start, settings.steps))
 
     train_network(model, name, loss, batches, settings, setup, resume)
-
-
-def train_denoiser(
-    denoiser: NetworkDenoiser,
-    pairs: EncodedPairs,
-    schedule: Schedule,
-    settings: DenoiserSettings,
-    setup: Setup,
-    resume: bool = False,
-) -> None:
-    """Fits a denoiser of the prior p(x), which the guided samplers need and the bridge does not.
-
-    Writes ``denoiser.safetensors``. It is a diffusion with a horizon long enough to start from N(0, I).
-
-    Args:
-        denoiser: with initial weights, and the horizon that it is trained on; changed in place.
-        pairs: encoded training pairs, whose observations are not looked at.
-        schedule: of the bridge; its horizon is replaced by the denoiser's.
-        settings, setup, resume: of the training.
-
-    Raises:
-        CSBError: a state of other settings, a full disk, a diverging loss.
-    """
-    path = diffusion_path(schedule.replace(alpha_bar_end=denoiser.alpha_bar_end))
-
-    def velocity(batch: Examples) -> Tensor:
-        return denoiser.velocity(batch.z, batch.level)
-
-    _train("denoiser", denoiser, velocity, pairs, path, settings, setup, resume)
-
-
-def train_conditional(
-    model: ScoreNetwork | FlowNetwork,
-    pairs: EncodedPairs,
-    settings: ConditionalSettings,
-    setup: Setup,
-    resume: bool = False,
-) -> None:
-    """Fits an amortized baseline of a bridge, a conditional score or a flow, and writes ``<kind>.safetensors``.
-
-    Args:
-        model: with initial weights; changed in place. A score brings the schedule that it is trained on.
-        pairs: encoded training pairs.
-        settings, setup, resume: of the training; its cost is added to ``setup.about`` in the file.
-
-    Raises:
-        CSBError: a state of other settings, a full disk, a diverging loss.
-    """
-    path = diffusion_path(model.schedule) if isinstance(model, ScoreNetwork) else flow_path
-
-    def velocity(batch: Examples) -> Tensor:
-        return model.velocity(batch.z, batch.level, model.encode(batch.c))
-
-    _train(model.kind, model, velocity, pairs, path, settings, setup, resume)
-
-
-def state_file(folder: Path, name: str) -> Path:
-    """Where the progress of a stage is kept while it runs."""
-    return folder / f"{name}_state.pt"

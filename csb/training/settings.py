@@ -199,15 +199,16 @@ class DeviceSettings(Schema):
 
     @model_validator(mode="after")
     def _what_is_here(self) -> Self:
+        fault = _missing_compiler(self.where) if self.compile else ""
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise CSBError(f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto")
-        if self.compile:
-            require_compiler(self.where)
-        if self.cuda_graphs and not (self.compile and self.where.type == "cuda"):
-            raise CSBError(
+            fault = f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto"
+        elif not fault and self.cuda_graphs and not (self.compile and self.where.type == "cuda"):
+            fault = (
                 f"trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are {self.where.type} and "
                 f"trainer.compile={str(self.compile).lower()}: change them, or choose trainer.cuda_graphs=false"
             )
+        if fault:
+            raise CSBError(fault)
         return self
 
     @property
@@ -230,17 +231,20 @@ class DeviceSettings(Schema):
 
     def check(self, training: TrainingSettings, stage: str) -> None:
         """CSBError where a stage is not for several devices, or they do not share a batch evenly, in whole pairs."""
+        fault, count = "", training.states_per_pair
         if self.world > 1 and stage != "bridge":
-            raise CSBError(
+            fault = (
                 f"stage={stage} with trainer.devices={self.devices}, trainer.num_nodes={self.num_nodes} is not "
                 f"possible: the bridge alone is trained on several devices; give trainer.devices=1"
             )
-        if training.batch_size % (each := self.world * (count := training.states_per_pair)):
+        elif training.batch_size % (each := self.world * count):
             pairs = "" if count == 1 else f", in pairs of training.states_per_pair={count}"
-            raise CSBError(
+            fault = (
                 f"training.batch_size={training.batch_size}, that of all devices together, is not divided evenly among "
                 f"{self.world} of them{pairs}; give a multiple of {each}"
             )
+        if fault:
+            raise CSBError(fault)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must have in common: of options that came later, those that are set."""
@@ -251,12 +255,11 @@ class DeviceSettings(Schema):
         return {key: value for key, value in kept.items() if key not in never}
 
 
-def require_compiler(device: torch.device) -> None:
-    """CSBError where torch.compile finds no compiler for a device: Triton for a GPU, one of C++ for the CPU."""
+def _missing_compiler(device: torch.device) -> str:
+    """Why torch.compile cannot be used, "" where it can: Triton compiles for a GPU, a C++ compiler for the CPU."""
     if device.type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            raise CSBError(
-                "trainer.compile=true needs Triton on a GPU; install triton, or choose trainer.compile=false"
-            )
-    elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        raise CSBError("trainer.compile=true finds no C++ compiler here; install g++, or choose trainer.compile=false")
+        missing = "needs Triton on a GPU; install triton" if importlib.util.find_spec("triton") is None else ""
+    else:
+        found = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+        missing = "" if found else "finds no C++ compiler here; install g++"
+    return missing and f"trainer.compile=true {missing}, or choose trainer.compile=false"

@@ -14,20 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Columns
 from torch import nn
 
+from csb.files import OLD_SUFFIX, SUFFIX, model_file
 from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
 from csb.training.fit import Fit
 from csb.training.module import FitModule
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, OptimizerSettings
-from csb.training.state import (
-    Progress,
-    load_progress,
-    require_finite,
-    restore_weights,
-    save_progress,
-    take_weights,
-    to_cpu,
-)
+from csb.training.state import Progress, load_progress, restore_weights, save_progress, take_weights, to_cpu
 
 LOWER = 0.3  # the factor on the learning rate of a retry
 LOG_EVERY = 20  # steps whose mean loss is logged
@@ -82,9 +75,9 @@ class Bar:
         )  # fmt: skip
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–", left="left")
 
-    def describe(self, text: str) -> None:
-        """Says what is being done."""
-        self.progress.update(self.task, description=text)
+    def describe(self, text: str, **fields: Any) -> None:
+        """Says what is being done, and what stands behind the time left."""
+        self.progress.update(self.task, description=text, **fields)
 
     def go_to(self, done: int) -> None:
         """So many steps are done, those that were not needed included: a training went back."""
@@ -94,10 +87,6 @@ class Bar:
         """So many steps are not needed: the time that is left is estimated by those that are taken."""
         self.skipped += steps
         self.progress.update(self.task, total=self.total - self.skipped)
-
-    def tell_most(self, most: bool) -> None:
-        """Says that the time left is the most that it can be: steps may turn out not to be needed."""
-        self.progress.update(self.task, left="left, at most" if most else "left")
 
     def advance(self, loss: float) -> None:
         """One optimiser step."""
@@ -133,27 +122,31 @@ class Stage:
     """Where a training stands.
 
     Args:
-        path: of the state file.
+        name: of the state file.
         model: with initial weights; changed in place.
         setup: of the training.
         parts: optimiser steps of its parts, one after the other.
         resume: go on from the state file, where there is one; otherwise it is removed.
         ranks: the processes of the training; the first alone reads, writes and shows.
 
+    Attributes:
+        watch: over the losses of the running fit.
+
     Raises:
         CSBError: a state that is damaged or of other settings.
     """
 
+    watch: LossWatch
+
     def __init__(
-        self, path: Path, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
+        self, name: str, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
     ) -> None:
-        self.path, self.model, self.setup, self.parts, self.ranks = path, model, setup, parts, ranks
+        self.name, self.model, self.setup, self.parts, self.ranks = name, model, setup, parts, ranks
         if ranks.is_rank_zero and not resume:
-            path.unlink(missing_ok=True)
-        found = load_progress(path, setup.fingerprint) if ranks.is_rank_zero and path.exists() else Progress()
-        self.progress = ranks.broadcast(found)
+            self.remove()
+        self.progress = ranks.broadcast(self._stored() or Progress() if ranks.is_rank_zero else Progress())
         if self.progress.weights:
-            restore_weights(model, self.progress, path)
+            restore_weights(model, self.progress, self.path)
         self.start = Progress(weights=to_cpu(model.state_dict())) if setup.optimizer.retries else Progress()
         self.started = time.perf_counter() - self.progress.seconds
         self.bar = Bar(sum(parts), self.done, setup.bar and ranks.is_rank_zero)
@@ -184,65 +177,85 @@ class Stage:
         if progress.average is not None:
             take_weights(module.average, progress.average)
         module.rate_factor = LOWER ** len(progress.retries)
+        self.watch = LossWatch(progress.losses)
         return Fit(module, setup.device, setup.optimizer.clip, self.ranks, progress.optimizer)
-
-    def report(self, module: FitModule, name: str, about: Metrics | None = None) -> Callable[[int, float, float], None]:
-        """What takes the loss of each step down, shows it, and logs it with the learning rate, ``about`` and a name.
-
-        Raises Diverged where the losses explode.
-        """
-        losses, offset, watch = self.progress.losses, self.offset, LossWatch(self.progress.losses)
-
-        def report(step: int, loss: float, rate: float) -> None:
-            losses.append(loss)
-            if len(losses) % BLOCK == 0:
-                watch.check(BLOCK, module.where(step - 1))
-            self.bar.advance(loss)
-            if step % LOG_EVERY == 0:
-                recent = losses[-LOG_EVERY:]
-                self.log({f"loss/{name}": sum(recent) / len(recent), "lr": rate, **(about or {})}, offset + step)
-
-        return report
 
     def run(
         self,
         fit: Fit,
         batches: Iterable[Any],
-        report: Callable[[int, float, float], None],
+        name: str,
         every: int,
+        validate: Callable[[int], None] | None = None,
         observe: Callable[[int], None] | None = None,
+        about: Metrics | None = None,
     ) -> None:
         """Takes a step on each batch, unless the progress is stopped, and reports it.
 
-        A state is written after ``every`` steps, and at the end; ``observe`` comes after it.
+        Args:
+            fit: from :meth:`fit`.
+            batches: of the steps.
+            name: of the loss in the logs, where the learning rate and ``about`` stand beside it.
+            every: steps after which a state is written, as it is at the end.
+            validate, observe: called with the number of steps done, before a state is written and after it.
+
+        Raises:
+            Diverged: the losses explode.
         """
+        progress, losses, offset = self.progress, self.progress.losses, self.offset
 
         def after(step: int, loss: float, rate: float) -> bool:
-            report(step, loss, rate)
+            losses.append(loss)
+            if len(losses) % BLOCK == 0:
+                self.watch.check(BLOCK, fit.module.where(step - 1))
+            self.bar.advance(loss)
+            if step % LOG_EVERY == 0:
+                recent = losses[-LOG_EVERY:]
+                self.log({f"loss/{name}": sum(recent) / len(recent), "lr": rate, **(about or {})}, offset + step)
+            if validate is not None:
+                validate(step)
             if step % every == 0:
                 self.save(fit, step)
             if observe is not None:
                 observe(step)
-            return self.progress.stopped
+            return progress.stopped
 
-        fit.run(batches, after, lambda: self.save(fit, len(self.progress.losses)))
+        fit.run(batches, after, lambda: self.save(fit, len(losses)))
 
     def save(self, fit: Fit, step: int) -> None:
         """Takes the state after ``step`` steps down; it is not written where the loss may be exploding."""
         progress = self.progress
-        progress.step, progress.optimizer = step, to_cpu(fit.optimizer.state_dict())
+        progress.step, progress.optimizer = step, to_cpu(fit.state)
         progress.average = to_cpu(fit.module.average.state_dict())
-        if LossWatch(progress.losses).exploded(LAST) is None:
+        if self.watch.exploded(LAST) is None:
             self.write()
 
     def write(self) -> None:
         """Writes the progress with the model's weights. Diverged where a number is not finite, in every process."""
         self.progress.weights = to_cpu(self.model.state_dict())
-        if not self.ranks.is_rank_zero:
-            require_finite(self.progress)  # all find what one finds, and go back together
-            return
-        self.progress.seconds = self.seconds
-        save_progress(self.path, self.progress, self.setup.fingerprint)
+        if self.ranks.is_rank_zero:
+            self.progress.seconds = self.seconds
+            self._keep(self.progress)
+        else:
+            self.progress.require_finite()  # all find what one finds, and go back together
+
+    @property
+    def path(self) -> Path:
+        """The state file that is there; that of an older version is replaced by the first one that is written."""
+        return model_file(self.setup.folder, self.name)
+
+    def _stored(self) -> Progress | None:
+        """The last state, or None where there is none."""
+        return load_progress(self.path, self.setup.fingerprint) if self.path.exists() else None
+
+    def _keep(self, progress: Progress) -> None:
+        save_progress(self.setup.folder / f"{self.name}{SUFFIX}", progress, self.setup.fingerprint)
+        (self.setup.folder / f"{self.name}{OLD_SUFFIX}").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes the state file."""
+        for suffix in (SUFFIX, OLD_SUFFIX):
+            (self.setup.folder / f"{self.name}{suffix}").unlink(missing_ok=True)
 
     def until_done(self, attempt: Callable[[], T]) -> T:
         """Returns what ``attempt`` returns, called again from the last good state after each divergence."""
@@ -251,35 +264,34 @@ class Stage:
                 try:
                     return attempt()
                 except Diverged as error:
+                    if len(self.progress.retries) >= self.setup.optimizer.retries:
+                        raise
                     self._roll_back(error)
 
     def _roll_back(self, error: Diverged) -> None:
-        """To the last good state; ``error`` is raised again where there were optimizer.retries of it.
+        """To the last good state.
 
         What follows is a function of the state alone, so a training that is killed after a retry ends as one that is
         not: the retry stands in the state, which is written before anything else is done.
         """
-        failed, most = self.offset + len(self.progress.losses), self.setup.optimizer.retries
-        number = len(self.progress.retries) + 1
-        if number > most:
-            raise error
-        self.progress = self.ranks.broadcast(self._retried(error, number) if self.ranks.is_rank_zero else self.start)
+        failed = self.offset + len(self.progress.losses)
+        self.progress = self.ranks.broadcast(self._retried(error) if self.ranks.is_rank_zero else self.start)
         take_weights(self.model, self.progress.weights)
-        self.log({"retries": number}, failed)
+        self.log({"retries": len(self.progress.retries)}, failed)
         self.bar.go_to(self.done)
 
-    def _retried(self, error: Diverged, number: int) -> Progress:
+    def _retried(self, error: Diverged) -> Progress:
         """The last good state, or that of the start, with the retry on its record."""
-        failed, most, fingerprint = self.progress, self.setup.optimizer.retries, self.setup.fingerprint
-        good = load_progress(self.path, fingerprint) if self.path.exists() else self.start
+        failed, number = self.progress, len(self.progress.retries) + 1
+        good = self._stored() or self.start
         record = {"half_step": failed.half_step, "failed_after": len(failed.losses),
                   "from": [good.half_step, good.step], "rate_factor": LOWER**number, "reason": str(error)}  # fmt: skip
         good.retries = [*failed.retries, record]
         good.seconds = failed.seconds
-        save_progress(self.path, good, fingerprint)
+        self._keep(good)
         logger.warning(
             "%s; retry %d of %d: on from step %d with the learning rate times %.3g",
-            str(error).partition(";")[0], number, most, good.step, LOWER**number,
+            str(error).partition(";")[0], number, self.setup.optimizer.retries, good.step, LOWER**number,
         )  # fmt: skip
         return good
 

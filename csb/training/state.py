@@ -1,5 +1,6 @@
 """Progress on disk: one small plain-data file, written atomically, from which a killed run goes on bit for bit."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from csb.errors import CSBError, in_one_line
-from csb.files import FORMAT, load_state, save_state
+from csb.files import load_state, save_state
 from csb.problems.specs import absolute
 from csb.renamed import key_of_today, scores_of_today
 from csb.training.divergence import REMEDY, Diverged, first_bad
@@ -28,7 +29,7 @@ class Progress:
         step: optimiser steps done in it.
         weights: the bridge's state_dict.
         average: the moving average's state_dict, None at the start of a half-step.
-        optimizer: the optimiser's state_dict, None at the start of a half-step.
+        optimizer: the optimiser's state of each array of weights, None at the start of a half-step.
         losses: the loss of each step done in it.
         seconds: wall time spent so far.
         history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
@@ -42,7 +43,7 @@ class Progress:
     step: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] | None = None
-    optimizer: dict[str, Any] | None = None
+    optimizer: dict[int, Any] | None = None
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -51,11 +52,10 @@ class Progress:
     stopped: bool = False
     retries: list[dict[str, Any]] = field(default_factory=list)
 
-
-def require_finite(progress: Progress) -> None:
-    """Diverged where a number to train on from is not finite."""
-    if (found := _first_bad(vars(progress))) is not None:
-        raise Diverged(f"the state after step {progress.step} is not finite, first in {found}; {REMEDY}")
+    def require_finite(self) -> None:
+        """Diverged where a number to train on from is not finite."""
+        if (found := _first_bad(vars(self))) is not None:
+            raise Diverged(f"the state after step {self.step} is not finite, first in {found}; {REMEDY}")
 
 
 def _first_bad(state: Mapping[str, Any]) -> str | None:
@@ -67,8 +67,8 @@ def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -
 
     Diverged, and the file stays as it was, where a number to train on from is not finite.
     """
-    require_finite(progress)
-    save_state(path, {"format": FORMAT, "fingerprint": fingerprint, **vars(progress)})
+    progress.require_finite()
+    save_state(path, {"fingerprint": fingerprint, **vars(progress)})
 
 
 def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
@@ -76,45 +76,41 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     data = load_state(path)
     stored = data.pop("fingerprint", None)
     known = {field.name for field in fields(Progress)}
-    if not isinstance(stored, dict) or {*data} - {"format"} - known or not isinstance(data.get("weights"), dict):
+    if not isinstance(stored, dict) or {*data} - known or not isinstance(data.get("weights"), dict):
         raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
-    where = fingerprint.get("problem.path")
-    stored, fingerprint = ({key_of_today(k): v for k, v in one.items()} for one in (stored, fingerprint))
-    stored, fingerprint = _without_places(stored, fingerprint)
-    differing = sorted(k for k in {*stored, *fingerprint} - FREE if stored.get(k) != fingerprint.get(k))
-    differing.sort(key="problem.digest".__eq__)  # what else differs tells more
-    if differing == ["problem.digest"]:
-        raise CSBError(
-            f"{path.parent} was trained on other pairs than {where or 'the files'} of now; restore them, or choose "
-            f"overwrite=true or another name=…"
-        )
-    if differing:
-        key = differing[0]
-        raise CSBError(
-            f"{path.parent} was trained with {key}={stored.get(key)!r}, not {fingerprint.get(key)!r}; resume with the "
-            f"same settings or choose another name"
-        )
+    if fault := _difference(stored, fingerprint):
+        raise CSBError(f"{path.parent} was trained {fault}")
     if (found := _first_bad(data)) is not None:
         raise CSBError(f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true")
-    data.pop("format")
+    if (optimizer := data.get("optimizer")) is not None:  # an older version kept all of the optimiser's state_dict
+        data["optimizer"] = {int(number): of for number, of in optimizer.get("state", optimizer).items()}
     return Progress(**{**data, "history": scores_of_today(data.get("history", []))})
 
 
-def _without_places(stored: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both fingerprints, of own pairs without what need not be the same: where they lie, once their digests are known.
+def _difference(stored: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first difference of two fingerprints, in words; "" where there is none.
 
-    An older state has no digest, and a path as it was given.
+    Where own pairs lie does not count once their digests are known. An older state has no digest, and a path as it was
+    given.
     """
-    places = [f"problem.{name}" for name in ("path", "x", "y")]
-    if "problem.digest" in stored:
-        free = places
-    else:
-        free = ["problem.digest"]
+    where = now.get("problem.path")
+    stored, now = (json.loads(json.dumps({key_of_today(k): v for k, v in one.items()})) for one in (stored, now))
+    free = {"problem.path", "problem.x", "problem.y"}
+    if "problem.digest" not in stored:
+        free = {"problem.digest"}
         spec = {name: stored.get(f"problem.{name}") for name in ("name", "path", "x", "y")}
         found = {f"problem.{name}": value for name, value in absolute(spec).items()}
         stored = {key: found.get(key, value) for key, value in stored.items()}
-    first, second = ({k: v for k, v in one.items() if k not in free} for one in (stored, now))
-    return first, second
+    differing = sorted(k for k in {*stored, *now} - FREE - free if stored.get(k) != now.get(k))
+    differing.sort(key="problem.digest".__eq__)  # what else differs tells more
+    if differing == ["problem.digest"]:
+        return (
+            f"on other pairs than {where or 'the files'} of now; restore them, or choose overwrite=true or another "
+            f"name=…"
+        )
+    of = "".join(differing[:1])
+    again = "resume with the same settings or choose another name"
+    return of and f"with {of}={stored.get(of)!r}, not {now.get(of)!r}; {again}"
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

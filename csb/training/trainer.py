@@ -5,24 +5,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from csb.bridge import Bridge, Kernel, load, save
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
 from csb.process import Stream
 from csb.training.batches import Batches, Draw, on_device
-from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
-from csb.training.divergence import LAST, LossWatch
+from csb.training.divergence import LAST
 from csb.training.history import EACH, chosen_iteration, curve, figures
-from csb.training.module import HalfStepModule
-from csb.training.pairs import EncodedPairs
+from csb.training.module import HalfStepModule, Validation
+from csb.training.pairs import Cache, EncodedPairs, bytes_per_trajectory, capacity, fill
 from csb.training.ranks import Ranks
 from csb.training.settings import DTYPES, DeviceSettings, HalfStep, TrainingSettings, plan
 from csb.training.stage import Metrics, Setup, Stage
 from csb.training.state import Progress, take_weights, to_cpu
-from csb.training.validation import Validation
 
 _VALIDATION = 4096  # trajectories of validation pairs
 
@@ -47,8 +44,8 @@ class BridgeTrainer:
         objective: how kernels are fitted.
         pairs: encoded training pairs.
         settings: of the alternation.
-        setup: of the training; ``state.pt``, ``half_steps/*.safetensors`` and ``bridge.safetensors`` go into its
-            folder. For several devices :mod:`csb.training.ranks` must have joined the processes; the first alone
+        setup: of the training; ``state.safetensors``, ``half_steps/*.safetensors`` and ``bridge.safetensors`` go into
+            its folder. For several devices :mod:`csb.training.ranks` must have joined the processes; the first alone
             writes, logs, and calls ``observer`` and ``calibrate``.
         observer: pictures and diagnostics.
         calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
@@ -89,11 +86,6 @@ class BridgeTrainer:
         self.cache_bytes = self.cache_size * each
 
     @property
-    def state_file(self) -> Path:
-        """Where the progress is kept."""
-        return self.setup.folder / "state.pt"
-
-    @property
     def progress(self) -> Progress:
         """Where the training stands."""
         return self.stage.progress
@@ -101,8 +93,9 @@ class BridgeTrainer:
     def run(self, resume: bool) -> Progress:
         """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
         parts = [half_step.steps for half_step in self.plan]
-        self.stage = Stage(self.state_file, self.bridge, self.setup, parts, resume, self.ranks)
-        self.stage.bar.tell_most(self.settings.patience > 0)
+        self.stage = Stage("state", self.bridge, self.setup, parts, resume, self.ranks)
+        if self.settings.patience:  # steps may turn out not to be needed
+            self.stage.bar.describe("starting", left="left, at most")
         self.stage.until_done(self._half_steps)
         if self.ranks.is_rank_zero:
             self._select()
@@ -135,18 +128,12 @@ class BridgeTrainer:
         module = HalfStepModule(self.bridge, half_step, self.draw.objective, self.setup.optimizer)
         draw = replace(self.draw, draw_targets=not module.kernel.integrates_targets)
         stage, progress, settings = self.stage, self.progress, self.settings
-        fit, validation, observe = stage.fit(module), None, partial(self._observe, module)
-        shown = stage.report(module, half_step.direction, {"iteration": half_step.iteration})
+        fit, validation = stage.fit(module), None
         if self.val is not None:
             size = min(self.cache_size, _VALIDATION)
             cache = self._fill(half_step, self.val, size, (0, 0, Stream.VALIDATION))
             validation = Validation(module, draw, self.val, cache)
-
-        def report(step: int, loss: float, rate: float) -> None:
-            shown(step, loss, rate)
-            if validation is not None and step % settings.validate_every == 0:
-                self._validate(validation, step)
-
+        validate, observe = partial(self._validate, validation), partial(self._observe, module)
         filling, start = 0.0, time.perf_counter()
         while progress.step < half_step.steps and not progress.stopped:
             round_, clock = progress.step // settings.refresh, time.perf_counter()
@@ -156,7 +143,8 @@ class BridgeTrainer:
             self._describe(half_step, "fitting")
             steps = progress.step, min(half_step.steps, (round_ + 1) * settings.refresh)
             batches = on_device(Batches(draw, half_step, pairs, cache, steps), self.setup.device)
-            stage.run(fit, batches, report, settings.checkpoint_every, observe)
+            about: Metrics = {"iteration": half_step.iteration}
+            stage.run(fit, batches, half_step.direction, settings.checkpoint_every, validate, observe, about)
             del cache, batches  # before the next cache is filled
         stage.bar.shorten(half_step.steps - progress.step)
         self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
@@ -180,8 +168,10 @@ class BridgeTrainer:
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.stage.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
 
-    def _validate(self, validation: Validation, step: int) -> None:
+    def _validate(self, validation: Validation | None, step: int) -> None:
         """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
+        if validation is None or step % self.settings.validate_every:
+            return
         loss, best = validation.record(self.progress, step)
         self.stage.log({f"val_loss/{validation.module.half_step.direction}": loss}, self.stage.offset + step)
         self.progress.stopped = step - best >= self.settings.patience * self.settings.validate_every
@@ -197,9 +187,7 @@ class BridgeTrainer:
     def _averaged(self, module: HalfStepModule) -> Iterator[Bridge]:
         """The bridge with the averaged weights in place of those under training."""
         direction = module.half_step.direction
-        kernel = module.average.module
-        assert isinstance(kernel, Kernel)
-        self.bridge.set_kernel(direction, kernel)
+        self.bridge.set_kernel(direction, cast(Kernel, module.average.module))
         try:
             yield self.bridge
         finally:
@@ -207,7 +195,7 @@ class BridgeTrainer:
 
     def _finish(self, module: HalfStepModule, fill_share: float, validation: Validation | None) -> None:
         half_step, stage, progress = module.half_step, self.stage, self.progress
-        LossWatch(progress.losses).check(LAST, module.where(progress.step))
+        stage.watch.check(LAST, module.where(progress.step))
         kept = validation.restore(progress) if validation is not None and progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)

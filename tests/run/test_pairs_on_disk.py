@@ -47,7 +47,7 @@ def _quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("csb.runs.train.draw_samples", lambda *_: None)
         patch.setattr("csb.runs.train.write_png", lambda *_: None)
-        patch.setattr("csb.training.validation._STATES", 512)
+        patch.setattr("csb.training.module._STATES", 512)
         yield
 
 
@@ -227,7 +227,7 @@ def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
     save(tmp_path, *arrays())
     run = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false")
     result = train(run)
-    path = run.folder / "state.pt"
+    path = run.folder / "state.safetensors"
     state = load_state(path)
     del state["fingerprint"]["problem.digest"]
     state["fingerprint"] |= {f"problem.{name}": f"{name}.npy" for name in "xy"}

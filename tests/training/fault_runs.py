@@ -79,7 +79,7 @@ def go_on(folder, **changes):
     """Begins the training, or continues it, as the command line does with resume=true."""
     remove_leftovers(Path(folder))
     run = make(folder, **changes)
-    return run.run(resume=run.state_file.exists())
+    return run.run(resume=(Path(folder) / "state.safetensors").exists())
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ def error_of(folder):
 def assert_intact(folder):
     """The last state, where there is one, is whole, and so is every file under its own name."""
     folder = Path(folder)
-    if (folder / "state.pt").exists():
-        load_progress(folder / "state.pt", FINGERPRINT)
+    if (folder / "state.safetensors").exists():
+        load_progress(folder / "state.safetensors", FINGERPRINT)
     for path in [*folder.glob("bridge.safetensors"), *folder.glob("half_steps/*.safetensors")]:
         load(path)
 

@@ -6,8 +6,7 @@ import torch
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching, Target
 from csb.process import Grid, Power, Reference, seeded
 from csb.training.batches import Batches, Draw
-from csb.training.cache import Cache
-from csb.training.pairs import EncodedPairs
+from csb.training.pairs import Cache, EncodedPairs
 from csb.training.settings import HalfStep
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
@@ -53,19 +52,12 @@ class TestAreAFunctionOfTheStep:
         assert [b.step for b in tail] == [6, 7, 8, 9]
         assert all(same(a, b) for a, b in zip(whole[6:], tail, strict=True))
 
-    def test_twice(self, half_step, cache):
-        loader = batches(half_step, cache)
-        assert all(same(a, b) for a, b in zip(loader, loader, strict=True))
-
-    def test_every_step_and_seed_its_own(self, half_step, cache):
-        found = [*batches(half_step, cache), *batches(half_step, cache, seed=1)]
+    def test_every_step_seed_and_half_step_its_own(self, half_step, cache):
+        other = HalfStep(half_step.index + 2, 9, half_step.direction, 50)
+        found = [*batches(half_step, cache), *batches(half_step, cache, seed=1), *batches(other, cache)]
         assert not any(same(a, b) for i, a in enumerate(found) for b in found[:i])
 
-    def test_every_half_step_its_own(self, half_step, cache):
-        other = HalfStep(half_step.index + 2, 9, half_step.direction, 50)
-        assert not any(same(a, b) for a, b in zip(batches(half_step, cache), batches(other, cache)))
-
-    @pytest.mark.parametrize("size", [12, 13, 2])
+    @pytest.mark.parametrize("size", [13, 2])
     def test_every_k_equally_often(self, half_step, cache, size):
         total = torch.zeros(4)
         for batch in batches(half_step, cache, size=size, steps=(0, 300)):
@@ -86,7 +78,7 @@ class TestFirst:
             seen |= set(batch.c.flatten().tolist())
         assert seen == set(range(40))
 
-    @pytest.mark.parametrize("shared", [1, 3, 4, 12])
+    @pytest.mark.parametrize("shared", [1, 4])
     def test_states_share_their_pair(self, shared):
         one_step = Grid(torch.tensor([1.0, 0.3]).double())
         for batch in batches(grid=one_step, shared=shared):
@@ -133,10 +125,6 @@ class TestCached:
             assert torch.equal(batch.x[:, 0], batch.k + here)
             assert torch.equal(batch.target.mean[:, 0], 100 + batch.k)
             assert torch.equal(batch.target.mean[:, 1], batch.x[:, 1])
-
-    def test_all_trajectories_are_used(self):
-        seen = {float(n) for batch in batches(BACKWARD, numbered_cache(), steps=(0, 40)) for n in batch.x[:, 1]}
-        assert seen == set(range(30))
 
 
 class TestBetweenEnds:

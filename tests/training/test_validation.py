@@ -12,12 +12,11 @@ from csb.bridge.checkpoint import load
 from csb.bridge.objectives import OBJECTIVES
 from csb.problems import LinearGaussian
 from csb.process import seeded
-from csb.training import trainer as trainer_module
 from csb.training.history import EACH, SCALED, SCORE, best_iteration
+from csb.training.module import HalfStepModule, Validation
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import TrainingSettings
 from csb.training.trainer import BridgeTrainer
-from csb.training.validation import Validation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 SHORT = {"first_steps": 20, "steps": 12, "batch_size": 64, "refresh": 5, "trajectories": 64, "checkpoint_every": 3}
@@ -71,25 +70,20 @@ class TestEarlyStopping:
         assert [row["steps"] for row in progress.history] == [20, 12]
         assert [row["best_step"] for row in progress.history] == [20, 12]
 
-    def test_no_patience_no_validation(self, tmp_path, small, monkeypatch):
-        seen = self.losses(monkeypatch, [])
-        progress = with_validation(make(tmp_path, small, L=1, **SHORT), small, 0).run(resume=False)
-        assert seen == []
-        assert "val_loss" not in progress.history[0]
 
-
-@pytest.mark.parametrize("objective", ["likelihood", "bridge_matching"])
+@pytest.mark.parametrize("objective", ["bridge_matching"])
 def test_the_loss_is_that_of_training(small, tmp_path, objective):
     """At the exact fixed point of the first half-step no weights have a lower validation loss."""
     short = {**SHORT, "first_steps": 400, "refresh": 400}
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = TrainingSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
     half_step = run.plan[0]
-    module = trainer_module.HalfStepModule(run.bridge, half_step, OBJECTIVES[objective](), run.setup.optimizer)
+    module = HalfStepModule(run.bridge, half_step, OBJECTIVES[objective](), run.setup.optimizer)
     draw = replace(run.draw, states_per_pair=1, draw_targets=not module.kernel.integrates_targets)
     validation = Validation(module, draw, run.val, None)
-    before = validation.loss()
-    assert validation.loss() == before
+    losses = validation.losses()
+    assert validation.losses() == losses
+    before = sum(losses) / len(losses)
     progress = run.run(resume=False)
     assert progress.history[0]["val_loss"] < before - 0.02
 
@@ -113,7 +107,6 @@ class TestSelection:
         [
             ((3, 1, 2), "best", "04_forward"),
             ((1, 2, 3), "best", "02_forward"),
-            ((3, 2, 1), "best", "06_forward"),
             ((1, 2, 3), "last", "06_forward"),
         ],
     )

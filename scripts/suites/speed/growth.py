@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge.samples import memory, reset_peak
-from csb.training.cache import fill
+from csb.training.pairs import fill
 from suites.speed.recipes import Recipe
 from suites.speed.settings import Extent
 from suites.speed.steps import batches_of, module_of, objective_step

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from csb.bridge.objectives import OBJECTIVES
-from csb.training.cache import bytes_per_trajectory, capacity, fill
+from csb.training.pairs import bytes_per_trajectory, capacity, fill
 from csb.training.settings import TrainingSettings
 from csb.training.stage import Setup
 from csb.training.trainer import BridgeTrainer

@@ -12,8 +12,8 @@ from lightning.fabric.utilities import move_data_to_device
 from csb.bridge import autocast
 from csb.process import repeated
 from csb.training.batches import Batch, Batches, Draw, on_device
-from csb.training.cache import Cache, fill
 from csb.training.module import HalfStepModule
+from csb.training.pairs import Cache, fill
 from csb.training.settings import HalfStep
 from csb.training.stage import Setup, Stage
 from suites.speed.recipes import Recipe
@@ -108,8 +108,9 @@ def _fit(recipe: Recipe, module: HalfStepModule, batches: Any) -> None:
     """A fit as the training does it: clipping, averaging, the bar and the losses."""
     run = recipe.run
     setup = Setup(Path(), run.optimizer, run.device, run.seed, bar=False)
-    stage = Stage(setup.folder / "no_state", module.model, setup, [module.steps], resume=False)
-    stage.fit(module).run(batches, stage.report(module, "backward"), lambda: None)
+    stage = Stage("no_state", module.model, setup, [module.steps], resume=False)
+    stage.save = lambda fit, step: None  # nothing is kept
+    stage.run(stage.fit(module), batches, "backward", module.steps)
 
 
 def training_step(recipe: Recipe, later: bool, block: int, repeats: int) -> dict[str, Any]:
