@@ -23,7 +23,7 @@ from csb.bridge.samples import (
 from csb.bridge.skipping import Direction, check_skips, planned_calls, timesteps_of
 from csb.bridge.transitions import Transition, moved
 from csb.dtypes import Float32Module, Precision, off_meta
-from csb.errors import CSBError, require_flag, require_int
+from csb.errors import require_flag, require_int
 from csb.networks import build_network
 from csb.numbers import Numbers
 from csb.problems.transform import Transform, build_transform
@@ -36,11 +36,7 @@ AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context of a precision: bfloat16 matrix products and convolutions for "bf16-mixed"."""
-    if precision == "bf16-mixed":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    if precision == "32-true":
-        return nullcontext()
-    raise CSBError(f"precision={precision!r} is unknown; choose 32-true or bf16-mixed")
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 
 class Bridge(Float32Module):

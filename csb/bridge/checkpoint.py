@@ -77,14 +77,13 @@ def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Mo
         raise CSBError(f"{path} is not a csb file of format {FORMAT}; it was written by something else")
     schema, build = KINDS[kind]
     try:
-        _require_tensors(tensors, size)
         about, given = (_plain(header.get(part), str(path)) for part in ("about", "spec"))
-        if not isinstance(about, dict):
-            raise CSBError(f"about is of type {type(about).__name__}; expected a dictionary")
         spec = schema.read(given, kind)
         with torch.device("meta"):
             expected = build(spec).state_dict()
-        _compare(expected, tensors)
+        fault = _fault(tensors, size, expected)
+        if fault or not isinstance(about, dict):
+            raise ValueError(fault or f"about is of type {type(about).__name__}; expected a dictionary")
         model: Any = build(spec)
         model.load_state_dict(tensors)
     except (KeyError, RuntimeError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -128,25 +127,19 @@ def _plain(data: Any, where: str) -> Any:
     return parse_json(text.getvalue(), where)
 
 
-def _require_tensors(tensors: Any, size: int) -> None:
-    """ValueError unless these are dense real tensors by name, finite, on the CPU, and no more than a file of this size.
+def _fault(tensors: Any, size: int, expected: Mapping[str, Tensor]) -> str:
+    """Say why a file's tensors are not those expected, "" where they are.
 
-    A tensor whose strides are 0, or that shares its numbers with others, claims more of them than the file holds.
+    They must be dense floats on the CPU, finite, and no more than a file of this size holds: a tensor whose strides are
+    0, or that shares its numbers with others, claims more. A transform knows what older files lack or round.
     """
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ValueError("weights are no dictionary of tensors; the file is of another kind")
+        return "weights are no dictionary of tensors; the file is of another kind"
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"the tensor {name!r:.80} is {tensor.dtype}, {tensor.layout}; expected dense floats")
+            return f"the tensor {name!r:.80} is {tensor.dtype}, {tensor.layout}; expected dense floats"
     if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) > size:
-        raise ValueError(f"its tensors claim {claimed} bytes and the file has {size}; it was not written by csb")
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"the tensor {name!r:.80} holds NaN or infinite values; train again, or restore the file")
-
-
-def _compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """ValueError unless the file's tensors are those expected; a transform knows what older files lack or round."""
+        return f"its tensors claim {claimed} bytes and the file has {size}; it was not written by csb"
 
     def described(tensor: Tensor | None, of_transform: bool) -> str:
         if tensor is None:
@@ -157,4 +150,7 @@ def _compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
         of_transform = name.startswith("transform.")
         wanted, found = (described(part.get(name), of_transform) for part in (expected, tensors))
         if found != wanted and not (of_transform and found == "missing"):
-            raise ValueError(f"the tensor {name!r:.80} is {found} where its description asks for {wanted}")
+            return f"the tensor {name!r:.80} is {found} where its description asks for {wanted}"
+        if name in tensors and not bool(torch.isfinite(tensors[name]).all()):
+            return f"the tensor {name!r:.80} holds NaN or infinite values; train again, or restore the file"
+    return ""

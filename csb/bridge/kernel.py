@@ -108,11 +108,13 @@ def automatic_covariance(z_shape: tuple[int, ...]) -> str:
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
     """Count the heads of the state's shape that a kernel needs: the means, then what covariance and weights take."""
-    d = math.prod(z_shape)
+    d, fault = math.prod(z_shape), ""
     if covariance in ("full", "mixture") and d > MAX_FULL:
-        raise CSBError(f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
+        fault = f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal"
     if covariance == "low_rank" and not 1 <= rank <= d:
-        raise CSBError(f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}")
+        fault = f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}"
+    if fault:
+        raise CSBError(fault)
     mixture = components * (1 + d) + math.ceil(components / d)
     return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d, "mixture": mixture}[covariance]
 

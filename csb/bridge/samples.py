@@ -111,10 +111,10 @@ def check_observations(
     CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
     """
     y = as_floats("y", y, shape, device, dtype, any_units)
-    if (found := batched(y, shape)) is None:
-        raise CSBError(f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}")
-    if len(found[0]) == 0:
-        raise CSBError("y holds no observation; pass at least one")
+    found = batched(y, shape)
+    if found is None or len(found[0]) == 0:
+        expected = f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}"
+        raise CSBError(expected if found is None else "y holds no observation; pass at least one")
     require_present("y", found[0], "pass finite observations")
     return found
 

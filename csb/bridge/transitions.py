@@ -257,8 +257,7 @@ class MixtureOfGaussians(Transition):
         return self._chosen(noise[:, :1]).skip(x, skip, noise[:, 1:])
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        if isinstance(target_var, Tensor) or target_var:
-            raise ValueError("a mixture's likelihood has no closed form at an uncertain target; draw it first")
+        assert isinstance(target_var, float), "it has no closed form at an uncertain target; draw that first"
         M, log_weights = self.logits.shape[1], self.logits.T.log_softmax(0).T
         each = self.parts.nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
         total = -(log_weights - each).logsumexp(1)

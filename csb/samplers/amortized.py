@@ -12,6 +12,7 @@ from torch import Tensor
 from csb.bridge import Bridge, SampleInfo, Samples, autocast
 from csb.bridge.samples import REACH, require_finite, warn_far
 from csb.bridge.student import Student
+from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.problems import Problem
 from csb.process import Noise, Reference, mix
@@ -27,21 +28,28 @@ class AmortizedSampler(Sampler):
 
     Args:
         model: trained or exact, of the sampler's ``kind``, else CSBError; set to evaluation, no gradients.
-        precision: of the network calls, by default the model's own.
         **settings: of the method.
     """
 
     batch_size: Count = 1024
     """States a network call; bounds the memory of activations."""
+    precision: Precision | None = None
+    """Of the network calls; None: the model's own."""
     kind: ClassVar[str]  # of the model
     remedy: ClassVar[str] = "use more steps, train the model again, or check the values and units of y"
 
-    def __init__(self, model: Any, precision: str | None = None, **settings: Any) -> None:
-        if self.kind != getattr(model, "kind", ""):
-            raise CSBError(f"{self.name} takes a {self.kind}, not a {type(model).__name__}; load that kind")
+    def __init__(self, model: Any, **settings: Any) -> None:
+        self.require_kind(model)
         super().__init__(model.transform.x_shape, model.transform.y_shape, model.device, **settings)
-        self.model, self.precision = model.eval().requires_grad_(False), precision or model.precision
+        self.model = model.eval().requires_grad_(False)
+        self.precision: Any = self.precision or model.precision
         self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
+
+    @classmethod
+    def require_kind(cls, model: Any) -> None:
+        """CSBError for a model that the sampler does not take."""
+        if cls.kind != getattr(model, "kind", ""):
+            raise CSBError(f"{cls.name} takes a {cls.kind}, not a {type(model).__name__}; load that kind")
 
     @property
     @abstractmethod

@@ -213,8 +213,7 @@ def score_sampler(model: ScoreNetwork, method: str, T: int, spacing: str = "sche
         **settings: batch_size; eta of ddim.
     """
     make, grid = _chosen("method", method, SCORE), _chosen("spacing", spacing, SPACINGS)
-    if not isinstance(model, ScoreNetwork):
-        raise CSBError(f"score_sampler takes a trained score, not a {type(model).__name__}; load the kind score")
+    make.require_kind(model)
     return make(model, grid(model, T), **settings)
 
 

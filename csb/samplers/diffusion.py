@@ -102,14 +102,17 @@ class DiffusionSampler(Sampler):
         T: int = 100,
         **settings: Any,
     ) -> None:
+        fault = ""
         if not (isinstance(denoiser, Denoiser) and isinstance(likelihood, GuidanceLikelihood)):
             given = f"a {type(denoiser).__name__} and a {type(likelihood).__name__}"
-            raise CSBError(f"{self.name} takes a csb.Denoiser and a likelihood as csb.GaussianLikelihood, not {given}")
-        if not self.any_likelihood and not isinstance(likelihood, GaussianLikelihood):
-            raise CSBError(
+            fault = f"{self.name} takes a csb.Denoiser and a likelihood as csb.GaussianLikelihood, not {given}"
+        elif not self.any_likelihood and not isinstance(likelihood, GaussianLikelihood):
+            fault = (
                 f"{likelihood.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method "
                 f"that needs only a differentiable likelihood is tds, smc or guidance"
             )
+        if fault:
+            raise CSBError(fault)
         self.denoiser, self.likelihood = denoiser.eval().requires_grad_(False), likelihood.bound(denoiser)
         super().__init__(denoiser.x_shape, self.likelihood.y_shape, denoiser.shift.device, **settings)
         if grid is None:

@@ -138,18 +138,20 @@ class GaussianLikelihood(GuidanceLikelihood):
         return found
 
     def bound(self, denoiser: Denoiser) -> Self:
+        x, v, fault = self._x, 1.0, ""
         if self.operator is not None and self.operator.x_shape != denoiser.x_shape:
-            raise CSBError(
+            fault = (
                 f"A takes x of shape {self.operator.x_shape} and the denoiser's x has shape {denoiser.x_shape}; give "
                 f"an A for these (csb.problems.Matrix(A, x_shape) takes x flattened), or another denoiser"
             )
+        elif x is not None and (x.shape[1:] != denoiser.x_shape or len(x) < 2):
+            fault = f"x has shape {tuple(x.shape)}; give two or more draws of x_shape {denoiser.x_shape}"
+        if fault:
+            raise CSBError(fault)
         if hasattr(self, "spread"):
             return self
-        x, v = self._x, 1.0
         if x is None:
             x = denoiser.decode(torch.randn((DRAWS, *denoiser.x_shape), generator=seeded(0)).to(denoiser.shift))
-        elif x.shape[1:] != denoiser.x_shape or len(x) < 2:
-            raise CSBError(f"x has shape {tuple(x.shape)}; give two or more draws of x_shape {denoiser.x_shape}")
         else:
             v = z_variance_of(denoiser, x)
         spread = self._seen(x.to(denoiser.shift.device)).var(0)

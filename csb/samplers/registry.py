@@ -55,13 +55,18 @@ class BaselineSettings(Schema):
 
     @model_validator(mode="after")
     def _of_methods(self) -> Self:
-        for name in self.methods:
-            if (swept := GUIDED[name].swept) and name not in self.sweeps:
-                raise CSBError(f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}")
+        faults = [
+            f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}"
+            for name in self.methods
+            if (swept := GUIDED[name].swept) and name not in self.sweeps
+        ]
         for name, given in self.options.items():
-            for key in set(given).intersection(_SHARED):
-                raise CSBError(f"baselines.options.{name}.{key} is not possible: all methods share it; leave it out")
-            GUIDED[name].Settings.read(given, f"baselines.options.{name}")
+            own = {key: value for key, value in given.items() if key not in _SHARED}
+            shared = sorted(set(given) - set(own))
+            faults += [f"baselines.options.{name}.{key} is for all methods; leave it out there" for key in shared]
+            GUIDED[name].Settings.read(own, f"baselines.options.{name}")
+        if faults:
+            raise CSBError(faults[0])
         return self
 
 

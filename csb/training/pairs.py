@@ -23,6 +23,7 @@ from csb.process import Noise, seeded
 from csb.training.ranks import ALONE, Ranks
 
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
+_KEPT = (lambda z, c: z, lambda c: c)  # encodes what is encoded already
 _CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
@@ -51,13 +52,13 @@ class EncodedPairs:
         if self.in_memory:
             x, y, _ = source.head(len(source))
             self.source = Rows.of(Pairs(encode_x(x, y), encode_y(y)))
-            self.encode_x, self.encode_y = _state, _condition
+            self.encode_x, self.encode_y = _KEPT
 
     @classmethod
     def of(cls, z: Tensor, c: Tensor | None = None, transform: Transform | None = None) -> "EncodedPairs":
         """Of z (N, *z_shape) and c (N, *c_shape), encoded; without c there are no conditions: c (N, 0)."""
         pairs = Pairs(z, z.new_empty(len(z), 0) if c is None else c)
-        return cls(Rows.of(pairs), tuple(z.shape[1:]), _state, _condition, transform)
+        return cls(Rows.of(pairs), tuple(z.shape[1:]), *_KEPT, transform)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -85,14 +86,6 @@ class EncodedPairs:
     def head(self, n: int) -> tuple[Tensor, Tensor]:
         """:meth:`plain` of the first n pairs; of all where there are fewer."""
         return self.plain(slice(0, min(n, len(self))))
-
-
-def _state(z: Tensor, _: Tensor) -> Tensor:
-    return z
-
-
-def _condition(c: Tensor) -> Tensor:
-    return c
 
 
 def encoded(transform: Transform, source: Rows) -> EncodedPairs:

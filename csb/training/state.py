@@ -76,12 +76,15 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     data = load_state(path)
     stored = data.pop("fingerprint", None)
     known = {field.name for field in fields(Progress)}
+    fault = ""
     if not isinstance(stored, dict) or {*data} - known or not isinstance(data.get("weights"), dict):
-        raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
-    if fault := _difference(stored, fingerprint):
-        raise CSBError(f"{path.parent} was trained {fault}")
-    if (found := _first_bad(data)) is not None:
-        raise CSBError(f"{path} holds numbers that are not finite, first in {found}; train again with overwrite=true")
+        fault = f"{path} is no state of a training; put the right file back, or train again with overwrite=true"
+    elif of := _difference(stored, fingerprint):
+        fault = f"{path.parent} was trained {of}"
+    elif (bad := _first_bad(data)) is not None:
+        fault = f"{path} holds numbers that are not finite, first in {bad}; train again with overwrite=true"
+    if fault:
+        raise CSBError(fault)
     if (optimizer := data.get("optimizer")) is not None:  # an older version kept all of the optimiser's state_dict
         data["optimizer"] = {int(number): of for number, of in optimizer.get("state", optimizer).items()}
     return Progress(**{**data, "history": scores_of_today(data.get("history", []))})

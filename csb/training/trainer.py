@@ -1,8 +1,7 @@
 """The IPF loop: half-steps one after the other, each a sequence of cache rounds."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -177,21 +176,16 @@ class BridgeTrainer:
         self.progress.stopped = step - best >= self.settings.patience * self.settings.validate_every
 
     def _observe(self, module: HalfStepModule, step: int) -> None:
-        every = self.settings.observe_every
-        early = module.half_step.index == 0 and step in (every // 8, every // 4, every // 2)
-        if self.observer is not None and (early or step % every == 0):
-            with self._averaged(module) as bridge:
-                self.observer.within(bridge, module.half_step, step)
-
-    @contextmanager
-    def _averaged(self, module: HalfStepModule) -> Iterator[Bridge]:
-        """The bridge with the averaged weights in place of those under training."""
-        direction = module.half_step.direction
-        self.bridge.set_kernel(direction, cast(Kernel, module.average.module))
+        """Shows the bridge with the averaged weights in place of those under training."""
+        every, half_step = self.settings.observe_every, module.half_step
+        early = half_step.index == 0 and step in (every // 8, every // 4, every // 2)
+        if self.observer is None or not (early or step % every == 0):
+            return
+        self.bridge.set_kernel(half_step.direction, cast(Kernel, module.average.module))
         try:
-            yield self.bridge
+            self.observer.within(self.bridge, half_step, step)
         finally:
-            self.bridge.set_kernel(direction, module.kernel)
+            self.bridge.set_kernel(half_step.direction, module.kernel)
 
     def _finish(self, module: HalfStepModule, fill_share: float, validation: Validation | None) -> None:
         half_step, stage, progress = module.half_step, self.stage, self.progress

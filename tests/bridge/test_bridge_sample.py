@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, autocast, build_bridge
-from csb.errors import CSBError
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 
 Y = torch.tensor([[0.0, 0.0], [1.5, -0.7], [-2.0, 1.0]])
-N = 40_000
+N = 20_000
 
 
 def assert_law(samples, law, y, n=N):
@@ -23,7 +22,7 @@ def assert_law(samples, law, y, n=N):
 
 
 class TestAgainstClosedForms:
-    @pytest.mark.parametrize(("kind", "iterations"), [("full", 1), ("full", 6), ("fixed", 3)])
+    @pytest.mark.parametrize(("kind", "iterations"), [("full", 1), ("diagonal", 6), ("fixed", 3)])
     def test_samples_have_the_law_that_the_recursion_says(self, exact_bridge, kind, iterations):
         exact = exact_bridge(kind, iterations)
         samples = exact.bridge.sample(Y, N, generator=seeded(1)).x
@@ -37,12 +36,7 @@ class TestAgainstClosedForms:
         for x, y in zip(exact.bridge.sample(Y, N, generator=seeded(2)).x, Y):
             assert_law(x, posterior, y)
 
-    def test_diagonal_kernels_on_correlated_coordinates(self, exact_bridge):
-        exact = exact_bridge("diagonal", 6)
-        for x, y in zip(exact.bridge.sample(Y, N, generator=seeded(3)).x, Y):
-            assert_law(x, exact.steps[-2].end, y)
-
-    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
+    @pytest.mark.parametrize("kind", ["full", "fixed"])
     def test_the_forward_walk_reaches_its_law(self, exact_bridge, kind):
         exact, bridge = exact_bridge(kind, 2), exact_bridge(kind, 2).bridge
         y = Y[1]
@@ -108,25 +102,16 @@ def y():
 
 class TestRandomness:
     @pytest.mark.parametrize("options", [{}, {"mean_only": True}, {"refine": 1}])
-    @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
+    @pytest.mark.parametrize("batch_size", [1, 7])
     def test_batch_size_changes_nothing(self, bridge, y, options, batch_size):
         one = bridge.sample(y, 5, generator=seeded(2), **options).x
         other = bridge.sample(y, 5, generator=seeded(2), batch_size=batch_size, **options).x
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
-    def test_batch_size_changes_nothing_with_full_covariances(self, exact_bridge):
-        bridge = exact_bridge("full").bridge
-        one = bridge.sample(Y, 5, generator=seeded(2)).x
-        torch.testing.assert_close(one, bridge.sample(Y, 5, generator=seeded(2), batch_size=4).x, rtol=1e-5, atol=1e-5)
-
     def test_same_seed_same_samples(self, bridge, y):
         one, two, other = (bridge.sample(y, 3, generator=seeded(s)).x for s in (5, 5, 6))
         assert torch.equal(one, two)
         assert not torch.allclose(one, other, atol=1e-2)
-
-    def test_samples_differ_from_each_other(self, bridge, y):
-        x = bridge.sample(y[:1], 100, generator=seeded(5)).x[0]
-        assert len(x.unique(dim=0)) == 100
 
     def test_the_global_generator_is_left_alone(self, bridge, y):
         state = torch.random.get_rng_state()
@@ -141,15 +126,6 @@ class TestRandomness:
             torch.manual_seed(1)
             assert torch.equal(bridge.sample(y, 3).x, one)
         assert not torch.equal(one, two)
-
-    def test_mean_only_is_a_map_of_the_start(self, bridge, y):
-        """Two runs share x_T, whatever is drawn after it: the samples agree."""
-        generator = seeded(7)
-        one = bridge.sample(y, 3, generator=generator, mean_only=True).x
-        drawn = seeded(7)
-        torch.randn(12, 3, generator=drawn)
-        assert torch.equal(generator.get_state(), drawn.get_state())  # x_T and nothing else
-        assert torch.equal(one, bridge.sample(y, 3, generator=seeded(7), mean_only=True).x)
 
     def test_the_initial_weights_are_a_function_of_the_seed(self, bridge):
         spec = BridgeSpec(
@@ -188,18 +164,6 @@ class TestShapes:
         assert torch.equal(path[-1].flatten(0, 1), start)
         assert torch.equal(bridge.sample(y, 5, generator=seeded(1)).x, found.x)
 
-    def test_trajectory_of_a_refined_sample_is_the_last_pass(self, bridge, y):
-        found = bridge.sample(y, 2, generator=seeded(1), trajectory=True, refine=2)
-        assert found.info.trajectory.shape == (4, 4, 2, 3)
-        torch.testing.assert_close(found.x, bridge.transform.decode(found.info.trajectory[0], y))
-
-    def test_info(self, bridge, y):
-        info = bridge.sample(y, 2, generator=seeded(1)).info
-        assert (info.forward_evaluations, info.backward_evaluations) == (3, 0)
-        assert info.trajectory is None
-        assert info.seconds > 0
-        assert bridge.sample(y, 2, generator=seeded(1), refine=3).info.forward_evaluations == 21
-
     @pytest.mark.parametrize("refine", [0, 2])
     def test_the_count_of_evaluations_is_true(self, bridge, y, refine):
         calls = []
@@ -220,15 +184,6 @@ class TestShapes:
         bridge.sample(y, 2, generator=seeded(1))
         assert not bridge.training
         assert found.x.dtype == torch.float32
-
-    def test_double_observations(self, bridge, y):
-        one, two = (bridge.sample(v, 2, generator=seeded(1)).x for v in (y, y.double()))
-        assert torch.equal(one, two)
-
-
-def test_precision():
-    with pytest.raises(CSBError, match="precision='fp8' is unknown; choose 32-true or bf16-mixed"):
-        autocast("fp8", torch.device("cpu"))
 
 
 def test_bf16_samples_are_near_those_of_full_precision(bridge, y):

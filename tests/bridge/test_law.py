@@ -3,37 +3,10 @@
 import pytest
 import torch
 from conftest import mixture_of, unpacked
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.process import seeded
-
-
-def test_draw_has_the_law():
-    law = DiagonalGaussian(
-        torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.25, 4.0]]).expand(200_000, 2)
-    )
-    draws = law.draw(torch.randn(200_000, 2, generator=seeded(3)))
-    torch.testing.assert_close(draws.mean(0), law.mean[0], atol=0.02, rtol=0)
-    torch.testing.assert_close(draws.var(0), law.var[0], rtol=0.02, atol=0)
-
-
-class TestLikelihoodOfATarget:
-    law = DiagonalGaussian(torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, 2.0, 0.01]]))
-
-    def test_a_known_target(self):
-        target = torch.tensor([[0.0, 1.0, 2.1]])
-        expected = -Normal(self.law.mean, self.law.var.sqrt()).log_prob(target)
-        torch.testing.assert_close(self.law.nll(target), expected)
-
-    def test_a_target_with_variance_is_the_mean_over_its_draws(self):
-        mean, var = torch.tensor([[0.0, 1.0, 2.1]]), torch.tensor([[0.7, 0.1, 0.02]])
-        draws = mean + var.sqrt() * torch.randn(400_000, 3, generator=seeded(4))
-        each = -Normal(self.law.mean, self.law.var.sqrt()).log_prob(draws)
-        error = each.std(0) / len(draws) ** 0.5
-        difference = (self.law.nll(mean, var)[0] - each.mean(0)).abs()
-        assert bool((difference < 5 * error).all())
-
 
 MEAN = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])  # two states of shape (1, 3): flattening matters
 ROOT = torch.tensor([[[2.0, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[0.5, 0, 0], [0, 3.0, 0], [1, 0.5, 1.3]]])
@@ -70,7 +43,7 @@ class TestMixtureLaw:
         torch.testing.assert_close(found.sum((1, 2)), -self.exact().log_prob(target[:, 0]), rtol=1e-4, atol=1e-4)
 
     def test_draws_have_the_mean_and_the_covariance(self):
-        n = 400_000
+        n = 100_000
         law = mixture_of(
             *(of[1:].expand(n, *of.shape[1:]) for of in (self.weights.log(), self.means, *unpacked(self.roots)))
         )
@@ -107,13 +80,13 @@ class TestEveryLaw:
 
     def test_a_target_with_variance_is_the_mean_over_its_draws(self, kind):
         target, var = MEAN + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
-        draws = target + var.sqrt() * torch.randn(200_000, 2, 1, 3, generator=seeded(4))
+        draws = target + var.sqrt() * torch.randn(50_000, 2, 1, 3, generator=seeded(4))
         each = -self.exact(kind).log_prob(draws[:, :, 0])
         error = each.std(0) / len(each) ** 0.5
         assert bool(((LAWS[kind].nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
 
     def test_draw_has_the_law(self, kind):
-        n, law = 200_000, LAWS[kind]
+        n, law = 50_000, LAWS[kind]
         parts = [value[1:].expand(n, *value.shape[1:]) for value in vars(law).values()]
         size = 3 + (2 if kind == "low_rank" else 0)
         draws = type(law)(*parts).draw(torch.randn(n, size, generator=seeded(5)))

@@ -1,7 +1,5 @@
 """The objectives: what minimises them, and what they aim at."""
 
-import math
-
 import pytest
 import torch
 from conftest import unpacked
@@ -33,22 +31,6 @@ class TestLikelihoodsMinimum:
         for other in ((1.3, 2.6875), (1.2, 2.6875), (1.25, 2.8), (1.25, 2.6), (0.0, 1.0)):
             assert float(self.loss(*other)) > best + 1e-4
 
-    def test_is_found_by_descent(self):
-        mean, log_var = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
-        optimizer = torch.optim.Adam([mean, log_var], lr=0.05)
-        for _ in range(600):
-            optimizer.zero_grad()
-            self.loss(mean, log_var.exp()).backward()
-            optimizer.step()
-        assert float(mean.detach()) == pytest.approx(self.mean, abs=1e-3)
-        assert float(log_var.detach().exp()) == pytest.approx(self.var, rel=1e-3)
-
-    @pytest.mark.parametrize("beta", [1e-4, 0.5])
-    def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
-        law = DiagonalGaussian(torch.zeros(3, 2), torch.full((3, 2), beta))
-        loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
-        torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
-
 
 def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
     states = torch.randn(40, 2, generator=seeded(7)) @ torch.tensor([[1.0, 0.7], [0.0, 0.5]])
@@ -76,7 +58,7 @@ def test_mean_matching_is_the_squared_error_over_beta():
 class TestFirstTarget:
     """The target integrates x_{k−1} | x_k, x_0 out: it is the mean over simulated x_{k−1}."""
 
-    N = 400_000
+    N = 100_000
 
     def draws(self, k):
         x_k, x_0 = torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
@@ -85,7 +67,7 @@ class TestFirstTarget:
         previous = law.draw(x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
         return step, x_k, x_0, previous
 
-    @pytest.mark.parametrize("k", [1, 2, 4])
+    @pytest.mark.parametrize("k", [1, 4])
     def test_likelihood(self, k):
         step, x_k, x_0, previous = self.draws(k)
         target = Likelihood().first_target(REFERENCE, step, x_k, x_0)
@@ -95,7 +77,7 @@ class TestFirstTarget:
         torch.testing.assert_close(var, previous.var(0), rtol=0.02, atol=1e-6)
         assert (float(var[0]) == 0) == (k == 1)
 
-    @pytest.mark.parametrize("k", [1, 2, 4])
+    @pytest.mark.parametrize("k", [1, 4])
     def test_mean_matching(self, k):
         step, x_k, x_0, previous = self.draws(k)
         scale = (1 - GRID.beta[k]).sqrt().float()
@@ -135,22 +117,18 @@ class TestCachedTarget:
         expected = end + kernel.mean(start, c) - kernel.mean(end, c)
         torch.testing.assert_close(targets["mean_matching"], expected, rtol=1e-4, atol=1e-5)
 
-    def test_likelihood_is_the_state_it_came_from(self, exact_bridge):
-        targets, start, _, _, _ = self.case(exact_bridge, "forward")
-        assert torch.equal(targets["likelihood"], start)
-
 
 class TestBridged:
     """Between end points of the reference process itself, states and targets are those of the reference process."""
 
-    N = 200_000
+    N = 100_000
 
     def ends(self):
         x_0 = torch.tensor([[1.2, 0.3]]).expand(self.N, 2)
         return x_0, REFERENCE.marginal(GRID.T).draw(x_0, seeded(11))
 
     @pytest.mark.parametrize("direction", ["backward", "forward"])
-    @pytest.mark.parametrize("k", [1, 2, 4])
+    @pytest.mark.parametrize("k", [1, 4])
     def test_laws_of_the_state_and_of_the_step(self, direction, k):
         x_0, x_T = self.ends()
         x, target = bridged(REFERENCE, direction, torch.full((self.N,), k), x_0, x_T, seeded(12, k))
@@ -170,7 +148,7 @@ class TestBridged:
 
     def test_the_ends_themselves(self):
         x_0, x_T = (part[:3] for part in self.ends())
-        k = torch.tensor([1, 2, 4])
+        k = torch.tensor([1, 4])
         x, target = bridged(REFERENCE, "backward", k, x_0, x_T, seeded(1))
         torch.testing.assert_close(x[2], x_T[2])
         torch.testing.assert_close(target.mean[0], x_0[0])
@@ -188,7 +166,3 @@ def test_a_drawn_target_has_the_targets_law():
     assert float(drawn.mean.var()) == pytest.approx(0.25, rel=0.02)
     assert drawn.var == 0.0
     assert Target(drawn.mean).drawn(seeded(3)).mean is drawn.mean
-
-
-def test_registry():
-    assert {name: OBJECTIVES[name]().name for name in OBJECTIVES} == {name: name for name in OBJECTIVES}

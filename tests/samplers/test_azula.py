@@ -16,13 +16,13 @@ from azula.sample import DDPMSampler
 
 from csb.networks.diffusion import Denoiser
 from csb.problems import GaussianMixture
-from csb.process import Cosine, Grid, LinearBeta, Noise, Power, seeded
+from csb.process import Grid, LinearBeta, Noise, Power, seeded
 from csb.samplers import DPS, TDS, GaussianLikelihood
 
 T = 8
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=4)
 Y = PROBLEM.pairs("test", 1).y
-SCHEDULES = {"linear": LinearBeta(1e-4), "cosine": Cosine(1e-3), "power": Power(0.1, 3.0)}
+SCHEDULES = {"linear": LinearBeta(1e-4), "power": Power(0.1, 3.0)}
 
 
 class Standardised(Denoiser):
@@ -99,40 +99,18 @@ def test_unconditional_chains(grid):
     torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("zeta", [0.01, 0.05])
-def test_dps_chains_of_single_samples(grid, zeta):
+def test_dps_chains_of_single_samples(grid):
+    zeta = 0.05
     other = DPSSampler(Wrapped(Standardised(), grid), Y, observe, zeta=zeta, silent=True, steps=T)
     sampler = ours(DPS, grid, step_size=zeta)
-    for seed in range(5):
+    for seed in range(3):
         torch.manual_seed(seed)
         x = 3 + 11 * other(torch.randn(1, 4))
         torch.manual_seed(seed)
         torch.testing.assert_close(sampler.sample(Y, 1).x[0], x, rtol=1e-3, atol=1e-2)
 
 
-def test_dps_takes_the_norm_of_each_sample_where_azula_takes_that_of_the_batch():
-    grid = Grid.from_schedule(LinearBeta(1e-4), T)
-    z, k = torch.randn(6, 4, generator=seeded(3)), 5
-    sampler, times = ours(DPS, grid), (torch.tensor(k / T), torch.tensor((k - 1) / T))
-    at = sampler.guide(z, k, Y.expand(6, 2), lambda y, x, _: (y - PROBLEM.forward(x)).norm(dim=1))
-    mean, _ = sampler.unconditional(z, at.z_0, k)
-
-    def pull(states):
-        """What azula's guidance adds, per unit of ζ."""
-        results = []
-        for zeta in (0.0, 1.0):
-            torch.manual_seed(0)
-            results.append(DPSSampler(Wrapped(Standardised(), grid), Y, observe, zeta).step(states, *times))
-        return results[0] - results[1]
-
-    alone = torch.cat([pull(z[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(at.gradient, alone, rtol=1e-3, atol=1e-3)
-    share = at.value / at.value.norm()
-    torch.testing.assert_close(share[:, None].float() * at.gradient, pull(z), rtol=1e-3, atol=1e-3)
-    assert bool(torch.isfinite(mean).all())
-
-
-@pytest.mark.parametrize("k", range(2, T + 1))
+@pytest.mark.parametrize("k", [2, 5, T])
 def test_tds_proposals_and_weights(grid, k):
     """One particle, so that azula's resampling at every step does nothing; then log w of both."""
     sampler = ours(TDS, grid)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from csb.bridge.student import StudentSpec, build_student
-from csb.errors import CSBError
 from csb.process import seeded
 from csb.samplers import ConsistencySampler
 from csb.training.distil import DistilSettings, train_student
@@ -29,23 +28,22 @@ def check_moments(x, law, y=Y, slack=0.0):
     assert bool(((torch.cov(x.T) - P).abs() < (4 / n**0.5 + slack) * scale).all())
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("calls", [1, 2, 4])
+@pytest.mark.parametrize(("calls", "iterations"), [(1, 1), (2, 1), (4, 3)])
 def test_an_exact_student_draws_the_law_of_its_bridge(calls, iterations):
     """Also of one that is no Schrödinger bridge, whose own states between the ends have another law than Π's."""
     student, bridge, law, _ = exact_student(iterations=iterations)
-    found = ConsistencySampler(student, calls, batch_size=50_000).sample(Y, 100_000, seeded(calls))
+    found = ConsistencySampler(student, calls, batch_size=20_000).sample(Y, 40_000, seeded(calls))
     assert found.info.forward_evaluations == calls
     check_moments(found.x, law)
-    check_moments(bridge.sample(Y, 100_000, generator=seeded(7), batch_size=50_000).x, law)
+    check_moments(bridge.sample(Y, 40_000, generator=seeded(7), batch_size=20_000).x, law)
 
 
 def distilled(law, folder, **more):
     """A student of an affine bridge of four steps, fitted for a few seconds; and the exact law of the bridge."""
     exact, bridge = exact_student(iterations=2), make_exact_bridge("full", iterations=2)
-    given = {"rank": 1, "noise": 2, "draws": 4, "patches": [], "batch_size": 1024, "refresh": 150, "lr": 3e-2}
+    given = {"rank": 1, "noise": 2, "draws": 4, "patches": [], "batch_size": 512, "refresh": 150, "lr": 3e-2}
     own = DistilSettings(**{
-        "calls": [1, 2], "law": law, "components": 1, "steps": 300, "trajectories": 30_000, "cache_bytes": 2**26,
+        "calls": [1, 2], "law": law, "components": 1, "steps": 250, "trajectories": 30_000, "cache_bytes": 2**26,
         "checkpoint_every": 1000, **given, **more,
     })  # fmt: skip
     network = {"name": "affine", "steps": 4}
@@ -62,7 +60,7 @@ def test_a_student_reaches_the_law_of_its_bridge(tmp_path, law):
     """By likelihood and by energy score alike, whose optimum in the class of affine maps is the exact law."""
     student, exact = distilled(law, tmp_path)
     for calls in (1, 2):
-        check_moments(ConsistencySampler(student, calls).sample(Y, 50_000, seeded(3)).x, exact, slack=0.05)
+        check_moments(ConsistencySampler(student, calls).sample(Y, 30_000, seeded(3)).x, exact, slack=0.08)
 
 
 class TestSampler:
@@ -77,13 +75,6 @@ class TestSampler:
         y = torch.stack([Y, -Y])
         both = sampler.sample(y, 5, [seeded(1), seeded(2)]).x
         torch.testing.assert_close(both[1:], sampler.sample(y[1:], 5, [seeded(2)]).x)
-
-    @pytest.mark.parametrize(
-        ("calls", "size", "message"), [(3, 8, "calls=3 is not among those"), (1, 0, "batch_size=0 is not possible")]
-    )
-    def test_numbers_that_it_cannot_take(self, calls, size, message):
-        with pytest.raises(CSBError, match=message):
-            ConsistencySampler(exact_student().student, calls, size)
 
     @pytest.mark.parametrize("calls", [1, 2])
     def test_known_pixels_are_those_of_the_observation(self, calls):
@@ -100,10 +91,3 @@ class TestSampler:
         inside = x[~known]
         assert 0 <= float(inside.min()) <= float(inside.max()) <= 1
         assert float(x.std(1).max()) > 0.01
-
-    def test_states_that_are_not_finite_are_told(self):
-        student = exact_student().student
-        with torch.no_grad():
-            student.network.bias.fill_(torch.inf)
-        with pytest.raises(CSBError, match=r"not finite, .*; distil the bridge again"):
-            ConsistencySampler(student).sample(Y, 2)

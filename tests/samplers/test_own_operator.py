@@ -7,7 +7,7 @@ import torch
 import csb
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser, MixtureDenoiser
-from csb.problems import LinearGaussian, Matrix, Mixture, Pairs
+from csb.problems import LinearGaussian, Matrix, Mixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DPS, TDS, BootstrapSMC, horizon
 from csb.samplers.likelihood import DRAWS
@@ -32,25 +32,14 @@ def squares(x):
     return x[:, :2] ** 2
 
 
-@pytest.mark.parametrize(("method", "K"), [(TDS, 1000), (BootstrapSMC, 4000)])
-def test_particle_filters_reach_the_posterior_from_a_matrix_alone(method, K):
-    sampler = method(DENOISER, csb.GaussianLikelihood(PROBLEM.A.numpy(), std=0.4), particles=K, batch_size=4096)
-    assert sampler.grid.T == 100
-    found = sampler.sample(Y[0], 4000, seeded(1))
-    w, x, law = found.log_weights.exp(), found.x.double(), PROBLEM.posterior(Y[0])
-    mean = w @ x
-    assert float((mean - law.mean).norm()) < 0.1 * float(law.cov.trace().sqrt())
-    assert float((x.T * w @ x - torch.outer(mean, mean) - law.cov).norm()) < 0.15 * float(law.cov.norm())
-
-
-@pytest.mark.parametrize("name", ["pigdm", "tmpd", "mmps"])
+@pytest.mark.parametrize("name", ["pigdm"])
 def test_linear_methods_have_the_posterior_from_a_matrix_alone(name):
     law, exact = output_law(GUIDED[name](DENOISER, MATRIX), Y[0]), PROBLEM.posterior(Y[0])
     assert float((law.mean - exact.mean).norm()) < 0.05 * float(exact.cov.trace().sqrt())
     assert float((law.cov - exact.cov).norm()) < 0.1 * float(exact.cov.norm())  # of order 1/T, for T = 100
 
 
-@pytest.mark.parametrize("name", sorted(set(GUIDED) - {"replacement", "repaint", "ilvr"}))
+@pytest.mark.parametrize("name", ["tds", "ddrm", "sda"])
 def test_they_are_those_of_a_problem(name):
     train = PROBLEM.pairs("train", 300)
     of = csb.GaussianLikelihood.of(PROBLEM, DENOISER, train)
@@ -60,7 +49,7 @@ def test_they_are_those_of_a_problem(name):
     assert one.log_weights is None or torch.equal(one.log_weights, two.log_weights)
 
 
-@pytest.mark.parametrize("name", ["dps", "tds", "smc", "copaint", "guidance"])
+@pytest.mark.parametrize("name", ["dps", "tds"])
 def test_a_plain_function_does_as_its_operator_does(name):
     def H(x):
         return x @ PROBLEM.A.to(x).T
@@ -76,12 +65,6 @@ class TestScales:
         found = csb.GaussianLikelihood(PROBLEM.A, 0.4).bound(denoiser)
         torch.testing.assert_close(found.spread, 4 * PROBLEM.A.square().sum(1), rtol=6 / DRAWS**0.5, atol=0)
         assert (found.z_variance, found.y_shape) == (1.0, (2,))
-
-    def test_of_draws(self):
-        denoiser, x = Pixels(torch.full((3,), 5.0), 2.0), 3 * torch.randn(4000, 3, generator=seeded(1))
-        found = csb.GaussianLikelihood(PROBLEM.A, 0.4, x=x).bound(denoiser)
-        torch.testing.assert_close(found.spread, 9 * PROBLEM.A.square().sum(1), rtol=0.1, atol=0)
-        assert found.z_variance == pytest.approx(9 / 4, rel=0.1)
 
     def test_one_likelihood_serves_several_denoisers(self):
         likelihood = csb.GaussianLikelihood(PROBLEM.A, 0.4)
@@ -133,7 +116,6 @@ class TestErrors:
             (lambda x: x.tolist(), {}, r"A\(x\) is a list for x of shape"),
             (squares, {"y_shape": (3,)}, r"A\(x\) is of shape \(256, 2\) for x of .* expected a tensor \(256, 3\)"),
             (squares, {"x": torch.ones(5, 4)}, r"x has shape \(5, 4\); give two or more draws of x_shape \(3,\)"),
-            (squares, {"x": torch.ones(1, 3)}, r"x has shape \(1, 3\); give two or more draws"),
             (squares, {"x": torch.ones(5, 3)}, "over 5 draws of x is 0 or not finite"),
             (torch.log, {}, "the variance of x or of A.x. over 256 draws of x is 0 or not finite; give x="),
         ],
@@ -143,14 +125,10 @@ class TestErrors:
             DPS(DENOISER, csb.GaussianLikelihood(A, 0.1, **given))
         assert "\n" not in str(error.value)
 
-    @pytest.mark.parametrize("name", ["ddrm", "pigdm", "tmpd", "mmps", "replacement", "repaint", "ilvr"])
+    @pytest.mark.parametrize("name", ["ddrm", "repaint"])
     def test_linear_methods_refuse_a_plain_function(self, name):
         with pytest.raises(CSBError, match=f"no linear operator; {GUIDED[name].label} needs y = A x .* tds, smc, dps"):
             GUIDED[name](DENOISER, csb.GaussianLikelihood(squares, 0.1))
-
-    def test_of_y(self):
-        with pytest.raises(CSBError, match=r"y has shape \(3,\); expected \(2,\) or a batch"):
-            DPS(DENOISER, csb.GaussianLikelihood(squares, 0.1), T=2).sample(torch.zeros(3))
 
     def test_no_gradient(self):
         likelihood = csb.GaussianLikelihood(lambda x: x.round(decimals=1).detach(), 0.1)
@@ -162,16 +140,3 @@ class TestErrors:
     def test_other_parts(self, parts):
         with pytest.raises(CSBError, match=r"tds takes a csb\.Denoiser and a likelihood as csb\.GaussianLikelihood"):
             TDS(*parts)
-
-    def test_settings_are_checked_still(self):
-        with pytest.raises(CSBError, match=r"tds\.particles=0 is not possible"):
-            TDS(DENOISER, MATRIX, particles=0)
-        with pytest.raises(CSBError, match="T=0"):
-            TDS(DENOISER, MATRIX, T=0)
-
-
-def test_the_draws_of_a_problem_are_its_training_pairs():
-    pairs = Pairs(torch.randn(50, 3, generator=seeded(1)), torch.zeros(50, 2))
-    found = csb.GaussianLikelihood.of(PROBLEM, DENOISER, pairs)
-    torch.testing.assert_close(found.spread, PROBLEM.forward(pairs.x).var(0).double(), rtol=0, atol=0)
-    assert found.name == "linear_gaussian"

@@ -7,9 +7,9 @@ import torch
 
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import BOD, GaussianMixture, LinearGaussian, MnistInpaint
+from csb.problems import GaussianMixture, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, Replacement, horizon_bias
+from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, horizon_bias
 from csb.samplers.registry import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
@@ -105,21 +105,14 @@ def test_seeds(sampler):
         assert torch.equal(one.log_weights, two.log_weights)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_torchs_default_dtype_plays_no_part(sampler, name, dtype):
+def test_torchs_default_dtype_plays_no_part(sampler, name):
     expected = sampler.sample(Y, 8, seeded(1))
-    with default_dtype(dtype):
+    with default_dtype(torch.bfloat16):
         found = make(name).sample(Y, 8, seeded(1))
     assert torch.equal(found.x, expected.x)
     assert found.x.dtype == torch.float32
     if expected.log_weights is not None:
         assert torch.equal(found.log_weights, expected.log_weights)
-
-
-def test_observations_differ_with_one_generator(sampler):
-    x = sampler.sample(Y[:1].repeat(3, 1), 8, seeded(1)).x
-    assert not torch.allclose(x[0], x[1], atol=1e-2)
-    assert not torch.allclose(x[1], x[2], atol=1e-2)
 
 
 def test_the_global_generator(sampler):
@@ -148,7 +141,7 @@ def test_a_single_observation_drops_the_axis(sampler):
 @pytest.mark.parametrize("name", [name for name in ALL if name != "exact"])
 def test_batch_size_changes_nothing(name):
     one = make(name).sample(Y, 7, seeded(2))
-    for batch_size in (1, 4, 21):
+    for batch_size in (4,):
         other = make(name, batch_size=batch_size).sample(Y, 7, seeded(2))
         torch.testing.assert_close(one.x, other.x, rtol=1e-4, atol=1e-3)
         if one.log_weights is not None:
@@ -162,36 +155,13 @@ def test_double_observations_and_those_of_inference_mode(sampler):
         assert torch.equal(sampler.sample(Y.clone(), 4, seeded(1)).x, one)
 
 
-def test_observations_are_left_alone(sampler):
-    y = Y.clone().requires_grad_()
-    x = sampler.sample(y, 4, seeded(1)).x
-    assert not x.requires_grad
-    assert torch.equal(y, Y)
-    assert y.grad is None
-
-
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
         (torch.zeros(3), {}, "y has shape (3,); expected (2,) or a batch (B, 2,)"),
-        (torch.zeros(4, 3), {}, "y has shape (4, 3); expected (2,)"),
-        (torch.zeros(1, 4, 2), {}, "y has shape (1, 4, 2); expected (2,)"),
-        (torch.zeros(()), {}, "y has shape (); expected (2,)"),
-        (torch.zeros(0, 2), {}, "y holds no observation"),
         (torch.tensor([0.0, float("nan")]), {}, "y holds NaN or infinite values"),
-        (torch.tensor([0.0, float("inf")]), {}, "y holds NaN or infinite values"),
-        (
-            torch.zeros(2, dtype=torch.cfloat),
-            {},
-            "y is torch.complex64; pass a tensor, an array or a nested list of real",
-        ),
-        ("01", {}, "y is str; pass a tensor, an array or a nested list of real numbers"),
         (torch.zeros(2), {"n": 0}, "n=0 is not possible; give an integer of at least 1"),
-        (torch.zeros(2), {"n": 2.0}, "n=2.0 is not possible"),
-        (torch.zeros(2), {"n": True}, "n=True is not possible"),
         (torch.zeros(2, 2), {"generator": [seeded(1)]}, "1 generators were given for 2 observations"),
-        (torch.zeros(2), {"generator": [seeded(1)] * 2}, "2 generators were given for 1 observations"),
-        (torch.zeros(2), {"generator": 1}, "generator=1 is no torch.Generator"),
     ],
     ids=lambda value: re.sub(r" object at 0x\w+", "", str(value)),  # the same in every process
 )
@@ -288,32 +258,6 @@ def test_the_bridge_is_that_of_its_own_method(options):
     assert torch.equal(found.x, expected.x)
     assert found.info.forward_evaluations == expected.info.forward_evaluations
     assert max(sizes) == options.get("batch_size", 12)
-
-
-@pytest.mark.parametrize("step_size", [-1.0, float("nan"), float("inf")])
-def test_dps_refuses_a_step_size(step_size):
-    with pytest.raises(CSBError, match=f"dps.step_size={step_size!r} is not possible; give a finite number"):
-        make("dps", step_size=step_size)
-
-
-def test_replacement_needs_a_projection():
-    def build(problem):
-        denoiser = Broken(torch.zeros(problem.x_shape), 1.0)
-        return Replacement(denoiser, GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10)), GRID)
-
-    with pytest.raises(CSBError, match=r"A A\* of linear_gaussian is not a multiple of the identity"):
-        build(LinearGaussian(dx=3, dy=2))
-    with pytest.raises(CSBError, match="bod has no linear operator; replacement needs y = A x"):
-        build(BOD())
-    assert abs(build(LinearGaussian(dx=3, dy=1)).c - 2.25) < 1e-5
-
-
-def test_the_exact_sampler_needs_an_exact_posterior():
-    class Unknown(GaussianMixture):
-        has_exact_posterior = False
-
-    with pytest.raises(CSBError, match="the exact posterior of gaussian_mixture is not known; leave out the method"):
-        ExactSampler(Unknown())
 
 
 def test_horizon_bias():

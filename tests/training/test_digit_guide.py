@@ -41,7 +41,7 @@ def test_denoised_states():
 
 def test_it_knows_less_of_noisier_digits(monkeypatch):
     monkeypatch.setattr("csb.training.digit_guide.BATCH", 32)
-    model = train_guide(*bars(600, 0), Shrinking(), seed=0, steps=45)
+    model = train_guide(*bars(1000, 0), Shrinking(), seed=0, steps=60)
     rows = guide_figures(model, *bars(100, 1), Shrinking(), 0)
     losses = [row["log_loss"] for row in rows]
     assert rows[0]["accuracy"] > 0.95

@@ -127,7 +127,7 @@ def assert_recursion(folder, problem, objective, iterations, tolerance):
 )
 def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion):
     problem = LinearGaussian(dx=1, dy=1, n_train=20_000)
-    small = {"L": 1, "first_steps": 300, "steps": 300, "batch_size": 512, "trajectories": 8192, "refresh": 150}
+    small = {"L": 1, "first_steps": 400, "steps": 450}
     progress = make(tmp_path, problem, covariance, objective, **small).run(resume=False)
     assert_recursion(tmp_path, problem, recursion, 1, 0.06)
     assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward"]
