@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.files import load_state, save_state
 from csb.metrics.digits import MIN_ACCURACY, accuracy, digit_probabilities, load_or_train, train_classifier
 from csb.problems.tasks.mnist import load_mnist
 from csb.process import seeded
@@ -55,7 +56,7 @@ def test_training_repeats_and_leaves_the_global_random_state_alone():
 
 
 def test_the_file_is_used_and_a_bad_one_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    path, data = tmp_path / "cache" / "digits.pt", (*bars(1500, 0), *bars(300, 1))
+    path, data = tmp_path / "cache" / "digits.safetensors", (*bars(1500, 0), *bars(300, 1))
     _, reached = load_or_train(path, *data, seed=0, epochs=2)
     written = path.stat().st_mtime_ns
     loaded, again = load_or_train(path, *data, seed=0, epochs=2)
@@ -63,15 +64,19 @@ def test_the_file_is_used_and_a_bad_one_replaced(tmp_path: Path, caplog: pytest.
     assert path.stat().st_mtime_ns == written
     assert not loaded.training
     assert not caplog.records
-    content = torch.load(path, weights_only=True)
+    content = load_state(path)
     for bad in (b"", b"not a file of torch", {"accuracy": 1.0}, {**content, "accuracy": 0.5}, {**content, "state": {}}):
-        path.write_bytes(bad) if isinstance(bad, bytes) else torch.save(bad, path)
+        path.write_bytes(bad) if isinstance(bad, bytes) else save_state(path, bad)
         with caplog.at_level(logging.WARNING):
             assert load_or_train(path, *data, seed=0, epochs=2)[1] == reached
         assert caplog.records[-1].levelno == logging.WARNING
         assert str(path) in caplog.messages[-1]
         assert "\n" not in caplog.messages[-1]
-        assert torch.load(path, weights_only=True)["accuracy"] == reached
+        assert load_state(path)["accuracy"] == reached
+    torch.save(content, path.with_suffix(".pt"))  # as an older version
+    path.unlink()
+    assert load_or_train(path, *data, seed=0, epochs=2)[1] == reached
+    assert not path.exists()
 
 
 def test_a_poor_classifier_is_refused_and_not_written(tmp_path: Path):

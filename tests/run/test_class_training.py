@@ -11,6 +11,7 @@ from csb.bridge.checkpoint import save
 from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.files import load_state
 from csb.metrics.digits import DigitClassifier
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
@@ -108,13 +109,13 @@ def test_the_guiding_classifier_is_kept_for_its_denoiser(data, tmp_path, caplog)
     again = digit_guide(problem, one, tmp_path, 1)  # from the file, whatever the seed
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
     assert not caplog.records
-    figures = torch.load(tmp_path / "guide.pt", weights_only=True)["figures"]
+    figures = load_state(tmp_path / "guide.safetensors")["figures"]
     assert [row["alpha_bar"] for row in figures] == [1.0, 0.9, 0.5, 0.1, 0.01]
     with torch.no_grad():
         next(one.parameters()).add_(1)
     digit_guide(problem, one, tmp_path, 0)
     assert "was made for another denoiser" in caplog.text
-    (tmp_path / "guide.pt").write_bytes(b"no file of torch's")
+    (tmp_path / "guide.safetensors").write_bytes(b"no file of torch's")
     digit_guide(problem, one, tmp_path, 0)
     assert "is no guiding classifier" in caplog.text
 

@@ -75,7 +75,7 @@ def test_the_denoiser_is_a_stage_of_its_own_and_resumes_nothing_that_is_done(cal
     stage = (f"experiment={problem}", "stage=denoiser", f"out={tmp_path}", "name=run", "progress=false")
     call("train.py", *stage, "denoiser.steps=30", "denoiser.batch_size=64")
     assert (tmp_path / "run" / "denoiser.safetensors").exists()
-    assert not (tmp_path / "run" / "denoiser_state.pt").exists()
+    assert not (tmp_path / "run" / "denoiser_state.safetensors").exists()
     again = command(*stage)
     assert again.code == 2
     assert "denoiser.safetensors is there already" in again.err

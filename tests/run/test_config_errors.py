@@ -197,15 +197,15 @@ class TestFolder:
         assert refuse("out=/proc/x").startswith("cannot write to /proc/x/two_moons: ")
 
     def test_another_run(self, tmp_path):
-        for file in ("state.pt", "bridge.safetensors"):
+        for file in ("state.safetensors", "bridge.safetensors"):
             (tmp_path / file).mkdir()
             (tmp_path / file / "run").mkdir()
-        for file in ("state.pt", "bridge.safetensors"):
+        for file in ("state.safetensors", "bridge.safetensors"):
             folder = tmp_path / "a" / file.split(".")[0]
             folder.mkdir(parents=True)
             (folder / file).write_text("")
             assert "already holds a run" in refuse(f"out={folder.parent}", f"name={folder.name}")
-        assert "no state.pt to resume from" in refuse(f"out={tmp_path}/a", "name=bridge", "resume=true")
+        assert "no state to resume from" in refuse(f"out={tmp_path}/a", "name=bridge", "resume=true")
 
 
 class TestSweeps:

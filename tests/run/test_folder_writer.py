@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(run_copy):
 
 def test_what_tells_of_the_old_bridge_goes_and_nothing_else(tmp_path):
     old = (
-        "result.json", "state.pt", "config.json", "history.json", "provenance.json", "reproduced.json",
+        "result.json", "state.safetensors", "config.json", "history.json", "provenance.json", "reproduced.json",
         "evaluation.json", "evaluation.md", "evaluation.png", "report.html", "report.json", "report.md", "report.png",
         *(f"{name}{end}" for name in ("bridge", "score", "flow", "denoiser", "consistency", "half_steps/01_backward")
           for end in (".safetensors", ".pt")), "score_state.pt", "consistency_state.pt", "pictures/1.png",

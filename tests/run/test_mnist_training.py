@@ -54,7 +54,7 @@ class TestShortTraining:
         names = {path.name for path in folder.iterdir()}
         assert {
             "bridge.safetensors",
-            "state.pt",
+            "state.safetensors",
             "config.json",
             "result.json",
             "history.json",

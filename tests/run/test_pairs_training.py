@@ -94,7 +94,7 @@ def test_any_dimensions(tmp_path, x_shape, y_shape, options):
         checked("evaluate", f"run={tmp_path}/pairs", "metrics.samples=8")()
         report = json.loads((tmp_path / "pairs" / "report.json").read_text())
         assert "digit_accuracy" not in report["methods"][0]["metrics"]
-        assert not list(tmp_path.rglob("classifier.pt"))
+        assert not list(tmp_path.rglob("classifier.*"))
 
 
 MISSING = "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy"

@@ -70,7 +70,7 @@ def test_an_older_state_is_resumed(tmp_path):
     """Bit for bit, as if it had been written today."""
     options = {**SMALL, "out": tmp_path / "run"}
     whole = csb.fit(*pairs(), **options).bridge.state_dict()
-    state, result = tmp_path / "run" / "state.pt", tmp_path / "run" / "result.json"
+    state, result = tmp_path / "run" / "state.safetensors", tmp_path / "run" / "result.json"
     stored = load_state(state)
     names = {"training": "ipf", "schedule": "process", "conditional": "amortized"}
     of = stored["fingerprint"]

@@ -53,7 +53,7 @@ def settings_of(arguments):
 def half_steps_done(folder):
     """How many half-steps of a training are behind its last checkpoint."""
     with contextlib.suppress(CSBError):  # no checkpoint yet
-        return load_state(folder / "state.pt")["half_step"]
+        return load_state(folder / "state.safetensors")["half_step"]
     return 0
 
 

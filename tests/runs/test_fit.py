@@ -363,7 +363,7 @@ def test_a_training_on_fresh_pairs_is_resumed_bit_for_bit(tmp_path):
 
     whole = run("whole")
     assert sum(seen) > 10_000 * 5  # the held-out pairs, then 3 rounds of the first half-step and 2 of the other
-    state = tmp_path / "cut" / "state.pt"
+    state = tmp_path / "cut" / "state.safetensors"
     original = Stage.save
 
     def stop(stage, fit, step):
