@@ -218,13 +218,16 @@ def _taken_out(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_back(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return the nest that :func:`_taken_out` took apart; tuples have become lists."""
+    """Return the nest that :func:`_taken_out` took apart; tuples have become lists.
+
+    Tensors are copies: those of the file are mapped, and reading them fails once it is truncated in place.
+    """
     if isinstance(value, list):
         return [_put_back(one, tensors) for one in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {_TENSOR}:
-        return tensors[value[_TENSOR]]
+        return tensors[value[_TENSOR]].clone()
     if value.keys() == {_NUMBERS}:
         return tensors[value[_NUMBERS]].tolist()
     return {key: _put_back(one, tensors) for key, one in value.items()}

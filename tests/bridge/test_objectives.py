@@ -148,7 +148,7 @@ class TestBridged:
 
     def test_the_ends_themselves(self):
         x_0, x_T = (part[:3] for part in self.ends())
-        k = torch.tensor([1, 4])
+        k = torch.tensor([1, 2, 4])
         x, target = bridged(REFERENCE, "backward", k, x_0, x_T, seeded(1))
         torch.testing.assert_close(x[2], x_T[2])
         torch.testing.assert_close(target.mean[0], x_0[0])

@@ -90,15 +90,6 @@ def test_mean_and_variance_of_every_step(grid):
         torch.testing.assert_close(mean + var**0.5 * noise, found, rtol=1e-4, atol=2e-5)
 
 
-def test_unconditional_chains(grid):
-    other = DDPMSampler(Wrapped(Standardised(), grid), silent=True, steps=T)
-    torch.manual_seed(2)
-    x = 3 + 11 * other(torch.randn(20, 4))
-    torch.manual_seed(2)
-    found = ours(DPS, grid, step_size=0.0).sample(Y, 20).x[0]
-    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-2)
-
-
 def test_dps_chains_of_single_samples(grid):
     zeta = 0.05
     other = DPSSampler(Wrapped(Standardised(), grid), Y, observe, zeta=zeta, silent=True, steps=T)

@@ -8,7 +8,6 @@ from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import GaussianLikelihood
 from csb.samplers.registry import GUIDED
 from tests.samplers.conditional_models import AMORTIZED, make_amortized, untrained
-from tests.samplers.test_protocol import Counted
 
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 DENOISER = MixtureDenoiser(PROBLEM.mixture)
@@ -30,18 +29,6 @@ def test_more_steps_never_take_fewer_passes(name):
     """So that the most steps of a budget can be found by bisection."""
     passes = [sampler(name, T).evaluations for T in range(1, 9)]
     assert passes == sorted(passes)
-
-
-@pytest.mark.parametrize("name", GUIDED)
-@pytest.mark.parametrize("T", [1, 9])
-def test_the_passes_of_guided_samplers_are_those_that_are_made(name, T):
-    denoiser = Counted(DENOISER)
-    made = sampler(name, T, denoiser)
-    reported = made.evaluations
-    assert denoiser.levels == []  # counting costs no network call
-    info = made.sample(Y, 8, seeded(1)).info
-    assert reported == len(denoiser.levels) + denoiser.backward_passes
-    assert reported == info.forward_evaluations + info.backward_evaluations
 
 
 @pytest.mark.parametrize("name", AMORTIZED)

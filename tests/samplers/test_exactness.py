@@ -97,7 +97,7 @@ class TestParticleFilters:
 
     def test_they_reach_the_posterior_on_a_fine_grid(self, method):
         mixture = Mixture(torch.ones(1).double(), torch.zeros(1, 2).double(), torch.eye(2).double()[None])
-        sampler = build(method, MixtureDenoiser(mixture), Grid.from_schedule(LinearBeta(1e-4), 100), particles=1000)
+        sampler = build(method, MixtureDenoiser(mixture), Grid.from_schedule(LinearBeta(1e-4), 200), particles=1000)
         found = sampler.sample(Y[0], 10_000, seeded(3))
         law = PROBLEM.posterior(Y[0])
         assert_posterior(found, Target(law.mean, law.cov, torch.zeros(())), 10)

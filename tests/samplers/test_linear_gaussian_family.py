@@ -19,7 +19,7 @@ from tests.samplers.gaussian_theory import ddrm_law, guided_law
 PROBLEM = LinearGaussian(dx=3, dy=2, seed=3)
 Y = PROBLEM.pairs("test", 1).y[0]
 COARSE = Grid.from_schedule(Power(1e-3, 2.0), 12)
-FINE = Grid.from_schedule(Power(1e-6, 3.0), 150)
+FINE = Grid.from_schedule(Power(1e-6, 3.0), 250)
 
 
 def rotated(*variances):
@@ -80,7 +80,7 @@ def test_samples_have_the_law():
 
 
 class TestWithinThreePercent:
-    """Of the exact mean, on the linear-Gaussian problem with its own prior N(0, I), 150 steps.
+    """Of the exact mean, on the linear-Gaussian problem with its own prior N(0, I), 250 steps.
 
     The mean is the sampler's own; its covariance is that of the formulas, which TestTheory compares with the sampler's.
     """
