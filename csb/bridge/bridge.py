@@ -34,7 +34,7 @@ from csb.schema import Described, Schema
 AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)]  # of a grid, T + 1 numbers
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+def autocast(precision: str | None, device: torch.device) -> AbstractContextManager:
     """The context of a precision: bfloat16 matrix products and convolutions for "bf16-mixed"."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 

@@ -42,7 +42,7 @@ class AmortizedSampler(Sampler):
         self.require_kind(model)
         super().__init__(model.transform.x_shape, model.transform.y_shape, model.device, **settings)
         self.model = model.eval().requires_grad_(False)
-        self.precision: Any = self.precision or model.precision
+        self.precision = self.precision or model.precision
         self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
 
     @classmethod
