@@ -205,7 +205,7 @@ class TestFolder:
             folder.mkdir(parents=True)
             (folder / file).write_text("")
             assert "already holds a run" in refuse(f"out={folder.parent}", f"name={folder.name}")
-        assert "no state to resume from" in refuse(f"out={tmp_path}/a", "name=bridge", "resume=true")
+        assert "no state.safetensors to resume from" in refuse(f"out={tmp_path}/a", "name=bridge", "resume=true")
 
 
 class TestSweeps:

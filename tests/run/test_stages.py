@@ -148,7 +148,10 @@ def refuse(*arguments):
         (["experiment=linear_gaussian", "stage=score"], "network=affine has maps for 10 steps and stage=score"),
         (["-m", "T=3,4", "stage=flow"], "stage=flow, evaluate=False cannot be swept over"),
         (["stage=score", "RUN"], "score.safetensors is there already, or begun; continue it with resume=true, or"),
-        (["stage=score", "RUN", "resume=true"], "is there, and no score_state.pt to resume from; choose overwrite"),
+        (
+            ["stage=score", "RUN", "resume=true"],
+            "is there, and no score_state.safetensors to resume from; ",
+        ),
         (["stage=distil"], "stage=distil lacks run=; give the folder of a finished run"),
         (["stage=distil", "run=nowhere"], "run=nowhere is not a folder; give that of a finished run"),
         (["stage=bridge", "run=RUN"], " is of stage=distil alone; leave it out"),
