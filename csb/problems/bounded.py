@@ -151,7 +151,7 @@ class Reflect(Boxed):
 class Probit(Boxed):
     """v = Φ⁻¹(u), u = (x − low)/(high − low) kept in [EDGE, 1 − EDGE], then standardised; float64 within.
 
-    Each coordinate has both bounds or none.
+    Each coordinate has both bounds or none. Encoding raises CSBError for x outside the box.
     """
 
     name = "probit"
@@ -171,6 +171,11 @@ class Probit(Boxed):
 
     def _free(self, x: Tensor) -> Tensor:
         return torch.where(self._box[2], self._quantile(x).to(x.dtype), x)
+
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if outside := int(self._outside(x).any(dim=1).sum()):
+            raise CSBError(f"{outside} of {len(x)} x lie outside the box; probit maps the prior's support only")
+        return super().encode_x(x, y)
 
     def x_scale(self) -> Tensor:
         """Between bounds half the width, in x, of what lies within one unit of the state's centre."""

@@ -62,6 +62,9 @@ def test_decode_lies_in_the_closed_box_for_any_state(fitted):
     x = fitted.decode(z, torch.zeros(len(z), 2))
     assert bool(torch.isfinite(x).all())
     assert bool(SUPPORT.contains(x).all())
+    if fitted.name == "probit":
+        with pytest.raises(CSBError, match="1 of 50 x lie outside the box"):
+            fitted.encode_x(torch.cat([uniform(49)[0], torch.tensor([[1.5, 0.2, 0.0]])]))
     if fitted.name == "reflect":  # no atom, at a bound or elsewhere
         x = fitted.decode(3 * torch.randn(20_000, 3, generator=generator), torch.zeros(20_000, 2))
         assert len(x[:, 0].unique()) > 19_000

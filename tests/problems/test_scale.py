@@ -21,6 +21,13 @@ def test_is_the_width_of_the_narrowest_direction(width):
     assert 0.5 * width < found < 1.2 * width  # the tenth of the finest, among neighbours
 
 
+def test_is_that_of_the_finest_tenth_of_places():
+    z, c = noisy(0.3)
+    narrow = c[:, 0] > 1  # a sixth of them
+    z[narrow] = noisy(0.03)[0][narrow]
+    assert finest_scale(z, c, seeded(0)) < 0.06
+
+
 def test_two_moons_crescent():
     pairs = TwoMoons().pairs("train", 50_000)
     z, c = ((v - v.mean(0)) / v.std(0) for v in (pairs.x, pairs.y))
