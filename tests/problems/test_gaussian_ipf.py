@@ -7,6 +7,7 @@ from csb.problems import LinearGaussian
 from csb.problems.exact.gaussian import (
     OBJECTIVES,
     AffineGaussian,
+    AffineKernel,
     compose,
     coupling,
     exact_ipf,
@@ -109,6 +110,14 @@ def test_the_path_of_the_reference(problem, grid):
         close(law, (scale * problem.G, 0 * law.u, scale**2 * problem.C + var * torch.eye(2).double()), 1e-9)
 
 
+def test_the_coupling_of_a_kernel_that_turns(problem):
+    law = AffineGaussian(problem.G, torch.ones(2).double(), problem.C)
+    kernel = AffineKernel(problem.A, problem.G, torch.ones(2).double(), problem.C)
+    cross = law.P @ problem.A.T  # Cov(start, end), not symmetric
+    torch.testing.assert_close(coupling(law, kernel, True).P[:2, 2:], cross)
+    torch.testing.assert_close(coupling(law, kernel, False).P[2:, :2], cross)
+
+
 def simulate(start, kernels, y, generator):
     """States along a path of affine kernels, (steps + 1) of (N, d)."""
     path = [start]
@@ -138,7 +147,7 @@ def test_one_half_step_against_simulation(problem, grid, objective, n):
     start = torch.randn(N, 2, generator=generator, dtype=torch.float64)
     if backward:
         start = y @ problem.G.T + start @ torch.linalg.cholesky(problem.C).T
-    path_kernels = list(steps[n - 1].kernels) if n else reference_kernels(grid, 2, 2)  # in the order k = 1..T
+    path_kernels = list(steps[n - 1].kernels)  # in the order k = 1..T
     path = simulate(start, path_kernels if backward else path_kernels[::-1], y, generator)
     states = path if backward else path[::-1]  # states[k] = x_k
     for k in range(1, T + 1):

@@ -62,7 +62,10 @@ class TestLinearGaussian:
         assert torch.equal(A, LinearGaussian().A)
         assert not torch.equal(A, LinearGaussian(seed=1).A)
         assert float(torch.linalg.cond(A)) == pytest.approx(5)
-        assert LinearGaussian(dx=4, dy=2).posterior(torch.zeros(2)).sample(3, seeded(0)).shape == (3, 4)
+        wide = LinearGaussian(dx=4, dy=2)
+        precision = torch.eye(4).double() + wide.A.T @ wide.A / wide.noise**2
+        torch.testing.assert_close(wide.C, torch.linalg.inv(precision))
+        torch.testing.assert_close(wide.G, wide.C @ wide.A.T / wide.noise**2)
         assert 0.2 < float((C / C.diagonal().sqrt().outer(C.diagonal().sqrt()) - torch.eye(5)).abs().max()) < 0.95
 
 
