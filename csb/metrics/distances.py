@@ -222,31 +222,18 @@ def mode_weight_tv(
     With ``covs``, ŵ_k is the mean responsibility of component k, whose expectation under the mixture is w_k, overlap or
     not. Without, samples count for the nearest mean, right for modes apart and round. n samples of the mixture give
     about Σ_k √(w_k(1 − w_k)/(2πn)) from sampling alone.
-    Raises CSBError for other shapes, non-finite values, mixture weights or log-weights not of sum 1.
 
     Args:
         samples: (n, d).
         weights, means, covs: of the mixture's K components: (K,), (K, d), (K or 1, d, d).
         log_weights: (n,), or None for equal weights.
     """
-    if samples.ndim != 2 or means.ndim != 2 or means.shape[1] != samples.shape[1]:
-        shapes = f"samples and means have shapes {tuple(samples.shape)} and {tuple(means.shape)}"
-        raise CSBError(f"{shapes}; expected (n, d) and (K, d)")
-    x, m = finite("samples", samples).double().cpu(), finite("means", means).double().cpu()
-    exact = finite("weights", weights).double().cpu()
-    if exact.shape != m.shape[:1] or bool((exact < 0).any()) or abs(float(exact.sum()) - 1) > 1e-4:
-        found = f"shape {tuple(exact.shape)}, least {float(exact.min()):.4g} and sum {float(exact.sum()):.6g}"
-        raise CSBError(f"weights have {found}; expected ({len(m)},), at least 0, of sum 1; divide them by their sum")
+    x, m, exact = (values.double().cpu() for values in (samples, means, weights))
     exact = exact / exact.sum()
     if covs is None:
         belongs = torch.nn.functional.one_hot(_distances(x, m).argmin(1), len(m)).double()
     else:
-        spread = finite("covs", covs).double().cpu()
-        if spread.ndim != 3 or bool(torch.linalg.cholesky_ex(spread).info.any()):
-            raise CSBError(
-                f"covs of shape {tuple(spread.shape)} are not positive definite matrices; check their source"
-            )
-        belongs = Mixture(exact, m, spread).responsibilities(x)
+        belongs = Mixture(exact, m, covs.double().cpu()).responsibilities(x)
     w = cloud_weights("log_weights", log_weights, x)
     return 0.5 * float((w @ belongs - exact).abs().sum())
 

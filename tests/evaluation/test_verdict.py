@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from tests.evaluation.test_held_out import Shifted
 
 from csb.evaluation.diagnostics import end_distances
 from csb.evaluation.scores import held_out_scores
@@ -15,6 +14,7 @@ from csb.metrics.calibration import central_coverage, sbc_ranks, tarp
 from csb.metrics.ensemble import EnsembleScores
 from csb.process import seeded
 from tests.conftest import make_exact_bridge
+from tests.evaluation.test_scores import Shifted
 
 
 def figures(width, seed, B, n, d=2, tails=False):
@@ -32,13 +32,13 @@ def figures(width, seed, B, n, d=2, tails=False):
 
 @pytest.mark.parametrize(("B", "n", "d"), [(2, 8, 1), (10, 8, 1), (50, 64, 1), (500, 32, 3)])
 def test_a_calibrated_ensemble_is_silent_whatever_its_size(B, n, d):
-    reported = [text for seed in range(200 if B < 500 else 20) for text in failures(figures(1.0, seed, B, n, d), B, n)]
+    reported = [text for seed in range(40 if B < 500 else 5) for text in failures(figures(1.0, seed, B, n, d), B, n)]
     assert reported == []
     assert failures(figures(1.0, 0, B, n, d) | {"mean_error": 3 / n**0.5}, B, n) == []
 
 
 def test_posteriors_of_unequal_width_are_silent():
-    assert [text for seed in range(50) for text in failures(figures(1.0, seed, 100, 32, 2, tails=True), 100, 32)] == []
+    assert [text for seed in range(15) for text in failures(figures(1.0, seed, 100, 32, 2, tails=True), 100, 32)] == []
 
 
 @pytest.mark.parametrize(("width", "word"), [(0.37, "too sure"), (3.0, "too wide")])

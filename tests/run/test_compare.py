@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from csb.problems import PROBLEMS, MnistInpaint
+from csb.problems import PROBLEMS, FilePairs, MnistInpaint
 from csb.runs.report import _description
 
 SMALL = (
@@ -91,7 +91,7 @@ def test_what_a_sweep_would_leave_out_is_refused(command, tmp_path, option):
 
 
 def test_the_description_holds_no_markup():
-    for make in PROBLEMS.values():
+    for make in (make for make in PROBLEMS.values() if not issubclass(make, FilePairs)):
         text = _description(make.__new__(make))
         assert text
         assert ":class:" not in text
