@@ -131,6 +131,19 @@ def test_what_the_samplers_see(case):
     torch.testing.assert_close(case(almost), case.z, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "time"), [("score", 67), ("denoiser", 67), ("flow", 25)])
+@torch.no_grad()
+def test_the_time_of_a_level(kind, time):
+    """arccos(√.25)·2/π = 2/3 of a diffusion, and of a flow the level itself: an affine map says which of 100 it is."""
+    network = {"name": "affine", "steps": 100}
+    if kind == "denoiser":
+        model, context = build_denoiser(DenoiserSpec(network, (3,), 1.0)), ()
+    else:
+        model, context = build_conditional(conditional(kind, network=network)), (torch.zeros(1, 2),)
+    model.network.bias[:] = torch.arange(101.0)[:, None]
+    assert model.velocity(torch.zeros(1, 3), torch.tensor(0.25), *context).flatten().tolist() == [time] * 3
+
+
 def test_a_state_depends_on_itself_alone(case):
     z = case.z.requires_grad_()
     (gradient,) = torch.autograd.grad(case(torch.tensor(0.3))[2].sum(), z)
