@@ -1,5 +1,6 @@
 """The figures of a bridge on frozen held-out observations: at the end of a training, and after every iteration."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.distances import sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores
+from csb.metrics.fidelity import SMALLEST, decibel, psnr, ssim_scores
+from csb.metrics.inputs import ensemble_weights, posterior_mean
 from csb.metrics.moments import moment_errors
 from csb.problems import ClassProblem, Pairs, Problem, Simulated
 from csb.process import Stream, seeded
@@ -112,7 +115,7 @@ def held_out_scores(
     tarp_deviation, mean |coverage − level| of central intervals and of joint regions
     (:mod:`csb.metrics.calibration`), and deviation_floor, what is expected of an exact posterior with as many
     observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
-    At least 2 pairs. All samples are held in memory.
+    At least 2 pairs. All samples are held in memory. Images have :func:`nearness` too.
     """
     scores, test = EnsembleScores(scale=bridge.transform.x_scale()), held_out(problem, metrics.observations)
     size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.HELD_OUT_DRAW, device=bridge.device)
@@ -128,4 +131,23 @@ def held_out_scores(
     row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
     if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
         row["sbc_p"] = rank_uniformity(ranks).p_value
-    return row
+    return row | (nearness(problem, samples, test.x) if problem.is_image else {})
+
+
+def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> dict[str, float]:
+    """How near samples (B, n, C, H, W) of images, and their mean, are to the truth (B, C, H, W): PSNR and SSIM.
+
+    Pixels count from 0 at the lower bound to 1 at the upper one, without bounds at the least and the largest value of
+    the truth. SSIM is left out of images below 6 pixels a side.
+    """
+    bounds = [v for side in getattr(problem, "support", None) or () for v in side]
+    known = bounds and all(map(math.isfinite, bounds))
+    low, high = (min(bounds), max(bounds)) if known else (float(truth.min()), float(truth.max()))
+    x, y = ((v.double() - low) / ((high - low) or 1.0) for v in (samples, truth))
+    weights = ensemble_weights(log_weights, x)
+    of_samples = (weights * (x - y[:, None]).square().flatten(2).mean(2)).sum(1)
+    found = {
+        "psnr_mean": psnr(posterior_mean(x, log_weights), y),
+        "psnr_sample": float(decibel(of_samples.mean(), 1.0)),
+    }
+    return found | (ssim_scores(x, y, log_weights)._asdict() if min(y.shape[2:]) >= SMALLEST else {})

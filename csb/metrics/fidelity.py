@@ -9,7 +9,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_number
 from csb.metrics.inputs import ensemble_weights, ensembles, finite, posterior_mean
 
-_SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
+SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
 
 class SSIMScores(NamedTuple):
@@ -56,8 +56,8 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
     estimate, truth = _pair(estimate, truth)
-    if truth.ndim != 4 or min(truth.shape[2:]) < _SMALLEST:
-        raise CSBError(f"images have shape {tuple(truth.shape)}; expected (B, C, H, W) with H, W ≥ {_SMALLEST}")
+    if truth.ndim != 4 or min(truth.shape[2:]) < SMALLEST:
+        raise CSBError(f"images have shape {tuple(truth.shape)}; expected (B, C, H, W) with H, W ≥ {SMALLEST}")
     found = structural_similarity_index_measure(estimate, truth, data_range=1.0, reduction="none")
     return torch.as_tensor(found).reshape(len(truth)).cpu()
 

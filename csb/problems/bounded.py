@@ -10,7 +10,8 @@ r"""Transforms for x in a box, the support of its prior: samples must not leave 
   a bound has a Gaussian tail in v; what is narrow near a bound is stretched. (A logit would give a uniform prior the
   heavier tails of a logistic law.)
 
-Coordinates without bounds are standardised by all three.
+Coordinates without bounds are standardised by all three. Images are standardised, and on the way back clamped: pixels
+do lie at their bounds, black and white.
 """
 
 import math
@@ -37,23 +38,25 @@ Bounds = tuple[float | None, ...]
 
 
 class Boxed(Standardise):
-    """x (d,) in a box: low < high, d numbers each, None where there is no bound (JSON has no infinity)."""
+    """x (d,), or images (C, H, W), in a box: low < high, d or C numbers each, None for no bound (JSON has no ∞)."""
 
     lower: Tensor
     upper: Tensor
 
     @checked
-    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+    def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape)
         self.low, self.high = low, high
         lower, upper = [-torch.inf if v is None else v for v in low], [torch.inf if v is None else v for v in high]
         if not len(low) == len(high) == x_shape[0] or not all(one < other for one, other in zip(lower, upper)):
+            part = "channel" if len(x_shape) == 3 else "coordinate"
             raise CSBError(
-                f"low={list(low)} is not below high={list(high)} in each of {x_shape[0]} coordinates; give as many "
-                f"bounds, the lower below the upper ones, null where there is none"
+                f"low={list(low)} is not below high={list(high)} in each of {x_shape[0]} {part}s; give as many bounds, "
+                f"the lower below the upper ones, null where there is none"
             )
-        self.register_buffer("lower", torch.tensor(lower, dtype=torch.float64), persistent=False)
-        self.register_buffer("upper", torch.tensor(upper, dtype=torch.float64), persistent=False)
+        for name, side in (("lower", lower), ("upper", upper)):
+            ends = torch.tensor(side, dtype=torch.float64).view(self.x_mean.shape)
+            self.register_buffer(name, ends, persistent=False)
 
     def _sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The box in the dtype of a tensor: a bound that is rounded as the data are has them inside."""
@@ -199,12 +202,33 @@ class Probit(Boxed):
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
+@register_transform
+class Clamp(Boxed):
+    """Images, standardised channel by channel; decode clamps them to the bounds of each channel."""
+
+    name = "clamp"
+
+    @checked
+    def __init__(self, x_shape: Image, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+        super().__init__(x_shape, y_shape, low, high)
+
+    def _back(self, v: Tensor) -> Tensor:
+        return v.clamp(*self._sides(v))
+
+    def log_jacobian(self, x: Tensor) -> Tensor:
+        return Transform.log_jacobian(self, x)  # which says that there is no density
+
+
 def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support | None) -> Transform:
-    """The transform of a name in KINDS for a support, still to be fitted; without one, standardise."""
+    """The transform of a name in KINDS for a support, still to be fitted; of images that which clamps.
+
+    Without a support, standardise.
+    """
     if support is None or kind == "standardise":
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
-    return (Reflect if kind == "reflect" else Probit)(x_shape, y_shape, low, high)
+    of = Clamp if len(x_shape) == 3 else Reflect if kind == "reflect" else Probit
+    return of(x_shape, y_shape, low, high)
 
 
 class Bounded(Simulated):

@@ -54,8 +54,8 @@ class FilePairs(Problem):
         val, test: what is held out: a share of the pairs in (0, 1), or their number. val="auto": a tenth, or 50 pairs
             where that is less, but at most a quarter.
         seed: of the shuffle.
-        low, high: bounds of the prior of vectors x: a number for each coordinate, None where there is no bound; or one
-            number for all of them; or None for no bound on that side.
+        low, high: bounds of x: a number for each coordinate of vectors or channel of images, None where there is no
+            bound; or one number for all of them; or None for no bound on that side. Images are clamped to them.
         transform: "standardise", "reflect" or "probit" (see :mod:`csb.problems.bounded`); "auto" reflects where there
             are bounds and standardises elsewhere.
         x, y: without ``path``, the .npy files of x and y; else the names of the arrays in it, "x" and "y" for None.
@@ -139,7 +139,7 @@ class FilePairs(Problem):
 
     @property
     def support(self) -> Support | None:
-        """The box of the bounds, or None without any. CSBError for images, and for another number of bounds."""
+        """The box of the bounds, or None without any. CSBError for another number of bounds."""
         if self.low is None and self.high is None:
             return None
         return Support(self._side("low", -math.inf), self._side("high", math.inf))
@@ -147,10 +147,10 @@ class FilePairs(Problem):
     def _side(self, name: str, unbounded: float) -> tuple[float, ...]:
         value, shape = getattr(self, name), self.x_shape
         numbers = value if isinstance(value, tuple) else (value,) * shape[0]
-        if len(shape) != 1 or len(numbers) != shape[0]:
+        if len(numbers) != shape[0]:
             raise CSBError(
-                f"{name}={value!r} does not bound x of shape {shape} in {self.where}; bounds are for vectors: give one "
-                f"number, or one for each coordinate, null where there is none"
+                f"{name}={value!r} does not bound x of shape {shape} in {self.where}; give one number, or one for each "
+                f"coordinate of a vector or channel of an image, null where there is none"
             )
         return tuple(unbounded if v is None else float(v) for v in numbers)
 
@@ -208,6 +208,10 @@ class FilePairs(Problem):
 
     def new_transform(self) -> Transform:
         kind = "reflect" if self.transform == AUTO else self.transform
+        if kind == self.transform != "standardise" and len(self.x_shape) == 3:
+            raise CSBError(
+                f"transform={kind} is for vectors; images are clamped to their bounds; leave transform at auto"
+            )
         return make_bounded(kind, self.x_shape, self.y_shape, self.support)
 
 
@@ -251,12 +255,13 @@ def _fault(rows: Rows, name: str, low: Tensor, high: Tensor) -> str:
 def _outside(rows: Rows, support: Support) -> str:
     """Which x lie outside the bounds, and what to do."""
     count, row, x = _found(rows, "x", lambda values: ~support.contains(values)[:, None])
-    low, high = support.tensors(x)
-    column = int(((x < low) | (x > high)).nonzero()[0])
+    low, high = (side.expand(1, *x.shape)[0] for side in support.tensors(x[None]))
+    at = tuple(int(i) for i in ((x < low) | (x > high)).nonzero()[0])
+    what = f"column {at[0]}" if len(at) == 1 else f"pixel {at}"
     return (
-        f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: column "
-        f"{column} is {float(x[column]):g} and not in [{float(low[column]):g}, {float(high[column]):g}]; fix the "
-        f"bounds (problem.low, problem.high) or leave out these pairs"
+        f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: {what} "
+        f"is {float(x[at]):g} and not in [{float(low[at]):g}, {float(high[at]):g}]; fix the bounds (problem.low, "
+        f"problem.high) or leave out these pairs"
     )
 
 

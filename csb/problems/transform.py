@@ -17,20 +17,21 @@ from csb.problems.specs import Registry, build, to_spec
 
 
 class Support(NamedTuple):
-    """The box low ≤ x ≤ high of vectors x of d numbers. −∞ and +∞ stand for a bound that is not there."""
+    """The box low ≤ x ≤ high of vectors x of d numbers, or of images by their channels; ∓∞ where there is no bound."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
 
     def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """low and high, (d,) each, on the device and in the dtype of a tensor."""
-        low, high = (torch.tensor(side, dtype=like.dtype, device=like.device) for side in self)
+        """low and high, broadcastable to a batch (B, d) or (B, C, H, W), in its dtype and on its device."""
+        shape = (-1, *[1] * (like.ndim - 2))
+        low, high = (torch.tensor(side, dtype=like.dtype, device=like.device).view(shape) for side in self)
         return low, high
 
     def contains(self, x: Tensor) -> Tensor:
-        """Which of x (B, d) lie in the closed box, (B,), boolean."""
+        """Which of x (B, *x_shape) lie in the closed box, (B,), boolean."""
         low, high = self.tensors(x)
-        return ((x >= low) & (x <= high)).all(dim=-1)
+        return ((x >= low) & (x <= high)).flatten(1).all(dim=1)
 
 
 def fold(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ def fit(
             :class:`csb.networks.Encoder`, which is trained with the network.
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
-        bounds: (low, high) of vectors x: numbers, or one for each coordinate, None where there is none; samples stay
-            inside.
+        bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where
+            there is none; samples stay inside, e.g. (0, 1) for images.
         names: of the coordinates of x, for figures and tables.
         training: further settings by name, of :class:`csb.training.settings.TrainingSettings`, ``OptimizerSettings``
             and ``DeviceSettings``: {"steps": 500, "batch_size": 256, "lr": 1e-3, …}.

@@ -15,7 +15,7 @@ from csb.evaluation.images import class_row, digit_classifier, reference_of
 from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import ImageGrid, PointGrid, Report, Row, write_report
 from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
-from csb.evaluation.scores import held_out, pairs_at_once
+from csb.evaluation.scores import held_out, nearness, pairs_at_once
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
@@ -159,6 +159,8 @@ def _score(
     if problem.is_digit:
         return image_row(drawn, test, classifier, transform.unknown(test.y), seed)
     row = point_row(drawn, test, seed, transform.x_scale())
+    if problem.is_image:
+        row = replace(row, metrics=nearness(problem, drawn.x, test.x, drawn.log_weights) | row.metrics)
     if not problem.has_exact_posterior:
         return row
     y = test.y[: metrics.exact_observations]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import FilePairs, Probit, Reflect, Standardise, build_problem, from_dataset
+from csb.problems import FilePairs, Probit, Reflect, Standardise, build_problem, build_transform, from_dataset
 from csb.problems.specs import same_problem
 from csb.process import seeded
 from tests.problems.pair_files import KINDS, Items, N, good, numbers, prepared, refusal, write
@@ -171,9 +171,22 @@ class TestBounds:
         assert "2 of the 300 x of" in message
         assert "the first in row 100: column 1 is 3 and not in [-2, 2]" in message
 
-    def test_are_for_vectors(self, tmp_path):
-        images = {"x": numbers(N, 1, 4, 4), "y": np.zeros((N, 1))}
-        assert "bounds are for vectors" in refusal(**write(tmp_path, "npz", images), low=0)
+    def test_of_images_clamp_each_channel_and_hold_for_the_pairs(self, tmp_path):
+        x = numbers(N, 2, 4, 4).clip(-1, 1)
+        images = write(tmp_path, "npz", {"x": x, "y": numbers(N, 1)})
+        problem = FilePairs(**images, low=(-1.0, None), high=1)
+        problem.prepare()
+        fitted = problem.new_transform().fit(problem.rows("train"))
+        back = fitted.decode(1000 * torch.randn(8, 2, 4, 4, generator=seeded(1)), torch.zeros(8, 1))
+        assert (float(back[:, 0].min()), float(back.max())) == (-1, 1)
+        assert float(back[:, 1].min()) < -100
+        pairs = problem.pairs("test", 5)
+        again = build_transform(fitted.spec())
+        again.load_state_dict(fitted.state_dict())
+        torch.testing.assert_close(again.decode(again.encode_x(pairs.x), pairs.y), pairs.x)
+        assert "pixel (0, " in refusal(**images, low=-0.5)
+        assert "does not bound x of shape (2, 4, 4)" in refusal(**images, low=(0, 0, 0))
+        assert "transform=reflect is for vectors" in refusal(**images, low=-1, transform="reflect")
 
 
 class TestMissing:
