@@ -8,6 +8,5 @@ setup(
     package_data={
         "csb.conf": ["**/*.yaml"],
         "csb.evaluation.report": ["*.jinja", "*.css"],
-        "csb.cli.demo": ["*.html", "*.css", "*.js"],
     },
 )

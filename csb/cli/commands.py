@@ -125,12 +125,12 @@ _ALL = (
     ),
     Command(
         "demo",
-        "serve a page on this machine to try a bridge of digits: pick or draw one, move the hole",
-        "csb.cli.demo.command",
-        "csb.cli.demo.command:DemoSettings",
+        "serve a page on this machine to try a bridge: of digits behind a hole, or of vectors with sliders for y",
+        "csb.cli.demo",
+        "csb.cli.demo:DemoSettings",
         (
             ("run=outputs/mnist_inpaint_anywhere", "at http://127.0.0.1:7860, until Ctrl+C"),
-            ("run=outputs/mnist_inpaint port=0", "a hole that stays in the middle; at a port that is free"),
+            ("run=outputs/two_moons port=0", "sliders for y and a corner plot; at a port that is free"),
         ),
     ),
     Command(

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from demo.painter import painter_of
+from demo.server import Server
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.cli.demo.painter import Painter
-from csb.cli.demo.server import Server
 from csb.problems import build_problem
 from csb.problems.tasks import mnist
 
 PROBLEMS = ("mnist_inpaint_anywhere", "mnist_inpaint")
+VECTORS = "bod"
 TEST = 30
 
 
@@ -40,12 +41,19 @@ def write_digits(root: Path) -> dict[str, str]:
 
 def untrained(name: str, root: Path | str) -> tuple[Bridge, BridgeSpec, dict[str, Any]]:
     """A bridge of one of PROBLEMS, and what its file holds beside it."""
-    problem = build_problem({"name": name, "root": str(root)})
-    network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
-    part = KernelSpec(network, "x0", "low_rank", rank=4)
+    if name == VECTORS:
+        problem, network, covariance = (
+            build_problem({"name": name}),
+            {"name": "mlp", "width": 8, "depth": 1},
+            "diagonal",
+        )
+    else:
+        problem, covariance = build_problem({"name": name, "root": str(root)}), "low_rank"
+        network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
+    part = KernelSpec(network, "x0", covariance, rank=4)
     spec = BridgeSpec([1.0, 0.5, 0.1], problem.new_transform().spec(), part, part)
     bridge = build_bridge(spec, seed=0)
-    bridge.about = {"problem": problem.spec(), "config": {}, "versions": {}}
+    bridge.about = {"problem": problem.spec(), "config": {"names": ["rate", "$k$"]}, "versions": {}}
     return bridge, spec, bridge.about
 
 
@@ -55,7 +63,7 @@ def serving(name: str, root: Path, md5: dict[str, str]) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "MD5", md5)
         patch.setattr(mnist, "SOURCES", ())
-        painter = Painter.of(untrained(name, root)[0], "tiny", None)
+        painter = painter_of(untrained(name, root)[0], "tiny", None)
         painter.prepare()
     server = Server(painter, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)

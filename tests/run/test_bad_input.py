@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from suites import benchmark
 
 from csb.bridge import save
-from csb.cli import evaluate, export, inspect, reproduce, sample
+from csb.cli import demo, evaluate, export, inspect, reproduce, sample
 from csb.cli.compose import composed
 from csb.cli.conf import CONF
-from csb.cli.demo import command as demo
 from csb.evaluation.table import json_text
 from csb.runs import budgets
 from csb.runs.config import read

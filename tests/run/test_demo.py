@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 from conftest import ROOT
-from demo_examples import PROBLEMS, TEST, ask, serving, untrained, write_digits
+from demo.painter import WAITING, DigitRequest, Digits, painter_of
+from demo.server import BODY, Server
+from demo_examples import PROBLEMS, TEST, VECTORS, ask, serving, untrained, write_digits
 
 from csb.bridge.checkpoint import save
-from csb.cli.demo.command import loopback
-from csb.cli.demo.painter import WAITING, Painter, Request
-from csb.cli.demo.server import BODY, Server
+from csb.cli.demo import loopback
+from csb.cli.scripts import of_checkout
 from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded
@@ -48,9 +49,15 @@ def fixed(data):
         yield server
 
 
+@pytest.fixture(scope="module")
+def vectors(data):
+    with serving(VECTORS, *data) as server:
+        yield server
+
+
 class TestAnswers:
     def test_the_page_loads_nothing_from_elsewhere(self, server):
-        for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+        for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/digits.js", "text/javascript")):
             status, headers, text = ask(server, "GET", path)
             assert status == 200
             assert headers["content-type"].startswith(kind)
@@ -71,7 +78,7 @@ class TestAnswers:
     def test_digits_are_those_of_the_test_set(self, server):
         pairs = server.painter.problem.pairs("test")
         for index in (0, TEST - 1):
-            status, _, found = ask(server, "GET", f"/api/digit?index={index}")
+            status, _, found = ask(server, "GET", f"/api/pick?index={index}")
             assert status == 200
             assert found["label"] == int(pairs.labels[index])
             assert found["image"] == (255 * pairs.x[index]).round().int().flatten().tolist()
@@ -111,12 +118,22 @@ class TestAnswers:
         status, _, found = ask(fixed, "POST", "/api/sample", GOOD)
         assert (status, found) == (400, {"error": "the hole of this bridge cannot move; send top and left 7"})
 
-    def test_one_connection_for_many_questions(self, server):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        for _ in range(3):
-            connection.request("GET", "/api/info")
-            assert connection.getresponse().read()
-        connection.close()
+    def test_vectors(self, vectors):
+        info, picked = ask(vectors, "GET", "/api/info")[2], ask(vectors, "GET", "/api/pick?index=3")[2]
+        assert (info["names"], len(info["x"]), len(info["y"])) == (["rate", "$k$"], 2, 5)
+        pairs = vectors.painter.problem.pairs("test", 4)
+        assert picked["truth"] == pytest.approx(pairs.x[3].tolist())
+        assert picked["y"] == pytest.approx(pairs.y[3].tolist())
+        asked = {"y": picked["y"], "n": 7, "seed": 2}
+        status, _, found = ask(vectors, "POST", "/api/sample", asked)
+        expected = vectors.painter.bridge.sample(pairs.y[3], 7, generator=seeded(2)).x
+        torch.testing.assert_close(torch.tensor(found["samples"]), expected, rtol=1e-4, atol=1e-5)
+        assert (status, found["calls"]) == (200, 2)
+        assert "javascript" in ask(vectors, "GET", "/vectors.js")[1]["content-type"]
+        for wrong in ({"y": [1.0]}, {"y": "x"}, {"y": [1.0] * 5, "n": 0}, {"y": [float("nan")] * 5}):
+            status, _, answer = ask(vectors, "POST", "/api/sample", asked | wrong)
+            assert status == 400
+            one_line(answer)
 
 
 BAD = {
@@ -125,29 +142,20 @@ BAD = {
     "a key too many": GOOD | {"path": "/etc/passwd"},
     "no list": GOOD | {"image": "x" * 784},
     "too few pixels": GOOD | {"image": [0] * 783},
-    "too many pixels": GOOD | {"image": [0] * 785},
     "a pixel above 255": GOOD | {"image": [0] * 783 + [256]},
-    "a pixel below 0": GOOD | {"image": [-1] + [0] * 783},
-    "a pixel that is none": GOOD | {"image": [None] + [0] * 783},
     "a pixel that is true": GOOD | {"image": [True] + [0] * 783},
     "a fractional pixel": GOOD | {"image": [0.5] + [0] * 783},
     "a pixel that is NaN": GOOD | {"image": [float("nan")] + [0] * 783},
-    "an infinite pixel": GOOD | {"image": [float("inf")] + [0] * 783},
     "a huge pixel": GOOD | {"image": [10**400] + [0] * 783},
     "a hole over the edge": GOOD | {"top": 15},
-    "a hole far away": GOOD | {"left": 10**9},
     "a hole before the edge": GOOD | {"left": -1},
-    "a fractional place": GOOD | {"top": 3.5},
     "no samples": GOOD | {"n": 0},
     "too many samples": GOOD | {"n": 65},
-    "samples that are true": GOOD | {"n": True},
     "a long name for a number": GOOD | {"n": "x" * 9000},
-    "a seed below 0": GOOD | {"seed": -1},
     "a seed that is too large": GOOD | {"seed": 2**63},
     "broken JSON": '{"image": [',
     "deep JSON": "[" * 10_000,
     "bytes that are no text": b"\xff\xfe\x00",
-    "nothing": "",
 }
 
 
@@ -166,7 +174,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("index", ["", "?index=", f"?index={TEST}", "?index=-1", "?index=1e3", "?index=٣", "?i=1"])
     def test_bad_digits(self, server, index):
-        path = "/api/digit" + index.replace("٣", "%D9%A3")
+        path = "/api/pick" + index.replace("٣", "%D9%A3")
         status, _, answer = ask(server, "GET", path)
         assert status == 400
         one_line(answer)
@@ -175,7 +183,7 @@ class TestRefusals:
         ("method", "path", "headers", "status"),
         [
             ("GET", "/api/nothing", {}, 404),
-            ("GET", "/page.html/../../command.py", {}, 404),
+            ("GET", "/digits.html/../../server.py", {}, 404),
             ("GET", "/%2e%2e/painter.py", {}, 404),
             ("GET", "/api/sample", {}, 405),
             ("POST", "/api/info", {}, 405),
@@ -217,7 +225,7 @@ class TestRefusals:
             assert connection.recv(100)[:10] in (b"HTTP/1.1 4", b"HTTP/1.1 5")
 
     def test_a_body_that_drips(self, server, monkeypatch):
-        monkeypatch.setattr("csb.cli.demo.server.SECONDS", 0.3)
+        monkeypatch.setattr("demo.server.SECONDS", 0.3)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             connection.sendall(
                 f"POST /api/sample HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 9\r\n"
@@ -225,11 +233,8 @@ class TestRefusals:
             )
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
 
-    def test_it_still_answers_afterwards(self, server):
-        assert ask(server, "POST", "/api/sample", GOOD)[0] == 200
-
     def test_a_failure_inside_is_one_line_too(self, server, monkeypatch):
-        monkeypatch.setattr(Painter, "info", lambda self: 1 / 0)
+        monkeypatch.setattr(Digits, "info", lambda self: 1 / 0)
         status, _, answer = ask(server, "GET", "/api/info")
         assert status == 500
         assert "division" not in answer["error"]
@@ -273,12 +278,6 @@ class TestManyAtOnce:
                     connection.sendall(b"GET / HTTP/1.1\r\nHo")
             assert ask(server, "POST", "/api/sample", GOOD)[0] == 200
 
-    def test_many_requests_are_answered_or_told(self, server):
-        with ThreadPoolExecutor(250) as pool:
-            answers = list(pool.map(lambda _: ask(server, "POST", "/api/sample", GOOD)[0], range(250)))
-        assert set(answers) <= {200, 503}
-        assert 200 in answers
-
 
 class TestStart:
     @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "::1", "example.org", "", None, 2130706433])
@@ -301,15 +300,20 @@ class TestStart:
         with pytest.raises(CSBError, match=f"port={server.port} of 127.0.0.1 cannot be used"):
             Server(server.painter, "127.0.0.1", server.port)
 
-    def test_a_bridge_of_another_problem(self, exact_bridge):
-        bridge = exact_bridge().bridge
-        bridge.about = {"problem": {"name": "two_moons"}}
-        with pytest.raises(CSBError, match="run=x is a bridge of two_moons, which the page cannot show"):
-            Painter.of(bridge, "x", None)
+    def test_a_bridge_of_another_problem(self, data):
+        bridge = untrained("mnist_inpaint", data[0])[0]
+        bridge.about = {"problem": {"name": "mnist_deblur"}}
+        with pytest.raises(CSBError, match="run=x is a bridge of mnist_deblur, which the page cannot show"):
+            painter_of(bridge, "x", None)
+
+    def test_without_a_checkout(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("csb.__file__", str(tmp_path / "csb" / "__init__.py"))
+        with pytest.raises(CSBError, match="csb demo runs the scripts of a checkout"):
+            of_checkout("demo.server", "demo")
 
     def test_without_digits_visitors_draw_their_own(self, tmp_path, monkeypatch):
         monkeypatch.setattr("csb.problems.tasks.mnist.SOURCES", ())
-        painter = Painter.of(untrained("mnist_inpaint", "data")[0], "x", str(tmp_path))
+        painter = painter_of(untrained("mnist_inpaint", "data")[0], "x", str(tmp_path))
         assert isinstance(painter.problem, MnistInpaint)
         assert painter.problem.root == str(tmp_path)
         painter.prepare()
@@ -317,8 +321,8 @@ class TestStart:
         assert info["digits"] == 0
         assert info["without_digits"].startswith("MNIST is not available")
         with pytest.raises(CSBError, match="MNIST is not available"):
-            painter.digit("3")
-        assert len(painter.sample(Request.of(GOOD | {"top": 7, "left": 7}))["samples"]) == 5
+            painter.picked("3")
+        assert len(painter.sample(DigitRequest(**GOOD | {"top": 7, "left": 7}))["samples"]) == 5
 
 
 @pytest.fixture(scope="module")
@@ -353,11 +357,13 @@ class TestCommand:
         assert done.err.strip().splitlines()[-1].startswith(message)
         assert "Traceback" not in done.err
 
-    def test_serves_until_stopped(self, run):
+    @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+    def test_serves_until_stopped(self, run, sent):
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PIP_NO_INDEX": "1", "https_proxy": "http://127.0.0.1:9"}
         command = [sys.executable, "scripts/demo.py", f"run={run}", "port=0"]
+        own = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # a shell may ignore it
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **own
         )
         try:
             assert process.stdout is not None
@@ -370,7 +376,7 @@ class TestCommand:
             with ThreadPoolExecutor(4) as pool:  # while requests are answered
                 asked = [pool.submit(post, port) for _ in range(4)]
                 time.sleep(0.1)
-                process.send_signal(signal.SIGTERM)  # a shell may have it ignore SIGINT
+                process.send_signal(sent)
                 wait([*asked], 60)
             assert process.wait(120) == 0  # the machine may be busy
             assert "stopped" in process.stdout.read()

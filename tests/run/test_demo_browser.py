@@ -1,12 +1,13 @@
 """The demo's page in a browser: a visitor picks a digit, moves the hole, draws, and sees samples."""
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromium import Page, browser, find_chromium
-from demo_examples import PROBLEMS, serving, write_digits
+from demo_examples import PROBLEMS, VECTORS, serving, write_digits
 from PIL import Image
 
 PIXELS = "(c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data])(document.querySelector({!r}))"
@@ -18,8 +19,9 @@ def servers(tmp_path_factory):
     find_chromium()
     root = tmp_path_factory.mktemp("digits")
     md5 = write_digits(root)
-    with serving(PROBLEMS[0], root, md5) as movable, serving(PROBLEMS[1], root, md5) as fixed:
-        yield {"movable": movable.url, "fixed": fixed.url}
+    kinds = {"movable": PROBLEMS[0], "fixed": PROBLEMS[1], "vectors": VECTORS}
+    with ExitStack() as stack:
+        yield {key: stack.enter_context(serving(name, root, md5)).url for key, name in kinds.items()}
 
 
 async def pixels(page: Page, selector: str) -> np.ndarray:
@@ -124,6 +126,24 @@ async def stay(page: Page, url: str) -> None:
     await page.until("document.querySelector('#error').hidden")
 
 
+async def slide(page: Page, url: str, path: Path, width: int, height: int) -> None:
+    """A slider of y gives other samples, and takes the truth away."""
+    await page.go(url, width, height)
+    await page.until("document.querySelector('#corner').dataset.y")
+    assert "red: the x" in await page.text()
+    before = await page.js("document.querySelector('#corner').toDataURL()")
+    await page.js("(e => { e.value = e.max; e.dispatchEvent(new Event('input')); })(document.querySelector('#y2'))")
+    await page.until("document.querySelector('#corner').dataset.y === y.join(',')")
+    assert await page.js("document.querySelector('#corner').toDataURL()") != before
+    assert "red: the x" not in await page.text()
+    await fits(page)
+    box = await page.js("document.querySelector('#corner').getBoundingClientRect().toJSON()")
+    assert box["width"] > 0.8 * min(width, 600)
+    image = np.asarray(Image.open(await page.screenshot(path)).convert("RGB"), dtype=float)
+    assert image.std() > 5
+    await nothing_went_wrong(page, url)
+
+
 def run(profile: Path, steps, dark: bool = False) -> None:
     async def together() -> None:
         async with browser(profile, dark) as page:
@@ -139,6 +159,11 @@ def test_a_visit(servers, tmp_path):
 @pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, False), (1280, 900, True)])
 def test_every_width_and_colour_scheme(servers, tmp_path, width, height, dark):
     run(tmp_path / "profile", lambda page: look(page, servers["movable"], tmp_path / "look.png", width, height), dark)
+
+
+@pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, True), (1280, 900, False)])
+def test_vectors(servers, tmp_path, width, height, dark):
+    run(tmp_path / "profile", lambda page: slide(page, servers["vectors"], tmp_path / "slide.png", width, height), dark)
 
 
 def test_a_fixed_hole_stays_and_errors_are_shown(servers, tmp_path):

@@ -177,7 +177,7 @@ function note(text) {
 
 async function pick() {
   try {
-    const found = await ask(`api/digit?index=${Math.floor(Math.random() * info.digits)}`);
+    const found = await ask(`api/pick?index=${Math.floor(Math.random() * info.digits)}`);
     image.set(found.image);
     note(`Test digit ${found.index}, a ${found.label}: the bridge was not trained on it.`);
     fail("");

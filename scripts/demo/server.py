@@ -1,4 +1,4 @@
-"""The web server behind the page, on Starlette and uvicorn: three files and three questions, for this machine alone.
+"""The web server behind a page, on Starlette and uvicorn: three files and three questions, for this machine alone.
 
 A page of another site must not reach it either: requests carry a name of this machine as their host (which a name that
 was pointed at 127.0.0.1 does not), posts come from its own page and are JSON, and the page itself may load nothing from
@@ -8,8 +8,9 @@ elsewhere.
 import asyncio
 import json
 import os
+import signal
 import socket
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -23,8 +24,8 @@ from starlette.requests import Request as Asked
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from csb.cli.demo.painter import Busy, Painter, Request
 from csb.errors import CSBError
+from demo.painter import Busy, Painter
 
 BODY = 16 * 1024  # bytes of a request; a digit is at most 4 KiB
 SECONDS = 10  # for a client to send its request
@@ -75,22 +76,22 @@ class Server:
         async def info(_: Asked) -> Response:
             return _json(painter.info())
 
-        async def digit(asked: Asked) -> Response:
-            return _json(painter.digit(asked.query_params.get("index")))
+        async def pick(asked: Asked) -> Response:
+            return _json(painter.picked(asked.query_params.get("index")))
 
         async def sample(asked: Asked) -> Response:
             names = {f"http://{name}:{self.port}" for name in (self.host, "localhost")}
             if asked.headers.get("Origin", self.url[:-1]) not in names:
                 raise HTTPException(403, "requests come from this server's own page only")
-            return _json(await run_in_threadpool(painter.sample, Request.of(await _parsed(asked))))
+            return _json(await run_in_threadpool(painter.sample, painter.request.read(await _parsed(asked), "request")))
 
         return Starlette(
             routes=[
-                _page("/", "page.html", "text/html"),
+                _page("/", f"{painter.page}.html", "text/html"),
                 _page("/page.css", "page.css", "text/css"),
-                _page("/page.js", "page.js", "text/javascript"),
+                _page(f"/{painter.page}.js", f"{painter.page}.js", "text/javascript"),
                 Route("/api/info", info),
-                Route("/api/digit", digit),
+                Route("/api/pick", pick),
                 Route("/api/sample", sample, methods=["POST"]),
             ],
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[self.host, "localhost"])],
@@ -99,7 +100,7 @@ class Server:
 
 
 def _page(path: str, name: str, kind: str) -> Route:
-    content = files("csb.cli.demo").joinpath(name).read_bytes()
+    content = (Path(__file__).parent / name).read_bytes()
 
     async def page(_: Asked) -> Response:
         return Response(content, media_type=kind, headers=_HEADERS)
@@ -136,3 +137,16 @@ async def _parsed(asked: Asked) -> Any:
         raise HTTPException(408, f"the body did not come within {SECONDS} seconds") from error
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, "the body is not JSON") from error
+
+
+def serve(painter: Painter, host: str, port: int) -> None:
+    """Serve the page until Ctrl+C or SIGTERM."""
+    painter.prepare()
+    for number in (signal.SIGINT, signal.SIGTERM):  # either is how the page ends, and no failure of the command
+        signal.signal(number, signal.default_int_handler)
+    server = Server(painter, host, port)
+    print(f"{painter.title}: open {server.url} in a browser; Ctrl+C stops", flush=True)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)

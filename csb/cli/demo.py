@@ -1,15 +1,14 @@
-"""The demo's config, checked, and the demo itself."""
+"""``csb demo``: its settings; the page and its server stand in the scripts of a checkout."""
 
 import importlib.util
 import ipaddress
-import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from csb.cli.demo.painter import Painter
+from csb.cli.scripts import of_checkout
 from csb.errors import CSBError
 from csb.runs.load import load_any
 from csb.schema import Given, Place, Schema
@@ -31,7 +30,7 @@ def loopback(host: Any) -> str:
 class DemoSettings(Schema):
     """What is shown, and where."""
 
-    run: Place = Field(description="the folder of a finished run of mnist_inpaint_anywhere or mnist_inpaint")
+    run: Place = Field(description="the folder of a finished run: of digits with a hole, or of vectors x and y")
     host: Annotated[Any, AfterValidator(loopback)] = "127.0.0.1"
     """An address of this machine; no other is possible."""
     port: int = Field(default=7860, ge=0, le=65535, description="0: one that is free")
@@ -40,22 +39,10 @@ class DemoSettings(Schema):
 
 
 def prepare(given: Given) -> Callable[[], None]:
-    """The server. CSBError for a value that is wrong."""
+    """The server. CSBError for a value that is wrong, and without a checkout."""
     own = DemoSettings.read(given)
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise CSBError("csb demo needs Starlette and uvicorn; pip install -e '.[demo]'")
-    return partial(_serve, Painter.of(load_any(own.run), own.run, own.root), own.host, own.port)
-
-
-def _serve(painter: Painter, host: str, port: int) -> None:
-    """Serves the page until Ctrl+C or SIGTERM."""
-    from csb.cli.demo.server import Server  # here: it takes what an extra brings
-
-    painter.prepare()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = Server(painter, host, port)
-    print(f"{painter.title}: open {server.url} in a browser; Ctrl+C stops", flush=True)
-    try:
-        server.run()
-    except KeyboardInterrupt:
-        print("stopped", flush=True)
+    serve = of_checkout("demo.server", "demo").serve
+    painter = of_checkout("demo.painter", "demo").painter_of(load_any(own.run), own.run, own.root)
+    return partial(serve, painter, own.host, own.port)
