@@ -77,7 +77,8 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     stored = data.pop("fingerprint", None)
     known = {field.name for field in fields(Progress)}
     fault = ""
-    if not isinstance(stored, dict) or {*data} - known or not isinstance(data.get("weights"), dict):
+    parts = stored, data.get("weights"), data.get("optimizer") or {}
+    if not all(isinstance(part, dict) for part in parts) or {*data} - known:
         fault = f"{path} is no state of a training; put the right file back, or train again with overwrite=true"
     elif of := _difference(stored, fingerprint):
         fault = f"{path.parent} was trained {of}"

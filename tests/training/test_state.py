@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from csb.errors import CSBError
+from csb.files import write_tensors
 from csb.problems import Reflect
 from csb.process import seeded
 from csb.training.state import Progress, load_progress, save_progress, take_weights
@@ -47,6 +48,24 @@ def test_an_archive_of_an_older_version(tmp_path):
     data["optimizer"] = {"state": data["optimizer"], "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]}
     torch.save({"format": 1, "fingerprint": FINGERPRINT, **data}, tmp_path / "state.pt")
     assert same(vars(load_progress(tmp_path / "state.pt", FINGERPRINT)), vars(progress()))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"kind": "bridge"}, "is damaged or not a csb file"),
+        ({"state": {"weights": {"a": {"$tensor": "b"}}}}, "is damaged or not a csb file"),
+        ({"state": {"weights": [{"$numbers": []}]}}, "is damaged or not a csb file"),
+        ({"state": [1]}, "is damaged or not a csb file"),
+        ({"state": {"weights": {}}, "format": 99}, "is not a csb file of format 1"),
+        ({"state": {"weights": {}}}, "is no state of a training"),
+        ({"state": {"weights": {}, "fingerprint": {}, "optimizer": [1]}}, "is no state of a training"),
+    ],
+)
+def test_a_file_of_something_else(tmp_path, header, message):
+    write_tensors(tmp_path / "state", {"a": torch.ones(1)}, {"format": 1, **header})
+    with pytest.raises(CSBError, match=f"state {message}"):
+        load_progress(tmp_path / "state", {})
 
 
 @pytest.mark.parametrize(
