@@ -113,7 +113,7 @@ def test_a_state_of_something_else(copy, change, message):
 def test_a_bridge_in_place_of_a_state(copy):
     golden = Path(__file__).parents[1] / "golden" / "files" / "half_step.pt"
     for file, name, reported in (
-        (copy / "half_steps" / "01_backward.safetensors", "state.safetensors", "is damaged or not a csb file"),
+        (copy / "half_steps" / "01_backward.safetensors", "state.safetensors", "lacks 'state' beside format, kind"),
         (golden, "state.pt", "is no state of a training; put the right file back"),
     ):
         (copy / "state.safetensors").unlink()

@@ -53,7 +53,7 @@ def test_an_archive_of_an_older_version(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"kind": "bridge"}, "is damaged or not a csb file"),
+        ({"kind": "bridge"}, "lacks 'state' beside format, kind; restore it, or train again"),
         ({"state": {"weights": {"a": {"$tensor": "b"}}}}, "is damaged or not a csb file"),
         ({"state": {"weights": [{"$numbers": []}]}}, "is damaged or not a csb file"),
         ({"state": [1]}, "is damaged or not a csb file"),
