@@ -210,6 +210,7 @@ def test_amortized_baselines_are_trained_once_and_sampled_at_as_many_calls(forke
 
 class TestProcesses:
     def test_a_process_that_fails_is_told_by_its_last_line(self, tmp_path):
+        processes._stopped.clear()  # after another suite's end
         log = tmp_path / "log"
         log.write_text("of an earlier try\n")
         program = "import os; print(os.environ['OMP_NUM_THREADS']); raise SystemExit('error: no good')"
@@ -218,6 +219,27 @@ class TestProcesses:
         with pytest.raises(CSBError, match=r"no output \(ended by signal 9; see"):
             processes.process(("-c", "import os; os.kill(os.getpid(), 9)"), log, None)
         assert log.read_text().splitlines()[:2] == ["of an earlier try", "2"]
+
+    def test_a_suite_that_is_stopped_ends_its_processes_and_starts_no_more(self, tmp_path, monkeypatch):
+        started = []
+
+        def outcome(job, threads, c2st_processes):
+            started.append(job)
+            with contextlib.suppress(CSBError):
+                processes.process(("-c", f"import time; time.sleep({60 * bool(job)})"), tmp_path / str(job), None)
+            return processes.Outcome(job)
+
+        monkeypatch.setattr(processes, "_outcome", outcome)
+        settings = settings_of(line(tmp_path, "suite.jobs=2"))
+        outcomes = processes.run(list(range(5)), settings)
+        assert next(outcomes).job == 0
+        begun = time.monotonic()
+        with pytest.warns(UserWarning, match="cancelled"):
+            outcomes.close()
+        while processes._running and time.monotonic() - begun < 30:
+            time.sleep(0.05)
+        assert time.monotonic() - begun < 30
+        assert len(started) < 5
 
     def test_any_folder_reaches_the_training(self):
         for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):

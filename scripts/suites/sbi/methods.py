@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Method:
+class Trainable:
     """How a method is trained and sampled.
 
     Attributes:
@@ -88,9 +88,9 @@ def _flow(folder: Path, T: int, problem: Problem) -> list[Candidate]:
     return found if T % 2 else [*found, Candidate("flow, Heun", flow_sampler(model, "heun", T // 2), *about)]
 
 
-METHODS: dict[str, Method] = {
-    "exact": Method(_exact, "never"),
-    "bridge": Method(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
-    "score": Method(_score, "once", done="score", overrides=("stage=score",), groups=("conditional",)),
-    "flow": Method(_flow, "once", done="flow", overrides=("stage=flow",), groups=("conditional",)),
+METHODS: dict[str, Trainable] = {
+    "exact": Trainable(_exact, "never"),
+    "bridge": Trainable(_bridge, "each T", done="result.json", overrides=("stage=bridge",)),
+    "score": Trainable(_score, "once", done="score", overrides=("stage=score",), groups=("conditional",)),
+    "flow": Trainable(_flow, "once", done="flow", overrides=("stage=flow",), groups=("conditional",)),
 }

@@ -11,7 +11,7 @@ from csb.cli import compose as cli
 from csb.errors import CSBError
 from csb.files import digest, model_file, read_json
 from csb.runs.config import RunConfig, read
-from suites.sbi.methods import METHODS, Method
+from suites.sbi.methods import METHODS, Trainable
 from suites.sbi.settings import SuiteSettings
 
 
@@ -59,7 +59,7 @@ def training_config(overrides: tuple[str, ...]) -> RunConfig:
     return read(cli.composed("train", overrides))
 
 
-def _identity(run: RunConfig, method: Method) -> dict[str, Any]:
+def _identity(run: RunConfig, method: Trainable) -> dict[str, Any]:
     """Everything that a training depends on."""
     return run.fingerprint() | {group: run.plain[group] for group in method.groups}
 

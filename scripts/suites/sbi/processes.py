@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from functools import partial
@@ -20,6 +21,7 @@ from suites.sbi.settings import SuiteSettings
 
 _ROOT = Path(csb.__file__).resolve().parents[1]
 _running: set[subprocess.Popen[Any]] = set()
+_gate, _stopped = threading.Lock(), threading.Event()  # no process starts after the others were ended
 
 
 class Outcome(NamedTuple):
@@ -33,13 +35,16 @@ class Outcome(NamedTuple):
 
 def run(jobs: list[Job], settings: SuiteSettings) -> Generator[Outcome, None, None]:
     """The outcome of each job as it ends. A caller that stops early ends the processes that still run."""
+    _stopped.clear()
     one = delayed(partial(_outcome, threads=settings.threads, c2st_processes=settings.c2st_processes))
     try:
         side_by_side: Any = Parallel(settings.jobs, backend="threading", return_as="generator_unordered")
         yield from side_by_side(map(one, jobs))
     finally:
-        for process in list(_running):
-            process.terminate()
+        with _gate:
+            _stopped.set()
+            for process in _running:
+                process.terminate()
 
 
 def _outcome(job: Job, threads: int | None, c2st_processes: int) -> Outcome:
@@ -71,9 +76,13 @@ def process(arguments: tuple[str, ...], log: Path, threads: int | None) -> None:
         start = file.tell()
         command = [sys.executable, "-P", *arguments]
         output: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=environment, **output) as running:
+        with _gate:
+            if _stopped.is_set():
+                raise CSBError("the suite was stopped; run it again")
+            running = subprocess.Popen(command, env=environment, **output)
             _running.add(running)
-            code = running.wait()
+        code = running.wait()
+        with _gate:
             _running.discard(running)
     if code:
         text = log.read_bytes()[start:].decode(errors="replace")
