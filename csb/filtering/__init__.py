@@ -1,5 +1,7 @@
 """Sequential filtering: state-space models, filters behind one protocol, and the cycles that score them."""
 
+from typing import Any
+
 from csb.filtering.base import Analysis, Filter
 from csb.filtering.bootstrap import Bootstrap
 from csb.filtering.bridge import BridgeFilter
@@ -12,24 +14,4 @@ from csb.filtering.lorenz96 import Lorenz96
 from csb.filtering.model import StateSpace, Twin, twin
 
 MODELS: dict[str, type[StateSpace]] = {"lorenz63": Lorenz63, "lorenz96": Lorenz96}
-FILTERS: dict[str, type[Filter]] = {"bridge": BridgeFilter, "enkf": EnKF, "bootstrap": Bootstrap, "ensf": EnSF}
-
-__all__ = [
-    "FILTERS",
-    "MODELS",
-    "Analysis",
-    "Bootstrap",
-    "BridgeFilter",
-    "EnKF",
-    "EnSF",
-    "Filter",
-    "Gaussian",
-    "LinearGaussianModel",
-    "Lorenz63",
-    "Lorenz96",
-    "StateSpace",
-    "Track",
-    "Twin",
-    "track",
-    "twin",
-]
+FILTERS: dict[str, Any] = {"bridge": BridgeFilter, "enkf": EnKF, "bootstrap": Bootstrap, "ensf": EnSF}

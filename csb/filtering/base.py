@@ -1,13 +1,12 @@
 """What a filter is: forecast members and an observation go in, members of the analysis come out."""
 
-import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number
+from csb.errors import CSBError
 from csb.filtering.model import StateSpace
 from csb.filtering.whitening import spread
 from csb.numbers import as_numbers
@@ -30,10 +29,10 @@ class Analysis(NamedTuple):
 class Filter(ABC):
     """One assimilation; it knows nothing of the cycles before."""
 
-    name: str
+    name: ClassVar[str]
 
     def __call__(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
-        """The analysis.
+        """Draw from the analysis.
 
         Args:
             model: gives h and the noise of y.
@@ -46,13 +45,11 @@ class Filter(ABC):
                 analysis a million standard deviations of the forecast, or more, away from it.
         """
         x, y = as_numbers("x", x).double(), as_numbers("y", y).double()
-        check(model, x, y)
+        _check(model, x, y)
         found = self._analyse(model, x, y, generator)
-        if not bool(torch.isfinite(found.x).all()):
-            raise CSBError(f"{self.name} gave members that are not finite: it diverged; use more members or inflation")
         std = spread(x)
         far = ((found.x - x.mean(0)).abs() / torch.where(std > 0, std, torch.inf)).max()
-        if not bool(far < _FAR):
+        if not bool(torch.isfinite(found.x).all()) or not bool(far < _FAR):
             raise CSBError(
                 f"{self.name} gave members that are {float(far):.1e} standard deviations of the forecast away from it: "
                 f"it diverged; use more members or inflation, or check y and the forecast"
@@ -64,23 +61,14 @@ class Filter(ABC):
         """As :meth:`__call__`, for checked arguments."""
 
 
-def check(model: StateSpace, x: Tensor, y: Tensor) -> None:
+def _check(model: StateSpace, x: Tensor, y: Tensor) -> None:
     """CSBError for members (M, dx) and an observation (dy,) that do not fit the model."""
-    if x.ndim != 2 or x.shape[1] != model.dx or y.shape != (model.dy,):
+    if x.ndim != 2 or x.shape[1] != model.dx or y.shape != (model.dy,) or len(x) < 2:
         raise CSBError(
             f"members {tuple(x.shape)} and y {tuple(y.shape)} do not fit {model.name}; expected (M, {model.dx}) and "
-            f"({model.dy},)"
+            f"({model.dy},), with M ≥ 2, better hundreds"
         )
-    if len(x) < 2:
-        raise CSBError(f"M={len(x)} members are too few; a filter needs at least 2, better hundreds")
     if not bool(torch.isfinite(x).all()):
         raise CSBError("forecast members are not finite: the filter diverged; use more members, inflation or less dt")
     if not bool(torch.isfinite(y).all()):
         raise CSBError(f"y={y.tolist()} is not finite; leave out what was not observed")
-
-
-def require_between(name: str, value: float, low: float, high: float = math.inf) -> None:
-    """CSBError unless low ≤ value ≤ high, and value is finite."""
-    if not is_number(value) or not low <= value <= high or math.isinf(value):
-        limit = f"of at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise CSBError(f"{name}={value!r} is not possible; give a number {limit}")

@@ -7,26 +7,24 @@ Silverman's bandwidth for factor 1, after which the members are shrunk about the
 covariance (West 1993). It vanishes as M → ∞.
 """
 
+from typing import ClassVar
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.filtering.base import Analysis, Filter, require_between
+from csb.filtering.base import Analysis, Filter
 from csb.filtering.model import StateSpace
 from csb.samplers.resampling import effective_sample_size, normalised, systematic
+from csb.schema import Schema
 
 
-class Bootstrap(Filter):
-    """See the module's docstring. Systematic resampling.
+class Bootstrap(Filter, Schema):
+    """See the module's docstring. Systematic resampling."""
 
-    Args:
-        regularisation: the factor, ≥ 0; 0 leaves copies as they are.
-    """
+    name: ClassVar[str] = "bootstrap"
 
-    name = "bootstrap"
-
-    def __init__(self, regularisation: float = 0.0) -> None:
-        require_between("regularisation", regularisation, 0)
-        self.regularisation = regularisation
+    regularisation: float = Field(default=0.0, ge=0, description="the factor; 0 leaves copies as they are")
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         M, d = x.shape

@@ -33,62 +33,49 @@ the filter of the paper; τ → 0 is the bootstrap filter, with the bridge idle.
 """
 
 import math
+from functools import cached_property
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import MOST_DRAWS, MOST_ROUNDS, CSBError, is_one_of, require_int
-from csb.filtering.base import Analysis, Filter, require_between
+from csb.errors import MOST_DRAWS, MOST_ROUNDS, CSBError
+from csb.filtering.base import Analysis, Filter
 from csb.filtering.model import StateSpace
 from csb.filtering.noise import uncorrelated
 from csb.filtering.regression import Fourier, Kernels
 from csb.filtering.whitening import Whitening
-from csb.process import Grid, Pinned, Power, Reference, Stream, mix, noise_like, seeded
+from csb.process import Grid, Power, Reference, Stream, mix, noise_like, seeded
+from csb.process.grid import Steps
+from csb.process.schedule import Horizon
 from csb.samplers.resampling import effective_sample_size, systematic
+from csb.schema import OneOf, Schema
 
-WAYS = ("replay", "draw")
 
+class BridgeFilter(Filter, Schema):
+    """See the module's docstring. CSBError on a call with no more members than features."""
 
-class BridgeFilter(Filter):
-    """See the module's docstring.
+    name: ClassVar[str] = "bridge"
 
-    Args:
-        T: steps, ≥ 1.
-        L: iterations, ≥ 1.
-        alpha_bar_end: the horizon, in (0, 1).
-        power: of the schedule.
-        features: random features beside the coordinates, ≥ 0; 0 leaves affine kernels.
-        width: ℓ > 0 of their kernel, in standard deviations.
-        locality: τ > 0, or None.
-        way: "replay" or "draw".
+    T: Steps = 4
+    """Steps."""
+    L: int = Field(default=2, ge=1, le=MOST_ROUNDS, description="iterations")
+    alpha_bar_end: Horizon = 0.1
+    """The horizon."""
+    power: float = Field(default=2.0, gt=0, lt=20, description="of the schedule")
+    features: int = Field(default=32, ge=0, le=MOST_DRAWS)
+    """Random features beside the coordinates; 0 leaves affine kernels."""
+    width: float = Field(default=4.0, ge=1e-3, description="ℓ of their kernel, in standard deviations")
+    locality: Annotated[float, Field(ge=1e-3)] | None = None
+    """τ, or None."""
+    way: Annotated[str, OneOf(("replay", "draw"))] = "replay"
+    """How the analysis is drawn."""
 
-    Raises:
-        CSBError: a value out of range; on a call, no more members than features.
-    """
-
-    name = "bridge"
-
-    def __init__(
-        self,
-        T: int = 4,
-        L: int = 2,
-        alpha_bar_end: float = 0.1,
-        power: float = 2.0,
-        features: int = 32,
-        width: float = 4.0,
-        locality: float | None = None,
-        way: str = "replay",
-    ) -> None:
-        require_int("L", L, 1, MOST_ROUNDS)
-        require_int("features", features, 0, MOST_DRAWS)
-        require_between("width", width, 1e-3)
-        if locality is not None:
-            require_between("locality", locality, 1e-3)
-        if not is_one_of(way, WAYS):
-            raise CSBError(f"way={way!r} is unknown; choose one of {', '.join(WAYS)}")
-        self.reference = Reference(Grid.from_schedule(Power(alpha_bar_end=alpha_bar_end, power=power), T))
-        self.T, self.L, self.features, self.width = T, L, features, width
-        self.locality, self.way = locality, way
+    @cached_property
+    def reference(self) -> Reference:
+        """The process between whitened members and N(0, I)."""
+        return Reference(Grid.from_schedule(Power(alpha_bar_end=self.alpha_bar_end, power=self.power), self.T))
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         x, seen, share = self._pairs(model, x, y, generator)
@@ -137,25 +124,17 @@ class BridgeFilter(Filter):
         back, forth = self.reference.pinned_start(k), self.reference.pinned_end(k)
         law = self.reference.marginal(self.T)
         ends = law.scale * z + law.var.sqrt() * uncorrelated(z, (z, v), generator)
-        path, backward = self._backward(back, features, z, ends, v, generator)
+        path = self._joined(z, ends, v, generator)
+        backward = Kernels(back, features, path[1:], v, z)
         for _ in range(self.L - 1):
             noise = uncorrelated(z, (v,), generator)
-            start = self._run(backward, range(self.T, 0, -1), noise, v, generator)
-            inputs = self._joined(start, noise, v, generator)[:-1]
-            forward = Kernels(forth, features, inputs, v, noise)
-            ends = self._run(forward, range(1, self.T + 1), z, v, generator)
-            path, backward = self._backward(back, features, z, ends, v, generator)
+            start = noise
+            for step in range(self.T, 0, -1):
+                start = backward.draw(step, start, v, generator)
+            forward = Kernels(forth, features, self._joined(start, noise, v, generator)[:-1], v, noise)
+            ends = z
+            for step in range(1, self.T + 1):
+                ends = forward.draw(step, ends, v, generator)
+            path = self._joined(z, ends, v, generator)
+            backward = Kernels(back, features, path[1:], v, z)
         return path, backward
-
-    def _backward(
-        self, law: Pinned, features: Fourier, z: Tensor, ends: Tensor, v: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Kernels]:
-        path = self._joined(z, ends, v, generator)
-        return path, Kernels(law, features, path[1:], v, z)
-
-    @staticmethod
-    def _run(kernels: Kernels, steps: range, x: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
-        """The last state of paths from x (M, d) along these steps."""
-        for k in steps:
-            x = kernels.draw(k, x, v, generator)
-        return x

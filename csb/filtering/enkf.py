@@ -10,12 +10,16 @@ from itself: x^m ← x^m + K(y − y^m), y^m = h(x^m) + σ ε, K = C_xh (C_hh + 
   fifth-order function of Gaspari & Cohn 1999 (eq. 4.10), a correlation function itself.
 """
 
+from typing import Annotated, ClassVar
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.filtering.base import Analysis, Filter, require_between
+from csb.filtering.base import Analysis, Filter
 from csb.filtering.model import StateSpace
 from csb.process import psd_solve
+from csb.schema import Schema
 
 
 def gaspari_cohn(distance: Tensor, c: float) -> Tensor:
@@ -26,24 +30,14 @@ def gaspari_cohn(distance: Tensor, c: float) -> Tensor:
     return torch.where(z <= 1, near, torch.where(z < 2, far, torch.zeros_like(z)))
 
 
-class EnKF(Filter):
-    """See the module's docstring.
+class EnKF(Filter, Schema):
+    """See the module's docstring. CSBError on a call with localisation for a model without distances."""
 
-    Args:
-        inflation: λ ≥ 1.
-        localisation: c > 0 in the unit of the model's distances, or None.
+    name: ClassVar[str] = "enkf"
 
-    Raises:
-        CSBError: a value out of range, or localisation of a model without distances.
-    """
-
-    name = "enkf"
-
-    def __init__(self, inflation: float = 1.0, localisation: float | None = None) -> None:
-        require_between("inflation", inflation, 1)
-        if localisation is not None:
-            require_between("localisation", localisation, 1e-6)
-        self.inflation, self.localisation = inflation, localisation
+    inflation: float = Field(default=1.0, ge=1, description="λ")
+    localisation: Annotated[float, Field(ge=1e-6)] | None = None
+    """c in the unit of the model's distances, or None."""
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         mean = x.mean(0)

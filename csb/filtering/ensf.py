@@ -31,14 +31,19 @@ state is led back to its own member: a relaxation towards the observation that k
 estimate of the forecast's score, and its bias is another one, known for any forecast since the steps are affine.
 """
 
+from functools import cached_property
+from typing import ClassVar
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
-from csb.filtering.base import Analysis, Filter, require_between
+from csb.filtering.base import Analysis, Filter
 from csb.filtering.model import StateSpace
 from csb.filtering.whitening import spread
 from csb.process import Grid, euler_maruyama, noise_like
+from csb.process.grid import MOST_STEPS
+from csb.schema import Count, Schema
 
 
 def denoise(u: Tensor, members: Tensor, alpha_bar: float) -> Tensor:
@@ -60,35 +65,32 @@ def _assimilate(B: Tensor, gap: Tensor, spare: Tensor | None, delta: Tensor) -> 
     return found[0].T if len(B) == 1 else found[..., 0]
 
 
-class EnSF(Filter):
-    """See the module's docstring.
+class EnSF(Filter, Schema):
+    """See the module's docstring."""
 
-    Args:
-        steps: T ≥ 2.
-        floor: ε_α in (0, 1), the share of the state that is left at t = 1.
-        batch: members that the score is estimated from, drawn once an analysis, at a cost of M·batch·T; None for all;
-            1 for each state its own.
-        inflation: λ ≥ 1, by which the analysis is spread about its mean.
+    name: ClassVar[str] = "ensf"
 
-    Raises:
-        CSBError: a value out of range.
-    """
+    steps: int = Field(default=100, ge=2, le=MOST_STEPS, description="T")
+    floor: float = Field(default=0.05, ge=1e-4, lt=1, description="ε_α, the share of the state that is left at t = 1")
+    batch: Count | None = None
+    """Members that the score is estimated from, drawn once an analysis, at a cost of M·batch·T; None for all; 1 for
+    each state its own."""
+    inflation: float = Field(default=1.0, ge=1, description="λ, by which the analysis is spread about its mean")
 
-    name = "ensf"
+    @cached_property
+    def _t(self) -> Tensor:
+        """(steps + 1,), the times of the paper."""
+        return torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
 
-    def __init__(self, steps: int = 100, floor: float = 0.05, batch: int | None = None, inflation: float = 1.0) -> None:
-        require_int("steps", steps, 2)
-        if batch is not None:
-            require_int("batch", batch, 1)
-        require_between("floor", floor, 1e-4, 1)
-        if floor == 1:
-            raise CSBError("floor=1 leaves no noise to start from; choose .05")
-        require_between("inflation", inflation, 1)
-        self.steps, self.batch, self.inflation = steps, batch, inflation
-        t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        alpha = 1 - t * (1 - floor)
-        self.scale = (alpha.square() + t).sqrt()
-        self.grid, self.damping = Grid(alpha.square() / self.scale.square()), 1 - t
+    @cached_property
+    def scale(self) -> Tensor:
+        """(steps + 1,), c_t."""
+        return ((1 - self._t * (1 - self.floor)).square() + self._t).sqrt()
+
+    @cached_property
+    def grid(self) -> Grid:
+        """ᾱ = α_t²/c_t²."""
+        return Grid((1 - self._t * (1 - self.floor)).square() / self.scale.square())
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         mean, std = x.mean(0), spread(x)
@@ -101,7 +103,7 @@ class EnSF(Filter):
             guess = members if self.batch == 1 else denoise(u, members, float(self.grid.alpha_bar[k]))
             u = law.near * u + law.far * guess + law.var.sqrt() * noise_like(u, generator)
             h, J = model.linearised(mean + std * c * u)
-            weight = (delta * self.damping[k - 1]).sqrt() / model.noise_std
+            weight = (delta * (1 - self._t[k - 1])).sqrt() / model.noise_std
             gap = weight * (y - h) + (delta / 2).sqrt() * noise_like(h, generator)
             spare = noise_like(h, generator) if k == 1 else None
             u = u + _assimilate(weight * c * J * std, gap, spare, delta)

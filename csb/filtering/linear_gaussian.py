@@ -5,13 +5,13 @@ With forecast N(m, C): gain K = C Hᵀ(H C Hᵀ + σ² I)⁻¹, analysis N(m + K
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.filtering.model import StateSpace, require_positive
+from csb.filtering.model import StateSpace
 from csb.process import psd_cholesky, psd_solve
 
 
@@ -43,23 +43,26 @@ class LinearGaussianModel(StateSpace):
     start: Gaussian
     noise_std: float = 1.0
 
-    name = "linear_gaussian"
+    name: ClassVar[str] = "linear_gaussian"
 
     def __post_init__(self) -> None:
-        require_positive(self, "noise_std")
         for field in ("A", "Q", "H"):
             object.__setattr__(self, field, getattr(self, field).double())
         object.__setattr__(self, "start", Gaussian(*(part.double() for part in self.start)))
         d = len(self.A)
         shapes = (self.A.shape, self.Q.shape, self.H.shape[1:], self.start.mean.shape, self.start.cov.shape)
-        if shapes != ((d, d), (d, d), (d,), (d,), (d, d)):
-            raise CSBError(f"A, Q, H, start have {[tuple(s) for s in shapes]}; expected (d, d), (d, d), (dy, d), (d,)")
+        if shapes != ((d, d), (d, d), (d,), (d,), (d, d)) or not self.noise_std > 0:
+            raise CSBError(
+                f"A, Q, H, start have {[tuple(s) for s in shapes]}, noise_std={self.noise_std!r}; expected (d, d), "
+                f"(d, d), (dy, d), (d,), (d, d) and a number above 0"
+            )
         for field, cov in (("Q", self.Q), ("start.cov", self.start.cov)):
-            if not bool(torch.isfinite(cov).all()) or not torch.allclose(cov, cov.T):
-                raise CSBError(f"{field} is not finite and symmetric; give a covariance")
-            least = float(torch.linalg.eigvalsh(cov).min())
-            if least < -1e-6 * float(cov.abs().max()):
-                raise CSBError(f"{field} has the eigenvalue {least:.3g}; those of a covariance are at least 0")
+            least = float(torch.linalg.eigvalsh(cov).min()) if torch.allclose(cov, cov.T) else float("nan")
+            if not least >= -1e-6 * float(cov.abs().max()):
+                raise CSBError(
+                    f"{field} is no covariance, which is finite and symmetric with eigenvalues of at least 0; its "
+                    f"least is {least:.3g}"
+                )
 
     @property
     def dx(self) -> int:

@@ -6,15 +6,15 @@ Zhang 2024, CMAME 432, 117447), through the arc tangent. x_0 is drawn from N(0, 
 the first forecast, so that it stands on the attractor.
 """
 
-from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from csb.errors import CSBError, is_one_of, require_int
-from csb.filtering.model import StateSpace, require_positive, rk4
+from csb.filtering.model import Flow
+from csb.schema import MOST_COORDINATES, OneOf
 
-OBSERVED = ("linear", "arctan")
 _SPIN = 4.0  # units of time
 
 
@@ -23,54 +23,28 @@ def derivative(x: Tensor, forcing: float = 8.0, damping: float = 1.0) -> Tensor:
     return (x.roll(-1, 1) - x.roll(2, 1)) * x.roll(1, 1) - damping * x + forcing
 
 
-@dataclass(frozen=True)
-class Lorenz96(StateSpace):
-    """See the module's docstring.
+class Lorenz96(Flow):
+    """See the module's docstring."""
 
-    Args:
-        dx: d ≥ 4.
-        forcing: F.
-        dt: of a Runge–Kutta step, > 0.
-        substeps: of them between two observations, ≥ 1.
-        model_std: of the noise after them, > 0.
-        noise_std: of the observations, > 0.
-        observed: h, "linear" or "arctan", of every coordinate.
-    """
+    name: ClassVar[str] = "lorenz96"
 
-    dx: int = 40
+    dx: int = Field(default=40, ge=4, le=MOST_COORDINATES, description="d")
     forcing: float = 8.0
-    dt: float = 0.05
-    substeps: int = 1
-    model_std: float = 0.01
-    noise_std: float = 1.0
-    observed: str = "linear"
-
-    name = "lorenz96"
-
-    def __post_init__(self) -> None:
-        require_int("dx", self.dx, 4)
-        require_int("substeps", self.substeps, 1)
-        require_positive(self, "forcing", "dt", "model_std", "noise_std")
-        if not is_one_of(self.observed, OBSERVED):
-            raise CSBError(f"observed={self.observed!r} is unknown; choose one of {', '.join(OBSERVED)}")
+    """F."""
+    observed: Annotated[str, OneOf(("linear", "arctan"))] = "linear"
+    """h, of every coordinate."""
 
     @property
     def dy(self) -> int:
         """As many as dx."""
         return self.dx
 
-    def _run(self, x: Tensor, steps: int) -> Tensor:
-        for _ in range(steps):
-            x = rk4(lambda state: derivative(state, self.forcing), x, self.dt)
-        return x
+    def f(self, x: Tensor) -> Tensor:
+        return derivative(x, self.forcing)
 
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
         x = 3 * torch.randn((n, self.dx), dtype=torch.float64, generator=generator)
-        return self._run(x, round(_SPIN / self.dt))
-
-    def forecast(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        x = self._run(x, self.substeps)
-        return x + self.model_std * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+        return self.run(x, round(_SPIN / self.dt))
 
     def observe(self, x: Tensor) -> Tensor:
         return x if self.observed == "linear" else x.atan()

@@ -6,13 +6,14 @@ steps of ``dt``, ``substeps`` of them between two observations, after which nois
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number, require_int
+from csb.errors import CSBError, require_int
 from csb.process import Stream, seeded
+from csb.schema import Count, Positive, Schema
 
 
 def rk4(f: Callable[[Tensor], Tensor], x: Tensor, dt: float) -> Tensor:
@@ -29,14 +30,14 @@ class StateSpace(ABC):
 
     Attributes:
         name: of the model.
-        dx, dy: coordinates of x and of y.
+        dx, dy: coordinates of x and of y; of a class or of its objects.
         noise_std: σ > 0, of each coordinate of y.
     """
 
-    name: str
-    dx: int
-    dy: int
-    noise_std: float
+    name: ClassVar[str]
+    dx: ClassVar[int]
+    dy: ClassVar[int]
+    noise_std: ClassVar[float]
 
     @abstractmethod
     def initial(self, n: int, generator: torch.Generator) -> Tensor:
@@ -79,6 +80,36 @@ class StateSpace(ABC):
         return rows.transpose(0, 1)
 
 
+class Flow(StateSpace, Schema):
+    """dx/dt = f(x) by Runge–Kutta steps, every coordinate seen, with noise after the steps."""
+
+    dt: Positive = 0.05
+    """Of a Runge–Kutta step."""
+    substeps: Count = 1
+    """Of them between two observations."""
+    model_std: Positive = 0.01
+    """Of the noise after them."""
+    noise_std: Positive = 1.0
+    """Of the observations."""
+
+    @abstractmethod
+    def f(self, x: Tensor) -> Tensor:
+        """dx/dt, (n, dx) → (n, dx)."""
+
+    def run(self, x: Tensor, steps: int) -> Tensor:
+        """The states after some Runge–Kutta steps from x (n, dx)."""
+        for _ in range(steps):
+            x = rk4(self.f, x, self.dt)
+        return x
+
+    def forecast(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        x = self.run(x, self.substeps)
+        return x + self.model_std * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+    def observe(self, x: Tensor) -> Tensor:
+        return x
+
+
 class Twin(NamedTuple):
     """A true path and what was seen of it.
 
@@ -92,9 +123,9 @@ class Twin(NamedTuple):
 
 
 def twin(model: StateSpace, cycles: int, seed: int) -> Twin:
-    """A path of N = cycles observations, frozen: a function of the model, N and the seed alone.
+    """Draw a path of N = cycles ≥ 1 observations, frozen: a function of the model, N and the seed alone.
 
-    A longer one begins with a shorter one. CSBError where cycles is not an integer ≥ 1.
+    A longer one begins with a shorter one.
     """
     require_int("cycles", cycles, 1)
     path, noise = seeded(seed, Stream.FILTER_TWIN, 0), seeded(seed, Stream.FILTER_TWIN, 1)
@@ -103,11 +134,3 @@ def twin(model: StateSpace, cycles: int, seed: int) -> Twin:
         x = model.forecast(x, path)
         states.append(x)
     return Twin(torch.cat(states), torch.cat([model.simulate(x, noise) for x in states]))
-
-
-def require_positive(model: object, *names: str) -> None:
-    """CSBError unless these attributes are numbers > 0."""
-    for name in names:
-        value = getattr(model, name)
-        if not is_number(value) or not 0 < value < float("inf"):
-            raise CSBError(f"{name}={value!r} is not possible; give a finite number above 0")

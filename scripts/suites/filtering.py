@@ -72,10 +72,7 @@ def _method(key: str, given: dict[str, Any]) -> tuple[str, Filter]:
     if not is_one_of(given.get("filter"), FILTERS):
         raise CSBError(f"{key} holds {given!r}; give {{filter: {'|'.join(FILTERS)}, option: value, …}}")
     options = {option: value for option, value in given.items() if option != "filter"}
-    try:
-        method = FILTERS[given["filter"]](**options)
-    except TypeError as error:
-        raise CSBError(f"{key}: {given['filter']} does not take {sorted(options)} ({error}); leave it out") from error
+    method = FILTERS[given["filter"]].read(options, key)
     return ", ".join([given["filter"], *(f"{option} = {value}" for option, value in options.items())]), method
 
 

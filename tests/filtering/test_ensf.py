@@ -84,9 +84,7 @@ def test_the_bias_is_the_one_that_the_recursion_predicts(std, mean):
     assert abs(want_mean - exact[0]) > 6 * (want_var / M) ** 0.5  # it is a bias, and it would be seen
 
 
-@pytest.mark.parametrize(
-    ("sigma", "batch"), [(0.1, None), (0.02, None), (1e-3, None), (1e-4, None), (1e-3, 1), (1e-4, 1)]
-)
+@pytest.mark.parametrize(("sigma", "batch"), [(0.1, None), (1e-4, None), (1e-4, 1)])
 def test_a_precise_observation_is_followed(sigma, batch):
     """Of a Gaussian: the recursion, which tends to N(y, σ²/2), the SDE's own law, not a state that exploded."""
     M, eye = 500, torch.eye(2).double()

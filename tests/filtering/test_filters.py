@@ -26,6 +26,8 @@ from csb.process import seeded
 from tests.filtering.filter_examples import OBSERVED, errors, gaussian_model
 
 SMALL = {"bridge": {"T": 2, "L": 1, "features": 4}, "ensf": {"steps": 20}}
+EYE = torch.eye(2).double()
+PLAIN = LinearGaussianModel(EYE, EYE, EYE, Gaussian(torch.zeros(2), EYE), 0.5)
 EVERY = [FILTERS[name](**SMALL.get(name, {})) for name in FILTERS]
 
 
@@ -50,14 +52,13 @@ def test_cycles_reach_the_kalman_filter(method):
     assert cov < 0.08, cov
 
 
-def test_perturbed_observations_keep_the_spread():
+def test_inflation_is_of_the_forecasts_spread():
     model = gaussian_model()
     x = model.initial(20_000, seeded(1))
-    law = model.condition(model.start, OBSERVED)
     inflated = EnKF(inflation=1.5)(model, x, OBSERVED, seeded(2)).x
     wide = model.condition(model.start._replace(cov=1.5**2 * model.start.cov), OBSERVED)
     assert errors(inflated, wide)[1] < 0.05
-    assert errors(inflated, law)[1] > 0.2
+    assert errors(inflated, model.condition(model.start, OBSERVED))[1] > 0.2
 
 
 def test_taper():
@@ -89,57 +90,63 @@ def test_particles_are_told():
 
 @pytest.mark.parametrize("method", EVERY, ids=FILTERS)
 class TestEvery:
-    def run(self, method, seed, M=60):
-        model = Lorenz63()
-        x = model.initial(M, seeded(0))
-        return method(model, x, torch.tensor([3.0, -2.0, 11.0]).double(), seeded(seed)), x
-
-    def test_shape_and_seed(self, method):
-        (one, x), (again, _), (other, _) = self.run(method, 1), self.run(method, 1), self.run(method, 2)
-        assert one.x.shape == (60, 3)
-        assert one.x.dtype == torch.float64
-        assert torch.equal(one.x, again.x)
-        assert one.diagnostics == again.diagnostics
-        assert not torch.equal(one.x, other.x)
-        assert torch.equal(x, Lorenz63().initial(60, seeded(0)))  # the forecast is left as it was
-
-    def test_bad_input(self, method):
-        model, y = Lorenz63(), torch.zeros(3, dtype=torch.float64)
-        x = model.initial(60, seeded(0))
-        for members, seen, message in (
-            (x[:1], y, "M=1 members are too few"),
-            (x[:, :2], y, r"members \(60, 2\) and y \(3,\) do not fit lorenz63"),
-            (x, y[:2], r"y \(2,\) do not fit"),
-            (x.index_fill(0, torch.tensor([3]), float("nan")), y, "the filter diverged"),
-            (x, y / 0, "is not finite"),
-            (x, np.ma.array(y.numpy(), mask=[0, 1, 0]), "is not finite"),
-        ):
-            with pytest.raises(CSBError, match=message) as error:
-                method(model, members, seen, seeded(0))
-            assert "\n" not in str(error.value)
-
-    def test_cycles(self, method):
+    def test_cycles_and_seeds(self, method):
         model = Lorenz63()
         truth = twin(model, 25, 0)
-        one, again = (track(model, method, 60, truth, 0) for _ in range(2))
+        one, again, other = (track(model, method, 60, truth, seed) for seed in (0, 0, 1))
         assert torch.equal(one.rmse, again.rmse)
-        found = one.summary(5)
-        assert found["rmse"] > 0
-        assert found["spread"] > 0
-        assert found["rmse_error"] > 0
-        assert found["seconds"] > 0
+        assert all(torch.equal(one.diagnostics[key], again.diagnostics[key]) for key in one.diagnostics)
+        assert not torch.equal(one.rmse, other.rmse)
+        assert all(value > 0 for value in one.summary(5).values())
+
+    def test_members_of_float32_are_left_as_they_were(self, method):
+        model = gaussian_model()
+        x = model.initial(100, seeded(0)).float()
+        before = x.clone()
+        one, two = (method(model, part, OBSERVED.to(part), seeded(1)).x for part in (x, x.double()))
+        assert one.dtype == torch.float64
+        assert torch.allclose(one, two, atol=1e-5)
+        assert torch.equal(x, before)
+
+    def test_a_coordinate_that_does_not_vary_stays(self, method):
+        x = torch.randn((400, 2), dtype=torch.float64, generator=seeded(0))
+        x[:, 1] = 0.3
+        found = method(PLAIN, x, torch.tensor([1.0, 0.5], dtype=torch.float64), seeded(1)).x
+        assert torch.allclose(found[:, 1], x[:, 1])
+        assert float(found[:, 0].mean()) == pytest.approx(0.8, abs=0.2)
+        x = torch.ones(100, 2).double()
+        assert torch.allclose(method(PLAIN, x, x[0], seeded(1)).x, x)
 
 
-class Diverging(Filter):
-    name = "diverging"
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.eye(3)[:1], torch.zeros(3), r"members \(1, 3\) and y \(3,\) do not fit lorenz63"),
+        (torch.eye(3)[:, :2], torch.zeros(3), r"members \(3, 2\)"),
+        (torch.eye(3), torch.zeros(2), r"y \(2,\)"),
+        (torch.eye(3) / 0, torch.zeros(3), "the filter diverged"),
+        (torch.eye(3), np.ma.array(np.zeros(3), mask=[0, 1, 0]), "is not finite"),
+    ],
+)
+def test_what_does_not_fit(x, y, message):
+    with pytest.raises(CSBError, match=message):
+        EnKF()(Lorenz63(), x, y, seeded(0))
+
+
+class Far(Filter):
+    name = "far"
+
+    def __init__(self, factor):
+        self.factor = factor
 
     def _analyse(self, model, x, y, generator):
-        return Analysis(x / 0, {})
+        return Analysis(x * self.factor + self.factor, {})
 
 
-def test_a_filter_that_diverges_is_told_with_its_cycle():
-    with pytest.raises(CSBError, match="cycle 1: diverging gave members that are not finite"):
-        track(Lorenz63(), Diverging(), 10, twin(Lorenz63(), 3, 0), 0)
+@pytest.mark.parametrize("factor", [1e10, float("nan")])
+def test_a_filter_that_diverges_is_told_with_its_cycle(factor):
+    with pytest.raises(CSBError, match=r"cycle 1: far gave members .* it diverged"):
+        track(Lorenz63(), Far(factor), 10, twin(Lorenz63(), 3, 0), 0)
 
 
 class Truth(Filter):
@@ -185,79 +192,32 @@ def analysed(method):
     ("make", "message"),
     [
         (lambda: EnKF(inflation=0.9), "inflation=0.9"),
-        (lambda: EnKF(localisation=0), "localisation=0"),
         (lambda: Bootstrap(-1), "regularisation=-1"),
-        (lambda: EnSF(steps=1), "steps=1"),
         (lambda: EnSF(floor=1), "floor=1"),
-        (lambda: EnSF(batch=0), "batch=0"),
-        (lambda: BridgeFilter(L=0), "L=0"),
-        (lambda: BridgeFilter(T=0), "T=0"),
-        (lambda: BridgeFilter(alpha_bar_end=1.0), "alpha_bar_end=1.0"),
         (lambda: BridgeFilter(way="back"), "way='back' is unknown"),
-        (lambda: BridgeFilter(locality=0.0), "locality=0.0"),
-        (lambda: BridgeFilter(width=float("nan")), "width=nan"),
         (lambda: analysed(EnKF(localisation=2.0)), "distances"),
         (lambda: analysed(BridgeFilter()), "cannot fit 32"),
     ],
 )  # fmt: skip
 def test_bad_settings(make, message):
-    with pytest.raises(CSBError, match=message) as error:
+    with pytest.raises(CSBError, match=message):
         make()
-    assert "\n" not in str(error.value)
 
 
 class TestDegenerate:
-    """Members of float32, coordinates and directions without spread, observations that say the same twice."""
-
-    @pytest.mark.parametrize("name", FILTERS)
-    def test_float32_members(self, name):
-        method, model = FILTERS[name](**SMALL.get(name, {})), gaussian_model()
-        x = model.initial(100, seeded(0)).float()
-        one, two = (method(model, part, OBSERVED.to(part), seeded(1)).x for part in (x, x.double()))
-        assert one.dtype == torch.float64
-        assert torch.allclose(one, two, atol=1e-5)
-
-    @pytest.mark.parametrize("name", FILTERS)
-    def test_a_coordinate_that_does_not_vary_stays(self, name):
-        eye, zero = torch.eye(2).double(), torch.zeros(2).double()
-        model = LinearGaussianModel(eye, eye, eye, Gaussian(zero, eye), 0.5)
-        x = torch.randn((400, 2), dtype=torch.float64, generator=seeded(0))
-        x[:, 1] = 0.3
-        y = torch.tensor([1.0, 0.5], dtype=torch.float64)
-        found = FILTERS[name](**SMALL.get(name, {}))(model, x, y, seeded(1)).x
-        assert torch.allclose(found[:, 1], x[:, 1])
-        assert float(found[:, 0].mean()) == pytest.approx(0.8, abs=0.2)
-
-    def test_no_spread_at_all(self):
-        model, x = gaussian_model(), torch.ones(100, 2).double()
-        for name in FILTERS:
-            found = FILTERS[name](**SMALL.get(name, {}))(model, x, OBSERVED, seeded(1)).x
-            assert torch.allclose(found, x), name
+    """Directions without spread, observations that say the same twice."""
 
     def test_a_direction_without_spread(self):
-        eye = torch.eye(2).double()
-        model = LinearGaussianModel(eye, eye, eye, Gaussian(torch.zeros(2), eye), 0.5)
         x = torch.randn((400, 1), dtype=torch.float64, generator=seeded(0)) * torch.tensor([1.0, 2.0]).double()
-        found = BridgeFilter()(model, x, torch.tensor([1.0, 2.0]).double(), seeded(1)).x
+        found = BridgeFilter()(PLAIN, x, torch.tensor([1.0, 2.0]).double(), seeded(1)).x
         assert torch.allclose(found[:, 1], 2 * found[:, 0])
         assert float(found[:, 0].mean()) == pytest.approx(5 / 5.25, abs=0.1)
 
     def test_twins_of_an_observation_without_noise(self):
         H = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-        eye = torch.eye(2).double()
-        model = LinearGaussianModel(eye, eye, H, Gaussian(torch.zeros(2), eye), 1e-12)
+        model = LinearGaussianModel(EYE, EYE, H, Gaussian(torch.zeros(2), EYE), 1e-12)
         x = torch.randn((400, 2), dtype=torch.float64, generator=seeded(0))
         found = EnKF()(model, x, torch.tensor([0.4, 0.4]).double(), seeded(1)).x
         assert torch.allclose(found[:, 0], torch.full((400,), 0.4).double(), atol=1e-6)
         law = model.condition(model.start, torch.tensor([0.4, 0.4]).double())
         assert torch.allclose(law.mean, torch.tensor([0.4, 0.0]).double(), atol=1e-6)
-
-    def test_far_out_is_diverged(self):
-        class Far(Filter):
-            name = "far"
-
-            def _analyse(self, model, x, y, generator):
-                return Analysis(x + 1e10, {})
-
-        with pytest.raises(CSBError, match="it diverged"):
-            Far()(gaussian_model(), gaussian_model().initial(10, seeded(0)), OBSERVED, seeded(0))
