@@ -188,13 +188,13 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
         return str(cause)
     prefix = f"{group}." if group and (not loc or loc[0] not in kind.alone) else ""
     if reported["type"] == "extra_forbidden":
-        return _unknown(group, loc[0], list(known))
+        return unknown_setting(group, loc[0], list(known))
     key, node, value = f"{prefix}{loc[0]}", known[loc[0]], values.get(str(loc[0]))
     if reported["type"] == "missing" and len(loc) == 1:
         return f"{key} is missing; give {key}=…"
     for part in loc[1:]:  # as far as the error's place is one in the value; the rest names types
         if isinstance(value, dict) and loc[-2:] == (part, "[key]"):
-            return _unknown(key, part, _names(_inner(node, "propertyNames")))
+            return unknown_setting(key, part, _names(_inner(node, "propertyNames")))
         if isinstance(value, dict) and part in value:
             key, value, node = f"{key}.{part}", value[part], _inner(node, "additionalProperties")
         elif isinstance(value, list | tuple) and isinstance(part, int) and (items := _inner(node, "items")):
@@ -206,7 +206,7 @@ def explain(kind: type[Schema], group: str, values: dict[str, Any], error: Valid
     return f"{key}={shown(value)} is not possible; give {describe(node)}"
 
 
-def _unknown(group: str, key: Any, known: list[str]) -> str:
+def unknown_setting(group: str, key: Any, known: list[str]) -> str:
     where = f"{group} has" if group else "there is"
     return f"{where} no setting {shown(key)}; choose among {', '.join(known) or 'texts'}{nearest(key, known)}"
 

@@ -17,7 +17,6 @@ class Command:
         settings: the schema of what stands at the top level of its configuration, in the module; "" without one.
         examples: arguments that work, the first the commonest, each with what it does.
         hint: what to do after Ctrl+C.
-        groups: of conf/, whose keys the help lists; of other groups it lists the choices.
         no_sweep: what to do in place of -m (several jobs); None where -m is possible.
     """
 
@@ -27,7 +26,6 @@ class Command:
     settings: str
     examples: tuple[tuple[str, str], ...]
     hint: str = "nothing was changed"
-    groups: tuple[str, ...] = ()
     no_sweep: str | None = "run it once for each value"
 
 
@@ -70,7 +68,6 @@ _ALL = (
             ("'methods=[tds,dps,exact]' calls=[10,50] observations=5", "some methods"),
         ),
         "the same command goes on where it was stopped",
-        groups=("baselines",),
     ),
     Command(
         "sample",
@@ -81,12 +78,8 @@ _ALL = (
             ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
             ("run=outputs/two_moons observations=10", "for the problem's first ten test observations"),
             ("run=outputs/mnist_inpaint calls=1", "with the student of stage=distil"),
-            (
-                "run=outputs/two_moons/bridge.safetensors y=obs.npy sampler.mean_only=true",
-                "a file; no later noise",
-            ),
+            ("run=outputs/two_moons/bridge.safetensors y=obs.npy sampler.mean_only=true", "a file; no later noise"),
         ),
-        groups=("sampler",),
     ),
     Command(
         "inspect",
@@ -149,7 +142,6 @@ _ALL = (
             ("suite=target target=two_moons", "training time until C2ST is .55; target=mnist_inpaint: until 19.5 dB"),
         ),
         "the same command goes on where a suite was stopped",
-        groups=("suite",),
         no_sweep="give lists, e.g. suite.T=[5,10]",
     ),
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -12,13 +13,16 @@ from typing import Any, NoReturn
 import torch
 
 from csb.errors import ENDING, CSBError, Terminated, ended_by
-from csb.training.ranks import reports_first
+from csb.training.ranks import PEER_FAILED, peer_failed, reports_first
 
+PARENT = "CSB_PARENT"  # the environment's variable that names the process of csb which started this one
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain(error: Exception) -> str | None:
     """The line that tells of an error which is no mistake of this program; None for one that is."""
+    if peer_failed(error):
+        return PEER_FAILED
     if isinstance(error, CSBError):
         return str(error)
     if is_out_of_memory(error):
@@ -48,7 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def fail(message: str | None, code: int = 2) -> NoReturn:
-    """Prints the line and ends with the exit code. What a terminal would take for a command is shown as �.
+    """Print the line and end with the exit code. What a terminal would take for a command is shown as �.
 
     None, and what another process of the same training has said already, is not printed.
     """
@@ -56,30 +60,46 @@ def fail(message: str | None, code: int = 2) -> NoReturn:
         message = "".join(c if c.isprintable() else "�" for c in message)
         with contextlib.suppress(OSError, ValueError):  # of a closed stderr
             print(f"error: {message}", file=sys.stderr, flush=True)
-    _drop_output()
-    raise SystemExit(code)
-
-
-def flush_output() -> None:
-    """Writes what is still buffered, so that a closed pipe shows here and not, as noise, when the interpreter ends."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _drop_output() -> None:
-    """Where an output is closed, the interpreter's last flush of it goes nowhere."""
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
             continue
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # a closed output: the interpreter's last flush of it goes nowhere
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(code)
 
 
-class _Ended:
-    """What ends a command by a signal: raised where it comes, and again where nothing came of that.
+@contextlib.contextmanager
+def ending(hint: str) -> Iterator[None]:
+    """Inside, an error ends the process with one line and exit code 2, SIGTERM with 143, SIGHUP with 129.
+
+    ``hint`` says what to do after a signal. What is a mistake of this program is raised as it is.
+    """
+    shown = logging.raiseExceptions
+    logging.raiseExceptions = False  # a log line that cannot be written, e.g. to a closed pipe, ends nothing
+    try:
+        with terminable():
+            yield
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a closed pipe shows here and not, as noise, when the interpreter ends
+    except KeyboardInterrupt:
+        fail(f"interrupted; {hint}")
+    except Terminated as end:
+        fail(f"terminated by {signal.Signals(end.number).name}; {hint}", 128 + end.number)  # as shells have it
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            reports_first()  # by a traceback; the other processes keep quiet
+            raise
+        fail(None if line == PEER_FAILED and PARENT in os.environ else line)  # the parent tells who was killed
+    finally:
+        logging.raiseExceptions = shown
+
+
+class _Handler:
+    """What ends a command by a signal: raised where it comes, and by an alarm again where nothing came of that.
 
     A destructor, or a callback of the garbage collector, prints what is raised inside of it and goes on; a library may
     take it for a mistake of its own.
@@ -88,17 +108,19 @@ class _Ended:
     number = 0
     every = 0.5  # seconds
 
-    def __call__(self, number: int, frame: Any) -> NoReturn:
-        self.number = number
-        signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
+    def __call__(self, number: int, frame: Any) -> None:
+        if number != signal.SIGALRM:
+            self.number = number
+            signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
+        elif self._is_handled():
+            return
         raise ended_by(self.number)
 
-    def again(self, number: int, frame: Any) -> None:
+    def _is_handled(self) -> bool:
         handled = sys.exception()
         while handled is not None and not isinstance(handled, KeyboardInterrupt | Terminated):
             handled = handled.__context__
-        if handled is None and self.number:
-            raise ended_by(self.number)
+        return handled is not None or not self.number
 
 
 @contextlib.contextmanager
@@ -108,29 +130,21 @@ def terminable() -> Iterator[None]:
     A fit notes them, and ends after its step (csb.training.fit). A handler that is there already, or that a signal is
     ignored, is left as it is; so is all outside the main thread.
     """
-    ended, here = _Ended(), threading.current_thread() is threading.main_thread()
-    handlers = {number: ended for number in ENDING}
-    free = (signal.SIG_DFL, signal.default_int_handler)
-    before = {n: signal.getsignal(n) for n in handlers if here and signal.getsignal(n) in free}
-    if before:
-        handlers, before = {**handlers, signal.SIGALRM: ended.again}, {**before, signal.SIGALRM: signal.SIG_DFL}
+    handler, free = _Handler(), (signal.SIG_DFL, signal.default_int_handler)
+    here = threading.current_thread() is threading.main_thread()
+    ours = [number for number in ENDING if here and signal.getsignal(number) in free]
+    before = {number: signal.getsignal(number) for number in [*ours, signal.SIGALRM] if ours}
     try:
         for number in before:
-            signal.signal(number, handlers[number])
-        yield
-    except (KeyboardInterrupt, Terminated):
-        raise
-    except BaseException:
-        if ended.number:
-            raise ended_by(ended.number) from None
-        raise
-    finally:
-        if signal.SIGALRM in before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
             signal.signal(number, handler)
-    if ended.number:
-        raise ended_by(ended.number)
-
-
-__all__ = ["explain", "fail", "flush_output", "is_out_of_memory", "terminable"]
+        yield
+    except BaseException as error:
+        if not handler.number or isinstance(error, KeyboardInterrupt | Terminated):
+            raise
+    finally:
+        if handler.number:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, one in before.items():
+            signal.signal(number, one)
+    if handler.number:
+        raise ended_by(handler.number)

@@ -7,9 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.types import RunMode
@@ -24,8 +23,7 @@ _VISIBLE, _SLOTS = "CUDA_VISIBLE_DEVICES", "CSB_GPU_SLOTS"
 _held: list[Any] = []  # the lock of this worker's GPU, which it keeps until it ends
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """A checked sweep.
 
     Attributes:
@@ -54,62 +52,46 @@ def explain_missing(message: str) -> str:
     return f"the launcher {found[1]} needs the package {_PACKAGES[found[2]]}; run pip install -e '.[sweep]'"
 
 
-def require_single(config: DictConfig) -> None:
-    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
-    if config.hydra.mode == RunMode.MULTIRUN:
-        raise CSBError("hydra.mode=MULTIRUN is not supported; give -m")
-    if launcher_of(config) != BASIC:
-        name = config.hydra.runtime.choices["hydra/launcher"]
-        raise CSBError(f"the launcher {name} starts sweeps alone; add -m, or leave it out")
-
-
 def launcher_of(config: DictConfig) -> str:
     """The class name of the launcher of a config that holds Hydra's part."""
     return str(config.hydra.launcher._target_).rpartition(".")[2]
 
 
-def processes(config: DictConfig) -> tuple[int, int]:
-    """How many processes one job takes on each machine, and on how many machines; 1 where no number is given."""
-    trainer = config.get("trainer") or {}
-    counts = (trainer.get("devices", 1), trainer.get("num_nodes", 1))
-    devices, nodes = (n if isinstance(n, int) and n > 1 else 1 for n in counts)
-    return devices, nodes
+def require_single(config: DictConfig) -> None:
+    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
+    if config.hydra.mode == RunMode.MULTIRUN or launcher_of(config) != BASIC:
+        name = config.hydra.runtime.choices["hydra/launcher"]
+        raise CSBError(f"hydra.mode and the launcher {name} start sweeps alone; add -m, or leave them out")
 
 
 def check_launch(config: DictConfig) -> str:
-    """Checks the launcher of one job of a sweep and returns its class name.
+    """Check the launcher of one valid job of a sweep and return its class name.
 
     CSBError for jobs of several devices outside Slurm, where jobs run inside one process; for a Slurm launcher that
     does not start a task for each of their devices; and for it where there is no Slurm.
     """
-    launcher, (count, nodes) = launcher_of(config), processes(config)
-    if count * nodes > 1 and launcher != SLURM:
+    launcher, own, trainer = launcher_of(config), config.hydra.launcher, config.trainer
+    if (world := trainer.devices * trainer.num_nodes) > 1 and launcher != SLURM:
         raise CSBError(
-            f"-m with {count * nodes} devices a job is possible with sweep=slurm alone: elsewhere a job is one "
-            f"process; give trainer.devices=1 with sweep=joblib, which puts each job on a GPU of its own, or leave out "
-            f"-m"
+            f"-m with {world} devices a job is possible with sweep=slurm alone: elsewhere a job is one process; give "
+            f"trainer.devices=1 with sweep=joblib, which puts each job on a GPU of its own, or leave out -m"
         )
     if launcher == SLURM and not (shutil.which("sbatch") and shutil.which("srun")):
         raise CSBError("the Slurm launcher finds no sbatch and srun here; start it where jobs are submitted, or choose "
                        "sweep=joblib or sweep=slurm_local")  # fmt: skip
-    if launcher == SLURM:
-        own = config.hydra.launcher
-        for name, key, wanted in (("tasks_per_node", "devices", count), ("nodes", "num_nodes", nodes)):
-            if own.get(name, 1) != wanted:
-                raise CSBError(
-                    f"hydra.launcher.{name}={own.get(name, 1)} does not fit trainer.{key}={wanted}; give both the same"
-                )
+    for name, key in (("tasks_per_node", "devices"), ("nodes", "num_nodes")) if launcher == SLURM else ():
+        if own.get(name, 1) != trainer[key]:
+            raise CSBError(
+                f"hydra.launcher.{name}={own.get(name, 1)} does not fit trainer.{key}={trainer[key]}; give both the "
+                f"same"
+            )
     return launcher
 
 
 def parallel(config: DictConfig, launcher: str, jobs: int) -> int:
     """How many of the jobs run at a time on this machine. CSBError for joblib's n_jobs where it is no number."""
-    if launcher == SLURM:
-        return 0
-    if launcher == LOCAL:
-        return jobs
     if launcher != JOBLIB:
-        return 1
+        return {SLURM: 0, LOCAL: jobs}.get(launcher, 1)
     n = config.hydra.launcher.n_jobs
     if isinstance(n, bool) or not isinstance(n, int) or n == 0:
         raise CSBError(f"hydra.launcher.n_jobs={n!r} is not possible; give the number of jobs at a time, or -1")
@@ -139,7 +121,7 @@ def prepared(launch: Launch) -> Iterator[None]:
 
 
 def take_gpu() -> None:
-    """In a worker of :func:`prepared`, before CUDA starts: keeps one of the visible GPUs, the least taken, for itself.
+    """In a worker of :func:`prepared`, before CUDA starts: keep one of the visible GPUs, the least taken, for itself.
 
     Workers outlive jobs, and CUDA keeps the devices it started with: the first job decides for all later ones.
     """

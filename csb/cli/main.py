@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from difflib import get_close_matches
 
@@ -12,7 +13,7 @@ _HELP = ("-h", "--help")
 
 
 def main(argv: list[str] | None = None, name: str | None = None) -> None:
-    """Runs a command. What is wrong ends it with one line and exit code 2.
+    """Run a command. What is wrong ends it with one line and exit code 2.
 
     Args:
         argv: the arguments, those of the process for None.
@@ -25,37 +26,28 @@ def main(argv: list[str] | None = None, name: str | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     if name is None:
         name, *arguments = arguments or ["--help"]
-        if name in _HELP:
-            _show(overview())
-            return
-        if name == "--version":
-            from csb import __version__
-
-            _show(f"csb {__version__}\n")
-            return
-        if name not in COMMANDS:
-            print(f"error: {_unknown(name)}", file=sys.stderr)
-            raise SystemExit(2)
-    if any(argument in _HELP for argument in arguments):
-        _show(command_help(COMMANDS[name]))
+    if (text := _information(name, arguments)) is not None:
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:  # nobody reads it any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    from csb.cli import compose as cli  # here, so that help does not wait for torch
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        print(f"error: {name!r} is no command; {meant}choose among {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    from csb.cli.compose import run  # here, so that help does not wait for torch
 
-    cli.run(name, arguments)
-
-
-def _show(text: str) -> None:
-    """Prints help; where nobody reads it any more, it ends quietly."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        from csb.cli.ends import fail  # here, so that help does not wait for torch
-
-        fail(None)
+    run(name, arguments)
 
 
-def _unknown(name: str) -> str:
-    """What is said of a command that there is not, in one line."""
-    near = get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{name!r} is no command; {meant}choose among {', '.join(COMMANDS)}"
+def _information(name: str, arguments: list[str]) -> str | None:
+    """The text of a help or of the version; None where a command is to be run."""
+    if name in _HELP:
+        return overview()
+    if name == "--version":
+        from csb import __version__
+
+        return f"csb {__version__}\n"
+    return command_help(COMMANDS[name]) if name in COMMANDS and any(a in _HELP for a in arguments) else None

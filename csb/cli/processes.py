@@ -5,21 +5,22 @@ torchrun, Slurm's srun, or in the tasks of a submitit job, the processes are the
 (:mod:`csb.training.ranks`).
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
+from csb.cli.ends import PARENT
 from csb.cli.launch import THREADS, cores
 from csb.errors import ENDING, CSBError
 from csb.training.ranks import Ranks, environment, init
 from csb.training.settings import DeviceSettings
 
-_PARENT = "CSB_PARENT"  # the process that started this one
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _ROOT = str(Path(__file__).resolve().parents[2])  # which csb is imported from, installed or not
 _CHILD = f"import sys; sys.path.append({_ROOT!r}); from csb.cli.main import main; main()"
 
@@ -39,7 +40,9 @@ def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
             raise CSBError(f"torchrun started {started} processes; give trainer.devices= those of a machine")
         return Ranks.of(device)
     if environment() is not None:
-        _end_with_parent()
+        if PARENT in os.environ:  # nobody else would stop this process, were the one that started it killed
+            with contextlib.suppress(OSError, AttributeError):  # elsewhere than under Linux
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         ranks = init(device)
         if not ranks.is_rank_zero:
             logging.getLogger().setLevel(logging.WARNING)
@@ -64,7 +67,7 @@ def _run(count: int, command: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it would say of a failure is said below, in one line
     for name in THREADS:
         os.environ.setdefault(name, str(max(1, cores() // count)))
-    os.environ[_PARENT] = str(os.getpid())
+    os.environ[PARENT] = str(os.getpid())
     options: dict[str, Any] = {}  # since torch 2.10 a signal that is ignored, as under nohup, can stay so
     if "signals_to_handle" in LaunchConfig.__dataclass_fields__:
         names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
@@ -89,21 +92,3 @@ def _run(count: int, command: list[str]) -> None:
         if error.sigval in ENDING:  # the processes got it too, and have said so
             raise SystemExit(2 if error.sigval == signal.SIGINT else 128 + error.sigval) from None
         raise CSBError(f"stopped by {error.sigval.name}; resume=true goes on from the last checkpoint") from None
-
-
-def has_parent() -> bool:
-    """Whether :func:`begin` of another process has started this one, and tells of processes that are killed."""
-    return _PARENT in os.environ
-
-
-def _end_with_parent() -> None:
-    """Ends this process soon after the one that started it, were that killed: nobody else would stop it."""
-    if not has_parent() or os.environ[_PARENT] != str(parent := os.getppid()):
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(2)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

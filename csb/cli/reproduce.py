@@ -36,9 +36,8 @@ class ReproduceSettings(Schema):
 def _read(given: Given) -> Reproduction:
     own = ReproduceSettings.read(given)
     flags = {"resume": own.resume, "overwrite": own.overwrite, "progress": own.progress}
-    return reproduction(
-        Path(own.run), own.stage, None if own.out is None else Path(own.out), own.tolerance, own.data, flags
-    )
+    out = None if own.out is None else Path(own.out)
+    return reproduction(Path(own.run), own.stage, out, own.tolerance, own.data, flags)
 
 
 def prepare(given: Given) -> Callable[[], None]:
@@ -49,16 +48,16 @@ def prepare(given: Given) -> Callable[[], None]:
 
 
 def _run(again: Reproduction) -> None:
-    """Trains again and compares. Exit code 1 where the two trainings do not agree."""
+    """Train again and compare. Exit code 1 where the two trainings do not agree."""
     ranks = begin(again.run.device, ["reproduce", *sys.argv[1:]])
     if ranks is None:
         return
     reported = again.differences()
-    if ranks.is_rank_zero and reported:
-        print_table(reported, title="what is not as it was")
-    elif ranks.is_rank_zero:
-        print("versions, commit and device are as they were")
     if ranks.is_rank_zero:
+        if reported:
+            print_table(reported, title="what is not as it was")
+        else:
+            print("versions, commit and device are as they were")
         print("the data are the same")
     again.train()
     if not ranks.is_rank_zero:
@@ -70,9 +69,8 @@ def _run(again: Reproduction) -> None:
     good = agrees(found, again.tolerance)
     about = {"run": again.folder, "environment": reported, "tolerance": again.tolerance, "agrees": good}
     write_json(again.run.folder / "reproduced.json", {**about, **found})
-    if good:
-        same = all(row["identical"] for row in found["weights"])
-        print("it agrees: " + ("bit for bit" if same else f"within {again.tolerance:g}"))
-        return
-    print(f"error: {again.run.folder} does not agree with {again.folder}; the tables tell how far", file=sys.stderr)
-    raise SystemExit(1)
+    if not good:
+        print(f"error: {again.run.folder} does not agree with {again.folder}; the tables tell how far", file=sys.stderr)
+        raise SystemExit(1)
+    same = all(row["identical"] for row in found["weights"])
+    print("it agrees: " + ("bit for bit" if same else f"within {again.tolerance:g}"))

@@ -1,7 +1,6 @@
 """csb sample: posterior samples from a trained bridge, or the student distilled from it, into a file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.settings import SamplerSettings
 from csb.files import write_atomically
-from csb.problems import Problem
 from csb.process import seeded
 from csb.runs.load import load_any, load_run, problem_of
 from csb.runs.observations import read_observations
@@ -35,37 +33,6 @@ class SampleSettings(Schema):
     sampler: SamplerSettings = Field(description="how samples are drawn")
 
 
-@dataclass(frozen=True)
-class _Job:
-    sampler: Sampler
-    given: Tensor | Problem  # observations, or whose test pairs hold them
-    observations: int
-    n: int
-    seed: int
-    out: Path
-
-    def y(self) -> Tensor:
-        """(B, *y_shape)."""
-        if isinstance(self.given, Tensor):
-            return self.given
-        try:
-            return self.given.pairs("test", self.observations).y
-        except CSBError as error:
-            raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
-
-
-def _problem(bridge: Bridge, source: str) -> Problem:
-    try:
-        return problem_of(bridge, source)
-    except CSBError as error:
-        raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
-
-
-def _observations(bridge: Bridge, path: str) -> Tensor:
-    maps = bridge.transform
-    return read_observations(path, maps.y_shape, maps.dtype_of("y"), maps.any_units)
-
-
 def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, Sampler]:
     """A run's bridge and its student. CSBError where there is none, or options are chosen that only bridges have."""
     default = SamplerSettings()
@@ -78,40 +45,40 @@ def _student(source: str, calls: int, chosen: SamplerSettings) -> tuple[Bridge, 
     return run.bridge, ConsistencySampler(student_of(run), calls, chosen.batch_size)
 
 
-def _check_out(out: str, y: str | None) -> Path:
-    path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
-    if y is not None and path.exists() and path.samefile(y):
-        raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
-    return path
-
-
-def _read(given: Given) -> _Job:
-    own = SampleSettings.read(given)
-    source = own.run
-    if own.y is not None and not Path(own.y).is_file():
-        raise CSBError(f"y={own.y} is not a file; give a .npy or .npz file of observations")
-    out = _check_out(own.out, own.y)
-    if own.calls is None:
-        bridge = load_any(source)
-        draws: Sampler = BridgeSampler(bridge, **vars(own.sampler))
-    else:
-        bridge, draws = _student(source, own.calls, own.sampler)
-    of = _problem(bridge, source) if own.y is None else _observations(bridge, own.y)
-    return _Job(draws, of, own.observations, own.n, own.seed, out)
-
-
 def prepare(given: Given) -> Callable[[], None]:
     """The job. CSBError where a value is wrong, or the bridge or the observations cannot be read."""
-    return partial(_run, _read(given))
+    own = SampleSettings.read(given)
+    out = Path(own.out)
+    if own.y is not None and not Path(own.y).is_file():
+        raise CSBError(f"y={own.y} is not a file; give a .npy or .npz file of observations")
+    if out.is_dir() or not out.parent.is_dir():
+        raise CSBError(f"out={out} is not a file that can be written; give one in a folder that exists")
+    if own.y is not None and out.exists() and out.samefile(own.y):
+        raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
+    if own.calls is None:
+        bridge = load_any(own.run)
+        sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler))
+    else:
+        bridge, sampler = _student(own.run, own.calls, own.sampler)
+    if own.y is not None:
+        maps = bridge.transform
+        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units)
+        return partial(_run, own, sampler, lambda: y)
+    try:
+        problem = problem_of(bridge, own.run)
+    except CSBError as error:
+        raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
+    return partial(_run, own, sampler, lambda: problem.pairs("test", own.observations).y)
 
 
-def _run(job: _Job) -> None:
-    """Writes x (B, n, …) and y (B, …) to ``out``."""
-    y, sampler = job.y(), job.sampler
-    samples = sampler.sample(y, job.n, seeded(job.seed, device=sampler.device))
+def _run(own: SampleSettings, sampler: Sampler, observed: Callable[[], Tensor]) -> None:
+    """Write x (B, n, …) and y (B, …) to ``out``."""
+    try:
+        y = observed()
+    except CSBError as error:
+        raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
+    samples = sampler.sample(y, own.n, seeded(own.seed, device=sampler.device))
     x = samples.x.cpu().numpy()
-    write_atomically(job.out, lambda file: np.savez(file, x=x, y=y.numpy()))
+    write_atomically(Path(own.out), lambda file: np.savez(file, x=x, y=y.numpy()))
     calls = samples.info.forward_evaluations
-    print(f"{job.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")
+    print(f"{own.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")

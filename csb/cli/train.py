@@ -1,6 +1,5 @@
 """What a job of csb train does, alone or in a sweep."""
 
-import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,33 +19,26 @@ from csb.runs.stages import stage_job, teacher
 from csb.runs.train import train
 from csb.schema import Given
 
-logger = logging.getLogger(__name__)
-
 
 def validate(given: Given) -> Callable[[], None]:
-    """Checks one job of a sweep. Returns the check of the sweep's folder: Hydra has yet to name those of its jobs."""
+    """Check one job of a sweep. Return the check of the sweep's folder: Hydra has yet to name those of its jobs."""
     run = read(given)
     if run.stage != "bridge" or run.evaluate:
         raise CSBError(f"stage={run.stage}, evaluate={run.evaluate} cannot be swept over; run these jobs one at a time")
     return lambda: check_writable(Path(str(given["out"])) / "sweeps" / str(given["name"]))
 
 
-def _check_of(run: RunConfig) -> Callable[[], None]:
-    """The check of a run's folder, which makes it. CSBError where what is distilled is missing or does not fit."""
-    if run.stage == DISTIL:
-        teacher(run)
-    return partial(check_folder, run)
-
-
 def prepare(given: Given) -> Callable[[], Any]:
     """One training, checked before anything is written but its folder."""
     run = read(given)
-    _check_of(run)()
+    if run.stage == DISTIL:
+        teacher(run)
+    check_folder(run)
     return partial(_train, run)
 
 
 def _train(run: RunConfig) -> dict[str, Any] | None:
-    ranks = begin(run.device, ["train", *sys.argv[1:]])  # of which cli.run has made the arguments of this job
+    ranks = begin(run.device, ["train", *sys.argv[1:]])  # of this job, whatever main was given
     if ranks is None:
         return None
     if run.stage != "bridge":

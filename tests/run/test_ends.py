@@ -72,7 +72,7 @@ class TestASignalThatIsSwallowed:
 
     @pytest.fixture(autouse=True)
     def _often(self, monkeypatch):
-        monkeypatch.setattr("csb.cli.ends._Ended.every", 0.05)
+        monkeypatch.setattr("csb.cli.ends._Handler.every", 0.05)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         yield
         signal.signal(signal.SIGINT, before)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from csb.cli import compose as cli
+from csb.cli.ends import fail
 from csb.errors import CSBError
 from csb.evaluation.results import Results
 from csb.evaluation.table import write_json
@@ -47,7 +47,7 @@ def main() -> None:
         with writing(folder := Path(sys.argv[1])):
             work(folder, int(sys.argv[2]))
     except CSBError as error:
-        cli.fail(str(error))
+        fail(str(error))
 
 
 if __name__ == "__main__":
