@@ -43,12 +43,13 @@ def pytest_xdist_auto_num_workers(config) -> int:
 # what runs every night, and in .ci/run (-m nightly): documentation, browsers, suites, kills at any instant, whole runs
 NIGHTLY = (
     "evaluation/report/test_report_browser.py", "evaluation/suite", "evaluation/test_inflation.py",
-    "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_compare.py", "run/test_demo_browser.py",
-    "run/test_moving_hole_training.py", "run/test_pairs_training.py", "run/test_sbi.py",
+    "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_cli.py::test_a_built_copy",
+    "run/test_compare.py", "run/test_demo_browser.py", "run/test_moving_hole_training.py", "run/test_pairs_training.py",
+    "run/test_sbi.py", "run/test_sweep_and_logs.py::test_each_simulated", "run/test_sweep_and_logs.py::test_two_runs",
     "run/test_sbi_training.py", "run/test_speed.py", "run/test_suite.py", "run/test_sweeps.py", "run/test_target.py",
     "samplers/test_painting.py::TestRePaint::test_the_table", "test_docs.py",
-    "test_glossary.py::test_what_an_evaluation",
-    "training/test_distributed.py", "training/test_faults.py", "training/test_faults_files.py",
+    "test_glossary.py::test_what_an_evaluation", "training/test_distributed.py",
+    "training/test_faults.py", "training/test_faults_files.py",
     "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
     "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
     "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",
@@ -224,6 +225,16 @@ def run_with_stages(tmp_path_factory) -> Path:
 def run_copy(run_with_stages, tmp_path) -> Path:
     """A copy of it, of the test's own."""
     return shutil.copytree(run_with_stages, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny, tmp_path_factory) -> Path:
+    """The folder of a finished tiny training through the command line; nothing may be written there."""
+    from csb.cli.main import main
+
+    out = tmp_path_factory.mktemp("tiny")
+    main(["train", *tiny, f"out={out}"])
+    return out / "two_moons"
 
 
 def find_chromium() -> str:

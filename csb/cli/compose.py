@@ -122,7 +122,7 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
         rest = [one for one in overrides if one.lstrip("+~").partition("=")[0] != found[1]]
         raise CSBError(_unknown(found[1], compose(name, rest))) from error
     except ValueError as error:  # e.g. for training=null
-        raise CSBError(f"{' '.join(overrides)}: {_one_line(error)}; give groups a name or a table") from error
+        raise CSBError(f"{_one_line(error)}; give a name or a table in {' '.join(overrides)}") from error
 
 
 def _unknown(key: str, config: DictConfig) -> str:

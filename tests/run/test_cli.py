@@ -30,17 +30,20 @@ from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
-CSB = "csb/__main__.py"
 
 
 @pytest.fixture(scope="module")
-def run(command, tiny, tmp_path_factory):
-    """The folder of a tiny training of ``csb train``, started in an empty folder."""
-    here = tmp_path_factory.mktemp("work")
-    done = command("train", *tiny, script=CSB, cwd=here)
-    assert done.code == 0, done.err
-    assert sorted(path.name for path in here.iterdir()) == ["outputs"]
-    return here / "outputs" / "two_moons"
+def run(tiny_run):
+    """The folder of a tiny training."""
+    return tiny_run
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    (folder := tmp_path / "here").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture
@@ -64,27 +67,23 @@ def refused(capsys, *arguments):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
-    def test_overview_lists_every_command_with_an_example(self, capsys, arguments):
-        main(arguments)
-        text = capsys.readouterr().out
-        for name, one in COMMANDS.items():
-            assert one.summary in text
-            assert f"csb {name} {one.examples[0][0]}" in text
+    def test_overview_lists_every_command_with_an_example(self, capsys):
+        texts = []
+        for arguments in ([], ["-h"], ["--help"]):
+            main(arguments)
+            texts.append(capsys.readouterr().out)
+        assert texts[0] == texts[1] == texts[2]
+        assert all(one.summary in texts[0] for one in COMMANDS.values())
+        assert all(f"csb {name} {one.examples[0][0]}" in texts[0] for name, one in COMMANDS.items())
 
     @pytest.mark.parametrize("name", COMMANDS)
-    @pytest.mark.parametrize("flag", ["-h", "--help"])
-    def test_help_of_a_command(self, capsys, name, flag):
-        main([name, flag])
-        text = capsys.readouterr().out
+    def test_every_key_and_group_says_what_it_means(self, capsys, name):
+        """The keys of the schema at the top level, and those of each group, with a preset or a schema of its own."""
+        main([name, "--help"])
+        kind, text = schema_of(COMMANDS[name]), capsys.readouterr().out
         assert text.startswith(f"usage: csb {name} ")
         assert all(f"csb {name} {arguments}" in text for arguments, _ in COMMANDS[name].examples)
         assert max(map(len, text.splitlines())) <= 120
-
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_every_key_and_group_says_what_it_means(self, name):
-        """The keys of the schema at the top level, and those of each group, with a preset or a schema of its own."""
-        kind, text = schema_of(COMMANDS[name]), command_help(COMMANDS[name])
         for group in groups(name):
             about = f"{group.key}={group.chosen}: {group.note}; choose among {', '.join(choices(group.key))}"
             assert about in " ".join(text.split())
@@ -108,22 +107,11 @@ class TestHelp:
         assert capsys.readouterr().out == f"csb {csb.__version__}\n"
 
     @pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(one) for one in EXAMPLES])
-    def test_every_example_composes(self, name, arguments):
-        seen = []
-
-        def note(given):
-            seen.append(given)
-            return lambda: None
-
-        if arguments.startswith("-m"):
-            cli.check_sweep(name, shlex.split(arguments), note)
-            assert len(seen) == 4
-        else:
+    def test_every_example_composes_and_is_valid(self, name, arguments, here):
+        """A training is checked as well; other commands need a run."""
+        if name != "train":
             assert cli.composed(name, shlex.split(arguments))
-
-    @pytest.mark.parametrize("arguments", [one for name, one in EXAMPLES if name == "train"])
-    def test_every_example_of_a_training_is_valid(self, arguments, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
+            return
         x = np.random.default_rng(0).normal(size=(5000, 2))
         np.savez("pairs.npz", x=x, y=x[:, :1])
         checked("train", *shlex.split(arguments))
@@ -132,66 +120,54 @@ class TestHelp:
 class TestRefused:
     def test_unknown_commands(self, capsys):
         assert "did you mean sample? choose among train, evaluate" in refused(capsys, "smaple")
-        assert "did you mean" not in refused(capsys, "xyzzy")
         assert "'run=outputs' is no command" in refused(capsys, "run=outputs")
 
     @pytest.mark.parametrize("name", ["evaluate", "sample", "inspect", "export", "benchmark"])
     def test_no_run(self, capsys, name):
-        assert "run is missing; give run=" in refused(capsys, name, *(["out=new"] if name == "export" else []))
-        assert "nowhere" in refused(capsys, name, "run=nowhere", *(["out=new"] if name == "export" else []))
+        more = ["out=new"] if name == "export" else []
+        assert "run is missing; give run=" in refused(capsys, name, *more)
+        assert "nowhere" in refused(capsys, name, "run=nowhere", *more)
 
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_unknown_keys_and_flags(self, capsys, name):
-        assert "nonsense" in refused(capsys, name, "run=x" if name != "train" else "L=1", "nonsense=1")
-        assert "--nonsense is not supported" in refused(capsys, name, "--nonsense")
-
-    @pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.no_sweep])
-    def test_sweeps(self, capsys, name):
-        assert f"csb {name} cannot be swept over" in refused(capsys, name, "-m", "run=a,b")
+    def test_unknown_keys_and_flags_and_sweeps(self, capsys):
+        assert "no setting 'nonsense'; choose among sampler, y" in refused(capsys, "sample", "run=x", "nonsense=1")
+        assert "--nonsense is not supported" in refused(capsys, "inspect", "--nonsense")
+        assert "csb export cannot be swept over" in refused(capsys, "export", "-m", "run=a,b")
 
     def test_values(self, capsys, file, tmp_path):
         source = f"run={file}"
         assert "json=3 is not possible; give true or false" in refused(capsys, "inspect", source, "json=3")
-        assert "overwrite=3 is not possible" in refused(capsys, "export", source, "out=new", "overwrite=3")
         assert "out is missing; give out=" in refused(capsys, "export", source)
         assert "is a file; choose another folder" in refused(capsys, "export", source, f"out={file}")
         assert "holds what is to be exported" in refused(capsys, "export", source, f"out={tmp_path}", "overwrite=true")
         (tmp_path / "old").mkdir()
         (tmp_path / "old" / "notes").touch()
-        for more in ([], ["overwrite=true"]):
-            assert "holds other files" in refused(capsys, "export", source, f"out={tmp_path}/old", *more)
+        assert "holds other files" in refused(capsys, "export", source, f"out={tmp_path}/old", "overwrite=true")
         assert "licence='a b' is not possible" in refused(capsys, "export", source, "out=new", "licence='a b'")
-        assert "n=0 is not possible" in refused(capsys, "sample", source, "n=0")
-        assert "out=None" in refused(capsys, "sample", source, "out=null")
         assert "does not say which problem it is for; give y=" in refused(capsys, "sample", source)
         np.save(tmp_path / "y.npy", np.zeros((1, 2)))
-        assert "which would be lost" in refused(
-            capsys, "sample", source, f"y={tmp_path}/y.npy", f"out={tmp_path}/y.npy"
-        )
+        line = (f"y={tmp_path}/y.npy", f"out={tmp_path}/y.npy")
+        assert "which would be lost" in refused(capsys, "sample", source, *line)
 
 
 class TestSample:
-    def test_from_a_file_alone(self, command, file, tmp_path):
+    def test_from_a_file_alone(self, file, tmp_path):
         np.savez(tmp_path / "obs.npz", other=np.zeros(3), y=np.array([[0.5, 1.0], [0.0, -1.0], [2.0, 0.0]]))
-        line = (f"run={file}", f"y={tmp_path}/obs.npz", "n=50", "seed=3", f"out={tmp_path}/s.npz")
-        done = command("sample", *line, script=CSB, cwd=tmp_path)
-        assert done.code == 0, done.err
+        line = [f"run={file}", f"y={tmp_path}/obs.npz", "n=50", "seed=3", f"out={tmp_path}/s.npz"]
+        main(["sample", *line])
         with np.load(tmp_path / "s.npz") as found:
             y = torch.from_numpy(found["y"])
             assert found["y"].tolist() == [[0.5, 1.0], [0.0, -1.0], [2.0, 0.0]]
             want = csb.load(file).sample(y, 50, generator=torch.Generator().manual_seed(0)).x
             assert found["x"].shape == want.shape
             assert np.abs(found["x"].mean(1) - want.mean(1).numpy()).max() < 0.6  # other draws of the same laws
-        again = command(*line[:-1], f"out={tmp_path}/t.npz", script="scripts/sample.py", cwd=tmp_path)
-        assert again.code == 0, again.err
+        main([*line[:-1], f"out={tmp_path}/t.npz"], name="sample")  # as scripts/sample.py does it
         assert (np.load(tmp_path / "t.npz")["x"] == np.load(tmp_path / "s.npz")["x"]).all()
 
-    def test_test_observations_of_a_run_or_its_file(self, command, run, tmp_path):
+    def test_test_observations_of_a_run_or_its_file(self, run, here, capsys):
         for source in (run, run / "bridge.safetensors"):
-            done = command("sample", f"run={source}", "n=5", "observations=3", script=CSB, cwd=tmp_path)
-            assert done.code == 0, done.err
-            assert "samples.npz: x (3, 5, 2), 3 network calls a sample" in done.out
-        assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+            main(["sample", f"run={source}", "n=5", "observations=3"])
+            assert "samples.npz: x (3, 5, 2), 3 network calls a sample" in capsys.readouterr().out
+        assert [path.name for path in here.iterdir()] == ["samples.npz"]
 
 
 class TestObservations:
@@ -199,7 +175,7 @@ class TestObservations:
         save(tmp_path / "obs.npz", **arrays)
         return read_observations(tmp_path / "obs.npz", shape)
 
-    @pytest.mark.parametrize("kind", ["float64", "float32", "int8", ">f8", "bool"])
+    @pytest.mark.parametrize("kind", ["float64", "int8", ">f8", "bool"])
     def test_one_or_several(self, tmp_path, kind):
         values = np.array([[1, 0], [0, 1], [1, 1]], dtype=kind)
         y = self.read(tmp_path, whatever=values)
@@ -217,16 +193,12 @@ class TestObservations:
             ({"a": np.zeros(2), "b": np.zeros(2)}, "holds the arrays a, b; give a file with an array named y"),
             ({}, "holds no array"),
             ({"y": np.zeros((2, 3))}, "has shape (2, 3); give one observation (2,) or several (B, 2)"),
-            ({"y": np.zeros(3)}, "has shape (3,)"),
-            ({"y": np.array(1.0)}, "has shape ()"),
             ({"y": np.zeros((0, 2))}, "no observation; give at least one"),
             (
                 {"y": np.array([[np.nan, 1], [np.inf, 0]])},
                 "holds NaN or infinite values, 2 as float32, in column 0, the first in row 0",
             ),
-            ({"y": np.array([1e300, 0])}, "holds NaN or infinite values, 1 as float32, in column 0"),
             ({"y": np.array([1j, 0])}, "holds values of type complex128"),
-            ({"y": np.array(["a", "b"])}, "holds values of type <U1"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
         ],
     )
@@ -260,10 +232,9 @@ class TestObservations:
 
 
 class TestInspect:
-    def test_a_run(self, run, command, tmp_path):
-        done = command("inspect", f"run={run}", "json=true", script=CSB, cwd=tmp_path)
-        assert done.code == 0, done.err
-        found = json.loads(done.out)
+    def test_a_run(self, run, capsys, here):
+        main(["inspect", f"run={run}", "json=true"])
+        found = json.loads(capsys.readouterr().out)
         bridge = load(run / "bridge.safetensors")
         about = bridge.about
         result = json.loads((run / "result.json").read_text())
@@ -282,16 +253,16 @@ class TestInspect:
         assert found["seconds"] == result["seconds"]
         assert found["scores"]["sliced_w"] == result["sliced_w"]
         assert found["half_steps"] == [{key: v for key, v in row.items() if key != EACH} for row in history]
-        assert list(tmp_path.iterdir()) == []
 
-    def test_tables_and_nothing_is_written(self, run, command, tmp_path):
+    def test_tables_and_nothing_is_written(self, run, here, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "150")
         before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        done = command("inspect", f"run={run}", script=CSB, cwd=tmp_path, env={"COLUMNS": "150"})
-        assert done.code == 0, done.err
+        main(["inspect", f"run={run}"])
+        out = capsys.readouterr().out
         for text in ("two_moons", "ᾱ_T", "bridge_matching", "iteration held", "02_forward", "sliced_w", "MLP"):
-            assert text in done.out
+            assert text in out
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-        assert list(tmp_path.iterdir()) == []
+        assert list(here.iterdir()) == []
 
     def test_a_half_step(self, run):
         history = json.loads((run / "history.json").read_text())
@@ -334,31 +305,16 @@ def test_export(file, tmp_path, capsys):
     assert json.loads(out[out.index("{") :])["versions"] == {"csb": "9.9"}
 
 
-def test_evaluate_and_benchmark(run, command, tmp_path):
-    done = command(
-        "evaluate", f"run={run}", "baselines=none", "metrics.exact_samples=100", "metrics.exact_observations=2",
-        "metrics.c2st_samples=0", "metrics.compare_observations=2", "metrics.compare_samples=4", script=CSB,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    report = json.loads((run / "report.json").read_text())
-    assert report["command"].startswith(f"csb evaluate run={run} baselines=none ")
-    done = command("benchmark", f"run={run}", "samples=4", "repeats=1", "observations=2", script=CSB, cwd=tmp_path)
-    assert done.code == 0, done.err
-    assert "half_step" in done.out
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_says_how_to_go_on(command, tiny, tmp_path):
-    from tests.conftest import Hook
-
-    done = command(
-        "train", *tiny, f"out={tmp_path}", script=CSB, hooks=[Hook("csb.cli.train.train", raises="KeyboardInterrupt")]
-    )
-    assert done.code == 2
-    assert done.err.endswith(
-        "error: interrupted; resume=true (and no overwrite=true) continues from the last checkpoint\n"
-    )
+def test_evaluate(run, here, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    line = [
+        f"run={folder}", "baselines=none", "metrics.exact_samples=100", "metrics.exact_observations=2",
+        "metrics.c2st_samples=0", "metrics.compare_observations=2", "metrics.compare_samples=4",
+    ]  # fmt: skip
+    main(["evaluate", *line])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["command"] == shlex.join(["csb", "evaluate", *line])
+    assert list(here.iterdir()) == []
 
 
 def test_conf_inside_the_package_comes_first(tmp_path):
