@@ -46,7 +46,7 @@ def line(tiny, tmp_path_factory):
 def swept(line):
     with pytest.MonkeyPatch.context() as patch:
         without_pictures(patch)
-        main([*line, "L=1,2", "T=2,3"])
+        main([*line, "L=1,2", "T=2"])
     (sweep,) = Path(line[-1].removeprefix("out="), "sweeps").iterdir()
     return sweep
 
@@ -60,21 +60,21 @@ class TestSweep:
             assert (config["L"], config["T"]) == found[-1]
             assert len(list((path.parent / "half_steps").iterdir())) == 2 * result["L"]
             assert (path.parent / "bridge.safetensors").exists()
-        assert sorted(found) == [(1, 2), (1, 3), (2, 2), (2, 3)]
+        assert sorted(found) == [(1, 2), (2, 2)]
         assert_reported(swept)
         grid, _, per_job = (swept / "table.md").read_text().partition("\n## Jobs\n\n")
         title = "## L × T: sliced_w, sliced Wasserstein distance to the exact posterior (lower is better)"
         assert grid.startswith(title)
-        assert len(grid.strip().splitlines()) == 8
+        assert len(grid.strip().splitlines()) == 6
         head, *jobs = per_job.strip().splitlines()
         assert re.findall(r"\w+", head)[:3] == ["job", "L", "T"]
-        assert len(jobs) == 1 + 4
+        assert len(jobs) == 1 + 2
 
     def test_a_sweep_resumes(self, swept, line, capsys):
         before = {p: p.read_bytes() for p in swept.glob("*/*.json")}
-        main([*line, "L=1,2", "T=2,3", "resume=true"])
+        main([*line, "L=1,2", "T=2", "resume=true"])
         assert {p: p.read_bytes() for p in before} == before
-        assert capsys.readouterr().out.count("4 jobs in") == 1
+        assert capsys.readouterr().out.count("2 jobs in") == 1
 
     def test_a_job_that_fails_leaves_the_others_and_is_told_in_its_row(self, swept, line, capsys, monkeypatch):
         """One is there already and refused, which its result does not notice; a new one fails before its first step."""
@@ -87,7 +87,7 @@ class TestSweep:
         main([*line, "L=1", "T=2,4"])
         out, err = capsys.readouterr()
         after = {p: p.read_bytes() for p in swept.glob("*/result.json")}
-        assert len(after) == 5
+        assert len(after) == 3
         assert all(after[p] == content for p, content in before.items())
         assert "already holds a run" in out + err
         assert "1 of them failed" in " ".join(out.split())
@@ -124,7 +124,7 @@ def test_losses_on_the_axis_of_all_steps_and_a_log_of_its_own_after_a_fault(tiny
     main([*line, "resume=true"])
     before, log = rows(tmp_path / "run")
     assert before == first
-    losses = {int(r["step"]): (r["loss/backward"], r["loss/forward"]) for r in [*first, *log] if r["lr"]}
+    losses = {int(r["step"]): (r["loss/backward"], r.get("loss/forward")) for r in [*first, *log] if r["lr"]}
     assert [bool(losses[s][0]) for s in sorted(losses)] == [True, True, False]
     assert losses[60][1]
     ends = {int(r["step"]) for r in [*first, *log] if r.get("backward/x0_distance") or r.get("forward/x0_distance")}
