@@ -25,8 +25,7 @@ def changed(tiny, **values):
 
 def without_pictures(patch):
     """Leave out what takes most of a tiny training's time."""
-    patch.setattr("csb.runs.observer.draw_samples", lambda *_: None)
-    patch.setattr("csb.runs.observer.loss_curve", lambda *_: None)
+    patch.setattr("csb.runs.train.RunObserver._picture", lambda *_: None)
 
 
 def rows(folder):
@@ -83,7 +82,7 @@ class TestSweep:
             raise CSBError("planned failure; try again")
 
         before = {p: p.read_bytes() for p in swept.glob("*/result.json")}
-        monkeypatch.setattr(train, "clean", planned)
+        monkeypatch.setattr(train, "build_bridge", planned)
         main([*line, "L=1", "T=2,4"])
         out, err = capsys.readouterr()
         after = {p: p.read_bytes() for p in swept.glob("*/result.json")}
@@ -124,7 +123,7 @@ def test_losses_on_the_axis_of_all_steps_and_a_log_of_its_own_after_a_fault(tiny
     main([*line, "resume=true"])
     before, log = rows(tmp_path / "run")
     assert before == first
-    losses = {int(r["step"]): (r["loss/backward"], r.get("loss/forward")) for r in [*first, *log] if r["lr"]}
+    losses = {int(r["step"]): (r.get("loss/backward"), r.get("loss/forward")) for r in [*first, *log] if r["lr"]}
     assert [bool(losses[s][0]) for s in sorted(losses)] == [True, True, False]
     assert losses[60][1]
     ends = {int(r["step"]) for r in [*first, *log] if r.get("backward/x0_distance") or r.get("forward/x0_distance")}
