@@ -193,7 +193,7 @@ class TestObservations:
             ({"a": np.zeros(2), "b": np.zeros(2)}, "holds the arrays a, b; give a file with an array named y"),
             ({}, "holds no array"),
             ({"y": np.zeros((2, 3))}, "has shape (2, 3); give one observation (2,) or several (B, 2)"),
-            ({"y": np.zeros((0, 2))}, "no observation; give at least one"),
+            ({"y": np.zeros((0, 2))}, "has shape (0, 2); give one observation"),
             (
                 {"y": np.array([[np.nan, 1], [np.inf, 0]])},
                 "holds NaN or infinite values, 2 as float32, in column 0, the first in row 0",

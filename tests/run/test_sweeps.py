@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from sweep_checks import assert_reported, texts
 
 from csb.cli import compose as cli
-from csb.cli import folders, launch, sweep
+from csb.cli import launch, sweep
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep, quantities, sweep_figure
 from csb.evaluation.sweep import Job, cell_rows, cells, job_rows, main_score
@@ -125,10 +125,6 @@ def test_jobs_without_a_result_and_damaged_ones_are_told(tmp_path, capsys):
     assert "2 of them failed" in " ".join(capsys.readouterr().out.split())  # a long path breaks the line
 
 
-def test_a_job_without_overrides_has_a_folder_of_its_own():
-    assert folders.job_folder("") == "defaults"
-
-
 def short(tiny, out, *more):
     kept = [a for a in tiny if not a.startswith(("L=", "T=", "training.first_steps", "training.steps"))]
     return ["-m", *kept, "training.first_steps=4", "training.steps=4", "L=1", f"out={out}", *more]
@@ -222,7 +218,7 @@ class TestRefused:
         assert {folder.name for folder in found.folders} == {"two_moons", "bod"}
 
     def test_hydra_mode(self, tmp_path):
-        assert "give -m" in self.refuse("hydra.mode=MULTIRUN", "T=2", f"out={tmp_path}/new")
+        assert "add -m" in self.refuse("hydra.mode=MULTIRUN", "T=2", f"out={tmp_path}/new")
 
     def test_no_slurm_here(self, monkeypatch, tmp_path):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

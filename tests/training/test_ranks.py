@@ -4,10 +4,9 @@ import os
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
-from csb.cli import launch, processes
+from csb.cli import processes
 from csb.errors import CSBError
 from csb.process import Grid, Power
 from csb.training import ranks
@@ -151,12 +150,6 @@ class TestProcesses:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(CSBError, match=r"^trainer.devices=4 and 1 GPUs are seen here"):
             processes.begin(DeviceSettings("auto", 4), [])
-
-    @pytest.mark.parametrize(
-        ("trainer", "count"), [({}, (1, 1)), ({"devices": 4, "num_nodes": 2}, (4, 2)), ({"devices": "x"}, (1, 1))]
-    )
-    def test_processes_of_a_job(self, trainer, count):
-        assert launch.processes(OmegaConf.create({"trainer": trainer})) == count
 
     def test_one_process_shares_nothing(self):
         assert (ALONE.broadcast(3), ALONE.is_rank_zero) == (3, True)
