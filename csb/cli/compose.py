@@ -31,7 +31,7 @@ from csb.errors import CSBError
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
-from csb.runs.register import import_own, is_own
+from csb.runs.register import Imports, is_own
 from csb.schema import Given, arguments_of, defaults, unknown_setting
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
@@ -72,14 +72,12 @@ def _offer_keys(command: Command) -> None:
         ConfigStore.instance().store(command.name, own, "keys", "_global_")
 
 
-def _imported(arguments: list[str]) -> list[str]:
-    """The arguments after those of import=, whose modules are imported: classes of the user's own."""
-    for module in (one.removeprefix("import=") for one in arguments if one.startswith("import=")):
-        if (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
-        import_own(module)
+def _imported(arguments: list[str]) -> tuple[list[str], Imports]:
+    """The arguments but for import=, and the modules that these name, which are imported: the user's own classes."""
+    own = Imports(os.getcwd(), [one.removeprefix("import=") for one in arguments if one.startswith("import=")])
+    own.load()
     _offer_own()
-    return [one for one in arguments if not one.startswith("import=")]
+    return [one for one in arguments if not one.startswith("import=")], own
 
 
 def _one_line(error: BaseException) -> str:
@@ -185,10 +183,10 @@ def run(name: str, arguments: list[str]) -> None:
     _keep_freed_memory()
     command = COMMANDS[name]
     with ending(command.hint):
-        typed, arguments = arguments, _imported(arguments)
+        typed, (arguments, own) = arguments, _imported(arguments)
         note_renamed(arguments)
         if any(a in FLAGS for a in arguments):
-            _run_hydra(name, as_typed(arguments, command))
+            _run_hydra(name, as_typed(arguments, command), own)
             return
         with _composing():
             config = _composed(name, arguments)
@@ -198,14 +196,14 @@ def run(name: str, arguments: list[str]) -> None:
             importlib.import_module(command.module).prepare(given)()  # which may compose trainings of its own
 
 
-def _run_hydra(name: str, arguments: list[str]) -> None:
+def _run_hydra(name: str, arguments: list[str], own: Imports) -> None:
     """What Hydra itself does: it shows a config, or runs the jobs of a sweep, then reported, however they end."""
     from csb.cli import sweep, swept, train  # here, so that a single job does not wait for what it needs not
 
     _offer_keys(COMMANDS[name])
     informs = any(a in INFORMATION for a in arguments)
     launch = None if informs else check_sweep(name, arguments, train.validate)
-    main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(swept.main)
+    main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(swept.with_modules(own))
     with _command_line([f"csb {name}", *arguments]), contextlib.ExitStack() as stack:
         if launch is not None:
             stack.enter_context(prepared(launch))

@@ -1,6 +1,8 @@
 """One job of a sweep of csb train, which Hydra calls, perhaps in a process of its own."""
 
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,22 @@ from csb.cli.sweep import MARKER, read_json, write_marker
 from csb.evaluation.table import write_json
 from csb.runs.config import read
 from csb.runs.load import finished
+from csb.runs.register import Imports
 from csb.runs.train import train
 from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 
 logger = logging.getLogger(__name__)
+
+
+def with_modules(own: Imports) -> Callable[[DictConfig], dict[str, Any] | None]:
+    """:func:`main` after the user's own modules are imported, also in a process of its own that a launcher starts."""
+
+    @functools.wraps(main)
+    def job(config: DictConfig) -> dict[str, Any] | None:
+        own.load()
+        return main(config)
+
+    return job
 
 
 def main(config: DictConfig) -> dict[str, Any] | None:

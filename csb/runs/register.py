@@ -1,7 +1,8 @@
 """Classes of a user's own, known by their names to files and to the command line."""
 
+import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from csb.errors import CSBError, in_one_line
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
@@ -35,12 +36,21 @@ def is_own(cls: type) -> bool:
     return not cls.__module__.startswith("csb.")
 
 
-def import_own(module: str) -> None:
-    """Import a module that the user names, whose classes register themselves. CSBError where it cannot be imported."""
-    try:
-        import_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise CSBError(
-            f"import={module} cannot be imported ({type(error).__name__}: {in_one_line(error)}); give a module of this "
-            f"folder, or one that is installed"
-        ) from error
+class Imports(NamedTuple):
+    """Modules that a user names on the command line, whose classes register themselves, and the folder it ran in."""
+
+    folder: str
+    modules: list[str]
+
+    def load(self) -> None:
+        """Import the modules, in this process. CSBError for one that cannot be imported."""
+        if self.modules and self.folder not in sys.path:
+            sys.path.append(self.folder)
+        for module in self.modules:
+            try:
+                import_module(module)
+            except Exception as error:  # whatever the user's code raises
+                raise CSBError(
+                    f"import={module} cannot be imported ({type(error).__name__}: {in_one_line(error)}); give a module "
+                    f"of this folder, or one that is installed"
+                ) from error

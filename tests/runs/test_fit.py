@@ -1,6 +1,7 @@
 """Training from Python: whatever arrays hold the pairs, the result is one; what is wrong is told in one line."""
 
 import inspect
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import csb
 from csb.errors import CSBError
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import TwoMoons, sources
+from csb.runs.register import Imports
 from csb.training.stage import Stage
 from tests.conftest import checked
 
@@ -209,22 +211,32 @@ class Ring(Simulated):
 
 
 def test_own_classes_on_the_command_line(tmp_path):
+    """In the process of the command, of a sweep's workers, and of a training on two devices."""
     (tmp_path / "mine.py").write_text(OWN.replace("{network}", inspect.getsource(Plain)))
     train = [
         "train", "import=mine", "problem=ring", "network=Plain", "problem.noise=0.2", "problem.n_train=200", "L=1",
-        "T=3", "training.first_steps=4", "training.steps=4", "training.batch_size=32", "metrics.exact_observations=2",
-        "metrics.observations=2", "metrics.samples=4", "logger=none", "progress=false", "out=.", "name=run",
+        "training.first_steps=4", "training.steps=4", "training.batch_size=32", "metrics.exact_observations=2",
+        "metrics.observations=2", "metrics.samples=4", "metrics.picture_rows=1", "logger=none", "progress=false",
+        "out=.",
     ]  # fmt: skip
-    sample = ["sample", "import=mine", "run=run", "observations=2", "n=3"]
-    for line in (train, sample):
+    two = ["T=3", "name=run", "trainer.devices=2", "trainer.accelerator=cpu"]
+    for line in (
+        [*train, *two],
+        ["sample", "import=mine", "run=run", "observations=2", "n=3"],
+        ["train", "-m", *train[1:], "sweep=joblib", "hydra.launcher.n_jobs=2", "T=2,3", "name=swept"],
+    ):
         code = f"from csb.cli.main import main; main({line!r})"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "samples.npz")["x"].shape == (2, 3, 2)
-    done = subprocess.run([sys.executable, "-c", code.replace("import=mine", "import=nowhere")], cwd=tmp_path,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: import=nowhere cannot be imported (ModuleNotFoundError")
+    jobs = [json.loads(path.read_text()) for path in (tmp_path / "sweeps" / "swept").glob("*/result.json")]
+    assert sorted(job["T"] for job in jobs) == [2, 3]
+    assert not [job for job in jobs if "error" in job]
+
+
+def test_a_module_that_cannot_be_imported(tmp_path):
+    with pytest.raises(CSBError, match=r"import=nowhere cannot be imported \(ModuleNotFoundError"):
+        Imports(str(tmp_path), ["nowhere"]).load()
 
 
 @pytest.mark.parametrize(("cls", "message"), [(int, "no Network, Encoder or"), (3, "is no Network"), (TwoMoons, None)])
