@@ -1,8 +1,9 @@
 """The metrics on plain arrays: ``csb.metrics.c2st(a, b)``, ``csb.metrics.crps(samples, truth)``.
 
 Arrays are tensors, arrays of numpy, frames or nested lists. Samples are (B, n, …) of B observations, truths (B, …),
-clouds (N, d). Random numbers come from ``seed``. Each function's own page says what it computes, with its source; the
-modules hold the same functions on tensors, with a generator in place of the seed.
+clouds (N, d). Random numbers come from ``seed``, by default the function's own, else 0. Each function's own page says
+what it computes, with its source; the modules hold the same functions on tensors, with a generator in place of the
+seed.
 """
 
 import inspect
@@ -25,10 +26,10 @@ def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     needs = "generator" in signature.parameters and "seed" not in signature.parameters
 
     @wraps(function)
-    def of_arrays(*args: Any, seed: int = 0, **options: Any) -> Any:
-        own: dict[str, Any] = {} if needs else ({"seed": seed} if "seed" in signature.parameters else {})
+    def of_arrays(*args: Any, seed: int | None = None, **options: Any) -> Any:
+        own: dict[str, Any] = {"seed": seed} if "seed" in signature.parameters and seed is not None else {}
         if needs and "generator" not in options:
-            own = {"generator": seeded(seed, Stream.SCORES)}
+            own = {"generator": seeded(seed or 0, Stream.SCORES)}
         names = [name for name in signature.parameters if name not in own]
         given = {**dict(zip(names, args)), **options, **own}
         for name in _ARRAYS:

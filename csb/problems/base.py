@@ -272,7 +272,6 @@ def in_blocks(seed: int, split: str, n: int, draw: Callable[[int, torch.Generato
 
 
 PROBLEMS: Registry[Problem] = Registry()
-register = PROBLEMS.register
 
 
 def build_problem(spec: Mapping[str, Any]) -> Problem:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Self
+from weakref import WeakValueDictionary
 
 import torch
 from pydantic import BeforeValidator, model_validator
@@ -14,10 +15,10 @@ from torch import Tensor
 from csb.errors import CSBError, is_number
 from csb.memory import require_memory
 from csb.numbers import named
-from csb.problems.base import SPLITS, Pairs, Problem, Request, register, requested
+from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
 from csb.problems.bounded import KINDS, make_bounded
 from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
-from csb.problems.sources import LEAST, open_source
+from csb.problems.sources import LEAST, SCHEME, open_source
 from csb.problems.transform import Support, Transform
 from csb.process import Stream, seeded
 from csb.schema import Kept, OneOf, Whole
@@ -37,7 +38,10 @@ HeldOut = Annotated[float | str, Kept, BeforeValidator(_held_out)]
 Side = Annotated[float | tuple[float | None, ...] | None, Kept]
 
 
-@register
+_HELD: WeakValueDictionary[str, Rows] = WeakValueDictionary()  # pairs of this process by their digest
+
+
+@PROBLEMS.register
 class FilePairs(Problem):
     """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
 
@@ -102,6 +106,8 @@ class FilePairs(Problem):
     @cached_property
     def _whole(self) -> Rows:
         """All pairs, those that :attr:`drop_nan` leaves out aside."""
+        if self._is_here and (found := _HELD.get(self.digest or "")) is not None:
+            return found
         rows, fault = Rows(open_source(self.path, self.x, self.y)), ""
         where = rows.source.where
         if self.drop_nan:
@@ -123,6 +129,8 @@ class FilePairs(Problem):
     def spec(self) -> dict[str, Any]:
         """As in :class:`Problem`, with the share for "auto"; without ``drop_nan`` where it is off, as once."""
         found = super().spec() | {"val": self.held_out}
+        if self._is_here:  # another call may give other pairs under the same name
+            found["digest"] = self.digest or self._shared[0]
         return {key: value for key, value in found.items() if key != "drop_nan" or value}
 
     def record(self) -> dict[str, Any]:
@@ -192,6 +200,16 @@ class FilePairs(Problem):
     def _checked(self) -> str:
         """The digest of the pairs, which are checked on the way."""
         return _digest(self._whole, self.support)
+
+    @cached_property
+    def _shared(self) -> tuple[str, Rows]:
+        """The digest, and the pairs that are found by it for as long as a problem holds them."""
+        return self._checked, _HELD.setdefault(self._checked, self._whole)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the pairs were given in Python, and are nowhere but in this process."""
+        return self.path is not None and self.path.startswith(SCHEME)
 
     def rows(self, split: str) -> Rows:
         Request(split=split)

@@ -113,8 +113,19 @@ def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path, monk
     kept = csb.Run.open(reference.save(tmp_path / "kept"))
     for name in ("ARRAYS", "DATASETS"):  # as in another process
         monkeypatch.setattr(sources, name, {})
+    monkeypatch.setattr("csb.problems.pairs._HELD", {})
     with pytest.raises(CSBError, match=r"its pairs were given in Python; give them as a file, data=…"):
         kept.problem.prepare()
+
+
+def test_two_fits_in_one_process_keep_their_own_pairs(reference, tmp_path):
+    kept, (x, y) = reference.save(tmp_path / "kept"), pairs()
+    second = csb.fit(x, -y, **SMALL)
+    for found, expected in ((csb.Run.open(kept), reference), (csb.Run.open(second.folder), second)):
+        assert torch.equal(found.problem.pairs("test").y, expected.problem.pairs("test").y)
+    assert not torch.equal(reference.problem.pairs("test").y, second.problem.pairs("test").y)
+    with pytest.raises(CSBError, match="leave it out"):
+        second.compare([reference])
 
 
 def test_resumed_bit_for_bit(reference, tmp_path, monkeypatch):
@@ -326,6 +337,7 @@ def test_metrics_take_arrays():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(2, 100, 2))
     assert csb.metrics.c2st(a, (a + 5).tolist()) > 0.95
+    assert csb.metrics.c2st(a, b) == csb.metrics.distances.c2st(*(torch.from_numpy(part).float() for part in (a, b)))
     assert csb.metrics.sliced_wasserstein(a, a + 1.0) == pytest.approx(1.0, rel=0.1)
     assert csb.metrics.mmd(a, b) < csb.metrics.mmd(a, b + 1)
     samples, truth = generator.normal(size=(50, 100, 2)), generator.normal(size=(50, 2))

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from csb.problems.base import AdditiveNoise, Posterior, Simulated, register
+from csb.problems.base import PROBLEMS, AdditiveNoise, Posterior, Simulated
 from csb.problems.exact.mixture import pick
 
 _VAR = 1e-3
@@ -79,7 +79,7 @@ class GridPosterior(Posterior):
         return (self._centres[cell] + self._width * jitter).float()
 
 
-@register
+@PROBLEMS.register
 class BOD(Simulated, AdditiveNoise):
     """x in ℝ², standard normal; y in ℝ⁵."""
 

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import ClassProblem, LinearProblem, Posterior, Simulated, register
+from csb.problems.base import PROBLEMS, ClassProblem, LinearProblem, Posterior, Simulated
 from csb.problems.exact.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.specs import Dimension, Spread
@@ -87,7 +87,7 @@ class LinearVectors(Simulated, LinearProblem):
         return self.noise**2 * torch.eye(self.dy, dtype=torch.float64)
 
 
-@register
+@PROBLEMS.register
 class LinearGaussian(LinearVectors):
     """x ~ N(0, I)."""
 
@@ -128,7 +128,7 @@ class LinearGaussian(LinearVectors):
         return GaussianPosterior(self.G @ self.check_observation(y), self.C)
 
 
-@register
+@PROBLEMS.register
 class GaussianMixture(LinearVectors):
     """x in ℝ^dx from 25 Gaussians; y = A x + N(0, noise²) in ℝ^dy, the rows of A orthonormal and random.
 
@@ -172,7 +172,7 @@ class GaussianMixture(LinearVectors):
         return MixturePosterior(self.mixture.conditioned(self.A, self.R, self.check_observation(y)))
 
 
-@register
+@PROBLEMS.register
 class MixtureClass(Simulated, ClassProblem):
     """x in ℝ² from one of several Gaussians on a circle, which overlap; y is which, one-hot.
 

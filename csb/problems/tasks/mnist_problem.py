@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.problems.base import BLOCK, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, register, requested
+from csb.problems.base import BLOCK, PROBLEMS, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, requested
 from csb.problems.holes import Hole, MovingHole
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
 from csb.problems.specs import Noise, Spread
@@ -84,7 +84,7 @@ class MnistProblem(Problem):
         return PixelRange(self.x_shape, self.y_shape)
 
 
-@register
+@PROBLEMS.register
 class MnistClass(MnistProblem, ClassProblem):
     """y = the digit's label as a one-hot vector (10,): class-conditional generation (Wu et al. 2023, §5.2)."""
 
@@ -113,7 +113,7 @@ class NoisyMnist(MnistProblem, LinearProblem):
         return self.noise
 
 
-@register
+@PROBLEMS.register
 class MnistDeblur(NoisyMnist):
     """y = x blurred by a Gaussian, black beyond the edge, and noise, (1, 28, 28).
 
@@ -130,7 +130,7 @@ class MnistDeblur(NoisyMnist):
         return Blur(self.x_shape, self.blur)
 
 
-@register
+@PROBLEMS.register
 class MnistSuperres(NoisyMnist):
     """y = means of factor × factor blocks of x, and noise, (1, 28/factor, 28/factor).
 
@@ -151,7 +151,7 @@ class MnistSuperres(NoisyMnist):
         return AveragePool(self.x_shape, self.factor)
 
 
-@register
+@PROBLEMS.register
 class MnistInpaint(MnistProblem, LinearProblem):
     """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.holes.Hole`).
 
@@ -178,7 +178,7 @@ class MnistInpaint(MnistProblem, LinearProblem):
         return Hole(self.x_shape, self.box)
 
 
-@register
+@PROBLEMS.register
 class MnistInpaintAnywhere(MnistProblem):
     """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
 

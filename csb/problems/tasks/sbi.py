@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from csb.problems.base import LinearProblem, Simulated, register
+from csb.problems.base import PROBLEMS, LinearProblem, Simulated
 from csb.problems.bounded import Bounded
 from csb.problems.exact.mixture import Mixture
 from csb.problems.exact.truncated import TruncatedMixture
@@ -38,7 +38,7 @@ class NoisyCopy(LinearProblem):
         return Matrix(torch.eye(_DIMENSIONS, dtype=torch.float32))
 
 
-@register
+@PROBLEMS.register
 class SbiGaussianLinear(Simulated, NoisyCopy):
     """x and y in ℝ¹⁰."""
 
@@ -56,7 +56,7 @@ class SbiGaussianLinear(Simulated, NoisyCopy):
         return GaussianPosterior(self.check_observation(y) / 2, _VARIANCE / 2 * torch.eye(_DIMENSIONS).double())
 
 
-@register
+@PROBLEMS.register
 class SbiGaussianLinearUniform(Bounded, NoisyCopy):
     """x in [−1, 1]¹⁰, y in ℝ¹⁰."""
 
@@ -70,7 +70,7 @@ class SbiGaussianLinearUniform(Bounded, NoisyCopy):
         return TruncatedMixture(self.check_observation(y), (self.noise_std,), self.support)
 
 
-@register
+@PROBLEMS.register
 class SbiGaussianMixture(Bounded):
     """x in [−10, 10]², y in ℝ²."""
 

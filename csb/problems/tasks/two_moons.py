@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import Posterior, register
+from csb.problems.base import PROBLEMS, Posterior
 from csb.problems.bounded import KINDS, Bounded
 from csb.problems.transform import Support
 from csb.schema import OneOf
@@ -65,7 +65,7 @@ class TwoMoonsPosterior(Posterior):
         return x[(size >= 0) & (x.abs() <= 1).all(dim=1)]
 
 
-@register
+@PROBLEMS.register
 class TwoMoons(Bounded):
     """x in [−1, 1]², y in ℝ²."""
 
