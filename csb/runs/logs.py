@@ -62,8 +62,9 @@ class Logs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.logger is not None:
-            self.logger.finalize("failed" if kind else "success")
+        if self.logger is None:
+            return
+        self.logger.finalize("failed" if kind else "success")
         if self.name == "wandb":
             self.logger.experiment.finish(exit_code=1 if kind else 0)
 
