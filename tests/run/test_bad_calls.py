@@ -11,8 +11,8 @@ import csb
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
-from csb.evaluation import calibration, ensemble, fidelity, metrics, moments, two_sample
 from csb.filtering import FILTERS, MODELS
+from csb.metrics import calibration, distances, ensemble, fidelity, moments
 from csb.networks import NETWORKS, build_network
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture, build_problem
@@ -329,7 +329,7 @@ class TestMetrics:
     def test_ensembles(self):
         functions = [
             ensemble.crps_ensemble, ensemble.energy_score, ensemble.spread_skill, ensemble.std_error_correlation,
-            fidelity.ssim_scores, metrics.EnsembleScores().update,
+            fidelity.ssim_scores, ensemble.EnsembleScores().update,
             lambda x, y: calibration.sbc_ranks(x, y, seeded(0)), lambda x, y: calibration.tarp(x, y, seeded(0)),
         ]  # fmt: skip
         calls = {f"call {i}": (lambda v, f=f: f(*v)) for i, f in enumerate(functions)}
@@ -338,7 +338,7 @@ class TestMetrics:
 
     def test_clouds(self):
         functions = [
-            lambda a, b: two_sample.sliced_wasserstein(a, b, seeded(0)), two_sample.mmd, two_sample.c2st,
+            lambda a, b: distances.sliced_wasserstein(a, b, seeded(0)), distances.mmd, distances.c2st,
             fidelity.psnr, fidelity.ssim,
             lambda a, b: moments.moment_errors(a, {"mean": b}),
         ]  # fmt: skip
@@ -349,9 +349,9 @@ class TestMetrics:
     def test_numbers(self):
         a = torch.linspace(0, 1, 12).reshape(6, 2)
         calls = {
-            "n_projections": lambda v: two_sample.sliced_wasserstein(a, a, seeded(0), v),
-            "p": lambda v: two_sample.sliced_wasserstein(a, a, seeded(0), 4, v),
-            "bandwidth": lambda v: two_sample.mmd(a, a, v),
+            "n_projections": lambda v: distances.sliced_wasserstein(a, a, seeded(0), v),
+            "p": lambda v: distances.sliced_wasserstein(a, a, seeded(0), 4, v),
+            "bandwidth": lambda v: distances.mmd(a, a, v),
             "data_range": lambda v: fidelity.psnr(a, a + 1, v),
             "bins": lambda v: calibration.rank_uniformity(torch.rand(60, 2, generator=seeded(0)), v),
             "levels": lambda v: calibration.central_coverage(torch.rand(60, 2, generator=seeded(0)), v),
