@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from torch import Generator
-
 from csb.metrics import calibration, distances, ensemble
 from csb.numbers import as_numbers
 from csb.process import Stream, seeded
@@ -32,8 +30,8 @@ def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
             own = {"generator": seeded(seed or 0, Stream.SCORES)}
         names = [name for name in signature.parameters if name not in own]
         given = {**dict(zip(names, args)), **options, **own}
-        for name in _ARRAYS:
-            if given.get(name) is not None and not isinstance(given[name], Generator | dict):
+        for name in {*_ARRAYS} & {*given}:
+            if given[name] is not None or signature.parameters[name].default is inspect.Parameter.empty:
                 given[name] = as_numbers(name, given[name]).float()
         return function(**given)
 

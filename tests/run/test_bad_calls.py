@@ -8,11 +8,11 @@ import torch
 from hypothesis import strategies as st
 
 import csb
+from csb import metrics
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
 from csb.filtering import FILTERS, MODELS
-from csb.metrics import calibration, distances, ensemble, fidelity, moments
 from csb.networks import NETWORKS, build_network
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture, build_problem
@@ -327,37 +327,28 @@ def tensors(*shapes):
 class TestMetrics:
     @pytest.mark.filterwarnings("ignore:Casting complex:UserWarning", "ignore:overflow")
     def test_ensembles(self):
-        functions = [
-            ensemble.crps_ensemble, ensemble.energy_score, ensemble.spread_skill, ensemble.std_error_correlation,
-            fidelity.ssim_scores, ensemble.EnsembleScores().update,
-            lambda x, y: calibration.sbc_ranks(x, y, seeded(0)), lambda x, y: calibration.tarp(x, y, seeded(0)),
-        ]  # fmt: skip
-        calls = {f"call {i}": (lambda v, f=f: f(*v)) for i, f in enumerate(functions)}
+        functions = [metrics.crps, metrics.energy_score, metrics.spread_skill, metrics.sbc_ranks, metrics.tarp]
+        calls = {f.__name__: (lambda v, f=f: f(*v)) for f in functions}
         pairs = st.tuples(tensors((2, 5, 3), (2, 4, 1, 8, 8)), tensors((2, 3), (2, 1, 8, 8)))
-        assert plain(calls, 15, pairs)["refused"] > 60
+        assert plain(calls, 15, pairs)["refused"] > 35
 
     def test_clouds(self):
-        functions = [
-            lambda a, b: distances.sliced_wasserstein(a, b, seeded(0)), distances.mmd, distances.c2st,
-            fidelity.psnr, fidelity.ssim,
-            lambda a, b: moments.moment_errors(a, {"mean": b}),
-        ]  # fmt: skip
-        calls = {f"call {i}": (lambda v, f=f: f(*v)) for i, f in enumerate(functions)}
+        calls = {f.__name__: (lambda v, f=f: f(*v)) for f in (metrics.sliced_wasserstein, metrics.mmd, metrics.c2st)}
         pairs = st.tuples(tensors((6, 2), (2, 3)), tensors((6, 2), (2, 3), (2,)))
-        assert plain(calls, 15, pairs)["refused"] > 45
+        assert plain(calls, 15, pairs)["refused"] > 20
 
     def test_numbers(self):
         a = torch.linspace(0, 1, 12).reshape(6, 2)
+        ranks = torch.rand(60, 2, generator=seeded(0))
         calls = {
-            "n_projections": lambda v: distances.sliced_wasserstein(a, a, seeded(0), v),
-            "p": lambda v: distances.sliced_wasserstein(a, a, seeded(0), 4, v),
-            "bandwidth": lambda v: distances.mmd(a, a, v),
-            "data_range": lambda v: fidelity.psnr(a, a + 1, v),
-            "bins": lambda v: calibration.rank_uniformity(torch.rand(60, 2, generator=seeded(0)), v),
-            "levels": lambda v: calibration.central_coverage(torch.rand(60, 2, generator=seeded(0)), v),
-            "ranks": calibration.central_coverage,
+            "n_projections": lambda v: metrics.sliced_wasserstein(a, a, n_projections=v),
+            "p": lambda v: metrics.sliced_wasserstein(a, a, p=v),
+            "bandwidth": lambda v: metrics.mmd(a, a, v),
+            "bins": lambda v: metrics.rank_uniformity(ranks, v),
+            "levels": lambda v: metrics.central_coverage(ranks, v),
+            "ranks": metrics.central_coverage,
         }
-        assert try_calls(calls, 12)["refused"] > 50
+        assert try_calls(calls, 12)["refused"] > 40
 
 
 def plain(calls, count, strategy):
