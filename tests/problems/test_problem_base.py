@@ -20,7 +20,16 @@ def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
-    assert set(TRANSFORMS) == {"hole", "identity", "moving_hole", "pixel_range", "probit", "reflect", "standardise"}
+    assert set(TRANSFORMS) == {
+        "clamp",
+        "hole",
+        "identity",
+        "moving_hole",
+        "pixel_range",
+        "probit",
+        "reflect",
+        "standardise",
+    }
 
 
 @pytest.mark.parametrize("name", SIMULATED)
@@ -117,7 +126,7 @@ def test_bad_problem_specs(spec, match):
 @pytest.mark.parametrize(
     ("spec", "match"),
     [
-        ({"name": "os.system"}, "transform 'os.system' is unknown; choose one of hole, identity, "),
+        ({"name": "os.system"}, "transform 'os.system' is unknown; choose one of clamp, hole, identity, "),
         ({"name": "identity", "x_shape": [2]}, "transform.y_shape is missing; give transform.y_shape="),
         ({"name": "identity", "x_shape": [2], "y_shape": 2}, "transform.y_shape=2 is not possible; give a list"),
         ({"name": "identity", "x_shape": [2.5], "y_shape": [2]}, r"x_shape\[0\]=2.5"),
