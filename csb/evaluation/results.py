@@ -207,6 +207,13 @@ def scored(
     return point_row(drawn, test, seed, transform.x_scale())
 
 
+def scoring_transform(problem: Problem) -> Transform:
+    """A problem's transform for :func:`scored`, fitted to the training pairs where scores have its unit."""
+    if problem.is_image or problem.has_exact_posterior:
+        return problem.new_transform()
+    return problem.make_transform(problem.rows("train"))
+
+
 def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:
     """x (n, d) itself, or as many points of equal weight."""
     return x if log_weights is None else x[systematic(log_weights.exp(), len(x), 0.5)]

@@ -16,7 +16,7 @@ from csb.errors import CSBError, require_int
 from csb.evaluation.plots import draw_curves
 from csb.evaluation.report import Row, metric
 from csb.evaluation.report.table import escape_markdown
-from csb.evaluation.results import Results, draw, scored
+from csb.evaluation.results import Results, draw, scored, scoring_transform
 from csb.evaluation.scores import held_out, pairs_at_once
 from csb.evaluation.settings import MetricsSettings
 from csb.evaluation.table import Table, markdown_table, write_text
@@ -76,6 +76,8 @@ class Work:
             "problem": without_places(problem.spec()), "seed": own.seed, "csb": csb.__version__,
             "device": self.sources.device, "threads": torch.get_num_threads(),
         }  # fmt: skip
+        if not (problem.is_image or problem.has_exact_posterior):
+            self._common["unit"] = "spread"  # rows of before were in the unit of x
 
     @cached_property
     def test(self) -> Pairs:
@@ -253,8 +255,7 @@ def compare(
     budgets = [math.inf] if nfe is None else [require_int("nfe", n, 1) for n in nfe]
     test, rows = held_out(problem, observations), []
     made = [_method(given) for given in methods]
-    exact = problem.has_exact_posterior
-    transform = problem.new_transform() if exact else problem.make_transform(problem.rows("train"))
+    transform = scoring_transform(problem)
     for budget, method in ((budget, method) for budget in budgets for method in made):
         if (T := method.most_steps(budget, method.nfe)) is None:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 from csb.bridge.checkpoint import load
 from csb.dtypes import default_device
 from csb.errors import CSBError
+from csb.evaluation.results import scoring_transform
 from csb.files import checksum, model_file
 from csb.networks.diffusion import NetworkDenoiser
 from csb.problems import Problem, Transform, build_problem
@@ -62,8 +63,8 @@ class Sources:
 
     @cached_property
     def transform(self) -> Transform:
-        """Tells which pixels observations leave open; not fitted."""
-        return self.problem.new_transform()
+        """Tells the unit of scores, and which pixels observations leave open."""
+        return scoring_transform(self.problem)
 
     def _require_same(self, spec: dict[str, Any], path: Path) -> None:
         own, other = (without_places(build_problem(stored_spec(s, path)).spec()) for s in (self.problem.record(), spec))

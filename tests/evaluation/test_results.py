@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import csb
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import memory, reset_peak
 from csb.evaluation import results
 from csb.evaluation.report import Row
-from csb.evaluation.results import against_exact, digits, draw, image_row, point_row
+from csb.evaluation.results import against_exact, digits, draw, image_row, point_row, scoring_transform
 from csb.evaluation.settings import MetricsSettings
 from csb.problems import LinearGaussian, Pairs
 from csb.samplers import ExactSampler
@@ -127,3 +128,9 @@ class TestStandardErrors:
         for found in (points, images):
             assert set(found.standard_errors) <= set(found.metrics)
             assert all(value > 0 for value in found.standard_errors.values())
+
+
+def test_scores_of_vectors_without_an_exact_posterior_have_the_unit_of_the_training_pairs():
+    wide = csb.problem(lambda n: 100 * torch.randn(n, 2), lambda x: x, n=2000)
+    assert torch.allclose(scoring_transform(wide).x_scale(), torch.full((2,), 100.0).double(), rtol=0.15)
+    assert float(scoring_transform(LinearGaussian(dx=2, dy=2)).x_scale()) == 1  # distances to exact samples have x's

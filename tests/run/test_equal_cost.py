@@ -85,7 +85,7 @@ def test_tables_files_and_going_on(command, tmp_path):
     assert [(key["about"]["method"], key["T"]) for key in kept if key["kind"] == "row"][:1] == [("tds", 2)]
     done = command(*line, script=SCRIPT)
     assert done.code == 0, done.err
-    assert "TDS, T = 2" not in done.out
+    assert "TDS, T = 2:" not in done.out
     assert "at most 4 passes a sample" in done.out
     found = json.loads((tmp_path / "compare.json").read_text())
     assert set(json.loads((tmp_path / "provenance.json").read_text())) == {"compare"}
