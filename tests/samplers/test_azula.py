@@ -90,6 +90,15 @@ def test_mean_and_variance_of_every_step(grid):
         torch.testing.assert_close(mean + var**0.5 * noise, found, rtol=1e-4, atol=2e-5)
 
 
+def test_unconditional_chains(grid):
+    other = DDPMSampler(Wrapped(Standardised(), grid), silent=True, steps=T)
+    torch.manual_seed(2)
+    x = 3 + 11 * other(torch.randn(20, 4))
+    torch.manual_seed(2)
+    found = ours(DPS, grid, step_size=0.0).sample(Y, 20).x[0]
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-2)
+
+
 def test_dps_chains_of_single_samples(grid):
     zeta = 0.05
     other = DPSSampler(Wrapped(Standardised(), grid), Y, observe, zeta=zeta, silent=True, steps=T)
@@ -99,6 +108,28 @@ def test_dps_chains_of_single_samples(grid):
         x = 3 + 11 * other(torch.randn(1, 4))
         torch.manual_seed(seed)
         torch.testing.assert_close(sampler.sample(Y, 1).x[0], x, rtol=1e-3, atol=1e-2)
+
+
+def test_dps_takes_the_norm_of_each_sample_where_azula_takes_that_of_the_batch():
+    grid = Grid.from_schedule(LinearBeta(1e-4), T)
+    z, k = torch.randn(6, 4, generator=seeded(3)), 5
+    sampler, times = ours(DPS, grid), (torch.tensor(k / T), torch.tensor((k - 1) / T))
+    at = sampler.guide(z, k, Y.expand(6, 2), lambda y, x, _: (y - PROBLEM.forward(x)).norm(dim=1))
+    mean, _ = sampler.unconditional(z, at.z_0, k)
+
+    def pull(states):
+        """What azula's guidance adds, per unit of ζ."""
+        results = []
+        for zeta in (0.0, 1.0):
+            torch.manual_seed(0)
+            results.append(DPSSampler(Wrapped(Standardised(), grid), Y, observe, zeta).step(states, *times))
+        return results[0] - results[1]
+
+    alone = torch.cat([pull(z[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(at.gradient, alone, rtol=1e-3, atol=1e-3)
+    share = at.value / at.value.norm()
+    torch.testing.assert_close(share[:, None].float() * at.gradient, pull(z), rtol=1e-3, atol=1e-3)
+    assert bool(torch.isfinite(mean).all())
 
 
 @pytest.mark.parametrize("k", [2, 5, T])

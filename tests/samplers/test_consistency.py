@@ -28,22 +28,23 @@ def check_moments(x, law, y=Y, slack=0.0):
     assert bool(((torch.cov(x.T) - P).abs() < (4 / n**0.5 + slack) * scale).all())
 
 
-@pytest.mark.parametrize(("calls", "iterations"), [(1, 1), (2, 1), (4, 3)])
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("calls", [1, 2, 4])
 def test_an_exact_student_draws_the_law_of_its_bridge(calls, iterations):
     """Also of one that is no Schrödinger bridge, whose own states between the ends have another law than Π's."""
     student, bridge, law, _ = exact_student(iterations=iterations)
-    found = ConsistencySampler(student, calls, batch_size=20_000).sample(Y, 40_000, seeded(calls))
+    found = ConsistencySampler(student, calls, batch_size=50_000).sample(Y, 100_000, seeded(calls))
     assert found.info.forward_evaluations == calls
     check_moments(found.x, law)
-    check_moments(bridge.sample(Y, 40_000, generator=seeded(7), batch_size=20_000).x, law)
+    check_moments(bridge.sample(Y, 100_000, generator=seeded(7), batch_size=50_000).x, law)
 
 
 def distilled(law, folder, **more):
     """A student of an affine bridge of four steps, fitted for a few seconds; and the exact law of the bridge."""
     exact, bridge = exact_student(iterations=2), make_exact_bridge("full", iterations=2)
-    given = {"rank": 1, "noise": 2, "draws": 4, "patches": [], "batch_size": 512, "refresh": 150, "lr": 3e-2}
+    given = {"rank": 1, "noise": 2, "draws": 4, "patches": [], "batch_size": 1024, "refresh": 150, "lr": 3e-2}
     own = DistilSettings(**{
-        "calls": [1, 2], "law": law, "components": 1, "steps": 250, "trajectories": 30_000, "cache_bytes": 2**26,
+        "calls": [1, 2], "law": law, "components": 1, "steps": 300, "trajectories": 30_000, "cache_bytes": 2**26,
         "checkpoint_every": 1000, **given, **more,
     })  # fmt: skip
     network = {"name": "affine", "steps": 4}
@@ -60,7 +61,7 @@ def test_a_student_reaches_the_law_of_its_bridge(tmp_path, law):
     """By likelihood and by energy score alike, whose optimum in the class of affine maps is the exact law."""
     student, exact = distilled(law, tmp_path)
     for calls in (1, 2):
-        check_moments(ConsistencySampler(student, calls).sample(Y, 30_000, seeded(3)).x, exact, slack=0.08)
+        check_moments(ConsistencySampler(student, calls).sample(Y, 50_000, seeded(3)).x, exact, slack=0.05)
 
 
 class TestSampler:

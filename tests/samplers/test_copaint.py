@@ -10,7 +10,7 @@ from csb.problems import LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import CoPaint, GaussianLikelihood
 from tests.conftest import Moved
-from tests.samplers.painting_chains import M, Y, assert_chain, chain_of, correlated
+from tests.samplers.painting_chains import M, Y, assert_chain, assert_moments, chain_of, correlated
 
 VAR = 0.6  # of z, in the isotropic problem
 NEAR = torch.tensor([1.7])  # its observation
@@ -66,18 +66,26 @@ def test_samples_follow_the_recursion(options, G, rate):
     assert_chain(sampler, chain.copaint(model_of(sampler, chain), options.get("eta", 0.0), G, rate, *travel))
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_its_limit_is_the_posterior(eta):
     """Errors of mean and deviations, in posterior deviations, fall as 1/T."""
     errors = []
-    for T in (50, 100, 200):
+    for T in (50, 100, 200, 400):
         sampler, chain, mean, cov = isotropic(T, eta=eta)
         chain.copaint(model_of(sampler, chain, NEAR), eta, 1, 1.0)
         std = cov.diagonal().sqrt()
         found = 0.5 + 2.0 * chain.mean, (4 * chain.cov).diagonal().sqrt()
         errors.append((float(((found[0] - mean) / std).abs().max()), float((found[1] / std - 1).abs().max())))
-    assert max(errors[-1]) < 0.06
+    assert max(errors[-1]) < 0.03
     assert all(b[0] < 0.7 * a[0] and b[1] < 0.7 * a[1] for a, b in pairwise(errors))
+
+
+def test_it_reaches_the_posterior():
+    sampler, chain, mean, cov = isotropic(100)
+    x = sampler.sample(NEAR, 4000, seeded(2)).x
+    chain.copaint(model_of(sampler, chain, NEAR), 0.0, 1, 1.0)
+    assert_moments(x, 0.5 + 2 * chain.mean, 4 * chain.cov)
+    assert float(((x.double().mean(0) - mean) / cov.diagonal().sqrt()).abs().max()) < 0.12  # its bias and 5/√n
 
 
 class TestTheOptimiser:

@@ -14,7 +14,8 @@ import torch
 from csb.networks.diffusion import Denoiser, MixtureDenoiser
 from csb.problems import GaussianMixture, LinearGaussian, Mixture
 from csb.process import Grid, LinearBeta, Noise, Power, Reference, seeded
-from csb.samplers import DPS, TDS, BootstrapSMC, GaussianLikelihood, Replacement
+from csb.samplers import DPS, RESAMPLING, TDS, BootstrapSMC, GaussianLikelihood, Replacement
+from tests.conftest import Moved
 
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3)
 Y = torch.tensor([[0.8, -1.2], [-0.5, 0.3]])
@@ -81,24 +82,27 @@ def assert_posterior(found, exact, runs):
 
 @pytest.mark.parametrize("method", [TDS, BootstrapSMC])
 class TestParticleFilters:
-    @pytest.mark.parametrize("ess_threshold", [0.0, 1.0])
-    def test_they_hit_their_target_on_a_coarse_grid(self, method, ess_threshold):
-        denoiser = Gaussian(0.5, 2.0)
+    @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.5, 2.0)])
+    @pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 1.0])
+    def test_they_hit_their_target_on_a_coarse_grid(self, method, shift, scale, ess_threshold):
+        denoiser = Gaussian(shift, scale)
         sampler = build(method, denoiser, COARSE, particles=1000, ess_threshold=ess_threshold)
         found = sampler.sample(Y, 30_000, seeded(1))
         for i in range(2):
             exact = target(*denoiser.end(COARSE), Y[i])
             assert_posterior(type(found)(found.x[i], found.info, found.log_weights[i]), exact, 30)
 
-    @pytest.mark.parametrize("resampling", ["residual", "stratified"])
+    @pytest.mark.parametrize("resampling", RESAMPLING)
     def test_with_every_scheme(self, method, resampling):
         sampler = build(method, Gaussian(), COARSE, particles=1000, ess_threshold=1.0, resampling=resampling)
         assert_posterior(sampler.sample(Y[0], 30_000, seeded(2)), target(*Gaussian().end(COARSE), Y[0]), 30)
 
-    def test_they_reach_the_posterior_on_a_fine_grid(self, method):
+    @pytest.mark.parametrize("particles", [1000, pytest.param(2000, marks=pytest.mark.nightly)])
+    def test_they_reach_the_posterior_on_a_fine_grid(self, method, particles):
         mixture = Mixture(torch.ones(1).double(), torch.zeros(1, 2).double(), torch.eye(2).double()[None])
-        sampler = build(method, MixtureDenoiser(mixture), Grid.from_schedule(LinearBeta(1e-4), 200), particles=1000)
-        found = sampler.sample(Y[0], 10_000, seeded(3))
+        grid = Grid.from_schedule(LinearBeta(1e-4), 200)
+        sampler = build(method, MixtureDenoiser(mixture), grid, particles=particles)
+        found = sampler.sample(Y[0], 10 * particles, seeded(3))
         law = PROBLEM.posterior(Y[0])
         assert_posterior(found, Target(law.mean, law.cov, torch.zeros(())), 10)
 
@@ -151,10 +155,11 @@ class TestUnconditionalChain:
         found = sampler.sample(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), 50, seeded(6)).x
         torch.testing.assert_close(found.flatten(0, 1), z, rtol=1e-4, atol=1e-4)
 
-    def test_it_reproduces_the_prior(self):
+    @pytest.mark.parametrize("n", [3000, pytest.param(8000, marks=pytest.mark.nightly)])
+    def test_it_reproduces_the_prior(self, n):
         """Mean, covariance and weights of the modes; the grid is long and fine, as deviations of 11 need."""
         problem = GaussianMixture(dx=2, dy=1, seed=2)
-        denoiser, n = MixtureDenoiser(problem.mixture), 3000
+        denoiser = MixtureDenoiser(problem.mixture)
         model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
         grid = Grid.from_schedule(LinearBeta(1e-6), 150)
         sampler = DPS(denoiser, model, grid, batch_size=4096, step_size=0.0)
@@ -167,7 +172,7 @@ class TestUnconditionalChain:
 
 
 class TestReplacement:
-    @pytest.mark.parametrize(("shift", "scale"), [(0.5, 2.0)])
+    @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.5, 2.0)])
     def test_it_is_exact_where_what_is_seen_says_nothing_of_the_rest(self, shift, scale):
         """x ~ N(0, I): A x = y, and across it the end of the unconditional chain."""
         problem, denoiser, n = LinearGaussian(dx=3, dy=1, seed=1), Gaussian(shift, scale, 3), 20_000
@@ -180,6 +185,41 @@ class TestReplacement:
         mean, var = denoiser.end(COARSE)
         assert bool(((rest.mean(0) - mean * across.sum(1)).abs() < 5 * (var / n) ** 0.5).all())
         assert bool(((rest.T.cov() - var * torch.eye(2)).abs() < 5 * (2 / n) ** 0.5 * var).all())
+
+    @pytest.mark.parametrize("scale", [1.0, 2.0])
+    def test_correlated_coordinates_follow_a_linear_recursion(self, scale):
+        """Not the posterior, but known: the means and covariances of the chain, pushed through its own steps."""
+        problem, n, shift, y = LinearGaussian(dx=3, dy=1, seed=1), 20_000, 0.5, torch.tensor([1.7])
+        eye, reference = torch.eye(3, dtype=torch.float64), Reference(COARSE)
+        S = torch.tensor([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]], dtype=torch.float64)
+        m = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
+        denoiser = Moved(Mixture(torch.ones(1).double(), m[None], S[None]), shift, scale)
+        P = problem.A.T @ problem.A / (problem.A @ problem.A.T)
+        known = (problem.A.T @ y.double() / (problem.A @ problem.A.T)[0] - P @ torch.full((3,), shift).double()) / scale
+        mean, cov, Q = torch.zeros(3).double(), eye, eye - P
+        for k in range(COARSE.T, 0, -1):
+            level, law = COARSE.alpha_bar[k], reference.pinned_start(k)
+            mean, cov = Q @ mean + level.sqrt() * known, Q @ cov @ Q + (1 - level) * P
+            gain = level.sqrt() * S @ torch.linalg.inv(level * S + (1 - level) * eye)
+            step = law.near * eye + law.far * gain
+            mean = step @ mean + law.far * (eye - level.sqrt() * gain) @ m
+            cov = step @ cov @ step.T + law.var * eye
+        mean, cov = shift + scale * (Q @ mean + known), scale**2 * Q @ cov @ Q
+        model = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 500))
+        x = Replacement(denoiser, model, COARSE, batch_size=4096).sample(y, n, seeded(8)).x.double()
+        var = cov.diagonal()
+        assert bool(((x.mean(0) - mean).abs() < 5 * (var / n).sqrt()).all())
+        assert bool(((x.T.cov() - cov).abs() < 5 * (2 / n) ** 0.5 * torch.outer(var, var).sqrt() + 1e-4).all())
+
+
+def test_dps_moves_towards_the_observation():
+    """A longer step, a smaller residual, until it is too long."""
+    residuals = []
+    for step_size in (0.0, 0.1, 0.3):
+        sampler = build(DPS, Gaussian(), Grid.from_schedule(LinearBeta(1e-4), 50), step_size=step_size)
+        x = sampler.sample(Y[0], 500, seeded(9)).x
+        residuals.append(float((Y[0] - PROBLEM.forward(x)).norm(dim=1).mean()))
+    assert residuals[0] > 1.2 * residuals[1] > 1.2 * residuals[2]
 
 
 def test_dps_takes_the_norm_of_each_sample():

@@ -32,6 +32,17 @@ def squares(x):
     return x[:, :2] ** 2
 
 
+@pytest.mark.parametrize(("method", "K"), [(TDS, 1000), (BootstrapSMC, 4000)])
+def test_particle_filters_reach_the_posterior_from_a_matrix_alone(method, K):
+    sampler = method(DENOISER, csb.GaussianLikelihood(PROBLEM.A.numpy(), std=0.4), particles=K, batch_size=4096)
+    assert sampler.grid.T == 100
+    found = sampler.sample(Y[0], 4000, seeded(1))
+    w, x, law = found.log_weights.exp(), found.x.double(), PROBLEM.posterior(Y[0])
+    mean = w @ x
+    assert float((mean - law.mean).norm()) < 0.1 * float(law.cov.trace().sqrt())
+    assert float((x.T * w @ x - torch.outer(mean, mean) - law.cov).norm()) < 0.15 * float(law.cov.norm())
+
+
 @pytest.mark.parametrize("name", ["pigdm"])
 def test_linear_methods_have_the_posterior_from_a_matrix_alone(name):
     law, exact = output_law(GUIDED[name](DENOISER, MATRIX), Y[0]), PROBLEM.posterior(Y[0])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from csb.bridge.checkpoint import load
 from csb.bridge.objectives import Likelihood, Target
 from csb.cli.ends import terminable
-from csb.errors import Terminated
+from csb.errors import CSBError, Terminated
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.process import seeded
 from csb.training.batches import Batch
@@ -100,6 +100,14 @@ class TestWhereItBegins:
         with torch.no_grad():
             module.kernel.network.entry.weight[2, 1] = math.nan
         assert "first in the weights network.entry.weight, row 2 of 8; " in refused(module, batch)
+
+    def test_the_data(self, tmp_path):
+        module, batch = half_step_module(tmp_path)
+        batch.x[5] = math.nan
+        with pytest.raises(
+            CSBError, match=r"already the data of its batch are not finite, first in batch.x, row 5 of 8"
+        ):
+            Fit(module, DeviceSettings("cpu"), 1.0).run([batch], lambda step, loss, rate: None, lambda: None)
 
 
 class Root(nn.Module):

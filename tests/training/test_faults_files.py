@@ -198,6 +198,31 @@ def test_a_disk_that_becomes_read_only(small_disk, begun, whole):
     assert_same(small_disk / "run", whole)
 
 
+def test_a_folder_that_vanishes_while_it_is_written_into(tmp_path):
+    """The state is lost with it; what is written later is whole."""
+    run = make(tmp_path / "run", select="last")
+    run.observer = At(1, 8, lambda: shutil.rmtree(tmp_path / "run"))
+    run.run(resume=False)
+    assert_intact(tmp_path / "run")
+    assert (tmp_path / "run" / "bridge.safetensors").exists()
+
+
+@pytest.mark.parametrize("where", ["csb.training.trainer.fill", "csb.training.trainer.Batches.__iter__"])
+def test_an_error_where_the_data_come_from(copy, whole, monkeypatch, where):
+    """As of a worker that dies: it is passed on as it is, and the state is that before."""
+
+    def broken(*arguments, **options):
+        raise RuntimeError("a worker died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, broken)
+        with pytest.raises(RuntimeError, match="a worker died"):
+            make(copy).run(resume=True)
+    assert_intact(copy)
+    go_on(copy)
+    assert_same(copy, whole)
+
+
 def test_a_line_is_all_that_a_full_disk_leaves_behind(fork_server, copy):
     """In a process of its own: the exit code, and the message."""
     code = in_a_process(fork_server, copy, Fault("OSError", 1))

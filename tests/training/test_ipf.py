@@ -125,15 +125,16 @@ def assert_recursion(folder, problem, objective, iterations, tolerance):
         ("bridge_matching", "diagonal", "bridge_matching"),
     ],
 )
-def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion):
-    problem = LinearGaussian(dx=1, dy=1, n_train=20_000)
-    small = {"L": 1, "first_steps": 400, "steps": 450}
-    progress = make(tmp_path, problem, covariance, objective, **small).run(resume=False)
-    assert_recursion(tmp_path, problem, recursion, 1, 0.06)
-    assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward"]
+@pytest.mark.parametrize("L", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_every_half_step_is_the_exact_one_in_one_dimension(tmp_path, objective, covariance, recursion, L):
+    n, tolerance, fewer = (50_000, 0.04, {}) if L == 2 else (20_000, 0.06, {"first_steps": 400, "steps": 450})
+    problem = LinearGaussian(dx=1, dy=1, n_train=n)
+    progress = (run := make(tmp_path, problem, covariance, objective, L=L, **fewer)).run(resume=False)
+    assert_recursion(tmp_path, problem, recursion, L, tolerance)
+    assert [row["half_step"] for row in progress.history] == [half_step.name for half_step in run.plan]
     last = load(tmp_path / "bridge.safetensors")
     assert last.about == {"note": 1}
-    for key, value in load(tmp_path / "half_steps" / "02_forward.safetensors").state_dict().items():
+    for key, value in load(tmp_path / "half_steps" / f"{run.plan[-1].name}.safetensors").state_dict().items():
         assert torch.equal(value, last.state_dict()[key])
 
 
@@ -219,6 +220,12 @@ class TestTheLoop:
             (8, ["backward/seen"]), (14, ["forward/seen"]), (20, ["backward/seen"]), (26, ["forward/seen"]),
         ]  # fmt: skip
         assert progress.half_step == 4
+
+    def test_observing_changes_nothing(self, tmp_path, small):
+        make(tmp_path / "a", small, **SHORT).run(resume=False)
+        make(tmp_path / "b", small, observer=Watching(), observe_every=1, **SHORT).run(resume=False)
+        one, two = (load(tmp_path / name / "bridge.safetensors").state_dict() for name in "ab")
+        assert all(torch.equal(one[key], two[key]) for key in one)
 
     def test_without_the_last_forward(self, tmp_path, small):
         progress = make(tmp_path, small, last_forward=False, **SHORT).run(resume=False)

@@ -1,5 +1,7 @@
 """Pairs that are read by rows give the batches of pairs in memory, bit for bit; caches on the disk and at half."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,47 @@ class TestHalfPrecision:
         assert held == 37 * bytes_per_trajectory((2,), 4, objective, DTYPES[name])
         assert 2 * (held - 37 * 8) == 37 * (bytes_per_trajectory((2,), 4, objective) - 8)
         assert capacity(bytes_per_trajectory((2,), 4, objective, DTYPES[name]), 10**9, held) == 37
+
+    @pytest.mark.parametrize("name", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("source", ["forward", "backward"])
+    def test_fits_differ_by_rounding_alone(self, name, source):
+        """Least squares on the cached states, which is the optimum of the likelihood for Gaussians.
+
+        Rounding to p bits moves v by at most u |v|, u = 2^−p, with errors of mean square ≤ u² v²/3 that are as good as
+        independent of everything. In first order they change a fit by their correlation with it in the sample, u/√N;
+        in second order they add u² v²/3 to the variance of a target, and, by the slope, to that of a regressor.
+        """
+        n, unit = 20_000, torch.finfo(DTYPES[name]).eps / 2
+        one, two = (filled(Likelihood(), n, dtype, source, n) for dtype in (torch.float32, DTYPES[name]))
+        assert not torch.equal(one.states, two.states.float())
+        torch.testing.assert_close(two.states.float(), one.states, rtol=unit, atol=1e-6)
+        c = conditions(n)[one.owner]
+        worst = 0.0
+        for k in range(1, 5):
+            before, after = (k - 1, k) if source == "forward" else (k, k - 1)
+            a, b = (least_squares(cache.states[before], cache.states[after], c) for cache in (one, two))
+            size = float(one.states[[before, after]].square().mean(1).max())  # E v² of the largest coordinate
+            spread, slope = float(a.cov.diagonal().max()), float(a.slopes.norm())
+            first = 8 * unit * math.sqrt(size * spread / n) * (1 + slope)
+            second = unit**2 / 3 * size * (1 + slope**2)
+            gap = float((a.cov - b.cov).abs().max())
+            assert gap < 2 * math.sqrt(spread) * first + 2 * second
+            worst = max(worst, gap / float(a.cov.diagonal().min()))
+            inverse = float(a.inverse.diagonal().max())  # of the regressors' covariance
+            assert float((a.slopes - b.slopes).abs().max()) < math.sqrt(inverse) * first + 2 * inverse * second
+        known = math.sqrt(2 / 50_000)  # to which a variance is known from a cache of the default size
+        assert worst < known * {"float16": 0.02, "bfloat16": 0.2}[name]
+
+
+class Fit:
+    def __init__(self, slopes, cov, inverse):
+        self.slopes, self.cov, self.inverse = slopes, cov, inverse
+
+
+def least_squares(inputs, targets, c):
+    """The regression of targets (N, 2) on inputs, c and 1."""
+    X = torch.cat([inputs, c, torch.ones(len(c), 1)], 1).double()
+    targets = targets.double()
+    inverse = torch.linalg.inv(X.T @ X / len(X))
+    slopes = inverse @ (X.T @ targets / len(X))
+    return Fit(slopes, (targets - X @ slopes).T.cov(), inverse)

@@ -230,3 +230,12 @@ class TestCompile:
         monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
         with pytest.raises(CSBError, match=r"^trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are"):
             DeviceSettings(accelerator, compile=compiled, cuda_graphs=True)
+
+    @pytest.mark.nightly
+    def test_a_compiled_training_is_the_same_up_to_rounding(self, tmp_path):
+        from two_processes import training
+
+        plain, compiled = (training(tmp_path / str(on), 1, "likelihood", compile=on) for on in (False, True))
+        for name, losses in plain["losses"].items():
+            assert compiled["losses"][name] == pytest.approx(losses, rel=1e-3)
+        assert compiled["weights"].keys() == plain["weights"].keys()
