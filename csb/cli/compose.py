@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -95,6 +95,11 @@ def _composing() -> Iterator[None]:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             yield
+    except OverrideParseException as error:
+        raise CSBError(
+            f"{error.override} does not parse; close each bracket, and put what holds = # , or : in quotes inside "
+            f"those of the shell: \"key=['a=b','c=d']\""
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise CSBError(explain_missing(_one_line(error))) from error
     finally:
@@ -119,8 +124,12 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
             raise
         rest = [one for one in overrides if one.lstrip("+~").partition("=")[0] != found[1]]
         raise CSBError(_unknown(found[1], compose(name, rest))) from error
-    except ValueError as error:  # e.g. for training=null
-        raise CSBError(f"{_one_line(error)}; give a name or a table in {' '.join(overrides)}") from error
+    except ValueError as error:  # for a group that is no name, e.g. problem=null
+        groups = {"problem", "suite", *PRESETS}
+        bad = [one for one in overrides if one.partition("=")[0] in groups and not one.partition("=")[2].isidentifier()]
+        bad = bad or [one for one in overrides if one.endswith("=null")]
+        why = " ".join(bad) + " is not possible" if bad else f"{' '.join(overrides)}: {_one_line(error)}"
+        raise CSBError(f"{why}; give a name or a table") from error
 
 
 def _unknown(key: str, config: DictConfig) -> str:
