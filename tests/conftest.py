@@ -54,9 +54,11 @@ NIGHTLY = (
     "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
     "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",
     "training/test_resume_denoiser.py", "training/test_validation.py::test_a_killed_run",
-    "metrics/test_distances.py::test_c2st_of_weighted_samples", "run/test_demo.py::TestCommand::test_serves_until_stopped[2]",
-    "run/test_reproduce.py::TestReproduce::test_another_training", "run/test_reproduce.py::test_pairs_that_were_moved[npy]",
-    "run/test_stages.py::test_it_is_compared", "runs/test_fit.py::test_own_classes_on_the_command_line",
+    "metrics/test_distances.py::test_c2st_of_weighted_samples",
+    "run/test_demo.py::TestCommand::test_serves_until_stopped[2]",
+    "run/test_reproduce.py::TestReproduce::test_another_training",
+    "run/test_reproduce.py::test_pairs_that_were_moved[npy]", "run/test_stages.py::test_it_is_compared",
+    "runs/test_fit.py::test_own_classes_on_the_command_line",
     "runs/test_fit.py::test_two_processes_from_a_script",
 )  # fmt: skip
 
