@@ -9,7 +9,7 @@ from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 
 Y = torch.tensor([[0.0, 0.0], [1.5, -0.7], [-2.0, 1.0]])
-N = 20_000
+N = 40_000
 
 
 def assert_law(samples, law, y, n=N):
@@ -22,7 +22,7 @@ def assert_law(samples, law, y, n=N):
 
 
 class TestAgainstClosedForms:
-    @pytest.mark.parametrize(("kind", "iterations"), [("full", 1), ("diagonal", 6), ("fixed", 3)])
+    @pytest.mark.parametrize(("kind", "iterations"), [("full", 1), ("full", 6), ("fixed", 3)])
     def test_samples_have_the_law_that_the_recursion_says(self, exact_bridge, kind, iterations):
         exact = exact_bridge(kind, iterations)
         samples = exact.bridge.sample(Y, N, generator=seeded(1)).x
@@ -36,7 +36,12 @@ class TestAgainstClosedForms:
         for x, y in zip(exact.bridge.sample(Y, N, generator=seeded(2)).x, Y):
             assert_law(x, posterior, y)
 
-    @pytest.mark.parametrize("kind", ["full", "fixed"])
+    def test_diagonal_kernels_on_correlated_coordinates(self, exact_bridge):
+        exact = exact_bridge("diagonal", 6)
+        for x, y in zip(exact.bridge.sample(Y, N, generator=seeded(3)).x, Y):
+            assert_law(x, exact.steps[-2].end, y)
+
+    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
     def test_the_forward_walk_reaches_its_law(self, exact_bridge, kind):
         exact, bridge = exact_bridge(kind, 2), exact_bridge(kind, 2).bridge
         y = Y[1]
@@ -102,16 +107,25 @@ def y():
 
 class TestRandomness:
     @pytest.mark.parametrize("options", [{}, {"mean_only": True}, {"refine": 1}])
-    @pytest.mark.parametrize("batch_size", [1, 7])
+    @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
     def test_batch_size_changes_nothing(self, bridge, y, options, batch_size):
         one = bridge.sample(y, 5, generator=seeded(2), **options).x
         other = bridge.sample(y, 5, generator=seeded(2), batch_size=batch_size, **options).x
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
+    def test_batch_size_changes_nothing_with_full_covariances(self, exact_bridge):
+        bridge = exact_bridge("full").bridge
+        one = bridge.sample(Y, 5, generator=seeded(2)).x
+        torch.testing.assert_close(one, bridge.sample(Y, 5, generator=seeded(2), batch_size=4).x, rtol=1e-5, atol=1e-5)
+
     def test_same_seed_same_samples(self, bridge, y):
         one, two, other = (bridge.sample(y, 3, generator=seeded(s)).x for s in (5, 5, 6))
         assert torch.equal(one, two)
         assert not torch.allclose(one, other, atol=1e-2)
+
+    def test_samples_differ_from_each_other(self, bridge, y):
+        x = bridge.sample(y[:1], 100, generator=seeded(5)).x[0]
+        assert len(x.unique(dim=0)) == 100
 
     def test_the_global_generator_is_left_alone(self, bridge, y):
         state = torch.random.get_rng_state()
@@ -126,6 +140,15 @@ class TestRandomness:
             torch.manual_seed(1)
             assert torch.equal(bridge.sample(y, 3).x, one)
         assert not torch.equal(one, two)
+
+    def test_mean_only_is_a_map_of_the_start(self, bridge, y):
+        """Two runs share x_T, whatever is drawn after it: the samples agree."""
+        generator = seeded(7)
+        one = bridge.sample(y, 3, generator=generator, mean_only=True).x
+        drawn = seeded(7)
+        torch.randn(12, 3, generator=drawn)
+        assert torch.equal(generator.get_state(), drawn.get_state())  # x_T and nothing else
+        assert torch.equal(one, bridge.sample(y, 3, generator=seeded(7), mean_only=True).x)
 
     def test_the_initial_weights_are_a_function_of_the_seed(self, bridge):
         spec = BridgeSpec(

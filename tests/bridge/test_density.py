@@ -76,7 +76,7 @@ class TestAgainstClosedForms:
         few = exact.bridge.log_prob(x.expand(400, 2), y, n=1, generator=seeded(4))
         assert float(few.mean()) < float(found.mean())
 
-    @pytest.mark.parametrize("covariance", ["low_rank", "mixture"])
+    @pytest.mark.parametrize("covariance", ["diagonal", "low_rank", "full", "mixture", "fixed"])
     def test_the_density_has_mass_one_and_the_moments_of_the_samples(self, covariance):
         bridge, y = make_untrained_bridge(2, 2, covariance), torch.tensor([0.5, -0.3])
         with torch.no_grad():
@@ -130,10 +130,11 @@ class TestBounded:
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
         assert float(torch.trapezoid(found.exp(), x)) == pytest.approx(1, abs=0.01)
 
-    @pytest.mark.parametrize(("low", "high"), [(-0.5, 3.0), (0.5, None), (None, 2.0)])
-    def test_reflect(self, low, high):
+    @pytest.mark.parametrize(("low", "high"), [(-0.5, 3.0), (0.5, None), (None, 2.0), (0.7, 3.0)])
+    @pytest.mark.parametrize("softness", [0.0, 0.2])
+    def test_reflect(self, low, high, softness):
         bridge, law = one_dimensional(boxed("reflect", low, high))
-        bridge.transform.softness.fill_(0.2)
+        bridge.transform.softness.fill_(softness)
         ends = (-5.0 if low is None else low, 6.0 if high is None else high)
         x = torch.linspace(*ends, 61).double()
         images = [x, *(2 * wall - x for wall in (low, high) if wall is not None)]
@@ -207,6 +208,11 @@ class TestShapesAndRandomness:
         bridge.log_prob(self.X, self.Y, 4, seeded(3))
         assert torch.equal(torch.random.get_rng_state(), state)
 
+    @pytest.mark.parametrize("batch_size", [1, 7, 64])
+    def test_batch_size_changes_nothing(self, bridge, batch_size):
+        one, other = (bridge.log_prob(self.X, self.Y, 4, seeded(3), batch_size=size) for size in (1024, batch_size))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
     def test_mode_gradients_and_counts(self, bridge):
         calls = []
         networks = [bridge.kernel(d).network for d in ("backward", "forward")]
@@ -224,7 +230,7 @@ class TestShapesAndRandomness:
         assert len(calls) == info.forward_evaluations + 1  # one more looks whether the forward kernels were fitted
 
 
-@pytest.mark.parametrize("covariance", ["fixed", "mixture"])
+@pytest.mark.parametrize("covariance", ["fixed", "diagonal", "low_rank", "full", "mixture"])
 @pytest.mark.parametrize("network", [{"name": "mlp", "width": 8, "depth": 1}, {"name": "affine", "steps": 2}])
 def test_an_optimiser_step_makes_a_kernel_fitted(covariance, network):
     part = KernelSpec(network, "v", covariance, rank=2, components=3)

@@ -7,7 +7,7 @@ import torch
 
 from csb.bridge.kernel import LOG_VARIANCE_LIMIT, MAX_FULL, PARAMETRISATIONS, Kernel, coefficients, heads
 from csb.errors import CSBError
-from csb.networks import Network
+from csb.networks import MLP, Network
 from csb.process import Grid, Power, seeded
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 5)
@@ -172,6 +172,13 @@ def test_heads():
             CSBError, match=f"rank={rank} is not possible for states of 6 coordinates; choose one in 1..6"
         ):
             heads("low_rank", (2, 3), rank, 1)
+
+
+def test_laws_are_float32_under_autocast():
+    kernel = Kernel(MLP((2,), (1,), 2, width=8, depth=1), GRID, "backward", "x0")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        law = at(kernel, torch.tensor([2]))
+        assert law.mean.dtype == law.var.dtype == torch.float32
 
 
 def test_a_mixture_outlives_the_next_replay_of_its_network():

@@ -43,7 +43,7 @@ class TestMixtureLaw:
         torch.testing.assert_close(found.sum((1, 2)), -self.exact().log_prob(target[:, 0]), rtol=1e-4, atol=1e-4)
 
     def test_draws_have_the_mean_and_the_covariance(self):
-        n = 100_000
+        n = 400_000
         law = mixture_of(
             *(of[1:].expand(n, *of.shape[1:]) for of in (self.weights.log(), self.means, *unpacked(self.roots)))
         )
@@ -80,13 +80,13 @@ class TestEveryLaw:
 
     def test_a_target_with_variance_is_the_mean_over_its_draws(self, kind):
         target, var = MEAN + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
-        draws = target + var.sqrt() * torch.randn(50_000, 2, 1, 3, generator=seeded(4))
+        draws = target + var.sqrt() * torch.randn(200_000, 2, 1, 3, generator=seeded(4))
         each = -self.exact(kind).log_prob(draws[:, :, 0])
         error = each.std(0) / len(each) ** 0.5
         assert bool(((LAWS[kind].nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
 
     def test_draw_has_the_law(self, kind):
-        n, law = 50_000, LAWS[kind]
+        n, law = 200_000, LAWS[kind]
         parts = [value[1:].expand(n, *value.shape[1:]) for value in vars(law).values()]
         size = 3 + (2 if kind == "low_rank" else 0)
         draws = type(law)(*parts).draw(torch.randn(n, size, generator=seeded(5)))

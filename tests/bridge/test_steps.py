@@ -15,6 +15,7 @@ from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge_sample import N, Y, assert_law
 from tests.conftest import make_exact_bridge, make_untrained_bridge
 
+PREDICTS = ("x0", "eps", "v")
 SKIP = Skip(shift=0.3, gain=1.7, own=0.2, added=0.05)
 
 
@@ -96,6 +97,11 @@ class TestLaws:
             factor = torch.stack(columns, 2)
             torch.testing.assert_close(factor @ factor.mT, clipped(cov, SKIP), atol=1e-5, rtol=1e-4)
 
+    def test_low_rank_without_a_low_rank_part(self):
+        law = LowRankGaussian(self.X, torch.full((5, 3), 0.1), torch.zeros(5, 3, 2))
+        _, found = spread(law, self.X, SKIP)
+        torch.testing.assert_close(found, (SKIP.added * torch.eye(3)).expand(5, 3, 3))
+
 
 def skipped(kernel: AffineKernel, skip: Skip) -> AffineKernel:
     """What a skip makes of an affine kernel."""
@@ -153,7 +159,8 @@ class TestAgainstClosedForms:
             torch.testing.assert_close(found.M, near * eye + far * J, atol=1e-9, rtol=1e-9)
             torch.testing.assert_close(found.S, far**2 * rest + var * eye, atol=1e-9, rtol=1e-9)
 
-    @pytest.mark.parametrize(("S", "parametrisation"), [(1, "x0"), (2, "eps"), (3, "v")])
+    @pytest.mark.parametrize("S", [1, 2, 3])
+    @pytest.mark.parametrize("parametrisation", PREDICTS)
     def test_samples_have_the_law_of_all_steps(self, exact_bridge, S, parametrisation):
         exact = exact_bridge("full", 6, parametrisation=parametrisation)
         found = exact.bridge.sample(Y, N, generator=seeded(1), sample_steps=S)
@@ -180,7 +187,7 @@ class TestAgainstClosedForms:
 
 
 class TestSampling:
-    @pytest.mark.parametrize("covariance", ["mixture"])
+    @pytest.mark.parametrize("covariance", COVARIANCES)
     def test_all_steps_are_the_plain_path(self, covariance):
         bridge, y = make_untrained_bridge(3, 2, covariance), torch.randn(4, 2, generator=seeded(1))
         plain = bridge.sample(y, 5, generator=seeded(2), refine=1, trajectory=True)
@@ -189,17 +196,25 @@ class TestSampling:
         assert torch.equal(plain.info.trajectory, same.info.trajectory)
 
     @pytest.mark.parametrize("covariance", [c for c in COVARIANCES if c != "fixed"])
-    def test_every_covariance_and_any_batch_size(self, covariance):
+    @pytest.mark.parametrize("S", [1, 2])
+    def test_every_covariance_and_any_batch_size(self, covariance, S):
         bridge, y = make_untrained_bridge(3, 2, covariance), torch.randn(4, 2, generator=seeded(1))
         calls = []
         hook = bridge.backward_kernel.network.register_forward_hook(lambda *_: calls.append(1))
-        one = bridge.sample(y, 5, generator=seeded(2), sample_steps=2)
+        one = bridge.sample(y, 5, generator=seeded(2), sample_steps=S)
         hook.remove()
-        assert one.info.forward_evaluations == len(calls) == 2
+        assert one.info.forward_evaluations == len(calls) == S
         assert bool(one.x.isfinite().all())
-        other = bridge.sample(y, 5, generator=seeded(2), sample_steps=2, batch_size=3).x
+        other = bridge.sample(y, 5, generator=seeded(2), sample_steps=S, batch_size=3).x
         torch.testing.assert_close(one.x, other, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(one.x, bridge.sample(y, 5, generator=seeded(2)).x, atol=1e-2)
+
+    def test_forward_kernels_matter_for_refinement_only(self):
+        exact, drift = make_exact_bridge("full", 2, parametrisation="v"), make_exact_bridge("full", 2)
+        exact.bridge.set_kernel("forward", drift.bridge.forward_kernel)
+        exact.bridge.sample(Y, sample_steps=2)
+        with pytest.raises(CSBError, match="the forward ones have parametrisation=drift"):
+            exact.bridge.sample(Y, sample_steps=2, refine=1)
 
     @pytest.mark.parametrize(("parametrisation", "covariance"), [("drift", "diagonal"), ("v", "fixed")])
     def test_kernels_that_say_nothing_of_the_end(self, parametrisation, covariance):

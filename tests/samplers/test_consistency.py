@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from csb.bridge.student import StudentSpec, build_student
+from csb.errors import CSBError
 from csb.process import seeded
 from csb.samplers import ConsistencySampler
 from csb.training.distil import DistilSettings, train_student
@@ -92,3 +93,10 @@ class TestSampler:
         inside = x[~known]
         assert 0 <= float(inside.min()) <= float(inside.max()) <= 1
         assert float(x.std(1).max()) > 0.01
+
+    def test_states_that_are_not_finite_are_told(self):
+        student = exact_student().student
+        with torch.no_grad():
+            student.network.bias.fill_(torch.inf)
+        with pytest.raises(CSBError, match=r"not finite, .*; distil the bridge again"):
+            ConsistencySampler(student).sample(Y, 2)

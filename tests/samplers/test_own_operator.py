@@ -43,14 +43,14 @@ def test_particle_filters_reach_the_posterior_from_a_matrix_alone(method, K):
     assert float((x.T * w @ x - torch.outer(mean, mean) - law.cov).norm()) < 0.15 * float(law.cov.norm())
 
 
-@pytest.mark.parametrize("name", ["pigdm"])
+@pytest.mark.parametrize("name", ["pigdm", "tmpd", "mmps"])
 def test_linear_methods_have_the_posterior_from_a_matrix_alone(name):
     law, exact = output_law(GUIDED[name](DENOISER, MATRIX), Y[0]), PROBLEM.posterior(Y[0])
     assert float((law.mean - exact.mean).norm()) < 0.05 * float(exact.cov.trace().sqrt())
     assert float((law.cov - exact.cov).norm()) < 0.1 * float(exact.cov.norm())  # of order 1/T, for T = 100
 
 
-@pytest.mark.parametrize("name", ["tds", "ddrm", "sda"])
+@pytest.mark.parametrize("name", sorted(set(GUIDED) - {"replacement", "repaint", "ilvr"}))
 def test_they_are_those_of_a_problem(name):
     train = PROBLEM.pairs("train", 300)
     of = csb.GaussianLikelihood.of(PROBLEM, DENOISER, train)
@@ -60,7 +60,7 @@ def test_they_are_those_of_a_problem(name):
     assert one.log_weights is None or torch.equal(one.log_weights, two.log_weights)
 
 
-@pytest.mark.parametrize("name", ["dps", "tds"])
+@pytest.mark.parametrize("name", ["dps", "tds", "smc", "copaint", "guidance"])
 def test_a_plain_function_does_as_its_operator_does(name):
     def H(x):
         return x @ PROBLEM.A.to(x).T
@@ -82,6 +82,12 @@ class TestScales:
         narrow, wide = (DPS(Pixels(torch.zeros(3), scale), likelihood).likelihood for scale in (1.0, 3.0))
         torch.testing.assert_close(wide.spread, 9 * narrow.spread)
         assert not hasattr(likelihood, "spread")
+
+    def test_of_draws(self):
+        denoiser, x = Pixels(torch.full((3,), 5.0), 2.0), 3 * torch.randn(4000, 3, generator=seeded(1))
+        found = csb.GaussianLikelihood(PROBLEM.A, 0.4, x=x).bound(denoiser)
+        torch.testing.assert_close(found.spread, 9 * PROBLEM.A.square().sum(1), rtol=0.1, atol=0)
+        assert found.z_variance == pytest.approx(9 / 4, rel=0.1)
 
     def test_the_horizon_is_that_of_the_data_and_the_denoiser(self):
         wide = csb.GaussianLikelihood(PROBLEM.A, 0.4, x=30 * torch.randn(500, 3, generator=seeded(1)))

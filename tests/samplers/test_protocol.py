@@ -7,9 +7,9 @@ import torch
 
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import GaussianMixture, MnistInpaint
+from csb.problems import BOD, GaussianMixture, LinearGaussian, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, horizon_bias
+from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, Replacement, horizon_bias
 from csb.samplers.registry import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
@@ -258,6 +258,26 @@ def test_the_bridge_is_that_of_its_own_method(options):
     assert torch.equal(found.x, expected.x)
     assert found.info.forward_evaluations == expected.info.forward_evaluations
     assert max(sizes) == options.get("batch_size", 12)
+
+
+def test_replacement_needs_a_projection():
+    def build(problem):
+        denoiser = Broken(torch.zeros(problem.x_shape), 1.0)
+        return Replacement(denoiser, GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10)), GRID)
+
+    with pytest.raises(CSBError, match=r"A A\* of linear_gaussian is not a multiple of the identity"):
+        build(LinearGaussian(dx=3, dy=2))
+    with pytest.raises(CSBError, match="bod has no linear operator; replacement needs y = A x"):
+        build(BOD())
+    assert abs(build(LinearGaussian(dx=3, dy=1)).c - 2.25) < 1e-5
+
+
+def test_the_exact_sampler_needs_an_exact_posterior():
+    class Unknown(GaussianMixture):
+        has_exact_posterior = False
+
+    with pytest.raises(CSBError, match="the exact posterior of gaussian_mixture is not known; leave out the method"):
+        ExactSampler(Unknown())
 
 
 def test_horizon_bias():

@@ -126,6 +126,10 @@ class TestCached:
             assert torch.equal(batch.target.mean[:, 0], 100 + batch.k)
             assert torch.equal(batch.target.mean[:, 1], batch.x[:, 1])
 
+    def test_all_trajectories_are_used(self):
+        seen = {float(n) for batch in batches(BACKWARD, numbered_cache(), steps=(0, 40)) for n in batch.x[:, 1]}
+        assert seen == set(range(30))
+
 
 class TestBetweenEnds:
     """Cached end points (0, n) and (3, n): states lie between them, of the same trajectory."""

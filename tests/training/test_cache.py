@@ -9,7 +9,7 @@ from csb.problems.exact.gaussian import AffineGaussian
 from csb.process import seeded
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, fill
 
-N = 30_000
+N = 60_000
 
 
 def pairs_of(exact, n=N):
@@ -37,7 +37,7 @@ def assert_law(states, c, law):
 
 
 class TestLaws:
-    @pytest.mark.parametrize("kind", ["full", "diagonal"])
+    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
     def test_forward_trajectories_start_at_the_data(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
@@ -48,7 +48,7 @@ class TestLaws:
             law = kernel.push(law)
             assert_law(cache.states[k], c[cache.owner], law)
 
-    @pytest.mark.parametrize("kind", ["full", "diagonal"])
+    @pytest.mark.parametrize("kind", ["full", "fixed", "diagonal"])
     def test_backward_trajectories_start_at_the_noise(self, exact_bridge, kind):
         exact = exact_bridge(kind, 1)
         z, c = pairs_of(exact)
@@ -86,6 +86,12 @@ class TestMeanTargets:
             expected = end + kernel.mean(start, c) - kernel.mean(end, c)
             torch.testing.assert_close(cache.targets[k - 1], expected, rtol=1e-4, atol=1e-5)
 
+    def test_likelihood_stores_none(self, exact_bridge):
+        exact = exact_bridge("fixed", 1)
+        one, two = filled(exact, objective=Likelihood()), filled(exact, objective=MeanMatching())
+        assert one.targets is None
+        assert torch.equal(one.states, two.states)
+
 
 class TestEnds:
     @pytest.mark.parametrize("source", ["forward", "backward"])
@@ -117,13 +123,20 @@ class TestIsAFunctionOfItsSeed:
             assert not torch.equal(one.owner, two.owner)
             assert float((one.states[2] - two.states[2]).abs().mean()) > 0.05
 
-    @pytest.mark.parametrize("size", [1, 1025])
+    def test_pairs_are_drawn_evenly(self, exact_bridge):
+        owner = filled(exact_bridge("full", 1), size=20_000, n=10).owner
+        assert float((torch.bincount(owner, minlength=10) / 20_000 - 0.1).abs().max()) < 0.012
+
+    @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
     def test_sizes_that_do_and_do_not_fill_chunks(self, exact_bridge, size):
         exact = exact_bridge("full", 1)
         cache = filled(exact, size=size)
         assert cache.states.shape == (exact.grid.T + 1, size, 2)
         assert bool(torch.isfinite(cache.states).all())
         assert cache.owner.shape == (size,)
+
+    def test_needs_no_gradients(self, exact_bridge):
+        assert not filled(exact_bridge("full", 1)).states.requires_grad
 
 
 class TestBudget:
