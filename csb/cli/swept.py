@@ -1,8 +1,9 @@
 """One job of a sweep of csb train, which Hydra calls, perhaps in a process of its own."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,28 @@ def with_modules(own: Imports) -> Callable[[DictConfig], dict[str, Any] | None]:
     return job
 
 
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Inside, what is logged goes to ``train.log`` in the folder as well, which jobs side by side do not share."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
 def main(config: DictConfig) -> dict[str, Any] | None:
     """Trains one run of a sweep, in the job's own folder. Whatever ends it is reported there; the other jobs go on."""
+    hydra = HydraConfig.get()
+    with _logged(Path(hydra.sweep.dir) / str(hydra.sweep.subdir)):
+        return _job(config)
+
+
+def _job(config: DictConfig) -> dict[str, Any] | None:
     take_gpu()
     hydra = HydraConfig.get()
     folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)

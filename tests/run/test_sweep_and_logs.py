@@ -59,6 +59,7 @@ class TestSweep:
             assert (config["L"], config["T"]) == found[-1]
             assert len(list((path.parent / "half_steps").iterdir())) == 2 * result["L"]
             assert (path.parent / "bridge.safetensors").exists()
+            assert f"T = {result['T']} steps" in (path.parent / "train.log").read_text()
         assert sorted(found) == [(1, 2), (2, 2)]
         assert_reported(swept)
         grid, _, per_job = (swept / "table.md").read_text().partition("\n## Jobs\n\n")
