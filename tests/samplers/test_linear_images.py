@@ -48,13 +48,17 @@ def exact_mean(problem, y):
     ("method", "options", "problem"),
     [
         (PiGDM, {}, MnistDeblur(noise=0.02)),
+        (PiGDM, {"eta": 0.0}, MnistSuperres(noise=0.02)),
         (TMPD, {}, MnistSuperres(noise=0.02)),  # A A* is diagonal: row sums are exact
         (MMPS, {"iterations": 1}, MnistSuperres(noise=0.02)),  # and one direction is enough
         (MMPS, {"iterations": 12}, MnistDeblur(noise=0.02)),
         (SDA, {"corrections": 2}, MnistSuperres(noise=0.02)),
         (DDRM, {}, MnistSuperres(noise=0.0)),
+        (PiGDM, {}, MnistSuperres(noise=0.0)),
+        (PiGDM, {}, MnistInpaint()),
         (DDRM, {}, MnistInpaint()),
         (MMPS, {}, MnistInpaint()),
+        (TMPD, {}, MnistInpaint()),
     ],
     ids=str,
 )

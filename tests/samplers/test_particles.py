@@ -47,6 +47,12 @@ def test_without_resampling_all_ancestors_live():
     assert float(found.info.ess.max()) < 12
 
 
+@pytest.mark.parametrize("resampling", ["systematic", "stratified", "multinomial", "residual"])
+def test_resampling_at_every_step_keeps_the_weights_even(resampling):
+    found = build(TDS, ess_threshold=1.0, resampling=resampling).sample(Y, 32, seeded(1))
+    assert float(found.info.ess.min()) > build(TDS, ess_threshold=0.0).sample(Y, 32, seeded(1)).info.ess.min()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,6 +11,7 @@ from csb.samplers.resampling import multinomial, normalised, residual, stratifie
 G, K = 4000, 8
 WEIGHTS = {
     "uneven": torch.tensor([0.30, 0.01, 0.04, 0.22, 0.0, 0.18, 0.05, 0.20], dtype=torch.float64),
+    "equal": torch.full((8,), 0.125, dtype=torch.float64),
     "one heavy": torch.tensor([0.93, *[0.01] * 7], dtype=torch.float64),
 }
 schemes = pytest.mark.parametrize("scheme", RESAMPLING.values(), ids=RESAMPLING)
@@ -30,17 +31,18 @@ def copies(scheme, W, groups=G):
     return torch.nn.functional.one_hot(ancestors, K).sum(1).double()
 
 
+@pytest.mark.parametrize("groups", [G, pytest.param(5 * G, marks=pytest.mark.nightly)])
 @schemes
-def test_unbiased(scheme, W):
-    counts = copies(scheme, W)
-    error = counts.std(0) / G**0.5 + 1e-9
+def test_unbiased(scheme, W, groups):
+    counts = copies(scheme, W, groups)
+    error = counts.std(0) / groups**0.5 + 1e-9
     assert float(((counts.mean(0) - K * W).abs() / error).max()) < 5
     assert bool((counts[:, W == 0] == 0).all())
 
 
 def test_the_scatter_of_multinomial_is_binomial():
     W = WEIGHTS["uneven"]
-    counts = copies(multinomial, W, 20_000)
+    counts = copies(multinomial, W, 5 * G)
     expected = K * W * (1 - W)
     assert bool(((counts.var(0) - expected).abs() <= 0.15 * expected).all())
     covariance = counts.T.cov()[0, 3]
@@ -64,7 +66,7 @@ def test_the_even_schemes_scatter_less():
 
 
 @pytest.mark.parametrize("scheme", [systematic, stratified, residual])
-@pytest.mark.parametrize("K", [1, 7, 1000])
+@pytest.mark.parametrize("K", [1, 3, 7, 10, 49, 1000])
 def test_equal_weights_leave_all_where_they_are(scheme, K):
     log_weights = torch.full((2, K), -0.3)
     u = torch.rand(2, K, generator=seeded(2), dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
@@ -79,6 +81,11 @@ def test_all_weight_on_one(scheme, u):
         log_weights[group, heavy] = -700.0
     found = scheme(log_weights, torch.full((3, K), u, dtype=torch.float64))
     assert torch.equal(found, torch.tensor([0, 4, K - 1])[:, None].expand(3, K))
+
+
+@schemes
+def test_one_particle(scheme):
+    assert torch.equal(scheme(torch.tensor([[-5.0]]), torch.rand(1, 1)), torch.zeros(1, 1, dtype=torch.int64))
 
 
 @schemes
@@ -107,6 +114,12 @@ class TestEffectiveSampleSize:
         ])  # fmt: skip
         expected = torch.tensor([4.0, 1.0, 2.0, 1 / 0.30], dtype=torch.float64)
         torch.testing.assert_close(effective_sample_size(log_weights), expected, rtol=1e-6, atol=0)
+
+    def test_a_constant_does_not_matter(self):
+        log_weights = torch.randn(3, 50, generator=seeded(1), dtype=torch.float64)
+        one = effective_sample_size(log_weights)
+        torch.testing.assert_close(one, effective_sample_size(log_weights + 1e5), rtol=1e-9, atol=0)
+        torch.testing.assert_close(one, effective_sample_size(log_weights - 1e5), rtol=1e-9, atol=0)
 
     def test_normal_log_weights(self):
         """For log w ~ N(·, s²) and many particles ESS/K is exp(−s²)."""

@@ -167,7 +167,8 @@ class TestRetries:
     """The second half-step fails at step 7 while the rate is above a fifth of what was asked for."""
 
     @pytest.fixture(autouse=True, scope="class")
-    def _fragile(self):
+    @classmethod
+    def _fragile(cls):
         original = HalfStepModule.weighted_loss
 
         def weighted_loss(module, kernel, batch):
@@ -180,7 +181,8 @@ class TestRetries:
             yield
 
     @pytest.fixture(scope="class")
-    def whole(self, tmp_path_factory):
+    @classmethod
+    def whole(cls, tmp_path_factory):
         logged = []
 
         def log(metrics, step):
@@ -199,9 +201,10 @@ class TestRetries:
         assert [record["rate_factor"] for record in whole.progress.retries] == pytest.approx([0.3, 0.09])
         assert whole.logged == [(10 + 7, 1), (10 + 7, 2)]
 
-    def test_a_training_that_is_stopped_after_a_retry_ends_as_one_that_is_not(self, whole, tmp_path):
+    @pytest.mark.parametrize("after", [1, 2])
+    def test_a_training_that_is_stopped_after_a_retry_ends_as_one_that_is_not(self, whole, tmp_path, after):
         def stop(metrics, step):
-            if metrics.get("retries") == 2:
+            if metrics.get("retries") == after:
                 raise Stop
 
         run = make(tmp_path / "run", optimizer={"retries": 2}, log=stop)

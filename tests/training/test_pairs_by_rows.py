@@ -12,13 +12,14 @@ from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
 from csb.training.batches import Batches, Draw
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, encoded, fill
+from csb.training.regression import example_batches, flow_path
 from csb.training.settings import DTYPES, HalfStep
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
-FIRST = HalfStep(0, 1, "backward", 50)
+FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)
 
 
-@pytest.fixture(params=[{}, {"low": -3.0}], ids=str)
+@pytest.fixture(params=[{}, {"low": -3.0}, {"low": -3.0, "high": 3.0, "transform": "probit"}], ids=str)
 def both(request, tmp_path):
     """Encoded pairs of one problem from an .npz file and from .npy files."""
     rng = np.random.default_rng(0)
@@ -54,6 +55,11 @@ class TestBothKindsOfPairs:
         lists = [list(Batches(Draw(GRID, Likelihood(), 64, 2, 0), FIRST, p, None, (0, 4))) for p in both]
         for a, b in zip(*lists, strict=True):
             assert same((a.x, a.k, a.c, a.target.mean), (b.x, b.k, b.c, b.target.mean))
+
+    def test_examples(self, both):
+        lists = [list(example_batches(p, flow_path, 64, 0, (0, 4))) for p in both]
+        for a, b in zip(*lists, strict=True):
+            assert same(a[:4], b[:4])
 
     @pytest.mark.parametrize("source", ["forward", "backward"])
     def test_caches(self, both, source):

@@ -7,7 +7,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.process import seeded
-from csb.training.distil import check_patches, energy_score, norms
+from csb.training.distil import check_patches, energy_score, generator_score, norms
 
 
 def absolute(mean, std):
@@ -22,7 +22,8 @@ def expected(mean, std):
     return absolute(mean, math.sqrt(std**2 + 1)) - std / math.sqrt(math.pi)
 
 
-@pytest.mark.parametrize(("m", "mean", "std"), [(2, 0.0, 1.0), (2, 0.7, 1.5), (6, -0.3, 0.4)])
+@pytest.mark.parametrize("m", [2, 3, 6])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 1.5), (-0.3, 0.4)])
 def test_it_is_unbiased_for_gaussians_whatever_the_number_of_draws(m, mean, std):
     generator = seeded(m)
     x, draws = torch.randn(100_000, 1, generator=generator), torch.randn(100_000, m, 1, generator=generator)
@@ -31,9 +32,10 @@ def test_it_is_unbiased_for_gaussians_whatever_the_number_of_draws(m, mean, std)
     assert abs(float(found.mean()) - expected(mean, std)) < 4 * float(found.std()) / math.sqrt(len(found))
 
 
-def test_the_true_law_is_where_the_gradient_vanishes():
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_true_law_is_where_the_gradient_vanishes(m):
     """In five coordinates, for mean and width of the draws; away from it both point back."""
-    x, e = torch.randn(100_000, 5, generator=seeded(1)), torch.randn(100_000, 2, 5, generator=seeded(2))
+    x, e = torch.randn(100_000, 5, generator=seeded(1)), torch.randn(100_000, m, 5, generator=seeded(2))
 
     def gradient(mean, std):
         at = torch.tensor([mean, std], requires_grad=True)
@@ -58,6 +60,11 @@ class TestPatches:
         far = (draws - x[:, None]).abs().mean((1, 2, 3, 4))
         apart = (draws[:, :, None] - draws[:, None]).abs().mean((3, 4, 5)).sum((1, 2)) / (5 * 4)
         torch.testing.assert_close(energy_score(draws, x, 1), far - 0.5 * apart)
+
+    def test_the_sum_is_the_mean_of_its_parts(self):
+        x, draws = torch.randn(4, 1, 3, 3, generator=seeded(0)), torch.randn(4, 2, 1, 3, 3, generator=seeded(1))
+        parts = [energy_score(draws, x, side).mean() for side in (None, 3, 1)]
+        torch.testing.assert_close(generator_score(draws, x, [3, 1]), sum(parts) / 3)
 
     @pytest.mark.parametrize(
         ("patches", "shape", "message"),

@@ -70,10 +70,16 @@ class TestEarlyStopping:
         assert [row["steps"] for row in progress.history] == [20, 12]
         assert [row["best_step"] for row in progress.history] == [20, 12]
 
+    def test_no_patience_no_validation(self, tmp_path, small, monkeypatch):
+        seen = self.losses(monkeypatch, [])
+        progress = with_validation(make(tmp_path, small, L=1, **SHORT), small, 0).run(resume=False)
+        assert seen == []
+        assert "val_loss" not in progress.history[0]
 
-def test_the_loss_is_that_of_training(small, tmp_path, monkeypatch):
+
+@pytest.mark.parametrize("objective", ["likelihood", "bridge_matching"])
+def test_the_loss_is_that_of_training(small, tmp_path, monkeypatch, objective):
     """At the exact fixed point of the first half-step no weights have a lower validation loss."""
-    objective = "bridge_matching"
     monkeypatch.setattr("csb.training.module._STATES", 4096)
     short = {**SHORT, "first_steps": 200, "refresh": 200}
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
