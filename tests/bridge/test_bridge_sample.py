@@ -187,6 +187,18 @@ class TestShapes:
         assert torch.equal(path[-1].flatten(0, 1), start)
         assert torch.equal(bridge.sample(y, 5, generator=seeded(1)).x, found.x)
 
+    def test_trajectory_of_a_refined_sample_is_the_last_pass(self, bridge, y):
+        found = bridge.sample(y, 2, generator=seeded(1), trajectory=True, refine=2)
+        assert found.info.trajectory.shape == (4, 4, 2, 3)
+        torch.testing.assert_close(found.x, bridge.transform.decode(found.info.trajectory[0], y))
+
+    def test_info(self, bridge, y):
+        info = bridge.sample(y, 2, generator=seeded(1)).info
+        assert (info.forward_evaluations, info.backward_evaluations) == (3, 0)
+        assert info.trajectory is None
+        assert info.seconds > 0
+        assert bridge.sample(y, 2, generator=seeded(1), refine=3).info.forward_evaluations == 21
+
     @pytest.mark.parametrize("refine", [0, 2])
     def test_the_count_of_evaluations_is_true(self, bridge, y, refine):
         calls = []
@@ -207,6 +219,10 @@ class TestShapes:
         bridge.sample(y, 2, generator=seeded(1))
         assert not bridge.training
         assert found.x.dtype == torch.float32
+
+    def test_double_observations(self, bridge, y):
+        one, two = (bridge.sample(v, 2, generator=seeded(1)).x for v in (y, y.double()))
+        assert torch.equal(one, two)
 
 
 def test_bf16_samples_are_near_those_of_full_precision(bridge, y):

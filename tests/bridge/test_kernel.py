@@ -50,6 +50,14 @@ def test_the_drift_parametrisation_outputs_the_drift():
     torch.testing.assert_close(law.mean / GRID.beta[3].float(), torch.full((2, 2), 0.7))
 
 
+def test_one_k_serves_the_whole_batch():
+    kernel = Kernel(Says(0.7, 0.1), GRID, "backward", "x0")
+    one, many = at(kernel, torch.tensor([4])), at(kernel, torch.tensor([4, 4, 4]))
+    assert torch.equal(one.mean, many.mean)
+    assert torch.equal(one.var, many.var)
+    torch.testing.assert_close(kernel.network.seen, torch.tensor([0.8] * 3))
+
+
 class TestVariance:
     def test_fixed_at_beta_without_a_head(self):
         kernel, k = Kernel(Says(0.7), GRID, "backward", "v", "fixed", variance_floor=0.5), torch.tensor([1, 3, 5])
@@ -71,6 +79,10 @@ class TestVariance:
         law = at(Kernel(Says(0, sign * 1e9), GRID, "backward", "v", "diagonal", 1e-3), torch.tensor([2]))
         expected = float(GRID.beta[2]) * math.exp(sign * LOG_VARIANCE_LIMIT) + 1e-3
         torch.testing.assert_close(law.var, torch.full((3, 2), expected))
+
+    def test_the_floor_bounds_the_likelihood(self):
+        law = at(Kernel(Says(0, -1e9), GRID, "backward", "v", "diagonal", 1e-4), torch.tensor([1]))
+        assert float(law.nll(law.mean).detach().min()) > 0.5 * math.log(2 * math.pi * 1e-4) - 0.1
 
 
 class Rows(Says):
@@ -99,6 +111,10 @@ class TestFullCovariance:
         unit = torch.tensor([[4.0, -2.0], [-2.0, 10.0]])  # variance 9 + ¼·4, covariance −½·4
         torch.testing.assert_close(law.covariance(), GRID.beta[k].float()[:, None, None] * unit)
 
+    def test_the_floor_bounds_the_conditional_variance(self):
+        law = at(self.kernel([[-1e9, 0.0], [5.0, -1e9]], floor=1e-4), torch.tensor([2]))
+        assert float(law.var.min()) >= 0.99e-4
+
 
 class TestLowRankCovariance:
     @pytest.mark.parametrize("name", list(PARAMETRISATIONS))
@@ -109,6 +125,12 @@ class TestLowRankCovariance:
         beta = GRID.beta[k][:, None] * torch.tensor([1.0, 4.0]).double()
         expected = torch.diag_embed(beta) + low[:, :, None] * low[:, None]
         torch.testing.assert_close(at(kernel, k).covariance(), expected.float())
+
+    def test_output_zero_is_beta(self):
+        kernel = Kernel(Rows([[0.0, 0.0]] * 3), GRID, "forward", "x0", "low_rank", 0.0)
+        law = at(kernel, torch.tensor([3]))
+        assert law.low.shape == (3, 2, 2)
+        torch.testing.assert_close(law.covariance(), (GRID.beta[3] * torch.eye(2).double()).float().expand(3, 2, 2))
 
 
 class TestMixtureOfGaussians:

@@ -40,8 +40,18 @@ def test_value_and_gradient(tau, smallest):
         torch.testing.assert_close(mine, its, rtol=1e-6, atol=1e-6 * float(its.abs().max()))
 
 
-def test_the_gradient_is_that_of_the_value():
-    assert torch.autograd.gradcheck(lambda *inputs: low_rank_nll(*inputs, TAUS[2]), parts())
+@pytest.mark.parametrize("tau", TAUS, ids=["no", "one", "each"])
+def test_the_gradient_is_that_of_the_value(tau):
+    assert torch.autograd.gradcheck(lambda *inputs: low_rank_nll(*inputs, tau), parts())
+
+
+def test_without_gradients_none_is_made():
+    with torch.no_grad():
+        assert not low_rank_nll(*parts()).requires_grad
+    error, var, low = parts()
+    found = low_rank_nll(error, var.detach(), low.detach())
+    (by_error,) = torch.autograd.grad(found.sum(), error)
+    assert bool(torch.isfinite(by_error).all())
 
 
 def test_single_precision_gets_gradients_of_its_own_and_double_inside():

@@ -27,3 +27,12 @@ def test_low_rank_kernels_reach_the_posterior_of_full_ones():
         mean = exact.G @ one.double() + exact.g
         assert bool(((x.double().mean(0) - mean).abs() < 5 * (exact.C.diagonal() / N).sqrt() + 1e-3).all())
         torch.testing.assert_close(x.double().T.cov(), exact.C, rtol=0.04, atol=0.004)
+
+
+def test_samples_do_not_depend_on_the_batch_size():
+    bridge = make_exact_bridge("full").bridge
+    part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "low_rank", rank=1)
+    bridge = build_bridge(BridgeSpec(bridge.grid.alpha_bar.tolist(), bridge.transform.spec(), part, part))
+    y = torch.randn(3, 2, generator=seeded(2))
+    whole, parts = (bridge.sample(y, 5, generator=seeded(3), batch_size=b).x for b in (100, 4))
+    torch.testing.assert_close(whole, parts)

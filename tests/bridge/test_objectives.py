@@ -1,5 +1,7 @@
 """The objectives: what minimises them, and what they aim at."""
 
+import math
+
 import pytest
 import torch
 from conftest import unpacked
@@ -30,6 +32,12 @@ class TestLikelihoodsMinimum:
         best = float(self.loss(self.mean, self.var))
         for other in ((1.3, 2.6875), (1.2, 2.6875), (1.25, 2.8), (1.25, 2.6), (0.0, 1.0)):
             assert float(self.loss(*other)) > best + 1e-4
+
+    @pytest.mark.parametrize("beta", [1e-4, 0.5])
+    def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
+        law = DiagonalGaussian(torch.zeros(3, 2), torch.full((3, 2), beta))
+        loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
+        torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
 
 
 def test_the_full_likelihoods_minimum_is_the_conditional_covariance():

@@ -28,7 +28,7 @@ def batch(step=0, size=8, shared=1):
 
 class TestBalance:
     @pytest.mark.parametrize("direction", ["backward", "forward"])
-    @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("exponent", [0.0, 0.3, 0.5, 1.0])
     def test_mean_one_and_the_formula(self, bridge, direction, exponent):
         kernel = bridge.kernel(direction)
         kernel.steps[2] = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
@@ -90,6 +90,12 @@ class TestFit:
             expected = (each * module.weight[b.k]).mean()
             torch.testing.assert_close(module.training_step(b), expected)
             torch.testing.assert_close(module.last_loss, each.mean().detach())
+
+    def test_the_direction_can_change(self, bridge):
+        HalfStepModule(bridge, BACKWARD, Likelihood(), OptimizerSettings())
+        HalfStepModule(bridge, FORWARD, Likelihood(), OptimizerSettings())
+        assert {p.requires_grad for p in bridge.kernel("backward").parameters()} == {False}
+        assert {p.requires_grad for p in bridge.kernel("forward").parameters()} == {True}
 
     def test_observations_are_shared_in_order(self, bridge):
         """Four states for each of two observations: the same loss as with the observations repeated."""

@@ -179,6 +179,19 @@ class TestAhead:
         with pytest.raises(CSBError, match=r"^no more$"):
             next(iterator)
 
+    def test_no_more_are_made_than_asked_for(self):
+        made = []
+
+        def make():
+            for batch in self.batches():
+                made.append(batch.step)
+                yield batch
+
+        iterator = ahead(make(), torch.device("cpu"))
+        next(iterator)
+        iterator.close()
+        assert len(made) <= 2
+
     def test_the_cpu_leaves_batches_as_they_are(self):
         batches = self.batches()
         assert on_device(batches, DeviceSettings("cpu")) is batches
