@@ -45,6 +45,7 @@ UNIT = 1 / 72  # inch
 NARROW, WIDE = 356, 1068  # the text column of a phone, and that of a page
 TEXT, SMALL = 13, 11
 DPI = 108  # three pixels to two units
+_WORD = 20  # characters of a word that is not broken
 _CHARACTER, _LINE, _HANDLE = 7.4, 18, 46  # of text: the width of a character and the height of a line; a legend's key
 _STYLE = {
     "font.family": ["DejaVu Sans"], "font.size": TEXT, "text.color": INK, "svg.hashsalt": "csb",
@@ -102,9 +103,13 @@ def drawing(math: bool = False) -> Iterator[None]:
 
 
 def wrap(text: str, width: float) -> str:
-    """Each line of a text in lines of about that width; one with formulas as it is."""
-    most = max(8, int(width / _CHARACTER))
-    return "\n".join(line if "$" in line else textwrap.fill(line, most) for line in text.splitlines())
+    """Each line of a text in lines of about that width, of whole words up to _WORD; one with formulas as it is."""
+
+    def filled(line: str) -> str:
+        longest = max(map(len, line.split()), default=0)
+        return textwrap.fill(line, max(8, int(width / _CHARACTER), min(longest, _WORD)))
+
+    return "\n".join(line if "$" in line else filled(line) for line in text.splitlines())
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:

@@ -102,7 +102,8 @@ def overview(report: Report) -> Figure:
     for i, chart in enumerate(charts):
         axes = figure.add_subplot(grid[0, i])
         chart.panels[0].draw(axes)
-        axes.set_title(wrap(chart.panels[0].label, WIDE / len(charts) - 40))
+        titles = dict.fromkeys((chart.title, chart.panels[0].label))  # of what, and of the vertical axis
+        axes.set_title("\n".join(wrap(title, WIDE / len(charts) - 40) for title in titles))
     _draw_table(figure.add_subplot(grid[-1, :]), report)
     shown = {look.label: look for chart in charts for look in chart.legend}  # one with its dashes comes after
     if shown:
@@ -119,11 +120,9 @@ def _charts(report: Report) -> list[Chart]:
 
 
 def _excerpt(report: Report) -> list[Column]:
-    """Evaluations, time, and up to _METRICS metrics: those of the summary first, then the rest."""
+    """NFE, time, and up to _METRICS metrics: those of the summary first, then the rest."""
     found = {c.key: c for c in columns(report)}
-    costs = [
-        Column("", "Evaluations", "a sample", "evaluations", [Cell(amount(m.evaluations)) for m in report.methods])
-    ]
+    costs = [Column("", "NFE", "a sample", "evaluations", [Cell(amount(m.evaluations)) for m in report.methods])]
     costs += [found["seconds"]] if "seconds" in found else []
     first = [key for key in headline_keys(report) if key in found]
     rest = [m.key for m in metrics_of(report) if m.key in found and m.key not in first]
