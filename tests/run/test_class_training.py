@@ -65,7 +65,7 @@ def denoiser():
 @pytest.fixture(scope="module")
 def trained(data):
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("evaluate", "compare"):
+        for module in ("evaluate", "report"):
             patch.setattr(f"csb.runs.{module}.digit_classifier", classifier)
         settings = read(composed("train", [*TINY, f"problem.root={data}", f"out={data}"]))
         result = train(settings)

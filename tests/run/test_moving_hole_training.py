@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "MD5", write_digits(folder))
         patch.setattr(mnist, "SOURCES", ())
-        for module in ("evaluate", "compare"):
+        for module in ("evaluate", "report"):
             patch.setattr(f"csb.runs.{module}.digit_classifier", lambda root, seed=0: (Brightness(), 0.1))
         settings = read(composed("train", [*TINY, f"problem.root={folder}", f"out={folder}"]))
         result = train(settings)
