@@ -1,6 +1,5 @@
 "use strict";
 const SIDE = 28, CELL = 12, SHOWN = 16, BRUSH = 1.15, STD_TOP = 0.5;
-const at = id => document.getElementById(id);
 const image = new Uint8ClampedArray(SIDE * SIDE);
 const small = document.createElement("canvas");
 small.width = small.height = SIDE;
@@ -43,24 +42,6 @@ function show() { // what is hidden from the bridge is tinted
   context.strokeStyle = info.movable ? "#79b8f0" : "#9aa3ad";
   const side = info.hole * CELL;
   context.strokeRect(hole.left * CELL + 1, hole.top * CELL + 1, side - 2, side - 2);
-}
-
-function fail(message) {
-  at("error").textContent = message;
-  at("error").hidden = !message;
-}
-
-async function ask(path, body) {
-  const sent = body && {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
-  let answer;
-  try {
-    answer = await fetch(path, sent || {});
-  } catch {
-    throw new Error("no answer from the server; is it still running?");
-  }
-  const data = await answer.json();
-  if (!answer.ok) throw new Error(data.error);
-  return data;
 }
 
 let working = false, wanted = false;

@@ -1,4 +1,4 @@
-"""The web server behind a page, on Starlette and uvicorn: three files and three questions, for this machine alone.
+"""The web server behind a page, on Starlette and uvicorn: four files and three questions, for this machine alone.
 
 A page of another site must not reach it either: requests carry a name of this machine as their host (which a name that
 was pointed at 127.0.0.1 does not), posts come from its own page and are JSON, and the page itself may load nothing from
@@ -89,6 +89,7 @@ class Server:
             routes=[
                 _page("/", f"{painter.page}.html", "text/html"),
                 _page("/page.css", "page.css", "text/css"),
+                _page("/page.js", "page.js", "text/javascript"),
                 _page(f"/{painter.page}.js", f"{painter.page}.js", "text/javascript"),
                 Route("/api/info", info),
                 Route("/api/pick", pick),

@@ -1,25 +1,6 @@
 "use strict";
 const BINS = 40, LEFT = 64, BELOW = 40, GAP = 10;
-const at = id => document.getElementById(id);
 let info = null, y = [], truth = null, seed = 0, shown = null;
-
-function fail(message) {
-  at("error").textContent = message;
-  at("error").hidden = !message;
-}
-
-async function ask(path, body) {
-  const sent = body && {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
-  let answer;
-  try {
-    answer = await fetch(path, sent || {});
-  } catch {
-    throw new Error("no answer from the server; is it still running?");
-  }
-  const data = await answer.json();
-  if (!answer.ok) throw new Error(data.error);
-  return data;
-}
 
 let working = false, wanted = false;
 async function update() { // one request at a time; of those asked for meanwhile, the last
