@@ -2,16 +2,11 @@
 
 from typing import Any
 
-from csb.filtering.base import Analysis, Filter
-from csb.filtering.bootstrap import Bootstrap
 from csb.filtering.bridge import BridgeFilter
-from csb.filtering.cycle import Track, track
-from csb.filtering.enkf import EnKF
+from csb.filtering.cycle import Track, Twin, track, twin
 from csb.filtering.ensf import EnSF
-from csb.filtering.linear_gaussian import Gaussian, LinearGaussianModel
-from csb.filtering.lorenz63 import Lorenz63
-from csb.filtering.lorenz96 import Lorenz96
-from csb.filtering.model import StateSpace, Twin, twin
+from csb.filtering.filters import Analysis, Bootstrap, EnKF, Filter
+from csb.filtering.models import Gaussian, LinearGaussianModel, Lorenz63, Lorenz96, StateSpace
 
 MODELS: dict[str, type[StateSpace]] = {"lorenz63": Lorenz63, "lorenz96": Lorenz96}
 FILTERS: dict[str, Any] = {"bridge": BridgeFilter, "enkf": EnKF, "bootstrap": Bootstrap, "ensf": EnSF}

@@ -2,34 +2,26 @@ r"""A conditional Schrödinger bridge at every observation, after the filter of 
 
 Pairs (x^m, y^m), x^m a member of the forecast and y^m simulated from the likelihood, are draws of p(x, y). Both are
 whitened with their own moments, and a bridge between p(x | y) and N(0, I) is fitted on them, with kernels in closed
-form (:mod:`csb.filtering.regression`) instead of networks:
+form (:mod:`csb.filtering.regression`) instead of networks. L iterations end with a backward half-step:
 
-- backward half-step: from the members x^m to ends x_T (n = 0: of the reference process, later: of the forward kernels
-  given y^m) lead paths of the reference pinned at both; the backward kernels are fitted to their steps;
-- forward half-step: from x_T ~ N(0, I) the backward kernels given y^m lead to x_0, again joined by pinned paths; the
-  forward kernels are fitted to their steps.
+- backward: from the members x^m to ends x_T (at first of the reference process, later of the forward kernels given
+  y^m) lead paths of the reference pinned at both; the backward kernels are fitted to their steps;
+- forward: from x_T ~ N(0, I) the backward kernels given y^m lead to x_0, again joined by pinned paths; the forward
+  kernels are fitted to their steps.
 
-L iterations end with a backward half-step. The members of the analysis then are drawn at the actual y*, in one of two
-ways:
+The analysis is drawn at the actual y*: *draw* goes T backward steps from x_T ~ N(0, I); with *replay* member m goes
+back along its own path with its own noise, and y* in place of y^m,
 
-- *draw*: x_T ~ N(0, I) and T backward steps;
-- *replay*: member m goes back along its own path with its own noise, and y* in place of y^m,
-
-      x'_T = x_T^m,    x'_{k−1} = x_{k−1}^m + b_k(x'_k, y*) − b_k(x_k^m, y^m),    b_k the backward means.
+    x'_T = x_T^m,    x'_{k−1} = x_{k−1}^m + b_k(x'_k, y*) − b_k(x_k^m, y^m),    b_k the backward means.
 
 x_T^m and the noises x_{k−1}^m − b_k(x_k^m, y^m) are what of the path does not depend on y^m, to the extent that the
-forward kernels make x_T independent of y. With y* = y^m a member stays where it is, and what the regressions do not
-know of the forecast is kept, where draws would lose it. For a Gaussian forecast it is the perturbed-observation EnKF;
-it is to draws what the composed maps of Spantini et al. 2022 are to maps from N(0, I). The paper's code goes forward
-with y^m and back with y* too, with fresh noise.
-
-y^m and all noise of the paths are drawn exactly uncorrelated in the sample with what they are independent of
-(:mod:`csb.filtering.noise`): for affine kernels the gain is then EnKF's, without noise of the simulated observations.
+forward kernels make x_T independent of y. What the regressions do not know of the forecast is kept. For a Gaussian
+forecast it is the perturbed-observation EnKF, for y^m and all noise of the paths are uncorrelated in the sample with
+what they are independent of. The paper's code goes forward with y^m and back with y* too, with fresh noise.
 
 **Locality.** Any weight on y alone leaves p(x | y) as it is. Of p(x, y)·N(y; y*, τ²σ² I) draws are had at once: x^m
 of weight ∝ N(y*; h(x^m), (1 + τ²)σ² I), by systematic resampling, and y^m ~ N((τ² h(x^m) + y*)/(1 + τ²), σ² τ²/(1 +
-τ²) I). The pairs are then near y*, where the bridge is needed, and it need not be right elsewhere. τ = ∞ (None) is
-the filter of the paper; τ → 0 is the bootstrap filter, with the bridge idle.
+τ²) I), all near y*, where the bridge is needed. τ = ∞ (None) is the paper's filter; τ → 0 is the bootstrap filter.
 """
 
 import math
@@ -41,11 +33,10 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.errors import MOST_DRAWS, MOST_ROUNDS, CSBError
-from csb.filtering.base import Analysis, Filter
-from csb.filtering.model import StateSpace
-from csb.filtering.noise import uncorrelated
+from csb.filtering.filters import Analysis, Filter
+from csb.filtering.models import StateSpace
 from csb.filtering.regression import Fourier, Kernels
-from csb.filtering.whitening import Whitening
+from csb.filtering.whitening import Whitening, uncorrelated
 from csb.process import Grid, Power, Reference, Stream, mix, noise_like, seeded
 from csb.process.grid import Steps
 from csb.process.schedule import Horizon
@@ -58,14 +49,11 @@ class BridgeFilter(Filter, Schema):
 
     name: ClassVar[str] = "bridge"
 
-    T: Steps = 4
-    """Steps."""
+    T: Steps = Field(default=4, description="steps")
     L: int = Field(default=2, ge=1, le=MOST_ROUNDS, description="iterations")
-    alpha_bar_end: Horizon = 0.1
-    """The horizon."""
+    alpha_bar_end: Horizon = Field(default=0.1, description="the horizon")
     power: float = Field(default=2.0, gt=0, lt=20, description="of the schedule")
-    features: int = Field(default=32, ge=0, le=MOST_DRAWS)
-    """Random features beside the coordinates; 0 leaves affine kernels."""
+    features: int = Field(default=32, ge=0, le=MOST_DRAWS, description="beside the coordinates; 0: affine kernels")
     width: float = Field(default=4.0, ge=1e-3, description="ℓ of their kernel, in standard deviations")
     locality: Annotated[float, Field(ge=1e-3)] | None = None
     """τ, or None."""
@@ -74,7 +62,6 @@ class BridgeFilter(Filter, Schema):
 
     @cached_property
     def reference(self) -> Reference:
-        """The process between whitened members and N(0, I)."""
         return Reference(Grid.from_schedule(Power(alpha_bar_end=self.alpha_bar_end, power=self.power), self.T))
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
@@ -127,8 +114,7 @@ class BridgeFilter(Filter, Schema):
         path = self._joined(z, ends, v, generator)
         backward = Kernels(back, features, path[1:], v, z)
         for _ in range(self.L - 1):
-            noise = uncorrelated(z, (v,), generator)
-            start = noise
+            start = noise = uncorrelated(z, (v,), generator)
             for step in range(self.T, 0, -1):
                 start = backward.draw(step, start, v, generator)
             forward = Kernels(forth, features, self._joined(start, noise, v, generator)[:-1], v, noise)

@@ -1,24 +1,40 @@
-r"""Cycles of forecast and analysis through a frozen path and its observations, and their scores.
-
-Of the analysis of cycle n with mean m and truth x, over coordinates i = 1..d: RMSE_n = √(Σ_i (m_i − x_i)²/d),
-spread_n = √(Σ_i s_i²/d) with s_i the members' standard deviation, and the fair CRPS. All are averaged over the cycles
-after spin-up, as in Spantini et al. 2022 and Shi et al. 2022. Errors of neighbouring cycles are alike: standard
-errors are those of the means of 20 batches of neighbouring cycles, long against the memory of a filter.
-"""
+"""Cycles of forecast and analysis through a frozen path and its observations, and their scores."""
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError, require_int
-from csb.filtering.base import Filter
-from csb.filtering.model import StateSpace, Twin
+from csb.filtering.filters import Filter
+from csb.filtering.models import StateSpace
 from csb.metrics.ensemble import crps_ensemble
 from csb.process import Stream, seeded
 
 BATCHES = 20
+
+
+class Twin(NamedTuple):
+    """A true path x (N, dx) and what was seen of it, y (N, dy), both float64."""
+
+    x: Tensor
+    y: Tensor
+
+
+def twin(model: StateSpace, cycles: int, seed: int) -> Twin:
+    """Draw a path of N = cycles ≥ 1 observations, frozen: a function of the model, N and the seed alone.
+
+    A longer one begins with a shorter one.
+    """
+    require_int("cycles", cycles, 1)
+    path, noise = seeded(seed, Stream.FILTER_TWIN, 0), seeded(seed, Stream.FILTER_TWIN, 1)
+    states, x = [], model.initial(1, path)
+    for _ in range(cycles):
+        x = model.forecast(x, path)
+        states.append(x)
+    return Twin(torch.cat(states), torch.cat([model.simulate(x, noise) for x in states]))
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,9 @@ class Track:
     """The scores of every cycle.
 
     Attributes:
-        rmse, spread, crps: (N,), float64, in the unit of x.
+        rmse: √(Σ_i (m_i − x_i)²/d) of the analysis mean m and the truth x, (N,), float64, in the unit of x.
+        spread: √(Σ_i s_i²/d), s_i the members' standard deviation, (N,).
+        crps: the fair CRPS, (N,).
         seconds: of the processor, for all analyses together; forecasts left out.
         diagnostics: of the filter, (N,) by name.
     """
@@ -53,7 +71,10 @@ class Track:
 
 
 def batch_mean(values: Tensor) -> tuple[float, float]:
-    """The mean of values (N,) in order of time, and its standard error from the means of 20 batches."""
+    """The mean of values (N,) in order of time, and its standard error from the means of 20 batches.
+
+    Errors of neighbouring cycles are alike: a batch is long against the memory of a filter.
+    """
     if len(values) < BATCHES:
         raise CSBError(f"{len(values)} cycles after spin-up are too few for a standard error; run {BATCHES} or more")
     means = torch.stack([batch.mean() for batch in values.tensor_split(BATCHES)])
@@ -61,13 +82,11 @@ def batch_mean(values: Tensor) -> tuple[float, float]:
 
 
 def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: int) -> Track:
-    """Runs a filter through all observations of a path.
+    """Run a filter through all observations of a path.
 
     Args:
         model: of the forecasts, and of the likelihood.
-        method: the filter.
         members: M ≥ 2.
-        truth: the path and what was seen of it.
         seed: of the first members and of all that the filter draws: the same for every method.
 
     Raises:
@@ -76,7 +95,7 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
     require_int("members", members, 2)
     dynamics, own = seeded(seed, Stream.FILTER_MEMBERS), seeded(seed, Stream.FILTER_ANALYSES)
     x, seconds = model.initial(members, dynamics), 0.0
-    rows, diagnostics = [], []
+    rows, reports = [], []
     for n, (state, y) in enumerate(zip(truth.x, truth.y)):
         x = model.forecast(x, dynamics)
         start = time.process_time()
@@ -85,12 +104,9 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         except CSBError as error:
             raise CSBError(f"cycle {n + 1}: {error}") from error
         seconds += time.process_time() - start
-        spread = x.var(0).mean().sqrt()
-        rows.append(
-            [float((x.mean(0) - state).square().mean().sqrt()), float(spread), crps_ensemble(x[None], state[None])]
-        )
-        diagnostics.append(reported)
-    rmse, spread, crps = torch.tensor(rows, dtype=torch.float64).unbind(1)
-    names = diagnostics[0]
-    reported = {key: torch.tensor([one[key] for one in diagnostics], dtype=torch.float32) for key in names}
-    return Track(rmse, spread, crps, seconds, reported)
+        rmse, spread = (x.mean(0) - state).square().mean().sqrt(), x.var(0).mean().sqrt()
+        rows.append([float(rmse), float(spread), crps_ensemble(x[None], state[None])])
+        reports.append(reported)
+    scores = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    diagnostics = {key: torch.tensor([one[key] for one in reports], dtype=torch.float32) for key in reports[0]}
+    return Track(*scores, seconds, diagnostics)

@@ -7,17 +7,17 @@ Gaussians,
     s_t(z) = Σ_j w_j(z)·(α_t z^j − z)/β_t²,    w_j(z) ∝ exp(−|z − α_t z^j|²/(2β_t²)),
 
 and that of the analysis is taken to be s_t(z) + h(t)·∇_z log p(y | z) with the damping h(t) = 1 − t: the likelihood
-of the noisy state itself, which is right at t = 0 alone. So the filter is biased, for Gaussians by what a linear
-recursion tells (tests/filtering/test_ensf.py).
-On this project's process: u = z_t/c_t with c_t² = α_t² + β_t² preserves variance, with ᾱ = α_t²/c_t². In the clock s
-= −log ᾱ its reverse SDE is du = [−½u − S] ds + dW̄, where S = c_t·(score in z). Euler's rule for the forecast's part of
-S, with near, far and var of :func:`csb.process.euler_maruyama` and the denoiser of the members in the place of a
-trained one, gives
+of the noisy state itself, which is right at t = 0 alone. So the filter is biased, for Gaussians as a linear recursion
+tells (tests/filtering/test_ensf.py).
+
+u = z_t/c_t with c_t² = α_t² + β_t² preserves variance, with ᾱ = α_t²/c_t². In the clock s = −log ᾱ its reverse SDE is
+du = [−½u − S] ds + dW̄, where S = c_t·(score in z). Euler's rule for the forecast's part of S, with near, far and var of
+:func:`csb.process.euler_maruyama` and the denoiser of the members, gives
 
     u' = near·u_k + far·ẑ_0 + √var·ε,    ẑ_0 = Σ_j w_j z^j.
 
-Where y is precise it would explode for the likelihood's part, whose step is implicit instead, in h linearised at u':
-with δ = s_k − s_{k−1}, J = ∂h/∂z and B = √(δ h_{k−1}) c_{k−1} J/σ,
+The step of the likelihood's part, which would explode where y is precise, is implicit, in h linearised at u': with δ =
+s_k − s_{k−1}, J = ∂h/∂z and B = √(δ h_{k−1}) c_{k−1} J/σ,
 
     u_{k−1} = u' + Bᵀ(I + BBᵀ)⁻¹[√(δ h_{k−1}) (y − h(c_{k−1} u'))/σ + ξ],    ξ ~ N(0, δ/2 I),
 
@@ -25,10 +25,10 @@ stable for any σ where h is linear. ξ gives back what an implicit step damps o
 that y decides has the SDE's variance, half of what is right, down to σ → 0. At k = 1, where var = 0 for the sake of
 what y does not decide, ξ has the covariance δ/2 I + (I + BBᵀ/δ)⁻¹: ε is kept in the measure of Kalman's gain.
 
-Where M members are few against the dimensions, that denoiser leads every state back to the member nearest to it,
-and near the observation to the same few: the ensemble collapses. With a mini-batch of one, ẑ_0 = z^m for state m, each
-state is led back to its own member: a relaxation towards the observation that keeps the members apart. It is no
-estimate of the forecast's score, and its bias is another one, known for any forecast since the steps are affine.
+Where M members are few against the dimensions, that denoiser leads every state back to the member nearest to it, and
+near the observation to the same few: the ensemble collapses. With a mini-batch of one, ẑ_0 = z^m for state m, each is
+led back to its own member, which keeps the members apart. That estimates no score; its bias is another one, known for
+any forecast since the steps are affine.
 """
 
 from functools import cached_property
@@ -38,8 +38,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.filtering.base import Analysis, Filter
-from csb.filtering.model import StateSpace
+from csb.filtering.filters import Analysis, Filter
+from csb.filtering.models import StateSpace
 from csb.filtering.whitening import spread
 from csb.process import Grid, euler_maruyama, noise_like
 from csb.process.grid import MOST_STEPS
@@ -79,7 +79,6 @@ class EnSF(Filter, Schema):
 
     @cached_property
     def _t(self) -> Tensor:
-        """(steps + 1,), the times of the paper."""
         return torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
 
     @cached_property

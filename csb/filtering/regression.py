@@ -1,15 +1,13 @@
 r"""Kernels of a bridge in closed form: conditional means as ridge regressions on features, noise from their residuals.
 
 A step pinned at one end is N(near·x + far·e, var·I), x the state it starts from and e the pinned end. With e unknown,
-the Gaussian that is nearest in Kullback–Leibler divergence has, with g(x, v) = E[e | x, v] and Σ the covariance of e
-− g,
+the nearest Gaussian in Kullback–Leibler divergence has, with g(x, v) = E[e | x, v] and Σ the covariance of e − g,
 
-    mean near·x + far·g(x, v),    covariance var·I + far²·Σ,
+    mean near·x + far·g(x, v),    covariance var·I + far²·Σ:
 
-which is the likelihood fit of :mod:`csb.bridge.objectives` with the pinned variance integrated out,
-for a Σ that does not depend on (x, v). Here g is linear in features of (x, v), all of them standardised: 1, the
-coordinates, and √2 cos(Wᵀ·+ b), W ~ N(0, I/ℓ²), random features of a Gaussian kernel of width ℓ (Rahimi & Recht
-2007). The features are bounded, so that extrapolation is affine.
+the likelihood fit of :mod:`csb.bridge.objectives` for a Σ that does not depend on (x, v). g is linear in features of
+(x, v), all of them standardised: 1, the coordinates, and √2 cos(Wᵀ·+ b), W ~ N(0, I/ℓ²), random features of a Gaussian
+kernel of width ℓ (Rahimi & Recht 2007). The features are bounded, so that extrapolation is affine.
 
 The ridge λM stands beside the Gram matrix of the features alone, not of 1 and the coordinates: as λ → ∞ the fit is
 affine, and affine conditional means are fitted without bias. With 1 and the coordinates projected out, Gram matrix V
@@ -19,7 +17,7 @@ are
     R(λ) = R(∞) − Σ_i |Vᵀq|_i²·(s_i + 2λM)/(s_i + λM)²,    f(λ) = 1 + p + Σ_i s_i/(s_i + λM),
 
 and λ is, for each step, that of RIDGES with the least generalised cross-validation R(λ)/(M − f(λ))² (Golub, Heath &
-Wahba 1979): a forecast that is nearly Gaussian gets affine kernels. Σ is the residuals' with the divisor M − f.
+Wahba 1979). Σ is the residuals' with the divisor M − f.
 """
 
 import math

@@ -1,9 +1,12 @@
-"""Members in coordinates of mean 0 and covariance I, one for each direction in which they vary."""
+"""Members whitened by their own moments, and noise that the sample shows to be uncorrelated with them."""
 
 import torch
 from torch import Tensor
 
-_LEAST = 1e-12  # share of a coordinate's variance that those before it must leave, for it to count
+from csb.process import noise_like
+
+_LEAST_SHARE = 1e-12  # of a coordinate's variance that those before it must leave, for it to count
+_LEAST_LENGTH = 1e-10  # of a column of length 1, which the others before it must leave
 
 
 def spread(rows: Tensor) -> Tensor:
@@ -16,7 +19,7 @@ def _independent(cov: Tensor) -> list[int]:
     """The coordinates of a covariance (d, d) that those before them do not determine, in order."""
     rest, found = cov.clone(), []
     for i in range(len(cov)):
-        if float(rest[i, i]) > _LEAST * float(cov[i, i]):
+        if float(rest[i, i]) > _LEAST_SHARE * float(cov[i, i]):
             found.append(i)
             rest = rest - torch.outer(rest[:, i], rest[:, i]) / rest[i, i]
     return found
@@ -43,3 +46,30 @@ class Whitening:
     def inverse(self, v: Tensor) -> Tensor:
         """(B, r) → (B, d)."""
         return self.mean + v @ self.back
+
+
+def _basis(columns: Tensor) -> Tensor:
+    """Orthonormal columns that span those of (M, p), of which some may depend on others."""
+    columns = columns / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+    Q, R = torch.linalg.qr(columns)
+    if bool((R.diagonal().abs() > _LEAST_LENGTH).all()):
+        return Q
+    U, s, _ = torch.linalg.svd(columns, full_matrices=False)
+    return U[:, s > _LEAST_LENGTH * s[0]]
+
+
+def uncorrelated(like: Tensor, given: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    """Nearly normal numbers as ``like`` (M, d), of sample mean 0 and covariance I, and uncorrelated with ``given``.
+
+    Standard normal numbers, less their projection on 1 and the columns of given, (M, ·) each, whitened (second-order
+    exact sampling, Pham 2001): the gain of a regression on them has no noise of theirs at first order. Plain normal
+    numbers where there are too few rows M for that.
+    """
+    rows, noise = len(like), noise_like(like, generator)
+    columns = torch.cat([torch.ones_like(noise[:, :1]), *given], dim=1)
+    if rows <= columns.shape[1] + like.shape[1]:
+        return noise
+    basis = _basis(columns)
+    noise = noise - basis @ (basis.T @ noise)
+    factor = torch.linalg.cholesky_ex(noise.T @ noise / (rows - 1)).L  # fails for NaN alone, which comes through
+    return torch.linalg.solve_triangular(factor, noise.T, upper=False).T

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from csb.filtering import BridgeFilter, EnKF, Gaussian, LinearGaussianModel
-from csb.filtering.noise import uncorrelated
 from csb.filtering.regression import RIDGES, Fourier, Kernels
+from csb.filtering.whitening import uncorrelated
 from csb.metrics.distances import sliced_wasserstein
 from csb.process import Pinned, seeded
 from tests.filtering.filter_examples import BIMODAL, OBSERVED, errors, gaussian_model

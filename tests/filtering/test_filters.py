@@ -21,7 +21,7 @@ from csb.filtering import (
     twin,
 )
 from csb.filtering.cycle import batch_mean
-from csb.filtering.enkf import gaspari_cohn
+from csb.filtering.filters import gaspari_cohn
 from csb.process import seeded
 from tests.filtering.filter_examples import OBSERVED, errors, gaussian_model
 
