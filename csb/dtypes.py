@@ -1,5 +1,6 @@
-"""float32, in which layers are made and models stay whatever torch's default dtype is; and where bfloat16 is fast."""
+"""float32, in which layers are made and models stay; devices, where bfloat16 is fast, and what memory holds."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any, ClassVar, Self
@@ -90,3 +91,18 @@ def off_meta() -> AbstractContextManager[Any]:
     To compute anything there torch imports its compiler, which takes seconds.
     """
     return torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
+
+
+def installed() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(needed: int, what: str, remedy: str, room: int | None = None, where: str = "this machine") -> None:
+    """CSBError where so many bytes are more than ``room``, that of ``where``; None: this machine's memory."""
+    room = installed() if room is None else room
+    if needed > room:
+        raise CSBError(
+            f"{what} would take about {needed / 2**30:.3g} GiB and {where} has {room / 2**30:.1f} GiB of memory; "
+            f"{remedy}"
+        )

@@ -186,11 +186,11 @@ TINY = [
 def checked(name: str, *arguments: str) -> Any:
     """Checks a command's arguments as the command line does. Returns what would do the work, of a sweep its launch."""
     from csb.cli import compose, train
-    from csb.cli.commands import COMMANDS
+    from csb.cli.commands import COMMANDS, named
 
     if "-m" in arguments or "--multirun" in arguments:
         return compose.check_sweep(name, list(arguments), train.validate)
-    return importlib.import_module(COMMANDS[name].module).prepare(compose.composed(name, arguments))
+    return named(COMMANDS[name].prepare)(compose.composed(name, arguments))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, model_validator
 from suites.scores import ScoreSettings
 
-from csb.cli.conf import CONF
+from csb.cli.commands import CONF
 from csb.errors import CSBError
 from csb.process import SCHEDULES
 from csb.runs.presets import PRESETS, SCHEMAS

@@ -2,7 +2,23 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def find_conf(package: Path = _PACKAGE) -> Path:
+    """The folder that holds train.yaml and its groups.
+
+    A checkout has it beside the package, a wheel inside. Inside comes first: no checkout has one there, while
+    site-packages may hold a ``conf`` of someone else's.
+    """
+    inside = package / "conf"
+    return inside if (inside / "train.yaml").is_file() else package.parent / "conf"
+
+
+CONF = find_conf()
 
 
 @dataclass(frozen=True)
@@ -12,9 +28,9 @@ class Command:
     Attributes:
         name: on the command line, and of its configuration conf/NAME.yaml.
         summary: what it does, in one line.
-        module: with ``prepare(given)``, which checks plain settings, opens what they name and returns what does the
-            work; CSBError for what is wrong, before anything is written.
-        settings: the schema of what stands at the top level of its configuration, in the module; "" without one.
+        prepare: "module:function", which checks plain settings, opens what they name and returns what does the work;
+            CSBError for what is wrong, before anything is written.
+        settings: "module:Schema" of what stands at the top level of its configuration; "" without one.
         examples: arguments that work, the first the commonest, each with what it does.
         hint: what to do after Ctrl+C.
         no_sweep: what to do in place of -m (several jobs); None where -m is possible.
@@ -22,7 +38,7 @@ class Command:
 
     name: str
     summary: str
-    module: str
+    prepare: str
     settings: str
     examples: tuple[tuple[str, str], ...]
     hint: str = "nothing was changed"
@@ -33,7 +49,7 @@ _ALL = (
     Command(
         "train",
         "train a bridge, or a model to compare it with",
-        "csb.cli.train",
+        "csb.cli.train:prepare",
         "csb.runs.recipe:TrainSettings",
         (
             ("experiment=mnist_inpaint", "digits with a hole, 20 minutes on two CPU cores"),
@@ -48,7 +64,7 @@ _ALL = (
     Command(
         "evaluate",
         "score a run, and compare it with other samplers in report.html",
-        "csb.cli.evaluate",
+        "csb.cli.evaluate:prepare",
         "csb.cli.evaluate:EvaluateSettings",
         (
             ("run=outputs/mnist_inpaint", "scores, and a report beside guided samplers"),
@@ -59,7 +75,7 @@ _ALL = (
     Command(
         "compare",
         "compare all methods on one problem at equal network calls and at equal seconds",
-        "csb.cli.compare",
+        "csb.cli.evaluate:prepare_comparison",
         "csb.runs.budgets:CompareSettings",
         (
             ("problem=mixture", "guided samplers with the exact denoiser, against the exact posterior"),
@@ -72,7 +88,7 @@ _ALL = (
     Command(
         "sample",
         "draw posterior samples from a trained bridge into a file",
-        "csb.cli.sample",
+        "csb.cli.sample:prepare",
         "csb.cli.sample:SampleSettings",
         (
             ("run=outputs/pairs y=obs.npz n=1000 out=samples.npz", "for your own observations"),
@@ -84,8 +100,8 @@ _ALL = (
     Command(
         "inspect",
         "say what a trained bridge is; writes nothing",
-        "csb.cli.inspect",
-        "csb.cli.inspect:InspectSettings",
+        "csb.cli.share:prepare_inspect",
+        "csb.cli.share:InspectSettings",
         (
             ("run=outputs/mnist_inpaint", "tables"),
             ("run=outputs/two_moons/half_steps/01_backward.safetensors", "one half-step's file"),
@@ -95,7 +111,7 @@ _ALL = (
     Command(
         "reproduce",
         "train a run again from what is stored beside it, and compare weights and figures",
-        "csb.cli.reproduce",
+        "csb.cli.reproduce:prepare",
         "csb.cli.reproduce:ReproduceSettings",
         (
             ("run=outputs/two_moons", "into outputs/two_moons_reproduced; every bit must be the same"),
@@ -108,8 +124,8 @@ _ALL = (
     Command(
         "export",
         "write a trained bridge into a folder to share, without its training state",
-        "csb.cli.export",
-        "csb.cli.export:ExportSettings",
+        "csb.cli.share:prepare_export",
+        "csb.cli.share:ExportSettings",
         (
             ("run=outputs/two_moons out=two_moons", "a new folder"),
             ("run=outputs/two_moons out=two_moons overwrite=true licence=mit", "in place of an earlier export"),
@@ -119,8 +135,8 @@ _ALL = (
     Command(
         "demo",
         "serve a page on this machine to try a bridge: of digits behind a hole, or of vectors with sliders for y",
-        "csb.cli.demo",
-        "csb.cli.demo:DemoSettings",
+        "csb.cli.scripts:demo",
+        "csb.cli.scripts:DemoSettings",
         (
             ("run=outputs/mnist_inpaint_anywhere", "at http://127.0.0.1:7860, until Ctrl+C"),
             ("run=outputs/two_moons port=0", "sliders for y and a corner plot; at a port that is free"),
@@ -129,7 +145,7 @@ _ALL = (
     Command(
         "benchmark",
         "measure overheads of a run, or train and score a suite of methods",
-        "csb.cli.benchmark",
+        "csb.cli.scripts:benchmark",
         "",
         (
             ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),
@@ -147,10 +163,15 @@ _ALL = (
 )
 
 
+def named(place: str) -> Any:
+    """What "module:name" stands for; the module is imported."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 def schema_of(command: Command) -> Any:
     """The schema of a command's keys, a subclass of :class:`csb.schema.Schema`; None without one."""
-    module, _, name = command.settings.partition(":")
-    return getattr(import_module(module), name) if name else None
+    return named(command.settings) if command.settings else None
 
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

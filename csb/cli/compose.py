@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import importlib
 import itertools
 import os
 import re
@@ -22,17 +21,16 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from csb.cli.commands import COMMANDS, Command, schema_of
-from csb.cli.conf import CONF
+from csb.cli.commands import COMMANDS, CONF, Command, named, schema_of
 from csb.cli.ends import ending
 from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
-from csb.cli.typed import as_typed, note_renamed
 from csb.errors import CSBError
 from csb.networks import NETWORKS
 from csb.problems import PROBLEMS
-from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, preset
+from csb.renamed import key_of_today
+from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, SCHEMAS, preset
 from csb.runs.register import Imports, is_own
-from csb.schema import Given, arguments_of, defaults, unknown_setting
+from csb.schema import Given, Node, Schema, arguments_of, defaults, json_of, unknown_setting
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
 SWEEP = ("-m", "--multirun")
@@ -202,17 +200,17 @@ def run(name: str, arguments: list[str]) -> None:
             configure_log(config.hydra.job_logging, config.hydra.verbose)
             given = _given(config)
         with _command_line([f"csb {name}", *typed]):  # results, and other processes, are told what was typed
-            importlib.import_module(command.module).prepare(given)()  # which may compose trainings of its own
+            named(command.prepare)(given)()  # which may compose trainings of its own
 
 
 def _run_hydra(name: str, arguments: list[str], own: Imports) -> None:
     """What Hydra itself does: it shows a config, or runs the jobs of a sweep, then reported, however they end."""
-    from csb.cli import sweep, swept, train  # here, so that a single job does not wait for what it needs not
+    from csb.cli import sweep, train  # here, so that a single job does not wait for what it needs not
 
     _offer_keys(COMMANDS[name])
     informs = any(a in INFORMATION for a in arguments)
     launch = None if informs else check_sweep(name, arguments, train.validate)
-    main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(swept.with_modules(own))
+    main = hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(sweep.with_modules(own))
     with _command_line([f"csb {name}", *arguments]), contextlib.ExitStack() as stack:
         if launch is not None:
             stack.enter_context(prepared(launch))
@@ -244,3 +242,52 @@ def _keep_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # elsewhere than under GNU/Linux
         for option, value in ((-1, 256 << 20), (-3, 32 << 20), (-2, 16 << 20)):
             ctypes.CDLL(None).mallopt(option, value)
+
+
+_OF_DATA = ("path", "x", "y", "root")  # places, in the groups data and problem, whose classes have the schema
+_READ = "'\"[{"  # how quoted values, lists and tables begin
+
+
+def texts(command: Command) -> set[str]:
+    """The keys of a command whose values are texts or places: 1e5 is a name there, and a comma part of it."""
+    found = {f"{group}.{key}" for group, kind in SCHEMAS.items() for key in _texts(kind)}
+    found |= {f"{group}.{key}" for group in ("data", "problem") for key in _OF_DATA}
+    return found | (set(_texts(kind)) if (kind := schema_of(command)) is not None else set())
+
+
+def _texts(kind: type[Schema]) -> list[str]:
+    return [key for key, node in json_of(kind)["properties"].items() if _is_text(node)]
+
+
+def _is_text(node: Node) -> bool:
+    options = [one for one in node.get("anyOf", [node]) if one.get("type") != "null"]
+    return all(one.get("type") == "string" and "enum" not in one for one in options)
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's command line: in quotes; backslashes count double before a quote and nowhere else."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
+
+
+def _of_today(argument: str) -> str:
+    """The argument with the names that its key has now, as for the files of older runs."""
+    return re.sub(r"^([+~]*)([\w.]+)", lambda m: m[1] + key_of_today(m[2]), argument)
+
+
+def note_renamed(arguments: list[str]) -> None:
+    """Says once, on standard error, which names are older than the program, and what they are now."""
+    keys = [re.sub(r"^[+~]*([\w.]*).*", r"\1", one, flags=re.DOTALL) for one in arguments]
+    if renamed := {key: key_of_today(key) for key in keys if key_of_today(key) != key}:
+        print("note: " + ", ".join(f"{old} is {now} now" for old, now in renamed.items()), file=sys.stderr)
+
+
+def as_typed(arguments: list[str], command: Command) -> list[str]:
+    """The arguments: keys by their names of now, texts in quotes; in a sweep (-m) a comma still separates values."""
+    of, sweep = texts(command), any(a in ("-m", "--multirun") for a in arguments)
+
+    def one(argument: str) -> str:
+        key, equals, value = argument.partition("=")
+        is_text = key.lstrip("+") in of and value not in ("", "null", "???") and value[0] not in _READ
+        return f"{key}={quoted(value)}" if equals and is_text and not (sweep and "," in value) else argument
+
+    return [argument if argument.startswith("-") else one(_of_today(argument)) for argument in arguments]

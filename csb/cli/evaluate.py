@@ -1,17 +1,21 @@
-"""csb evaluate: scores a finished run and compares it."""
+"""Commands on finished runs: csb evaluate, which scores one, and csb compare, which compares methods on a problem."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from pydantic import Field
 
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.runs import provenance
+from csb.evaluation.table import print_table
+from csb.runs.budgets import read
+from csb.runs.compare import Work
 from csb.runs.evaluate import compare_run, evaluate
-from csb.runs.folder import writing
+from csb.runs.folder import check_writable, write_provenance, writing
 from csb.runs.load import load_run
 from csb.samplers.registry import BaselineSettings
 from csb.schema import Given, Place, Schema, Whole
@@ -51,4 +55,29 @@ def _write(read: EvaluateSettings, given: Given) -> None:
     command = shlex.join(["csb", "evaluate", *sys.argv[1:]])
     compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
     where, precision = run.bridge.device, run.bridge.precision
-    provenance.record(run.folder, "evaluate", run.problem, where, precision, read.seed, given)
+    write_provenance(run.folder, "evaluate", run.problem, where, precision, read.seed, given)
+
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_comparison(given: Given) -> Callable[[], None]:
+    """The comparison. CSBError where a value is wrong, a folder is missing, or no method works."""
+    work = Work(read(given))
+    check_writable(Path(work.comparison.settings.out))
+    return partial(_compare, work, given)
+
+
+def _compare(work: Work, given: Given) -> None:
+    """Runs what is not finished, prints the tables and writes them."""
+    own, out = work.comparison.settings, Path(work.comparison.settings.out)
+    with writing(out):
+        tables, notes = work.run(shlex.join(["csb", "compare", *sys.argv[1:]]))
+        for title, table in tables.items():
+            print_table(table, title=title)
+        for note in notes:
+            print(note)
+        write_provenance(
+            out, "compare", work.comparison.problem, torch.device(work.sources.device), None, own.seed, given
+        )
+        logger.info("tables: %s", out / "compare.md")

@@ -6,8 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csb.cli.commands import COMMANDS, Command, schema_of
-from csb.cli.conf import CONF
+from csb.cli.commands import COMMANDS, CONF, Command, schema_of
 
 _GROUP = re.compile(r"  - (?P<key>\w+): (?P<value>\w+)(?: +# (?P<note>.*))?")
 _KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*?))??(?: +# (?P<note>.*))?")

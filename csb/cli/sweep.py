@@ -1,14 +1,29 @@
-"""A sweep: the folders of its jobs, and at its end tables and heat maps over them."""
+"""A sweep: its jobs, each in a folder of its own, and at its end tables and heat maps over them."""
 
+import contextlib
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
 from csb import files
+from csb.cli.ends import explain
+from csb.cli.launch import is_requeued, take_gpu
 from csb.errors import CSBError
 from csb.evaluation.heatmap import draw_sweep
 from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.renamed import scores_of_today
+from csb.runs.config import read
+from csb.runs.load import finished
+from csb.runs.register import Imports
+from csb.runs.train import train
+from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 
 MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table
 UNFINISHED = "did not finish"
@@ -72,3 +87,88 @@ def report(folder: Path) -> bool:
     if draw_sweep(folder / "heatmap.png", found, score):
         print(f"heat map: {folder / 'heatmap.png'}")
     return True
+
+
+logger = logging.getLogger(__name__)
+
+
+def with_modules(own: Imports) -> Callable[[DictConfig], dict[str, Any] | None]:
+    """:func:`main` after the user's own modules are imported, also in a process of its own that a launcher starts."""
+
+    @functools.wraps(main)
+    def job(config: DictConfig) -> dict[str, Any] | None:
+        own.load()
+        return main(config)
+
+    return job
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Inside, what is logged goes to ``train.log`` in the folder as well, which jobs side by side do not share."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def main(config: DictConfig) -> dict[str, Any] | None:
+    """Trains one run of a sweep, in the job's own folder. Whatever ends it is reported there; the other jobs go on."""
+    hydra = HydraConfig.get()
+    with _logged(Path(hydra.sweep.dir) / str(hydra.sweep.subdir)):
+        return _job(config)
+
+
+def _job(config: DictConfig) -> dict[str, Any] | None:
+    take_gpu()
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
+    given: Any = OmegaConf.to_container(config, resolve=True)
+    given |= {"out": hydra.sweep.dir, "name": hydra.sweep.subdir}
+    left_out = list(hydra.job.config.override_dirname.exclude_keys)
+    try:
+        device = read(given).device
+        ranks = init(device) if device.world > 1 else Ranks.of(device)  # check_launch has seen to the tasks
+        if ranks.broadcast(is_requeued(hydra, str(hydra.job.id), read_json(folder / MARKER))):
+            given |= {"resume": True, "overwrite": False}
+        if ranks.is_rank_zero:
+            overrides = [str(text) for text in hydra.overrides.task]
+            write_marker(folder, overrides, given["L"], given["T"], given["seed"], str(hydra.job.id), left_out)
+        return train(read(given))
+    except Exception as error:
+        message = PEER_FAILED if peer_failed(error) else explain(error)
+        if message is None:  # not known to this program: its traceback is printed
+            logger.exception("%s", folder)
+            message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if not reports_first():
+        return None
+    logger.error("%s: %s", folder, message)
+    if finished(folder) is None:
+        write_json(folder / "result.json", {"L": given["L"], "T": given["T"], "error": message})
+    return None
+
+
+_LONGEST = 150  # bytes; file systems allow 255
+_PLAIN = "defaults"  # the folder of a job without overrides
+
+
+def job_folder(overrides: str) -> str:
+    """A folder's name from a job's overrides: one folder deep, and shortened, with a hash, where it is too long."""
+    name = overrides.replace("/", "_") or _PLAIN
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(overrides.encode()).hexdigest()[:10]}"
+
+
+# For hydra.sweep.subdir of conf/train.yaml, also in the worker processes of a launcher, which import this module with
+# the job before they name its folder.
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+# For hydra.run.dir: a student goes into the folder of its bridge, or one of its own.
+OmegaConf.register_new_resolver("run_folder", lambda own, run, out: str(out or run or own), replace=True)

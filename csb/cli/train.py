@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from csb.cli.processes import begin
+from csb.cli.launch import begin
 from csb.errors import CSBError
 from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read

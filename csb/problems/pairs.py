@@ -12,8 +12,8 @@ import torch
 from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
+from csb.dtypes import require_memory
 from csb.errors import CSBError, is_number
-from csb.memory import require_memory
 from csb.numbers import named
 from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
 from csb.problems.bounded import KINDS, make_bounded

@@ -22,8 +22,8 @@ import torch
 from numpy.lib import format as npy
 from torch.utils.data import Dataset
 
+from csb.dtypes import require_memory
 from csb.errors import CSBError, in_one_line
-from csb.memory import require_memory
 from csb.numbers import as_numbers
 from csb.problems.rows import NAMES, Array, Header, Source
 

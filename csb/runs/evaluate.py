@@ -21,11 +21,11 @@ from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Stream, seeded
 from csb.runs.config import schedule_of
-from csb.runs.denoiser import stored_denoiser, train_stage
 from csb.runs.folder import writing
-from csb.runs.guidance_likelihood import can_be_guided
+from csb.runs.guided import can_be_guided
 from csb.runs.load import Run
 from csb.runs.report import compare, entries_of
+from csb.runs.stages import stored_denoiser, train_stage
 from csb.samplers import BridgeSampler
 from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration, end_figures

@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.bridge.checkpoint import save
-from csb.errors import CSBError
+from csb.bridge.checkpoint import load, save
+from csb.errors import CSBError, in_one_line, require_place
 from csb.evaluation.table import format_value, markdown_table, write_text
 from csb.files import write_atomically
 from csb.renamed import scores_of_today
-from csb.runs.hub import CARD, FILES, PICTURE, WEIGHTS, is_folder, is_own
 from csb.runs.inspection import facts, mapping
-from csb.runs.load import load_any, read_result
+from csb.runs.load import CARD, FILES, PICTURE, WEIGHTS, hub, is_folder, is_own, is_repo_id, load_any, read_result
 
 
 def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
@@ -192,3 +191,37 @@ x = bridge.sample(y, 1000).x  # (1000, {", ".join(map(str, maps.x_shape))})
         f"The weights are under the licence `{licence}`." if licence else "No licence is stated for the weights.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def push_to_hub(
+    source: str | Path, repo_id: str, *, private: bool = False, token: str | None = None, message: str | None = None
+) -> str:
+    """Uploads an exported folder to the Hub, where the repository is made if need be; returns its address.
+
+    Args:
+        source: a folder written by :func:`csb.runs.export.export`; it is loaded first, so that nothing broken leaves.
+        repo_id: "owner/name".
+        private: whether a repository made now is private.
+        token: of the Hub; None: that of ``hf auth login``.
+        message: of the commit.
+
+    Raises:
+        CSBError: the folder is no exported bridge, the name is none, or the Hub refuses.
+    """
+    folder = require_place("source", source)
+    if not is_folder(folder):
+        raise CSBError(f"{folder} is no exported bridge; write one first: csb export run=… out={folder}")
+    if not is_repo_id(repo_id):
+        raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
+    for path in (folder / name for name in FILES):
+        if path.exists() and not is_own(path, folder):
+            raise CSBError(f"{path} is a link out of the folder, or no file; replace it, or export again")
+    load(folder / WEIGHTS, of=Bridge)
+    api: Any = hub().HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        text = message or "A conditional Schrödinger bridge"
+        files = {"folder_path": str(folder), "allow_patterns": FILES}
+        return str(api.upload_folder(repo_id=repo_id, **files, commit_message=text))
+    except Exception as error:  # as above
+        raise CSBError(f"cannot upload to {repo_id} ({in_one_line(error, 160)}); nothing here was changed") from error

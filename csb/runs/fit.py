@@ -18,13 +18,12 @@ from csb.networks import Encoder, Network
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.runs.config import RunConfig, read
-from csb.runs.denoiser import exact_denoiser
 from csb.runs.load import finished
 from csb.runs.options import Bounds, configured
 from csb.runs.presets import merged
 from csb.runs.recipe import DISTIL
 from csb.runs.result import Run
-from csb.runs.stages import load_stage, stage_job
+from csb.runs.stages import exact_denoiser, load_stage, stage_job
 from csb.runs.train import Interrupted, train
 from csb.samplers import FlowSampler, ScoreSampler, flow_sampler, score_sampler
 from csb.schema import Arguments

@@ -1,24 +1,31 @@
-"""Finished runs: their configuration, their bridge, and the bridge at the end of every half-step."""
+"""What is opened: finished runs with the bridges of their half-steps, files of models, exported folders, the Hub."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from csb.bridge import Bridge, load
+from csb.bridge import Bridge
+from csb.bridge import load as load_file
 from csb.dtypes import default_device, usable_device
-from csb.errors import CSBError, require_place
+from csb.errors import CSBError, in_one_line, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import Encoder, Network
 from csb.problems import Problem, build_problem
 from csb.problems.tasks.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
-from csb.runs.hub import CONFIG, WEIGHTS, from_pretrained, is_folder, is_repo_id
 from csb.runs.register import register
 from csb.training.history import chosen_iteration
+
+WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
+CONFIG = "config.json"  # of folders that an older version exported
+FILES = [WEIGHTS, CARD, PICTURE, CONFIG]
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Run:
 
     @cached_property
     def half_steps(self) -> list[tuple[str, Bridge]]:
-        return [(path.stem, load(path, self.bridge.device, Bridge)) for path in half_step_files(self.folder)]
+        return [(path.stem, load_file(path, self.bridge.device, Bridge)) for path in half_step_files(self.folder)]
 
     @property
     def iteration(self) -> str:
@@ -107,15 +114,30 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
     return dict(spec) if is_filled else {key: value for key, value in spec.items() if key != "root"}
 
 
-def load_model(
+def load(
     source: str | Path, device: str | None = None, networks: Mapping[str, type[Network | Encoder]] | None = None
 ) -> nn.Module:
-    """The model of a file, whatever its kind, or the bridge of all else; see :func:`csb.load`."""
+    """Load a trained model, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
+
+    Args:
+        source: the folder of a finished run or an exported one, which give the bridge; a file of any model: a bridge
+            (also of one half-step), a score, a flow, a denoiser or a distilled sampler; or "owner/name" on the Hugging
+            Face Hub (needs the extra ``hub``).
+        device: where it goes; None: a GPU where there is one, else the CPU.
+        networks: classes of your own, networks and encoders, by the names that files give them, as in
+            ``csb.fit(…, network=MyNet)``: the name of the class.
+
+    Returns:
+        The model; its ``about`` holds the problem, the configuration and the versions that it was trained with.
+
+    Raises:
+        CSBError: nothing is there, or it is damaged or unfinished, or of a network that is not known.
+    """
     for name, of in (networks or {}).items():
         register(of, name)
     path = require_place("source", source)
     is_model = path.is_file() and path.suffix in (SUFFIX, OLD_SUFFIX)
-    return load(path, usable_device(device)) if is_model else load_any(source, device)
+    return load_file(path, usable_device(device)) if is_model else load_any(source, device)
 
 
 def load_any(source: str | Path, device: str | None = None) -> Bridge:
@@ -126,7 +148,7 @@ def load_any(source: str | Path, device: str | None = None) -> Bridge:
     if is_folder(path):
         path = path / WEIGHTS
     if path.exists() and not path.is_dir():
-        return load(path, where, Bridge)
+        return load_file(path, where, Bridge)
     if not path.exists() and not path.parent.is_dir() and is_repo_id(str(source)):
         return from_pretrained(str(source), where)
     return load_run(path, where).bridge
@@ -156,5 +178,56 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
     if not (path := model_file(folder, "bridge")).exists():
         state = " (it was interrupted: train again with resume=true)" if model_file(folder, "state").exists() else ""
         raise CSBError(f"{folder} holds no {path.name}{state}; give the folder of a finished run")
-    bridge = load(path, device or default_device(), Bridge)
+    bridge = load_file(path, device or default_device(), Bridge)
     return Run(folder, bridge, bridge.about)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is an exported folder, whole or not; a run's folder has no tensors of that name."""
+    return (path / WEIGHTS).exists()
+
+
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether the path is a file that lies in the folder: no link, of a file or of a folder in it, leads out."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
+def is_repo_id(source: str) -> bool:
+    """Whether this is spelled like "owner/name" on the Hub, and could not climb out of a folder."""
+    return isinstance(source, str) and bool(_ID.fullmatch(source)) and ".." not in source
+
+
+def hub() -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CSBError("the Hub needs the package huggingface_hub; pip install -e '.[hub]'") from error
+    return huggingface_hub
+
+
+def from_pretrained(
+    source: str | Path, device: str | None = None, revision: str | None = None, token: str | None = None
+) -> Bridge:
+    """The bridge of an exported folder, or of a repository on the Hub, of which only this format's files are fetched.
+
+    Args:
+        source: a folder, or "owner/name".
+        device: see :func:`csb.load`.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub, for private repositories; None: that of ``hf auth login``.
+
+    Raises:
+        CSBError: neither is there, the Hub does not answer, or what it holds is no bridge.
+    """
+    device, folder = usable_device(device), require_place("source", source)
+    if not folder.is_dir():
+        if not is_repo_id(str(source)):
+            raise CSBError(f"{source} is neither a folder nor a repository owner/name on the Hub")
+        api = hub()
+        try:
+            folder = Path(api.snapshot_download(str(source), revision=revision, token=token, allow_patterns=FILES))
+        except Exception as error:  # of the network, of the Hub, of a name: in any case there is nothing to load
+            raise CSBError(
+                f"cannot fetch {source} from the Hub ({in_one_line(error, 160)}); check the name and the network"
+            ) from error
+    return load_file(folder / WEIGHTS, device, Bridge)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from csb.errors import CSBError
-from csb.evaluation.diagnose import FEWEST
+from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
 from csb.evaluation.images import class_row, digit_classifier, reference_of
 from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import ImageGrid, PointGrid, Report, Row, write_report
@@ -23,7 +23,6 @@ from csb.problems.specs import same_pairs
 from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
-from csb.runs.diagnosis import diagnose_run
 from csb.runs.guided import guide_of, horizon_warnings
 from csb.runs.load import Run
 from csb.runs.methods import guided
@@ -189,3 +188,33 @@ def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGr
         return None
     exact = samples.pop("exact", None)
     return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
+
+
+_PRIOR = 5000  # draws of the prior, and of the posterior of one observation, in the corner plot
+
+
+def names_of(run: Run) -> list[str]:
+    """The names of the coordinates of a vector x, as given or x0, x1, ….  CSBError for images."""
+    shape = run.bridge.transform.x_shape
+    if len(shape) != 1:
+        raise CSBError(f"x of shape {shape} is an image, whose pixels have no names; use run.evaluate()")
+    given = run.config.get("names") or []
+    return [str(name) for name in given] or [f"x{i}" for i in range(shape[0])]
+
+
+def losses_of(run: Run) -> list[dict[str, Any]]:
+    """The losses of each half-step, as :class:`csb.evaluation.diagnose_figures.HalfStepLosses` has them."""
+    return [{"half_step": row["half_step"], **row["curve"]} for row in run.history if "curve" in row]
+
+
+def diagnose_run(run: Run, test: Pairs, samples: Tensor, generator: torch.Generator, seed: int) -> Diagnosis:
+    """Diagnose samples (B, n, d) of the run's bridge for held-out pairs.
+
+    The corner plot is of the first pair, with more samples, drawn with the generator. CSBError for images, and for
+    fewer than 10 pairs.
+    """
+    first = run.bridge.sample(test.y[0], _PRIOR, generator=generator).x.cpu()
+    return diagnose(
+        samples, test.x, prior=run.problem.first("train", _PRIOR).x, names=names_of(run),
+        observed=(first, test.x[0]), losses=losses_of(run), seed=seed,
+    )  # fmt: skip

@@ -14,9 +14,8 @@ from csb.bridge.checkpoint import load
 from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.renamed import groups_of_today
-from csb.runs import provenance
 from csb.runs.config import RunConfig, read
-from csb.runs.folder import check_folder, stage_files
+from csb.runs.folder import PROVENANCE, check_folder, data_of, environment, read_provenance, stage_files
 from csb.runs.load import half_step_files, read_result, stored_spec
 from csb.runs.recipe import DISTIL, flatten
 from csb.runs.stages import stage_job, teacher
@@ -80,14 +79,14 @@ class Reproduction:
             if checksum(path) != self.first.get("bridge"):
                 raise CSBError(f"{path} is another bridge than that of the first training; restore it")
         self.run.problem.prepare()
-        require_same_data(self.first["data"], provenance.data_of(self.run.problem), self.tolerance)
+        require_same_data(self.first["data"], data_of(self.run.problem), self.tolerance)
         check_folder(self.run)
 
     def differences(self) -> list[dict[str, Any]]:
         """What of the environment is not as it was: rows with its name, then and now."""
         device = self.run.device
-        environment = provenance.environment(device.where, device.precision)
-        then, now = (flatten({part: one[part] for part in environment}) for one in (self.first, environment))
+        found = environment(device.where, device.precision)
+        then, now = (flatten({part: one[part] for part in found}) for one in (self.first, found))
         names = sorted(then.keys() | now.keys())
         return [{"of": n, "then": then.get(n), "now": now.get(n)} for n in names if then.get(n) != now.get(n)]
 
@@ -128,12 +127,12 @@ def reproduction(
     path, _ = stage_files(folder, stage)
     if not path.is_file():
         raise CSBError(f"run={folder} holds no {path.name}; give the folder of a finished training of stage={stage}")
-    first = provenance.read(folder).get(stage)
+    first = read_provenance(folder).get(stage)
     if not isinstance(first, dict):
-        raise CSBError(f"{folder / provenance.FILE} does not say how {path.name} was made; train it again")
+        raise CSBError(f"{folder / PROVENANCE} does not say how {path.name} was made; train it again")
     if isinstance(first.get("config"), dict):
         first["config"] = groups_of_today(first["config"])
-    entry = f"{folder / provenance.FILE}: {stage}"
+    entry = f"{folder / PROVENANCE}: {stage}"
     _Entry.read(first, entry)
     for name, part in {"config": _Config, "device": _Device, "data": _Data}.items():
         part.read(first.get(name), f"{entry}.{name}")

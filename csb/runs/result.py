@@ -20,9 +20,9 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
-from csb.runs.diagnosis import diagnose_run, losses_of, names_of
 from csb.runs.export import export
 from csb.runs.presets import preset
+from csb.runs.report import diagnose_run, losses_of, names_of
 from csb.samplers.registry import BaselineSettings
 from csb.training.history import chosen_iteration
 

@@ -15,11 +15,9 @@ from csb.problems import Problem, Transform, build_problem
 from csb.problems.specs import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
 from csb.runs.config import schedule_of
-from csb.runs.denoiser import exact_denoiser, stored_denoiser
-from csb.runs.guidance_likelihood import can_be_guided
-from csb.runs.guided import guide_of
+from csb.runs.guided import can_be_guided, guide_of
 from csb.runs.load import Run, load_run, stored_spec
-from csb.runs.stages import load_stage
+from csb.runs.stages import exact_denoiser, load_stage, stored_denoiser
 from csb.samplers.diffusion import LONG
 from csb.samplers.registry import BaselineSettings, Guide
 

@@ -23,10 +23,9 @@ from csb.files import model_file, remove_leftovers
 from csb.problems import Pairs
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig, require_pairs
-from csb.runs.folder import check_folder, clean, writing
+from csb.runs.folder import check_folder, clean, record, setup_of, writing
 from csb.runs.load import finished
 from csb.runs.logs import Logs
-from csb.runs.stages import record, setup_of
 from csb.training.fit import with_gradients
 from csb.training.history import end_figures
 from csb.training.pairs import EncodedPairs, encoded

@@ -1,6 +1,6 @@
 """The processes of one training on several devices: who each is, what they tell each other, and who reports a failure.
 
-Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.processes`). All run
+Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.launch`). All run
 the same context; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
 trace in the result but the order of floating-point sums:
 
@@ -102,7 +102,7 @@ _store: Any = None
 
 
 def environment() -> "ClusterEnvironment | None":
-    """Who started this process as one of several: torchrun, or :mod:`csb.cli.processes`; Slurm's srun; None: nobody.
+    """Who started this process as one of several: torchrun, or :mod:`csb.cli.launch`; Slurm's srun; None: nobody.
 
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
     CSBError where srun was not told how many tasks a machine has.

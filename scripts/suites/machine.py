@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from csb.runs.provenance import device_of, git, versions
+from csb.runs.folder import device_of, git, versions
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from csb.errors import CSBError
 from csb.files import FORMAT, checksum, read_tensors, write_tensors
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.process import seeded
-from csb.runs.hub import CONFIG, WEIGHTS
+from csb.runs.load import CONFIG, WEIGHTS
 
 MLP = {"name": "mlp", "width": 8, "depth": 1}
 TRANSFORM = {"name": "standardise", "x_shape": [3], "y_shape": [2]}

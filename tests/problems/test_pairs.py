@@ -56,7 +56,7 @@ class TestSplits:
 
     def test_all_of_a_split_only_where_it_fits(self, tmp_path, monkeypatch):
         problem = FilePairs(**write(tmp_path, "npy", good()))
-        monkeypatch.setattr("csb.memory.installed", lambda: 8 * 5 * 240 - 1)
+        monkeypatch.setattr("csb.dtypes.installed", lambda: 8 * 5 * 240 - 1)
         with pytest.raises(CSBError, match=r"240 pairs of .*x.npy.* would take .* ask for fewer, or read them by rows"):
             problem.pairs("train")
         assert len(problem.pairs("train", 239).x) == 239

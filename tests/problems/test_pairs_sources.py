@@ -236,9 +236,9 @@ class TestFiles:
 
     def test_pairs_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
         given, needed = write(tmp_path, "npz", good()), N * 5 * (8 + 12)
-        monkeypatch.setattr("csb.memory.installed", lambda: needed - 1)
+        monkeypatch.setattr("csb.dtypes.installed", lambda: needed - 1)
         assert "memory; give them as .npy or HDF5" in refusal(**given)
-        monkeypatch.setattr("csb.memory.installed", lambda: needed)
+        monkeypatch.setattr("csb.dtypes.installed", lambda: needed)
         prepared(**given)
 
     def test_npy(self, tmp_path):

@@ -11,6 +11,7 @@ import csb
 from csb import metrics
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.bridge.student import StudentSpec, build_student
+from csb.cli.sample import read_observations
 from csb.errors import CSBError
 from csb.filtering import FILTERS, MODELS
 from csb.networks import NETWORKS, build_network
@@ -19,8 +20,7 @@ from csb.problems import PROBLEMS, GaussianMixture, build_problem
 from csb.problems.specs import arguments as arguments_of
 from csb.process import SCHEDULES, Grid, Power, seeded
 from csb.runs.export import check_out, export
-from csb.runs.hub import WEIGHTS
-from csb.runs.observations import read_observations
+from csb.runs.load import WEIGHTS
 from csb.samplers import GaussianLikelihood, flow_sampler, score_sampler
 from csb.samplers.registry import GUIDED
 from tests.bad_input import EDGES, answer, each, edges, shown

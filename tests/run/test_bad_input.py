@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from suites import benchmark
 
 from csb.bridge import save
-from csb.cli import demo, evaluate, export, inspect, reproduce, sample
+from csb.cli import evaluate, reproduce, sample, scripts, share
+from csb.cli.commands import CONF
 from csb.cli.compose import composed
-from csb.cli.conf import CONF
 from csb.evaluation.table import json_text
 from csb.runs import budgets
 from csb.runs.config import read
@@ -152,8 +152,8 @@ def run(tiny, tmp_path_factory):
 COMMANDS = {
     "evaluate": (evaluate.prepare, ()),
     "sample": (sample.prepare, ()),
-    "inspect": (inspect.prepare, ()),
-    "export": (export.prepare, ("out=exported",)),
+    "inspect": (share.prepare_inspect, ()),
+    "export": (share.prepare_export, ("out=exported",)),
     "reproduce": (reproduce._read, ("out=again",)),
 }
 ALONE = {
@@ -184,7 +184,7 @@ class TestCommands:
         path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
         save(bridge, path, reported)
         config = base("demo", f"run={path}")
-        assert try_all(config, keys(config), demo.prepare, 2 * VALUES, here)["refused"] > 8
+        assert try_all(config, keys(config), scripts.demo, 2 * VALUES, here)["refused"] > 8
 
     def test_every_key_of_overheads(self, run, here):
         config = base("benchmark", f"run={run}")

@@ -16,12 +16,12 @@ from csb.metrics.digits import DigitClassifier
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
 from csb.problems import MixtureClass, MnistClass, TwoMoons
 from csb.problems.tasks import mnist
-from csb.runs import guidance_likelihood
+from csb.runs import guided
 from csb.runs.config import read
-from csb.runs.denoiser import stored_denoiser
 from csb.runs.evaluate import compare_run, evaluate
-from csb.runs.guidance_likelihood import can_be_guided, digit_guide, guidance_likelihood_of
+from csb.runs.guided import can_be_guided, digit_guide, guidance_likelihood_of
 from csb.runs.load import load_run
+from csb.runs.stages import stored_denoiser
 from csb.runs.train import train
 from csb.training import digit_guide as training
 
@@ -46,8 +46,8 @@ def classifier(root, seed=0):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("class")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guidance_likelihood, "_TRAIN", 20)
-        patch.setattr(guidance_likelihood, "_HELD_OUT", 20)
+        patch.setattr(guided, "_TRAIN", 20)
+        patch.setattr(guided, "_HELD_OUT", 20)
         patch.setattr(mnist, "MD5", write_digits(folder))
         patch.setattr(mnist, "SOURCES", ())
         patch.setattr(training, "train_guide", lambda *a, seed: _TRAIN_GUIDE(*a, seed=seed, steps=2))
@@ -127,7 +127,7 @@ def test_a_denoiser_of_another_prior_is_refused(tmp_path):
 
 
 def test_exact_classes_need_no_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(guidance_likelihood, "_TRAIN", 5000)
+    monkeypatch.setattr(guided, "_TRAIN", 5000)
     problem = MixtureClass(n_train=6000)
     found = guidance_likelihood_of(problem, MixtureDenoiser(problem.mixture), tmp_path, 1.0, 0)
     x, y = problem.pairs("test", 5)[:2]

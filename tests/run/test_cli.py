@@ -16,14 +16,13 @@ import yaml
 import csb
 from csb.bridge.checkpoint import load, save
 from csb.cli import compose as cli
-from csb.cli.commands import COMMANDS, schema_of
-from csb.cli.conf import CONF, find_conf
+from csb.cli.commands import COMMANDS, CONF, find_conf, schema_of
 from csb.cli.help import choices, command_help, groups, of_schema
 from csb.cli.main import main
+from csb.cli.sample import read_observations
 from csb.errors import CSBError
 from csb.evaluation.table import json_text
 from csb.runs.inspection import inspect, print_inspection
-from csb.runs.observations import read_observations
 from csb.runs.presets import SCHEMAS
 from csb.training.history import EACH, SCORE, best_iteration
 from tests.conftest import checked

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from csb.cli import compose as cli
-from csb.cli.folders import job_folder
 from csb.cli.main import main
+from csb.cli.sweep import job_folder
 from csb.errors import CSBError
 from tests.conftest import checked
 

@@ -13,12 +13,12 @@ import pytest
 
 import csb
 from csb.bridge.checkpoint import save
+from csb.cli.sample import read_observations
 from csb.errors import CSBError
 from csb.files import read_tensors, write_tensors
+from csb.runs.folder import PROVENANCE
 from csb.runs.inspection import inspect
 from csb.runs.load import finished, load_run
-from csb.runs.observations import read_observations
-from csb.runs.provenance import FILE
 from csb.runs.reproduce import reproduction
 from csb.runs.stages import students_of
 
@@ -53,28 +53,30 @@ def again(run):
 
 
 class TestFiles:
-    @pytest.mark.parametrize("name", ["history.json", "result.json", FILE])
+    @pytest.mark.parametrize("name", ["history.json", "result.json", PROVENANCE])
     @pytest.mark.parametrize("content", [b"", b"[1]", b"7", b"[" * 100_000, b"\xff", b'{"a": NaN}'])
     def test_damaged(self, run, name, content):
         (run / name).write_bytes(content)
-        read = {"history.json": lambda: load_run(run).history, FILE: lambda: again(run)}
+        read = {"history.json": lambda: load_run(run).history, PROVENANCE: lambda: again(run)}
         message = in_one_line(read.get(name, lambda: inspect(run)))
         assert message is not None
         assert name in message
-        if name != FILE:
+        if name != PROVENANCE:
             assert in_one_line(lambda: inspect(run)) is not None
         if name == "result.json":
             assert finished(run) is None
 
-    @pytest.mark.parametrize("name", ["history.json", "result.json", FILE, "bridge.pt", "half_steps/02_forward.pt"])
+    @pytest.mark.parametrize(
+        "name", ["history.json", "result.json", PROVENANCE, "bridge.pt", "half_steps/02_forward.pt"]
+    )
     @pytest.mark.timeout(30)
     def test_pipes_and_devices(self, run, name):
         (run / name).unlink()
         (run / name).symlink_to("/dev/zero")
-        assert "is not a file" in (in_one_line(lambda: again(run) if name == FILE else inspect(run)) or "")
+        assert "is not a file" in (in_one_line(lambda: again(run) if name == PROVENANCE else inspect(run)) or "")
         (run / name).unlink()
         os.mkfifo(run / name)
-        assert "is not a file" in (in_one_line(lambda: again(run) if name == FILE else inspect(run)) or "")
+        assert "is not a file" in (in_one_line(lambda: again(run) if name == PROVENANCE else inspect(run)) or "")
 
     def test_odd_names_of_half_steps_are_none(self, run):
         names = [name for name, _ in load_run(run).half_steps]
@@ -120,11 +122,11 @@ class TestPlaces:
 
 class TestReproduce:
     def changed(self, run, entry):
-        (run / FILE).write_text(json.dumps({"bridge": entry}))
+        (run / PROVENANCE).write_text(json.dumps({"bridge": entry}))
 
     def test_every_key_that_is_missing_or_of_another_type(self, run):
         """One line, or a part that nothing needs."""
-        whole = json.loads((run / FILE).read_text())["bridge"]
+        whole = json.loads((run / PROVENANCE).read_text())["bridge"]
         self.changed(run, whole)
         again(run)
 
@@ -157,14 +159,14 @@ class TestReproduce:
         ],
     )
     def test_the_line_names_the_place(self, run, place, value, reported):
-        entry = json.loads((run / FILE).read_text())["bridge"]
+        entry = json.loads((run / PROVENANCE).read_text())["bridge"]
         entry[place[0]][place[1]] = value
         self.changed(run, entry)
         assert reported in (in_one_line(lambda: again(run)) or "")
 
     def test_nothing_is_resolved_or_made(self, run, tmp_path, monkeypatch):
         monkeypatch.setenv("CASE_TOKEN", "s3cret-t0ken")
-        entry = json.loads((run / FILE).read_text())["bridge"]
+        entry = json.loads((run / PROVENANCE).read_text())["bridge"]
         entry["config"]["note"] = "${oc.env:CASE_TOKEN}"
         self.changed(run, entry)
         made = again(run)

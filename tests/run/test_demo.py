@@ -17,13 +17,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 from conftest import ROOT
+from csb.cli.scripts import loopback, of_checkout
 from demo.painter import WAITING, DigitRequest, Digits, painter_of
 from demo.server import BODY, Server
 from demo_examples import PROBLEMS, TEST, VECTORS, ask, serving, untrained, write_digits
 
 from csb.bridge.checkpoint import save
-from csb.cli.demo import loopback
-from csb.cli.scripts import of_checkout
 from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded

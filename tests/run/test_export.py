@@ -14,7 +14,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
 from csb.errors import CSBError
 from csb.process import seeded
 from csb.runs.export import export
-from csb.runs.hub import is_repo_id
+from csb.runs.load import is_repo_id
 
 SPEC = BridgeSpec(
     [1.0, 0.7, 0.1],

@@ -9,9 +9,9 @@ import torch
 from csb.evaluation.settings import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
 from csb.problems.rows import Rows
-from csb.runs.denoiser import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.runs.load import Run
 from csb.runs.report import entries_of
+from csb.runs.stages import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.samplers import horizon, horizon_bias
 from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge

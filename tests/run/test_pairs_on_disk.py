@@ -16,9 +16,9 @@ from csb.files import load_state, save_state
 from csb.problems import sources
 from csb.problems.rows import Source
 from csb.runs.config import read
-from csb.runs.denoiser import train_stage as denoiser
 from csb.runs.load import load_run
 from csb.runs.stages import load_stage, stage_job
+from csb.runs.stages import train_stage as denoiser
 from csb.runs.train import train
 from csb.samplers import flow_sampler
 from tests.conftest import default_dtype

@@ -9,8 +9,7 @@ import torch
 
 import csb
 from csb.cli import sweep
-from csb.cli.compose import composed
-from csb.cli.typed import note_renamed
+from csb.cli.compose import composed, note_renamed
 from csb.errors import CSBError
 from csb.evaluation.report import Report, Row, Sweep
 from csb.evaluation.results import FORMAT, Results

@@ -12,8 +12,8 @@ import csb
 from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.problems import build_problem
-from csb.runs import provenance
 from csb.runs.config import read
+from csb.runs.folder import PROVENANCE, data_of, forget_provenance, git, read_provenance, versions, write_provenance
 from csb.runs.reproduce import agrees, figure_rows, weight_row
 from csb.runs.train import train
 from tests.conftest import STAGES, checked
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def change(folder, **values):
     """Changes the bridge's entry of a folder's provenance."""
-    path = folder / provenance.FILE
+    path = folder / PROVENANCE
     entries = json.loads(path.read_text())
     for key, value in values.items():
         part, _, name = key.rpartition("__")
@@ -45,7 +45,7 @@ def refused(folder, *overrides):
 
 class TestProvenance:
     def test_every_stage_tells_what_it_was_made_with(self, run_with_stages):
-        entries = provenance.read(run_with_stages)
+        entries = read_provenance(run_with_stages)
         assert set(entries) == {"bridge", "denoiser", "score", "flow", "distil"}
         for stage, entry in entries.items():
             assert {"csb", "python", "torch", "lightning", "numpy"} <= set(entry["versions"])
@@ -59,38 +59,38 @@ class TestProvenance:
         ask = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         done = subprocess.run(ask, capture_output=True, text=True)
         if done.returncode or not (ROOT / ".git").exists():
-            assert provenance.git() is None
+            assert git() is None
         else:
-            assert provenance.git()["commit"] == done.stdout.strip()
-            assert isinstance(provenance.git()["dirty"], bool)
+            assert git()["commit"] == done.stdout.strip()
+            assert isinstance(git()["dirty"], bool)
         subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)  # of something else, with an installed copy
         (tmp_path / "csb").mkdir()
         monkeypatch.setattr(csb, "__file__", str(tmp_path / "csb" / "__init__.py"))
-        assert provenance.git.__wrapped__() is None
+        assert git.__wrapped__() is None
 
     def test_checksums_tell_data_apart(self, tmp_path):
         x = np.random.default_rng(0).normal(size=(300, 2))
         np.savez(tmp_path / "a.npz", x=x, y=x[:, :1])
         np.savez(tmp_path / "b.npz", x=x, y=x[:, 1:])
-        one, two = (provenance.data_of(build_problem({"name": "pairs", "path": f"{tmp_path}/{n}.npz"})) for n in "ab")
+        one, two = (data_of(build_problem({"name": "pairs", "path": f"{tmp_path}/{n}.npz"})) for n in "ab")
         assert set(one["files"]) == {"a.npz"}
         assert one["files"]["a.npz"] != two["files"]["b.npz"]
         assert one["sha256"] != two["sha256"]
-        made = [provenance.data_of(build_problem({"name": "two_moons", "seed": s}))["sha256"] for s in (0, 0, 1)]
+        made = [data_of(build_problem({"name": "two_moons", "seed": s}))["sha256"] for s in (0, 0, 1)]
         assert made[0] == made[1] != made[2]
 
     def test_a_resumed_job_keeps_where_it_began_until_its_results_are_gone(self, tmp_path):
         problem, cpu = build_problem({"name": "bod"}), torch.device("cpu")
-        provenance.record(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1})
+        write_provenance(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1})
         for _ in range(2):
-            provenance.record(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1}, resumed=True)
-        provenance.record(tmp_path, "evaluate", problem, cpu, "32-true", 4, {})
-        found = provenance.read(tmp_path)
-        assert [one["versions"] for one in found["bridge"]["resumed"]] == [provenance.versions()] * 2
+            write_provenance(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1}, resumed=True)
+        write_provenance(tmp_path, "evaluate", problem, cpu, "32-true", 4, {})
+        found = read_provenance(tmp_path)
+        assert [one["versions"] for one in found["bridge"]["resumed"]] == [versions()] * 2
         assert (found["bridge"]["config"], found["evaluate"]["seed"]) == ({"L": 1}, 4)
         for _ in range(2):
-            provenance.forget(tmp_path, "evaluate")
-            assert set(provenance.read(tmp_path)) == {"bridge"}
+            forget_provenance(tmp_path, "evaluate")
+            assert set(read_provenance(tmp_path)) == {"bridge"}
 
 
 class TestReproduce:
@@ -145,7 +145,7 @@ class TestReproduce:
         assert "is another bridge than that of the first training" in refused(run_copy, "stage=distil")
         (run_copy / "flow.safetensors").unlink()
         assert "holds no flow.safetensors" in refused(run_copy, "stage=flow")
-        (run_copy / provenance.FILE).unlink()
+        (run_copy / PROVENANCE).unlink()
         assert "provenance.json does not say how bridge.safetensors was made" in refused(run_copy)
 
 

@@ -20,7 +20,7 @@ from suites.sbi.work import work
 
 from csb.bridge.checkpoint import load
 from csb.cli import compose as cli
-from csb.cli.typed import quoted
+from csb.cli.compose import quoted
 from csb.errors import CSBError
 from csb.evaluation.table import write_json
 from csb.files import load_state

@@ -1,12 +1,15 @@
-"""csb export: a trained bridge into a folder to share."""
+"""Commands on a trained bridge: csb inspect, which says what it is, and csb export, which writes it to share."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from csb.evaluation.table import json_text
 from csb.runs.export import check_out, export
+from csb.runs.inspection import inspect, print_inspection
 from csb.schema import Given, Place, Schema
 
 
@@ -19,7 +22,7 @@ class ExportSettings(Schema):
     licence: Any = Field(default=None, description="of the weights, e.g. mit or cc-by-4.0; stated in the card")
 
 
-def prepare(given: Given) -> Callable[[], None]:
+def prepare_export(given: Given) -> Callable[[], None]:
     """The export. CSBError where a value is wrong, or the folder is there already."""
     own = ExportSettings.read(given)
     check_out(own.run, Path(own.out), own.overwrite, own.licence)
@@ -29,3 +32,23 @@ def prepare(given: Given) -> Callable[[], None]:
         print(f"{own.out}: the bridge of {own.run}; load it with csb.load({own.out!r})")
 
     return run
+
+
+class InspectSettings(Schema):
+    """What is looked at."""
+
+    run: Place = Field(description="the folder of a finished run, one of its files, or an exported folder")
+    as_json: bool = Field(default=False, alias="json", description="print JSON, for programs")
+
+
+def prepare_inspect(given: Given) -> Callable[[], None]:
+    """The print of what is found. CSBError where a value is wrong, or nothing can be read there."""
+    own = InspectSettings.read(given)
+    return partial(_print, inspect(own.run), own.as_json)
+
+
+def _print(found: Any, as_json: bool) -> None:
+    if as_json:
+        print(json_text(found))
+    else:
+        print_inspection(found)
