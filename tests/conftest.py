@@ -25,7 +25,7 @@ from csb.bridge.transitions import FullGaussian, MixtureOfGaussians
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian import AffineKernel, HalfStep, exact_ipf
+from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,8 +16,7 @@ import torch
 import csb
 from csb.cli.compose import composed
 from csb.networks import NETWORKS
-from csb.problems import PROBLEMS, TRANSFORMS
-from csb.problems.tasks import mnist
+from csb.problems import PROBLEMS, TRANSFORMS, mnist
 from csb.runs.config import read
 from csb.runs.stages import stage_job
 from csb.runs.train import train

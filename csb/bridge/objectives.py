@@ -87,7 +87,7 @@ class MeanMatching(Objective):
     x_k + m_F(x_{k−1}) − m_F(x_k), which agrees with the time reversal to first order in β_k and has less noise than
     x_{k−1} itself; likewise for the forward mean with m_B. The variance stays at β_k. At few steps the recursion ends
     at a posterior that is too wide by an amount known in closed form for Gaussians
-    (:mod:`csb.problems.exact.gaussian`); it vanishes as T grows.
+    (:mod:`csb.problems.gaussian_ipf`); it vanishes as T grows.
     """
 
     name = "mean_matching"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from csb.bridge import Bridge, Direction, Kernel
 from csb.errors import CSBError
-from csb.problems.exact.gaussian import AffineKernel, HalfStep, exact_ipf, reference_kernels
-from csb.problems.tasks.gaussians import LinearGaussian
+from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf, reference_kernels
+from csb.problems.gaussians import LinearGaussian
 from csb.process import Grid, Stream, psd_cholesky, seeded
 
 _STATES = 20_000

@@ -21,7 +21,7 @@ from csb.metrics.distances import frechet
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.inputs import ensemble_weights
 from csb.problems import Pairs, Problem
-from csb.problems.tasks.mnist import load_mnist
+from csb.problems.mnist import load_mnist
 from csb.process import Stream, seeded
 
 _CHUNK = 64  # observations drawn at once

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from csb.errors import MOST_DRAWS, CSBError, is_number, require_int
 from csb.metrics.inputs import cloud_weights, concentration, finite, systematic, uniform
-from csb.problems.exact.mixture import Mixture
+from csb.problems.mixture import Mixture
 
 _FOLDS = 5
 _FAR, _TINY = 1000.0, 1e-30  # standard deviations from 0, and a standard deviation, that float32 holds well

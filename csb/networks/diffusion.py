@@ -27,7 +27,7 @@ from torch import Tensor
 from csb.dtypes import Float32Module, Precision
 from csb.errors import CSBError
 from csb.networks import Affine, Network, build_network
-from csb.problems.exact.mixture import Mixture
+from csb.problems.mixture import Mixture
 from csb.problems.specs import build
 from csb.problems.transform import Transform, build_transform
 from csb.process import SCHEDULES, Schedule, expand, initialised

@@ -10,26 +10,12 @@ from csb.problems.base import (
     Simulated,
     build_problem,
 )
-from csb.problems.bounded import Probit, Reflect
-from csb.problems.exact.gaussian import exact_ipf
-from csb.problems.exact.mixture import Mixture
-from csb.problems.holes import Hole, MovingHole
-from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
-from csb.problems.pairs import FilePairs
-from csb.problems.rows import Pairs, Rows
-from csb.problems.scale import finest_scale
-from csb.problems.sources import from_dataset
-from csb.problems.standardise import Standardise
-from csb.problems.svd import SVD
-from csb.problems.tasks.bod import BOD
-from csb.problems.tasks.gaussians import (
-    GaussianMixture,
-    GaussianPosterior,
-    LinearGaussian,
-    MixtureClass,
-    MixturePosterior,
-)
-from csb.problems.tasks.mnist_problem import (
+from csb.problems.benchmarks import BOD, SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture, TwoMoons
+from csb.problems.bounded import Probit, Reflect, Support
+from csb.problems.gaussian_ipf import exact_ipf
+from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
+from csb.problems.mixture import Mixture
+from csb.problems.mnist_problem import (
     MnistClass,
     MnistDeblur,
     MnistInpaint,
@@ -37,6 +23,10 @@ from csb.problems.tasks.mnist_problem import (
     MnistProblem,
     MnistSuperres,
 )
-from csb.problems.tasks.sbi import SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture
-from csb.problems.tasks.two_moons import TwoMoons
-from csb.problems.transform import TRANSFORMS, Identity, PixelRange, Support, Transform, build_transform
+from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems.pairs import FilePairs
+from csb.problems.rows import Pairs, Rows, finest_scale
+from csb.problems.sources import from_dataset
+from csb.problems.standardise import Standardise
+from csb.problems.svd import SVD
+from csb.problems.transform import TRANSFORMS, Hole, Identity, MovingHole, PixelRange, Transform, build_transform

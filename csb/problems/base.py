@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError
+from csb.problems.bounded import KINDS, Support, fold, make_bounded
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
 from csb.problems.specs import Registry, arguments, build, to_spec
 from csb.problems.standardise import Standardise
-from csb.problems.transform import Support, Transform, fold
+from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
 from csb.schema import Count, OneOf, Schema, Whole
 
@@ -106,7 +107,7 @@ class Problem(Schema):
         """The number of pairs of each split."""
 
     def first(self, split: str, n: int) -> Pairs:
-        """The first n pairs of a split; all of them where there are fewer."""
+        """As :meth:`pairs`; all of them where there are fewer."""
         return self.pairs(split, min(n, self.sizes[split]))
 
     def rows(self, split: str) -> Rows:
@@ -118,7 +119,7 @@ class Problem(Schema):
         return None
 
     def new_transform(self) -> Transform:
-        """The map between data and bridge states, before it is fitted: its kind and shapes."""
+        """The map between data and bridge states, still to be fitted."""
         return Standardise(self.x_shape, self.y_shape)
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
@@ -192,14 +193,25 @@ class Simulated(Problem):
         return in_blocks(self.seed, split, self.sizes[split] if n is None else n, block)
 
 
-class AdditiveNoise(Problem):
-    """y = forward(x) + noise_std·N(0, I).
+class Bounded(Simulated):
+    """A simulated problem whose prior has bounds.
 
-    Attributes:
-        noise_std: the standard deviation of the noise, ≥ 0; 0 for exact observations.
+    Args:
+        transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see :mod:`csb.problems.bounded`.
     """
 
-    noise_std: ClassVar[float]
+    last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")
+    support: ClassVar[Support]
+    transform: Annotated[str, OneOf(KINDS)] = "reflect"
+
+    def new_transform(self) -> Transform:
+        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)
+
+
+class AdditiveNoise(Problem):
+    """y = forward(x) + noise_std·N(0, I)."""
+
+    noise_std: ClassVar[float]  # 0 for exact observations
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 r"""Transforms for x in a box, the support of its prior: samples must not leave it, and must not pile up at its bounds.
 
 - ``standardise`` knows nothing of the box: samples may lie outside.
-- ``reflect`` standardises, and on the way back folds what lies outside at the bounds
-  (:func:`csb.problems.transform.fold`). Nothing is stretched near a bound. A density that does not vanish at a bound
-  would end there in a jump, which few smooth steps cannot follow. As the fold forgets on which side of the bound a
-  state was, training states are put on either side at random (:meth:`Reflect.preimage`): the jump becomes a slope.
+- ``reflect`` standardises, and on the way back folds what lies outside at the bounds (:func:`fold`). Nothing is
+  stretched near a bound. A density that does not vanish at a bound would end there in a jump, which few smooth steps
+  cannot follow. As the fold forgets on which side of the bound a state was, training states are put on either side at
+  random (:meth:`Reflect.preimage`): the jump becomes a slope.
 - ``probit`` runs the bridge over v = Φ⁻¹((x − low)/(high − low)), standardised. A uniform prior becomes N(0, 1), the
   law of the other end of the bridge, and every state decodes to a point of the box. A posterior that does not vanish at
   a bound has a Gaussian tail in v; what is narrow near a bound is stretched. (A logit would give a uniform prior the
@@ -15,26 +15,54 @@ do lie at their bounds, black and white.
 """
 
 import math
-from typing import Annotated, ClassVar, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.base import Simulated
 from csb.problems.operators import Image
-from csb.problems.rows import Rows
-from csb.problems.scale import FEWEST, finest_scale, pool
+from csb.problems.rows import FEWEST, Rows, finest_scale, pool
 from csb.problems.specs import checked
 from csb.problems.standardise import Standardise, Vector
-from csb.problems.transform import Support, Transform, fold, register_transform
+from csb.problems.transform import TRANSFORMS, Transform
 from csb.process import Stream, seeded
-from csb.schema import OneOf
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
 IMAGE = 0.02  # least chance of a mirror image where densities are estimated
 Bounds = tuple[float | None, ...]
+
+
+class Support(NamedTuple):
+    """The box low ≤ x ≤ high of vectors x of d numbers, or of images by their channels; ∓∞ where there is no bound."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """low and high, broadcastable to a batch (B, d) or (B, C, H, W), in its dtype and on its device."""
+        shape = (-1, *[1] * (like.ndim - 2))
+        low, high = (torch.tensor(side, dtype=like.dtype, device=like.device).view(shape) for side in self)
+        return low, high
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Which of x (B, *x_shape) lie in the closed box, (B,), boolean."""
+        low, high = self.tensors(x)
+        return ((x >= low) & (x <= high)).flatten(1).all(dim=1)
+
+
+def fold(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Finite x (B, d) reflected at the bounds as often as it takes: always in the closed box [low, high], (d,) each.
+
+    Points of the box stay where they are, bit for bit. The result has no atom where x has none; clamping would put the
+    mass beyond a bound onto it.
+    """
+    width = high - low
+    twice = low + width - ((x - low).remainder(2 * width) - width).abs()
+    once = torch.where(x < low, 2 * low - x, 2 * high - x)
+    inside = (x >= low) & (x <= high)
+    return torch.where(inside, x, torch.where(width.isfinite(), twice, once)).clamp(low, high)
 
 
 class Boxed(Standardise):
@@ -43,7 +71,6 @@ class Boxed(Standardise):
     lower: Tensor
     upper: Tensor
 
-    @checked
     def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape)
         self.low, self.high = low, high
@@ -72,15 +99,15 @@ class Boxed(Standardise):
         return z, torch.where(self._outside(x).any(dim=1), -torch.inf, log_scale)
 
 
-@register_transform
+@TRANSFORMS.register
 class Reflect(Boxed):
     r"""Standardised; decode folds x at the bounds of the box. A bound on one side only will do.
 
     :meth:`preimage` mirrors a state at its nearest bound, at distance δ, with probability Φ(−δ/s). With p(δ) the law of
     the distance, states inside have the density p(δ)·Φ(δ/s) and mirrored ones p(δ)·Φ(−δ/s): one function of the signed
     distance, continuous at the bound, that falls from p to 0 over a width s. Folded, it is p again, exactly. The width
-    ``softness`` is the finest scale of the data (:func:`csb.problems.scale.finest_scale`), so that a bound needs no
-    finer steps than the rest, and at most an eighth of the box, so that one bound does not feel the other.
+    ``softness`` is the finest scale of the data (:func:`csb.problems.finest_scale`), so that a bound needs no finer
+    steps than the rest, and at most an eighth of the box, so that one bound does not feel the other.
     """
 
     name = "reflect"
@@ -129,7 +156,7 @@ class Reflect(Boxed):
         return fold(v, *self._sides(v))
 
     def _log_slope(self, x: Tensor) -> Tensor:
-        return torch.where(self._outside(x), -torch.inf, torch.zeros((), dtype=torch.float64, device=x.device))
+        return torch.where(self._outside(x), -torch.inf, super()._log_slope(x))
 
     def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """z itself or its mirror image at a bound, coordinate by coordinate, with the chances of :meth:`preimage`.
@@ -150,7 +177,7 @@ class Reflect(Boxed):
         return z, log_scale - chance.log().sum(1)
 
 
-@register_transform
+@TRANSFORMS.register
 class Probit(Boxed):
     """v = Φ⁻¹(u), u = (x − low)/(high − low) kept in [EDGE, 1 − EDGE], then standardised; float64 within.
 
@@ -187,7 +214,7 @@ class Probit(Boxed):
         return torch.where(self._box[2], (high - low) / 2, super().x_scale())
 
     def _quantile(self, x: Tensor) -> Tensor:
-        """Φ⁻¹ of the place between the bounds, float64; of no use where there are none."""
+        """v in float64, of no use where there are no bounds."""
         low, width, _ = self._box
         return torch.special.ndtri(((x.double() - low) / width).clamp(EDGE, 1 - EDGE))
 
@@ -202,7 +229,7 @@ class Probit(Boxed):
         return torch.where(bounded, inside, v).clamp(*self._sides(v))
 
 
-@register_transform
+@TRANSFORMS.register
 class Clamp(Boxed):
     """Images, standardised channel by channel; decode clamps them to the bounds of each channel."""
 
@@ -229,18 +256,3 @@ def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], 
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
     of = Clamp if len(x_shape) == 3 else Reflect if kind == "reflect" else Probit
     return of(x_shape, y_shape, low, high)
-
-
-class Bounded(Simulated):
-    """A simulated problem whose prior has bounds.
-
-    Args:
-        transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see the module's docstring.
-    """
-
-    last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")
-    support: ClassVar[Support]
-    transform: Annotated[str, OneOf(KINDS)] = "reflect"
-
-    def new_transform(self) -> Transform:
-        return make_bounded(self.transform, self.x_shape, self.y_shape, self.support)

@@ -16,10 +16,10 @@ from csb.dtypes import require_memory
 from csb.errors import CSBError, is_number
 from csb.numbers import named
 from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
-from csb.problems.bounded import KINDS, make_bounded
+from csb.problems.bounded import KINDS, Support, make_bounded
 from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
 from csb.problems.sources import LEAST, SCHEME, open_source
-from csb.problems.transform import Support, Transform
+from csb.problems.transform import Transform
 from csb.process import Stream, seeded
 from csb.schema import Kept, OneOf, Whole
 

@@ -1,4 +1,4 @@
-"""Pairs that are read by rows, as there may be more of them than memory holds; their mean and spread in one pass.
+"""Pairs that are read by rows, as there may be more than memory holds; their mean, spread and finest scale.
 
 They lie in anything that indexes like an array along its first axis: tensors, arrays in memory, memory maps of files,
 datasets of HDF5, the items of a torch Dataset.
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.scale import is_coarse
 
 Array = np.ndarray[Any, Any]
 Numbers = Tensor | slice  # of rows: (B,), int64, or a slice with a start and a stop
@@ -25,6 +24,10 @@ REMEDY = "fix or leave out these pairs, or give data.drop_nan=true"
 _BLOCK_ROWS, _BLOCK_BYTES = 8192, 16 * 2**20
 _SOME = 1000  # rows that tell whether float32 will do
 _NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
+COARSE = 1e3  # |location|/spread from which the spacing of float32 is seen in narrow posteriors
+FEWEST = 50  # pairs that show a finest scale
+_PROBES, _POOL, _POOL_BYTES = 256, 100_000, 256 * 2**20
+_SHARE = 0.1  # of probes whose structure is at least this fine
 
 
 class Pairs(NamedTuple):
@@ -43,7 +46,7 @@ class Header(NamedTuple):
 
     @classmethod
     def of(cls, array: Any) -> Self:
-        """That of what has a shape and a type; (N,) is that of N vectors of one coordinate, (N, 1)."""
+        """That of an array; (N,) is that of N vectors of one coordinate, (N, 1)."""
         shape = list(array.shape or ())
         return cls(tuple(shape + [1] * (len(shape) == 1)), array.dtype)
 
@@ -81,7 +84,7 @@ class Source:
 
     @cached_property
     def wide(self) -> dict[str, bool]:
-        """Whether x, and y, are read as float64: some rows from the beginning to the end tell."""
+        """Whether x, and y, are read as float64, by some rows from the beginning to the end."""
         names = tuple(name for name in NAMES if not np.can_cast(self.headers[name].dtype, np.float32))
         count = self.headers["x"].shape[0]
         rows = torch.from_numpy(np.linspace(0, count - 1, min(_SOME, count)).astype(np.int64))
@@ -107,10 +110,9 @@ def _rows_of(array: Any, rows: Numbers) -> Any:
     return array[unique][back]
 
 
-def block_rows(x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
-    """How many pairs are taken at a time where all of them are gone through: at most 8192 and 16 MiB as float32."""
-    size = 4 * (torch.Size(x_shape).numel() + torch.Size(y_shape).numel())
-    return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // size))
+def _within(count: int, size: int, *shapes: tuple[int, ...]) -> int:
+    """How many pairs of these shapes are at most ``count`` and at most ``size`` bytes as float32."""
+    return min(count, size // (4 * sum(torch.Size(shape).numel() for shape in shapes)))
 
 
 class Rows:
@@ -119,7 +121,7 @@ class Rows:
     Args:
         source: of the pairs.
         order: (N,), int64: the rows of the source that these are, each once; None for all.
-        base: the pairs of the source that are gone through, in their order, where all of these are; None for these.
+        base: the pairs in whose order :meth:`blocks` goes through these; None for their own.
     """
 
     def __init__(self, source: Source, order: Tensor | None = None, base: Self | None = None) -> None:
@@ -138,7 +140,7 @@ class Rows:
         return self.source.headers["x"].shape[0] if self.order is None else len(self.order)
 
     def split(self, numbers: Tensor) -> "Rows":
-        """Those of these numbers (n,), int64, in this order; all of them are read in the order of the whole."""
+        """Those of these numbers (n,), int64, in this order; :meth:`blocks` reads them in the order of the whole."""
         return Rows(self.source, numbers if self.order is None else self.order[numbers], self)
 
     def finite(self) -> "Rows":
@@ -173,8 +175,8 @@ class Rows:
         return found
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(rows of the source, x, y) of all pairs, :func:`block_rows` at a time, in their order, not checked."""
-        size = block_rows(self.x_shape, self.y_shape)
+        """(rows of the source, x, y) of all pairs, at most 8192 and 16 MiB at a time, in their order, not checked."""
+        size = max(1, _within(_BLOCK_ROWS, _BLOCK_BYTES, self.x_shape, self.y_shape))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             rows = torch.arange(part.start, part.stop) if self.order is None else self.order[part]
@@ -182,7 +184,7 @@ class Rows:
             yield rows, x, y
 
     def blocks(self) -> Iterator[Pairs]:
-        """All pairs, :func:`block_rows` at a time, in the order in which they are quick to read."""
+        """All pairs, as :meth:`chunks` takes them, in the order in which they are quick to read."""
         if self.base is None:
             yield from (Pairs(x, y) for _, x, y in self.chunks())
             return
@@ -197,6 +199,11 @@ def as_floats(array: Array, wide: bool = False) -> Array:
     with np.errstate(over="ignore"):
         found = np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
     return found[:, None] if found.ndim == 1 else found
+
+
+def is_coarse(location: Tensor, spread: Tensor) -> Tensor:
+    """Which numbers are so far from 0, for their spread, that float32 is too coarse for them."""
+    return location.abs() > COARSE * spread
 
 
 def is_wide(array: Array) -> bool:
@@ -240,3 +247,38 @@ class Moments:
     def std(self) -> Tensor:
         """√(Σ (v − mean)²/N)."""
         return (self._square / self.count).sqrt()
+
+
+def pool(z_shape: tuple[int, ...], c_shape: tuple[int, ...]) -> int:
+    """How many pairs the scale is read off at most: 100,000, and 256 MiB as float32."""
+    return max(FEWEST, _within(_POOL, _POOL_BYTES, z_shape, c_shape))
+
+
+def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
+    """The standard deviation of z given c in its narrowest direction, at the finest tenth of places.
+
+    Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c, where they suffice; the
+    narrowest principal direction of what is left has the standard deviation that the last steps of a bridge must
+    resolve: the width of a crescent, of the narrow part of a mixture, or of observation noise. Of sparse data, whose
+    neighbours lie far apart, the number says how finely they themselves are known. CSBError for fewer than 50 pairs.
+
+    Args:
+        z, c: (N, …) each, of about unit scale.
+        generator: draws the probes.
+    """
+    most = pool(tuple(z.shape[1:]), tuple(c.shape[1:]))
+    z, c = z[:most].flatten(1).double(), c[:most].flatten(1).double()
+    if len(z) < FEWEST:
+        raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give schedule.power or more pairs")
+    d, m = z.shape[1], c.shape[1]
+    count = min(len(z), max(8 * d, 2 * (d + m)) + m + 1)
+    both = torch.cat([z, c], 1).float()
+    probes = both[torch.randint(len(both), (_PROBES,), generator=generator)]
+    near = torch.cat([torch.cdist(part, both).topk(count, largest=False).indices for part in probes.split(32)])
+    constant = torch.ones(*near.shape, 1, dtype=torch.float64)
+    inputs = torch.cat([constant, c[near]], 2)
+    if count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
+        inputs, m = constant, 0
+    left = z[near] - inputs @ torch.linalg.lstsq(inputs, z[near]).solution
+    widths = torch.linalg.svdvals(left)[:, -1] / (count - m - 1) ** 0.5
+    return float(widths.quantile(_SHARE))

@@ -6,45 +6,18 @@ fitted tensors. :func:`build_transform` on the spec, then ``load_state_dict``, r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from csb.dtypes import Float32Module
+from csb.errors import CSBError
+from csb.problems.operators import Box, Image, InpaintBox
 from csb.problems.rows import Rows
-from csb.problems.specs import Registry, build, to_spec
-
-
-class Support(NamedTuple):
-    """The box low ≤ x ≤ high of vectors x of d numbers, or of images by their channels; ∓∞ where there is no bound."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """low and high, broadcastable to a batch (B, d) or (B, C, H, W), in its dtype and on its device."""
-        shape = (-1, *[1] * (like.ndim - 2))
-        low, high = (torch.tensor(side, dtype=like.dtype, device=like.device).view(shape) for side in self)
-        return low, high
-
-    def contains(self, x: Tensor) -> Tensor:
-        """Which of x (B, *x_shape) lie in the closed box, (B,), boolean."""
-        low, high = self.tensors(x)
-        return ((x >= low) & (x <= high)).flatten(1).all(dim=1)
-
-
-def fold(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Finite x (B, d) reflected at the bounds as often as it takes: always in the closed box [low, high], (d,) each.
-
-    Points of the box stay where they are, bit for bit. The law of the result has no atom, at a bound or elsewhere,
-    where that of x has none; clamping would put the mass beyond a bound onto it.
-    """
-    width = high - low
-    twice = low + width - ((x - low).remainder(2 * width) - width).abs()
-    once = torch.where(x < low, 2 * low - x, 2 * high - x)
-    inside = (x >= low) & (x <= high)
-    return torch.where(inside, x, torch.where(width.isfinite(), twice, once)).clamp(low, high)
+from csb.problems.specs import Registry, build, checked, to_spec
+from csb.schema import Count
 
 
 class Transform(Float32Module, ABC):
@@ -109,8 +82,7 @@ class Transform(Float32Module, ABC):
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
         """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
 
-        A transform that maps several states to one x may so give the bridge a smoother law to learn. The generator
-        lives on z's device.
+        So the bridge may have a smoother law to learn. The generator lives on z's device.
         """
         return z
 
@@ -135,14 +107,19 @@ class Transform(Float32Module, ABC):
         return self.encode_x(x), scale
 
     def spec(self) -> dict[str, Any]:
+        """{"name": …, **arguments} as plain data."""
         return to_spec(self)
 
 
 TRANSFORMS: Registry[Transform] = Registry()
-register_transform = TRANSFORMS.register
 
 
-@register_transform
+def build_transform(spec: Mapping[str, Any]) -> Transform:
+    """The transform of a spec, its fitted tensors still to be loaded. CSBError for a bad name or argument."""
+    return build("transform", TRANSFORMS, spec)
+
+
+@TRANSFORMS.register
 class Identity(Transform):
     """z = x and c = y."""
 
@@ -161,7 +138,7 @@ class Identity(Transform):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
 
 
-@register_transform
+@TRANSFORMS.register
 class PixelRange(Transform):
     """Images x, and y of any shape, in [0, 1] to [−1, 1]: z = 2x − 1, c = 2y − 1; decode clamps to [0, 1]."""
 
@@ -180,6 +157,122 @@ class PixelRange(Transform):
         return ((z + 1) / 2).clamp(0, 1)
 
 
-def build_transform(spec: Mapping[str, Any]) -> Transform:
-    """The transform of a spec, its fitted tensors still to be loaded. CSBError for a bad name or argument."""
-    return build("transform", TRANSFORMS, spec)
+class _Cropped(PixelRange):
+    """Noise-free inpainting: the state is the pixels of a hole alone, for y leaves the others no freedom.
+
+    z = 2·crop(x) − 1; decode pastes clamp((z + 1)/2, 0, 1) into the image of y.
+    """
+
+    @abstractmethod
+    def _hole(self, y: Tensor | None) -> Any:
+        """What selects the pixels of the hole in a batch of images."""
+
+    def encode_x(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return 2 * x[self._hole(y)] - 1
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        x = y[:, : self.x_shape[0]].clone()
+        x[self._hole(y)] = super().decode(z, y).to(x)
+        return x
+
+
+@TRANSFORMS.register
+class Hole(_Cropped):
+    """A hole that is always in the same place; c = 2y − 1 at the known pixels and 0 in the hole.
+
+    Args:
+        x_shape: (C, H, W).
+        box: the hole.
+    """
+
+    name = "hole"
+    known: Tensor
+
+    @checked
+    def __init__(self, x_shape: Image, box: Box) -> None:
+        super().__init__(x_shape, x_shape)
+        self.box, self.z_shape = box, (x_shape[0], box[2], box[3])
+        self.register_buffer("known", InpaintBox(x_shape, box).mask)
+
+    def unknown(self, y: Tensor) -> Tensor:
+        return (self.known == 0).to(y.device).expand(len(y), *self.x_shape)
+
+    def _hole(self, y: Tensor | None) -> Any:
+        top, left, height, width = self.box
+        return ..., slice(top, top + height), slice(left, left + width)
+
+    def encode_y(self, y: Tensor) -> Tensor:
+        return (2 * y - 1) * self.known
+
+
+@TRANSFORMS.register
+class MovingHole(_Cropped):
+    """A square hole that may be anywhere: the bridge sees the image from there, one bridge for all positions.
+
+    An observation y (C + 1, H, W) is the image with 0 in the hole, and a last channel that is 1 at the known pixels and
+    0 in the hole; CSBError where that does not show exactly one such hole. c (C, 2H − s, 2W − s), s = ``hole``, is
+    2y − 1 at the known pixels and 0 in the hole and outside the image, shifted so that the hole stands in the middle:
+    the canvas holds the whole image. Known pixels of a digit are never 0 in c, as 0.5 is no multiple of 1/255.
+
+    Args:
+        x_shape: (C, H, W).
+        hole: the side of the hole in pixels, below the smaller of H and W.
+    """
+
+    name = "moving_hole"
+
+    @checked
+    def __init__(self, x_shape: Image, hole: Count) -> None:
+        if hole >= min(x_shape[1:]):
+            raise CSBError(f"hole={hole} does not move in an image of shape {tuple(x_shape)}; give one that is smaller")
+        C, H, W = x_shape
+        super().__init__(x_shape, (C + 1, H, W))
+        self.z_shape, self.c_shape = (C, hole, hole), (C, 2 * H - hole, 2 * W - hole)
+        self.hole = hole
+
+    def observe(self, x: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """x (B, *x_shape) seen with holes whose corners are top, left (B,), int64: y (B, *y_shape)."""
+        known = ~self._box(top, left)[:, None]
+        return torch.cat([x * known, known.to(x)], dim=1)
+
+    def corners(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """top, left (B,), int64, of the holes of observations y (B, *y_shape). CSBError where there is not one hole."""
+        known = y[:, -1]
+        top, left = ((known == 0).any(dim).int().argmax(1) for dim in (2, 1))
+        wrong = ((known != (~self._box(top, left)).to(y)).flatten(1).any(1)).nonzero()
+        if len(wrong):
+            raise CSBError(
+                f"the last channel of observation {int(wrong[0])} does not show one hole of {self.hole}×{self.hole} "
+                "pixels; give 0 in the hole and 1 elsewhere"
+            )
+        return top, left
+
+    def unknown(self, y: Tensor) -> Tensor:
+        return (y[:, -1:] == 0).expand(-1, self.x_shape[0], -1, -1)
+
+    def _box(self, top: Tensor, left: Tensor) -> Tensor:
+        """The hole's pixels, boolean (B, H, W)."""
+
+        def inside(size: int, start: Tensor) -> Tensor:
+            place = torch.arange(size, device=start.device) - start[:, None]
+            return (place >= 0) & (place < self.hole)
+
+        _, H, W = self.x_shape
+        return inside(H, top)[:, :, None] & inside(W, left)[:, None]
+
+    def _index(self, top: Tensor, left: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+        """What selects height × width pixels from top, left in every channel of a batch of images."""
+        sizes = (len(top), self.x_shape[0], height, width)
+        each, channels, down, right = (torch.arange(size, device=top.device) for size in sizes)
+        rows, columns = top[:, None] + down, left[:, None] + right
+        return each[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
+
+    def _hole(self, y: Tensor | None) -> Any:
+        assert y is not None, "the state of a moving hole depends on where it is"
+        return self._index(*self.corners(y), self.hole, self.hole)
+
+    def encode_y(self, y: Tensor) -> Tensor:
+        top, left = self.corners(y)
+        down, right = (size - self.hole for size in self.x_shape[1:])
+        around = nnf.pad((2 * y[:, :-1] - 1) * y[:, -1:], (right, right, down, down))
+        return around[self._index(top, left, *self.c_shape[1:])]

@@ -16,7 +16,7 @@ from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
-from csb.problems.scale import finest_scale, pool
+from csb.problems.rows import finest_scale, pool
 from csb.problems.specs import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
@@ -87,7 +87,7 @@ class RunConfig:
 
         The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
-        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.scale`), ᾱ_T
+        √(1−ᾱ_1) is half the data's finest scale (see :mod:`csb.problems.rows`), ᾱ_T
         :func:`csb.process.automatic_horizon` where none is given. Other schedules stay.
         """
         group = self.plain["schedule"]

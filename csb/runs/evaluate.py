@@ -18,7 +18,7 @@ from csb.evaluation.table import markdown_table, print_table, write_json, write_
 from csb.evaluation.verdict import warn_of_failure
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
-from csb.problems.tasks.mnist_problem import MnistProblem
+from csb.problems.mnist_problem import MnistProblem
 from csb.process import Stream, seeded
 from csb.runs.config import schedule_of
 from csb.runs.folder import writing

@@ -26,9 +26,8 @@ import csb
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.table import write_json
 from csb.files import OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers
-from csb.problems import FilePairs, Problem
-from csb.problems.tasks import mnist
-from csb.problems.tasks.mnist_problem import MnistProblem
+from csb.problems import FilePairs, Problem, mnist
+from csb.problems.mnist_problem import MnistProblem
 from csb.runs.config import RunConfig
 from csb.runs.logs import Logs
 from csb.runs.recipe import DISTIL, STAGES

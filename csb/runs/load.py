@@ -17,7 +17,7 @@ from csb.errors import CSBError, in_one_line, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import Encoder, Network
 from csb.problems import Problem, build_problem
-from csb.problems.tasks.mnist import has_mnist
+from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
 from csb.runs.register import register
 from csb.training.history import chosen_iteration

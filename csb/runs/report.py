@@ -19,8 +19,8 @@ from csb.evaluation.scores import held_out, nearness, pairs_at_once
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
+from csb.problems.mnist_problem import MnistProblem
 from csb.problems.specs import same_pairs
-from csb.problems.tasks.mnist_problem import MnistProblem
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
 from csb.runs.guided import guide_of, horizon_warnings

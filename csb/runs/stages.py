@@ -49,9 +49,9 @@ from csb.problems import (
     Problem,
     SbiGaussianLinear,
 )
-from csb.problems.rows import Moments, Rows
-from csb.problems.scale import ROWS, bulk, columns, pool
+from csb.problems.rows import Moments, Rows, pool
 from csb.problems.specs import same_problem
+from csb.problems.standardise import ROWS, bulk, columns
 from csb.runs.config import RunConfig, schedule_of
 from csb.runs.folder import (
     check_folder,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from csb.bridge.student import StudentSpec, build_student
-from csb.problems.exact.gaussian import AffineGaussian, AffineKernel
+from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel
 from csb.process import Reference
 from tests.conftest import make_exact_bridge
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.problems.exact.gaussian import AffineGaussian
+from csb.problems.gaussian_ipf import AffineGaussian
 from csb.process import Noise, seeded
 from tests.conftest import make_untrained_bridge
 

@@ -9,7 +9,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.density import is_fitted
 from csb.errors import CSBError
-from csb.problems.exact.gaussian import exact_ipf
+from csb.problems.gaussian_ipf import exact_ipf
 from csb.process import Grid, Power, seeded
 from tests.bridge.test_bridge_sample import Y
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine

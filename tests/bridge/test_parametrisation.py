@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.bridge.kernel import PARAMETRISATIONS, coefficients
-from csb.problems.exact.gaussian import AffineGaussian, exact_ipf, reference_kernels
+from csb.problems.gaussian_ipf import AffineGaussian, exact_ipf, reference_kernels
 from csb.process import Cosine, Grid, Power, Reference, mix, seeded
 
 GRIDS = [

@@ -10,7 +10,7 @@ from csb.bridge.kernel import COVARIANCES
 from csb.bridge.skipping import Skip, planned_calls, timesteps_of
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.errors import CSBError
-from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
+from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
 from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge_sample import N, Y, assert_law
 from tests.conftest import make_exact_bridge, make_untrained_bridge

@@ -6,7 +6,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian import exact_ipf
+from csb.problems.gaussian_ipf import exact_ipf
 from csb.process import Grid, Power
 from tests.conftest import set_affine
 

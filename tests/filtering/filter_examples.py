@@ -3,7 +3,7 @@
 import torch
 
 from csb.filtering import Gaussian, LinearGaussianModel
-from csb.problems.exact.mixture import Mixture
+from csb.problems.mixture import Mixture
 
 
 def gaussian_model(noise_std=0.8):

@@ -10,7 +10,7 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.files import load_state, save_state
 from csb.metrics.digits import MIN_ACCURACY, accuracy, digit_probabilities, load_or_train, train_classifier
-from csb.problems.tasks.mnist import load_mnist
+from csb.problems.mnist import load_mnist
 from csb.process import seeded
 
 

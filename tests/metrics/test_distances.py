@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from csb.errors import CSBError
 from csb.metrics.distances import c2st, mmd, mode_weight_tv, sliced_wasserstein
-from csb.problems.exact.mixture import Mixture
+from csb.problems.mixture import Mixture
 from csb.process import seeded
 from tests.metrics.draws import COPIED, COPIES, log_weights, normal, point_mass
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from csb.problems.tasks import mnist
+from csb.problems import mnist
 
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 

@@ -19,9 +19,8 @@ from csb.problems import (
     build_problem,
     build_transform,
 )
-from csb.problems.bounded import EDGE, make_bounded
+from csb.problems.bounded import EDGE, fold, make_bounded
 from csb.problems.rows import Rows
-from csb.problems.transform import fold
 from csb.process import seeded
 from csb.training.pairs import encoded
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.problems import LinearGaussian
-from csb.problems.exact.gaussian import (
+from csb.problems.gaussian_ipf import (
     OBJECTIVES,
     AffineGaussian,
     AffineKernel,

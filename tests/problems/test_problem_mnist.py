@@ -14,8 +14,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.evaluation.pictures import as_images
-from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres
-from csb.problems.tasks import mnist
+from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres, mnist
 from tests.problems.digit_files import N_TEST, N_TRAIN, N_VALID
 
 pytest_plugins = ["tests.problems.digit_files"]

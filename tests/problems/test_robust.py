@@ -8,7 +8,7 @@ import torch
 
 from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform
 from csb.problems.rows import Rows
-from csb.problems.scale import Scale, bulk, codes
+from csb.problems.standardise import Scale, bulk, codes
 from csb.process import seeded
 from tests.problems.pair_files import KINDS, write
 

@@ -5,7 +5,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import TwoMoons
-from csb.problems.scale import finest_scale
+from csb.problems.rows import finest_scale
 from csb.process import Power, seeded
 
 

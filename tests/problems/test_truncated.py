@@ -7,7 +7,7 @@ import torch
 from scipy import integrate, special, stats
 
 from csb.problems import SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture
-from csb.problems.exact.truncated import TruncatedNormal
+from csb.problems.mixture import TruncatedNormal
 from csb.process import seeded
 
 CASES = [  # mean, std, low, high

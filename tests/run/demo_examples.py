@@ -15,8 +15,7 @@ from demo.painter import painter_of
 from demo.server import Server
 
 from csb.bridge import Bridge, BridgeSpec, KernelSpec, build_bridge
-from csb.problems import build_problem
-from csb.problems.tasks import mnist
+from csb.problems import build_problem, mnist
 
 PROBLEMS = ("mnist_inpaint_anywhere", "mnist_inpaint")
 VECTORS = "bod"

@@ -14,8 +14,7 @@ from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.files import load_state
 from csb.metrics.digits import DigitClassifier
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import MixtureClass, MnistClass, TwoMoons
-from csb.problems.tasks import mnist
+from csb.problems import MixtureClass, MnistClass, TwoMoons, mnist
 from csb.runs import guided
 from csb.runs.config import read
 from csb.runs.evaluate import compare_run, evaluate

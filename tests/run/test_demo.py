@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 from conftest import ROOT
-from csb.cli.scripts import loopback, of_checkout
 from demo.painter import WAITING, DigitRequest, Digits, painter_of
 from demo.server import BODY, Server
 from demo_examples import PROBLEMS, TEST, VECTORS, ask, serving, untrained, write_digits
 
 from csb.bridge.checkpoint import save
+from csb.cli.scripts import loopback, of_checkout
 from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded
@@ -311,7 +311,7 @@ class TestStart:
             of_checkout("demo.server", "demo")
 
     def test_without_digits_visitors_draw_their_own(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("csb.problems.tasks.mnist.SOURCES", ())
+        monkeypatch.setattr("csb.problems.mnist.SOURCES", ())
         painter = painter_of(untrained("mnist_inpaint", "data")[0], "x", str(tmp_path))
         assert isinstance(painter.problem, MnistInpaint)
         assert painter.problem.root == str(tmp_path)

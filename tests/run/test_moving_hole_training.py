@@ -9,8 +9,7 @@ from torch import nn
 
 from csb.cli.compose import composed
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.problems import MovingHole
-from csb.problems.tasks import mnist
+from csb.problems import MovingHole, mnist
 from csb.process import seeded
 from csb.runs.config import read
 from csb.runs.evaluate import compare_run, evaluate

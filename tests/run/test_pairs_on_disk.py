@@ -254,7 +254,7 @@ def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(Source, "take", counted)
-    monkeypatch.setattr("csb.problems.scale._POOL", 1000)  # in place of 100,000
+    monkeypatch.setattr("csb.problems.rows._POOL", 1000)  # in place of 100,000
     train(run_config(tmp_path, "npy", tmp_path, "training.patience=0"))
     passes, picked = ([n for block, n in taken if block is kind] for kind in (True, False))
     assert sum(passes) == 2 * 20_000  # the check, and mean and standard deviation

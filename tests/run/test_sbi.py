@@ -32,7 +32,7 @@ from sbi.utils.user_input_checks_utils import MultipleIndependent
 import csb
 from csb import sbi as package
 from csb.errors import CSBError
-from csb.problems.exact.gaussian import AffineKernel
+from csb.problems.gaussian_ipf import AffineKernel
 from csb.runs.prior import draws_needed, prior_bounds, require_volume
 from csb.sbi import Posterior
 from tests.conftest import make_exact_bridge, make_untrained_bridge, set_affine

@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
-from csb.problems.exact.gaussian import AffineGaussian
+from csb.problems.gaussian_ipf import AffineGaussian
 from csb.process import seeded
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, fill
 

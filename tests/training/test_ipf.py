@@ -9,7 +9,7 @@ from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load
 from csb.bridge.objectives import OBJECTIVES
 from csb.errors import CSBError
 from csb.problems import Hole, LinearGaussian
-from csb.problems.exact.gaussian import AffineGaussian, AffineKernel, compose, coupling, exact_ipf, reference_kernels
+from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf, reference_kernels
 from csb.process import Grid, Power, Reference, seeded
 from csb.training import stage as stage_module
 from csb.training import trainer as trainer_module

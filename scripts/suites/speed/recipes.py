@@ -8,9 +8,8 @@ from torch import Tensor
 
 from csb.bridge import Bridge, BridgeSpec, build_bridge
 from csb.bridge.kernel import automatic_covariance
-from csb.problems.holes import Hole
 from csb.problems.standardise import Standardise
-from csb.problems.transform import Transform
+from csb.problems.transform import Hole, Transform
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import RunConfig
 from csb.training.pairs import EncodedPairs

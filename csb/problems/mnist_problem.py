@@ -8,11 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.problems.base import BLOCK, PROBLEMS, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, requested
-from csb.problems.holes import Hole, MovingHole
+from csb.problems.mnist import load_mnist, prepare_mnist
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
 from csb.problems.specs import Noise, Spread
-from csb.problems.tasks.mnist import load_mnist, prepare_mnist
-from csb.problems.transform import PixelRange, Transform
+from csb.problems.transform import Hole, MovingHole, PixelRange, Transform
 from csb.schema import OneOf, Whole
 
 _VAL = 5_000
@@ -153,7 +152,7 @@ class MnistSuperres(NoisyMnist):
 
 @PROBLEMS.register
 class MnistInpaint(MnistProblem, LinearProblem):
-    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.holes.Hole`).
+    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.transform.Hole`).
 
     Args:
         hole: the side of the centred hole, pixels.
@@ -183,7 +182,7 @@ class MnistInpaintAnywhere(MnistProblem):
     """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
 
     Each pair's hole has an integer position, uniform over all that lie in the image; there is no noise. The bridge runs
-    over the hole (:class:`csb.problems.holes.MovingHole`), one for all places.
+    over the hole (:class:`csb.problems.transform.MovingHole`), one for all places.
 
     Args:
         hole: the side of the hole, pixels.

@@ -7,7 +7,7 @@ r"""Problems of vectors with Gaussians and mixtures of them as priors, and so wi
   (MCGdiff): unit covariances, means (8i, 8j, 8i, 8j, …), i, j ∈ {−2, …, 2}. The posterior is again a mixture.
 - ``mixture_class``: which of a few overlapping Gaussians in the plane a point is from. p(y = c | x) = γ_c(x) ∝
   w_c N(x; m_c, S_c), and p(x | y = c) = N(m_c, S_c). The exact p(y = c | x_k) of a noisy state is the same of the
-  diffused mixture (:mod:`csb.problems.exact.mixture`).
+  diffused mixture (:mod:`csb.problems.mixture`).
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.base import PROBLEMS, ClassProblem, LinearProblem, Posterior, Simulated
-from csb.problems.exact.mixture import Mixture
+from csb.problems.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
 from csb.problems.specs import Dimension, Spread
 from csb.problems.transform import Identity

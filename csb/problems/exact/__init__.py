@@ -1,1 +1,0 @@
-"""Closed forms that trainings are tested against: mixtures, Gaussian IPF and IMF, truncated normals."""

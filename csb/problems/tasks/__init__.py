@@ -1,1 +1,0 @@
-"""Problems whose pairs and exact posteriors are known."""
