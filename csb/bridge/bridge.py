@@ -28,7 +28,7 @@ from csb.networks import build_network
 from csb.numbers import Numbers
 from csb.problems.transform import Transform, build_transform
 from csb.process import Generators, Grid, Noise, initialised, joined, repeated, seeded_or
-from csb.process.grid import MOST_STEPS
+from csb.process.schedule import MOST_STEPS
 from csb.schema import Described, Schema
 
 AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)]  # of a grid, T + 1 numbers

@@ -38,8 +38,7 @@ from csb.filtering.models import StateSpace
 from csb.filtering.regression import Fourier, Kernels
 from csb.filtering.whitening import Whitening, uncorrelated
 from csb.process import Grid, Power, Reference, Stream, mix, noise_like, seeded
-from csb.process.grid import Steps
-from csb.process.schedule import Horizon
+from csb.process.schedule import Horizon, Steps
 from csb.samplers.resampling import effective_sample_size, systematic
 from csb.schema import OneOf, Schema
 

@@ -42,7 +42,7 @@ from csb.filtering.filters import Analysis, Filter
 from csb.filtering.models import StateSpace
 from csb.filtering.whitening import spread
 from csb.process import Grid, euler_maruyama, noise_like
-from csb.process.grid import MOST_STEPS
+from csb.process.schedule import MOST_STEPS
 from csb.schema import Count, Schema
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
 from csb.networks.encoders import build_encoder
-from csb.process.grid import Steps
+from csb.process.schedule import Steps
 
 
 class ResidualBlock(nn.Module):

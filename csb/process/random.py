@@ -16,10 +16,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 @unique
 class Stream(IntEnum):
-    """The key of each use of random numbers, so that no two uses of a run's seed share any.
-
-    Files and figures depend on the keys: a new use takes a new one.
-    """
+    """The key of each use of random numbers. Files and figures depend on the keys: a new use takes a new one."""
 
     CACHE = 1  # trajectories of a half-step
     BATCH = 2  # of a half-step
@@ -129,7 +126,7 @@ class Noise:
         return self._drawn(torch.randn, n, shape, dtype)
 
     def uniform(self, n: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Draw uniform numbers in [0, 1), (B·n, *shape), the n rows of an observation side by side."""
+        """As :meth:`normal`, uniform in [0, 1)."""
         return self._drawn(torch.rand, n, shape, dtype)
 
     def _drawn(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-r"""The reference process: its step, its marginal and its pinned laws; and steps of its reversal.
+r"""The reference process: its step, its marginal and its pinned laws, and steps of its reversal.
 
 All laws are isotropic Gaussians whose mean is linear in the states that are given:
 
@@ -11,22 +11,17 @@ All laws are isotropic Gaussians whose mean is linear in the states that are giv
 with r_k = ᾱ_T/ᾱ_k. ``pinned_start`` is the DDPM posterior (Ho et al. 2020, eq. 7); ``pinned_end`` is the same law on
 the mirrored grid, because the process is reversible with respect to N(0, I).
 
-Steps of the reverse process from one guess x̂_0 of the data are X_{k−1} ~ N(near·x_k + far·x̂_0, var·I). In
-the clock s = −log ᾱ every variance-preserving SDE reads dx = −½ x ds + dW, for β dτ = ds. With Tweedie's score,
-∇log p = (√ᾱ x̂_0 − x)/(1−ᾱ) with x̂_0 = E[x_0 | x], its reverse forms, integrated from s_T down to 0, are
+Steps of the reverse process from one guess x̂_0 of the data are X_{k−1} ~ N(near·x_k + far·x̂_0, var·I). In the clock
+s = −log ᾱ every variance-preserving SDE reads dx = −½ x ds + dW, for β dτ = ds. With Tweedie's score, ∇log p =
+(√ᾱ x̂_0 − x)/(1−ᾱ) with x̂_0 = E[x_0 | x], its reverse forms, integrated from s_T down to 0, are
 
 - reverse SDE            dx = [−½ x − ∇log p] ds + dW̄          (Anderson 1982; Song et al. 2021, eq. 6)
 - probability flow       dx = [−½ x − ½ ∇log p] ds             (Song et al. 2021, eq. 13)
 
 and with u = x/√ᾱ and σ = √((1−ᾱ)/ᾱ), where 2σ dσ = ds/ᾱ, the flow is du/dσ = (u − x̂_0)/σ (Karras et al. 2022, eq. 1
-and 3 at σ(t) = t): its linear part is gone. Three discretisations with one x̂_0 a step:
-
-- ancestral: the pinned law X_{k−1} | X_k, X_0 = x̂_0 (Ho et al. 2020, eq. 7), ``pinned_start``;
-- Euler–Maruyama on the reverse SDE, h = s_k − s_{k−1}: x_{k−1} = x_k + h(½ x_k + ∇log p) + √h ε;
-- DDIM (Song, Meng & Ermon 2021, eq. 12 and 16): x_{k−1} = √ᾱ_{k−1} x̂_0 + √(1−ᾱ_{k−1}−v) ε̂ + √v ε with v = η² β̃_k and
-  ε̂ = (x_k − √ᾱ_k x̂_0)/√(1−ᾱ_k). η = 0 is Euler's step of the flow in σ, η = 1 the ancestral step.
-
-The last step, k = 1, is noiseless in all of them: what is wanted is x_0, not a draw at a noise level.
+and 3 at σ(t) = t): its linear part is gone. The ancestral step is ``pinned_start`` with x̂_0 in the place of x_0; the
+others are :func:`euler_maruyama` and :func:`ddim`. The last step, k = 1, is noiseless in all of them: what is wanted is
+x_0, not a draw at a noise level.
 """
 
 from typing import NamedTuple
@@ -34,8 +29,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.process.grid import Grid
 from csb.process.random import noise_like
+from csb.process.schedule import Grid
 
 Step = int | Tensor
 
@@ -72,10 +67,7 @@ def expand(coefficient: Tensor, like: Tensor) -> Tensor:
 
 
 def repeated(x: Tensor, n: int) -> Tensor:
-    """Each of x (B, …) n times, side by side, (B·n, …).
-
-    As ``repeat_interleave``, whose gradient gathers by index on the way back; that of this is a sum.
-    """
+    """Each of x (B, …) n times, side by side, as ``repeat_interleave``, which has no sum for a gradient: (B·n, …)."""
     return x[:, None].expand(-1, n, *x.shape[1:]).flatten(0, 1)
 
 
@@ -132,9 +124,9 @@ class Reference:
 
 
 def euler_maruyama(grid: Grid, k: int) -> Pinned:
-    """Euler's step of the reverse SDE in the clock s; ``near`` weighs x_k and ``far`` x̂_0; k in 1..T.
+    """Euler's step of the reverse SDE, h = s_k − s_{k−1}: x_{k−1} = x_k + h(½ x_k + ∇log p) + √h ε; k in 1..T.
 
-    It is stable where h = s_k − s_{k−1} stays below 4: a long horizon needs more than a handful of steps.
+    It is stable for h < 4: a long horizon needs more than a handful of steps.
     """
     s, alpha_bar = grid.clock, grid.alpha_bar[k]
     h = s[k] - s[k - 1]
@@ -143,7 +135,11 @@ def euler_maruyama(grid: Grid, k: int) -> Pinned:
 
 
 def ddim(grid: Grid, k: int, eta: float = 0.0) -> Pinned:
-    """The DDIM step; η in [0, 1]."""
+    """The DDIM step (Song, Meng & Ermon 2021, eq. 12 and 16), η in [0, 1].
+
+    x_{k−1} = √ᾱ_{k−1} x̂_0 + √(1−ᾱ_{k−1}−v) ε̂ + √v ε with v = η² β̃_k and ε̂ = (x_k − √ᾱ_k x̂_0)/√(1−ᾱ_k). η = 0 is
+    Euler's step of the flow in σ, η = 1 the ancestral step.
+    """
     alpha_bar, before = grid.alpha_bar[k], grid.alpha_bar[k - 1]
     var = eta**2 * Reference(grid).pinned_start(k).var
     near = ((1 - before - var).clamp_min(0) / (1 - alpha_bar)).sqrt()

@@ -1,7 +1,6 @@
 """Factors of, and solutions with, covariances that may be singular: no spread in a direction is a spread as any other.
 
-Where the matrix is positive definite beyond rounding both are Cholesky's and LU's, to the last bit; elsewhere they come
-from eigenvectors, which is slower.
+Where the matrix is positive definite beyond rounding both are Cholesky's and LU's, to the last bit.
 """
 
 import torch
@@ -37,24 +36,19 @@ def psd_cholesky(S: Tensor) -> Tensor:
     return torch.where((failed > 0)[..., None, None], unit * upper.mT * sign, factor)
 
 
-def _is_regular(S: Tensor) -> Tensor:
-    """Whether S (…, d, d) is positive definite beyond rounding, (…)."""
-    unit = _unit(S)
-    factor, failed = torch.linalg.cholesky_ex(S / (unit * unit.mT))
-    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-    return (failed == 0) & (pivots > S.shape[-1] * torch.finfo(S.dtype).eps).all(dim=-1)
-
-
 def psd_solve(S: Tensor, right: Tensor) -> Tensor:
     """X (…, d, n) with S X = right, for S as in :func:`psd_cholesky` and columns of ``right`` in its range.
 
     Where S is singular to rounding, one of the solutions: directions that S does not know get 0. NaN where S is not
     finite.
     """
-    if bool(_is_regular(S).all()):
+    unit, rounding = _unit(S), S.shape[-1] * torch.finfo(S.dtype).eps
+    correlations = S / (unit * unit.mT)
+    factor, failed = torch.linalg.cholesky_ex(correlations)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    if bool(((failed == 0) & (pivots > rounding).all(dim=-1)).all()):  # positive definite beyond rounding
         return torch.linalg.solve(S, right)
-    unit = _unit(S)
-    values, vectors = _eigen(S / (unit * unit.mT))
-    known = values > S.shape[-1] * torch.finfo(S.dtype).eps * values.amax(dim=-1, keepdim=True)
+    values, vectors = _eigen(correlations)
+    known = values > rounding * values.amax(dim=-1, keepdim=True)
     inverse = torch.where(known, 1 / torch.where(known, values, 1), 0 * values)
     return vectors @ (inverse[..., None] * (vectors.mT @ (right / unit))) / unit

@@ -16,7 +16,7 @@ from csb.evaluation.settings import MetricsSettings
 from csb.evaluation.style import look
 from csb.problems import ClassProblem, Problem, build_problem
 from csb.process import Schedule
-from csb.process.grid import MOST_STEPS
+from csb.process.schedule import MOST_STEPS
 from csb.runs.config import schedule_of
 from csb.runs.methods import METHODS, Method
 from csb.samplers.registry import GUIDED, BaselineSettings

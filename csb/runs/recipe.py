@@ -13,7 +13,7 @@ from csb.dtypes import automatic_precision
 from csb.errors import CSBError
 from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
-from csb.process.grid import MOST_STEPS
+from csb.process.schedule import MOST_STEPS
 from csb.schema import OneOf, Place, Schema, Share, Whole
 from csb.training.settings import (
     MOST_ITERATIONS,

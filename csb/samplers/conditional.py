@@ -21,7 +21,7 @@ from torch import Tensor
 from csb.errors import CSBError, is_one_of, require_int
 from csb.networks.diffusion import ConditionalModel, FlowNetwork, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, Reference, ddim, euler_maruyama, mix
-from csb.process.grid import MOST_STEPS
+from csb.process.schedule import MOST_STEPS
 from csb.samplers.amortized import AmortizedSampler
 from csb.samplers.base import noised
 from csb.schema import Share

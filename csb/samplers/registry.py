@@ -10,8 +10,7 @@ from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.process import Grid
-from csb.process.grid import Steps
-from csb.process.schedule import Horizon
+from csb.process.schedule import Horizon, Steps
 from csb.samplers.diffusion import DiffusionSampler
 from csb.samplers.likelihood import GuidanceLikelihood
 from csb.samplers.resampling import RESAMPLING
