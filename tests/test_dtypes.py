@@ -17,8 +17,7 @@ from csb.dtypes import Float32Module, automatic_precision
 from csb.errors import CSBError
 from csb.metrics.digits import _initialised as classifier
 from csb.networks import build_network
-from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
-from csb.networks.digit_guide import DigitGuide
+from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, DigitGuide, build_conditional, build_denoiser
 from csb.problems import PROBLEMS, Rows, Simulated, build_transform
 from csb.process import initialised, seeded
 from csb.runs.config import read

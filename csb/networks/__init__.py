@@ -3,8 +3,7 @@
 from typing import Any
 
 from csb.dtypes import float32_layers
-from csb.networks.base import Network, build_named, exit_init
-from csb.networks.encoders import ENCODERS, Encoder
+from csb.networks.base import ENCODERS, Encoder, Network, build_named, exit_init
 from csb.networks.mlp import MLP, Affine
 from csb.networks.unet import UNet
 

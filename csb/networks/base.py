@@ -1,5 +1,6 @@
-"""What every drift network looks like from outside."""
+"""What every drift network looks like from outside, its encoder of observations, and parts that networks share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -19,10 +20,9 @@ Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
 class Network(Float32Module, ABC):
     """A function of (state z, step k, observation c) with ``heads`` outputs of the state's shape.
 
-    The observation is encoded once and its context reused at every step and for every sample of it.
-
-    A network's options are keyword-only arguments of its constructor, after these three. Their annotations say what is
-    allowed, which :func:`csb.networks.build_network` checks.
+    The observation is encoded once and its context reused at every step and for every sample of it. A network's options
+    are keyword-only arguments of its constructor, after these three, which :func:`csb.networks.build_network` checks by
+    their annotations.
 
     Args:
         z_shape: shape of one state.
@@ -51,8 +51,8 @@ def build_named(
 ) -> Made:
     """Make the registered class of the name in {"name": …, **options}, of shapes and options.
 
-    ``kind`` is what the registry holds, and ``group`` the options, in messages. CSBError for an unknown name, or
-    options that are unknown, missing or out of the range that the class declares.
+    CSBError, where ``kind`` is what the registry holds and ``group`` the options, for an unknown name, or options that
+    are unknown, missing or out of the range that the class declares.
     """
     name, options = spec.get("name"), {key: value for key, value in spec.items() if key != "name"}
     if not is_one_of(name, registry):
@@ -62,6 +62,60 @@ def build_named(
         )
     arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
     return registry[name](*shapes, **options)
+
+
+class Encoder(nn.Module, ABC):
+    """What a network is told of y: a function of an encoded observation c, trained together with the network.
+
+    It is computed once for all steps and samples. Its options are keyword-only arguments of its constructor, after
+    these two, checked as a network's are.
+
+    Args:
+        c_shape: shape of one encoded observation, which has the shape of y.
+        width: numbers of the context.
+    """
+
+    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.c_shape, self.width = tuple(c_shape), width
+
+    @abstractmethod
+    def forward(self, c: Tensor) -> Tensor:
+        """c (B, *c_shape) to a context (B, width)."""
+
+
+class VectorEncoder(Encoder):
+    """Two layers on the flattened observation."""
+
+    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
+        super().__init__(c_shape, width)
+        layers = nn.Linear(math.prod(c_shape), width), nn.SiLU(), nn.Linear(width, width)
+        for number, layer in enumerate(layers):  # whose names in files are 0 and 2
+            self.add_module(str(number), layer)
+
+    def forward(self, c: Tensor) -> Tensor:
+        entry, activation, exit_ = self.children()
+        return exit_(activation(entry(c.flatten(1))))
+
+
+ENCODERS: dict[str, type[Encoder]] = {"vector": VectorEncoder}
+
+
+def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: int) -> Encoder:
+    """Make an encoder of a name, or of {"name": one of ENCODERS, **options}.
+
+    CSBError for an unknown name, wrong options, or a context of another shape than (B, width).
+    """
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    encoder = build_named("encoder", ENCODERS, spec, "network.options.encoder", c_shape, width)
+    if not type(encoder).__module__.startswith("csb."):  # a user's own; csb's are not run, which takes time on "meta"
+        with torch.no_grad():
+            found = encoder.eval()(torch.zeros(2, *c_shape))
+        if tuple(found.shape) != (2, width):
+            raise CSBError(
+                f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)"
+            )
+    return encoder.train()
 
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -93,9 +147,9 @@ class TimeEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, features: int = 64) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        half = features // 2
+        half = 32
         with off_meta():
             longest = torch.log(torch.tensor(1e4, dtype=torch.float32))
             frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (longest / half))

@@ -1,7 +1,7 @@
-r"""Networks of a noise level: the denoiser of the prior, and the conditional score and flow, which need no bridge.
+r"""Networks of a noise level: the denoiser of the prior; the conditional score and flow; a classifier of the denoised.
 
-All three are one drift network, asked for a *velocity* at a state z_k and a level, with or without the context of an
-observation:
+The first three are one drift network, asked for a *velocity* at a state z_k and a level, with or without the context of
+an observation:
 
 - diffusion: with z_k = √ᾱ_k z_0 + √(1−ᾱ_k) ε, the network fits v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022), so that
   E[z_0 | z_k] = √ᾱ z_k − √(1−ᾱ) v, and ∇log p_k(z_k) = (√ᾱ E[z_0 | z_k] − z_k)/(1−ᾱ) (Tweedie). Its time is the angle
@@ -9,20 +9,20 @@ observation:
 - flow: with z_t = (1−t) ε + t z_0, the network fits E[z_0 − ε | z_t, y], the velocity that carries N(0, I) at t = 0 to
   p(z_0 | y) at t = 1 (Lipman et al. 2023, eq. 23 with σ_min = 0; Liu et al. 2023). Its time is t.
 
-A :class:`Denoiser` knows the *unconditional* law, from which the diffusion samplers build everything. Its states are
-z = (x − shift)/scale, with one scale for all coordinates, so that an operator's A A* stays what it is. A
-:class:`ConditionalModel` lives in the bridge's own state space, z from ``transform.encode_x`` and c from
-``transform.encode_y``; c is encoded once and its context is reused at every step.
+A :class:`Denoiser` knows the *unconditional* law. Its states are z = (x − shift)/scale, with one scale for all
+coordinates, so that an operator's A A* stays what it is. A :class:`ConditionalModel` lives in the bridge's own state
+space, z from ``transform.encode_x`` and c from ``transform.encode_y``.
 """
 
 import math
 from abc import ABC, abstractmethod
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as nnf
 
 from csb.dtypes import Float32Module, Precision
 from csb.errors import CSBError
@@ -37,12 +37,10 @@ LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous level
 
 
 def _angle(alpha_bar: Tensor) -> Tensor:
-    """A network's time at ᾱ."""
     return alpha_bar.sqrt().acos() * (2 / math.pi)
 
 
 def _velocity(network: Network, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
-    """The network's only output, of the shape of z."""
     return network(z, time.to(z).reshape(-1), context).to(z.dtype)[:, 0]
 
 
@@ -95,15 +93,13 @@ class MixtureDenoiser(Denoiser):
 
 
 class DenoiserSpec(Schema):
-    """All that makes a trained denoiser but its weights and its shift."""
+    """All that makes a trained denoiser but its weights and its shift; see :class:`Denoiser`."""
 
     network: dict[str, Any]
     """{"name": one of csb.networks.NETWORKS, **options}"""
     x_shape: Shape
     scale: Positive
-    """the standard deviation of the data, see :class:`Denoiser`"""
     alpha_bar_end: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """the horizon of the schedule it is trained on; 0 where it is not known"""
 
 
 class NetworkDenoiser(Denoiser):
@@ -160,17 +156,17 @@ class ConditionalModel(Float32Module, ABC):
 
 
 class ConditionalSpec(Schema):
-    """All that makes a trained conditional model but its weights and the fitted tensors of its transform."""
+    """All that makes a trained conditional model but its weights and the fitted tensors of its transform.
+
+    The tables are {"name": one of csb.networks.NETWORKS, csb.problems.TRANSFORMS, csb.process.SCHEDULES, **options}.
+    """
 
     kind: Annotated[str, OneOf(("score", "flow"))]
     network: dict[str, Any]
-    """{"name": one of csb.networks.NETWORKS, **options}"""
     transform: Described
-    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
     schedule: dict[str, Any] | None = None
-    """{"name": one of csb.process.SCHEDULES, **arguments} that a score was trained on; None for a flow"""
+    """That a score was trained on; None for a flow."""
     precision: Precision = "32-true"
-    """see :class:`ConditionalModel`"""
 
 
 class NetworkModel(ConditionalModel):
@@ -224,3 +220,33 @@ def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | Fl
     """Make a model, its initial weights a function of the seed."""
     with initialised(seed):
         return CONDITIONAL[spec.kind](spec)
+
+
+class DigitGuide(Float32Module):
+    """A classifier of denoised digits that knows how noisy they were: p(digit | x̂_0, ᾱ).
+
+    Three 3×3 convolutions, each moved by an embedding of ᾱ and pooled, then two linear layers; smooth, for its gradient
+    is what it is for. Its logits are divided by ``temperature`` (Guo et al. 2017).
+    """
+
+    widths = 32, 64, 64
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise((1, *self.widths)))
+        self.level = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, sum(self.widths)))
+        self.hidden = nn.Linear(self.widths[-1] * 3 * 3, 128)
+        self.exit = nn.Linear(128, 10)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float32))
+
+    def forward(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        """log p(digit | x̂_0, ᾱ), (B, 10): x̂_0 (B, 1, 28, 28), pixels on the scale [0, 1]; ᾱ (B,) in (0, 1]."""
+        angle = alpha_bar.to(x).sqrt().clamp(0, 1).acos() * (2 / math.pi)
+        features = torch.stack([angle, (math.pi * angle).cos(), (2 * math.pi * angle).cos()], dim=1)
+        moves = self.level(features)[..., None, None].split(self.widths, dim=1)
+        h = 2 * x - 1
+        for conv, move in zip(self.convs, moves):
+            h = nnf.avg_pool2d(nnf.silu(conv(h) + move), 2)
+        logits = self.exit(nnf.silu(self.hidden(h.flatten(1))))
+        return (logits.float() / self.temperature).log_softmax(1)

@@ -7,8 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from csb.networks.base import Network, TimeEmbedding, Width, exit_init, zero_init
-from csb.networks.encoders import build_encoder
+from csb.networks.base import Network, TimeEmbedding, Width, build_encoder, exit_init, zero_init
 from csb.process.schedule import Steps
 
 
@@ -22,10 +21,7 @@ class ResidualBlock(nn.Module):
         self.film = nn.Linear(embedding, 2 * width)
 
     def forward(self, h: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
-        """h (B, width); embedding (U, embedding) of the U different times; rows (B,), which of them is each row's.
-
-        Without rows the embeddings are those of the rows themselves, or one for all.
-        """
+        """h (B, width); embedding (U, embedding), of which rows (B,) takes each row's; None: of all rows, or one."""
         film = self.film(embedding)
         if rows is not None:
             film = film.index_select(0, rows)  # whose backward pass takes a fifth of that of film[rows]
@@ -37,8 +33,8 @@ class ResidualBlock(nn.Module):
 class MLP(Network):
     """A residual MLP on the sum of embedded state and observation context.
 
-    The context (B, width) is the encoder's (:mod:`csb.networks.encoders`). The first and last layers stay in
-    float32 under autocast: near the data a step is finer than bfloat16 resolves a state.
+    The context (B, width) is the encoder's. The first and last layers stay in float32 under autocast: near the data a
+    step is finer than bfloat16 resolves a state.
     """
 
     def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4,
@@ -71,8 +67,8 @@ class MLP(Network):
 class Affine(Network):
     """One affine map of (z, c) a step: the exact function class of linear-Gaussian problems.
 
-    The covariance's heads are constants a step, those of a low-rank factor small and random at the start (see
-    :func:`csb.networks.base.exit_init`). The context is the flattened observation itself.
+    The covariance's heads are constants a step, at the start as of :func:`csb.networks.exit_init`. The context is the
+    flattened observation itself.
     """
 
     def __init__(self, *shapes: Any, steps: Steps) -> None:

@@ -90,8 +90,7 @@ class UNet(Network):
     State and observation share a canvas, the larger of the two sizes. The encoder sees the observation on the whole
     canvas (a smaller one, of low resolution, is enlarged to it); the UNet runs over the state's *window* alone: the
     patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The
-    context of an observation is the encoder's map over that window and a vector of the whole, flattened to (B, …). A
-    vector observation has a map that is the same everywhere.
+    context is the encoder's map over that window and a vector of the whole, flattened to (B, …).
 
     Args:
         channels: width of the finest level.
@@ -172,11 +171,10 @@ class UNet(Network):
 
     def _padding(self) -> tuple[int, int, int, int]:
         """Pixels (left, right, top, bottom) from the state to its window."""
-        sides: list[int] = []
-        for axis, patches in ((2, self.columns), (1, self.rows)):
-            before = (self.canvas[axis - 1] - self.z_shape[axis]) // 2 - patches.start * self.patch
-            sides += [before, len(patches) * self.patch - self.z_shape[axis] - before]
-        left, right, top, bottom = sides
+        (height, width), (rows, columns) = self.z_shape[1:], self.canvas
+        top = (rows - height) // 2 - self.rows.start * self.patch
+        left = (columns - width) // 2 - self.columns.start * self.patch
+        right, bottom = len(self.columns) * self.patch - width - left, len(self.rows) * self.patch - height - top
         return left, right, top, bottom
 
     def encode(self, c: Tensor) -> Tensor:

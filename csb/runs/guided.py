@@ -14,8 +14,7 @@ from csb.errors import CSBError
 from csb.evaluation.report import Row, Sweep
 from csb.evaluation.results import draw, proper_scores
 from csb.files import SUFFIX, load_state, model_file, save_state
-from csb.networks.diffusion import Denoiser
-from csb.networks.digit_guide import DigitGuide
+from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated, Transform
 from csb.process import Grid, Schedule
 from csb.samplers import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood, horizon, horizon_bias

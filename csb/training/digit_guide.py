@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from csb.networks.diffusion import Denoiser
-from csb.networks.digit_guide import DigitGuide
+from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.process import Stream, initialised, seeded
 
 STEPS, BATCH, PEAK_RATE = 1500, 128, 2e-3

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from csb.networks.diffusion import Denoiser
-from csb.networks.digit_guide import DigitGuide
+from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.process import seeded
 from csb.training.digit_guide import calibrate, denoised, guide_figures, train_guide
 
