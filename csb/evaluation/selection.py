@@ -14,7 +14,7 @@ from csb.bridge import Bridge
 from csb.metrics.ensemble import EnsembleScores
 from csb.problems import Pairs
 from csb.process import Stream, seeded
-from csb.training.history import EACH, SCALED, SCORE
+from csb.training.state import EACH, SCALED, SCORE
 
 OBSERVATIONS, SAMPLES = 1000, 32  # of the score
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more

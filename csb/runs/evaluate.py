@@ -28,7 +28,7 @@ from csb.runs.report import compare, entries_of
 from csb.runs.stages import stored_denoiser, train_stage
 from csb.samplers import BridgeSampler
 from csb.samplers.registry import BaselineSettings
-from csb.training.history import chosen_iteration, end_figures
+from csb.training.state import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)
 Tables = dict[str, list[dict[str, Any]]]

@@ -20,7 +20,7 @@ from csb.process import Grid, Schedule
 from csb.samplers import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood, horizon, horizon_bias
 from csb.samplers.likelihood import z_variance_of
 from csb.samplers.registry import GUIDED, BaselineSettings, Guide
-from csb.training import digit_guide as training
+from csb.training import regression as training
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one

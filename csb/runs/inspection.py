@@ -9,7 +9,7 @@ from csb.bridge import Bridge, Direction, load
 from csb.evaluation.table import format_value, print_table
 from csb.files import model_file
 from csb.runs.load import half_step_files, load_any, read_history, read_result
-from csb.training.history import EACH
+from csb.training.state import EACH
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: reported elsewhere
 _KERNELS: tuple[Direction, ...] = ("backward", "forward")

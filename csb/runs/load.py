@@ -20,7 +20,7 @@ from csb.problems import Problem, build_problem
 from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
 from csb.runs.register import register
-from csb.training.history import chosen_iteration
+from csb.training.state import chosen_iteration
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
 CONFIG = "config.json"  # of folders that an older version exported

@@ -24,7 +24,7 @@ from csb.runs.export import export
 from csb.runs.presets import preset
 from csb.runs.report import diagnose_run, losses_of, names_of
 from csb.samplers.registry import BaselineSettings
-from csb.training.history import chosen_iteration
+from csb.training.state import chosen_iteration
 
 _SHOWN = (
     "crps", "energy_score", "spread_skill", "coverage_deviation", "tarp_deviation", "sliced_w", "mean_error", "seconds",

@@ -27,12 +27,11 @@ from csb.runs.folder import check_folder, clean, record, setup_of, writing
 from csb.runs.load import finished
 from csb.runs.logs import Logs
 from csb.training.fit import with_gradients
-from csb.training.history import end_figures
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, destroy
 from csb.training.settings import HalfStep, plan
 from csb.training.stage import working
-from csb.training.state import Progress, load_progress
+from csb.training.state import Progress, end_figures, load_progress
 from csb.training.trainer import BridgeTrainer, Observer
 
 _WATCHED = 2000  # validation pairs that pictures, diagnostics and calibration look at, at most

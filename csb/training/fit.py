@@ -1,33 +1,122 @@
-"""The loop: one optimiser step after another, on one device or several.
+"""The loop: one optimiser step after another, on one device or several; the modules that it fits, and what ends it.
 
 Lightning Fabric places the module, casts to the precision and averages over processes. The gradients are averaged here
 in one exchange a step, and not by Fabric's DDP, which would cast the states of a batch to bfloat16 as well.
 """
 
+import math
 import signal
+import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self, cast
 
+import lightning as pl
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from csb.errors import ENDING, ended_by
-from csb.training.divergence import not_finite
-from csb.training.module import FitModule
+from csb.errors import ENDING, CSBError, ended_by
 from csb.training.ranks import ALONE, Ranks, environment
-from csb.training.settings import DeviceSettings
+from csb.training.settings import DeviceSettings, OptimizerSettings
+from csb.training.state import REMEDY, Diverged, first_bad, take_weights
 
+BLOCK, LAST = 50, 5  # steps whose median loss is looked at: to stop, and before a checkpoint is written
+EXPLODED = 1000.0  # multiple of max(1, |lowest median|) by which a median above the lowest counts as exploded
 After = Callable[[int, float, float], bool | None]
 
 
-class _Asked:
-    """Inside, Ctrl+C, SIGTERM and SIGHUP are noted; what they raise is raised at the end, when all is saved.
+class MovingAverage(AveragedModel):
+    """A moving average of weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n)).
 
-    A signal that is ignored stays so, and all are as they were outside the main thread. A second Ctrl+C interrupts at
-    once.
+    Step 0 copies them. The number of the step is passed in: torch's own update reads its counter of steps for every
+    array of weights, and each reading waits for the GPU.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self.weights: list[Tensor] = list(self.module.parameters())  # asked for once: a walk through all modules
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, weights: list[Tensor], step: int) -> None:
+        """Takes a model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
+        torch._foreach_lerp_(self.weights, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then cosine decay to 1 % of the peak: a function of the step alone."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return peak * (step + 1) / rising
+    progress = (step - rising) / max(1, steps - rising)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class FitModule(pl.LightningModule):
+    """A network under training and the moving average of its weights; :class:`Fit` drives it.
+
+    ``training_step`` gives the loss of a batch, (), to be descended, and sets ``last_loss``, to be shown.
+
+    Args:
+        model: what is fitted.
+        name: what the training is called in messages.
+        steps: optimiser steps in all.
+        peak: the learning rate after warm-up.
+        settings: the optimiser's.
+
+    Attributes:
+        rate_factor: on every learning rate, below 1 after a retry.
+    """
+
+    last_loss: Tensor
+
+    def __init__(self, model: nn.Module, name: str, steps: int, peak: float, settings: OptimizerSettings) -> None:
+        super().__init__()
+        self.model, self.name, self.settings = model, name, settings
+        self.steps, self.peak, self.rate_factor = steps, peak, 1.0
+        self.average = MovingAverage(model, settings.ema)
+        self.weights: list[Tensor] = list(model.parameters())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.weights, self.settings.lr, (0.9, 0.99), weight_decay=self.settings.weight_decay, fused=True
+        )
+
+    def learning_rate(self, step: int) -> float:
+        return self.rate_factor * learning_rate(step, self.steps, self.peak, self.settings.warmup)
+
+    def where(self, step: int) -> str:
+        """The place of a step in the training, for messages."""
+        return f"{self.name} at step {step}"
+
+    def adopt_average(self) -> None:
+        """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
+        take_weights(self.model, self.average.module.state_dict())
+
+
+class NetworkModule(FitModule):
+    """Fits a network by a loss of its batches."""
+
+    def __init__(self, loss: Callable[[Any], Tensor], *fitted: Any) -> None:
+        super().__init__(*fitted)
+        self.loss = loss
+
+    def training_step(self, batch: Any) -> Tensor:
+        loss = self.loss(batch)
+        self.last_loss = loss.detach()
+        return loss
+
+
+class _Asked:
+    """Inside, Ctrl+C, SIGTERM and SIGHUP are noted, and raised at the end, when all is saved; a second Ctrl+C at once.
+
+    A signal that is ignored stays so, and all are as they were outside the main thread.
     """
 
     number = 0  # of the signal that asks this process to end; 0 while there is none
@@ -99,8 +188,12 @@ class Fit:
             CSBError: a loss or a gradient that is not finite, before any weight is changed.
             KeyboardInterrupt, Terminated: a signal came, to this process or another.
         """
+        cudnn = torch.backends.cudnn
+        repeatable = nullcontext()  # on a GPU, convolutions' gradients must be the same each time
+        if self.fabric.device.type == "cuda":
+            repeatable = cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
         with _Asked() as asked:
-            with _repeatable(self.fabric.device):
+            with repeatable:
                 self._steps(batches, after, asked)
             save()
 
@@ -140,17 +233,57 @@ class Fit:
         module = self.module
         norm = nn.utils.get_total_norm([w.grad for w in module.weights if w.grad is not None])
         if not bool(torch.isfinite(norm + module.last_loss)):
-            raise not_finite(float(module.last_loss), module.where(batch.step), module.model, batch)
+            raise _not_finite(module, batch)
         if norm > self.clip:
             nn.utils.clip_grads_with_norm_(module.weights, self.clip, norm)
 
 
-def _repeatable(where: torch.device) -> AbstractContextManager[Any]:
-    """Inside, convolutions on a GPU have gradients that are the same each time."""
-    cudnn = torch.backends.cudnn
-    if where.type != "cuda":
-        return nullcontext()
-    return cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
+def _not_finite(module: FitModule, batch: Any) -> CSBError:
+    """The error of a loss or a gradient that is not finite, with the first array and rows in which it shows."""
+    loss, weights = float(module.last_loss), dict(module.model.named_parameters())
+    what = "the gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
+    what = f"{what} in {module.where(batch.step)}"
+    if (found := first_bad(batch, "batch")) is not None:
+        return CSBError(
+            f"{what}: already the data of its batch are not finite, first in {found}; fix the data and train again"
+        )
+    first = "what the network makes of finite weights and data"
+    if math.isfinite(loss) and (found := first_bad({name: w.grad for name, w in weights.items()}, "")) is not None:
+        first = f"the gradient of {found}"
+    elif (found := first_bad(weights, "")) is not None:
+        first = f"the weights {found}"
+    return Diverged(f"{what}, first in {first}; {REMEDY}")
+
+
+class LossWatch:
+    """Tells an exploded loss: half of the last steps are far above the lowest earlier median, or the first loss.
+
+    Far is 1000·max(1, |lowest|). A negative log-likelihood is one a coordinate, so it takes errors of 45 standard
+    deviations in every coordinate of half the states of a batch, in half of the steps: single bad batches never count.
+
+    Args:
+        losses: of all steps of the fit so far, a list that grows; the verdict is a function of it alone.
+    """
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses, self.lowest, self.seen = losses, math.inf, 0
+
+    def exploded(self, last: int) -> str | None:
+        """How far the median of so many last losses is above the lowest of a block; None where it is not far."""
+        losses = self.losses
+        for end in range(self.seen + BLOCK, len(losses) + 1, BLOCK):
+            self.lowest, self.seen = min(self.lowest, statistics.median(losses[end - BLOCK : end])), end
+        if len(losses) < last:
+            return None
+        lowest, median = min(self.lowest, losses[0]), statistics.median(losses[-last:])
+        if median > lowest + EXPLODED * max(1.0, abs(lowest)):
+            return f"the median of the last steps is {median:.4g}, the lowest before was {lowest:.4g}"
+        return None
+
+    def check(self, where: str, last: int = LAST) -> None:
+        """Raise Diverged where so many last losses count as exploded; ``where`` is the place in the training."""
+        if (found := self.exploded(last)) is not None:
+            raise Diverged(f"the loss exploded in {where}: {found}; {REMEDY}")
 
 
 @contextmanager

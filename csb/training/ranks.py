@@ -6,7 +6,7 @@ trace in the result but the order of floating-point sums:
 
 - **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
   rows.** Batch s is the function of (seed, half-step, s) that it is for one process, and process r takes the r-th of
-  equal parts of it (:meth:`csb.training.batches.Batch.part`).
+  equal parts of it (:meth:`csb.training.half_step.Batch.part`).
 - **The cache is filled in shares**: each process runs the kernels on its share of the trajectories
   (:func:`csb.training.pairs.fill`), then they exchange what they have, so that all hold one and the same cache and any
   row of it may go to any process. It costs ``training.cache_bytes`` a process and one exchange in

@@ -1,31 +1,44 @@
-r"""Training of one network by squared error, without a bridge: the prior's denoiser, a conditional score, a flow.
+r"""Trainings of one network without a bridge: a denoiser, a conditional score, a flow, and a classifier of digits.
 
-A *path* joins a datum z_0 to noise ε and says what the network is to predict at a point of it. All are linear
-interpolations whose regression target has the conditional mean that a sampler needs:
+The first three are fitted by squared error. A *path* joins a datum z_0 to noise ε and says what the network is to
+predict at a point of it. All are linear interpolations whose regression target has the conditional mean that a sampler
+needs:
 
 - diffusion: τ uniform in [0, 1] on a schedule; z = √ᾱ z_0 + √(1−ᾱ) ε, target v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho
   2022), which weighs an error of x̂_0 by 1/(1−ᾱ);
 - flow: t uniform in [0, 1]; z = (1−t) ε + t z_0, target z_0 − ε (Lipman et al. 2023, eq. 23 with σ_min = 0).
+
+The classifier that guides samplers to a digit is fitted by cross-entropy to what it will see: x̂_0(z_k) of digits noised
+to levels ᾱ_k, angles arccos √ᾱ uniform up to the denoiser's horizon, and clean digits for half of each batch. The best
+classifier of x̂_0 and ᾱ is p(y | x̂_0, ᾱ) = E[p(y | z_k) | x̂_0], which far from the data is nearly the prior's share
+of y, where a classifier of clean digits would be sure. What is left of overconfidence is taken away by one temperature,
+the best on validation digits. It is another network than the one that scores samples (:mod:`csb.metrics.digits`): a
+sampler is not to be judged by the classifier that guided it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, rand, randint, randn
+from torch.nn import functional as nnf
 
 from csb.bridge.checkpoint import save
 from csb.files import SUFFIX
-from csb.networks.diffusion import FlowNetwork, NetworkDenoiser, ScoreNetwork
-from csb.process import Schedule, Stream, expand, seeded
-from csb.training.divergence import LAST
-from csb.training.module import FitModule, NetworkModule
+from csb.networks.diffusion import Denoiser, DigitGuide, FlowNetwork, NetworkDenoiser, ScoreNetwork
+from csb.process import Schedule, Stream, expand, initialised, seeded
+from csb.training.fit import FitModule, NetworkModule
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import FitSettings, RegressionSettings
 from csb.training.stage import Bar, Setup, Stage
 
 # Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow), what is to be predicted there
 Interpolation = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+GUIDE_BATCH, GUIDE_RATE = 128, 2e-3
+LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss of the classifier are reported
+TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
+_CHUNK = 500  # digits that are classified at a time
 
 
 def diffusion_path(schedule: Schedule) -> Interpolation:
@@ -100,7 +113,7 @@ def train_network(
         fit = stage.fit(module)
         while (start := stage.progress.step) < settings.steps:
             stage.run(fit, batches(start, stage.bar), name, settings.checkpoint_every)
-        stage.watch.check(LAST, module.where(settings.steps))
+        stage.watch.check(module.where(settings.steps))
         return module
 
     stage.until_done(attempt).adopt_average()
@@ -139,3 +152,85 @@ def train_by_regression(
         return example_batches(pairs, path, settings.batch_size, setup.seed, (start, settings.steps))
 
     train_network(model, name, loss, batches, settings, setup, resume)
+
+
+@torch.no_grad()
+def denoised(denoiser: Denoiser, x: Tensor, alpha_bar: Tensor, generator: torch.Generator) -> Tensor:
+    """x̂_0(z_k) in data units of digits x (B, 1, 28, 28) noised to ᾱ (B,); x itself where ᾱ = 1."""
+    out, noisy = x.clone(), alpha_bar < 1
+    noise = randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    if bool(noisy.any()):
+        a = alpha_bar[noisy][:, None, None, None]
+        z = a.sqrt() * denoiser.encode(x[noisy]) + (1 - a).sqrt() * noise[noisy]
+        out[noisy] = denoiser.decode(denoiser(z.float(), alpha_bar[noisy])).to(out)
+    return out
+
+
+def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int, steps: int = 1500) -> DigitGuide:
+    """A classifier of x̂_0 at temperature 1, in evaluation mode on the denoiser's device: AdamW, one-cycle rate.
+
+    Args:
+        images: (N, 1, 28, 28), floats in [0, 1].
+        labels: (N,), integers 0–9.
+        denoiser: of the digits; its horizon bounds the noise.
+        seed: sets weights, batches and noise.
+        steps: of 128 digits.
+    """
+    device = denoiser.shift.device
+    with initialised(seeded(seed, Stream.GUIDE, 0).initial_seed()):
+        model = DigitGuide().to(device)
+    generator = seeded(seed, Stream.GUIDE, 1)
+    furthest = math.acos(math.sqrt(denoiser.alpha_bar_end))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=GUIDE_RATE, weight_decay=1e-3)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, GUIDE_RATE, total_steps=steps + 1, pct_start=0.2)
+    for _ in range(steps):
+        chosen = randint(len(images), (GUIDE_BATCH,), generator=generator)
+        angle = furthest * rand(GUIDE_BATCH, dtype=torch.float32, generator=generator)
+        angle[: GUIDE_BATCH // 2] = 0
+        level = angle.cos().square().to(device)
+        seen = denoised(denoiser, images[chosen].to(device), level, generator)
+        loss = nnf.nll_loss(model(seen, level), labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, seed: int) -> dict[float, Tensor]:
+    """Of denoised images (N, 1, 28, 28) at each of :data:`LEVELS` that the denoiser was trained at, (N, 10), CPU."""
+    device, found = denoiser.shift.device, {}
+    for alpha_bar in (level for level in LEVELS if level >= denoiser.alpha_bar_end):
+        generator, parts = seeded(seed, Stream.GUIDE, 2), []
+        for part in images.split(_CHUNK):
+            level = torch.full((len(part),), alpha_bar, dtype=torch.float32, device=device)
+            parts.append(model(denoised(denoiser, part.to(device), level, generator), level).cpu())
+        found[alpha_bar] = torch.cat(parts)
+    return found
+
+
+def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int) -> float:
+    """Sets the temperature, among ½ … 2, to that with the least log-loss over all :data:`LEVELS`, and returns it.
+
+    Args:
+        model: changed in place; its temperature must be 1.
+        images, labels: held out from training, (N, 1, 28, 28) and (N,).
+    """
+    logits = list(_log_probabilities(model, images, denoiser, seed).values())
+    target = labels.repeat(len(logits))
+    losses = torch.stack([nnf.cross_entropy(torch.cat(logits) / t, target) for t in TEMPERATURES])
+    best = TEMPERATURES[losses.argmin()]
+    model.temperature.fill_(float(best))
+    return float(best)
+
+
+def guide_figures(
+    model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int
+) -> list[dict[str, float]]:
+    """At each of :data:`LEVELS`: alpha_bar, accuracy in [0, 1], log_loss in nats (log 10 = 2.30 for no knowledge)."""
+    rows = []
+    for level, found in _log_probabilities(model, images, denoiser, seed).items():
+        right = float((found.argmax(1) == labels).double().mean())
+        rows.append({"alpha_bar": level, "accuracy": right, "log_loss": float(nnf.nll_loss(found, labels))})
+    return rows

@@ -120,7 +120,7 @@ class OptimizerSettings(Schema):
     """Decay of the exponential moving average of the weights, which every half-step ends with."""
     clip: float = Field(default=1.0, ge=1e-9, le=1e9, description="norm to which gradients are clipped")
     balance: Share = 0.5
-    """Exponent that evens out the steps' weights (see csb.training.module.balance); 0 leaves them."""
+    """Exponent that evens out the steps' weights (see csb.training.half_step.balance); 0 leaves them."""
     retries: Whole = 0
     """How often, in the whole training, a diverged one goes back to its last good state and on with 0.3 times the
     learning rate, before it ends with an error."""

@@ -15,12 +15,10 @@ from rich.progress import Progress as Columns
 from torch import nn
 
 from csb.files import OLD_SUFFIX, SUFFIX, model_file
-from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
-from csb.training.fit import Fit
-from csb.training.module import FitModule
+from csb.training.fit import BLOCK, LAST, Fit, FitModule, LossWatch
 from csb.training.ranks import ALONE, Ranks
 from csb.training.settings import DeviceSettings, OptimizerSettings
-from csb.training.state import Progress, load_progress, restore_weights, save_progress, take_weights, to_cpu
+from csb.training.state import Diverged, Progress, load_progress, restore_weights, save_progress, take_weights, to_cpu
 
 LOWER = 0.3  # the factor on the learning rate of a retry
 LOG_EVERY = 20  # steps whose mean loss is logged
@@ -30,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Screen:
-    """A stream that rich writes to. Once it has gone away, nothing more is shown."""
+    """A stream that rich writes to; once it has gone away, nothing more is shown."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -63,7 +61,7 @@ def working(text: str, shown: bool) -> Iterator[None]:
 
 
 class Bar:
-    """The progress bar: optimiser steps of the whole training, what is being done, the loss and the time left."""
+    """Optimiser steps of the whole training, what is being done, the loss and the time left."""
 
     def __init__(self, total: int, done: int, enabled: bool = True) -> None:
         self.loss, self.total, self.skipped = float("nan"), total, 0
@@ -76,20 +74,20 @@ class Bar:
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–", left="left")
 
     def describe(self, text: str, **fields: Any) -> None:
-        """Says what is being done, and what stands behind the time left."""
+        """Say what is being done, and what stands behind the time left."""
         self.progress.update(self.task, description=text, **fields)
 
     def go_to(self, done: int) -> None:
-        """So many steps are done, those that were not needed included: a training went back."""
+        """Show that so many steps are done, those that were not needed included: a training went back."""
         self.progress.update(self.task, completed=done - self.skipped)
 
     def shorten(self, steps: int) -> None:
-        """So many steps are not needed: the time that is left is estimated by those that are taken."""
+        """Leave out steps that are not needed: the time that is left is estimated by those that are taken."""
         self.skipped += steps
         self.progress.update(self.task, total=self.total - self.skipped)
 
     def advance(self, loss: float) -> None:
-        """One optimiser step."""
+        """Count one optimiser step."""
         self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
         self.progress.update(self.task, advance=1, loss=f"{self.loss:.4f}")
 
@@ -167,7 +165,6 @@ class Stage:
         return time.perf_counter() - self.started
 
     def log(self, metrics: Metrics, step: int) -> None:
-        """Logs, in the first process."""
         if self.ranks.is_rank_zero:
             self.setup.log(metrics, step)
 
@@ -207,7 +204,7 @@ class Stage:
         def after(step: int, loss: float, rate: float) -> bool:
             losses.append(loss)
             if len(losses) % BLOCK == 0:
-                self.watch.check(BLOCK, fit.module.where(step - 1))
+                self.watch.check(fit.module.where(step - 1), BLOCK)
             self.bar.advance(loss)
             if step % LOG_EVERY == 0:
                 recent = losses[-LOG_EVERY:]
@@ -245,7 +242,6 @@ class Stage:
         return model_file(self.setup.folder, self.name)
 
     def _stored(self) -> Progress | None:
-        """The last state, or None where there is none."""
         return load_progress(self.path, self.setup.fingerprint) if self.path.exists() else None
 
     def _keep(self, progress: Progress) -> None:
@@ -253,7 +249,7 @@ class Stage:
         (self.setup.folder / f"{self.name}{OLD_SUFFIX}").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes the state file."""
+        """Remove the state file."""
         for suffix in (SUFFIX, OLD_SUFFIX):
             (self.setup.folder / f"{self.name}{suffix}").unlink(missing_ok=True)
 

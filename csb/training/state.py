@@ -1,6 +1,10 @@
-"""Progress on disk: one small plain-data file, written atomically, from which a killed run goes on bit for bit."""
+"""Where a training stands, in memory and on disk: plain data, from which a killed run goes on bit for bit.
+
+The history holds what is reported of finished half-steps, by which the best iteration is chosen.
+"""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,10 +18,45 @@ from csb.errors import CSBError, in_one_line
 from csb.files import load_state, save_state
 from csb.problems.specs import absolute
 from csb.renamed import key_of_today, scores_of_today
-from csb.training.divergence import REMEDY, Diverged, first_bad
 
 # Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
 FREE = {"optimizer.retries", "training.cache_spill"}
+SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
+REMEDY = (
+    "the last good state is kept: give resume=true optimizer.retries=1 to go on from it with a lower learning rate, or "
+    "train again with a lower optimizer.lr or a higher variance floor"
+)
+
+
+class Diverged(CSBError):
+    """A number that is not finite, or an exploded loss: other learning rates may get further from the same state."""
+
+
+def first_bad(value: Any, name: str) -> str | None:
+    """The first floating-point tensor in a nest with numbers that are not finite, and their rows; None without any."""
+    if isinstance(value, Tensor):
+        rows = _rows(value) if value.is_floating_point() else None
+        return rows and f"{name}, {rows}"
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # type: ignore[attr-defined]
+    elif isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    parts = value.items() if isinstance(value, Mapping) else ()
+    found = (first_bad(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+    return next((one for one in found if one is not None), None)
+
+
+def _rows(tensor: Tensor, most: int = 5) -> str | None:
+    """The rows of a tensor whose numbers are not all finite, in words; None where all are."""
+    finite = torch.isfinite(tensor.detach())
+    if bool(finite.all()):
+        return None
+    if tensor.ndim == 0:
+        return "a single number"
+    rows = (~finite.flatten(1).all(1) if tensor.ndim > 1 else ~finite).nonzero()[:, 0].tolist()
+    shown = ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of {len(tensor)}"
 
 
 @dataclass
@@ -75,10 +114,9 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
     """Reads it again. CSBError where it is damaged, foreign, or of other settings (named in the message)."""
     data = load_state(path)
     stored = data.pop("fingerprint", None)
-    known = {field.name for field in fields(Progress)}
     fault = ""
     parts = stored, data.get("weights"), data.get("optimizer") or {}
-    if not all(isinstance(part, dict) for part in parts) or {*data} - known:
+    if not all(isinstance(part, dict) for part in parts) or {*data} - {field.name for field in fields(Progress)}:
         fault = f"{path} is no state of a training; put the right file back, or train again with overwrite=true"
     elif of := _difference(stored, fingerprint):
         fault = f"{path.parent} was trained {of}"
@@ -107,14 +145,15 @@ def _difference(stored: dict[str, Any], now: dict[str, Any]) -> str:
         stored = {key: found.get(key, value) for key, value in stored.items()}
     differing = sorted(k for k in {*stored, *now} - FREE - free if stored.get(k) != now.get(k))
     differing.sort(key="problem.digest".__eq__)  # what else differs tells more
-    if differing == ["problem.digest"]:
+    if not differing:
+        return ""
+    if (key := differing[0]) == "problem.digest":
         return (
             f"on other pairs than {where or 'the files'} of now; restore them, or choose overwrite=true or another "
             f"name=…"
         )
-    of = "".join(differing[:1])
     again = "resume with the same settings or choose another name"
-    return of and f"with {of}={stored.get(of)!r}, not {now.get(of)!r}; {again}"
+    return f"with {key}={stored.get(key)!r}, not {now.get(key)!r}; {again}"
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
@@ -146,3 +185,38 @@ def restore_weights(model: nn.Module, progress: Progress, path: Path) -> None:
 def to_cpu(tree: Any) -> Any:
     """The same nest of dictionaries and lists with copies of its tensors on the CPU."""
     return apply_to_collection(tree, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+
+
+def best_iteration(rows: list[dict[str, Any]]) -> int:
+    """The earliest iteration whose score is not worse than the lowest by more than its standard error.
+
+    Iterations are scored on the same pairs, so the error is that of the mean of the paired differences. Where further
+    iterations gain nothing that the pairs can show, what they add is the error of their fits.
+
+    Args:
+        rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
+            Those in other units than the last row's, of a training that an older version began, take no part.
+    """
+    rows = [row for row in rows if row.get(SCALED) == rows[-1].get(SCALED)]
+    best = min(rows, key=lambda row: row[SCORE])
+
+    def error(row: dict[str, Any]) -> float:
+        each, lowest = row.get(EACH), best.get(EACH)
+        if not each or not lowest or not len(each) == len(lowest) > 1:
+            return 0.0
+        own, other = torch.tensor([each, lowest], dtype=torch.float64)
+        return float((own - other).std()) / math.sqrt(len(each))
+
+    return next(int(row["iteration"]) for row in rows if row[SCORE] <= best[SCORE] + error(row) or row is best)
+
+
+def chosen_iteration(history: list[dict[str, Any]]) -> int:
+    """That which the run's bridge file holds: of scored iterations the best, else the last."""
+    scored = [row for row in history if SCORE in row]
+    return best_iteration(scored) if scored else int(history[-1]["iteration"])
+
+
+def end_figures(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The diagnostics of the chosen iteration's backward half-step; empty without a history."""
+    rows = [row for row in history if row["direction"] == "backward"]
+    return next((row for row in rows if row["iteration"] == chosen_iteration(rows)), {}) if rows else {}

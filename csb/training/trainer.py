@@ -1,4 +1,4 @@
-"""The IPF loop: half-steps one after the other, each a sequence of cache rounds."""
+"""The training of a bridge: half-steps one after the other, each a sequence of cache rounds."""
 
 import time
 from collections.abc import Callable
@@ -10,17 +10,15 @@ from csb.bridge import Bridge, Kernel, load, save
 from csb.bridge.objectives import Objective
 from csb.files import SUFFIX, model_file
 from csb.process import Stream
-from csb.training.batches import Batches, Draw, on_device
-from csb.training.divergence import LAST
-from csb.training.history import EACH, chosen_iteration, curve, figures
-from csb.training.module import HalfStepModule, Validation
+from csb.training.half_step import Batches, Draw, HalfStepModule, Validation, on_device
 from csb.training.pairs import Cache, EncodedPairs, bytes_per_trajectory, capacity, fill
 from csb.training.ranks import Ranks
 from csb.training.settings import DTYPES, DeviceSettings, HalfStep, TrainingSettings, plan
 from csb.training.stage import Metrics, Setup, Stage
-from csb.training.state import Progress, take_weights, to_cpu
+from csb.training.state import EACH, Progress, chosen_iteration, take_weights, to_cpu
 
 _VALIDATION = 4096  # trajectories of validation pairs
+_POINTS = 500  # of a curve of losses
 
 
 class Observer(Protocol):
@@ -48,7 +46,7 @@ class BridgeTrainer:
             writes, logs, and calls ``observer`` and ``calibrate``.
         observer: pictures and diagnostics.
         calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
-            figures, among them :data:`csb.training.history.SCORE` if the best iteration is to be chosen.
+            figures, among them :data:`csb.training.state.SCORE` if the best iteration is to be chosen.
         val: encoded validation pairs, for early stopping; None switches it off.
         fresh: called with the index of a half-step and the number of a round of its cache, for other training pairs
             than ``pairs``; None where these serve all rounds.
@@ -110,10 +108,6 @@ class BridgeTrainer:
         self.bridge.about = self.setup.about
         return self.bridge.eval().requires_grad_(False)
 
-    def _half_steps(self) -> None:
-        while self.progress.half_step < len(self.plan):
-            self._half_step(self.plan[self.progress.half_step])
-
     def _select(self) -> None:
         """Writes ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
         folder, history = self.setup.folder, self.progress.history
@@ -122,6 +116,10 @@ class BridgeTrainer:
             name = [row["half_step"] for row in history if row["iteration"] == best][-1]
             take_weights(self.bridge, load(model_file(folder, f"half_steps/{name}"), of=Bridge).state_dict())
         save(self.bridge, folder / "bridge.safetensors", self.setup.about)
+
+    def _half_steps(self) -> None:
+        while self.progress.half_step < len(self.plan):
+            self._half_step(self.plan[self.progress.half_step])
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.draw.objective, self.setup.optimizer)
@@ -135,8 +133,10 @@ class BridgeTrainer:
         validate, observe = partial(self._validate, validation), partial(self._observe, module)
         filling, start = 0.0, time.perf_counter()
         while progress.step < half_step.steps and not progress.stopped:
-            round_, clock = progress.step // settings.refresh, time.perf_counter()
-            pairs = self._pairs(half_step, round_)
+            round_, clock, pairs = progress.step // settings.refresh, time.perf_counter(), self.pairs
+            if self.fresh is not None:
+                self._describe(half_step, "simulating pairs")
+                pairs = self.fresh(half_step.index, round_)
             cache = self._fill(half_step, pairs, self.cache_size, (round_, 0, Stream.CACHE))
             filling += time.perf_counter() - clock
             self._describe(half_step, "fitting")
@@ -147,13 +147,6 @@ class BridgeTrainer:
             del cache, batches  # before the next cache is filled
         stage.bar.shorten(half_step.steps - progress.step)
         self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
-
-    def _pairs(self, half_step: HalfStep, number: int) -> EncodedPairs:
-        """The training pairs of a round of the cache."""
-        if self.fresh is None:
-            return self.pairs
-        self._describe(half_step, "simulating pairs")
-        return self.fresh(half_step.index, number)
 
     def _fill(self, half_step: HalfStep, pairs: EncodedPairs, size: int, key: tuple[int, ...]) -> Cache | None:
         """The trajectories that a half-step is fitted to; None for the first, which needs no simulation."""
@@ -189,7 +182,7 @@ class BridgeTrainer:
 
     def _finish(self, module: HalfStepModule, fill_share: float, validation: Validation | None) -> None:
         half_step, stage, progress = module.half_step, self.stage, self.progress
-        stage.watch.check(LAST, module.where(progress.step))
+        stage.watch.check(module.where(progress.step))
         kept = validation.restore(progress) if validation is not None and progress.best is not None else None
         module.adopt_average()
         calibration = self._calibrated(half_step)
@@ -197,12 +190,13 @@ class BridgeTrainer:
         if not self.ranks.is_rank_zero:
             return
         save(self.bridge, self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.setup.about)
-        metrics = figures(progress, fill_share, self.cache_bytes if half_step.index else 0, kept) | calibration
+        cache_bytes = self.cache_bytes if half_step.index else 0
+        metrics = _figures(progress, fill_share, cache_bytes, kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, progress.losses)
-        losses = {"curve": curve(progress, kept)}
         about = {"half_step": half_step.name, "iteration": half_step.iteration, "direction": half_step.direction}
-        stage.progress.history = [*progress.history, {**about, **metrics, **losses, "seconds": stage.seconds}]
+        row = {**about, **metrics, "curve": _curve(progress, kept), "seconds": stage.seconds}
+        stage.progress.history = [*progress.history, row]
         logged = {f"{half_step.direction}/{key}": value for key, value in metrics.items() if key != EACH}
         stage.log(logged, stage.done)
         stage.write()
@@ -216,6 +210,29 @@ class BridgeTrainer:
         if self.ranks.size > 1:
             take_weights(self.bridge, self.ranks.broadcast(to_cpu(self.bridge.state_dict())))
         return found
+
+
+def _figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int | None) -> dict[str, Any]:
+    """Of a half-step at its end: "loss" is the mean of the last tenth, ``kept`` the step of validation's weights."""
+    tail = progress.losses[-max(1, len(progress.losses) // 10) :]
+    found: dict[str, Any] = {"loss": sum(tail) / len(tail), "fill_share": fill_share, "cache_mib": cache_bytes / 2**20}
+    if (best := progress.best) is not None:
+        found |= {"val_loss": best["loss"], "best_step": best["step"], "kept_step": kept, "steps": progress.step}
+    if count := sum(record["half_step"] == progress.half_step for record in progress.retries):
+        found["retries"] = count
+    return found
+
+
+def _curve(progress: Progress, kept: int | None) -> dict[str, Any]:
+    """The losses of a half-step at its end, as :class:`csb.evaluation.diagnose_figures.HalfStepLosses` has them.
+
+    "losses" are means of "every" steps each, at most 500.
+    """
+    losses, every = progress.losses, -(-len(progress.losses) // _POINTS) or 1
+    parts = [losses[start : start + every] for start in range(0, len(losses), every)]
+    means = [sum(part) / len(part) for part in parts]
+    return {"losses": means, "every": every, "validation": progress.validated, "kept_step": kept,
+            "stopped": progress.stopped}  # fmt: skip
 
 
 def compile_networks(bridge: Bridge, device: DeviceSettings) -> None:

@@ -9,7 +9,7 @@ from csb.evaluation.selection import inflate
 from csb.metrics.ensemble import spread_skill
 from csb.problems import Pairs
 from csb.process import seeded
-from csb.training.module import HalfStepModule
+from csb.training.half_step import HalfStepModule
 from csb.training.settings import HalfStep, OptimizerSettings
 from tests.conftest import make_exact_bridge
 

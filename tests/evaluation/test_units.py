@@ -20,7 +20,7 @@ from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise
 from csb.process import seeded
 from csb.samplers import BridgeSampler
-from csb.training.history import EACH, SCALED, SCORE, best_iteration
+from csb.training.state import EACH, SCALED, SCORE, best_iteration
 from tests.conftest import make_exact_bridge
 
 UNITS = [(1.0, 1000.0), (1e6, 1e-8)]

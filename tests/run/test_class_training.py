@@ -22,7 +22,7 @@ from csb.runs.guided import can_be_guided, digit_guide, guidance_likelihood_of
 from csb.runs.load import load_run
 from csb.runs.stages import stored_denoiser
 from csb.runs.train import train
-from csb.training import digit_guide as training
+from csb.training import regression as training
 
 TINY = [
     "experiment=mnist_class", "L=1", "T=3", "progress=false", "logger=none", "trainer.precision=32-true",

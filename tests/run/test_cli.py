@@ -24,7 +24,7 @@ from csb.errors import CSBError
 from csb.evaluation.table import json_text
 from csb.runs.inspection import inspect, print_inspection
 from csb.runs.presets import SCHEMAS
-from csb.training.history import EACH, SCORE, best_iteration
+from csb.training.state import EACH, SCORE, best_iteration
 from tests.conftest import checked
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -47,7 +47,7 @@ def _quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("csb.runs.train.draw_samples", lambda *_: None)
         patch.setattr("csb.runs.train.write_png", lambda *_: None)
-        patch.setattr("csb.training.module._STATES", 512)
+        patch.setattr("csb.training.half_step._STATES", 512)
         yield
 
 

@@ -109,7 +109,7 @@ def test_it_is_compared_beside_its_bridge_unless_it_is_of_another(run_copy):
 @pytest.mark.parametrize(
     ("stage", "hook", "message"),
     [
-        ("score", Hook("csb.training.module.NetworkModule.training_step", 17), "conditional.lr=0.002"),
+        ("score", Hook("csb.training.fit.NetworkModule.training_step", 17), "conditional.lr=0.002"),
         ("flow", Hook("csb.training.stage.save_progress", 3), "conditional.lr=0.002"),
         ("distil", Hook("csb.training.regression.save", 1), "distil.lr=0.001"),
     ],

@@ -12,7 +12,7 @@ from sweep_checks import assert_reported
 from csb.cli.main import main
 from csb.errors import CSBError
 from csb.runs import train
-from csb.training.module import HalfStepModule
+from csb.training.half_step import HalfStepModule
 
 OFFLINE = {"WANDB_MODE": None, "WANDB_API_KEY": None, "WANDB_DIR": None, "NETRC": os.devnull}
 

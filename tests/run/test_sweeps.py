@@ -164,7 +164,7 @@ class TestLaunchers:
 
 
 def test_ctrl_c_reports_what_is_there(command, tiny, tmp_path):
-    hook = Hook("csb.training.module.HalfStepModule.training_step", call=15, raises="KeyboardInterrupt")
+    hook = Hook("csb.training.half_step.HalfStepModule.training_step", call=15, raises="KeyboardInterrupt")
     done = command(*short(tiny, tmp_path, "T=2,3,4"), hooks=[hook])
     assert done.code == 2, done.err
     assert "interrupted; resume=true" in done.err

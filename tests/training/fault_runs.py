@@ -18,11 +18,10 @@ from csb.errors import CSBError, Terminated
 from csb.files import remove_leftovers
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power
-from csb.training.history import SCORE
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, OptimizerSettings, TrainingSettings
 from csb.training.stage import Setup
-from csb.training.state import load_progress
+from csb.training.state import SCORE, load_progress
 from csb.training.trainer import BridgeTrainer
 
 FINGERPRINT = {"seed": 0}

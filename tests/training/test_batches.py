@@ -5,7 +5,7 @@ import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching, Target
 from csb.process import Grid, Power, Reference, seeded
-from csb.training.batches import Batches, Draw
+from csb.training.half_step import Batches, Draw
 from csb.training.pairs import Cache, EncodedPairs
 from csb.training.settings import HalfStep
 

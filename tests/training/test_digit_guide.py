@@ -7,7 +7,7 @@ import torch
 
 from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.process import seeded
-from csb.training.digit_guide import calibrate, denoised, guide_figures, train_guide
+from csb.training.regression import calibrate, denoised, guide_figures, train_guide
 
 
 class Shrinking(Denoiser):
@@ -32,14 +32,14 @@ def bars(n, key):
 def test_denoised_states():
     x, level = torch.rand(3, 1, 28, 28, generator=seeded(0)), torch.tensor([1.0, 0.25, 1.0])
     noise = torch.randn(x.shape, generator=seeded(1))
-    found = denoised(Shrinking(), x, level, noise)
+    found = denoised(Shrinking(), x, level, seeded(1))
     assert torch.equal(found[[0, 2]], x[[0, 2]])
     z = 0.5 * (2 * x[1] - 1) + math.sqrt(0.75) * noise[1]
     torch.testing.assert_close(found[1], 0.5 + 0.5 * 0.5 * z)
 
 
 def test_it_knows_less_of_noisier_digits(monkeypatch):
-    monkeypatch.setattr("csb.training.digit_guide.BATCH", 32)
+    monkeypatch.setattr("csb.training.regression.GUIDE_BATCH", 32)
     model = train_guide(*bars(1000, 0), Shrinking(), seed=0, steps=60)
     rows = guide_figures(model, *bars(100, 1), Shrinking(), 0)
     losses = [row["log_loss"] for row in rows]
@@ -66,7 +66,7 @@ class Blind(Shrinking):
 
 
 def test_the_temperature_takes_overconfidence_away(monkeypatch):
-    monkeypatch.setattr("csb.training.digit_guide.LEVELS", (1.0,))
+    monkeypatch.setattr("csb.training.regression.LEVELS", (1.0,))
     generator = seeded(5)
     shown = torch.randint(10, (500,), generator=generator)
     wrong = (shown + torch.randint(1, 10, (500,), generator=generator)) % 10

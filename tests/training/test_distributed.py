@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 LIMIT = 600  # seconds, on a machine that does much else
-STEP = "csb.training.module.HalfStepModule.training_step"
+STEP = "csb.training.half_step.HalfStepModule.training_step"
 SHORT = [
     "L=1",
     "training.first_steps=6",

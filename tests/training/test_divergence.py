@@ -13,15 +13,13 @@ from csb.cli.ends import terminable
 from csb.errors import CSBError, Terminated
 from csb.networks.diffusion import ConditionalSpec, build_conditional
 from csb.process import seeded
-from csb.training.batches import Batch
-from csb.training.divergence import BLOCK, LAST, Diverged, LossWatch
-from csb.training.fit import Fit
-from csb.training.module import FitModule, HalfStepModule, NetworkModule
+from csb.training.fit import BLOCK, LAST, Fit, FitModule, LossWatch, NetworkModule
+from csb.training.half_step import Batch, HalfStepModule
 from csb.training.pairs import EncodedPairs
 from csb.training.regression import train_by_regression
 from csb.training.settings import ConditionalSettings, DeviceSettings, HalfStep, OptimizerSettings
 from csb.training.stage import Setup
-from csb.training.state import Progress, load_progress, save_progress, to_cpu
+from csb.training.state import Diverged, Progress, load_progress, save_progress, to_cpu
 from tests.training.fault_runs import FINGERPRINT, At, Fault, Stop, assert_same, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")

@@ -15,8 +15,7 @@ from csb.bridge.objectives import Likelihood, Target
 from csb.bridge.skipping import planned_calls
 from csb.problems import TwoMoons
 from csb.process import Noise, initialised
-from csb.training.batches import Batch
-from csb.training.module import HalfStepModule, balance
+from csb.training.half_step import Batch, HalfStepModule, balance
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings, TrainingSettings
 from csb.training.stage import Setup

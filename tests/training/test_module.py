@@ -5,9 +5,8 @@ import torch
 
 from csb.bridge.objectives import Likelihood, MeanMatching, Target
 from csb.process import seeded
-from csb.training.batches import Batch
-from csb.training.fit import Fit
-from csb.training.module import HalfStepModule, MovingAverage, balance
+from csb.training.fit import Fit, MovingAverage
+from csb.training.half_step import Batch, HalfStepModule, balance
 from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
 from csb.training.state import to_cpu
 

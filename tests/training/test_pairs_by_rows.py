@@ -10,7 +10,7 @@ from conftest import make_exact_bridge
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.problems import FilePairs
 from csb.process import Grid, Power, seeded
-from csb.training.batches import Batches, Draw
+from csb.training.half_step import Batches, Draw
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, encoded, fill
 from csb.training.regression import example_batches, flow_path
 from csb.training.settings import DTYPES, HalfStep

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from csb.errors import CSBError
-from csb.training.module import learning_rate
+from csb.training.fit import learning_rate
 from csb.training.settings import TrainingSettings, plan
 
 

@@ -10,7 +10,7 @@ from csb.cli import launch
 from csb.errors import CSBError
 from csb.process import Grid, Power
 from csb.training import ranks
-from csb.training.batches import Batches, Draw, ahead, on_device
+from csb.training.half_step import Batches, Draw, ahead, on_device
 from csb.training.pairs import EncodedPairs, fill
 from csb.training.ranks import ALONE, Ranks, environment, init
 from csb.training.settings import DeviceSettings, HalfStep, TrainingSettings

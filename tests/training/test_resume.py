@@ -56,7 +56,7 @@ def whole(command, tiny, tmp_path_factory):
     return folder / "run"
 
 
-STEP = "csb.training.module.HalfStepModule.training_step"
+STEP = "csb.training.half_step.HalfStepModule.training_step"
 KILLS = {  # the first three in the default run: in a step, in a fill, in a save
     "between checkpoints": Hook(STEP, 5),
     "while a cache is filled": Hook("csb.training.pairs.Bridge.contexts", 9),

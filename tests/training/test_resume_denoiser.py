@@ -11,7 +11,7 @@ from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
 from csb.runs.folder import FILE
 
-STEP = "csb.training.module.NetworkModule.training_step"
+STEP = "csb.training.fit.NetworkModule.training_step"
 KILLS = {
     "between checkpoints": Hook(STEP, 8),
     "a state written, not renamed": Hook("os.replace", 3),

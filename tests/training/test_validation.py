@@ -12,10 +12,10 @@ from csb.bridge.checkpoint import load
 from csb.bridge.objectives import OBJECTIVES
 from csb.problems import LinearGaussian
 from csb.process import seeded
-from csb.training.history import EACH, SCALED, SCORE, best_iteration
-from csb.training.module import HalfStepModule, Validation
+from csb.training.half_step import HalfStepModule, Validation
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import TrainingSettings
+from csb.training.state import EACH, SCALED, SCORE, best_iteration
 from csb.training.trainer import BridgeTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
@@ -80,7 +80,7 @@ class TestEarlyStopping:
 @pytest.mark.parametrize("objective", ["likelihood", "bridge_matching"])
 def test_the_loss_is_that_of_training(small, tmp_path, monkeypatch, objective):
     """At the exact fixed point of the first half-step no weights have a lower validation loss."""
-    monkeypatch.setattr("csb.training.module._STATES", 4096)
+    monkeypatch.setattr("csb.training.half_step._STATES", 4096)
     short = {**SHORT, "first_steps": 200, "refresh": 200}
     run = with_validation(make(tmp_path, small, objective=objective, L=1, **short), small, 1)
     run.settings = TrainingSettings(**{**vars(run.settings), "patience": 1000, "validate_every": 100})
@@ -151,7 +151,7 @@ def test_a_killed_run_that_stops_early_ends_as_the_whole_one(command, tiny, tmp_
     """The recipe's grid from the data, end points, mixtures and early stopping, killed twice."""
     arguments = [*tiny, *RECIPE, f"out={tmp_path}"]
     assert command(*arguments, "name=whole").code == 0
-    step = "csb.training.module.HalfStepModule.training_step"
+    step = "csb.training.half_step.HalfStepModule.training_step"
     assert command(*arguments, "name=run", hooks=[Hook(step, 8)]).code == -9
     assert command(*arguments, "name=run", "resume=true", hooks=[Hook(step, 9)]).code == -9
     done = command(*arguments, "name=run", "resume=true")

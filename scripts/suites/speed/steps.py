@@ -11,8 +11,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 from csb.bridge import autocast
 from csb.process import repeated
-from csb.training.batches import Batch, Batches, Draw, on_device
-from csb.training.module import HalfStepModule
+from csb.training.half_step import Batch, Batches, Draw, HalfStepModule, on_device
 from csb.training.pairs import Cache, fill
 from csb.training.settings import HalfStep
 from csb.training.stage import Setup, Stage
