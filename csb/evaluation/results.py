@@ -18,11 +18,10 @@ from csb.evaluation.table import json_text, write_json
 from csb.files import digest, read_json
 from csb.metrics.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.digits import digit_probabilities
-from csb.metrics.distances import c2st, mmd, mode_weight_tv, sliced_wasserstein
+from csb.metrics.distances import c2st, mmd, mode_weight_tv, moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.fidelity import ssim_scores
 from csb.metrics.inputs import ensemble_weights, systematic
-from csb.metrics.moments import moment_errors
 from csb.problems import MixturePosterior, Pairs, Problem, Transform
 from csb.process import Stream, seeded
 from csb.renamed import scores_of_today

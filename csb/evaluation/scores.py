@@ -10,11 +10,10 @@ from torch import Tensor
 from csb.bridge import Bridge, SampleInfo
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
-from csb.metrics.distances import sliced_wasserstein
+from csb.metrics.distances import moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores
 from csb.metrics.fidelity import SMALLEST, decibel, psnr, ssim_scores
 from csb.metrics.inputs import ensemble_weights, posterior_mean
-from csb.metrics.moments import moment_errors
 from csb.problems import ClassProblem, Pairs, Problem, Simulated
 from csb.process import Stream, seeded
 

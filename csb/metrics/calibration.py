@@ -7,11 +7,9 @@ itself taking part with the weight 1/n_eff = Σw² of one sample,
     rank = (Σ_i w_i 1[x_i < y] + u·(Σ_i w_i 1[x_i = y] + Σw²)) / (1 + Σw²),   u ~ U(0, 1).
 
 For equal weights and no ties it is (#{x_i < y} + u)/(n + 1), exactly uniform for any n; u resolves ties, such as
-clipped pixels. Where one sample has all the weight it is the rank among one: right, but blunt. Self-normalised
-importance weights are exact only for large n_eff.
+clipped pixels. Self-normalised importance weights are exact only for large n_eff.
 
-Shapes as in :mod:`csb.metrics.ensemble`: samples (B, n, *shape), truth (B, *shape), mask of ``shape``
-or (B, *shape), log_weights (B, n) or (n,).
+Samples, truth, mask and log_weights are those of :mod:`csb.metrics.ensemble`, and so are the errors for them.
 """
 
 import math
@@ -36,8 +34,7 @@ class Uniformity:
     Attributes:
         counts: (bins, P), the histogram of the ranks on [0, 1]; ∪-shaped for over-confident samples, ∩ for too wide
             ones, a slope for a bias. Uniform: B/bins each.
-        ks: (P,), p-values of the Kolmogorov–Smirnov test.
-        chi_square: (P,), p-values of the χ² test of the histogram.
+        ks, chi_square: (P,), p-values of the Kolmogorov–Smirnov test, and of the χ² test of the histogram.
         deviation: (P,), mean over the bins' upper edges e < 1 of |share of ranks ≤ e − e|.
     """
 
@@ -83,21 +80,12 @@ class Coverage:
 
 
 def sbc_ranks(
-    samples: Tensor,
-    truth: Tensor,
-    generator: Generator,
-    mask: Tensor | None = None,
-    log_weights: Tensor | None = None,
+    samples: Tensor, truth: Tensor, generator: Generator, mask: Tensor | None = None, log_weights: Tensor | None = None
 ) -> Tensor:
     """Rank of the truth in each coordinate (Talts et al. 2018, Algorithm 1): (B, P), float64, on the CPU, in [0, 1].
 
-    P is the number of coordinates that the mask selects. Ranks of several chunks of observations can be joined with
-    ``torch.cat``, for :func:`rank_uniformity` and :func:`central_coverage`.
-    Raises CSBError for wrong shapes, fewer than 2 samples an observation, non-finite values, a mask not boolean, or
-    log-weights that are NaN or not of sum 1.
-
-    Args:
-        generator: draws what splits ties.
+    P is the number of coordinates that the mask selects; ``generator`` draws what splits ties. Ranks of several chunks
+    of observations can be joined with ``torch.cat``.
     """
     x, y, keep = ensembles(samples, truth, mask)
     w = ensemble_weights(log_weights, samples)
@@ -106,20 +94,16 @@ def sbc_ranks(
 
 
 def _rank(x: Tensor, y: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    """Ranks (P,) of y (P,) among x (n, P); the formula at the top."""
+    """Ranks (P,) of y (P,) among x (n, P)."""
     own = concentration(w)
     below, ties = w @ (x < y).double(), w @ (x == y).double()
     return (below + u * (ties + own)) / (1 + own)
 
 
 def rank_uniformity(ranks: Tensor, bins: int = 20) -> Uniformity:
-    """Tests of uniformity of ranks (B, P), as :func:`sbc_ranks` gives them (Talts et al. 2018, §4).
+    """Tests of uniformity of ranks (B, P) in [0, 1], as :func:`sbc_ranks` gives them (Talts et al. 2018, §4).
 
-    Raises CSBError for another shape, ranks outside [0, 1], or fewer than 5 ranks a bin (for the χ² law).
-
-    Args:
-        ranks: (B, P) in [0, 1].
-        bins: of the histogram, from 2 to B/5.
+    ``bins`` of the histogram, from 2 to B/5 (for the χ² law), else CSBError, as for ranks of another shape or range.
     """
     r = _checked_ranks(ranks)
     require_int("bins", bins, 2)
@@ -138,11 +122,10 @@ def central_coverage(ranks: Tensor, levels: Sequence[float] = LEVELS) -> Coverag
     The interval of credibility c holds the truth where |rank − ½| ≤ c/2; with the ranks of :func:`sbc_ranks` an exact
     posterior has coverage c at any n, which intervals between two sample quantiles have only for large n.
     N(m, s²) for the law N(m, 1): 2Φ(s·z) − 1 with z = Φ⁻¹((1 + c)/2).
-    Raises CSBError for another shape, ranks outside [0, 1], or levels outside (0, 1).
 
     Args:
-        ranks: (B, P) in [0, 1].
-        levels: credibilities c.
+        ranks: (B, P) in [0, 1], else CSBError.
+        levels: credibilities c in (0, 1), else CSBError.
     """
     return _coverage(2 * (_checked_ranks(ranks) - 0.5).abs(), levels)
 
@@ -162,12 +145,11 @@ def tarp(
     Coordinates are scaled to [0, 1] by the least and largest truth, and references are uniform in that box, whatever
     the observation: samples of the prior pass too, so that TARP goes with a score of accuracy.
     Over-confident samples cover too much below c = ½ and too little above; bias lies on one side.
-    N(m, s²) for the law N(m, 1), references far away: Φ(s·Φ⁻¹(c)).
-    Raises CSBError as :func:`sbc_ranks`, for B < 2, or for levels outside (0, 1).
+    N(m, s²) for the law N(m, 1), references far away: Φ(s·Φ⁻¹(c)). CSBError for B < 2.
 
     Args:
         generator: draws references and what splits ties.
-        levels: credibilities c.
+        levels: credibilities c in (0, 1), else CSBError.
     """
     x, y, keep = ensembles(samples, truth, mask)
     if len(x) < 2:
@@ -188,15 +170,13 @@ def tarp(
 
 def _coverage(least: Tensor, levels: Sequence[float]) -> Coverage:
     """Coverage from the least credibility (B, P) whose region holds the truth."""
-    fits = isinstance(levels, Sequence) and all(is_number(c) and 0 < c < 1 for c in levels)
-    if not fits or not levels:
+    if not isinstance(levels, Sequence) or not levels or not all(is_number(c) and 0 < c < 1 for c in levels):
         raise CSBError(f"levels={levels!r} are not credibilities; give numbers above 0 and below 1")
     c = torch.tensor(levels, dtype=torch.float64)
     return Coverage(c, torch.stack([(least <= level).double().mean(0) for level in c]), len(least))
 
 
 def _checked_ranks(ranks: Tensor) -> Tensor:
-    """Ranks (B, P), float64, on the CPU."""
     if ranks.ndim != 2:
         raise CSBError(f"ranks have shape {tuple(ranks.shape)}; expected (B, P), as sbc_ranks gives them")
     r = finite("ranks", ranks).double().cpu()

@@ -44,7 +44,6 @@ class DigitClassifier(nn.Sequential):
 
 
 def _initialised(seed: int) -> DigitClassifier:
-    """A new network on the CPU, a pure function of the seed; the global random state is left as it was."""
     with initialised(seeded(seed, 0).initial_seed()):
         return DigitClassifier()
 
@@ -57,9 +56,6 @@ def train_classifier(images: Tensor, labels: Tensor, *, seed: int, epochs: int =
         labels: (N,), integers 0–9.
         seed: sets the initial weights and the order of the batches.
         epochs: passes over the images, ≥ 1.
-
-    Returns:
-        The network in evaluation mode: images (B, 1, 28, 28) to logits (B, 10).
     """
     device, precision = images.device, automatic_precision(images.device)
     labels = labels.to(device=device, dtype=torch.long)
@@ -80,27 +76,20 @@ def train_classifier(images: Tensor, labels: Tensor, *, seed: int, epochs: int =
 
 
 @torch.no_grad()
+def _outputs(layers: nn.Module, images: Tensor, batch: int) -> Tensor:
+    """The output for images (B, 1, 28, 28), any floats; a sampler's overshoot beyond [0, 1] is clipped."""
+    device = next(layers.parameters()).device
+    return torch.cat([layers(part.to(device, torch.float32).clamp(0, 1)) for part in images.split(batch)])
+
+
 def digit_probabilities(model: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
-    """(B, 10), float32, on the images' device: the classifier's probability of each digit; rows sum to 1.
-
-    Args:
-        model: of :func:`train_classifier` or :func:`load_or_train`; it is used on the device where it is.
-        images: (B, 1, 28, 28), any floats; a sampler's overshoot beyond [0, 1] is clipped.
-        batch: how many images at once, ≥ 1.
-    """
-    device = next(model.parameters()).device
-    parts = [model(part.to(device=device, dtype=torch.float32).clamp(0, 1)).softmax(1) for part in images.split(batch)]
-    return torch.cat(parts).to(images.device)
+    """(B, 10), float32, on the images' device: the classifier's probability of each digit, ``batch`` images at once."""
+    return _outputs(model, images, batch).softmax(1).to(images.device)
 
 
-@torch.no_grad()
-def digit_features(model: nn.Module, images: Tensor, batch: int = 1000) -> Tensor:
-    """(B, 128), float32, on the CPU: what the classifier's last layer reads of images, as for digit_probabilities."""
-    assert isinstance(model, nn.Sequential)
-    device = next(model.parameters()).device
-    hidden = nn.Sequential(*list(model)[:-1])
-    parts = [hidden(part.to(device=device, dtype=torch.float32).clamp(0, 1)) for part in images.split(batch)]
-    return torch.cat(parts).cpu()
+def digit_features(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, 128), float32, on the CPU: what the classifier's last layer reads of images."""
+    return _outputs(nn.Sequential(*list(model.children())[:-1]), images, 1000).cpu()
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -122,13 +111,10 @@ def load_or_train(
 
     The file holds tensors and the accuracy; one of an older version ends in ``.pt``. A loaded model is measured on the
     test images again: a file that is corrupt, holds another network, or does not reach its recorded accuracy is
-    replaced, with a warning in the log.
+    replaced, with a warning in the log. CSBError for a new classifier below 98.5 %, which is not written.
 
     Returns:
         (model in evaluation mode on the device of ``test_images``, its accuracy on the test images in [0, 1]).
-
-    Raises:
-        CSBError: a new classifier below 98.5 %, which is not written.
     """
     file = model_file(Path(path).parent, Path(path).stem)
     if file.exists():
@@ -148,7 +134,7 @@ def load_or_train(
 
 
 def _load(file: Path, test_images: Tensor, test_labels: Tensor) -> tuple[nn.Module, float]:
-    """The classifier in the file. Raises CSBError where it cannot be used."""
+    """The classifier in the file. CSBError where it cannot be used."""
     try:
         content = load_state(file)
         recorded = float(content["accuracy"])

@@ -1,17 +1,19 @@
-"""Distances between two (weighted) point clouds: sliced Wasserstein, C2ST, MMD, and weights of modes.
+"""Distances between two (weighted) point clouds: sliced Wasserstein, C2ST, MMD, moments, and weights of modes.
 
 Clouds are (N, d) and (M, d); log-weights are natural logarithms of weights of sum 1, (N,) and (M,), or None for equal
-weights.
+weights. All raise CSBError for other shapes, values that are not finite, or log-weights that are NaN or not of sum 1.
 """
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from csb.errors import MOST_DRAWS, CSBError, is_number, require_int
-from csb.metrics.inputs import cloud_weights, concentration, finite, systematic, uniform
+from csb.metrics.inputs import cloud_weights, concentration, finite, pairs_share, ratio, systematic, uniform
 from csb.problems.mixture import Mixture
 
 _FOLDS = 5
@@ -21,7 +23,6 @@ _BLOCK = 4_000_000  # distances held at once
 
 
 def _clouds(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds, checked, float64, on one device."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise CSBError(f"a and b have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (N, d) and (M, d)")
     return finite("a", a).double(), finite("b", b.to(a.device)).double()
@@ -39,15 +40,8 @@ def sliced_wasserstein(
 ) -> float:
     """Sliced p-Wasserstein distance (∫ W_p^p(θ·a, θ·b) dθ)^{1/p} of two point clouds (Bonneel et al. 2015).
 
-    θ is uniform on the sphere, drawn ``n_projections`` times; each 1-D distance is exact, for unequal sizes and weights
-    too. N(m, C) against N(m + δ, C): SW_2² = |δ|²/d. Raises CSBError for other shapes, non-finite values,
-    n_projections < 1, p < 1 or log-weights that are NaN or not of sum 1.
-
-    Args:
-        a, b: (N, d), (M, d).
-        generator: draws the projections; the same seed gives two comparisons the same ones.
-        p: order, ≥ 1.
-        log_weights_a, log_weights_b: (N,), (M,), or None for equal weights.
+    θ is uniform on the sphere, drawn ``n_projections`` ≥ 1 times from ``generator``; each 1-D distance, of order p ≥ 1,
+    is exact, for unequal sizes and weights too. N(m, C) against N(m + δ, C): SW_2² = |δ|²/d.
     """
     require_int("n_projections", n_projections, 1, MOST_DRAWS)
     if not is_number(p) or not 1 <= p < math.inf:
@@ -93,22 +87,17 @@ def c2st(
     """Accuracy of a classifier that tells a from b: ½ for one law, 1 for laws apart (Lopez-Paz & Oquab 2017).
 
     As in sbibm (Lueckmann et al. 2021): z-scores with the mean and standard deviation of ``a`` (a constant coordinate
-    is only centred), a network of two hidden layers of 10·d, 5-fold cross-validation. N = M, as guessing would
+    is only centred), a network of two hidden layers of 10·d, 5-fold cross-validation. N = M ≥ 5, as guessing would
     otherwise be right more often than ½. N(0, I) against N(δ, I): at best Φ(|δ|/2); the network is not regularised, and
     falls short of it in many dimensions (|δ| = 1, d = 10, N = 5,000: 0.61, not 0.69).
 
     Weighted clouds are resampled first (systematic, to as many points). Copies of one point then stand in training and
     test folds, which raises the accuracy for few effective samples even where the weighted law is exact.
 
-    Raises CSBError for other shapes, fewer than 5 points, non-finite values, bad log-weights, or weights without a
-    generator.
-
     Args:
-        a: (N, d), the reference.
-        b: (N, d).
+        a, b: (N, d), ``a`` the reference.
         seed: of the classifier and the folds.
-        log_weights_a, log_weights_b: (N,), or None for equal weights.
-        generator: draws the resampling; needed with weights.
+        generator: draws the resampling; needed with weights, else CSBError.
     """
     from sklearn.model_selection import KFold, cross_val_score  # a second to import, for this function only
     from sklearn.neural_network import MLPClassifier
@@ -130,10 +119,7 @@ def c2st(
 
 
 def _within_float32(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds as float32, on the CPU; z-scores of ``a`` where float32 is too coarse or too narrow for them.
-
-    Both are float64 and lose their offset and unit before; coordinates that float32 holds well stay as they are.
-    """
+    """Both clouds as float32, on the CPU; z-scores of ``a`` in coordinates that float32 does not hold well."""
     centre, scale = a.mean(0), a.std(0)
     constant = a.amax(0) == a.amin(0)
     centre, scale = torch.where(constant, a[0], centre), torch.where(constant, 1.0, scale)
@@ -166,14 +152,13 @@ def mmd(
     Gretton et al. 2012, eq. 3 (Lemma 6), with weights:
     Σ_{i≠j} w_i w_j k(a_i, a_j)/(1 − Σw²) + Σ_{i≠j} v_i v_j k(b_i, b_j)/(1 − Σv²) − 2 Σ_ij w_i v_j k(a_i, b_j),
     k(x, y) = exp(−‖x − y‖²/(2h²)). A cloud whose weight is all on one point is a point mass: its term is k(x, x) = 1.
-    O((N + M)²) time, bounded memory. Raises CSBError for other shapes, fewer than 2 points, non-finite values,
-    bandwidth ≤ 0 or bad log-weights.
+    O((N + M)²) time, bounded memory.
 
     Args:
-        a, b: (N, d), (M, d).
-        bandwidth: h; None: the median distance between distinct points of the pooled cloud (their §8), the same number
-            of points from either, at most 1,000, by weight. It depends on the data: give it to compare several clouds.
-        log_weights_a, log_weights_b: (N,), (M,), or None for equal weights.
+        a, b: (N, d), (M, d), N, M ≥ 2.
+        bandwidth: h > 0; None: the median distance between distinct points of the pooled cloud (their §8), the same
+            number of points from either, at most 1,000, by weight. It depends on the data: give it to compare several
+            clouds.
     """
     a, b = _clouds(a, b)
     if min(len(a), len(b)) < 2:
@@ -211,11 +196,7 @@ def _median_distance(a: Tensor, b: Tensor, w: Tensor, v: Tensor) -> float:
 
 
 def mode_weight_tv(
-    samples: Tensor,
-    weights: Tensor,
-    means: Tensor,
-    covs: Tensor | None = None,
-    log_weights: Tensor | None = None,
+    samples: Tensor, weights: Tensor, means: Tensor, covs: Tensor | None = None, log_weights: Tensor | None = None
 ) -> float:
     """Total variation ½ Σ_k |ŵ_k − w_k| of the weights of a mixture's modes, in [0, 1]; 0 where all modes are found.
 
@@ -226,7 +207,6 @@ def mode_weight_tv(
     Args:
         samples: (n, d).
         weights, means, covs: of the mixture's K components: (K,), (K, d), (K or 1, d, d).
-        log_weights: (n,), or None for equal weights.
     """
     x, m, exact = (values.double().cpu() for values in (samples, means, weights))
     exact = exact / exact.sum()
@@ -256,3 +236,64 @@ def frechet(a: Tensor, b: Tensor, weights: Tensor | None = None) -> float:
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+class MomentErrors(NamedTuple):
+    """See :func:`moment_errors`. ``skew`` and ``kurtosis`` are None where the reference does not tell them."""
+
+    mean_scaled: float
+    mean_relative: float
+    cov_relative: float
+    skew: float | None = None
+    kurtosis: float | None = None
+
+
+def sample_moments(samples: Tensor, log_weights: Tensor | None = None) -> dict[str, Tensor]:
+    """Moments of samples (n, d), n ≥ 2, with the keys of :attr:`csb.problems.base.Posterior.moments`, float64.
+
+    "mean" (d,); "cov" (d, d), unbiased: Σw(x − m)(x − m)ᵀ/(1 − Σw²), 0 where one sample has all the weight; "skew" and
+    "kurtosis" (d,): Σw z³ and Σw z⁴ of z = (x − m)/√Σw(x − m)², 0 for a coordinate that is constant.
+    """
+    if samples.ndim != 2 or len(samples) < 2:
+        raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (n, d) with n ≥ 2")
+    x = finite("samples", samples).double()
+    w = cloud_weights("log_weights", log_weights, x)
+    mean = w @ x
+    centred = x - mean
+    std = (w @ centred.square()).sqrt()
+    z = torch.where(std > 0, centred / std.clamp_min(torch.finfo(std.dtype).tiny), 0.0)
+    cov = pairs_share(w) * (centred * w[:, None]).T @ centred
+    return {"mean": mean, "cov": cov, "skew": w @ z**3, "kurtosis": w @ z**4}
+
+
+def moment_errors(samples: Tensor, reference: Mapping[str, Tensor], log_weights: Tensor | None = None) -> MomentErrors:
+    """How far the moments of a sample, as :func:`sample_moments` gives them, are from the reference's m, C, …
+
+    mean_scaled = ‖m̂ − m‖/√tr C (sampling error alone: about 1/√n), mean_relative = ‖m̂ − m‖/‖m‖ (∞ where m = 0),
+    cov_relative = ‖Ĉ − C‖_F/‖C‖_F; skew and kurtosis: root mean square over coordinates of the difference.
+
+    Args:
+        samples: (n, d), n ≥ 2.
+        reference: "mean" (d,), "cov" (d, d), else CSBError, and, where known, "skew" and "kurtosis" (d,): the moments
+            of an exact posterior, or the :func:`sample_moments` of exact samples.
+    """
+    found = sample_moments(samples, log_weights)
+    exact = {key: _moment(key, reference, found[key]) for key in found if key in ("mean", "cov") or key in reference}
+    errors = {key: float((found[key] - exact[key]).norm()) for key in exact}
+    per_coordinate = {key: errors[key] / len(found["mean"]) ** 0.5 for key in ("skew", "kurtosis") if key in errors}
+    scale = float(exact["cov"].trace().sqrt())
+    return MomentErrors(
+        ratio(errors["mean"], scale),
+        ratio(errors["mean"], float(exact["mean"].norm())),
+        ratio(errors["cov"], float(exact["cov"].norm())),
+        **per_coordinate,
+    )
+
+
+def _moment(key: str, reference: Mapping[str, Tensor], found: Tensor) -> Tensor:
+    shape = tuple(found.shape)
+    if key not in reference:
+        raise CSBError(f"the reference has the moments {sorted(reference)}, not {key}; give {key} of shape {shape}")
+    if tuple(reference[key].shape) != shape:
+        raise CSBError(f"{key} has shape {tuple(reference[key].shape)}; expected {shape}, as the samples give it")
+    return finite(key, reference[key].to(found.device)).double()

@@ -6,7 +6,7 @@ problem): of ``shape``, or (B, *shape) with as many for each observation; None s
 (n,), are natural logarithms of weights of sum 1; None gives equal weights. Every statistic is computed in float64, one
 observation at a time, and then averaged over observations: nothing depends on how observations are batched.
 
-With weights, 1/n becomes Σw², and mean_{i≠j} becomes Σ_{i≠j} w_i w_j (·)/(1 − Σw²), so that every estimate stays
+n_eff = 1/Σw² is n for equal weights. Means over pairs are Σ_{i≠j} w_i w_j (·)/(1 − Σw²), so that every estimate stays
 unbiased for weights that do not depend on the samples. Where one sample has all the weight there is no pair: variance
 and pair terms are 0 by definition.
 
@@ -48,7 +48,7 @@ class Reliability(NamedTuple):
 
 
 def _moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance Σw(x − m)²/(1 − Σw²) of each pixel, (P,) each."""
+    """Mean and unbiased variance of each pixel, (P,) each."""
     mean = w @ x
     return mean, pairs_share(w) * (w @ (x - mean).square())
 
@@ -124,13 +124,10 @@ def _scored(term: Term, samples: Tensor, truth: Tensor, mask: Tensor | None, log
 def spread_skill(
     samples: Tensor, truth: Tensor, mask: Tensor | None = None, log_weights: Tensor | None = None
 ) -> SpreadSkill:
-    """Does the spread of the ensemble match the error of its mean? (Fortin et al. 2014)
+    """Does the spread of the ensemble match the error of its mean?
 
-    Truth and samples from one law give E[mse] = (1 + 1/n_eff)·E[variance], n_eff = 1/Σw² (n for equal weights), the
-    1/n_eff being the noise of the mean.
-
-    Args:
-        samples, truth, mask, log_weights: see the module.
+    Truth and samples from one law give E[mse] = (1 + 1/n_eff)·E[variance], the 1/n_eff being the noise of the mean
+    (V. Fortin, M. Abaza, F. Anctil, R. Turcotte, Journal of Hydrometeorology 15, 2014).
 
     Returns:
         spread: square root of the mean, over pixels and observations, of the unbiased variance Σw(x − m)²/(1 − Σw²);
@@ -139,9 +136,6 @@ def spread_skill(
         spread_skill: spread/skill, a ratio of standard deviations; √(n/(n + 1)) for a calibrated ensemble.
         spread_skill_fair: √(mean of (1 + 1/n_eff)·variance / mean squared error); 1 for a calibrated ensemble of any
         size, < 1 for an over-confident one.
-
-    Source: V. Fortin, M. Abaza, F. Anctil, R. Turcotte, Why should ensemble spread match the RMSE of the ensemble
-    mean?, Journal of Hydrometeorology 15, 2014.
     """
     return from_terms(_scored(spread_skill_terms, samples, truth, mask, log_weights))
 
@@ -152,8 +146,7 @@ def crps_ensemble(
     """Continuous ranked probability score, averaged over pixels and observations, in the unit of the data.
 
     The fair form Σ w_i |x_i − y| − ½ Σ_{i≠j} w_i w_j |x_i − x_j|/(1 − Σw²), unbiased for the CRPS of the law that the
-    samples come from (Ferro 2014; Zamo & Naveau 2018, eq. PWM), in O(n log n) by sorting. Smaller is better; the fair
-    form may fall below 0.
+    samples come from (Ferro 2014; Zamo & Naveau 2018, eq. PWM), in O(n log n). It may fall below 0.
     """
     return float(_scored(crps_term, samples, truth, mask, log_weights).mean())
 
@@ -163,18 +156,13 @@ def energy_score(
 ) -> float:
     """Fair energy score Σ w_i ‖x_i − y‖ − ½ Σ_{i≠j} w_i w_j ‖x_i − x_j‖/(1 − Σw²) on the selected coordinates jointly.
 
-    (Gneiting & Raftery 2007, eq. 22.) Averaged over observations, in the unit of the data; equal to the CRPS for one
-    coordinate. O(n²) distances for one observation at a time.
+    Averaged over observations, in the unit of the data (Gneiting & Raftery 2007, eq. 22). O(n²) distances.
     """
     return float(_scored(energy_term, samples, truth, mask, log_weights).mean())
 
 
 def std_error_correlation(
-    samples: Tensor,
-    truth: Tensor,
-    mask: Tensor | None = None,
-    n_bins: int = 10,
-    log_weights: Tensor | None = None,
+    samples: Tensor, truth: Tensor, mask: Tensor | None = None, n_bins: int = 10, log_weights: Tensor | None = None
 ) -> Reliability:
     """Does the predicted std map say where the error is? A reliability diagram and two correlations.
 
@@ -199,15 +187,13 @@ def std_error_correlation(
 class EnsembleScores:
     """All scores at once, over many observations, a chunk at a time.
 
-    Memory grows by a few numbers an observation. Any split into chunks gives the numbers of one :meth:`update` with
-    everything, and of the functions.
+    Any split into chunks gives the numbers of one :meth:`update` with everything, and of the functions.
 
     Args:
-        mask: boolean of ``shape``, or None for every coordinate; :meth:`update` may give another for its observations.
-            The PSNRs are over all pixels whatever the mask.
+        mask: boolean of ``shape``, or None for every coordinate. The PSNRs are over all pixels whatever the mask.
         data_range: as in :func:`psnr`.
         scale: the unit of x, broadcastable to ``shape``, by which samples and truth are divided, so that coordinates in
-            other units count alike: that of :meth:`csb.problems.Transform.x_scale`. 1 leaves them in their own.
+            other units count alike: that of :meth:`csb.problems.Transform.x_scale`.
     """
 
     def __init__(self, mask: Tensor | None = None, data_range: float = 1.0, scale: Tensor | float = 1.0) -> None:
@@ -220,11 +206,7 @@ class EnsembleScores:
     def update(
         self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
     ) -> None:
-        """Add B observations: samples (B, n, *shape), truth (B, *shape), log_weights (B, n), (n,) or None.
-
-        ``mask``, (B, *shape) or ``shape``, takes the place of the common one; the number of coordinates it selects for
-        each observation may not differ within a call.
-        """
+        """Add B observations; ``mask`` takes the place of the common one."""
         x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
         unit = self._scale.to(x.device).expand(truth.shape[1:]).flatten()
         w = ensemble_weights(log_weights, samples)
@@ -240,9 +222,9 @@ class EnsembleScores:
     def compute(self) -> dict[str, float]:
         """Every score. Needs an update.
 
-        ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the average of
-        1/Σw², n for equal weights; ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in
-        :func:`spread_skill`, the first two in the unit of x/scale; ``rmse``: ``skill`` under its other name.
+        ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the mean n_eff;
+        ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in :func:`spread_skill`, the first two in the
+        unit of x/scale; ``rmse``: ``skill`` under its other name.
         """
         if not self._rows or self._n is None:
             raise CSBError("no observation was added; call update(samples, truth) before compute()")

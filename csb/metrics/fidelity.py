@@ -28,7 +28,7 @@ def psnr(estimate: Tensor, truth: Tensor, data_range: float = 1.0, *, per_image:
         per_image: False: 10·log₁₀(range²/MSE) of the mean squared error over all pixels and images, the convention of
             every table here. True: the average over images of each image's PSNR, which is never smaller (Jensen).
 
-    Raises CSBError where shapes differ, the input is empty or not finite, or data_range ≤ 0.
+    CSBError where shapes differ, the input is empty or not finite, or data_range ≤ 0.
     """
     estimate, truth = _pair(estimate, truth)
     mse = (estimate - truth).square().flatten(1).mean(1).cpu()
@@ -36,22 +36,19 @@ def psnr(estimate: Tensor, truth: Tensor, data_range: float = 1.0, *, per_image:
 
 
 def decibel(mse: Tensor, data_range: float) -> Tensor:
-    """10·log₁₀(range²/MSE). Raises CSBError unless data_range is positive and finite."""
+    """10·log₁₀(range²/MSE). CSBError unless data_range is positive and finite."""
     if not is_number(data_range) or not 0 < data_range < math.inf:
         raise CSBError(f"data_range={data_range!r} is not positive; give the largest minus the smallest pixel value")
     return 10 * torch.log10(data_range**2 / mse)
 
 
 def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), float64, in [−1, 1]; 1 where the estimate is exact.
+    """Structural similarity of each of the images (B, C, H, W): (B,), float64, in [−1, 1], 1 for an exact estimate.
 
     Wang et al. 2004, eq. 13: the mean over pixels and channels of
     (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)), moments in an 11×11 Gaussian window of
     standard deviation 1.5, reflected at the border; c₁ = 0.01², c₂ = 0.03², for pixels in [0, 1].
-    Raises CSBError where shapes differ, sides are below 6 pixels, or values are not finite.
-
-    Args:
-        estimate, truth: (B, C, H, W).
+    CSBError where shapes differ, sides are below 6 pixels, or values are not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
@@ -63,14 +60,9 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> SSIMScores:
-    """Average SSIM over observations, of the posterior mean and of single samples (in expectation under the weights).
+    """Average :func:`ssim` over observations, of the posterior mean and of single samples, under their weights.
 
-    See :func:`ssim`. Raises CSBError as :func:`ssim`, for n < 2, and for bad log-weights.
-
-    Args:
-        samples: (B, n, C, H, W).
-        truth: (B, C, H, W).
-        log_weights: (B, n) or (n,), or None for equal weights.
+    samples (B, n, C, H, W), truth (B, C, H, W) and log_weights as in :mod:`csb.metrics.ensemble`.
     """
     ensembles(samples, truth, None)
     of_mean = ssim(posterior_mean(samples, log_weights), truth).mean()

@@ -1,8 +1,7 @@
-r"""What the metrics take: checked posterior samples, truths, masks, and the weights of weighted samples.
+"""What the metrics take: checked posterior samples, truths, masks, and the weights of weighted samples.
 
 Log-weights are natural logarithms of weights of sum 1, as in :class:`csb.bridge.samples.Samples`; −∞ is a sample that
-does not count, None gives all samples the same weight. The effective number of samples is n_eff = 1/Σw², n for equal
-weights and 1 where one sample has all the weight.
+does not count, None gives all samples the same weight.
 """
 
 import math
@@ -18,7 +17,7 @@ _SUM = 1e-4  # how far float32 log-weights may be from the sum 1
 
 
 def finite(name: str, x: Tensor) -> Tensor:
-    """x, detached. Raises CSBError where it is empty, complex or not finite."""
+    """x, detached. CSBError where it is empty, complex or not finite."""
     if x.numel() == 0 or x.is_complex():
         raise CSBError(f"{name} has shape {tuple(x.shape)} and dtype {x.dtype}; expected a non-empty real tensor")
     if bad := x.numel() - int(torch.isfinite(x).sum()):
@@ -67,25 +66,23 @@ def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tens
 def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:
     """Weights (B, n), float64, of sum 1, for samples (B, n, …). ``log_weights``: (B, n), (n,) for all B, or None."""
     B, n = samples.shape[:2]
-    if log_weights is None:
-        return torch.full((B, n), 1 / n, dtype=torch.float64, device=samples.device)
-    if tuple(log_weights.shape) not in ((B, n), (n,)):
+    if log_weights is not None and tuple(log_weights.shape) not in ((B, n), (n,)):
         raise CSBError(f"log_weights has shape {tuple(log_weights.shape)}; expected ({B}, {n}) or ({n},), as samples")
-    return _normalised("log_weights", log_weights).to(samples.device).expand(B, n)
+    return _weights("log_weights", log_weights, n, samples.device).expand(B, n)
 
 
 def cloud_weights(name: str, log_weights: Tensor | None, cloud: Tensor) -> Tensor:
     """Weights (n,), float64, of sum 1, for a point cloud (n, …); ``name`` is that of the argument, for errors."""
     n = len(cloud)
-    if log_weights is None:
-        return torch.full((n,), 1 / n, dtype=torch.float64, device=cloud.device)
-    if tuple(log_weights.shape) != (n,):
+    if log_weights is not None and tuple(log_weights.shape) != (n,):
         raise CSBError(f"{name} has shape {tuple(log_weights.shape)}; expected ({n},), one for each sample")
-    return _normalised(name, log_weights).to(cloud.device)
+    return _weights(name, log_weights, n, cloud.device)
 
 
-def _normalised(name: str, log_weights: Tensor) -> Tensor:
-    """exp of log-weights along the last dimension, float64, made to sum to 1 exactly."""
+def _weights(name: str, log_weights: Tensor | None, n: int, device: torch.device) -> Tensor:
+    """exp of log-weights (…, n), float64, made to sum to 1 exactly; equal weights (n,) for None."""
+    if log_weights is None:
+        return torch.full((n,), 1 / n, dtype=torch.float64, device=device)
     if not log_weights.is_floating_point() or bool((log_weights.isnan() | (log_weights == math.inf)).any()):
         raise CSBError(f"{name} is {log_weights.dtype} or holds NaN or +∞; expected floats that are finite or −∞")
     w = log_weights.detach().double().exp()
@@ -93,7 +90,7 @@ def _normalised(name: str, log_weights: Tensor) -> Tensor:
     if float((total - 1).abs().max()) > _SUM:
         worst = float(total.flatten()[(total - 1).abs().argmax()])
         raise CSBError(f"{name} has weights of sum {worst:.6g}; expected 1; subtract logsumexp over the samples")
-    return w / total
+    return (w / total).to(device)
 
 
 def concentration(w: Tensor) -> float:
@@ -114,10 +111,7 @@ def pairs_share(w: Tensor) -> float:
 
 
 def systematic(w: Tensor, n: int, offset: float) -> Tensor:
-    """Systematic resampling: the n indices (int64, ascending) at the levels (i + offset)/n of the weights' cumulation.
-
-    Sample i comes ⌊n·w_i⌋ or ⌈n·w_i⌉ times, for equal weights and n = len(w) exactly once.
-    """
+    """Systematic resampling: n indices (int64, ascending), at the levels (i + offset)/n of the cumulated weights."""
     levels = (torch.arange(n, dtype=w.dtype, device=w.device) + offset) / n
     return invert(w[None], levels[None])[0]
 
@@ -128,14 +122,7 @@ def uniform(generator: Generator, *shape: int, device: torch.device) -> Tensor:
 
 
 def posterior_mean(samples: Tensor, log_weights: Tensor | None = None) -> Tensor:
-    """The (weighted) mean of each observation's samples: (B, n, *shape) → (B, *shape), float64.
-
-    Raises CSBError for samples that are not finite, and for log-weights of another shape, NaN or not of sum 1.
-
-    Args:
-        samples: (B, n, *shape).
-        log_weights: (B, n) or (n,), or None for equal weights.
-    """
+    """The mean of each observation's samples (B, n, *shape), weighted by (B, n) or (n,): (B, *shape), float64."""
     if samples.ndim < 3:
         raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (B, n, *shape)")
     w, x = ensemble_weights(log_weights, samples), finite("samples", samples).flatten(2)

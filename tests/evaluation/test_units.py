@@ -12,9 +12,8 @@ from csb.evaluation.scores import held_out_scores
 from csb.evaluation.selection import inflate, validation_score
 from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.metrics.calibration import sbc_ranks, tarp
-from csb.metrics.distances import c2st, mmd, sliced_wasserstein
+from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill
-from csb.metrics.moments import sample_moments
 from csb.problems import LinearGaussian, Pairs, Rows
 from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise

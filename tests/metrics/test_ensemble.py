@@ -8,10 +8,10 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from csb.errors import CSBError
+from csb.metrics.distances import moment_errors, sample_moments
 from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill, std_error_correlation
 from csb.metrics.fidelity import psnr
 from csb.metrics.inputs import posterior_mean, systematic
-from csb.metrics.moments import moment_errors, sample_moments
 from csb.process import seeded
 from tests.metrics.draws import COPIED, COPIES, SHARE, ensemble, half_mask, log_weights, normal, point_mass
 

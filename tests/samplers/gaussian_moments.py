@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csb.metrics.moments import MomentErrors
+from csb.metrics.distances import MomentErrors
 from csb.problems import Mixture
 from csb.process import Grid, Noise, seeded
 from csb.samplers import GaussianLikelihood
@@ -62,7 +62,7 @@ def output_mean(sampler, y: Tensor) -> Tensor:
 
 
 def law_errors(found: Transition, exact: Transition) -> MomentErrors:
-    """As :func:`csb.metrics.moments.moment_errors`, from the law itself."""
+    """As :func:`csb.metrics.distances.moment_errors`, from the law itself."""
     gap = float((found.mean - exact.mean).norm())
     return MomentErrors(
         gap / float(exact.cov.trace().sqrt()),

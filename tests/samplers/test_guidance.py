@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.metrics.moments import moment_errors, sample_moments
+from csb.metrics.distances import moment_errors, sample_moments
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, Mixture, MixtureClass
 from csb.process import Grid, Power, seeded

@@ -1,7 +1,7 @@
 """Guided samplers with the exact denoiser of a Gaussian prior: their whole law, against theory and the posterior's.
 
 Errors of a mean are in units of the exact mean's length and of the posterior's standard deviation (√tr C), those of a
-covariance relative in Frobenius norm, as :func:`csb.metrics.moments.moment_errors` has them.
+covariance relative in Frobenius norm, as :func:`csb.metrics.distances.moment_errors` has them.
 """
 
 from itertools import pairwise
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.metrics.moments import moment_errors
+from csb.metrics.distances import moment_errors
 from csb.problems import LinearGaussian
 from csb.process import Grid, Power, seeded
 from csb.samplers import DDRM, MMPS, SCORE, SDA, TDS, TMPD, PiGDM

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from csb.errors import LARGEST, CSBError
 from csb.evaluation.results import Results
-from csb.metrics.distances import c2st, sliced_wasserstein
+from csb.metrics.distances import c2st, moment_errors, sample_moments, sliced_wasserstein
 from csb.metrics.inputs import systematic
-from csb.metrics.moments import moment_errors, sample_moments
 from csb.problems import Posterior, Problem
 from csb.process import Stream, seeded
 from csb.samplers import Sampler
@@ -80,7 +79,7 @@ def score_sampler(
     """All scores of a sampler as plain data.
 
     For each of c2st, sliced_w (sliced W_1), mean_error, cov_error, skew_error and kurtosis_error (see
-    :func:`csb.metrics.moments.moment_errors`): the mean over observations, ``…_each`` with the value of each, and
+    :func:`csb.metrics.distances.moment_errors`): the mean over observations, ``…_each`` with the value of each, and
     ``…_se``, its standard error, for two or more. calls, backward_calls: network passes a sample; seconds: for 10,000
     samples, the median over observations; moments: found and exact ones at the published observation, if any.
 
