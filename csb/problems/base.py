@@ -72,11 +72,7 @@ class Problem(Schema):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(**dict(zip(arguments(type(self)), args)), **values)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
+    __eq__, __hash__ = object.__eq__, object.__hash__  # two problems with the same arguments are two problems
 
     @property
     def has_exact_posterior(self) -> bool:
@@ -161,12 +157,7 @@ class Problem(Schema):
 
 
 class Simulated(Problem):
-    """A problem with a prior to draw from, so that pairs are made and not loaded.
-
-    Args:
-        n_train, n_val, n_test: sizes of the splits.
-        seed: of all draws.
-    """
+    """A problem with a prior to draw from: n_train, n_val and n_test pairs are made by a seed, and not loaded."""
 
     last: ClassVar[tuple[str, ...]] = ("n_train", "n_val", "n_test", "seed")
     n_train: Count = 100_000
@@ -194,11 +185,7 @@ class Simulated(Problem):
 
 
 class Bounded(Simulated):
-    """A simulated problem whose prior has bounds.
-
-    Args:
-        transform: "standardise" (samples may leave the bounds), "reflect" or "probit", see :mod:`csb.problems.bounded`.
-    """
+    """A simulated problem whose prior has bounds. For its transforms see :mod:`csb.problems.bounded`."""
 
     last: ClassVar[tuple[str, ...]] = (*Simulated.last, "transform")
     support: ClassVar[Support]
@@ -209,9 +196,9 @@ class Bounded(Simulated):
 
 
 class AdditiveNoise(Problem):
-    """y = forward(x) + noise_std·N(0, I)."""
+    """y = forward(x) + noise_std·N(0, I); noise_std is 0 for exact observations."""
 
-    noise_std: ClassVar[float]  # 0 for exact observations
+    noise_std: ClassVar[float]
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

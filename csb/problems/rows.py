@@ -45,10 +45,14 @@ class Header(NamedTuple):
     dtype: Any
 
     @classmethod
-    def of(cls, array: Any) -> Self:
-        """That of an array; (N,) is that of N vectors of one coordinate, (N, 1)."""
-        shape = list(array.shape or ())
-        return cls(tuple(shape + [1] * (len(shape) == 1)), array.dtype)
+    def of(cls, shape: tuple[int, ...] | None, dtype: Any) -> Self:
+        """(N,) stands for N vectors of one coordinate, (N, 1)."""
+        shape = tuple(shape or ())
+        return cls((*shape, 1) if len(shape) == 1 else shape, dtype)
+
+    @classmethod
+    def of_all(cls, arrays: Mapping[str, Any]) -> dict[str, Self]:
+        return {name: cls.of(array.shape, array.dtype) for name, array in arrays.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,17 @@ class Source:
     headers: dict[str, Header]
     in_memory: bool = False
 
+    @classmethod
+    def of(cls, where: str, arrays: Mapping[str, Any], in_memory: bool) -> Self:
+        """That of arrays which are open."""
+        labels = {name: name for name in arrays}
+        return cls(where, labels, lambda _: nullcontext(arrays), Header.of_all(arrays), in_memory)
+
     def _picked(self, rows: Numbers, names: tuple[str, ...]) -> list[Any]:
         """Copies of these rows, which hold no file open. CSBError for arrays that are not those of the headers."""
         with self.opened(names) as arrays:
-            for name in names:
-                old, new = self.headers[name], Header.of(arrays[name])
-                if new != old:
+            for name, new in Header.of_all({name: arrays[name] for name in names}).items():
+                if new != (old := self.headers[name]):
                     raise CSBError(
                         f"{self.labels[name]} was {old.dtype} of shape {old.shape} and is {new.dtype} of shape "
                         f"{new.shape} now; restore it, and do not write to it while it is used"
@@ -133,8 +142,7 @@ class Rows:
     def of(cls, pairs: Pairs) -> Self:
         """The rows of tensors."""
         tensors = {name: value for name, value in pairs._asdict().items() if value is not None}
-        headers = {name: Header.of(value) for name, value in tensors.items()}
-        return cls(Source("the pairs", {name: name for name in tensors}, lambda _: nullcontext(tensors), headers, True))
+        return cls(Source.of("the pairs", tensors, in_memory=True))
 
     def __len__(self) -> int:
         return self.source.headers["x"].shape[0] if self.order is None else len(self.order)

@@ -1,8 +1,7 @@
 """Where own pairs come from: an .npz file, two .npy files, an HDF5 file, a torch Dataset, or arrays of this process.
 
 All but the first may be larger than memory: only the rows that are asked for are read. Headers are read and checked
-first: shapes and types are known, and what cannot be used is refused, before anything is allocated. Nothing is
-unpickled.
+before anything is allocated. Nothing is unpickled.
 """
 
 import math
@@ -10,10 +9,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
@@ -44,25 +42,24 @@ _READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
 def open_source(path: str | None, x: str | None, y: str | None) -> Source:
     """The source that these arguments of :class:`csb.problems.pairs.FilePairs` name. Only headers are read.
 
-    Raises:
-        CSBError: what is missing or cannot be read; arrays that are no pairs; fewer than LEAST of them.
+    CSBError for what is missing or cannot be read, arrays that are no pairs, and fewer than LEAST of them.
     """
     if path is None:
         return _checked(_npy({"x": Path(str(x)), "y": Path(str(y))}))
     if path.startswith(SCHEME):
-        held = ARRAYS.get(name := path.removeprefix(SCHEME))
-        return held or _checked(_items(name))
-    open_file = _hdf5 if _is_hdf5(Path(path)) else _npz
-    return _checked(open_file(Path(path), {"x": x or "x", "y": y or "y"}))
+        name = path.removeprefix(SCHEME)
+        return ARRAYS.get(name) or _checked(_items(name))
+    file, names = Path(path), {"x": x or "x", "y": y or "y"}
+    return _checked(_hdf5(file, names) if _is_hdf5(file) else _npz(file, names))
 
 
 def _is_hdf5(path: Path) -> bool:
-    """By its first bytes; of a file that is not there, or has no HDF5 in it, by its name."""
-    if path.is_file():
-        with _readable(f"{path} cannot be read"), path.open("rb") as file:
-            if file.read(len(_MAGIC)) == _MAGIC:
-                return True
-    return path.suffix.lower() in HDF5
+    """By its suffix, or its first bytes."""
+    is_named_so = path.suffix.lower() in HDF5
+    if is_named_so or not path.is_file():
+        return is_named_so
+    with _readable(f"{path} cannot be read"), path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 @contextmanager
@@ -106,10 +103,9 @@ def _checked(source: Source) -> Source:
 
 
 def _header(label: str, file: IO[bytes]) -> Header:
-    """The header of an array in numpy's format."""
     with _readable(f"{label} cannot be read"):
         shape, _, dtype = _READERS[npy.read_magic(file)](file)
-        return Header.of(SimpleNamespace(shape=shape, dtype=dtype))
+        return Header.of(shape, dtype)
 
 
 def _npz(path: Path, names: dict[str, str]) -> Source:
@@ -174,8 +170,7 @@ def _hdf5(path: Path, names: dict[str, str]) -> Source:
             yield {key: dataset(file, key) for key in keys}
 
     with opened(NAMES) as arrays:
-        headers = {name: Header.of(array) for name, array in arrays.items()}
-    return Source(str(path), labels, opened, headers)
+        return Source(str(path), labels, opened, Header.of_all(arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,19 +179,11 @@ class _Column:
 
     shape: tuple[int, ...]
     dtype: Any
-    label: str
     item: Callable[[int], Array]
 
     def __getitem__(self, rows: Any) -> Array:
         numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
-        found = [self.item(number) for number in numbers]
-        for number, value in zip(numbers, found):
-            if value.shape != self.shape[1:]:
-                raise CSBError(
-                    f"{self.label.format(number)} has shape {value.shape} and that of item 0 {self.shape[1:]}; give "
-                    f"all the same"
-                )
-        return np.stack(found)
+        return np.stack([self.item(number) for number in numbers])
 
 
 def _items(name: str) -> Source:
@@ -209,29 +196,31 @@ def _items(name: str) -> Source:
         )
     dataset: Any = DATASETS[name]
 
-    def pair(index: int) -> list[Array]:
+    def pair(index: int) -> dict[str, Array]:
         with _readable(f"item {index} of {where} cannot be had", "fix it"):
             item = dataset[index]
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise CSBError(f"an item of {where} is a {type(item).__name__}; expected a pair (x, y) of arrays")
             labels = (f"{key} of item {index} of {where}" for key in NAMES)
-            return [torch.atleast_1d(as_numbers(label, part)).cpu().numpy() for label, part in zip(labels, item)]
+            parts = (torch.atleast_1d(as_numbers(label, part)).cpu().numpy() for label, part in zip(labels, item))
+            return dict(zip(NAMES, parts))
 
-    first = dict(zip(NAMES, pair(0)))
+    first = pair(0)
 
-    @contextmanager
-    def opened(names: tuple[str, ...]) -> Iterator[dict[str, _Column]]:
+    def columns(names: tuple[str, ...]) -> dict[str, _Column]:
         once = cache(pair)
 
-        def column(key: str) -> _Column:
-            shape, part = (len(dataset), *first[key].shape), NAMES.index(key)
-            return _Column(shape, first[key].dtype, f"{key} of item {{}} of {where}", lambda index: once(index)[part])
+        def part(key: str, index: int) -> Array:
+            found, shape = once(index)[key], first[key].shape
+            if found.shape != shape:
+                label = f"{key} of item {index} of {where}"
+                raise CSBError(f"{label} has shape {found.shape} and that of item 0 {shape}; give all the same")
+            return found
 
-        yield {key: column(key) for key in names}
+        return {k: _Column((len(dataset), *first[k].shape), first[k].dtype, partial(part, k)) for k in names}
 
-    with opened(NAMES) as columns:
-        headers = {key: Header.of(column) for key, column in columns.items()}
-    return Source(where, {key: f"{key} of {where}" for key in NAMES}, opened, headers)
+    labels = {key: f"{key} of {where}" for key in NAMES}
+    return Source(where, labels, lambda names: nullcontext(columns(names)), Header.of_all(columns(NAMES)))
 
 
 def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
@@ -241,11 +230,9 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
     checked, and for mean and standard deviation. An item must be the same whenever it is fetched.
 
     Args:
-        dataset: map-style, with items (x, y): numbers of any type, each a vector (d,) or an image (C, H, W).
+        dataset: map-style, with items (x, y): numbers of any type, each a vector (d,) or an image (C, H, W). CSBError
+            for others.
         name: by which bridges remember it; an earlier dataset of this name is replaced.
-
-    Raises:
-        CSBError: no map-style Dataset.
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise CSBError(
@@ -259,19 +246,16 @@ def from_dataset(dataset: Dataset[Any], name: str = "pairs") -> str:
 def hold(x: Any, y: Any, name: str) -> Source:
     """Makes arrays x (N, …) and y (N, …) known in this process by a name, for as long as what is returned is held.
 
+    CSBError for values that are no numbers, other shapes, and fewer than LEAST pairs.
+
     Args:
         x, y: tensors, arrays, lists, frames, which are copied into memory; or memory maps and datasets of HDF5, which
             are read by rows.
         name: by which specs remember them.
-
-    Raises:
-        CSBError: values that are no numbers, other shapes, fewer than 100 pairs.
     """
     given = dict(zip(NAMES, (x, y)))
     by_rows = [k for k, v in given.items() if isinstance(v, np.memmap) or type(v).__module__.startswith("h5py.")]
     arrays = {k: value if k in by_rows else as_numbers(k, value).cpu().numpy() for k, value in given.items()}
-    headers = {key: Header.of(array) for key, array in arrays.items()}
-    labels = {key: key for key in NAMES}
-    source = Source("the arrays", labels, lambda _: nullcontext(arrays), headers, in_memory=not by_rows)
+    source = Source.of("the arrays", arrays, in_memory=not by_rows)
     ARRAYS[name] = _checked(source)
     return source

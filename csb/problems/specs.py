@@ -57,21 +57,16 @@ class Registry(dict[str, type[T]]):
     """Classes by their names."""
 
     def register(self, cls: type[U]) -> type[U]:
-        """Enters a class, as its decorator."""
+        """Enter a class, as its decorator."""
         self[cls.name] = cls  # type: ignore[attr-defined, assignment]
         return cls
 
 
 def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
-    """The registered class of the spec's name, made with the spec's arguments.
+    """The class of the spec's name, resolved in the registry alone, made with the spec's arguments.
 
-    Args:
-        kind: what the registry holds, for messages.
-        registry: the only place where names resolve.
-        spec: {"name": …, **arguments}; lists stand for tuples.
-
-    Raises:
-        CSBError: unknown or missing name; unknown, missing or ill-typed argument.
+    Lists stand for tuples. CSBError, which calls the class a ``kind``, for an unknown or missing name, and for an
+    unknown, missing or ill-typed argument.
     """
     name = spec.get("name")
     if not isinstance(name, str) or name not in registry:

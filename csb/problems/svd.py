@@ -1,7 +1,7 @@
 """The thin singular value decomposition of an operator, by functions: A = U diag(s) Vᵀ.
 
 r numbers s > 0, in no order; V: ℝ^r → x and U: ℝ^r → y have orthonormal columns, so that VVᵀ projects onto what A sees
-of x, and x − VVᵀx is what it does not see. Where A has a structure no matrix of the size of x is ever made.
+of x. Where A has a structure no matrix of the size of x is ever made.
 """
 
 from collections.abc import Callable
@@ -37,11 +37,10 @@ class SVD:
 
     @property
     def rank(self) -> int:
-        """r."""
         return len(self.values)
 
     def above(self, share: float) -> "SVD":
-        """Of the numbers s alone that are more than this share of the largest."""
+        """That of the numbers s alone which are more than this share of the largest."""
         kept = (self.values > share * self.values.amax(0, keepdim=True)).nonzero()[:, 0] if self.rank else self.values
         if len(kept) == self.rank:
             return self
@@ -59,31 +58,24 @@ class SVD:
         return self.v(self.vt(x))
 
 
-def _digits(A: Tensor, bits: int) -> bool:
+def _fits(A: Tensor, digits: int) -> bool:
     """Whether so many binary digits do for every number of A."""
-    mantissa = torch.frexp(A).mantissa * 2**bits
+    mantissa = torch.frexp(A).mantissa * 2**digits
     return bool((mantissa == mantissa.round()).all())
-
-
-def precision(A: Tensor) -> float:
-    """ε of the dtype in which A is known: its own, or float32 where a float64 A has come from there.
-
-    float64 numbers of float32's 24 digits have been computed in float32; those that take 20 at most are exact.
-    """
-    coarse = A.dtype == torch.float64 and _digits(A, 24) and not _digits(A, 20)
-    return torch.finfo(torch.float32 if coarse else A.dtype).eps
 
 
 def factors(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U (m, r), s (r,) and V (n, r) of a matrix A (m, n), float64; s above the rounding error of the largest.
 
-    That is max(m, n)·ε of it, ε of :func:`precision`, but at most half the digits. CSBError where A is not finite.
+    That is max(m, n)·ε of it, but at most half the digits; ε is that of A's dtype, or of float32 where a float64 A has
+    come from there. CSBError where A is not finite.
     """
     if not bool(torch.isfinite(A).all()):
         raise CSBError(f"a matrix of shape {tuple(A.shape)} has entries that are not finite; an operator needs numbers")
     A = A if A.is_floating_point() else A.double()
     U, s, Vt = torch.linalg.svd(A.double(), full_matrices=False)
-    eps = precision(A)
+    coarse = A.dtype == torch.float64 and _fits(A, 24) and not _fits(A, 20)  # numbers of at most 20 digits are exact
+    eps = torch.finfo(torch.float32 if coarse else A.dtype).eps
     keep = s > min(max(A.shape) * eps, eps**0.5) * s.max()
     return U[:, keep], s[keep], Vt[keep].T
 
@@ -101,8 +93,7 @@ def dense(A: Tensor, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
 def probed(apply: Map, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SVD:
     """The decomposition of any linear map, from its columns, in float64 where it takes that, else in float32.
 
-    Where sums of columns show that it rounds them to float32 they are known no better. CSBError where it is too large
-    for a dense matrix.
+    Where sums of columns show that it rounds to float32, they are known no better. CSBError where it is too large.
     """
     dx, dy = (torch.Size(shape).numel() for shape in (x_shape, y_shape))
     if max(dx, dy) > LARGEST:
@@ -120,20 +111,3 @@ def probed(apply: Map, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> SV
         error = (apply(x.unflatten(1, x_shape)).flatten(1) - x @ A.T).abs()
         A = A.float() if bool((error > 1e-11 * (x.abs() @ A.abs().T)).any()) else A
     return dense(A, x_shape, y_shape)
-
-
-def separable(rows: Tensor, columns: Tensor, x_shape: tuple[int, ...]) -> SVD:
-    """Of x ↦ R x Cᵀ, channel by channel of images (C, H, W): the two small decompositions give the large one.
-
-    R (h, H) acts along the height, C (w, W) along the width; float64.
-    """
-    channels, (U_r, s_r, V_r), (U_c, s_c, V_c) = x_shape[0], factors(rows), factors(columns)
-    inner = (channels, len(s_r), len(s_c))
-
-    def maps(left: Tensor, right: Tensor) -> tuple[Map, Map]:
-        return (
-            lambda c: left.to(c) @ c.unflatten(1, inner) @ right.to(c).T,
-            lambda x: (left.to(x).T @ x @ right.to(x)).flatten(1),
-        )
-
-    return SVD(torch.outer(s_r, s_c).flatten().repeat(channels), *maps(V_r, V_c), *maps(U_r, U_c))

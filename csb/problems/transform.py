@@ -178,12 +178,7 @@ class _Cropped(PixelRange):
 
 @TRANSFORMS.register
 class Hole(_Cropped):
-    """A hole that is always in the same place; c = 2y − 1 at the known pixels and 0 in the hole.
-
-    Args:
-        x_shape: (C, H, W).
-        box: the hole.
-    """
+    """A hole in images (C, H, W) that is always the same box; c = 2y − 1 at the known pixels and 0 in the hole."""
 
     name = "hole"
     known: Tensor
@@ -207,16 +202,13 @@ class Hole(_Cropped):
 
 @TRANSFORMS.register
 class MovingHole(_Cropped):
-    """A square hole that may be anywhere: the bridge sees the image from there, one bridge for all positions.
+    """A square hole that may be anywhere in images (C, H, W): the bridge sees them from there, one for all positions.
 
     An observation y (C + 1, H, W) is the image with 0 in the hole, and a last channel that is 1 at the known pixels and
-    0 in the hole; CSBError where that does not show exactly one such hole. c (C, 2H − s, 2W − s), s = ``hole``, is
-    2y − 1 at the known pixels and 0 in the hole and outside the image, shifted so that the hole stands in the middle:
-    the canvas holds the whole image. Known pixels of a digit are never 0 in c, as 0.5 is no multiple of 1/255.
-
-    Args:
-        x_shape: (C, H, W).
-        hole: the side of the hole in pixels, below the smaller of H and W.
+    0 in the hole; CSBError where that does not show exactly one such hole. With s = ``hole`` < min(H, W), its side in
+    pixels, c (C, 2H − s, 2W − s) is 2y − 1 at the known pixels and 0 in the hole and outside the image, shifted so that
+    the hole stands in the middle: the canvas holds the whole image. Known pixels of a digit are never 0 in c, as 0.5 is
+    no multiple of 1/255.
     """
 
     name = "moving_hole"
