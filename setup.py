@@ -7,6 +7,6 @@ setup(
     package_dir={"csb.conf": "conf"},
     package_data={
         "csb.conf": ["**/*.yaml"],
-        "csb.evaluation.report": ["*.jinja", "*.css"],
+        "csb.evaluation": ["*.jinja", "*.css"],
     },
 )

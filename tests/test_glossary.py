@@ -6,7 +6,7 @@ import re
 import pytest
 
 import csb
-from csb.evaluation.report.catalogue import METRICS
+from csb.evaluation.catalogue import METRICS
 from csb.evaluation.sweep import CALLS, MAIN_SCORES, SECONDS
 from csb.problems import LinearGaussian, TwoMoons
 from csb.runs.evaluate import HALF_STEPS, IMAGE_FIGURES

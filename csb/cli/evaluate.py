@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.evaluation.table import print_table
 from csb.runs.budgets import read
 from csb.runs.compare import Work

@@ -13,7 +13,7 @@ from torch import Tensor
 from csb.bridge import Bridge
 from csb.bridge.samples import as_floats, batched
 from csb.errors import CSBError, in_one_line
-from csb.evaluation.settings import SamplerSettings
+from csb.evaluation.scores import SamplerSettings
 from csb.files import write_atomically
 from csb.numbers import require_present
 from csb.process import seeded

@@ -15,8 +15,7 @@ from csb import files
 from csb.cli.ends import explain
 from csb.cli.launch import is_requeued, take_gpu
 from csb.errors import CSBError
-from csb.evaluation.heatmap import draw_sweep
-from csb.evaluation.sweep import Job, cell_rows, cells, is_swept, job_rows, main_score
+from csb.evaluation.sweep import Job, cell_rows, cells, draw_sweep, is_swept, job_rows, main_score
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
 from csb.renamed import scores_of_today
 from csb.runs.config import read

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import escape
 from matplotlib import cbook
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -36,8 +35,8 @@ from torch import Tensor, nan
 from csb.errors import CSBError, require_place
 from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.diagnose_figures import HalfStepLosses
-from csb.evaluation.style import UNIT, data_uri, png, write_png
-from csb.evaluation.table import format_value, markdown_table, write_json, write_text
+from csb.evaluation.plots import UNIT, data_uri, png, write_png
+from csb.evaluation.table import html_table, markdown_table, write_json, write_text
 from csb.metrics.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.inputs import ensembles, finite, require_tensors
 from csb.process import Stream, seeded
@@ -52,11 +51,10 @@ class Diagnosis:
     """What :func:`diagnose` found; a notebook shows it with its figures.
 
     Attributes:
-        table: a row a parameter. "correlation" of posterior mean and truth; "z_mean" and "z_rms" of the z-scores, 0 and
-            1 for an exact posterior; "contraction", the mean, 1 where the data tell all and 0 where they tell nothing;
-            "coverage_90", the share of truths inside central intervals of 90 %; "coverage_gap", the mean of coverage
-            minus level, below 0 for samples too narrow; "sbc_p", the Kolmogorov–Smirnov p-value of uniform ranks: of d
-            parameters the least is to be compared with 0.05/d.
+        table: a row a parameter: "correlation" of posterior mean and truth; "z_mean" and "z_rms" of the z-scores;
+            the mean "contraction", 1 where the data tell all and 0 where they tell nothing; "coverage_90" of central
+            intervals of 90 %; "coverage_gap", the mean of coverage minus level, below 0 for samples too narrow;
+            "sbc_p", the Kolmogorov–Smirnov p-value of uniform ranks: compare the least of d with 0.05/d.
         figures: "corner", "recovery", "sbc_histogram", "sbc_ecdf", "coverage", "tarp", "z_contraction", and "loss"
             where losses were given.
     """
@@ -65,10 +63,7 @@ class Diagnosis:
     figures: dict[str, Figure]
 
     def show(self) -> None:
-        """Display all figures: with the table in a notebook, else in pyplot's windows.
-
-        Without a display, use :meth:`save`.
-        """
+        """Display all figures: with the table in a notebook, else in pyplot's windows, which need a display."""
         if "ipykernel" in sys.modules:
             import_module("IPython.display").display(self)
             return
@@ -97,13 +92,11 @@ class Diagnosis:
         return markdown_table(self.table)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in self.table[0])
-        rows = ("".join(f"<td>{escape(format_value(value))}</td>" for value in row.values()) for row in self.table)
         pictures = (
             f'<img alt="{name}" width="{figure.get_figwidth() / UNIT:.0f}" src="{data_uri(png(figure))}">'
             for name, figure in self.figures.items()
         )
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in (head, *rows))}</table>{''.join(pictures)}"
+        return html_table(self.table) + "".join(pictures)
 
 
 def diagnose(
@@ -118,31 +111,26 @@ def diagnose(
 ) -> Diagnosis:
     """Tabulate and draw how calibrated and how informative posterior samples of held-out observations are.
 
-    Of more than 8 parameters the figures show the 8 whose ranks deviate most from uniform ones. Where all samples of an
-    observation agree in a parameter it has no z-score, and takes no part in z_mean and z_rms (NaN where none is left);
-    a truth that is the same in all observations has the correlation NaN.
+    Of more than 8 parameters the figures show the 8 whose ranks deviate most from uniform ones. An observation whose
+    samples all agree in a parameter has no z-score there; z_mean and z_rms are NaN where none is left. A truth that is
+    the same in all observations has the correlation NaN.
 
     Args:
         samples: (B, n, d), n ≥ 2 equally weighted posterior samples of each of B ≥ 10 held-out observations; hundreds
             of both say something.
         truth: (B, d), the parameters behind the observations, drawn from the prior.
         prior: (M, d), M ≥ 2 draws of the prior.
-        names: d labels of the parameters, with their units; text between two "$" is set as a formula. By default
-            x1, x2, …
+        names: d labels of the parameters, with their units, by default x1, x2, …; text between two "$" is a formula.
         observed: samples (m, d) for the corner plot of one observation, and its truth (d,) or None where that is
             unknown; by default the first of the held-out observations.
-        losses: of the training's half-steps, as HalfStepLosses or dictionaries of its fields, for the figure "loss"; of
-            more than 16 the last are drawn.
+        losses: of the training's half-steps, as HalfStepLosses or dictionaries of its fields; the last 16 are drawn.
         seed: of what splits ties, and of TARP's reference points.
-
-    Returns:
-        The table and the figures.
 
     Raises:
         CSBError: shapes that do not fit, images, fewer than 10 observations, values that are not finite, a prior of one
             value, or names that are not d different texts.
     """
-    samples, truth = _pairs(samples, truth)
+    samples, truth = _checked_pairs(samples, truth)
     B, _, d = samples.shape
     prior, names = _points("prior", prior, d), _labels(names, d)
     one, one_truth = _observed(observed, d) if observed is not None else (samples[0], truth[0])
@@ -169,11 +157,11 @@ def diagnose(
     }
     table = [{"parameter": name, **{key: float(v[i]) for key, v in columns.items()}} for i, name in enumerate(names)]
 
-    i = uniformity.deviation.topk(min(d, SHOWN)).indices.sort().values
-    shown, note = [names[k] for k in i], f" · the {SHOWN} of {d} parameters whose ranks deviate most" * (d > SHOWN)
+    worst = uniformity.deviation.topk(min(d, SHOWN)).indices.sort().values
+    shown, note = [names[i] for i in worst], f" · the {SHOWN} of {d} parameters whose ranks deviate most" * (d > SHOWN)
 
     def pick(x: Tensor) -> np.ndarray:
-        return x[..., i].numpy()
+        return x[..., worst].numpy()
 
     b = min(B, draw.MOST_POINTS)
     quantiles = np.quantile(pick(samples[:b]), draw.QUANTILES, axis=1)
@@ -195,10 +183,9 @@ def diagnose(
 def ecdf_band(B: int, share: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the band that the ECDF of B uniform numbers keeps to at all levels at once, in that share of cases.
 
-    Level by level it is a central interval of the binomial law of the count. All have one error γ, which is so small
-    that the share holds for the whole curve: the (1 − share) quantile, over simulated ECDFs, of the least two-sided
-    p-value along the curve (Säilynoja, Bürkner & Vehtari 2022, §2.2). The ranks of :func:`sbc_ranks` are uniform on
-    [0, 1] whatever the number of samples, so that it does not enter.
+    Level by level it is a central interval of the binomial law of the count. All have one error γ: the (1 − share)
+    quantile, over simulated ECDFs, of the least two-sided p-value along the curve (Säilynoja, Bürkner & Vehtari 2022,
+    §2.2). The ranks of :func:`sbc_ranks` are uniform on [0, 1] whatever the number of samples.
 
     Args:
         B: ≥ 1, how many numbers.
@@ -232,7 +219,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return found.masked_fill(constant, nan)
 
 
-def _pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def _checked_pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     require_tensors(samples=samples, truth=truth)
     if samples.ndim > 3:
         raise CSBError(
@@ -249,7 +236,6 @@ def _pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _points(name: str, x: Tensor, d: int) -> Tensor:
-    """Points (n ≥ 2, d), float64, on the CPU."""
     require_tensors(**{name: x})
     if x.ndim != 2 or len(x) < 2 or x.shape[1] != d:
         raise CSBError(f"{name} has shape {tuple(x.shape)}; expected at least 2 draws of the {d} parameters, (n, {d})")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from scipy.ndimage import gaussian_filter, median_filter
 
-from csb.evaluation.style import (
+from csb.evaluation.plots import (
     BAND,
     BLUE,
     DASHED,
@@ -21,6 +22,7 @@ from csb.evaluation.style import (
     WIDE,
     Tile,
     coverage_axes,
+    dot_area,
     drawing,
     limits_of,
     new_figure,
@@ -37,7 +39,7 @@ _MASSES = (0.5, 0.9)  # of the regions in a corner plot
 _SHADES = ("#e4e6e9", "#cfd2d7")  # of the prior's
 _BINS, _MOST_Z = 40, 8.0
 _HALF_STEPS = 16  # in the figure of losses
-Limits = tuple[float, float]
+Window = list[tuple[float, float]]  # limits of each coordinate
 
 
 class HalfStepLosses(Schema):
@@ -83,8 +85,7 @@ def corner(
         names: k labels.
         note: further words of the title.
     """
-    posterior, prior = np.asarray(posterior), np.asarray(prior)
-    k = len(names)
+    posterior, prior, k = np.asarray(posterior), np.asarray(prior), len(names)
     centre = posterior.mean(0) if truth is None else truth
     own, wide = limits_of(posterior, centre), limits_of(prior, centre)
     window = [
@@ -94,33 +95,30 @@ def corner(
     side = min(max(WIDE / k, 130), 320)
     known = "" if truth is None else ", and the truth (red)"
     regions = ". Regions hold 50 and 90 % of the mass" if k > 1 else ""
-    title = f"Posterior (blue) beside the prior (grey){known}{regions}{note}"
-    figure = new_figure(k * side, k * side * 0.9, title)
-    axes = figure.subplots(k, k, squeeze=False)
-    for i in range(k):
-        for j in range(k):
-            one = axes[i, j]
-            if j > i:
-                one.remove()
-                continue
-            one.set_xlim(window[j])
-            one.locator_params(nbins=3 if side > 200 else 2)
-            if i == j:
-                _densities(one, posterior[:, i], prior[:, i], own[i], wide[i])
-            else:
-                one.set_ylim(window[i])
-                _regions(one, posterior[:, [j, i]], prior[:, [j, i]], (own[j], own[i]), (wide[j], wide[i]))
-            if truth is not None:
-                one.axvline(truth[j], color=RED, linewidth=1.2)
-                if i != j:
-                    one.axhline(truth[i], color=RED, linewidth=1.2)
-            one.tick_params(labelbottom=i == k - 1, labelleft=j == 0 and i > 0)
-            one.set_xlabel(wrap(names[j], side - 20) if i == k - 1 else "")
-            one.set_ylabel(wrap(names[i], side - 20) if j == 0 and i > 0 else "")
+    figure = new_figure(k * side, k * side * 0.9, f"Posterior (blue) beside the prior (grey){known}{regions}{note}")
+    for (i, j), axes in np.ndenumerate(figure.subplots(k, k, squeeze=False)):
+        if j > i:
+            axes.remove()
+            continue
+        axes.set_xlim(window[j])
+        axes.locator_params(nbins=3 if side > 200 else 2)
+        if i == j:
+            _densities(axes, posterior[:, i], prior[:, i], own[i], wide[i])
+        else:
+            axes.set_ylim(window[i])
+            _regions(axes, posterior[:, [j, i]], prior[:, [j, i]], [own[j], own[i]], [wide[j], wide[i]])
+        if truth is not None:
+            axes.axvline(truth[j], color=RED, linewidth=1.2)
+            if i != j:
+                axes.axhline(truth[i], color=RED, linewidth=1.2)
+        lowest, first = i == k - 1, j == 0 and i > 0
+        axes.tick_params(labelbottom=lowest, labelleft=first)
+        axes.set_xlabel(wrap(names[j], side - 20) if lowest else "")
+        axes.set_ylabel(wrap(names[i], side - 20) if first else "")
     return figure
 
 
-def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Limits, wide: Limits) -> None:
+def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: tuple, wide: tuple) -> None:
     for x, limits, color in ((prior, wide, DOTS), (posterior, own, BLUE)):
         counts, edges = np.histogram(x, _bins(len(x)), limits)
         axes.stairs(counts / (len(x) * np.diff(edges)), edges, fill=True, color=color, alpha=0.6, linewidth=0)
@@ -128,9 +126,7 @@ def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Limits
     axes.spines["left"].set_visible(False)
 
 
-def _regions(
-    axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: tuple[Limits, Limits], wide: tuple[Limits, Limits]
-) -> None:
+def _regions(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Window, wide: Window) -> None:
     x, y, density, levels = _density(prior, wide)
     axes.contourf(x, y, density, [*levels, np.inf], colors=_SHADES[-len(levels) :])
     shown = posterior[:2000]
@@ -139,16 +135,11 @@ def _regions(
     axes.contour(x, y, density, levels, colors=[BLUE], linewidths=[1.2, 2.0][-len(levels) :])
 
 
-def dot_area(n: int) -> float:
-    """Marker area: smaller for more points."""
-    return float(np.clip(4000 / n, 2, 12))
-
-
 def _bins(n: int) -> int:
     return min(max(math.isqrt(n), 10), _BINS)
 
 
-def _density(points: np.ndarray, limits: tuple[Limits, Limits]) -> tuple[np.ndarray, ...]:
+def _density(points: np.ndarray, limits: Window) -> tuple[np.ndarray, ...]:
     """A smoothed histogram (y, x) of points (n, 2) on a grid, and the heights that bound the regions' masses.
 
     The grid goes beyond the limits by a quarter of their width, so that the regions' bounds close.
@@ -175,8 +166,9 @@ def recovery(
 
     def draw(axes: Axes, i: int) -> None:
         t = truth[:, i]
-        axes.vlines(t, quantiles[0, :, i], quantiles[3, :, i], color=BLUE, linewidth=0.8, alpha=0.5, label="90 %")
-        axes.vlines(t, quantiles[1, :, i], quantiles[2, :, i], color=BLUE, linewidth=2.2, alpha=0.5, label="50 %")
+        for low, high, width, label in ((0, 3, 0.8, "90 %"), (1, 2, 2.2, "50 %")):
+            ends = quantiles[low, :, i], quantiles[high, :, i]
+            axes.vlines(t, *ends, color=BLUE, linewidth=width, alpha=0.5, label=label)
         axes.plot(t, mean[:, i], ".", color=INK, markersize=5, label="posterior mean")
         axes.axline((t[0], t[0]), slope=1, color=RED, linewidth=1.2, linestyle=DASHED, label="mean = truth")
         axes.annotate(f"r = {r[i]:.2f}", (0.04, 0.9), xycoords="axes fraction")
@@ -189,12 +181,11 @@ def rank_histogram(counts: np.ndarray, names: Sequence[str], note: str = "") -> 
     """Draw SBC histograms, counts (bins, k) over their expectation; the band holds 95 % of chance, bin by bin."""
     B = counts[:, 0].sum()
     most = float(counts.max() * len(counts) / B)
-
-    def draw(axes: Axes, i: int) -> None:
-        rank_bars(axes, counts[:, i], B, BLUE, most)
-
     title = f"Ranks of the truth (SBC). A valley: samples too narrow; a hill: too wide; a slope: biased{note}"
-    return _panels(title, names, draw, "rank of the truth among the samples", "count over its expectation")
+    return _panels(
+        title, names, lambda axes, i: rank_bars(axes, counts[:, i], B, BLUE, most),
+        "rank of the truth among the samples", "count over its expectation",
+    )  # fmt: skip
 
 
 def ecdf_difference(ranks: np.ndarray, band: tuple[np.ndarray, ...], names: Sequence[str], note: str = "") -> Figure:
@@ -256,25 +247,15 @@ def z_contraction(z: np.ndarray, contraction: np.ndarray, names: Sequence[str], 
 def loss(rows: Sequence[HalfStepLosses]) -> Figure:
     """Draw training and validation losses, a panel a half-step, and mark the step whose weights were kept."""
     shown = list(rows)[-_HALF_STEPS:]
-
-    def draw(axes: Axes, i: int) -> None:
-        row = shown[i]
-        _losses(axes, row.every * np.arange(1, len(row.losses) + 1), np.array(row.losses))
-        if row.validation:
-            steps, scores = np.array(row.validation).T
-            axes.plot(steps, scores, color=INK, linewidth=1.5, marker=".", markersize=6, label="validation")
-            low, high = axes.get_ylim()
-            axes.set_ylim(min(low, scores.min()), max(high, min(scores.max(), 2 * high - low)))
-        if row.kept_step is not None:
-            axes.axvline(row.kept_step, color=RED, linewidth=1.2, linestyle=DASHED, label="step kept")
-
     labels = [f"{row.half_step} · stopped early" if row.stopped else row.half_step for row in shown]
     note = f" · the last {len(shown)} of {len(rows)}" * (len(shown) < len(rows))
-    return _panels(f"Loss of each half-step{note}", labels, draw, "step", "loss")
+    return _panels(f"Loss of each half-step{note}", labels, partial(_losses, shown), "step", "loss")
 
 
-def _losses(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
+def _losses(rows: Sequence[HalfStepLosses], axes: Axes, i: int) -> None:
     """Losses and their median over about a fortieth of them; a logarithmic axis where they span a factor of 20."""
+    row, losses = rows[i], np.array(rows[i].losses)
+    steps = row.every * np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=BLUE, linewidth=1, alpha=0.35, label="loss")
     median = median_filter(losses, 2 * max(1, len(losses) // 80) + 1)
     axes.plot(steps, median, color=BLUE, linewidth=2, label="running median")
@@ -284,3 +265,10 @@ def _losses(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
     else:
         room = 0.12 * max(high - low, 1e-6)
         axes.set_ylim(losses.min() if losses.min() > low - 3 * room else low - room, high + room)
+    if row.validation:
+        steps, scores = np.array(row.validation).T
+        axes.plot(steps, scores, color=INK, linewidth=1.5, marker=".", markersize=6, label="validation")
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, scores.min()), max(high, min(scores.max(), 2 * high - low)))
+    if row.kept_step is not None:
+        axes.axvline(row.kept_step, color=RED, linewidth=1.2, linestyle=DASHED, label="step kept")

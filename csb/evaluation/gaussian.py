@@ -16,7 +16,7 @@ _STATES = 20_000
 
 
 def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: torch.Generator) -> list[Tensor]:
-    """States of a path through exact kernels, the start included; (N, d) each."""
+    """States (N, d) of a path through exact kernels, the start included."""
     states = [start]
     for kernel in kernels:
         noise = torch.randn(start.shape, dtype=start.dtype, generator=generator)
@@ -24,10 +24,9 @@ def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: 
     return states
 
 
-def exact_half_steps(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str) -> list[HalfStep]:
+def _exact(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str) -> list[HalfStep]:
     """The exact half-steps of IPF by its objective's name."""
-    zero = torch.zeros(problem.dx, dtype=torch.float64)
-    return exact_ipf(grid, problem.G, zero, problem.C, iterations, recursion)
+    return exact_ipf(grid, problem.G, torch.zeros(problem.dx, dtype=torch.float64), problem.C, iterations, recursion)
 
 
 @torch.no_grad()
@@ -52,18 +51,18 @@ def half_step_table(
     """One row a trained half-step, compared with the exact one over the states of the exact path that comes before it.
 
     - mean_map: RMS error of the kernel means over all steps, relative to the RMS of the exact means.
-    - displacement: the same error relative to the RMS of exact mean − state, which is smaller: a harder measure.
+    - displacement: the same error relative to the RMS of exact mean − state: a harder measure.
     - covariance: relative error of the kernels' covariances (Frobenius), mean over steps, where they are learned.
 
     Args:
         problem: gives the exact posterior.
         half_steps: (name, bridge as it was at the end of the half-step), in order, from the first one.
-        recursion: what it is compared with, see :func:`exact_half_steps`.
+        recursion: the objective whose exact half-steps it is compared with, see :func:`exact_ipf`.
         seed: of the states.
     """
     grid = half_steps[0][1].grid
     d, m = problem.dx, problem.dy
-    exact = exact_half_steps(problem, grid, (len(half_steps) + 1) // 2, recursion)
+    exact = _exact(problem, grid, (len(half_steps) + 1) // 2, recursion)
     y = problem.pairs("test", _STATES).y.double()
     factor, path, rows = psd_cholesky(problem.C), reference_kernels(grid, d, m), []
     for index, (name, bridge) in enumerate(half_steps):
@@ -93,15 +92,12 @@ def recursion_table(problem: LinearGaussian, schedule, iterations: int, Ts: Sequ
                 grid = Grid.from_schedule(schedule, T)
             except CSBError:  # too flat at its start for so many steps
                 continue
-            steps = exact_half_steps(problem, grid, iterations, objective)
+            steps = _exact(problem, grid, iterations, objective)
             end = [step for step in steps if step.direction == "backward"][-1].end
-            rows.append(
-                {
-                    "objective": objective,
-                    "T": T,
-                    "mean_error": float((end.U - problem.G).norm() / problem.G.norm()),
-                    "cov_error": float((end.P - problem.C).norm() / problem.C.norm()),
-                    "variance_ratio": float((end.P.diagonal() / problem.C.diagonal()).mean()),
-                }
-            )
+            errors = {
+                "mean_error": float((end.U - problem.G).norm() / problem.G.norm()),
+                "cov_error": float((end.P - problem.C).norm() / problem.C.norm()),
+                "variance_ratio": float((end.P.diagonal() / problem.C.diagonal()).mean()),
+            }
+            rows.append({"objective": objective, "T": T, **errors})
     return rows

@@ -6,16 +6,15 @@ against.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from csb.bridge import Bridge
-from csb.evaluation.report import Row
 from csb.evaluation.results import Drawn, digits, proper_scores
-from csb.evaluation.scores import draw_chunks
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.rows import Row
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, draw_chunks
 from csb.metrics.digits import digit_features, digit_probabilities, load_or_train
 from csb.metrics.distances import frechet
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
@@ -51,7 +50,7 @@ def score_digits(
     metrics: MetricsSettings,
     seed: int,
 ) -> ImageScores:
-    """Draws ``metrics.samples`` samples for each test pair, in bounded memory, and scores them.
+    """Draw ``metrics.samples`` samples for each test pair, in bounded memory, and score them.
 
     Besides :class:`csb.metrics.ensemble.EnsembleScores` (spread, skill, CRPS and std against error inside the hole,
     where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
@@ -70,22 +69,15 @@ def score_digits(
             known = max(known, float(((samples - pairs.x[:, None]) * ~mask[:, None]).abs().max()))
         if sum(len(part) for part in kept) < _RELIABILITY:
             kept.append(samples)
-    row = scores.compute() | {
-        "digit_accuracy": right / (len(test.x) * metrics.samples),
-        "calls": calls,
-        "seconds": seconds,
-    }
-    row |= {} if mask is None else {"known_error": known}
-    shown = torch.cat(kept)
-    return ImageScores(row, _reliability(shown, test.x, bridge.transform.unknown(test.y[: len(shown)])))
-
-
-def _reliability(samples: Tensor, truth: Tensor, mask: Tensor | None) -> list[dict[str, Any]]:
-    found = std_error_correlation(samples, truth[: len(samples)], mask)
-    return [
-        {"bin": i + 1, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
-        for i, (std, rmse) in enumerate(zip(found.predicted_std, found.rmse))
+    row = {**scores.compute(), "digit_accuracy": right / (len(test.x) * metrics.samples)}
+    row |= {"calls": calls, "seconds": seconds} | ({} if mask is None else {"known_error": known})
+    x = torch.cat(kept)
+    bins = std_error_correlation(x, test.x[: len(x)], bridge.transform.unknown(test.y[: len(x)]))
+    reliability = [
+        {"bin": i, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
+        for i, (std, rmse) in enumerate(zip(bins.predicted_std, bins.rmse), start=1)
     ]
+    return ImageScores(row, reliability)
 
 
 class Reference(NamedTuple):

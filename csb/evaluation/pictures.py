@@ -1,6 +1,7 @@
 """Pictures of posterior samples: images in rows, vectors as points; written as PNG files, atomically."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.evaluation.diagnose_figures import dot_area
-from csb.evaluation.style import (
+from csb.evaluation.plots import (
     BLUE,
     DOTS,
     RED,
@@ -20,6 +20,7 @@ from csb.evaluation.style import (
     SMALL,
     WIDE,
     Tile,
+    dot_area,
     drawing,
     limits_of,
     new_figure,
@@ -42,11 +43,10 @@ class Shown(NamedTuple):
 
 
 def as_images(problem: Problem, x: Tensor, y: Tensor) -> Shown:
-    """Pairs x (B, C, H, W) and y (B, C', h, w) or (B, d) for a picture.
+    """Pairs x (B, C, H, W) and y (B, C', h, w) or (B, d) for a picture; a vector y is drawn as a row of cells.
 
-    Images of three channels are drawn in colour, others by their first channel, a vector y as a row of cells: digits
-    and their observations from 0 to 1, other images from their least to their largest value in x, to which range y is
-    brought.
+    Digits and their observations are drawn from 0 to 1, other images from their least to their largest value in x, to
+    which range y is brought.
     """
     truth, seen = drawn_channels(x), y[:, None, None] if y.ndim == 2 else drawn_channels(y)
     if problem.is_digit:
@@ -81,9 +81,8 @@ def draw_samples(
 def to_rgb(images: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
     """Images (…, C, H, W), C = 1 or 3, as (…, H, W, 3) from 0 to 1; values outside the range are clipped."""
     low, high = value_range
-    return np.moveaxis(np.clip((images - low) / (high - low), 0, 1), -3, -1).repeat(4 - images.shape[-3], axis=-1)[
-        ..., :3
-    ]
+    shown = np.moveaxis(np.clip((images - low) / (high - low), 0, 1), -3, -1)
+    return np.broadcast_to(shown, (*shown.shape[:-1], 3))
 
 
 def posterior_grid(
@@ -115,7 +114,19 @@ def posterior_grid(
     Raises:
         CSBError: shapes that do not fit, NaN, or a B or n out of range.
     """
-    _check_grid(truth, observation, samples)
+    B, shapes = len(truth), (tuple(truth.shape), tuple(observation.shape), tuple(samples.shape))
+    if tuple(map(len, shapes)) != (4, 4, 5) or not {truth.shape[1], observation.shape[1]} <= {1, 3}:
+        raise CSBError(
+            "truth, observation and samples have shapes {}, {} and {}; expected (B, C, H, W), (B, C', h, w) and "
+            "(B, n, C, H, W) of 1 or 3 channels".format(*shapes)
+        )
+    if len(observation) != B or len(samples) != B or samples.shape[2:] != truth.shape[1:]:
+        raise CSBError(
+            "truth {}, observation {} and samples {} differ in B or in the size of the image; give the same "
+            "observations to all three".format(*shapes)
+        )
+    if not 1 <= B <= MAX_ROWS or samples.shape[1] < 2:
+        raise CSBError(f"B={B} observations, n={samples.shape[1]} samples; a grid shows 1 to {MAX_ROWS} rows of n ≥ 2")
     x, y, draws = _array("truth", truth), _array("observation", observation), _array("samples", samples)
     mean = draws.mean(1)
     std, error = draws.std(1, ddof=1).mean(1), np.abs(mean - x).mean(1)
@@ -123,8 +134,7 @@ def posterior_grid(
     columns = {"truth": x, "observation": y}
     columns |= {f"sample {i + 1}": draws[:, i] for i in range(min(SAMPLE_COLUMNS, draws.shape[1]))}
     shown = {caption: to_rgb(images, value_range) for caption, images in {**columns, "mean": mean}.items()}
-    figure = _draw_grid({**shown, "std": std, "|mean − truth|": error}, top, title)
-    write_png(Path(path), figure)
+    write_png(Path(path), _draw_grid({**shown, "std": std, "|mean − truth|": error}, top, title))
     return Path(path)
 
 
@@ -132,25 +142,6 @@ def _array(name: str, x: Tensor) -> np.ndarray:
     if not bool(torch.isfinite(x).all()):
         raise CSBError(f"{name} of shape {tuple(x.shape)} holds NaN or infinite values; expected finite ones to draw")
     return x.detach().cpu().double().numpy()
-
-
-def _check_grid(truth: Tensor, observation: Tensor, samples: Tensor) -> None:
-    B = len(truth)
-    if (truth.ndim, observation.ndim, samples.ndim) != (4, 4, 5) or not {truth.shape[1], observation.shape[1]} <= {
-        1,
-        3,
-    }:
-        raise CSBError(
-            f"truth, observation and samples have shapes {tuple(truth.shape)}, {tuple(observation.shape)} and "
-            f"{tuple(samples.shape)}; expected (B, C, H, W), (B, C', h, w) and (B, n, C, H, W) of 1 or 3 channels"
-        )
-    if len(observation) != B or len(samples) != B or samples.shape[2:] != truth.shape[1:]:
-        raise CSBError(
-            f"truth {tuple(truth.shape)}, observation {tuple(observation.shape)} and samples {tuple(samples.shape)} "
-            "differ in B or in the size of the image; give the same observations to all three"
-        )
-    if not 1 <= B <= MAX_ROWS or samples.shape[1] < 2:
-        raise CSBError(f"B={B} observations, n={samples.shape[1]} samples; a grid shows 1 to {MAX_ROWS} rows of n ≥ 2")
 
 
 @drawing()
@@ -166,9 +157,8 @@ def _draw_grid(columns: dict[str, np.ndarray], top: float, title: str) -> Figure
             drawn = one.imshow(image, interpolation="nearest", cmap="magma", vmin=0, vmax=top)
             one.set(xticks=[], yticks=[])
             one.spines[:].set(visible=True, color=RULE)
-    bar = figure.colorbar(
-        drawn, ax=axes, extend="max", extendfrac=0.03, fraction=0.02, pad=0.01, aspect=min(40, 14 * rows)
-    )
+    place = {"fraction": 0.02, "pad": 0.01, "aspect": min(40, 14 * rows)}
+    bar = figure.colorbar(drawn, ax=axes, extend="max", extendfrac=0.03, **place)
     bar.outline.set_visible(False)  # pyright: ignore
     bar.ax.tick_params(labelsize=SMALL)
     return figure
@@ -210,12 +200,9 @@ def posterior_scatter(
     if not 1 <= B <= MAX_ROWS:
         raise CSBError(f"B={B} observations; a scatter picture shows 1 to {MAX_ROWS}, choose some")
     x, t = _array("samples", samples)[..., :2], _array("truth", truth)[:, :2]
-    e = None if exact is None else _array("exact", exact)[..., :2]
+    e = [None] * B if exact is None else _array("exact", exact)[..., :2]
     labels = [observation_label(y) for y in _array("observations", observations).reshape(B, -1)]
-    drawn = [
-        Tile(label, lambda axes, i=i: _draw_points(axes, x[i], None if e is None else e[i], t[i]))
-        for i, label in enumerate(labels)
-    ]
+    drawn = [Tile(labels[i], partial(_draw_points, x=x[i], e=e[i], t=t[i])) for i in range(B)]
     across = 3 if B in (5, 6, 9) else min(B, 4)
     side = min(WIDE / across, 400)
     with drawing():

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from csb.bridge.samples import reset_peak
 from csb.errors import CSBError
-from csb.evaluation.report import Curves, LevelCurve, RankHistogram, Row, StdError
-from csb.evaluation.settings import MetricsSettings
+from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Row, StdError
+from csb.evaluation.scores import MetricsSettings
 from csb.evaluation.table import json_text, write_json
 from csb.files import digest, read_json
-from csb.metrics.calibration import MAX_RANKED, Coverage, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.digits import digit_probabilities
 from csb.metrics.distances import c2st, mmd, mode_weight_tv, moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
@@ -33,13 +33,11 @@ Scores = tuple[dict[str, float], dict[str, float]]  # averages over observations
 
 
 class Results:
-    """Finished rows in one JSON file, each under the digest of everything that it depends on.
-
-    A row is on disk as soon as it is kept, so that a comparison that was stopped goes on where it was.
+    """Finished rows in one JSON file, each under the digest of all that it depends on, kept there as it is finished.
 
     Args:
         path: of the file, which may not exist yet.
-        older: a folder with a file for each row, as suites kept them; its rows are found as well.
+        older: a folder with a file for each row, as suites kept them.
 
     Raises:
         CSBError: a file that is damaged or of another kind.
@@ -98,19 +96,17 @@ def draw(sampler: Sampler, row: Row, y: Tensor, n: int, seed: int, chunk: int) -
     Args:
         row: names the method; a copy with what the samples cost is returned.
     """
-    found = []
+    xs, logs, infos = [], [], []
     for start in range(0, len(y), chunk):
         part = y[start : start + chunk]
         generators = [seeded(seed, Stream.COMPARISON_DRAW, start + i, device=sampler.device) for i in range(len(part))]
         reset_peak(sampler.device)
         one = sampler.sample(part, n, generators)
-        weights = None if one.log_weights is None else one.log_weights.cpu()
-        found.append(replace(one, x=one.x.cpu(), log_weights=weights))
-    infos = [one.info for one in found]
-    ess, ancestors = (
-        torch.cat(values).double() if (values := [v for v in of if v is not None]) else None
-        for of in ([info.ess for info in infos], [info.unique_ancestors for info in infos])
-    )
+        xs.append(one.x.cpu())
+        logs += [] if one.log_weights is None else [one.log_weights.cpu()]
+        infos.append(one.info)
+    found = [[v for info in infos if (v := getattr(info, key)) is not None] for key in ("ess", "unique_ancestors")]
+    ess, ancestors = (torch.cat(values).double() if values else None for values in found)
     row = replace(
         row,
         forward_evaluations=infos[-1].forward_evaluations,
@@ -120,13 +116,7 @@ def draw(sampler: Sampler, row: Row, y: Tensor, n: int, seed: int, chunk: int) -
         ess=None if ess is None else (float(ess.mean()), float(ess.min())),
         unique_ancestors=None if ancestors is None else float(ancestors.mean()),
     )
-    logs = [one.log_weights for one in found if one.log_weights is not None]
-    return Drawn(torch.cat([one.x for one in found]), torch.cat(logs) if logs else None, row)
-
-
-def _level_curve(found: Coverage) -> LevelCurve:
-    coverage = found.coverage.mean(1)
-    return LevelCurve(tuple(found.levels.tolist()), tuple(coverage.tolist()), found.observations)
+    return Drawn(torch.cat(xs), torch.cat(logs) if logs else None, row)
 
 
 def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = None) -> tuple[dict[str, float], Curves]:
@@ -141,7 +131,11 @@ def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = No
         if ranks.shape[1] <= MAX_RANKED:
             figures["sbc_p"] = uniformity.p_value
         histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
-    return figures, Curves(_level_curve(central), _level_curve(joint), histogram)
+    levels = [
+        LevelCurve(tuple(one.levels.tolist()), tuple(one.coverage.mean(1).tolist()), one.observations)
+        for one in (central, joint)
+    ]
+    return figures, Curves(*levels, histogram)
 
 
 def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> Scores:
@@ -213,9 +207,10 @@ def scoring_transform(problem: Problem) -> Transform:
     return problem.make_transform(problem.rows("train"))
 
 
-def _evenly(x: Tensor, log_weights: Tensor | None) -> Tensor:
-    """x (n, d) itself, or as many points of equal weight."""
-    return x if log_weights is None else x[systematic(log_weights.exp(), len(x), 0.5)]
+def _evenly(drawn: Drawn, i: int) -> Tensor:
+    """The samples (n, d) of observation i, resampled to equal weight where they have weights."""
+    x = drawn.x[i].flatten(1)
+    return x if drawn.log_weights is None else x[systematic(drawn.log_weights[i].exp(), len(x), 0.5)]
 
 
 def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings: MetricsSettings) -> Scores:
@@ -232,7 +227,7 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings
         row = {
             "sliced_w": sliced_wasserstein(x, first, seeded(seed, Stream.COMPARISON_SLICES), p=1, log_weights_a=w),
             "sliced_w_floor": sliced_wasserstein(second, first, seeded(seed, Stream.COMPARISON_SLICES), p=1),
-            "mmd": mmd(_evenly(x, w)[:_MMD], first[:_MMD]),
+            "mmd": mmd(_evenly(drawn, i)[:_MMD], first[:_MMD]),
         }
         if law.mean is not None and law.cov is not None:
             errors = moment_errors(x, law.moments, w)
@@ -252,6 +247,6 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings
 def _c2st(problem: Problem, drawn: Drawn, y: Tensor, i: int, seed: int, n: int) -> float:
     """C2ST of at most n samples of observation i."""
     exact = problem.posterior(y[i]).sample(n, seeded(seed, Stream.COMPARISON_EXACT, i, 3)).flatten(1)
-    x = _evenly(drawn.x[i].flatten(1), None if drawn.log_weights is None else drawn.log_weights[i])
+    x = _evenly(drawn, i)
     n = min(n, len(x))
     return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, Stream.COMPARISON_EXACT, i, 4))[:n]])

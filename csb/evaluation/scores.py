@@ -1,24 +1,81 @@
-"""The figures of a bridge on frozen held-out observations: at the end of a training, and after every iteration."""
+"""The figures of a bridge on frozen held-out observations, and whether they say that its training failed.
 
+Every threshold of :func:`failures` is what sampling alone gives an exact sampler with as many observations, and a
+margin in which a short training is no failure:
+
+- spread/skill is 1 for a calibrated sampler. The root mean squared error of B observations has the relative standard
+  deviation √(1/(2B)) where all coordinates of an observation err together, and less where they do not. The logarithm
+  may be 3 of these and log √2 away from 0. Fewer than 20 observations are not judged.
+- the mean deviation of coverage from its level may be 3 times that of an exact posterior (its floor) and .1. Samples of
+  half the right standard deviation are .2 off.
+- the distances at both ends, in units of the state (about 1 wide), may be twice their floor and .2.
+- the error of the mean against the exact posterior, in its standard deviations, may be 3/√n and .5.
+"""
+
+import logging
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge, SampleInfo
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.errors import MOST_DRAWS
+from csb.metrics.calibration import LEVELS, MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.distances import moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores
 from csb.metrics.fidelity import SMALLEST, decibel, psnr, ssim_scores
 from csb.metrics.inputs import ensemble_weights, posterior_mean
 from csb.problems import ClassProblem, Pairs, Problem, Simulated
 from csb.process import Stream, seeded
+from csb.schema import Count, Schema, Whole
 
+Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
+Several = Annotated[int, Field(ge=2, le=MOST_DRAWS)]
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
 _UNIFORM = 100  # observations that a test of ranks needs
+_FEWEST = 20  # observations, of which the logarithm's law is near a normal one
+_LONGER = "more steps (training.first_steps, training.steps), more pairs"
+_WIDTH = f"another objective.covariance (diagonal), {_LONGER} or a larger network"
+_ENDS = {  # figure, its floor, what it is, and what to try
+    "x0_distance": ("x0_floor", "samples are far from the data", f"{_WIDTH}, another problem.transform"),
+    "xT_distance": ("xT_floor", "the data's end is far from N(0, I)", f"{_LONGER} or a lower schedule.alpha_bar_end"),
+}
+logger = logging.getLogger(__name__)
+
+
+class SamplerSettings(Schema):
+    """How posterior samples are drawn: the options of :meth:`csb.bridge.Bridge.sample`."""
+
+    group = "sampler"
+
+    batch_size: Count = Field(default=1024, description="states a network call")
+    mean_only: bool = Field(default=False, description="follow the means: no noise after the start")
+    refine: Whole = Field(default=0, description="passes of the last forward and backward kernels after the first")
+    sample_steps: Count | None = Field(default=None, description="steps of a pass, at most T; null: all T")
+
+
+class MetricsSettings(Schema):
+    """How much is drawn for figures."""
+
+    group = "metrics"
+
+    observations: Draws = 50
+    """Test observations where no exact posterior is known; all held-out pairs of a file that holds fewer."""
+    samples: Several = Field(default=64, description="samples of each of them")
+    exact_samples: Annotated[int, Field(ge=100, le=MOST_DRAWS)] = 2000
+    """Samples of each observation where the exact posterior is known."""
+    exact_observations: Draws = Field(default=10, description="test observations where the exact posterior is known")
+    picture_rows: int = Field(default=6, ge=1, le=12, description="observations in a sample picture")
+    compare_observations: Several = Field(default=100, description="test observations in the comparison of samplers")
+    compare_samples: Several = Field(default=16, description="samples of each of them")
+    c2st_samples: Annotated[int, Field(ge=0, le=MOST_DRAWS)] = 0
+    """Samples of each law for C2ST; 0 leaves it out."""
+    c2st_observations: Draws = 1
+    """How many of the exact_observations C2ST is averaged over, at most all of them."""
 
 
 class Chunk(NamedTuple):
@@ -37,8 +94,7 @@ def draw_chunks(
     All random numbers come from one generator: another size gives other samples.
     """
     for start in range(0, len(test.x), size):
-        part = slice(start, start + size)
-        pairs = Pairs(test.x[part], test.y[part], None if test.labels is None else test.labels[part])
+        pairs = Pairs(*(None if values is None else values[start : start + size] for values in test))
         drawn = bridge.sample(pairs.y, n, generator=generator, **vars(sampler))
         yield Chunk(pairs, drawn.x.cpu(), drawn.info)
 
@@ -57,10 +113,8 @@ def final_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
     """Scores against the exact posterior where it is known, of digits those of pictures, else of held-out pairs."""
-    if problem.has_exact_posterior:
-        return exact_scores(problem, bridge, sampler, metrics, seed)
-    of_ensemble = ensemble_scores if problem.is_digit else held_out_scores
-    return of_ensemble(problem, bridge, sampler, metrics, seed)
+    of = exact_scores if problem.has_exact_posterior else ensemble_scores if problem.is_digit else held_out_scores
+    return of(problem, bridge, sampler, metrics, seed)
 
 
 def exact_scores(
@@ -74,10 +128,9 @@ def exact_scores(
         generator = seeded(seed, Stream.SCORES, i, device=bridge.device)
         samples = bridge.sample(y, n, generator=generator, **vars(sampler)).x.cpu().flatten(1)
         exact = [law.sample(n, seeded(seed, Stream.SCORES, i, j)).flatten(1) for j in (1, 2)]
-        directions = [seeded(seed, Stream.SCORES, i, 3) for _ in range(2)]
         row = {
-            "sliced_w": sliced_wasserstein(samples[:_SLICED], exact[0][:_SLICED], directions[0]),
-            "sliced_w_floor": sliced_wasserstein(exact[1][:_SLICED], exact[0][:_SLICED], directions[1]),
+            key: sliced_wasserstein(x[:_SLICED], exact[0][:_SLICED], seeded(seed, Stream.SCORES, i, 3))
+            for key, x in (("sliced_w", samples), ("sliced_w_floor", exact[1]))
         }
         mean, cov = (law.mean, law.cov) if law.cov is not None else (exact[1].mean(0), exact[1].T.cov())
         if mean is not None and cov is not None:
@@ -99,8 +152,8 @@ def ensemble_scores(
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         scores.update(chunk.samples, chunk.pairs.x, mask=bridge.transform.unknown(chunk.pairs.y))
     found = scores.compute()
-    nearness = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
-    keys = (*nearness, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
+    near = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
+    keys = (*near, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
     return {key: found[key] for key in keys}
 
 
@@ -109,9 +162,8 @@ def held_out_scores(
 ) -> dict[str, float]:
     """Proper scores and calibration of ``metrics.samples`` samples for at most ``metrics.observations`` test pairs.
 
-    crps, energy_score, spread, skill, spread_skill and spread_skill_fair as in
-    :class:`csb.metrics.ensemble.EnsembleScores`, in units of the spread of x in training; coverage_deviation and
-    tarp_deviation, mean |coverage − level| of central intervals and of joint regions
+    Scores of :class:`csb.metrics.ensemble.EnsembleScores`, in units of the spread of x in training; coverage_deviation
+    and tarp_deviation, mean |coverage − level| of central intervals and of joint regions
     (:mod:`csb.metrics.calibration`), and deviation_floor, what is expected of an exact posterior with as many
     observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
     At least 2 pairs. All samples are held in memory. Images have :func:`nearness` too.
@@ -150,3 +202,53 @@ def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tens
         "psnr_sample": float(decibel(of_samples.mean(), 1.0)),
     }
     return found | (ssim_scores(x, y, log_weights)._asdict() if min(y.shape[2:]) >= SMALLEST else {})
+
+
+def failures(figures: Mapping[str, Any], observations: int, samples: int) -> list[str]:
+    """What is far outside what a calibrated sampler gives, one sentence a figure; empty for a healthy run.
+
+    Args:
+        figures: any scores of this module and distances of :func:`csb.evaluation.selection.end_distances`; what is
+            missing, None or not finite is not judged.
+        observations, samples: that the scores are of: B ≥ 1 observations, n ≥ 2 samples of each.
+    """
+    known = {key: float(v) for key, v in figures.items() if isinstance(v, int | float) and math.isfinite(v)}
+    found = []
+    ratio = known.get("spread_skill_fair", known.get("spread_skill", math.nan) * math.sqrt(1 + 1 / samples))
+    most = math.sqrt(2) * math.exp(3 / math.sqrt(2 * observations))
+    if observations >= _FEWEST and (ratio < 1 / most or ratio > most):
+        wide = f"wide; try {_LONGER}, a smaller optimizer.lr or another problem.transform"
+        found.append(
+            f"spread/skill is {ratio:.2g}, 1 where calibrated ({1 / most:.2g} to {most:.2g} are passed): samples are "
+            f"too {f'sure; try {_WIDTH}' if ratio < 1 else wide}"
+        )
+    floor = sum(math.sqrt(2 * c * (1 - c) / (math.pi * observations)) for c in LEVELS) / len(LEVELS)
+    for key, of in (("coverage_deviation", "single coordinates"), ("tarp_deviation", "joint regions")):
+        if known.get(key, 0.0) > 3 * floor + 0.1:
+            found.append(
+                f"{key} is {known[key]:.2g} and that of an exact posterior {floor:.2g}: credible regions of {of} do "
+                f"not hold the truth as often as they say; try {_WIDTH}"
+            )
+    for key, (floor_key, what, remedy) in _ENDS.items():
+        if known.get(key, 0.0) > 2 * known.get(floor_key, math.inf) + 0.2:
+            found.append(f"{key} is {known[key]:.2g} and its floor {known[floor_key]:.2g}: {what}; try {remedy}")
+    error, floor = known.get("mean_error", 0.0), 1 / math.sqrt(samples)
+    if error > 3 * floor + 0.5:
+        found.append(
+            f"mean_error is {error:.2g} posterior standard deviations and that of exact samples {floor:.2g}; try "
+            f"{_LONGER}, a larger network or a smaller optimizer.lr"
+        )
+    return found
+
+
+def warn_of_failure(
+    folder: Path, figures: Mapping[str, Any], problem: Problem, sampler: SamplerSettings, metrics: MetricsSettings
+) -> None:
+    """One warning in the log for a run whose figures :func:`failures` judges, with all that it finds."""
+    exact = problem.has_exact_posterior
+    observations = metrics.exact_observations if exact else min(metrics.observations, problem.sizes["test"])
+    if sampler.mean_only:  # samples without noise are narrow by choice
+        ends = {key for end, (floor, *_) in _ENDS.items() for key in (end, floor)}
+        figures = {key: value for key, value in figures.items() if key in ends}
+    if found := failures(figures, observations, metrics.exact_samples if exact else metrics.samples):
+        logger.warning("%s: by its own figures this bridge failed to learn: %s", folder, "; ".join(found))

@@ -1,12 +1,29 @@
-"""The jobs of a sweep over L × T: accuracy, training time and network calls of each cell."""
+"""The jobs of a sweep over L × T: accuracy, training time and network calls of each cell, as tables and heat maps."""
 
+import logging
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from csb.evaluation.plots import INK, MUTED, RULE, SERIES, SMALL, TEXT, Tile, drawing, tiled, write_png
 
 Combination = tuple[tuple[str, str], ...]  # the other swept settings and their values
 UNSET = "not set"
+SECONDS, CALLS = "seconds", "calls"
+_CELL_WIDTH, _CELL_HEIGHT = 92, 44  # units
+_NARROW, _AROUND = 210, 60  # units: the least width of a panel, which its title needs, and what surrounds its cells
+_MOST = 40  # combinations in one picture
+_COLORS = LinearSegmentedColormap.from_list("csb", ["#f2f6fa", SERIES[0]])
+_DARK = 0.55  # of the scale; above it text is white
+logger = logging.getLogger(__name__)
 
 
 class Score(NamedTuple):
@@ -28,7 +45,6 @@ MAIN_SCORES = (
     Score("psnr_mean_per_image", "PSNR of the posterior mean, dB", True),
     Score("energy_score", "energy score, in units of the prior's standard deviation", False),
 )
-SECONDS, CALLS = "seconds", "calls"
 
 
 @dataclass(frozen=True)
@@ -37,8 +53,7 @@ class Job:
 
     Attributes:
         name: of its folder.
-        L, T: None where the job left neither settings nor a result behind.
-        seed: likewise.
+        L, T, seed: None where the job left neither settings nor a result behind.
         settings: its overrides, but for L, T and seed.
         figures: its ``result.json``; empty where there is none.
         error: why it has no figures.
@@ -78,10 +93,23 @@ def main_score(jobs: Iterable[Job]) -> Score | None:
     return next((score for score in MAIN_SCORES if score.key in found), None)
 
 
-def varied(jobs: Sequence[Job]) -> list[str]:
-    """The settings besides L, T and seed that are not the same in all jobs."""
+def _combinations(jobs: Sequence[Job]) -> list[Combination]:
+    """Of each job its settings besides L, T and seed that are not the same in all jobs."""
     keys = dict.fromkeys(key for job in jobs for key in job.settings)
-    return [key for key in keys if len({job.settings.get(key, UNSET) for job in jobs}) > 1]
+    varied = [key for key in keys if len({job.settings.get(key, UNSET) for job in jobs}) > 1]
+    return [tuple((key, job.settings.get(key, UNSET)) for key in varied) for job in jobs]
+
+
+def _order(combination: Combination) -> list[tuple[int, float, str]]:
+    """To sort combinations by: numbers by size, before words."""
+
+    def place(value: str) -> tuple[int, float, str]:
+        try:
+            return 0, float(value), value
+        except ValueError:
+            return 1, 0.0, value
+
+    return [place(value) for _, value in combination]
 
 
 def _stat(jobs: Sequence[Job], key: str) -> Stat | None:
@@ -91,34 +119,21 @@ def _stat(jobs: Sequence[Job], key: str) -> Stat | None:
     return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _order(value: str) -> tuple[int, float, str]:
-    """Numbers by size, before words."""
-    try:
-        return 0, float(value), value
-    except ValueError:
-        return 1, 0.0, value
-
-
 def cells(jobs: Sequence[Job]) -> list[Cell]:
     """One cell for each combination, L and T, in this order; jobs that differ in the seed alone share one.
 
     Jobs of unknown L or T belong to no cell.
     """
-    keys, score = varied(jobs), main_score(jobs)
-    wanted = [*([score.key] if score else []), SECONDS, CALLS]
+    score = main_score(jobs)
     groups: dict[tuple[Combination, int, int], list[Job]] = {}
-    for job in jobs:
+    for job, combination in zip(jobs, _combinations(jobs)):
         if job.L is not None and job.T is not None:
-            combination = tuple((key, job.settings.get(key, UNSET)) for key in keys)
             groups.setdefault((combination, job.L, job.T), []).append(job)
-
-    def place(item: tuple[tuple[Combination, int, int], list[Job]]) -> tuple[Any, ...]:
-        combination, L, T = item[0]
-        return [_order(value) for _, value in combination], L, T
-
     found = []
-    for (combination, L, T), group in sorted(groups.items(), key=place):
+    for combination, L, T in sorted(groups, key=lambda key: (_order(key[0]), key[1:])):
+        group = groups[combination, L, T]
         done = [job for job in group if job.error is None]
+        wanted = [*([score.key] if score else []), SECONDS, CALLS]
         stats = {key: stat for key in wanted if (stat := _stat(done, key)) is not None}
         found.append(Cell(combination, L, T, stats, len(done), len(group) - len(done)))
     return found
@@ -137,32 +152,135 @@ def cell_rows(found: Sequence[Cell]) -> list[dict[str, Any]]:
     """
     repeated = {key for cell in found for key, stat in cell.stats.items() if stat.sd is not None} - {CALLS}
     several = bool(repeated) or any(cell.failed for cell in found)
-    keys = list(dict.fromkeys(key for cell in found for key in cell.stats))
     rows = []
     for cell in found:
         row: dict[str, Any] = {**dict(cell.combination), "L": cell.L, "T": cell.T}
-        for key in keys:
-            stat = cell.stats.get(key)
-            mean = None if stat is None else stat.mean
+        for key in dict.fromkeys(key for one in found for key in one.stats):
+            mean, sd = cell.stats.get(key, (None, None))
             row[key] = int(mean) if mean is not None and key == CALLS and mean.is_integer() else mean
             if key in repeated:
-                row[f"{key}_sd"] = None if stat is None else stat.sd
+                row[f"{key}_sd"] = sd
         rows.append(row | ({"finished": cell.finished, "failed": cell.failed} if several else {}))
     return rows
 
 
 def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """One row a job, by settings, L, T and seed: its figures, or its error."""
-    keys = varied(jobs)
 
-    def place(job: Job) -> tuple[Any, ...]:
-        return [_order(job.settings.get(key, UNSET)) for key in keys], job.L or 0, job.T or 0, job.seed or 0, job.name
+    def place(of: tuple[Job, Combination]) -> tuple[Any, ...]:
+        job, combination = of
+        return _order(combination), job.L or 0, job.T or 0, job.seed or 0, job.name
 
     seeds = len({job.seed for job in jobs}) > 1
     rows = []
-    for job in sorted(jobs, key=place):
-        row: dict[str, Any] = {"job": job.name, **{key: job.settings.get(key, UNSET) for key in keys}}
-        row |= {"L": job.L, "T": job.T} | ({"seed": job.seed} if seeds else {})
+    for job, combination in sorted(zip(jobs, _combinations(jobs)), key=place):
+        row: dict[str, Any] = {"job": job.name, **dict(combination), "L": job.L, "T": job.T}
+        row |= {"seed": job.seed} if seeds else {}
         row |= {key: value for key, value in job.figures.items() if key not in row}
         rows.append(row | ({} if job.error is None else {"error": job.error}))
     return rows
+
+
+class Quantity(NamedTuple):
+    """What a heat map shows: its key, its title, whether higher is better, and what its values are divided by."""
+
+    key: str
+    title: str
+    higher: bool
+    unit: float = 1.0
+
+
+def quantities(found: Sequence[Cell], score: Score | None) -> list[Quantity]:
+    """Accuracy, training time in a unit that suits its largest value, and network calls a sample."""
+    longest = max((cell.stats[SECONDS].mean for cell in found if SECONDS in cell.stats), default=0.0)
+    name, unit = ("s", 1.0) if longest < 600 else ("min", 60.0) if longest < 36_000 else ("h", 3600.0)
+    accuracy = Quantity("", "accuracy", True)  # where every job failed
+    if score is not None:
+        accuracy = Quantity(score.key, f"{score.label} ({score.direction})", score.higher)
+    time = Quantity(SECONDS, f"training time, {name}", False, unit)
+    return [accuracy, time, Quantity(CALLS, "network calls a sample", False)]
+
+
+def cell_text(stat: Stat, of: Quantity) -> str:
+    """The mean to three digits, whole numbers whole, and ± its standard deviation to two below it."""
+    mean = stat.mean / of.unit
+    text = f"{mean:.0f}" if (of.key == CALLS and mean.is_integer()) or abs(mean) >= 1000 else f"{mean:#.3g}"
+    text = text.rstrip(".")
+    return text if stat.sd is None or (of.key == CALLS and stat.sd == 0) else f"{text}\n± {stat.sd / of.unit:.2g}"
+
+
+def _means(found: Sequence[Cell], of: Quantity) -> list[float]:
+    """From the worst to the best."""
+    return sorted((cell.stats[of.key].mean for cell in found if of.key in cell.stats), reverse=not of.higher)
+
+
+def _draw_cell(axes: Axes, place: tuple[int, int], cell: Cell, of: Quantity, shade: float, best: bool) -> None:
+    """A coloured square with its value; hatched, with the word, where all jobs failed."""
+    x, y = place
+    square = (x - 0.5, y - 0.5), 1, 1
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
+    if (stat := cell.stats.get(of.key)) is None:
+        hatch, word = ("////", "failed") if cell.failed else (None, "–")
+        axes.add_patch(Rectangle(*square, facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        axes.text(x, y, word, fontsize=TEXT - 1, color=MUTED, bbox=box, **middle)
+        return
+    axes.add_patch(Rectangle(*square, facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
+    text = cell_text(stat, of) + (f"\n{cell.failed} failed" if cell.failed else "")
+    size, weight = TEXT - (3 if text.count("\n") > 1 else 1), "bold" if best else "normal"
+    color = "white" if shade > _DARK else INK
+    axes.text(x, y, text, color=color, linespacing=1.05, fontsize=size, weight=weight, **middle)
+
+
+def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Quantity) -> None:
+    """The cells of one combination, T to the right, L upwards, on axes and shades of all of them: 1 (dark) is best."""
+    Ls, Ts = sorted({cell.L for cell in found}), sorted({cell.T for cell in found})
+    axes.set(xlim=(-0.5, len(Ts) - 0.5), ylim=(-0.5, len(Ls) - 0.5))
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(range(len(Ts)), [f"T={T}" for T in Ts])
+    axes.set_yticks(range(len(Ls)), [f"L={L}" for L in Ls])
+    axes.tick_params(length=0)
+    every, best = _means(found, of), _means(own, of)[-1:]
+    for cell in own:
+        shade, marked = 0.5, False
+        if (stat := cell.stats.get(of.key)) is not None:
+            shade = (stat.mean - every[0]) / (every[-1] - every[0]) if every[0] != every[-1] else 0.5
+            marked = [stat.mean] == best and of.key not in (SECONDS, CALLS)
+        _draw_cell(axes, (Ts.index(cell.T), Ls.index(cell.L)), cell, of, shade, marked)
+
+
+@drawing()
+def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
+    """One row of three heat maps over L × T for each combination of other settings; None where L, T are not swept.
+
+    Colours are alike in all rows, darker being better; the best score of a row is bold. Cells with several seeds show
+    mean ± standard deviation; cells whose jobs all failed are hatched; cells without a job stay empty.
+
+    Args:
+        found: of :func:`cells`.
+        score: of :func:`main_score`.
+    """
+    if not is_swept(found):
+        return None
+    combinations = list(dict.fromkeys(cell.combination for cell in found))
+    if len(combinations) > _MOST:
+        logger.warning("the heat map shows the first %d of %d combinations of settings", _MOST, len(combinations))
+    drawn = []
+    for combination in combinations[:_MOST]:
+        own = [cell for cell in found if cell.combination == combination]
+        name = ", ".join(f"{key}={value}" for key, value in combination)
+        for i, of in enumerate(quantities(found, score)):
+            label = f"{name}\n{of.title}" if name and not i else of.title
+            drawn.append(Tile(label, partial(_draw_map, own=own, found=found, of=of)))
+    wide, tall = (len({getattr(cell, side) for cell in found}) for side in "TL")
+    figure = tiled(drawn, (max(_NARROW, _CELL_WIDTH * wide) + _AROUND, _CELL_HEIGHT * tall + _AROUND), across=3)
+    note = "Darker is better; bold: the best."
+    if any(stat.sd is not None for cell in found for stat in cell.stats.values()):
+        note += " ±: standard deviation over seeds."
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=SMALL, color=MUTED)
+    return figure
+
+
+def draw_sweep(path: Path, found: Sequence[Cell], score: Score | None) -> bool:
+    """Write the figure as PNG, atomically; False, and no file, where L and T are not swept."""
+    return write_png(path, sweep_figure(found, score))

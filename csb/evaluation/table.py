@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,30 +40,30 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return _format_float(value)
+        is_small = math.isfinite(value) and 0 < abs(value) < 1e-3
+        return f"{value:.3e}" if is_small else f"{value:#.4g}".rstrip(".")
     return str(value)
 
 
-def _format_float(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        rounded = float(f"{value:.4g}")  # 9.9996 has become 10.00 by now, so count its digits afterwards
-        digits = 3 if rounded == 0 else 3 - math.floor(math.log10(abs(rounded)))
-        return f"{rounded:.{max(digits, 0)}f}"
-    return f"{value:.3e}"
+def escape_markdown(text: str) -> str:
+    """Text that neither HTML nor emphasis gets into."""
+    return escape("".join(f"\\{c}" if c in "\\`*_[]" else c for c in text), quote=False)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> list[str]:
-    """The given columns, or every key in the order of first appearance."""
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-    if not columns:
+def _cells(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
+) -> tuple[list[str], list[list[str]], list[bool]]:
+    """The given columns, or every key in the order of first appearance; their cells row by row; which hold numbers."""
+    known = dict.fromkeys(key for row in rows for key in row)
+    names = list(known if columns is None else columns)
+    if not names:
         raise CSBError(f"a table of {len(rows)} rows has no columns; give at least one row with a key, or columns=[…]")
-    known = {key for row in rows for key in row}
-    if rows and (absent := [c for c in columns if c not in known]):
+    if rows and (absent := [name for name in names if name not in known]):
         raise CSBError(f"no row has the column {absent[0]!r}; the rows have {sorted(known)}")
-    return list(columns)
+    kinds = int | float | np.number | torch.Tensor
+    values = [[row[name] for row in rows if row.get(name) is not None] for name in names]
+    numeric = [bool(v) and all(isinstance(one, kinds) and not isinstance(one, bool) for one in v) for v in values]
+    return names, [[format_value(row.get(name)) for name in names] for row in rows], numeric
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
@@ -76,25 +76,22 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
     Raises:
         CSBError: no columns, or a column that no row has.
     """
-    names = _columns(rows, columns)
-    cells = [names, *([format_value(row.get(name)) for name in names] for row in rows)]
-    cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in cells]
-    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(names))]
-    right = [_is_numeric(rows, name) for name in names]
-    lines = [
+    names, cells, right = _cells(rows, columns)
+    lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in (names, *cells)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines)]
+    texts = [
         "| " + " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right)) + " |"
-        for line in cells
+        for line in lines
     ]
     rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+    return "\n".join([texts[0], rule, *texts[1:]]) + "\n"
 
 
 def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     """The same as an HTML table; names and values are escaped."""
-    names = _columns(rows, None)
-    lines = [[format_value(row.get(name)) for name in names] for row in rows]
+    names, cells, _ = _cells(rows, None)
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in cells)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<tr>{head}</tr>{body}</table>"
 
@@ -115,12 +112,6 @@ class Table:
         return html_table(self.rows)
 
 
-def _is_numeric(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    kinds = int | float | np.number | torch.Tensor
-    return bool(values) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
-
-
 def print_table(
     rows: Sequence[Mapping[str, Any]],
     title: str,
@@ -132,16 +123,14 @@ def print_table(
     No name and no number is broken over lines: a table that is wider than the terminal is turned on its side, in as
     many parts as it takes; where there is no terminal it is Markdown.
     """
-    names, out = _columns(rows, columns), console or _Output()
-    cells = [[format_value(row.get(name)) for name in names] for row in rows]
+    (names, cells, right), out = _cells(rows, columns), console or _Output()
     if _width([names, *cells]) <= out.width:
-        right = [_is_numeric(rows, name) for name in names]
         out.print(_table(title, names, cells, right))
     elif not out.is_terminal:
         out.print(Text(f"{title}\n\n{markdown_table(rows, names)}"), soft_wrap=True)
     else:
-        for turned in _turned(names, cells, out.width):
-            out.print(_table(title, turned[0], turned[1:], [False] + [True] * (len(turned[0]) - 1)))
+        for head, *lines in _turned(names, cells, out.width):
+            out.print(_table(title, head, lines, [False] + [True] * (len(head) - 1)))
 
 
 def _width(lines: Sequence[Sequence[str]]) -> int:
@@ -149,18 +138,18 @@ def _width(lines: Sequence[Sequence[str]]) -> int:
     return 1 + sum(3 + max(map(cell_len, column)) for column in zip(*lines))
 
 
-def _turned(names: list[str], cells: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+def _turned(names: list[str], cells: list[list[str]], width: int) -> Iterator[list[tuple[str, ...]]]:
     """The table with a line for each name, and as many of its rows side by side as the width holds."""
     part: list[list[str]] = []
     for row in cells:
-        if part and _width([list(line) for line in zip(names, *part, row)]) > width:
-            yield [list(line) for line in zip(names, *part)]
+        if part and _width([*zip(names, *part, row)]) > width:
+            yield [*zip(names, *part)]
             part = []
         part.append(row)
-    yield [list(line) for line in zip(names, *part)]
+    yield [*zip(names, *part)]
 
 
-def _table(title: str, head: list[str], lines: list[list[str]], right: list[bool]) -> Grid:
+def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]], right: list[bool]) -> Grid:
     table = Grid(title=Text(title), title_justify="left")
     for name, is_right in zip(head, right):
         table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
@@ -171,18 +160,16 @@ def _table(title: str, head: list[str], lines: list[list[str]], right: list[bool
 
 def _plain(obj: Any) -> Any:
     """The object as JSON values: tensors and arrays as lists, named tuples and dataclasses as objects."""
-    if isinstance(obj, torch.Tensor):
-        return _plain(obj.detach().cpu().tolist())
-    if isinstance(obj, np.ndarray | np.generic):
-        return _plain(obj.tolist())
+    if isinstance(obj, torch.Tensor | np.ndarray | np.generic):
+        obj = obj.tolist()
+    elif isinstance(obj, Schema):
+        obj = vars(obj)
+    elif dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        obj = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    elif isinstance(obj, tuple) and hasattr(obj, "_asdict"):
+        obj = obj._asdict()  # pyright: ignore
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None
-    if isinstance(obj, Schema):
-        return _plain(vars(obj))
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: _plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
-    if isinstance(obj, tuple) and hasattr(obj, "_asdict"):
-        return {key: _plain(value) for key, value in obj._asdict().items()}  # pyright: ignore
     if isinstance(obj, Mapping):
         return {str(key): _plain(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
@@ -192,11 +179,7 @@ def _plain(obj: Any) -> Any:
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write ``text`` in UTF-8, atomically, and return the path. CSBError for a folder that cannot be written."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(Path(path), write)
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
     return Path(path)
 
 

@@ -7,13 +7,11 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from csb.errors import MOST_DRAWS, CSBError
-from csb.evaluation.plots import Line, Panel
-from csb.evaluation.report import Row, best, metric
-from csb.evaluation.report.catalogue import show
-from csb.evaluation.report.charts import axis_label, reference_lines
-from csb.evaluation.report.table import amount
-from csb.evaluation.settings import MetricsSettings
-from csb.evaluation.style import look
+from csb.evaluation.catalogue import amount, best, metric, show
+from csb.evaluation.charts import axis_label, reference_lines
+from csb.evaluation.plots import Line, Panel, look
+from csb.evaluation.rows import Row
+from csb.evaluation.scores import MetricsSettings
 from csb.problems import ClassProblem, Problem, build_problem
 from csb.process import Schedule
 from csb.process.schedule import MOST_STEPS

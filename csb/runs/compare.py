@@ -13,13 +13,12 @@ import torch
 import csb
 from csb.bridge import Bridge
 from csb.errors import CSBError, require_int
+from csb.evaluation.catalogue import metric
 from csb.evaluation.plots import draw_curves
-from csb.evaluation.report import Row, metric
-from csb.evaluation.report.table import escape_markdown
 from csb.evaluation.results import Results, draw, scored, scoring_transform
-from csb.evaluation.scores import held_out, pairs_at_once
-from csb.evaluation.settings import MetricsSettings
-from csb.evaluation.table import Table, markdown_table, write_text
+from csb.evaluation.rows import Row
+from csb.evaluation.scores import MetricsSettings, held_out, pairs_at_once
+from csb.evaluation.table import Table, escape_markdown, markdown_table, write_text
 from csb.problems import Pairs, Problem
 from csb.runs.budgets import KEYS, Budget, Comparison, Fit, budget_table, cost_panels
 from csb.runs.guided import horizon_warnings

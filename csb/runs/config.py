@@ -13,7 +13,7 @@ from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import OBJECTIVES, Objective
 from csb.bridge.skipping import check_skips
 from csb.errors import CSBError, is_one_of, require_int
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.rows import finest_scale, pool

@@ -10,12 +10,18 @@ from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.images import class_row, digit_classifier, reference_of, score_digits
 from csb.evaluation.pictures import draw_samples
-from csb.evaluation.report import Report, Row
 from csb.evaluation.results import draw
-from csb.evaluation.scores import exact_scores, held_out, held_out_scores, pairs_at_once
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.rows import Report, Row
+from csb.evaluation.scores import (
+    MetricsSettings,
+    SamplerSettings,
+    exact_scores,
+    held_out,
+    held_out_scores,
+    pairs_at_once,
+    warn_of_failure,
+)
 from csb.evaluation.table import markdown_table, print_table, write_json, write_text
-from csb.evaluation.verdict import warn_of_failure
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.mnist_problem import MnistProblem

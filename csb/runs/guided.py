@@ -11,7 +11,6 @@ from torch import Tensor
 
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
-from csb.evaluation.report import Row, Sweep
 from csb.evaluation.results import draw, proper_scores
 from csb.files import SUFFIX, load_state, model_file, save_state
 from csb.networks.diffusion import Denoiser, DigitGuide

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings
 from csb.samplers.registry import BaselineSettings

@@ -14,9 +14,8 @@ from csb.errors import CSBError
 from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.diagnose_figures import HalfStepLosses
-from csb.evaluation.report import Report
-from csb.evaluation.scores import held_out, pairs_at_once
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.rows import Report
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out, pairs_at_once
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load

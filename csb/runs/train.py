@@ -12,13 +12,11 @@ from torch import Tensor
 from csb.bridge import Bridge, build_bridge, load
 from csb.errors import CSBError
 from csb.evaluation.diagnose_figures import HalfStepLosses, loss
-from csb.evaluation.diagnostics import drift_norm, end_distances
 from csb.evaluation.pictures import draw_samples
-from csb.evaluation.scores import final_scores
-from csb.evaluation.selection import inflate, validation_score
-from csb.evaluation.style import write_png
+from csb.evaluation.plots import write_png
+from csb.evaluation.scores import final_scores, warn_of_failure
+from csb.evaluation.selection import drift_norm, end_distances, inflate, validation_score
 from csb.evaluation.table import write_json
-from csb.evaluation.verdict import warn_of_failure
 from csb.files import model_file, remove_leftovers
 from csb.problems import Pairs
 from csb.process import Stream, seeded

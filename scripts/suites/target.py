@@ -15,8 +15,7 @@ from pydantic import Field
 
 from csb.bridge import Bridge
 from csb.errors import LARGEST, CSBError
-from csb.evaluation.scores import ensemble_scores
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, ensemble_scores
 from csb.evaluation.table import write_json
 from csb.metrics.distances import c2st
 from csb.problems import Problem

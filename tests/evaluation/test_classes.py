@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from csb.evaluation.images import Reference, class_figures, class_row
-from csb.evaluation.report import Row
 from csb.evaluation.results import Drawn
+from csb.evaluation.rows import Row
 from csb.metrics.digits import DigitClassifier
 from csb.metrics.distances import frechet
 from csb.problems import Pairs

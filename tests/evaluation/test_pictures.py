@@ -9,7 +9,7 @@ import torch
 from matplotlib.image import imread
 
 from csb.errors import CSBError
-from csb.evaluation import style
+from csb.evaluation import plots
 from csb.evaluation.pictures import as_images, draw_samples, posterior_grid, posterior_scatter, to_rgb
 from csb.problems import FilePairs, MnistSuperres
 from csb.process import seeded
@@ -124,5 +124,5 @@ def test_bad_scatter_input_is_refused(tmp_path: Path):
 
 
 def test_words_of_a_label_stay_whole():
-    assert style.wrap("Spread/skill, fair", 40) == "Spread/skill,\nfair"
-    assert max(map(len, style.wrap("x" * 70, 40).splitlines())) == 20  # no label is as wide as the figure
+    assert plots.wrap("Spread/skill, fair", 40) == "Spread/skill,\nfair"
+    assert max(map(len, plots.wrap("x" * 70, 40).splitlines())) == 20  # no label is as wide as the figure

@@ -10,9 +10,9 @@ import csb
 from csb.bridge import SampleInfo, Samples
 from csb.bridge.samples import memory, reset_peak
 from csb.evaluation import results
-from csb.evaluation.report import Row
 from csb.evaluation.results import against_exact, digits, draw, image_row, point_row, scoring_transform
-from csb.evaluation.settings import MetricsSettings
+from csb.evaluation.rows import Row
+from csb.evaluation.scores import MetricsSettings
 from csb.problems import LinearGaussian, Pairs
 from csb.samplers import ExactSampler
 from csb.samplers.base import Sampler

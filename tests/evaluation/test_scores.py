@@ -6,8 +6,7 @@ import pytest
 import torch
 from suites.timing import sampling_overhead
 
-from csb.evaluation.scores import draw_chunks, exact_scores, held_out, held_out_scores
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, draw_chunks, exact_scores, held_out, held_out_scores
 from csb.problems import FilePairs, LinearGaussian, Pairs
 from csb.process import seeded
 from tests.conftest import make_exact_bridge

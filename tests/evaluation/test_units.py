@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.evaluation.report import Row
 from csb.evaluation.results import draw, point_row
-from csb.evaluation.scores import held_out_scores
+from csb.evaluation.rows import Row
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out_scores
 from csb.evaluation.selection import inflate, validation_score
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill

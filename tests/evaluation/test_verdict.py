@@ -6,10 +6,8 @@ import math
 import pytest
 import torch
 
-from csb.evaluation.diagnostics import end_distances
-from csb.evaluation.scores import held_out_scores
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
-from csb.evaluation.verdict import failures, warn_of_failure
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, failures, held_out_scores, warn_of_failure
+from csb.evaluation.selection import end_distances
 from csb.metrics.calibration import central_coverage, sbc_ranks, tarp
 from csb.metrics.ensemble import EnsembleScores
 from csb.process import seeded

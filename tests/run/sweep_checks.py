@@ -3,8 +3,7 @@
 import json
 
 from csb.cli.sweep import collect
-from csb.evaluation.heatmap import cell_text, quantities, sweep_figure
-from csb.evaluation.sweep import Stat, cells, main_score
+from csb.evaluation.sweep import Stat, cell_text, cells, main_score, quantities, sweep_figure
 
 
 def texts(axes):

@@ -10,7 +10,7 @@ from demo_examples import write_digits
 from csb.bridge.checkpoint import save
 from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.files import load_state
 from csb.metrics.digits import DigitClassifier
 from csb.networks.diffusion import DenoiserSpec, MixtureDenoiser, build_denoiser

@@ -11,8 +11,8 @@ from csb.bridge.student import StudentSpec, build_student
 from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.evaluation.plots import curves_figure, draw_curves
-from csb.evaluation.report import Row
 from csb.evaluation.results import Results, against_exact, draw
+from csb.evaluation.rows import Row
 from csb.files import checksum
 from csb.problems import GaussianMixture
 from csb.runs.budgets import KEYS, Budget, Fit, budget_table, cost_panels, ranked, read

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from csb.evaluation.settings import SamplerSettings
+from csb.evaluation.scores import SamplerSettings
 from csb.problems import BOD, GaussianMixture, LinearGaussian, Pairs, TwoMoons
 from csb.problems.rows import Rows
 from csb.runs.load import Run

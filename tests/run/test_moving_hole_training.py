@@ -8,7 +8,7 @@ from demo_examples import write_digits
 from torch import nn
 
 from csb.cli.compose import composed
-from csb.evaluation.settings import MetricsSettings, SamplerSettings
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.problems import MovingHole, mnist
 from csb.process import seeded
 from csb.runs.config import read

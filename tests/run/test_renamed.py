@@ -11,8 +11,8 @@ import csb
 from csb.cli import sweep
 from csb.cli.compose import composed, note_renamed
 from csb.errors import CSBError
-from csb.evaluation.report import Report, Row, Sweep
 from csb.evaluation.results import FORMAT, Results
+from csb.evaluation.rows import Report, Row, Sweep
 from csb.files import load_state, save_state
 from csb.renamed import groups_of_today, key_of_today, scores_of_today
 from csb.runs.config import read

@@ -12,8 +12,7 @@ from sweep_checks import assert_reported, texts
 from csb.cli import compose as cli
 from csb.cli import launch, sweep
 from csb.errors import CSBError
-from csb.evaluation.heatmap import draw_sweep, quantities, sweep_figure
-from csb.evaluation.sweep import Job, cell_rows, cells, job_rows, main_score
+from csb.evaluation.sweep import Job, cell_rows, cells, draw_sweep, job_rows, main_score, quantities, sweep_figure
 from tests.conftest import checked
 
 

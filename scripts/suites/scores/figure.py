@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
-from csb.evaluation.plots import Line, Panel
-from csb.evaluation.style import DASHES, EXACT, MARKERS, MUTED, SERIES, SMALL, Look
+from csb.evaluation.plots import DASHES, EXACT, MARKERS, MUTED, SERIES, SMALL, Line, Look, Panel
 from suites.scores.published import Published
 from suites.scores.tables import Row, count_text, groups_of, pairs_of, pooled, problems_of
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from csb.evaluation.plots import Line, Panel
-from csb.evaluation.style import look
+from csb.evaluation.plots import Line, Panel, look
 from suites.speed.growth import Curve
 
 

@@ -2,17 +2,7 @@
 
 import numpy as np
 
-from csb.evaluation.report import (
-    Curves,
-    ImageGrid,
-    LevelCurve,
-    PointGrid,
-    RankHistogram,
-    Report,
-    Row,
-    StdError,
-    Sweep,
-)
+from csb.evaluation.rows import Curves, ImageGrid, LevelCurve, PointGrid, RankHistogram, Report, Row, StdError, Sweep
 
 LEVELS = np.linspace(0.05, 0.95, 19)
 

@@ -15,22 +15,12 @@ import torch
 from matplotlib.image import imread
 from report_examples import image_grid, image_report, point_grid, point_report
 
-import csb.evaluation.report.write as writing
+import csb.evaluation.report as writing
 from csb.errors import CSBError
 from csb.evaluation.diagnose import diagnose
 from csb.evaluation.diagnose_figures import HalfStepLosses
-from csb.evaluation.report import (
-    Curves,
-    ImageGrid,
-    LevelCurve,
-    PointGrid,
-    RankHistogram,
-    Report,
-    Row,
-    StdError,
-    Sweep,
-    write_report,
-)
+from csb.evaluation.report import write_report
+from csb.evaluation.rows import Curves, ImageGrid, LevelCurve, PointGrid, RankHistogram, Report, Row, StdError, Sweep
 
 
 class Page(HTMLParser):

@@ -8,22 +8,24 @@ import pytest
 from report_examples import image_grid, image_report, point_grid, point_report
 
 from csb.errors import CSBError
-from csb.evaluation.report import (
+from csb.evaluation.catalogue import (
+    GROUPS,
     METRICS,
-    Curves,
-    LevelCurve,
-    RankHistogram,
-    Report,
-    Row,
-    StdError,
-    Sweep,
+    accuracy_metrics,
+    amount,
     best,
+    columns,
+    findings,
+    groups,
+    headline_keys,
+    markdown,
     metric,
-    write_report,
+    metrics_of,
 )
-from csb.evaluation.report.catalogue import GROUPS, accuracy_metrics, headline_keys, metrics_of
-from csb.evaluation.report.table import amount, columns, findings, groups, markdown
-from csb.evaluation.style import MARKERS, SERIES, looks
+from csb.evaluation.charts import looks
+from csb.evaluation.plots import MARKERS, SERIES
+from csb.evaluation.report import write_report
+from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Report, Row, StdError, Sweep
 
 
 def method(name: str = "a", **changes) -> Row:

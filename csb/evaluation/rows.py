@@ -1,6 +1,6 @@
 """What a comparison of posterior samplers found, as plain frozen data that JSON can hold, and the samples it shows.
 
-:meth:`Report.to_plain` makes numbers that are NaN or infinite None: JSON has neither, and a table shows "–".
+Numbers that are NaN or infinite become None in :meth:`Report.to_plain`, which JSON lacks; a table shows "–".
 """
 
 import json
@@ -15,14 +15,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from csb.errors import CSBError
 from csb.evaluation.table import json_text
 from csb.renamed import scores_of_today
-from csb.schema import OneOf, Share, Whole, shown
+from csb.schema import Name, OneOf, Share, Whole, shown
 
 FORMAT = 1
 KINDS = ("images", "points")
-Cell = str | bool | int | float | None
 Number = int | float | None
+Value = str | bool | Number
 AtLeast0 = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
+AtLeast1 = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LevelCurve:
 
     levels: tuple[Share, ...]
     coverage: tuple[Share, ...]
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: AtLeast1 | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RankHistogram:
     """
 
     counts: Annotated[tuple[AtLeast0, ...], Field(min_length=2)]
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: AtLeast1 | None = None
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ class Sweep:
     """How an option of a method was chosen, e.g. the step size ζ of DPS on validation observations.
 
     Attributes:
-        title: one line.
         rows: one mapping a setting, from column name to value.
         chosen: index of the row that the comparison uses, or None.
         note: one sentence under the table, or "".
     """
 
     title: str
-    rows: Annotated[tuple[dict[str, Cell], ...], Field(min_length=1)]
+    rows: Annotated[tuple[dict[str, Value], ...], Field(min_length=1)]
     chosen: int | None = None
     note: str = ""
 
@@ -101,9 +100,8 @@ class Row:
         peak_memory: bytes, or None.
         ess: (mean, smallest) effective sample size over observations, or None.
         unique_ancestors: mean over observations, or None.
-        metrics: from a key of :data:`csb.evaluation.report.catalogue.METRICS`, or any other name, to its value.
+        metrics: from a key of :data:`csb.evaluation.catalogue.METRICS`, or any other name, to its value.
         standard_errors: of some of the metrics, from the same keys.
-        curves: see :class:`Curves`.
         sweeps: reported under the method.
         reference: True for the exact posterior: drawn as a line, never ranked.
         family: methods of one family, e.g. a bridge at two T, share a colour and are joined in the charts.
@@ -111,8 +109,8 @@ class Row:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: Text
-    label: Text
+    name: Name
+    label: Name
     schedule: str = ""
     forward_evaluations: AtLeast0 = 0
     backward_evaluations: AtLeast0 = 0
@@ -164,17 +162,17 @@ class Report:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    title: Text
-    problem: Text
+    title: Name
+    problem: Name
     description: str
     kind: Annotated[str, OneOf(KINDS)]
-    observations: Annotated[int, Field(ge=1)]
-    samples: Annotated[int, Field(ge=1)]
+    observations: AtLeast1
+    samples: AtLeast1
     seed: Whole
     methods: Annotated[tuple[Row, ...], Field(min_length=1)]
     date: str = ""
     warnings: tuple[str, ...] = ()
-    settings: dict[str, Cell] = field(default_factory=dict)
+    settings: dict[str, Value] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
 

@@ -1,17 +1,19 @@
 """Accuracy against cost, calibration curves and samples: charts, each described in words for who cannot see it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from csb.evaluation.catalogue import Metric, accuracy_metrics, show
 from csb.evaluation.pictures import observation_label
-from csb.evaluation.report.catalogue import Metric, accuracy_metrics, show
-from csb.evaluation.report.model import PointGrid, Report, Row
-from csb.evaluation.style import (
+from csb.evaluation.plots import (
     BAND,
     DASHED,
     DOTS,
@@ -19,16 +21,17 @@ from csb.evaluation.style import (
     EXACT,
     INK,
     NARROW,
+    SERIES,
     Look,
     Tile,
     coverage_axes,
-    dots,
     drawing,
     limits_of,
-    looks,
+    look,
     rank_bars,
     tiled,
 )
+from csb.evaluation.rows import PointGrid, Report, Row
 
 COSTS = {"evaluations": "network evaluations a sample", "seconds": "seconds a call"}
 TILE = 172  # units: two side by side on a phone
@@ -67,6 +70,16 @@ class Chart(NamedTuple):
         return [(one, tiled([one], (TILE, self.height), legend=())) for one in self.panels]
 
 
+def looks(methods: Sequence[Row]) -> dict[str, Look]:
+    """A look for each method's name: a family shares its colour; references are dark, with a cross and fine dashes."""
+    compared = [m for m in methods if not m.reference]
+    families = list(dict.fromkeys(m.family or m.name for m in compared))
+    found = {m.name: Look(m.label, EXACT, "x", DOTTED) for m in methods}
+    for i, m in enumerate(compared):
+        found[m.name] = look(m.label, i, SERIES[families.index(m.family or m.name) % len(SERIES)])
+    return found
+
+
 def axis_label(of: Metric) -> str:
     """E.g. "PSNR of mean, dB (higher is better)"."""
     return f"{of.label}{f', {of.unit}' if of.unit else ''} ({of.sense})"
@@ -98,17 +111,17 @@ def _points(report: Report, key: str, cost: str) -> list[tuple[Row, float, float
 
 def _draw_accuracy(axes: Axes, report: Report, of: Metric, cost: str) -> None:
     """A point a method over a logarithmic cost; methods without network calls stand left of a rule, at 0."""
-    look, points = looks(report.methods), _points(report, of.key, cost)
+    look_of, points = looks(report.methods), _points(report, of.key, cost)
     costs = [c for _, c, _ in points if c > 0]
     low, high = min(costs), max(costs)
     zero = low / max(3.0, (high / low) ** 0.2)
     axes.set_xscale("log")
     for family in dict.fromkeys(m.family for m, _, _ in points if m.family):
-        line = sorted((max(c, zero), v) for m, c, v in points if m.family == family)
-        color = next(look[m.name].color for m, _, _ in points if m.family == family)
-        axes.plot(*zip(*line), color=color, linewidth=1, alpha=0.55)
+        own = [(m, max(c, zero), v) for m, c, v in points if m.family == family]
+        line = sorted((c, v) for _, c, v in own)
+        axes.plot(*zip(*line), color=look_of[own[0][0].name].color, linewidth=1, alpha=0.55)
     for m, c, v in points:
-        style = {"color": look[m.name].color, "marker": look[m.name].marker, "markersize": 8, "linestyle": "none"}
+        style = {**look_of[m.name].line, "linestyle": "none", "markersize": 8}
         axes.errorbar(max(c, zero), v, m.error(of.key) or None, capsize=3, elinewidth=1.2, zorder=3, **style)
     left = zero if any(c == 0 for _, c, _ in points) else low
     axes.set_xlim(left / 1.6, high * 1.6)
@@ -135,7 +148,7 @@ def accuracy_charts(report: Report) -> list[Chart]:
 
     None of a single method, which there is nothing to compare with.
     """
-    charts, look = [], looks(report.methods)
+    charts, look_of = [], looks(report.methods)
     if len(report.compared) < 2:
         return []
     for of in accuracy_metrics(report):
@@ -143,19 +156,15 @@ def accuracy_charts(report: Report) -> list[Chart]:
             points = _points(report, of.key, cost)
             if not any(c > 0 for _, c, _ in points):
                 continue
-
-            def draw(axes: Axes, of: Metric = of, cost: str = cost) -> None:
-                _draw_accuracy(axes, report, of, cost)
-
             lines = [line for _, line in reference_lines(report.methods, of)]
-            legend = [*(look[m.name]._replace(dash="none") for m, _, _ in points), *lines]
+            legend = [*(look_of[m.name]._replace(dash="none") for m, _, _ in points), *lines]
             values = "; ".join(f"{m.label}: {show(v)} {of.unit}".rstrip() + f" at {_tick(c)}" for m, c, v in points)
             charts.append(
                 Chart(
                     f"{of.key}-{cost}", f"{of.label} against {words}",
                     f"{of.explanation} {of.sense.capitalize()}. The horizontal axis is logarithmic.",
                     f"{of.label} ({of.sense}) against {words}. {values}.",
-                    [Tile(axis_label(of), draw)], 276, legend,
+                    [Tile(axis_label(of), partial(_draw_accuracy, report=report, of=of, cost=cost))], 276, legend,
                 )
             )  # fmt: skip
     return charts
@@ -163,8 +172,8 @@ def accuracy_charts(report: Report) -> list[Chart]:
 
 def _with(report: Report, curve: str) -> list[tuple[Row, Look, Any]]:
     """The methods that have a curve, with their looks, and the curve."""
-    look = looks(report.methods)
-    return [(m, look[m.name], found) for m in report.methods if (found := getattr(m.curves, curve)) is not None]
+    look_of = looks(report.methods)
+    return [(m, look_of[m.name], found) for m in report.methods if (found := getattr(m.curves, curve)) is not None]
 
 
 def _level_chart(report: Report, kind: str, title: str, caption: str) -> list[Chart]:
@@ -176,18 +185,18 @@ def _level_chart(report: Report, kind: str, title: str, caption: str) -> list[Ch
 
     def draw(axes: Axes) -> None:
         coverage_axes(axes, trials)
-        for i, (_, look, curve) in enumerate(found):
+        for i, (_, one, curve) in enumerate(found):
             every = max(1, len(curve.levels) // 5)
             marks = {"markersize": 5.5, "markevery": (i % every, every)}
-            axes.plot(curve.levels, curve.coverage, linewidth=1.7, **look.line, **marks)
+            axes.plot(curve.levels, curve.coverage, linewidth=1.7, **one.line, **marks)
         axes.set_xlabel("nominal level")
         axes.grid()
 
     gaps = [f"{m.label}: {np.mean(np.array(c.coverage) - c.levels):+.3f}" for m, _, c in found]
     caption += " The grey band holds 95 % of the curves of a calibrated sampler, level by level." if trials else ""
     alt = f"{title}. Mean of coverage minus level; {'; '.join(gaps)}.".replace("-", "−")
-    drawn = [Tile("share of truths inside", draw)]
-    return [Chart(kind, title, caption, alt, drawn, 340, [look for _, look, _ in found])]
+    panels = [Tile("share of truths inside", draw)]
+    return [Chart(kind, title, caption, alt, panels, 340, [one for _, one, _ in found])]
 
 
 def _std_error_chart(report: Report) -> list[Chart]:
@@ -198,8 +207,8 @@ def _std_error_chart(report: Report) -> list[Chart]:
     top = max(v for _, _, bins in found for v in (*bins.std, *bins.error)) or 1.0
 
     def draw(axes: Axes) -> None:
-        for _, look, bins in found:
-            axes.plot(bins.std, bins.error, linewidth=1.5, markersize=5.5, **look.line)
+        for _, one, bins in found:
+            axes.plot(bins.std, bins.error, linewidth=1.5, markersize=5.5, **one.line)
         axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle=DASHED)
         axes.set(xlim=(0, 1.04 * top), ylim=(0, 1.04 * top), xlabel="predicted standard deviation")
         axes.grid()
@@ -211,32 +220,27 @@ def _std_error_chart(report: Report) -> list[Chart]:
         "Pixels are binned by the standard deviation of their samples. On the dashed diagonal the spread is as "
         "large as the error of the mean; above it samples are too sure."
     )
-    drawn = [Tile("error of the mean (RMS)", draw)]
-    return [Chart("std-error", title, caption, alt, drawn, 340, [look for _, look, _ in found])]
+    panels = [Tile("error of the mean (RMS)", draw)]
+    return [Chart("std-error", title, caption, alt, panels, 340, [one for _, one, _ in found])]
 
 
 def _ranks_chart(report: Report) -> list[Chart]:
-    found = [(m, look, curve, np.array(curve.counts)) for m, look, curve in _with(report, "sbc")]
+    found = [(m, one, curve.trials, np.array(curve.counts)) for m, one, curve in _with(report, "sbc")]
     most = max((float(counts.max() / counts.mean()) for *_, counts in found), default=0.0)
-    drawn = [
-        Tile(
-            m.label,
-            lambda axes, c=counts, trials=sbc.trials, look=look: rank_bars(
-                axes, c, trials or c.sum(), look.color, most
-            ),
-            f"Ranks of the truth, {m.label}: bins between {counts.min() / counts.mean():.2f} and "
-            f"{counts.max() / counts.mean():.2f} of the expected count.",
-        )
-        for m, look, sbc, counts in found
-    ]
+    panels = []
+    for m, one, trials, counts in found:
+        draw = partial(rank_bars, counts=counts, trials=trials or counts.sum(), color=one.color, most=most)
+        low, high = counts.min() / counts.mean(), counts.max() / counts.mean()
+        alt = f"Ranks of the truth, {m.label}: bins between {low:.2f} and {high:.2f} of the expected count."
+        panels.append(Tile(m.label, draw, alt))
     title = "Ranks of the truth (simulation-based calibration)"
     caption = (
         "Where the truth ranks among the samples, from below all of them (0) to above all (1): counts over their "
         "expectation. Flat inside the grey band, which holds 95 % of chance: calibrated. A valley: samples too narrow; "
         "a hill: too wide; a slope: biased."
     )
-    tiled = len(drawn) > 1
-    return [Chart("sbc", title, caption, title, drawn, 130 if tiled else 340, tiled=tiled)] if drawn else []
+    tiled = len(panels) > 1
+    return [Chart("sbc", title, caption, title, panels, 130 if tiled else 340, tiled=tiled)] if panels else []
 
 
 def calibration_charts(report: Report) -> list[Chart]:
@@ -260,18 +264,15 @@ def calibration_charts(report: Report) -> list[Chart]:
 def sample_charts(report: Report, grid: PointGrid) -> list[Chart]:
     """A chart an observation, a panel a method, with the same axes in all its panels; of one method a single chart."""
     shown = [m for m in report.methods if m.name in grid.samples]
-    titles = [
-        ", ".join(filter(None, (f"Observation {b + 1}", observation_label(np.ravel(y)))))
-        for b, y in enumerate(grid.observation)
-    ]
-    each = [[_sample_panel(report, grid, b, m) for m in shown] for b in range(len(grid.truth))]
+    charts = []
+    for b, y in enumerate(grid.observation):
+        title = ", ".join(filter(None, (f"Observation {b + 1}", observation_label(np.ravel(y)))))
+        panels = [_sample_panel(report, grid, b, m) for m in shown]
+        charts.append(Chart(f"samples-{b + 1}", title, "", title, panels, 190, tiled=True))
     if len(shown) == 1:
-        drawn = [panel._replace(label=title) for title, (panel,) in zip(titles, each)]
-        return [Chart("samples", shown[0].label, "", shown[0].label, drawn, 190, tiled=True)]
-    return [
-        Chart(f"samples-{b}", title, "", title, drawn, 190, tiled=True)
-        for b, (title, drawn) in enumerate(zip(titles, each), start=1)
-    ]
+        panels = [chart.panels[0]._replace(label=chart.title) for chart in charts]
+        return [Chart("samples", shown[0].label, "", shown[0].label, panels, 190, tiled=True)]
+    return charts
 
 
 def _sample_panel(report: Report, grid: PointGrid, b: int, method: Row) -> Tile:
@@ -282,10 +283,17 @@ def _sample_panel(report: Report, grid: PointGrid, b: int, method: Row) -> Tile:
 
     def draw(axes: Axes) -> None:
         if grid.exact is not None:
-            dots(axes, grid.exact[b, :_MAX_POINTS], DOTS, 2.2)
-        dots(axes, points, color, 1.8 if len(points) > 100 else 4)
+            _dots(axes, grid.exact[b, :_MAX_POINTS], DOTS, 2.2)
+        _dots(axes, points, color, 1.8 if len(points) > 100 else 4)
         axes.scatter(*truth, s=60, c=INK, marker="x", linewidths=1.8, zorder=3)
         axes.set(xlim=x, ylim=y)
 
     behind = "" if grid.exact is None else " in front of exact posterior samples"
     return Tile(method.label, draw, f"Observation {b + 1}: samples of {method.label}{behind}; a cross marks the truth.")
+
+
+def _dots(axes: Axes, points: np.ndarray, color: str, size: float) -> None:
+    """Points (n, ≥ 2) as one path of dots, an eighth as large in an SVG as n markers, and coloured by the page."""
+    path = Path(points[:, :2].repeat(2, axis=0), np.tile([Path.MOVETO, Path.LINETO], len(points)))
+    path.should_simplify = False
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=size, capstyle="round"))
