@@ -245,10 +245,10 @@ _COSTS: tuple[tuple[str, str, str, str, Callable[[Row], float | None]], ...] = (
 def columns(report: Report) -> list[Column]:
     """The columns that hold a value: costs first, then metrics by group; cells in the order of the methods."""
     found = []
-    for *about, get in _COSTS:
+    for group, label, note, key, get in _COSTS:
         values = [get(m) for m in report.methods]
         if any(v is not None for v in values):
-            found.append(Column(*about, [Cell(amount(v)) for v in values]))
+            found.append(Column(group, label, note, key, [Cell(amount(v)) for v in values]))
     metrics = [m for m in metrics_of(report) if any(r.value(m.key) is not None for r in report.methods)]
     for of in sorted(metrics, key=lambda m: GROUPS.index(m.group)):
         winners, errors = best(of, report.methods), [m.error(of.key) for m in report.methods]

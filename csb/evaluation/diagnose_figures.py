@@ -1,5 +1,6 @@
 """Figures of :mod:`csb.evaluation.diagnose`, each of checked numpy arrays; matplotlib's global state is not touched."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -96,7 +97,9 @@ def corner(
     known = "" if truth is None else ", and the truth (red)"
     regions = ". Regions hold 50 and 90 % of the mass" if k > 1 else ""
     figure = new_figure(k * side, k * side * 0.9, f"Posterior (blue) beside the prior (grey){known}{regions}{note}")
-    for (i, j), axes in np.ndenumerate(figure.subplots(k, k, squeeze=False)):
+    grid = figure.subplots(k, k, squeeze=False)
+    for i, j in itertools.product(range(k), repeat=2):
+        axes = grid[i, j]
         if j > i:
             axes.remove()
             continue

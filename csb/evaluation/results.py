@@ -131,11 +131,11 @@ def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = No
         if ranks.shape[1] <= MAX_RANKED:
             figures["sbc_p"] = uniformity.p_value
         histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
-    levels = [
+    of_intervals, of_regions = (
         LevelCurve(tuple(one.levels.tolist()), tuple(one.coverage.mean(1).tolist()), one.observations)
         for one in (central, joint)
-    ]
-    return figures, Curves(*levels, histogram)
+    )
+    return figures, Curves(of_intervals, of_regions, histogram)
 
 
 def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> Scores:

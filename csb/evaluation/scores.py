@@ -94,7 +94,8 @@ def draw_chunks(
     All random numbers come from one generator: another size gives other samples.
     """
     for start in range(0, len(test.x), size):
-        pairs = Pairs(*(None if values is None else values[start : start + size] for values in test))
+        part = slice(start, start + size)
+        pairs = Pairs(test.x[part], test.y[part], None if test.labels is None else test.labels[part])
         drawn = bridge.sample(pairs.y, n, generator=generator, **vars(sampler))
         yield Chunk(pairs, drawn.x.cpu(), drawn.info)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from csb.dtypes import float32_layers
 from csb.errors import CSBError
 from csb.evaluation.results import draw, proper_scores
+from csb.evaluation.rows import Row, Sweep
 from csb.files import SUFFIX, load_state, model_file, save_state
 from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated, Transform
