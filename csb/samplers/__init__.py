@@ -1,7 +1,6 @@
 """Samplers behind one protocol: bridges, their students, exact posteriors, scores, flows, guided denoisers."""
 
-from csb.samplers.amortized import AmortizedSampler, BridgeSampler, ConsistencySampler, ExactSampler
-from csb.samplers.base import Sampler
+from csb.samplers.base import AmortizedSampler, BridgeSampler, ConsistencySampler, ExactSampler, Sampler
 from csb.samplers.conditional import FLOW, SCORE, FlowSampler, ScoreSampler, flow_sampler, score_sampler
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM

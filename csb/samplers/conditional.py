@@ -1,12 +1,11 @@
-r"""Samplers of a conditional score, on any grid, and of a conditional flow (:mod:`csb.networks.diffusion`).
+"""Samplers of a conditional score, on any grid, and of a conditional flow (:mod:`csb.networks.diffusion`).
 
-A score gives the conditional denoiser x̂_0 = E[z_0 | z_k, y]. The derivations of the reverse process's forms stand in
-:mod:`csb.process.reference`. Orders in 1/T, for the law at the end: ancestral, reverse SDE and DDIM one; Heun and
-DPM-Solver++(2M) two. All start from N(0, I), so that the grid's ᾱ_T must be small, and all end with z_0 = x̂_0(z_1): an
-error of order σ_1², so that the order shows where the grid's first step falls like 1/T or faster in σ.
+A score gives the conditional denoiser x̂_0 = E[z_0 | z_k, y]; the steps are derived in :mod:`csb.process.reference`.
+Orders in 1/T, for the law at the end: ancestral, reverse SDE and DDIM one; Heun and DPM-Solver++(2M) two. All start
+from N(0, I), so that the grid's ᾱ_T must be small, and all end with z_0 = x̂_0(z_1): an error of order σ_1², so that the
+order shows where the grid's first step falls like 1/T or faster in σ.
 
-A flow gives the velocity of dz/dt = v(z, t, y), from N(0, I) at t = 0, exactly, to p(z_0 | y) at t = 1; it is finite at
-both ends.
+A flow gives the velocity of dz/dt = v(z, t, y), from N(0, I) at t = 0, exactly, to p(z_0 | y) at t = 1.
 """
 
 import math
@@ -22,8 +21,7 @@ from csb.errors import CSBError, is_one_of, require_int
 from csb.networks.diffusion import ConditionalModel, FlowNetwork, ScoreNetwork
 from csb.process import Grid, Noise, Pinned, Reference, ddim, euler_maruyama, mix
 from csb.process.schedule import MOST_STEPS
-from csb.samplers.amortized import AmortizedSampler
-from csb.samplers.base import noised
+from csb.samplers.base import AmortizedSampler, noised
 from csb.schema import Share
 
 
@@ -45,11 +43,7 @@ class ScoreSampler(ConditionalSampler):
 
     def __init__(self, model: ConditionalModel, grid: Grid, **settings: Any) -> None:
         super().__init__(model, **settings)
-        self.grid, self.levels = grid, grid.alpha_bar
-
-    @property
-    def evaluations(self) -> int:
-        return self.grid.T
+        self.grid, self.levels, self.evaluations = grid, grid.alpha_bar, grid.T
 
 
 class OneGuess(ScoreSampler):
@@ -104,9 +98,9 @@ class Heun(ScoreSampler):
 
     name = "score_heun"
 
-    @property
-    def evaluations(self) -> int:
-        return 2 * self.grid.T - 1
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.evaluations = 2 * self.grid.T - 1
 
     def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
         sigma, root = self.grid.noise_ratio.tolist(), self.grid.alpha_bar.sqrt().tolist()
@@ -153,11 +147,7 @@ class FlowSampler(ConditionalSampler):
     def __init__(self, model: ConditionalModel, N: int, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.N = require_int("N", N, 1, MOST_STEPS)
-        self.levels = torch.linspace(0, 1, N + 1, dtype=torch.float64)
-
-    @property
-    def evaluations(self) -> int:
-        return self.calls * self.N
+        self.levels, self.evaluations = torch.linspace(0, 1, N + 1, dtype=torch.float64), self.calls * self.N
 
 
 class FlowEuler(FlowSampler):

@@ -4,22 +4,17 @@ At every level the whole state, seen and unseen part together, descends on the a
 
     φ_k(z) = ‖y − H(x̂_0(z))‖²/(2ξ_k²) + ‖z − z̃_k‖²/(2v_k)
 
-from z̃_k, where the DDIM step (Song, Meng & Ermon 2021, eq. 12) has come to: G gradient steps, then DDIM again,
+from z̃_k, where the DDIM step has come to: G gradient steps z ← z − λ v_k ∇φ_k(z), then DDIM again. x̂_0(z) stands for
+the whole deterministic map from z to z_0; its error falls with k, and so must ξ_k. Only H is needed.
 
-    z̃_{k−1} = √ᾱ_{k−1} x̂_0 + √(1−ᾱ_{k−1}−η²β̃_k) (z_k − √ᾱ_k x̂_0)/√(1−ᾱ_k) + η√β̃_k ε.
-
-x̂_0(z) stands for the whole deterministic map from z to z_0; its error falls with k, and so must ξ_k. Only H is needed.
-
-The scales. The paper's code sets ξ_k²/v_k by hand (0.01·1.01^(T−k)), for images in [−1, 1]. Here ξ_k = ξ s_k with the
-variance s_k² of :mod:`csb.samplers.likelihood`, and v_k = ½(1+η²) β̃_{k+1}, v_T = 1 (the prior's). A gradient step is
-z ← z − λ v_k ∇φ_k(z), so that λ = 1 solves φ_k where the likelihood is flat. Why these: with λ = G = ξ = 1
-z_k = z̃_k + v_k ∇log p̃_k(y|z̃_k). In the limit of small steps DDIM is the reverse SDE with drift ½(1+η²)β_k ∇log p_k
-and noise η²β_k, which keeps the marginals p_k for every η; and ½(1+η²)β_k ∇log p_k(y|z) is what turns it into that of
-p(x | y). So for an exact denoiser and likelihood CoPaint reaches the posterior as T → ∞, even with η = 0, where all
-randomness is z_T's. Otherwise it is biased, and more gradient steps (MAP instead of a sample) do not fix that.
+The paper's code sets ξ_k²/v_k by hand. Here ξ_k = ξ s_k with the variance s_k² of :mod:`csb.samplers.likelihood`, and
+v_k = ½(1+η²) β̃_{k+1}, v_T = 1 (the prior's): with λ = G = ξ = 1 a level adds v_k ∇log p̃_k(y|z̃_k), and in the limit of
+small steps, where DDIM is the reverse SDE with drift ½(1+η²)β_k ∇log p_k and noise η²β_k, that is what turns it into
+the one of p(x | y). So for an exact denoiser and likelihood CoPaint reaches the posterior as T → ∞, even with η = 0,
+where all randomness is z_T's. Otherwise it is biased, and more gradient steps (MAP instead of a sample) do not fix it.
 
 The learning rate adapts to each sample: a step that would raise φ_k is not taken, and λ is halved for the next (the
-paper's code multiplies by 0.8 and tries again at once, at an unknown number of passes; here a trial is one of the G).
+paper's code tries again at once, at an unknown number of passes; here a trial is one of the G).
 """
 
 import torch
@@ -57,7 +52,7 @@ class CoPaint(DiffusionSampler):
         return 1.0 if k == self.grid.T else 0.5 * (1 + self.eta**2) * float(self.reference.pinned_start(k + 1).var)
 
     def _at(self, z: Tensor, start: Tensor, k: int, y: Tensor, gradient: bool) -> Guidance:
-        """φ_k at z, for the start z̃_k and y (N, *y_shape), with or without the likelihood's gradient."""
+        """φ_k at z, for the start z̃_k, with or without the likelihood's gradient."""
         v, weight = self.prior_variance(k), 1 / self.xi**2
         away = z - start
         prior = away.double().square().flatten(1).sum(1) / (2 * v)
@@ -73,9 +68,7 @@ class CoPaint(DiffusionSampler):
             trial = self._at(best.z - rate * best.gradient, start, k, y, left > 0)
             better = trial.value <= best.value  # False for NaN
             mask = better.reshape(rate.shape)
-            best = Guidance(
-                *(torch.where(better if a.ndim == 1 else mask, b, a) for a, b in zip(best, trial, strict=True))
-            )
+            best = Guidance(*(torch.where(better if a.ndim == 1 else mask, b, a) for a, b in zip(best, trial)))
             rate = torch.where(mask, rate, rate / 2)
         return best
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.samplers.base import Fresh
-from csb.samplers.linear import LinearSampler
+from csb.samplers.diffusion import LinearSampler
 from csb.schema import Share
 
 
@@ -24,12 +24,10 @@ class DDRM(LinearSampler):
     and at the start ū_T = ȳ + √(σ_T² − τ²) ε where it is seen well enough, N(0, σ_T²) elsewhere. No gradient is needed.
     At k = 0 what is left is x̄, or ȳ for σ = 0.
 
-    Each law keeps N(x_0, σ_k²) as the marginal *over y*; given y it is no posterior. For σ = 0, η_b = 1 and η = 0 it is
-    exact (T → ∞) where seen coordinates say nothing of the others. η > 0 draws a share of the noise again around the
-    point x̂_0 at every step, however small (DDIM's η goes with the size of the step), and loses the variance of z_0 |
-    z_k there: of a Gaussian prior's, (1 + √(1−η²))/2 is left in the unseen coordinates as T → ∞. With noise every step
-    below τ starts again from ȳ and x̄: the more steps, the nearer the mean comes to ȳ for η < 1, and to the prior's for
-    η = 1. For a prior N(0, 1) ȳ is τ² off: little where the signal is large against the noise.
+    Given y that is no posterior. It is exact (T → ∞) for σ = 0, η_b = 1 and η = 0 where seen coordinates say nothing of
+    the others. η > 0 draws a share of the noise again around the point x̂_0 at every step, however small (DDIM's η goes
+    with the size of the step), and loses the variance of z_0 | z_k there: of a Gaussian prior's, (1 + √(1−η²))/2 is
+    left in the unseen coordinates as T → ∞. With noise ȳ is τ² off: little where the signal is large against it.
     """
 
     name = "ddrm"
@@ -44,21 +42,18 @@ class DDRM(LinearSampler):
     def __init__(self, *parts: Any, **settings: Any) -> None:
         super().__init__(*parts, **settings)
         self.sigma, self.root = self.grid.noise_ratio.tolist(), self.grid.alpha_bar.sqrt().tolist()
+        values = self.svd.values
+        self.s, self.tau = values.to(self.denoiser.shift), (self.std / values).to(self.denoiser.shift)
 
     def observed(self, y: Tensor) -> Tensor:
         """U*c (B, r)."""
         return self.svd.ut(super().observed(y))
 
-    def _noise(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """s and τ = σ/s, (r,), in the dtype of ``like``."""
-        s = self.svd.values
-        return s.to(like), (self.std / s).to(like)
-
     def start(self, y: Tensor, fresh: Fresh) -> Tensor:
-        (s, tau), sigma, noise = self._noise(y), self.sigma[-1], fresh()
+        sigma, noise = self.sigma[-1], fresh()
         e = self.svd.vt(noise)
-        well = y / s + (sigma**2 - tau**2).clamp_min(0).sqrt() * e
-        return sigma * noise + self.svd.v(torch.where(tau <= sigma, well, sigma * e) - sigma * e)
+        well = y / self.s + (sigma**2 - self.tau**2).clamp_min(0).sqrt() * e
+        return sigma * noise + self.svd.v(torch.where(self.tau <= sigma, well, sigma * e) - sigma * e)
 
     def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
         z_0 = self.denoise(self.root[k] * z, k)
@@ -69,10 +64,10 @@ class DDRM(LinearSampler):
 
     def _seen(self, seen: Tensor, z_0: Tensor, noise: Tensor, sigma: float, kept: float) -> Tensor:
         """ū_k of the coordinates that A sees, (N, r); ``kept`` is √(1−η²) σ_k."""
-        (s, tau), guess, e = self._noise(seen), self.svd.vt(z_0), self.svd.vt(noise)
-        well = (1 - self.eta_b) * guess + self.eta_b * seen / s
-        well = well + (sigma**2 - (self.eta_b * tau) ** 2).clamp_min(0).sqrt() * e
+        guess, e = self.svd.vt(z_0), self.svd.vt(noise)
+        well = (1 - self.eta_b) * guess + self.eta_b * seen / self.s
+        well = well + (sigma**2 - (self.eta_b * self.tau) ** 2).clamp_min(0).sqrt() * e
         if self.std == 0:
             return well
-        poorly = guess + kept * (seen - s * guess) / self.std + self.eta * sigma * e
-        return torch.where(tau <= sigma, well, poorly)
+        poorly = guess + kept * (seen - self.s * guess) / self.std + self.eta * sigma * e
+        return torch.where(self.tau <= sigma, well, poorly)

@@ -1,16 +1,25 @@
-r"""What the samplers that start from an unconditional denoiser share: the chain, the DDPM step, gradients through x̂_0.
+r"""What samplers of an unconditional denoiser share: the chain, gradients through x̂_0, and linear problems.
 
 The unconditional step is the pinned law with x̂_0 in place of x_0 (Ho et al. 2020, eq. 7): z_{k−1} ~ N(μ_k, β̃_k I),
 μ_k = [√ᾱ_{k−1} β_k x̂_0 + √(1−β_k)(1−ᾱ_{k−1}) z_k]/(1−ᾱ_k). At k = 1 β̃_1 = 0: the last step is noiseless and μ_1 = x̂_0.
 
-Time travel, for the methods that have it: from some levels of the grid the chain jumps back up with the reference
-process and comes down again. From the levels m = 1, 1 + j, 1 + 2j, … ≤ T − j it jumps to m + j, U − 1 times each, so
-that every stretch of j steps is taken U times (Lugmayr et al. 2022, §4.2 and appendix B: jump length j, U resamples;
-j = 1 is their algorithm 1). The level 0 of the data is never left. A jump is one draw of X_{m+j} | X_m ~ N(√r x, (1−r)
-I), r = ᾱ_{m+j}/ᾱ_m: the law of j steps of the reference process. There are T + (U−1)·j·⌊(T−1)/j⌋ downward steps.
+Time travel, for the methods that have it (Lugmayr et al. 2022, §4.2 and appendix B: jump length j, U resamples; j = 1
+is their algorithm 1): from the levels m = 1, 1 + j, 1 + 2j, … ≤ T − j the chain jumps back up to m + j, U − 1 times
+each, so that every stretch of j steps is taken U times. A jump is one draw of X_{m+j} | X_m ~ N(√r x, (1−r) I), r =
+ᾱ_{m+j}/ᾱ_m, of the reference process. There are T + (U−1)·j·⌊(T−1)/j⌋ downward steps.
+
+Linear problems. In z = (x − shift)/scale an observation y = A x + σε is c = A z_0 + (σ/scale) ε with c = (y − A
+shift)/scale. Whatever stands for p(y | z_k), its gradient turns the denoiser's x̂_0 into that of the posterior, by
+Tweedie's formula for the marginals of p(z_0 | y):
+
+    E[z_0 | z_k, y] = x̂_0 + (1−ᾱ_k)/√ᾱ_k ∇_{z_k} log p(y | z_k),
+
+and where z_0 | z_k is a Gaussian of covariance C it is (C = (1−ᾱ)/√ᾱ ∇x̂_0, the covariance by Tweedie's second formula)
+x̂_0 + C A*(A C A* + σ² I)⁻¹(c − A x̂_0): the methods differ in what they take for C.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -24,14 +33,17 @@ from csb.bridge.samples import REACH, require_finite
 from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks.diffusion import Denoiser
-from csb.process import Grid, LinearBeta, Noise, Reference, expand, mix
+from csb.problems import SVD
+from csb.process import Grid, LinearBeta, Noise, Reference, ddim, expand, mix
 from csb.samplers.base import Fresh, Sampler, noised
 from csb.samplers.likelihood import GaussianLikelihood, GuidanceLikelihood
-from csb.schema import Count
+from csb.schema import Count, Share
 
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
 LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
+ROUNDING = 10 * torch.finfo(torch.float32).eps  # of the largest singular value: y and the states are float32
 Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data units (N, …), ᾱ_k) → (N,)
+Spread = Callable[[Tensor], Tensor]  # C A* v in z's units for v (N, *y_shape)
 
 
 class Guidance(NamedTuple):
@@ -44,10 +56,7 @@ class Guidance(NamedTuple):
 
 
 def levels(T: int, jump_length: int = 1, resamples: int = 1) -> list[int]:
-    """The levels that are visited, from T to 0: each is one below the last, or a jump above it.
-
-    CSBError where a jump does not fit in the T steps (j < T, or j = 1).
-    """
+    """The levels that are visited, from T to 0. CSBError where a jump does not fit in the T steps (j < T, or j = 1)."""
     if jump_length > max(T - 1, 1):
         raise CSBError(f"jump_length={jump_length} does not fit in T={T} steps; give at most {max(T - 1, 1)}")
     left = {m: resamples - 1 for m in range(1, T - jump_length + 1, jump_length)}
@@ -67,7 +76,7 @@ class DiffusionSampler(Sampler):
 
     Args:
         denoiser: of the prior p(x).
-        likelihood: a :class:`csb.samplers.likelihood.GaussianLikelihood`; for some methods any GuidanceLikelihood.
+        likelihood: a :class:`csb.GaussianLikelihood`; for some methods any GuidanceLikelihood, else CSBError.
         grid: on which the method runs; it starts from N(0, I), so that ᾱ_T must be small (see :func:`horizon_bias`).
             None: that of T steps of the linear schedule, with the :func:`horizon` of the data and the denoiser.
         T: the steps, where no grid is given.
@@ -76,8 +85,7 @@ class DiffusionSampler(Sampler):
     Attributes:
         label: the method's name in tables.
         swept: the argument that a comparison sweeps on validation observations, and its symbol.
-        any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class. Otherwise CSBError
-            unless the likelihood is one of y = H(x) + noise.
+        any_likelihood: whether any differentiable log p̃(y | x̂_0) will do, e.g. that of a class.
         guided: whether a step takes a gradient through the denoiser.
         path: the levels that the chain visits, T first.
     """
@@ -102,17 +110,14 @@ class DiffusionSampler(Sampler):
         T: int = 100,
         **settings: Any,
     ) -> None:
-        fault = ""
         if not (isinstance(denoiser, Denoiser) and isinstance(likelihood, GuidanceLikelihood)):
             given = f"a {type(denoiser).__name__} and a {type(likelihood).__name__}"
-            fault = f"{self.name} takes a csb.Denoiser and a likelihood as csb.GaussianLikelihood, not {given}"
-        elif not self.any_likelihood and not isinstance(likelihood, GaussianLikelihood):
-            fault = (
+            raise CSBError(f"{self.name} takes a csb.Denoiser and a likelihood as csb.GaussianLikelihood, not {given}")
+        if not self.any_likelihood and not isinstance(likelihood, GaussianLikelihood):
+            raise CSBError(
                 f"{likelihood.name} has no likelihood y = H(x) + noise, whose residuals {self.name} needs; a method "
                 f"that needs only a differentiable likelihood is tds, smc or guidance"
             )
-        if fault:
-            raise CSBError(fault)
         self.denoiser, self.likelihood = denoiser.eval().requires_grad_(False), likelihood.bound(denoiser)
         super().__init__(denoiser.x_shape, self.likelihood.y_shape, denoiser.shift.device, **settings)
         if grid is None:
@@ -134,7 +139,6 @@ class DiffusionSampler(Sampler):
 
     @property
     def evaluations(self) -> int:
-        """Network passes for one sample, of both kinds."""
         return sum(self.passes)
 
     def observed(self, y: Tensor) -> Tensor:
@@ -202,6 +206,67 @@ class DiffusionSampler(Sampler):
         """Samples (B, n, *x_shape) in data units from z (B·n, *x_shape), with what y says for sure."""
         require_finite(self.name, z.unflatten(0, (len(y), n)), "use more steps or weaker guidance", REACH)
         return self.likelihood.impose(self.denoiser.decode(z), y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
+
+
+class LinearSampler(DiffusionSampler):
+    """A sampler for y = A x + σε. CSBError for a likelihood without an operator.
+
+    Attributes:
+        operator: A.
+        std: σ in z's units, ≥ 0.
+        svd: that of A, of a method that ``needs_svd``. Where y has no noise, of what float32 tells from rounding alone:
+            errors are divided by s there.
+    """
+
+    needs_svd: ClassVar[bool] = False
+    svd: SVD
+
+    def __init__(self, *parts: Any, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        if self.likelihood.operator is None:
+            raise CSBError(
+                f"{self.likelihood.name} has no linear operator; {self.label} needs y = A x + noise, A a matrix or a "
+                f"csb.problems.Operator; tds, smc, dps, copaint, sda and guidance take any differentiable function"
+            )
+        self.operator, self.std = self.likelihood.operator, self.likelihood.noise_std / self.denoiser.scale
+        if self.needs_svd:
+            self.svd = self.operator.svd if self.std > 0 else self.operator.svd.above(ROUNDING)
+
+    def observed(self, y: Tensor) -> Tensor:
+        """c (B, *y_shape)."""
+        return (y - self.operator(self.denoiser.shift[None])) / self.denoiser.scale
+
+
+class MomentSampler(LinearSampler):
+    """A linear sampler that takes z_0 | z_k for a Gaussian, by the Jacobian of the denoiser."""
+
+    guided = True
+    eta: Share = 1.0
+    """η of DDIM's step; 1 is the ancestral step."""
+
+    @abstractmethod
+    def correction(self, residual: Tensor, spread: Spread, alpha_bar: float) -> Tensor:
+        """E[z_0 | z_k, y] − x̂_0, (N, *x_shape), from c − A x̂_0; ``spread`` is called once a backward pass of a step."""
+
+    def posterior_mean(self, z: Tensor, k: int, c: Tensor) -> Tensor:
+        """E[z_0 | z_k, y] for states z (N, *x_shape), c (N, *y_shape), ``batch_size`` states a network call."""
+        alpha_bar = self.grid.alpha_bar[k]
+        ratio, size = float((1 - alpha_bar) / alpha_bar.sqrt()), self.batch_size
+        parts = []
+        for z_part, c_part in zip(z.split(size), c.split(size)):
+            at, z_0 = self.tracked(z_part, k)
+
+            def spread(v: Tensor, z_0: Tensor = z_0, at: Tensor = at) -> Tensor:
+                (found,) = torch.autograd.grad(z_0, at, self.operator.adjoint(v), retain_graph=True)
+                return ratio * found
+
+            guess = z_0.detach()
+            parts.append(guess + self.correction(c_part - self.operator(guess), spread, float(alpha_bar)))
+        return torch.cat(parts)
+
+    def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
+        law = ddim(self.grid, k, self.eta)
+        return noised(mix(law, z, self.posterior_mean(z, k, y)), law.var, fresh)
 
 
 def horizon_bias(grid: Grid, z_std: float) -> float:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from csb.samplers.base import Fresh
-from csb.samplers.projection import ProjectionSampler
+from csb.samplers.replacement import ProjectionSampler
 from csb.schema import Share
 
 
@@ -14,14 +14,12 @@ class ILVR(ProjectionSampler):
 
         z_{k−1} = z'_{k−1} + φ(y_{k−1}) − φ(z'_{k−1}),   y_{k−1} = √ᾱ_{k−1} z̃ + √(1−ᾱ_{k−1}) ε.
 
-    φ is the low-pass filter: here P = A*A/c. For super-resolution by averaging P
-    takes the mean of each block and spreads it over the block: that is ILVR as published, with that φ. (A φ that is no
-    projection, e.g. bicubic down and up, does not fit y = A x and is not built.)
+    φ is the low-pass filter, here P = A*A/c: for super-resolution by averaging the mean of each block, spread over it,
+    which is ILVR as published. (A φ that is no projection, e.g. bicubic, does not fit y = A x and is not built.)
 
-    Against replacement: ILVR conditions *after* a step, at levels T−1..0, replacement *before* it, at levels T..1 and
-    once more at 0. With every step conditioned, the two differ in z_T alone, whose seen part is N(0, I) here and N(√ᾱ_T
-    z̃, (1−ᾱ_T) I) there: nothing on a long horizon. What ILVR adds is the range of steps: those with k/T < ``until``,
-    near the data, are left to the prior, so that the samples need not repeat the noise σ of y, which P takes for 0.
+    Against replacement: ILVR conditions *after* a step, at levels T−1..0, replacement *before* it. With every step
+    conditioned, the two differ in z_T alone. What ILVR adds is the range of steps: those with k/T < ``until``, near the
+    data, are left to the prior, so that the samples need not repeat the noise σ of y, which P takes for 0.
     """
 
     name = "ilvr"

@@ -1,23 +1,21 @@
 r"""What guides a diffusion sampler: log p̃_k(y | z_k), an approximation of log p(y | z_k) at the denoiser's x̂_0(z_k).
 
-Additive noise: p̃_k(y | z_k) = N(y; H(x̂_0(z_k)), s_k²). x̂_0 is uncertain by the law of z_0 | z_k. For a Gaussian prior
-of variance v a coordinate (in z) that leaves v(1−ᾱ)/(1−ᾱ + ᾱv), a share (1−ᾱ)/(1−ᾱ + ᾱv) of the prior's. The same share
-of the variance of H(x) over the data is added to the variance of the noise: s_k² = σ² + Var[H(x)]·(1−ᾱ_k)/(1−ᾱ_k + ᾱ_k
-v), *on the scale of the data* (Wu et al. 2023, §4; Rozet & Louppe 2023, eq. 12; without the data's scale it diverges as
-ᾱ → 0). For a Gaussian prior and orthonormal rows of a linear H that is the exact p(y | z_k).
+Additive noise: p̃_k(y | z_k) = N(y; H(x̂_0(z_k)), s_k²). For a Gaussian prior of variance v a coordinate of z_0 | z_k
+keeps v(1−ᾱ)/(1−ᾱ + ᾱv), a share (1−ᾱ)/(1−ᾱ + ᾱv) of the prior's. The same share of the variance of H(x) over the data
+is added to that of the noise, s_k² = σ² + Var[H(x)]·(1−ᾱ_k)/(1−ᾱ_k + ᾱ_k v), *on the scale of the data* (Wu et al.
+2023, §4; Rozet & Louppe 2023, eq. 12). For a Gaussian prior and orthonormal rows of a linear H that is exact.
 
-A class: p̃_k(y | z_k) = p(class y | x̂_0(z_k)) of a classifier (Wu et al. 2023, §5.2). p(y | z_k) = E[p(y | x_0) | z_k],
-and a classifier of clean data at x̂_0 = E[x_0 | z_k] is surer than that: between two Gaussians at ±m of variance S, with
-the log-odds ℓ of p(y | z_k), those at x̂_0 are ℓ + 2m²/S·(1−ᾱ)/(ᾱS + 1−ᾱ)·tanh(ℓ/2) (put x̂_0 = [√ᾱ S z + (1−ᾱ) m
-tanh(ℓ/2)]/(ᾱS + 1−ᾱ) into the clean log-odds 2m x/S). A classifier may therefore know ᾱ: one that is fitted to denoised
-states approaches p(y | x̂_0, ᾱ) = E[p(y | z_k) | x̂_0], which does not overstate.
+A class: p̃_k(y | z_k) = p(class y | x̂_0(z_k)) of a classifier (Wu et al. 2023, §5.2). One of clean data at x̂_0 =
+E[x_0 | z_k] is surer than p(y | z_k): between two Gaussians at ±m of variance S, with the log-odds ℓ of p(y | z_k),
+those at x̂_0 are ℓ + 2m²/S·(1−ᾱ)/(ᾱS + 1−ᾱ)·tanh(ℓ/2). A classifier may therefore know ᾱ: one that is fitted to
+denoised states approaches p(y | x̂_0, ᾱ) = E[p(y | z_k) | x̂_0], which does not overstate.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -34,6 +32,7 @@ DRAWS = 256  # of N(shift, scale² I), where no draws of the prior are given
 _FLOOR = 0.01  # of the root mean variance of H(x) over the data
 Function = Callable[[Tensor], Tensor]
 Impose = Callable[[Tensor, Tensor], Tensor]
+LogProbabilities = Callable[[Tensor, float], Tensor]
 
 
 def _unchanged(x: Tensor, y: Tensor) -> Tensor:
@@ -50,7 +49,6 @@ class GuidanceLikelihood(ABC):
 
     Attributes:
         name: of what is observed, in messages; the problem's, where it is of one.
-        y_shape: of one y.
         z_variance: the mean variance v of a coordinate of z over the data, which says how long a horizon must be.
         impose: (x (B, *x_shape), y (B, *y_shape)) → x with what y and the prior's range leave no doubt about, as
             :meth:`csb.problems.Problem.impose`; by default x itself.
@@ -66,10 +64,7 @@ class GuidanceLikelihood(ABC):
         """At x̂_0 (B, *x_shape) in data units and y (B, *y_shape): (B,), float64, differentiable in x̂_0."""
 
     def bound(self, denoiser: Denoiser) -> Self:
-        """What a sampler of this denoiser takes: the likelihood with its scales.
-
-        CSBError where it does not take the denoiser's x.
-        """
+        """The likelihood with its scales, for a sampler of this denoiser. CSBError where it does not take its x."""
         return self
 
 
@@ -113,8 +108,11 @@ class GaussianLikelihood(GuidanceLikelihood):
     ) -> None:
         given = _Deviations.read({"std": std, "min_std": min_std}, "")
         self.noise_std, self.min_std, self.impose = given.std, given.min_std, impose or _unchanged
-        self.operator = _operator(A)
-        self.forward: Function = self.operator or cast(Function, A)
+        if not callable(A):
+            matrix = as_numbers("A", A)
+            require_present("A", matrix, "give a matrix of finite numbers")
+            A = Matrix(matrix if matrix.is_floating_point() else matrix.double())
+        self.forward, self.operator = A, A if isinstance(A, Operator) else None
         self._x = None if x is None else as_numbers("x", x).float()
         self._y_shape = None if y_shape is None else tuple(y_shape)
 
@@ -138,16 +136,14 @@ class GaussianLikelihood(GuidanceLikelihood):
         return found
 
     def bound(self, denoiser: Denoiser) -> Self:
-        x, v, fault = self._x, 1.0, ""
+        x, v = self._x, 1.0
         if self.operator is not None and self.operator.x_shape != denoiser.x_shape:
-            fault = (
+            raise CSBError(
                 f"A takes x of shape {self.operator.x_shape} and the denoiser's x has shape {denoiser.x_shape}; give "
                 f"an A for these (csb.problems.Matrix(A, x_shape) takes x flattened), or another denoiser"
             )
-        elif x is not None and (x.shape[1:] != denoiser.x_shape or len(x) < 2):
-            fault = f"x has shape {tuple(x.shape)}; give two or more draws of x_shape {denoiser.x_shape}"
-        if fault:
-            raise CSBError(fault)
+        if x is not None and (x.shape[1:] != denoiser.x_shape or len(x) < 2):
+            raise CSBError(f"x has shape {tuple(x.shape)}; give two or more draws of x_shape {denoiser.x_shape}")
         if hasattr(self, "spread"):
             return self
         if x is None:
@@ -181,7 +177,7 @@ class GaussianLikelihood(GuidanceLikelihood):
         return max(self.noise_std, _FLOOR * float(self.spread.mean().sqrt()))
 
     def remaining(self, alpha_bar: float) -> float:
-        """The variance v(1−ᾱ)/(1−ᾱ + ᾱv) of a coordinate of z_0 | z_k for a Gaussian prior of variance v."""
+        """The variance of a coordinate of z_0 | z_k for a Gaussian prior of variance v."""
         return self.z_variance * (1 - alpha_bar) / (1 - alpha_bar + alpha_bar * self.z_variance)
 
     def variance(self, alpha_bar: float) -> Tensor:
@@ -201,13 +197,12 @@ class ClassLikelihood(GuidanceLikelihood):
     Args:
         log_probabilities: of the classes at x̂_0 (B, *x_shape) in data units and ᾱ_k, (B, classes), differentiable.
         classes: their number.
-        z_variance: v.
-        impose: see :class:`GuidanceLikelihood`.
+        z_variance, impose: see :class:`GuidanceLikelihood`.
     """
 
     def __init__(
         self,
-        log_probabilities: Callable[[Tensor, float], Tensor],
+        log_probabilities: LogProbabilities,
         classes: int,
         *,
         z_variance: float = 1.0,
@@ -217,9 +212,7 @@ class ClassLikelihood(GuidanceLikelihood):
         self.z_variance, self.impose = z_variance, impose or _unchanged
 
     @classmethod
-    def of(
-        cls, problem: ClassProblem, log_probabilities: Callable[[Tensor, float], Tensor], z_variance: float = 1.0
-    ) -> Self:
+    def of(cls, problem: ClassProblem, log_probabilities: LogProbabilities, z_variance: float = 1.0) -> Self:
         """For the classes of a problem."""
         found = cls(log_probabilities, problem.classes, z_variance=z_variance, impose=problem.impose)
         found.name = problem.name
@@ -230,14 +223,3 @@ class ClassLikelihood(GuidanceLikelihood):
         if not bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) == 1)).all()):
             raise CSBError("y holds rows that are no class; give one 1 among zeros in each")
         return (y * self.log_probabilities(x_0, alpha_bar)).double().sum(1)
-
-
-def _operator(A: Any) -> Operator | None:
-    """A matrix or an operator as an operator; None for another function."""
-    if isinstance(A, Operator):
-        return A
-    if callable(A):
-        return None
-    matrix = as_numbers("A", A)
-    require_present("A", matrix, "give a matrix of finite numbers")
-    return Matrix(matrix if matrix.is_floating_point() else matrix.double())

@@ -4,18 +4,16 @@ import torch
 from torch import Tensor
 
 from csb.samplers.base import Rounds
-from csb.samplers.linear import MomentSampler, Spread
+from csb.samplers.diffusion import MomentSampler, Spread
 
 
 class MMPS(MomentSampler):
     r"""Moment matching posterior sampling (Rozet, Andry, Lanusse & Louppe 2024, algorithm 2 and eq. 15–17).
 
-    The model is TMPD's, p(y | z_k) = N(c; A x̂_0, A C A* + σ² I) with C = (1−ᾱ_k)/√ᾱ_k ∇x̂_0,
-    and (A C A* + σ² I) w = c − A x̂_0 is solved by conjugate gradients (Hestenes & Stiefel 1952), each iteration one
-    vector–Jacobian product: no matrix is made, and a few iterations do for images. w is a sum of directions p_i that
-    have been multiplied already, so that C A* w is the same sum of the C A* p_i: no product follows the last iteration.
-    As many iterations as there are numbers in y solve it exactly; fewer minimise the error in the norm of the matrix
-    over the directions tried, and follow y least where the matrix is small.
+    The model is TMPD's, p(y | z_k) = N(c; A x̂_0, A C A* + σ² I) with C = (1−ᾱ_k)/√ᾱ_k ∇x̂_0, and (A C A* + σ² I) w =
+    c − A x̂_0 is solved by conjugate gradients (Hestenes & Stiefel 1952), an iteration one vector–Jacobian product. w is
+    a sum of directions that have been multiplied already, so that no product follows for C A* w. As many iterations as
+    there are numbers in y solve it exactly; fewer follow y least where the matrix is small.
 
     A trained denoiser's Jacobian is neither symmetric nor positive: a direction of no positive curvature ends the
     iteration of its sample.

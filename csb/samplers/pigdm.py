@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from csb.samplers.linear import MomentSampler, Spread
+from csb.samplers.diffusion import MomentSampler, Spread
 
 
 class PiGDM(MomentSampler):
@@ -13,14 +13,12 @@ class PiGDM(MomentSampler):
 
         ∇ log p(y | z_k) = r_k⁻² (∇x̂_0)* A*(A A* + σ²/r_k² I)⁻¹(c − A x̂_0),
 
-    with A*(A A* + λI)⁻¹ = A* U diag(1/(s² + λ)) U*, which for σ = 0 is the pseudoinverse. With v the variance of a
-    coordinate of z over the data r_k² = v(1−ᾱ_k)/(1−ᾱ_k + ᾱ_k v): for v = 1 the paper's 1−ᾱ_k, else that of the data's
-    own scale. For a prior N(m, v I) of z it is exact. Where the prior varies less than v, y is followed too little, for
-    C A* is divided by a variance that is too large; where it varies more, too much.
+    with A*(A A* + λI)⁻¹ = A* U diag(1/(s² + λ)) U*, which for σ = 0 is the pseudoinverse. r_k² = v(1−ᾱ_k)/(1−ᾱ_k +
+    ᾱ_k v) with v the variance of a coordinate of z over the data: for v = 1 the paper's 1−ᾱ_k. For a prior N(m, v I) of
+    z it is exact; where the prior varies less than v, y is followed too little; where it varies more, too much.
 
-    The step is DDIM's with E[z_0 | z_k, y] by Tweedie's formula. The paper's algorithm 1 leaves the noise ε̂ unguided
-    and adds √ᾱ_k r_k² times the gradient, whatever the size of the step: the more steps, the more that adds up to, so
-    that it tends to no posterior as T → ∞.
+    The step is DDIM's with E[z_0 | z_k, y] by Tweedie's formula. The paper's algorithm 1 adds √ᾱ_k r_k² times the
+    gradient whatever the size of the step, and so tends to no posterior as T → ∞.
     """
 
     name = "pigdm"

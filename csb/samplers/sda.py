@@ -3,18 +3,17 @@ r"""SDA: score-based data assimilation (Rozet & Louppe 2023, eq. 12 and algorith
 p(y | z_k) is taken for N(y; H(x̂_0), σ² I + γ (1−ᾱ_k)/ᾱ_k G), (1−ᾱ)/ᾱ the variance of z_0 | z_k for a flat prior. G
 turns variances of z into such of y: for a linear H = A it is A A* on z's scale, by A's singular values (the paper has a
 multiple of I, which softens small singular values too much); for another H it is gI, g the mean of Var[H(x)]/v over
-the numbers of y and v the variance of a coordinate of z. For a prior N(m, v I) and a linear H the exact γ is
-v/(v + (1−ᾱ)/ᾱ): 1 near the data, less at large noise, where γ = 1 follows y too little. With γ ≥ 1 and A A* no
-direction is corrected beyond what y says, whatever the prior.
+the numbers of y and v the variance of a coordinate of z. γ = 1 is right near the data, and follows y too little at
+large noise.
 
 Each step is DDIM's deterministic one with the posterior's guess x̂_0 + (1−ᾱ)/√ᾱ ∇log p(y | z_k). It is followed by
-corrections at the level reached, Langevin steps on its own approximate posterior, s = ∇log p_k(z) + ∇log p(y | z):
+corrections at the level reached, Langevin steps on its own approximate posterior, s = ∇log p_k(z) + ∇log p(y | z),
+which forget the errors of the levels before:
 
-    z ← z + δ s + √(2δ) ε,   δ = τ (1−ᾱ_k) γ/(1 + γ),
+    z ← z + δ s + √(2δ) ε,   δ = τ (1−ᾱ_k) γ/(1 + γ).
 
-which forget the errors of the levels before: what counts is the law of the last levels, where it is right. The paper's
-δ = τ d/‖s‖² depends on the state, which changes the law that the steps leave as it is; here it does not, and since (1
-+ γ)/(γ(1−ᾱ)) bounds the curvature of the two parts for a linear H and a Gaussian prior, τ < 2 is stable.
+The paper's δ = τ d/‖s‖² depends on the state, which changes the law that the steps leave as it is. (1 + γ)/(γ(1−ᾱ))
+bounds the curvature of the two parts for a linear H and a Gaussian prior: τ < 2 is stable.
 """
 
 import math
@@ -69,12 +68,8 @@ class SDA(DiffusionSampler):
         at, alpha_bar = self.guide(z, k, y, self.log_likelihood), float(self.grid.alpha_bar[k])
         z = mix(ddim(self.grid, k), z, at.z_0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * at.gradient)
         for _ in range(self.corrections if k > 1 else 0):
-            z = self._corrected(z, k - 1, y, fresh)
+            at, alpha_bar = self.guide(z, k - 1, y, self.log_likelihood), float(self.grid.alpha_bar[k - 1])
+            score = (math.sqrt(alpha_bar) * at.z_0 - z) / (1 - alpha_bar) + at.gradient
+            delta = self.step * (1 - alpha_bar) * self.gamma / (1 + self.gamma)
+            z = z + delta * score + math.sqrt(2 * delta) * fresh()
         return z
-
-    def _corrected(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
-        """z after a Langevin step at level k."""
-        at, alpha_bar = self.guide(z, k, y, self.log_likelihood), float(self.grid.alpha_bar[k])
-        score = (math.sqrt(alpha_bar) * at.z_0 - z) / (1 - alpha_bar) + at.gradient
-        delta = self.step * (1 - alpha_bar) * self.gamma / (1 + self.gamma)
-        return z + delta * score + math.sqrt(2 * delta) * fresh()

@@ -1,8 +1,7 @@
 r"""Sequential Monte Carlo along the reverse process: the bootstrap filter, and the twisted diffusion sampler (TDS).
 
 K particles with weights target p̃_k(y | z_k) × (law of the unconditional chain at k), which at k = 0 is the posterior of
-the discretised prior. Wu et al. 2023 (TDS), algorithm 1; with the unconditional step as proposal it is the bootstrap
-filter on the same targets. With g = ∇_z log p̃_k(y | z_k):
+the discretised prior (Wu et al. 2023, algorithm 1). With g = ∇_z log p̃_k(y | z_k):
 
 - start      z_T ~ N(0, I), log w = log p̃_T(y | z_T)
 - propose    z_{k−1} ~ N(μ̃, β̃_k I), μ̃ = μ_k + g·β_k/√(1−β_k) (TDS) or μ_k (bootstrap)
@@ -31,10 +30,9 @@ from csb.schema import OneOf, Share
 
 
 class ParticleSampler(DiffusionSampler):
-    """The particle filter; see the module's docstring.
+    """The particles come back with their weights: they are not resampled at the end.
 
-    The particles come back with their weights: they are not resampled at the end. CSBError for an n that the number of
-    particles does not divide, and for weights that all vanish.
+    CSBError for an n that the number of particles does not divide, and for weights that all vanish.
     """
 
     any_likelihood = True

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from csb.samplers.linear import MomentSampler, Spread
+from csb.samplers.diffusion import MomentSampler, Spread
 
 _FULL = 16  # numbers of y up to which auto makes the matrix
 
@@ -19,11 +19,10 @@ class TMPD(MomentSampler):
 
         E[z_0 | z_k, y] = x̂_0 + C A*(A C A* + σ² I)⁻¹(c − A x̂_0).
 
-    For a Gaussian prior, of any covariance, that is exact. ``full`` makes the matrix A C A*, one vector–Jacobian
-    product a number of y; ``diagonal`` is the paper's for images: the row sums A C A* 1 stand on a diagonal for the
-    matrix, two products in all. That is exact where A C A* is diagonal; elsewhere numbers of y that vary together count
-    for so much less. A row sum below 0, where a number of y varies against the others, is taken for 0, which bounds
-    nothing: where σ = 0 the likelihood's floor stands for it.
+    For a Gaussian prior, of any covariance, it is exact. ``full`` makes the matrix A C A*, one vector–Jacobian product
+    a number of y; ``diagonal``, the paper's for images, puts the row sums A C A* 1 on a diagonal, two products in all:
+    exact where the matrix is diagonal; elsewhere numbers of y that vary together count for so much less. A row sum
+    below 0 is taken for 0, which bounds nothing: where σ = 0 the likelihood's floor stands for it.
     """
 
     name = "tmpd"
