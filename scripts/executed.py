@@ -76,6 +76,7 @@ def trace(task: str) -> None:
     noted.on = begins is None
 
     def step(*_: Any, **__: Any) -> None:
+        noted.on = False  # what runs while the program ends is no part of the task
         raise Reached
 
     def audit(event: str, given: tuple[Any, ...]) -> None:

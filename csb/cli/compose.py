@@ -73,7 +73,8 @@ def _offer_keys(command: Command) -> None:
 def _imported(arguments: list[str]) -> tuple[list[str], Imports]:
     """The arguments but for import=, and the modules that these name, which are imported: the user's own classes."""
     own = Imports(os.getcwd(), [one.removeprefix("import=") for one in arguments if one.startswith("import=")])
-    own.load()
+    if own.modules:
+        own.load()
     _offer_own()
     return [one for one in arguments if not one.startswith("import=")], own
 

@@ -5,8 +5,6 @@ torchrun, Slurm's srun, or in the tasks of a submitit job, the processes are the
 (:mod:`csb.training.ranks`).
 """
 
-import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -26,8 +24,6 @@ from omegaconf import DictConfig
 
 from csb.cli.ends import PARENT
 from csb.errors import ENDING, CSBError
-from csb.training.ranks import Ranks, environment, init
-from csb.training.settings import DeviceSettings
 
 BASIC, JOBLIB, LOCAL, SLURM = "BasicLauncher", "JoblibLauncher", "LocalLauncher", "SlurmLauncher"
 _PACKAGES = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher"}
@@ -159,45 +155,12 @@ def is_requeued(config: Any, job_id: str, begun: dict[str, Any] | None) -> bool:
     return str(config.launcher._target_).endswith(SLURM) and begun is not None and begun.get("id") == job_id
 
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _ROOT = str(Path(__file__).resolve().parents[2])  # which csb is imported from, installed or not
 _CHILD = f"import sys; sys.path.append({_ROOT!r}); from csb.cli.main import main; main()"
 
 
-def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
-    """This process's place in the training; None where it has started the training's processes, and they are done.
-
-    Args:
-        device: the settings.
-        command: arguments of ``csb`` that do again what this process does.
-
-    Raises:
-        CSBError: processes that do not fit the settings, too few GPUs, a process that was killed.
-    """
-    if device.world == 1:
-        if (started := os.environ.get("WORLD_SIZE", "1")) != "1" and "TORCHELASTIC_RUN_ID" in os.environ:
-            raise CSBError(f"torchrun started {started} processes; give trainer.devices= those of a machine")
-        return Ranks.of(device)
-    if environment() is not None:
-        if PARENT in os.environ:  # nobody else would stop this process, were the one that started it killed
-            with contextlib.suppress(OSError, AttributeError):  # elsewhere than under Linux
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        ranks = init(device)
-        if not ranks.is_rank_zero:
-            logging.getLogger().setLevel(logging.WARNING)
-        return ranks
-    if device.num_nodes > 1:
-        raise CSBError(
-            f"trainer.num_nodes={device.num_nodes} needs a process for each device of every machine; start them with "
-            f"srun or torchrun"
-        )
-    device.require_gpus()
-    _run(device.devices, command)
-    return None
-
-
-def _run(count: int, command: list[str]) -> None:
-    """Starts the processes and waits for them; the first that fails ends all."""
+def start(count: int, command: list[str]) -> None:
+    """Start the processes of ``csb *command`` on this machine and wait for them; the first that fails ends all."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

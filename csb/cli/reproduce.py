@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from csb.cli.launch import begin
+from csb.cli.train import begin
 from csb.evaluation.table import print_table, write_json
 from csb.runs.recipe import STAGES
 from csb.runs.reproduce import Reproduction, agrees, reproduction

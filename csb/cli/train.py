@@ -1,13 +1,19 @@
 """What a job of csb train does, alone or in a sweep."""
 
+import contextlib
+import ctypes
+import logging
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from csb.cli.launch import begin
+from csb.cli.ends import PARENT
+from csb.cli.launch import start
 from csb.errors import CSBError
 from csb.evaluation.table import print_table
 from csb.runs.config import RunConfig, read
@@ -18,6 +24,10 @@ from csb.runs.recipe import DISTIL
 from csb.runs.stages import stage_job, teacher
 from csb.runs.train import train
 from csb.schema import Given
+from csb.training.ranks import Ranks, environment, init
+from csb.training.settings import DeviceSettings
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def validate(given: Given) -> Callable[[], None]:
@@ -53,3 +63,35 @@ def _train(run: RunConfig) -> dict[str, Any] | None:
     rows = [{"figure": key, "value": value} for key, value in result.items()]
     print_table(rows, title=f"{run.folder}, {iteration_of(read_history(run.folder))}")
     return result
+
+
+def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
+    """This process's place in the training; None where it has started the training's processes, and they are done.
+
+    Args:
+        device: the settings.
+        command: arguments of ``csb`` that do again what this process does.
+
+    Raises:
+        CSBError: processes that do not fit the settings, too few GPUs, a process that was killed.
+    """
+    if device.world == 1:
+        if (started := os.environ.get("WORLD_SIZE", "1")) != "1" and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise CSBError(f"torchrun started {started} processes; give trainer.devices= those of a machine")
+        return Ranks.of(device)
+    if environment() is not None:
+        if PARENT in os.environ:  # nobody else would stop this process, were the one that started it killed
+            with contextlib.suppress(OSError, AttributeError):  # elsewhere than under Linux
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ranks = init(device)
+        if not ranks.is_rank_zero:
+            logging.getLogger().setLevel(logging.WARNING)
+        return ranks
+    if device.num_nodes > 1:
+        raise CSBError(
+            f"trainer.num_nodes={device.num_nodes} needs a process for each device of every machine; start them with "
+            f"srun or torchrun"
+        )
+    device.require_gpus()
+    start(device.devices, command)
+    return None

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from csb.dtypes import Float32Module, off_meta
+from csb.dtypes import Float32Module, float32_layers, off_meta
 from csb.errors import CSBError, is_one_of
 from csb.schema import arguments_of, shown
 
@@ -43,6 +43,7 @@ class Network(Float32Module, ABC):
         """z (B, *z_shape), time k/T in [0, 1] of shape (B,) or (1,), context (B, …) to (B, heads, *z_shape)."""
 
 
+NETWORKS: dict[str, type[Network]] = {}  # by their names, which csb.networks enters; nothing else is built from files
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -62,6 +63,16 @@ def build_named(
         )
     arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
     return registry[name](*shapes, **options)
+
+
+def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> Network:
+    """Make a float32 network from plain data: {"name": one of NETWORKS, **options}; lists stand for tuples.
+
+    CSBError for an unknown name, or options that are unknown, missing or out of the range that the network declares.
+    """
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    with float32_layers():
+        return build_named("network", NETWORKS, options, "network.options", z_shape, c_shape, heads)
 
 
 class Encoder(nn.Module, ABC):

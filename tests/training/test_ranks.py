@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
-from csb.cli import launch
+from csb.cli import train
 from csb.errors import CSBError
 from csb.process import Grid, Power
 from csb.training import ranks
@@ -132,14 +132,14 @@ class TestProcesses:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(CSBError, match=r"^torchrun started 2 processes; give trainer.devices="):
-            launch.begin(DeviceSettings("cpu"), [])
+            train.begin(DeviceSettings("cpu"), [])
 
     def test_several_machines_need_processes(self):
         with pytest.raises(CSBError, match=r"^trainer.num_nodes=2 needs a process for each device of every machine"):
-            launch.begin(DeviceSettings("cpu", num_nodes=2), [])
+            train.begin(DeviceSettings("cpu", num_nodes=2), [])
 
     def test_one_device_starts_none(self):
-        assert launch.begin(DeviceSettings("cpu"), ["no", "command"]) is ALONE
+        assert train.begin(DeviceSettings("cpu"), ["no", "command"]) is ALONE
 
     def test_several_that_have_not_joined(self):
         with pytest.raises(CSBError, match="start it with csb train"):
@@ -149,7 +149,7 @@ class TestProcesses:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(CSBError, match=r"^trainer.devices=4 and 1 GPUs are seen here"):
-            launch.begin(DeviceSettings("auto", 4), [])
+            train.begin(DeviceSettings("auto", 4), [])
 
     def test_one_process_shares_nothing(self):
         assert (ALONE.broadcast(3), ALONE.is_rank_zero) == (3, True)
