@@ -18,9 +18,8 @@ import torch
 from suites.machine import machine
 
 from csb.errors import CSBError, in_one_line
-from csb.evaluation.report import Row
-from csb.evaluation.report.table import escape_markdown
-from csb.evaluation.table import markdown_table, write_text
+from csb.evaluation.rows import Row
+from csb.evaluation.table import escape_markdown, markdown_table, write_text
 from csb.files import read_json
 from csb.runs.budgets import budget_table
 
