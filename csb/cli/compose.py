@@ -18,18 +18,20 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import configure_log
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from csb.cli.commands import COMMANDS, CONF, Command, named, schema_of
 from csb.cli.ends import ending
-from csb.cli.launch import Launch, check_launch, explain_missing, parallel, prepared, require_single
+from csb.cli.launch import BASIC, Launch, check_launch, explain_missing, parallel, prepared
 from csb.errors import CSBError
 from csb.networks import NETWORKS
+from csb.networks.base import is_own
 from csb.problems import PROBLEMS
 from csb.renamed import key_of_today
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, SCHEMAS, preset
-from csb.runs.register import Imports, is_own
+from csb.runs.register import Imports
 from csb.schema import Given, Node, Schema, arguments_of, defaults, json_of, unknown_setting
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")
@@ -150,7 +152,9 @@ def _given(config: DictConfig) -> Given:
 
 def _composed(name: str, arguments: Sequence[str]) -> DictConfig:
     config = _compose(name, _overrides(as_typed(list(arguments), COMMANDS[name])))
-    require_single(config)
+    if config.hydra.mode == RunMode.MULTIRUN or not str(config.hydra.launcher._target_).endswith(BASIC):
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        raise CSBError(f"hydra.mode and the launcher {launcher} start sweeps alone; add -m, or leave them out")
     return config
 
 

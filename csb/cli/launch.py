@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from csb.cli.ends import PARENT
@@ -64,13 +63,6 @@ def explain_missing(message: str) -> str:
 def launcher_of(config: DictConfig) -> str:
     """The class name of the launcher of a config that holds Hydra's part."""
     return str(config.hydra.launcher._target_).rpartition(".")[2]
-
-
-def require_single(config: DictConfig) -> None:
-    """CSBError where one job is asked for with a launcher of sweeps, which Hydra would leave unused, or the like."""
-    if config.hydra.mode == RunMode.MULTIRUN or launcher_of(config) != BASIC:
-        name = config.hydra.runtime.choices["hydra/launcher"]
-        raise CSBError(f"hydra.mode and the launcher {name} start sweeps alone; add -m, or leave them out")
 
 
 def check_launch(config: DictConfig) -> str:

@@ -75,6 +75,11 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
         return build_named("network", NETWORKS, options, "network.options", z_shape, c_shape, heads)
 
 
+def is_own(cls: type) -> bool:
+    """Whether a class is a user's."""
+    return not cls.__module__.startswith("csb.")
+
+
 class Encoder(nn.Module, ABC):
     """What a network is told of y: a function of an encoded observation c, trained together with the network.
 
@@ -119,7 +124,7 @@ def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: i
     """
     spec = {"name": spec} if isinstance(spec, str) else spec
     encoder = build_named("encoder", ENCODERS, spec, "network.options.encoder", c_shape, width)
-    if not type(encoder).__module__.startswith("csb."):  # a user's own; csb's are not run, which takes time on "meta"
+    if is_own(type(encoder)):  # csb's are not run, which takes time on "meta"
         with torch.no_grad():
             found = encoder.eval()(torch.zeros(2, *c_shape))
         if tuple(found.shape) != (2, width):

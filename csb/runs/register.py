@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from csb.errors import CSBError, in_one_line
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
+from csb.networks.base import is_own
 from csb.problems import PROBLEMS, Problem
 
 
@@ -29,11 +30,6 @@ def register(cls: Any, name: str | None = None) -> Any:
         raise CSBError(f"{name!r} is the name of one of csb's own classes; choose another one")
     kinds[kind][name] = cls
     return cls
-
-
-def is_own(cls: type) -> bool:
-    """Whether a class is a user's."""
-    return not cls.__module__.startswith("csb.")
 
 
 class Imports(NamedTuple):
