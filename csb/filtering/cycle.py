@@ -107,6 +107,6 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
         rmse, spread = (x.mean(0) - state).square().mean().sqrt(), x.var(0).mean().sqrt()
         rows.append([float(rmse), float(spread), crps_ensemble(x[None], state[None])])
         reports.append(reported)
-    scores = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    rmse, spread, crps = torch.tensor(rows, dtype=torch.float64).unbind(1)
     diagnostics = {key: torch.tensor([one[key] for one in reports], dtype=torch.float32) for key in reports[0]}
-    return Track(*scores, seconds, diagnostics)
+    return Track(rmse, spread, crps, seconds, diagnostics)

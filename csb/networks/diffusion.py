@@ -45,7 +45,6 @@ def _velocity(network: Network, z: Tensor, time: Tensor, context: Tensor) -> Ten
 
 
 def _denoised(z: Tensor, alpha_bar: Tensor, velocity: Tensor) -> Tensor:
-    """E[z_0 | z_k] from E[v | z_k]."""
     return expand(alpha_bar.sqrt(), z) * z - expand((1 - alpha_bar).sqrt(), z) * velocity
 
 
@@ -53,8 +52,7 @@ class Denoiser(Float32Module, ABC):
     """E[z_0 | z_k].
 
     Args:
-        shift: (*x_shape), of the map z = (x − shift)/scale.
-        scale: > 0.
+        shift, scale: (*x_shape) and > 0, of the map z = (x − shift)/scale.
         alpha_bar_end: the least ᾱ that it was trained at; 0 for one that knows them all.
     """
 
@@ -128,14 +126,13 @@ def build_denoiser(spec: DenoiserSpec, seed: int = 0) -> NetworkDenoiser:
 class ConditionalModel(Float32Module, ABC):
     """A function of (state z, noise level, context of the observation) that amortized samplers call.
 
+    forward(z, level, context) is of the shape of z (B, *z_shape), at a level of shape () or (B,): by ``kind``
+    E[z_0 | z_k = z, y] at ᾱ_k in (0, 1) for a "score", E[z_0 − ε | z_t = z, y] at t in [0, 1] for a "flow"; for a
+    "student" see :mod:`csb.bridge.student`.
+
     Args:
         transform: the map between data (x, y) and (z, c).
         precision: of the network calls while sampling.
-
-    Attributes:
-        kind: "score": forward(z, ᾱ_k, context) = E[z_0 | z_k = z, y], ᾱ_k in (0, 1); or "flow": forward(z, t, context)
-            = E[z_0 − ε | z_t = z, y], t in [0, 1]; of the shape of z (B, *z_shape), at a level of shape () or (B,).
-            "student": see :mod:`csb.bridge.student`.
     """
 
     kind: ClassVar[str]

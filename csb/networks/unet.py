@@ -115,7 +115,8 @@ class UNet(Network):
         z_channels, c_shape = self.z_shape[0], self.c_shape
         self.patch, self.channels = patch, channels
         self.canvas = self._canvas(patch)
-        self.rows, self.columns = (self._window(axis, margin) for axis in (1, 2))
+        (self.rows, *vertical), (self.columns, *horizontal) = (self._window(axis, margin) for axis in (1, 2))
+        self.padding = (*horizontal, *vertical)
         embedding = 4 * channels
         grid = (self.canvas[0] // patch, self.canvas[1] // patch)
         if len(c_shape) == 1:
@@ -162,20 +163,14 @@ class UNet(Network):
             raise CSBError(f"patch={patch} does not divide the {height}×{width} image; choose a divisor of both sides")
         return height, width
 
-    def _window(self, axis: int, margin: int) -> range:
-        """The patches along an axis that hold the centred state, and the margin."""
+    def _window(self, axis: int, margin: int) -> tuple[range, int, int]:
+        """The patches along an axis that hold the centred state and the margin, and the pixels on its either side."""
         size, whole = self.z_shape[axis], self.canvas[axis - 1]
         start = (whole - size) // 2
         first, last = start // self.patch - margin, -(-(start + size) // self.patch) + margin
-        return range(max(0, first), min(whole // self.patch, last))
-
-    def _padding(self) -> tuple[int, int, int, int]:
-        """Pixels (left, right, top, bottom) from the state to its window."""
-        (height, width), (rows, columns) = self.z_shape[1:], self.canvas
-        top = (rows - height) // 2 - self.rows.start * self.patch
-        left = (columns - width) // 2 - self.columns.start * self.patch
-        right, bottom = len(self.columns) * self.patch - width - left, len(self.rows) * self.patch - height - top
-        return left, right, top, bottom
+        patches = range(max(0, first), min(whole // self.patch, last))
+        before = start - patches.start * self.patch
+        return patches, before, len(patches) * self.patch - size - before
 
     def encode(self, c: Tensor) -> Tensor:
         if c.ndim == 4 and c.shape[2:] != self.canvas:
@@ -185,10 +180,10 @@ class UNet(Network):
         return torch.cat([near.flatten(1), whole], dim=1)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        left, right, top, bottom = padding = self._padding()
+        left, right, top, bottom = self.padding
         cells = self.channels * len(self.rows) * len(self.columns)
         near = context[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
-        h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, padding), self.patch)) + near
+        h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, self.padding), self.patch)) + near
         embedding = nnf.silu(self.time(time) + context[:, cells:])
         out = nnf.pixel_shuffle(self.exit(nnf.silu(self.exit_norm(self._body(h, embedding)))), self.patch)
         out = out[:, :, top : out.shape[2] - bottom, left : out.shape[3] - right]

@@ -131,14 +131,11 @@ class AmortizedSampler(Sampler):
     """Carries z ~ N(0, I) to p(z_0 | y) with a model that takes y itself: no guidance, no weights.
 
     The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size. The
-    observation's encoder runs once an observation and is not counted, as for the bridge.
+    observation's encoder runs once an observation and is not counted in ``evaluations``, network calls for one sample.
 
     Args:
         model: trained or exact, of the sampler's ``kind``, else CSBError; set to evaluation, no gradients.
         **settings: of the method.
-
-    Attributes:
-        evaluations: network calls for one sample.
     """
 
     batch_size: Count = 1024
@@ -194,12 +191,9 @@ class ConsistencySampler(AmortizedSampler):
     """Samples of a bridge in a few network calls, by a student distilled from it.
 
     x_T ~ N(0, I) → x_0 → x_j given (x_0, x_T), by the step of the reference process that is pinned at x_0 and leads
-    from T to j → x_0 → …: all calls draw the same law of x_0, that of the bridge's samples, as
-    :mod:`csb.bridge.student` derives. This is the multistep sampling of Song et al. (2023, algorithm 1), with a draw in
-    place of the deterministic map, and with the new state joined to the old one: noise that is independent of x_k would
-    give x_j Π's law only for ᾱ_T → 0.
-
-    ``calls`` are the network calls a sample, one of those that the student is fitted for; else CSBError.
+    from T to j → x_0 → …: all calls draw the same law of x_0, as :mod:`csb.bridge.student` derives. This is the
+    multistep sampling of Song et al. (2023, algorithm 1), with a draw in place of the deterministic map, and with the
+    new state joined to the old one. ``calls`` a sample must be among those that the student is fitted for.
     """
 
     name = "consistency"

@@ -1,5 +1,3 @@
-"""DDRM: each singular coordinate of A by itself, without gradients."""
-
 import math
 from typing import Any
 
@@ -12,7 +10,7 @@ from csb.schema import Share
 
 
 class DDRM(LinearSampler):
-    r"""Denoising diffusion restoration models (Kawar, Elad, Ermon & Song 2022, eq. 7 and 8).
+    r"""Denoising diffusion restoration models (Kawar, Elad, Ermon & Song 2022, eq. 7 and 8), without gradients.
 
     In the states u = z/√ᾱ, levels σ_k = √((1−ᾱ_k)/ᾱ_k) and the axes of A = U diag(s) V*, a number ū_i of V*u is seen
     with the noise τ_i = σ/s_i at ȳ_i = (U*c)_i/s_i. From x̄_i = (V*x̂_0(z_{k+1}))_i and independent ε
@@ -21,7 +19,7 @@ class DDRM(LinearSampler):
     - τ_i > σ_k       ū_i = x̄_i + √(1−η²) σ_k (ȳ_i − x̄_i)/τ_i + η σ_k ε
     - τ_i ≤ σ_k       ū_i = (1−η_b) x̄_i + η_b ȳ_i + √(σ_k² − η_b² τ_i²) ε
 
-    and at the start ū_T = ȳ + √(σ_T² − τ²) ε where it is seen well enough, N(0, σ_T²) elsewhere. No gradient is needed.
+    and at the start ū_T = ȳ + √(σ_T² − τ²) ε where it is seen well enough, N(0, σ_T²) elsewhere.
     At k = 0 what is left is x̄, or ȳ for σ = 0.
 
     Given y that is no posterior. It is exact (T → ∞) for σ = 0, η_b = 1 and η = 0 where seen coordinates say nothing of

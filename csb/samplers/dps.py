@@ -1,5 +1,3 @@
-"""DPS: the unconditional step, and a step down the gradient of the residual."""
-
 import torch
 from torch import Tensor
 

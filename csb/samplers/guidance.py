@@ -1,5 +1,3 @@
-"""Classifier guidance: the unconditional step, moved by the gradient of any likelihood."""
-
 from torch import Tensor
 
 from csb.samplers.base import Fresh, NotNegative, noised

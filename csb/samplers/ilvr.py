@@ -1,5 +1,3 @@
-"""ILVR: the seen part of the state is put in place after each step."""
-
 from torch import Tensor
 
 from csb.samplers.base import Fresh

@@ -1,5 +1,3 @@
-"""MMPS: TMPD's Gaussian, by conjugate gradients."""
-
 import torch
 from torch import Tensor
 

@@ -1,5 +1,3 @@
-"""ΠGDM: z_0 | z_k as a Gaussian of one variance for all coordinates."""
-
 from torch import Tensor
 
 from csb.samplers.diffusion import MomentSampler, Spread

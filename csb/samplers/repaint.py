@@ -1,5 +1,3 @@
-"""RePaint: replacement with jumps back up."""
-
 from torch import Tensor
 
 from csb.samplers.base import Fresh, Rounds

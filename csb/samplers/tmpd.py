@@ -1,5 +1,3 @@
-"""TMPD: z_0 | z_k as a Gaussian of the denoiser's own covariance, as a matrix or its row sums."""
-
 import math
 from typing import Literal
 
