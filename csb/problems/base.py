@@ -72,7 +72,11 @@ class Problem(Schema):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(**dict(zip(arguments(type(self)), args)), **values)
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # two problems with the same arguments are two problems
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @property
     def has_exact_posterior(self) -> bool:

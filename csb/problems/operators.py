@@ -129,16 +129,9 @@ class InpaintBox(Operator):
 
     def _svd(self) -> SVD:
         """s = 1 at each known pixel; U = V puts numbers there."""
-        known = self.mask.flatten().nonzero()[:, 0]
-
-        def put(c: Tensor) -> Tensor:
-            image = c.new_zeros(len(c), self.mask.numel())
-            return image.index_copy(1, known.to(c.device), c).unflatten(1, self.x_shape)
-
-        def take(x: Tensor) -> Tensor:
-            return x.flatten(1)[:, known.to(x.device)]
-
-        return SVD(torch.ones(len(known), dtype=torch.float64), put, take, put, take)
+        mask = self.mask.flatten()
+        pixels = (lambda c: c.unflatten(1, self.x_shape), lambda x: x.flatten(1))
+        return SVD(torch.ones(len(mask), dtype=torch.float64), *pixels, *pixels).only(mask.nonzero()[:, 0])
 
 
 class AveragePool(Operator):

@@ -39,19 +39,21 @@ class SVD:
     def rank(self) -> int:
         return len(self.values)
 
+    def only(self, kept: Tensor) -> "SVD":
+        """That of the numbers s at these places alone, int64."""
+
+        def maps(put: Map, take: Map) -> tuple[Map, Map]:
+            return (
+                lambda c: put(c.new_zeros(len(c), self.rank).index_copy(1, kept.to(c.device), c)),
+                lambda x: take(x)[:, kept.to(x.device)],
+            )
+
+        return SVD(self.values[kept], *maps(self.v, self.vt), *maps(self.u, self.ut))
+
     def above(self, share: float) -> "SVD":
         """That of the numbers s alone which are more than this share of the largest."""
         kept = (self.values > share * self.values.amax(0, keepdim=True)).nonzero()[:, 0] if self.rank else self.values
-        if len(kept) == self.rank:
-            return self
-
-        def only(put: Map, take: Map) -> tuple[Map, Map]:
-            def put_kept(c: Tensor) -> Tensor:
-                return put(c.new_zeros(len(c), self.rank).index_copy(1, kept.to(c.device), c))
-
-            return put_kept, lambda x: take(x)[:, kept.to(x.device)]
-
-        return SVD(self.values[kept], *only(self.v, self.vt), *only(self.u, self.ut))
+        return self if len(kept) == self.rank else self.only(kept)
 
     def seen(self, x: Tensor) -> Tensor:
         """VVᵀ x, (B, *x_shape): the part of x that A sees."""
