@@ -21,7 +21,7 @@ from scipy.stats import chisquare, kstest
 from torch import Generator, Tensor
 
 from csb.errors import CSBError, is_number, require_int
-from csb.metrics.inputs import concentration, ensemble_weights, ensembles, finite, uniform
+from csb.metrics.inputs import concentration, ensembles, finite, uniform
 
 LEVELS = tuple(i / 20 for i in range(1, 20))
 MAX_RANKED = 16  # coordinates: a p-value of ranks over hundreds of dependent ones, such as pixels, says nothing
@@ -87,8 +87,7 @@ def sbc_ranks(
     P is the number of coordinates that the mask selects; ``generator`` draws what splits ties. Ranks of several chunks
     of observations can be joined with ``torch.cat``.
     """
-    x, y, keep = ensembles(samples, truth, mask)
-    w = ensemble_weights(log_weights, samples)
+    x, y, keep, w = ensembles(samples, truth, mask, log_weights)
     u = uniform(generator, len(x), int(keep[0].sum()), device=x.device)
     return torch.stack([_rank(s[:, k], t[k], v, r) for s, t, k, v, r in zip(x, y, keep, w, u)]).cpu()
 
@@ -151,10 +150,9 @@ def tarp(
         generator: draws references and what splits ties.
         levels: credibilities c in (0, 1), else CSBError.
     """
-    x, y, keep = ensembles(samples, truth, mask)
+    x, y, keep, w = ensembles(samples, truth, mask, log_weights)
     if len(x) < 2:
         raise CSBError(f"samples hold B={len(x)} observation; references need the range of at least 2 truths")
-    w = ensemble_weights(log_weights, samples)
     y = y[keep].view(len(y), -1).double()
     low, width = y.amin(0), y.amax(0) - y.amin(0)
     width = torch.where(width > 0, width, 1.0)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.metrics.fidelity import decibel
-from csb.metrics.inputs import concentration, ensemble_weights, ensembles, pairs_share, ratio
+from csb.metrics.inputs import concentration, ensembles, pairs_share, ratio
 
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -118,7 +118,7 @@ def correlation(s: float, e: float, ss: float, ee: float, se: float) -> float:
 
 
 def _scored(term: Term, samples: Tensor, truth: Tensor, mask: Tensor | None, log_weights: Tensor | None) -> Tensor:
-    return each(term, *ensembles(samples, truth, mask), ensemble_weights(log_weights, samples))
+    return each(term, *ensembles(samples, truth, mask, log_weights))
 
 
 def spread_skill(
@@ -171,8 +171,7 @@ def std_error_correlation(
     in every bin, once n_eff (~100) keeps noise in the std from flattening the curve. ``pearson`` and ``spearman`` are
     between std and |error|; NaN where one is constant. CSBError for fewer pixels than bins.
     """
-    x, y, keep = ensembles(samples, truth, mask)
-    w = ensemble_weights(log_weights, samples)
+    x, y, keep, w = ensembles(samples, truth, mask, log_weights)
     std, error = each(_std_error, x, y, keep, w).transpose(0, 1).flatten(1)
     if not 1 <= n_bins <= len(std):
         raise CSBError(f"n_bins={n_bins} does not fit {len(std)} pixels; choose between 1 and the number of pixels")
@@ -207,9 +206,8 @@ class EnsembleScores:
         self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
     ) -> None:
         """Add B observations; ``mask`` takes the place of the common one."""
-        x, y, keep = ensembles(samples, truth, self._mask if mask is None else mask)
+        x, y, keep, w = ensembles(samples, truth, self._mask if mask is None else mask, log_weights)
         unit = self._scale.to(x.device).expand(truth.shape[1:]).flatten()
-        w = ensemble_weights(log_weights, samples)
         if self._n not in (None, x.shape[1]):
             raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")
         inside = (spread_skill_terms, crps_term, energy_term, std_error_sums)

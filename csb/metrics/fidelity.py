@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError, is_number
-from csb.metrics.inputs import ensemble_weights, ensembles, finite, posterior_mean
+from csb.metrics.inputs import ensembles, finite, posterior_mean
 
 SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
@@ -64,9 +64,8 @@ def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = Non
 
     samples (B, n, C, H, W), truth (B, C, H, W) and log_weights as in :mod:`csb.metrics.ensemble`.
     """
-    ensembles(samples, truth, None)
+    w = ensembles(samples, truth, None, log_weights)[3].cpu()
     of_mean = ssim(posterior_mean(samples, log_weights), truth).mean()
-    w = ensemble_weights(log_weights, samples).cpu()
     of_samples = [v @ ssim(x, y.expand_as(x)) for v, x, y in zip(w, samples, truth)]
     return SSIMScores(float(of_mean), float(torch.stack(of_samples).mean()))
 

@@ -51,8 +51,10 @@ def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch
     return flat
 
 
-def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked (samples (B, n, P), truth (B, P), mask (B, P)); the first two in their own dtype, on one device."""
+def ensembles(
+    samples: Tensor, truth: Tensor, mask: Tensor | None = None, log_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Checked samples (B, n, P) and truth (B, P), in their own dtype, mask (B, P) and weights (B, n), on one device."""
     require_tensors(samples=samples, truth=truth)
     if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
         shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
@@ -60,7 +62,8 @@ def ensembles(samples: Tensor, truth: Tensor, mask: Tensor | None) -> tuple[Tens
     if samples.shape[1] < 2:
         raise CSBError(f"samples hold n={samples.shape[1]} draws an observation; the scores need at least 2")
     samples, truth = finite("samples", samples), finite("truth", truth).to(samples.device)
-    return samples.flatten(2), truth.flatten(1), selection(mask, len(truth), tuple(truth.shape[1:]), samples.device)
+    keep = selection(mask, len(truth), tuple(truth.shape[1:]), samples.device)
+    return samples.flatten(2), truth.flatten(1), keep, ensemble_weights(log_weights, samples)
 
 
 def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:
