@@ -4,6 +4,7 @@ A file is safetensors. Its header holds, beside the tensors' names and shapes, a
 of the description and the tensors. Older versions wrote archives of torch, which are read with ``weights_only=True``.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,12 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from csb.errors import CSBError, in_one_line
+from csb.schema import Schema
 
 FORMAT = 1  # of descriptions
 LARGEST = 16 * 2**20  # bytes of JSON, and of the header of a file of tensors
@@ -99,6 +102,52 @@ def require_file(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise CSBError(f"{path} is not a file; give the folder of a finished run or a file that csb wrote")
     return status.st_size
+
+
+def _plain(obj: Any) -> Any:
+    """The object as JSON values: tensors and arrays as lists, named tuples and dataclasses as objects."""
+    if isinstance(obj, torch.Tensor | np.ndarray | np.generic):
+        obj = obj.tolist()
+    elif isinstance(obj, Schema):
+        obj = vars(obj)
+    elif dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        obj = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    elif isinstance(obj, tuple) and hasattr(obj, "_asdict"):
+        obj = obj._asdict()  # pyright: ignore
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    return str(obj) if isinstance(obj, os.PathLike) else obj
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` in UTF-8, atomically, and return the path. CSBError for a folder that cannot be written."""
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
+    return Path(path)
+
+
+def json_text(obj: Any) -> str:
+    """``obj`` as indented JSON, converted as in :func:`write_json`. TypeError for a value that JSON cannot hold."""
+    return json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
+    """Write ``obj`` as indented JSON, atomically, and return the path.
+
+    Tensors, arrays, named tuples, dataclasses and paths are converted. NaN and ±∞, which JSON lacks, become null.
+
+    Raises:
+        CSBError: a value of a type that JSON cannot hold, or a folder that cannot be written; an existing file is
+            left as it was.
+    """
+    try:
+        text = json_text(obj)
+    except TypeError as error:
+        raise CSBError(f"cannot write {path} as JSON: {error}; convert the value to numbers, text or lists") from error
+    return write_text(path, f"{text}\n")
 
 
 class Stored(dict[str, Any]):

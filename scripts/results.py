@@ -19,8 +19,8 @@ from suites.machine import machine
 
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.rows import Row
-from csb.evaluation.table import escape_markdown, markdown_table, write_text
-from csb.files import read_json
+from csb.evaluation.table import escape_markdown, markdown_table
+from csb.files import read_json, write_text
 from csb.runs.budgets import budget_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import Field
 
 from csb.cli.train import begin
-from csb.evaluation.table import print_table, write_json
+from csb.evaluation.table import print_table
+from csb.files import write_json
 from csb.runs.recipe import STAGES
 from csb.runs.reproduce import Reproduction, agrees, reproduction
 from csb.schema import Given, OneOf, Place, Schema

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from csb.evaluation.table import json_text
+from csb.files import json_text
 from csb.runs.export import check_out, export
 from csb.runs.inspection import inspect, print_inspection
 from csb.schema import Given, Place, Schema

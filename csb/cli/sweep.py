@@ -16,7 +16,8 @@ from csb.cli.ends import explain
 from csb.cli.launch import is_requeued, take_gpu
 from csb.errors import CSBError
 from csb.evaluation.sweep import Job, cell_rows, cells, draw_sweep, is_swept, job_rows, main_score
-from csb.evaluation.table import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table
+from csb.files import write_json, write_text
 from csb.renamed import scores_of_today
 from csb.runs.config import read
 from csb.runs.load import finished

@@ -36,7 +36,8 @@ from csb.errors import CSBError, require_place
 from csb.evaluation import diagnose_figures as draw
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.plots import UNIT, data_uri, png, write_png
-from csb.evaluation.table import html_table, markdown_table, write_json, write_text
+from csb.evaluation.table import html_table, markdown_table
+from csb.files import write_json, write_text
 from csb.metrics.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.inputs import ensembles, finite, require_tensors
 from csb.process import Stream, seeded

@@ -33,8 +33,8 @@ from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.pictures import to_rgb
 from csb.evaluation.plots import INK, MUTED, RULE, SERIES, TEXT, UNIT, WIDE, data_uri, drawing, png, wrap
 from csb.evaluation.rows import Grid, ImageGrid, Report
-from csb.evaluation.table import escape_markdown, format_value, markdown_table, write_json, write_text
-from csb.files import write_atomically
+from csb.evaluation.table import escape_markdown, format_value, markdown_table
+from csb.files import write_atomically, write_json, write_text
 
 _FOLDER = Path(__file__).parent
 _SHOWN = 4  # samples in a strip, before the mean and the standard deviation

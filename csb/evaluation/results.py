@@ -14,8 +14,7 @@ from csb.bridge.samples import reset_peak
 from csb.errors import CSBError
 from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Row, StdError
 from csb.evaluation.scores import MetricsSettings
-from csb.evaluation.table import json_text, write_json
-from csb.files import digest, read_json
+from csb.files import digest, json_text, read_json, write_json
 from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
 from csb.metrics.digits import digit_probabilities
 from csb.metrics.distances import c2st, mmd, mode_weight_tv, moment_errors, sliced_wasserstein

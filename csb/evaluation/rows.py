@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from csb.errors import CSBError
-from csb.evaluation.table import json_text
+from csb.files import json_text
 from csb.renamed import scores_of_today
 from csb.schema import Name, OneOf, Share, Whole, shown
 

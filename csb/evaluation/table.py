@@ -1,13 +1,9 @@
-"""Tables for people, on the terminal, in Markdown and in HTML, and JSON for programs; files are written atomically."""
+"""Tables for people: on the terminal, in Markdown and in HTML."""
 
-import dataclasses
-import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +14,6 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from csb.errors import CSBError
-from csb.files import write_atomically
-from csb.schema import Schema
 
 MISSING = "–"
 
@@ -156,49 +150,3 @@ def _table(title: str, head: Sequence[str], lines: Sequence[Sequence[str]], righ
     for line in lines:
         table.add_row(*map(Text, line))
     return table
-
-
-def _plain(obj: Any) -> Any:
-    """The object as JSON values: tensors and arrays as lists, named tuples and dataclasses as objects."""
-    if isinstance(obj, torch.Tensor | np.ndarray | np.generic):
-        obj = obj.tolist()
-    elif isinstance(obj, Schema):
-        obj = vars(obj)
-    elif dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        obj = {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
-    elif isinstance(obj, tuple) and hasattr(obj, "_asdict"):
-        obj = obj._asdict()  # pyright: ignore
-    if isinstance(obj, float):
-        return obj if math.isfinite(obj) else None
-    if isinstance(obj, Mapping):
-        return {str(key): _plain(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_plain(value) for value in obj]
-    return str(obj) if isinstance(obj, os.PathLike) else obj
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` in UTF-8, atomically, and return the path. CSBError for a folder that cannot be written."""
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
-    return Path(path)
-
-
-def json_text(obj: Any) -> str:
-    """``obj`` as indented JSON, converted as in :func:`write_json`. TypeError for a value that JSON cannot hold."""
-    return json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def write_json(path: str | os.PathLike[str], obj: Any) -> Path:
-    """Write ``obj`` as indented JSON, atomically, and return the path.
-
-    Tensors, arrays, named tuples, dataclasses and paths are converted. NaN and ±∞, which JSON lacks, become null.
-
-    Raises:
-        CSBError: a value of a type that JSON cannot hold, or a folder that cannot be written; an existing file is
-            left as it was.
-    """
-    try:
-        text = json_text(obj)
-    except TypeError as error:
-        raise CSBError(f"cannot write {path} as JSON: {error}; convert the value to numbers, text or lists") from error
-    return write_text(path, f"{text}\n")

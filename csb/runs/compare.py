@@ -18,7 +18,8 @@ from csb.evaluation.plots import draw_curves
 from csb.evaluation.results import Results, draw, scored, scoring_transform
 from csb.evaluation.rows import Row
 from csb.evaluation.scores import MetricsSettings, held_out, pairs_at_once
-from csb.evaluation.table import Table, escape_markdown, markdown_table, write_text
+from csb.evaluation.table import Table, escape_markdown, markdown_table
+from csb.files import write_text
 from csb.problems import Pairs, Problem
 from csb.runs.budgets import KEYS, Budget, Comparison, Fit, budget_table, cost_panels
 from csb.runs.guided import horizon_warnings

@@ -21,7 +21,8 @@ from csb.evaluation.scores import (
     pairs_at_once,
     warn_of_failure,
 )
-from csb.evaluation.table import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table
+from csb.files import write_json, write_text
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, LinearGaussian
 from csb.problems.mnist_problem import MnistProblem

@@ -12,8 +12,8 @@ from typing import Any
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import load, save
 from csb.errors import CSBError, in_one_line, require_place
-from csb.evaluation.table import format_value, markdown_table, write_text
-from csb.files import write_atomically
+from csb.evaluation.table import format_value, markdown_table
+from csb.files import write_atomically, write_text
 from csb.renamed import scores_of_today
 from csb.runs.inspection import facts, mapping
 from csb.runs.load import CARD, FILES, PICTURE, WEIGHTS, hub, is_folder, is_own, is_repo_id, load_any, read_result

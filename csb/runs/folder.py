@@ -24,8 +24,7 @@ from filelock import FileLock, Timeout
 
 import csb
 from csb.errors import CSBError, in_one_line
-from csb.evaluation.table import write_json
-from csb.files import OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers
+from csb.files import OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers, write_json
 from csb.problems import FilePairs, Problem, mnist
 from csb.problems.mnist_problem import MnistProblem
 from csb.runs.config import RunConfig

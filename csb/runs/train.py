@@ -16,8 +16,7 @@ from csb.evaluation.pictures import draw_samples
 from csb.evaluation.plots import write_png
 from csb.evaluation.scores import final_scores, warn_of_failure
 from csb.evaluation.selection import drift_norm, end_distances, inflate, validation_score
-from csb.evaluation.table import write_json
-from csb.files import model_file, remove_leftovers
+from csb.files import model_file, remove_leftovers, write_json
 from csb.problems import Pairs
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig, require_pairs

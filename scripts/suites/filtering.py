@@ -8,7 +8,8 @@ import torch
 from pydantic import Field, model_validator
 
 from csb.errors import LARGEST, CSBError, is_one_of
-from csb.evaluation.table import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table
+from csb.files import write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
 from csb.problems.specs import build

@@ -16,7 +16,7 @@ from pydantic import Field
 from csb.bridge import Bridge
 from csb.errors import LARGEST, CSBError
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, ensemble_scores
-from csb.evaluation.table import write_json
+from csb.files import write_json
 from csb.metrics.distances import c2st
 from csb.problems import Problem
 from csb.process import Stream, seeded

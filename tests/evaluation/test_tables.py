@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from csb.errors import CSBError
-from csb.evaluation.table import format_value, markdown_table, print_table, write_json
+from csb.evaluation.table import format_value, markdown_table, print_table
+from csb.files import write_json
 
 ROWS = [{"method": "csb", "psnr": 18.71234, "calls": 10}, {"method": "a|b", "psnr": None, "calls": 1000, "ok": True}]
 

@@ -13,7 +13,7 @@ from csb.bridge import save
 from csb.cli import evaluate, reproduce, sample, scripts, share
 from csb.cli.commands import CONF
 from csb.cli.compose import composed
-from csb.evaluation.table import json_text
+from csb.files import json_text
 from csb.runs import budgets
 from csb.runs.config import read
 from csb.runs.train import train

@@ -21,7 +21,7 @@ from csb.cli.help import choices, command_help, groups, of_schema
 from csb.cli.main import main
 from csb.cli.sample import read_observations
 from csb.errors import CSBError
-from csb.evaluation.table import json_text
+from csb.files import json_text
 from csb.runs.inspection import inspect, print_inspection
 from csb.runs.presets import SCHEMAS
 from csb.training.state import EACH, SCORE, best_iteration

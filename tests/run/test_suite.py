@@ -22,8 +22,7 @@ from csb.bridge.checkpoint import load
 from csb.cli import compose as cli
 from csb.cli.compose import quoted
 from csb.errors import CSBError
-from csb.evaluation.table import write_json
-from csb.files import load_state
+from csb.files import load_state, write_json
 from csb.runs.folder import writing
 
 TRAIN = [

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from csb.evaluation.plots import draw_curves
-from csb.evaluation.table import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table
+from csb.files import write_json, write_text
 from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine

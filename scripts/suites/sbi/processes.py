@@ -15,7 +15,7 @@ from joblib import Parallel, delayed
 import csb
 from csb.cli.launch import THREADS
 from csb.errors import CSBError
-from csb.evaluation.table import write_json
+from csb.files import write_json
 from suites.sbi.plan import Job
 from suites.sbi.settings import SuiteSettings
 

@@ -8,8 +8,7 @@ from typing import Any
 from csb.cli.ends import fail
 from csb.errors import CSBError
 from csb.evaluation.results import Results
-from csb.evaluation.table import write_json
-from csb.files import checksum, read_json
+from csb.files import checksum, read_json, write_json
 from csb.problems import build_problem
 from csb.runs.folder import writing
 from suites.sbi.methods import METHODS

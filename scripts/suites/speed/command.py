@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from csb.evaluation.plots import draw_curves
-from csb.evaluation.table import markdown_table, print_table, write_json, write_text
+from csb.evaluation.table import markdown_table, print_table
+from csb.files import write_json, write_text
 from csb.runs.folder import check_writable
 from csb.schema import Given
 from suites.machine import machine
