@@ -20,28 +20,17 @@ GROUPS = ("Accuracy", "Distance to the exact posterior", "Calibration", "Single 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """What one metric means, and which values are better."""
 
-    Attributes:
-        key: its name in ``Row.metrics``.
-        label: short, for a column.
-        group: one of GROUPS.
-        direction: "higher", "lower", "target" or "" where no direction is better.
-        explanation: one sentence or a few.
-        target: the best value where direction is "target".
-        ratio: distances to the target are measured as |log(value/target)|: half and twice the target are equally bad.
-        is_ranked: False: the best value is not marked although a direction is better.
-    """
-
-    key: str
-    label: str
-    group: str = "Other"
-    direction: str = ""
+    key: str  # its name in ``Row.metrics``
+    label: str  # short, for a column
+    group: str = "Other"  # one of GROUPS
+    direction: str = ""  # "higher", "lower", "target" or "" where no direction is better
     explanation: str = ""
     unit: str = ""
-    target: float = 0.0
-    ratio: bool = False
-    is_ranked: bool = True
+    target: float = 0.0  # the best value where direction is "target"
+    ratio: bool = False  # |log(value/target)| counts: half and twice the target are equally bad
+    is_ranked: bool = True  # False: the best value is not marked although a direction is better
 
     @property
     def ranked(self) -> bool:

@@ -11,26 +11,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from csb.evaluation import plots
 from csb.evaluation.catalogue import Metric, accuracy_metrics, show
 from csb.evaluation.pictures import observation_label
-from csb.evaluation.plots import (
-    BAND,
-    DASHED,
-    DOTS,
-    DOTTED,
-    EXACT,
-    INK,
-    NARROW,
-    SERIES,
-    Look,
-    Tile,
-    coverage_axes,
-    drawing,
-    limits_of,
-    look,
-    rank_bars,
-    tiled,
-)
+from csb.evaluation.plots import Look, Tile
 from csb.evaluation.rows import PointGrid, Report, Row
 
 COSTS = {"evaluations": "network evaluations a sample", "seconds": "seconds a call"}
@@ -39,44 +23,34 @@ _MAX_POINTS = 800  # of one law in a scatter
 
 
 class Chart(NamedTuple):
-    """One figure of the page.
+    """One figure of the page."""
 
-    Attributes:
-        key: for ids and file names.
-        title, caption: around it.
-        alt: words in place of it, where it is not tiled.
-        panels: what it shows, one or more of one size.
-        height: of a panel, in units.
-        legend: below it.
-        tiled: whether the panels are narrow, and a page sets as many side by side as fit.
-    """
-
-    key: str
+    key: str  # for ids and file names
     title: str
     caption: str
-    alt: str
-    panels: Sequence[Tile]
-    height: float
+    alt: str  # words in place of it, where it is not tiled
+    panels: Sequence[Tile]  # one or more of one size
+    height: float  # of a panel, in units
     legend: Sequence[Look] = ()
-    tiled: bool = False
+    tiled: bool = False  # whether the panels are narrow, and a page sets as many side by side as fit
 
-    @drawing()
+    @plots.drawing()
     def figure(self) -> Figure:
-        return tiled(self.panels, (TILE if self.tiled else NARROW, self.height), legend=self.legend)
+        return plots.tiled(self.panels, (TILE if self.tiled else plots.NARROW, self.height), legend=self.legend)
 
-    @drawing()
+    @plots.drawing()
     def tiles(self) -> list[tuple[Tile, Figure]]:
         """Each panel with a figure of its own."""
-        return [(one, tiled([one], (TILE, self.height), legend=())) for one in self.panels]
+        return [(one, plots.tiled([one], (TILE, self.height), legend=())) for one in self.panels]
 
 
 def looks(methods: Sequence[Row]) -> dict[str, Look]:
     """A look for each method's name: a family shares its colour; references are dark, with a cross and fine dashes."""
     compared = [m for m in methods if not m.reference]
     families = list(dict.fromkeys(m.family or m.name for m in compared))
-    found = {m.name: Look(m.label, EXACT, "x", DOTTED) for m in methods}
+    found = {m.name: Look(m.label, plots.EXACT, "x", plots.DOTTED) for m in methods}
     for i, m in enumerate(compared):
-        found[m.name] = look(m.label, i, SERIES[families.index(m.family or m.name) % len(SERIES)])
+        found[m.name] = plots.look(m.label, i, plots.SERIES[families.index(m.family or m.name) % len(plots.SERIES)])
     return found
 
 
@@ -88,13 +62,15 @@ def axis_label(of: Metric) -> str:
 def reference_lines(methods: Sequence[Row], of: Metric) -> list[tuple[float, Look]]:
     """The reference methods' values; without one, the mean floor where the metric has it, or the best value."""
     found = [
-        (v, Look(m.label, EXACT, dash=DOTTED)) for m in methods if m.reference and (v := m.value(of.key)) is not None
+        (value, Look(m.label, plots.EXACT, dash=plots.DOTTED))
+        for m in methods
+        if m.reference and (value := m.value(of.key)) is not None
     ]
     floors = [v for m in methods if (v := m.value(f"{of.key}_floor")) is not None]
     if floors and not found:
-        found.append((float(np.mean(floors)), Look("floor: exact against exact", EXACT, dash=(0, (1, 2)))))
+        found.append((float(np.mean(floors)), Look("floor: exact against exact", plots.EXACT, dash=(0, (1, 2)))))
     if of.direction == "target" and not found:
-        found.append((of.target, Look(f"best value, {of.target:g}", EXACT, dash=(0, (6, 3)))))
+        found.append((of.target, Look(f"best value, {of.target:g}", plots.EXACT, dash=(0, (6, 3)))))
     return found
 
 
@@ -131,7 +107,7 @@ def _draw_accuracy(axes: Axes, report: Report, of: Metric, cost: str) -> None:
         ticks = [t for t in axes.get_xticks() if low / 1.01 <= t <= high * 1.6]
         axes.set_xticks([zero, *ticks], ["0", *map(_tick, ticks)])
         axes.minorticks_off()
-        axes.axvline((zero * low) ** 0.5, color=BAND, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.axvline((zero * low) ** 0.5, color=plots.BAND, linewidth=0.8, linestyle=(0, (1, 2)))
     elif high / low < 20:
         ticks = sorted({c for _, c, _ in points})
         axes.set_xticks(ticks, [_tick(float(f"{t:.3g}")) for t in ticks])
@@ -184,7 +160,7 @@ def _level_chart(report: Report, kind: str, title: str, caption: str) -> list[Ch
     trials = min((c.trials for _, _, c in found if c.trials), default=None)
 
     def draw(axes: Axes) -> None:
-        coverage_axes(axes, trials)
+        plots.coverage_axes(axes, trials)
         for i, (_, one, curve) in enumerate(found):
             every = max(1, len(curve.levels) // 5)
             marks = {"markersize": 5.5, "markevery": (i % every, every)}
@@ -209,7 +185,7 @@ def _std_error_chart(report: Report) -> list[Chart]:
     def draw(axes: Axes) -> None:
         for _, one, bins in found:
             axes.plot(bins.std, bins.error, linewidth=1.5, markersize=5.5, **one.line)
-        axes.plot([0, top], [0, top], color=INK, linewidth=1, linestyle=DASHED)
+        axes.plot([0, top], [0, top], color=plots.INK, linewidth=1, linestyle=plots.DASHED)
         axes.set(xlim=(0, 1.04 * top), ylim=(0, 1.04 * top), xlabel="predicted standard deviation")
         axes.grid()
 
@@ -229,7 +205,7 @@ def _ranks_chart(report: Report) -> list[Chart]:
     most = max((float(counts.max() / counts.mean()) for *_, counts in found), default=0.0)
     panels = []
     for m, one, trials, counts in found:
-        draw = partial(rank_bars, counts=counts, trials=trials or counts.sum(), color=one.color, most=most)
+        draw = partial(plots.rank_bars, counts=counts, trials=trials or counts.sum(), color=one.color, most=most)
         low, high = counts.min() / counts.mean(), counts.max() / counts.mean()
         alt = f"Ranks of the truth, {m.label}: bins between {low:.2f} and {high:.2f} of the expected count."
         panels.append(Tile(m.label, draw, alt))
@@ -278,14 +254,14 @@ def sample_charts(report: Report, grid: PointGrid) -> list[Chart]:
 def _sample_panel(report: Report, grid: PointGrid, b: int, method: Row) -> Tile:
     sets = list(grid.samples.values()) if grid.exact is None else [grid.exact]
     truth, points = grid.truth[b, :2], grid.samples[method.name][b, :_MAX_POINTS]
-    x, y = limits_of(np.concatenate([s[b, :, :2] for s in sets]), truth)
+    x, y = plots.limits_of(np.concatenate([s[b, :, :2] for s in sets]), truth)
     color = looks(report.methods)[method.name].color
 
     def draw(axes: Axes) -> None:
         if grid.exact is not None:
-            _dots(axes, grid.exact[b, :_MAX_POINTS], DOTS, 2.2)
+            _dots(axes, grid.exact[b, :_MAX_POINTS], plots.DOTS, 2.2)
         _dots(axes, points, color, 1.8 if len(points) > 100 else 4)
-        axes.scatter(*truth, s=60, c=INK, marker="x", linewidths=1.8, zorder=3)
+        axes.scatter(*truth, s=60, c=plots.INK, marker="x", linewidths=1.8, zorder=3)
         axes.set(xlim=x, ylim=y)
 
     behind = "" if grid.exact is None else " in front of exact posterior samples"

@@ -78,10 +78,9 @@ class Diagnosis:
         plt.show()
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write a PNG a figure, ``table.json`` (NaN as null) and ``table.md``. Returns their paths.
+        """Write a PNG a figure, ``table.json`` and ``table.md``, and return their paths.
 
-        Raises:
-            CSBError: a folder that cannot be written.
+        CSBError for a folder that cannot be written.
         """
         place = require_place("folder", folder)
         paths = [place / f"{name}.png" for name in self.figures]
@@ -135,7 +134,6 @@ def diagnose(
     B, _, d = samples.shape
     prior, names = _points("prior", prior, d), _labels(names, d)
     one, one_truth = _observed(observed, d) if observed is not None else (samples[0], truth[0])
-
     history = [
         row if isinstance(row, HalfStepLosses) else HalfStepLosses.read(row, f"losses[{i}]")
         for i, row in enumerate(losses)
@@ -181,16 +179,12 @@ def diagnose(
 
 
 @cache
-def ecdf_band(B: int, share: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the band that the ECDF of B uniform numbers keeps to at all levels at once, in that share of cases.
+def ecdf_band(B: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the band that the ECDF of B ≥ 1 uniform numbers keeps to at all levels at once, in 95 % of cases.
 
-    Level by level it is a central interval of the binomial law of the count. All have one error γ: the (1 − share)
-    quantile, over simulated ECDFs, of the least two-sided p-value along the curve (Säilynoja, Bürkner & Vehtari 2022,
-    §2.2). The ranks of :func:`sbc_ranks` are uniform on [0, 1] whatever the number of samples.
-
-    Args:
-        B: ≥ 1, how many numbers.
-        share: in (0, 1).
+    Level by level it is a central interval of the binomial law of the count. All have one error γ: the 5 % quantile,
+    over simulated ECDFs, of the least two-sided p-value along the curve (Säilynoja, Bürkner & Vehtari 2022, §2.2). The
+    ranks of :func:`sbc_ranks` are uniform on [0, 1] whatever the number of samples.
 
     Returns:
         The levels u = 0.01, …, 0.99, and the lower and upper bounds of the share of numbers ≤ u.
@@ -203,7 +197,7 @@ def ecdf_band(B: int, share: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.n
         value = np.arange(count.min(), count.max() + 1)
         p_values.append((value, 2 * np.minimum(bdtr(value, B, level), bdtrc(value - 1, B, level))))
         least = np.minimum(least, p_values[-1][1][count - value[0]])
-    error = np.quantile(least, 1 - share, method="lower")
+    error = np.quantile(least, 0.05, method="lower")
     inside = [value[p >= error] for value, p in p_values]
     return u, np.array([value[0] / B for value in inside]), np.array([value[-1] / B for value in inside])
 

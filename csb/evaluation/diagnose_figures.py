@@ -12,25 +12,8 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from scipy.ndimage import gaussian_filter, median_filter
 
-from csb.evaluation.plots import (
-    BAND,
-    BLUE,
-    DASHED,
-    DOTS,
-    INK,
-    RED,
-    SHARES,
-    WIDE,
-    Tile,
-    coverage_axes,
-    dot_area,
-    drawing,
-    limits_of,
-    new_figure,
-    rank_bars,
-    tiled,
-    wrap,
-)
+from csb.evaluation import plots
+from csb.evaluation.plots import Tile
 from csb.metrics.calibration import LEVELS, Coverage
 from csb.schema import Count, Name, Schema
 
@@ -44,34 +27,25 @@ Window = list[tuple[float, float]]  # limits of each coordinate
 
 
 class HalfStepLosses(Schema):
-    """The losses of one half-step, or of any other training.
-
-    Attributes:
-        half_step: its name.
-        losses: means of the losses of ``every`` steps each, from the first on.
-        every: steps.
-        validation: pairs (step, loss).
-        kept_step: the step whose weights were kept.
-        stopped: whether it ended before its last planned step.
-    """
+    """The losses of one half-step, or of any other training."""
 
     half_step: Name
-    losses: Annotated[list[float], Field(min_length=1)]
+    losses: Annotated[list[float], Field(min_length=1, description="means of ``every`` steps each, from the first on")]
     every: Count = 1
-    validation: list[Annotated[tuple[Count, float], Field(strict=False)]] = []
-    kept_step: Count | None = None
-    stopped: bool = False
+    validation: list[Annotated[tuple[Count, float], Field(strict=False)]] = Field(default=[], description="step, loss")
+    kept_step: Count | None = Field(default=None, description="the step whose weights were kept")
+    stopped: bool = Field(default=False, description="whether it ended before its last planned step")
 
 
-@drawing(math=True)
+@plots.drawing(math=True)
 def _panels(title: str, labels: Sequence[str], draw: Callable[[Axes, int], None], x: str, y: str) -> Figure:
     """A panel a label, up to four side by side; ``draw`` is given the axes and the label's index."""
-    width = WIDE / min(4, max(2, len(labels)))
+    width = plots.WIDE / min(4, max(2, len(labels)))
     drawn = [Tile(label, lambda axes, i=i: draw(axes, i)) for i, label in enumerate(labels)]
-    return tiled(drawn, (width, min(0.8 * width, 320)), title=title, x=x, y=y)
+    return plots.tiled(drawn, (width, min(0.8 * width, 320)), title=title, x=x, y=y)
 
 
-@drawing(math=True)
+@plots.drawing(math=True)
 def corner(
     posterior: np.ndarray, prior: np.ndarray, truth: np.ndarray | None, names: Sequence[str], note: str = ""
 ) -> Figure:
@@ -83,20 +57,20 @@ def corner(
     Args:
         posterior, prior: (n, k) and (M, k), samples.
         truth: (k,), or None where it is not known.
-        names: k labels.
         note: further words of the title.
     """
     posterior, prior, k = np.asarray(posterior), np.asarray(prior), len(names)
     centre = posterior.mean(0) if truth is None else truth
-    own, wide = limits_of(posterior, centre), limits_of(prior, centre)
+    own, wide = plots.limits_of(posterior, centre), plots.limits_of(prior, centre)
     window = [
         (max(2 * low - high, min(low, first)), min(2 * high - low, max(high, last)))
         for (low, high), (first, last) in zip(own, wide)
     ]
-    side = min(max(WIDE / k, 130), 320)
+    side = min(max(plots.WIDE / k, 130), 320)
     known = "" if truth is None else ", and the truth (red)"
     regions = ". Regions hold 50 and 90 % of the mass" if k > 1 else ""
-    figure = new_figure(k * side, k * side * 0.9, f"Posterior (blue) beside the prior (grey){known}{regions}{note}")
+    title = f"Posterior (blue) beside the prior (grey){known}{regions}{note}"
+    figure = plots.new_figure(k * side, k * side * 0.9, title)
     grid = figure.subplots(k, k, squeeze=False)
     for i, j in itertools.product(range(k), repeat=2):
         axes = grid[i, j]
@@ -111,18 +85,18 @@ def corner(
             axes.set_ylim(window[i])
             _regions(axes, posterior[:, [j, i]], prior[:, [j, i]], [own[j], own[i]], [wide[j], wide[i]])
         if truth is not None:
-            axes.axvline(truth[j], color=RED, linewidth=1.2)
+            axes.axvline(truth[j], color=plots.RED, linewidth=1.2)
             if i != j:
-                axes.axhline(truth[i], color=RED, linewidth=1.2)
+                axes.axhline(truth[i], color=plots.RED, linewidth=1.2)
         lowest, first = i == k - 1, j == 0 and i > 0
         axes.tick_params(labelbottom=lowest, labelleft=first)
-        axes.set_xlabel(wrap(names[j], side - 20) if lowest else "")
-        axes.set_ylabel(wrap(names[i], side - 20) if first else "")
+        axes.set_xlabel(plots.wrap(names[j], side - 20) if lowest else "")
+        axes.set_ylabel(plots.wrap(names[i], side - 20) if first else "")
     return figure
 
 
 def _densities(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: tuple, wide: tuple) -> None:
-    for x, limits, color in ((prior, wide, DOTS), (posterior, own, BLUE)):
+    for x, limits, color in ((prior, wide, plots.DOTS), (posterior, own, plots.BLUE)):
         counts, edges = np.histogram(x, _bins(len(x)), limits)
         axes.stairs(counts / (len(x) * np.diff(edges)), edges, fill=True, color=color, alpha=0.6, linewidth=0)
     axes.set(yticks=[], ylim=(0, None))
@@ -133,9 +107,9 @@ def _regions(axes: Axes, posterior: np.ndarray, prior: np.ndarray, own: Window, 
     x, y, density, levels = _density(prior, wide)
     axes.contourf(x, y, density, [*levels, np.inf], colors=_SHADES[-len(levels) :])
     shown = posterior[:2000]
-    axes.scatter(*shown.T, s=dot_area(len(shown)), c=BLUE, alpha=0.35, linewidths=0)
+    axes.scatter(*shown.T, s=plots.dot_area(len(shown)), c=plots.BLUE, alpha=0.35, linewidths=0)
     x, y, density, levels = _density(posterior, own)
-    axes.contour(x, y, density, levels, colors=[BLUE], linewidths=[1.2, 2.0][-len(levels) :])
+    axes.contour(x, y, density, levels, colors=[plots.BLUE], linewidths=[1.2, 2.0][-len(levels) :])
 
 
 def _bins(n: int) -> int:
@@ -159,21 +133,15 @@ def _density(points: np.ndarray, limits: Window) -> tuple[np.ndarray, ...]:
 def recovery(
     quantiles: np.ndarray, mean: np.ndarray, truth: np.ndarray, r: np.ndarray, names: Sequence[str], note: str = ""
 ) -> Figure:
-    """Draw posterior means with their central intervals over the truth, a panel a parameter.
-
-    Args:
-        quantiles: (4, b, k), of 5, 25, 75 and 95 %.
-        mean, truth: (b, k).
-        r: (k,), correlations.
-    """
+    """Draw posterior means (b, k) over the truth (b, k), with QUANTILES (4, b, k) and correlations r (k,)."""
 
     def draw(axes: Axes, i: int) -> None:
         t = truth[:, i]
         for low, high, width, label in ((0, 3, 0.8, "90 %"), (1, 2, 2.2, "50 %")):
             ends = quantiles[low, :, i], quantiles[high, :, i]
-            axes.vlines(t, *ends, color=BLUE, linewidth=width, alpha=0.5, label=label)
-        axes.plot(t, mean[:, i], ".", color=INK, markersize=5, label="posterior mean")
-        axes.axline((t[0], t[0]), slope=1, color=RED, linewidth=1.2, linestyle=DASHED, label="mean = truth")
+            axes.vlines(t, *ends, color=plots.BLUE, linewidth=width, alpha=0.5, label=label)
+        axes.plot(t, mean[:, i], ".", color=plots.INK, markersize=5, label="posterior mean")
+        axes.axline((t[0], t[0]), slope=1, color=plots.RED, linewidth=1.2, linestyle=plots.DASHED, label="mean = truth")
         axes.annotate(f"r = {r[i]:.2f}", (0.04, 0.9), xycoords="axes fraction")
 
     title = f"Recovery of the truth, and its correlation r with the posterior mean{note}"
@@ -186,7 +154,7 @@ def rank_histogram(counts: np.ndarray, names: Sequence[str], note: str = "") -> 
     most = float(counts.max() * len(counts) / B)
     title = f"Ranks of the truth (SBC). A valley: samples too narrow; a hill: too wide; a slope: biased{note}"
     return _panels(
-        title, names, lambda axes, i: rank_bars(axes, counts[:, i], B, BLUE, most),
+        title, names, lambda axes, i: plots.rank_bars(axes, counts[:, i], B, plots.BLUE, most),
         "rank of the truth among the samples", "count over its expectation",
     )  # fmt: skip
 
@@ -198,10 +166,10 @@ def ecdf_difference(ranks: np.ndarray, band: tuple[np.ndarray, ...], names: Sequ
     most = 1.1 * max(np.abs(share - u).max(), (high - u).max())
 
     def draw(axes: Axes, i: int) -> None:
-        axes.fill_between(u, low - u, high - u, color=BAND, alpha=0.25, linewidth=0, label="95 % of whole curves")
-        axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
-        axes.plot(u, share[i] - u, color=BLUE, linewidth=2, drawstyle="steps-mid")
-        axes.set(xlim=(0, 1), xticks=SHARES, ylim=(-most, most))
+        axes.fill_between(u, low - u, high - u, color=plots.BAND, alpha=0.25, linewidth=0, label="95 % of whole curves")
+        axes.axhline(0, color=plots.INK, linewidth=1, linestyle=plots.DASHED)
+        axes.plot(u, share[i] - u, color=plots.BLUE, linewidth=2, drawstyle="steps-mid")
+        axes.set(xlim=(0, 1), xticks=plots.SHARES, ylim=(-most, most))
 
     title = f"Distribution of the ranks less the uniform one (SBC). First above, then below 0: samples too narrow{note}"
     return _panels(title, names, draw, "rank u", "share of ranks ≤ u, less u")
@@ -224,8 +192,8 @@ def coverage(
     """Draw shares (L, k) of truths inside regions over the regions' levels, LEVELS, with a pointwise 95 % band."""
 
     def draw(axes: Axes, i: int) -> None:
-        coverage_axes(axes, observations)
-        axes.plot([0, *LEVELS, 1], [0, *shares[:, i], 1], color=BLUE, linewidth=2)
+        plots.coverage_axes(axes, observations)
+        axes.plot([0, *LEVELS, 1], [0, *shares[:, i], 1], color=plots.BLUE, linewidth=2)
 
     return _panels(title + note, names, draw, "nominal level", "share of truths inside")
 
@@ -235,10 +203,10 @@ def z_contraction(z: np.ndarray, contraction: np.ndarray, names: Sequence[str], 
     most = min(max(3.0, np.abs(z[np.isfinite(z)]).max(initial=0)), _MOST_Z)
 
     def draw(axes: Axes, i: int) -> None:
-        axes.axhspan(-2, 2, color=BAND, alpha=0.25, linewidth=0, label="|z| ≤ 2")
-        axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
-        style = {"s": 2 * dot_area(len(z)), "c": BLUE, "alpha": 0.5, "linewidths": 0, "label": "an observation"}
-        axes.scatter(contraction[:, i], z[:, i].clip(-most, most), **style)
+        axes.axhspan(-2, 2, color=plots.BAND, alpha=0.25, linewidth=0, label="|z| ≤ 2")
+        axes.axhline(0, color=plots.INK, linewidth=1, linestyle=plots.DASHED)
+        dots = {"s": 2 * plots.dot_area(len(z)), "c": plots.BLUE, "alpha": 0.5, "linewidths": 0}
+        axes.scatter(contraction[:, i], z[:, i].clip(-most, most), **dots, label="an observation")
         low = float(np.percentile(contraction[:, i], 1))
         axes.set(xlim=(min(0, low) - 0.03, 1.03), ylim=(-1.05 * most, 1.05 * most))
 
@@ -259,9 +227,9 @@ def _losses(rows: Sequence[HalfStepLosses], axes: Axes, i: int) -> None:
     """Losses and their median over about a fortieth of them; a logarithmic axis where they span a factor of 20."""
     row, losses = rows[i], np.array(rows[i].losses)
     steps = row.every * np.arange(1, len(losses) + 1)
-    axes.plot(steps, losses, color=BLUE, linewidth=1, alpha=0.35, label="loss")
+    axes.plot(steps, losses, color=plots.BLUE, linewidth=1, alpha=0.35, label="loss")
     median = median_filter(losses, 2 * max(1, len(losses) // 80) + 1)
-    axes.plot(steps, median, color=BLUE, linewidth=2, label="running median")
+    axes.plot(steps, median, color=plots.BLUE, linewidth=2, label="running median")
     low, high = np.percentile(losses, [1, 99])
     if low > 0 and high > 20 * low:
         axes.set_yscale("log")
@@ -270,8 +238,8 @@ def _losses(rows: Sequence[HalfStepLosses], axes: Axes, i: int) -> None:
         axes.set_ylim(losses.min() if losses.min() > low - 3 * room else low - room, high + room)
     if row.validation:
         steps, scores = np.array(row.validation).T
-        axes.plot(steps, scores, color=INK, linewidth=1.5, marker=".", markersize=6, label="validation")
+        axes.plot(steps, scores, color=plots.INK, linewidth=1.5, marker=".", markersize=6, label="validation")
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, scores.min()), max(high, min(scores.max(), 2 * high - low)))
     if row.kept_step is not None:
-        axes.axvline(row.kept_step, color=RED, linewidth=1.2, linestyle=DASHED, label="step kept")
+        axes.axvline(row.kept_step, color=plots.RED, linewidth=1.2, linestyle=plots.DASHED, label="step kept")

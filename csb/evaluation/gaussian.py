@@ -25,7 +25,6 @@ def _path(start: Tensor, y: Tensor, kernels: Sequence[AffineKernel], generator: 
 
 
 def _exact(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str) -> list[HalfStep]:
-    """The exact half-steps of IPF by its objective's name."""
     return exact_ipf(grid, problem.G, torch.zeros(problem.dx, dtype=torch.float64), problem.C, iterations, recursion)
 
 

@@ -27,13 +27,6 @@ _CHUNK = 64  # observations drawn at once
 _RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
 
 
-class ImageScores(NamedTuple):
-    """``row``: figures of one bridge; ``reliability``: rows of the table of pixel std against error."""
-
-    row: dict[str, float]
-    reliability: list[dict[str, float]]
-
-
 def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
     """The repo's digit classifier, trained once and kept beside the data: the model and its test accuracy."""
     data = load_mnist(root)
@@ -49,8 +42,10 @@ def score_digits(
     sampler: SamplerSettings,
     metrics: MetricsSettings,
     seed: int,
-) -> ImageScores:
+) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Draw ``metrics.samples`` samples for each test pair, in bounded memory, and score them.
+
+    Returns the figures of the bridge, and the rows of a table of pixel std against error.
 
     Besides :class:`csb.metrics.ensemble.EnsembleScores` (spread, skill, CRPS and std against error inside the hole,
     where there is one): ``digit_accuracy``, the share of samples that the classifier reads as the true digit;
@@ -77,7 +72,7 @@ def score_digits(
         {"bin": i, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
         for i, (std, rmse) in enumerate(zip(bins.predicted_std, bins.rmse), start=1)
     ]
-    return ImageScores(row, reliability)
+    return row, reliability
 
 
 class Reference(NamedTuple):

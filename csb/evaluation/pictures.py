@@ -12,22 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.evaluation.plots import (
-    BLUE,
-    DOTS,
-    RED,
-    RULE,
-    SMALL,
-    WIDE,
-    Tile,
-    dot_area,
-    drawing,
-    limits_of,
-    new_figure,
-    tiled,
-    wrap,
-    write_png,
-)
+from csb.evaluation import plots
+from csb.evaluation.plots import Tile
 from csb.problems import Problem
 
 SAMPLE_COLUMNS = 6
@@ -101,15 +87,11 @@ def posterior_grid(
     where the posterior is calibrated they match.
 
     Args:
-        path: the PNG to write, atomically.
+        path: the PNG to write, which is returned.
         truth: (B, C, H, W), 1 ≤ B ≤ 12; C = 1, grey, or 3: red, green and blue.
         observation: (B, C', h, w), drawn as it is; its size may differ from the truth's.
         samples: (B, n, C, H, W), n ≥ 2.
-        title: one line above the picture.
         value_range: the values drawn black and white, or as no colour and full colour; others are clipped.
-
-    Returns:
-        The path.
 
     Raises:
         CSBError: shapes that do not fit, NaN, or a B or n out of range.
@@ -134,7 +116,7 @@ def posterior_grid(
     columns = {"truth": x, "observation": y}
     columns |= {f"sample {i + 1}": draws[:, i] for i in range(min(SAMPLE_COLUMNS, draws.shape[1]))}
     shown = {caption: to_rgb(images, value_range) for caption, images in {**columns, "mean": mean}.items()}
-    write_png(Path(path), _draw_grid({**shown, "std": std, "|mean − truth|": error}, top, title))
+    plots.write_png(Path(path), _draw_grid({**shown, "std": std, "|mean − truth|": error}, top, title))
     return Path(path)
 
 
@@ -144,23 +126,23 @@ def _array(name: str, x: Tensor) -> np.ndarray:
     return x.detach().cpu().double().numpy()
 
 
-@drawing()
+@plots.drawing()
 def _draw_grid(columns: dict[str, np.ndarray], top: float, title: str) -> Figure:
     """Cells of one size: images (B, H, W, 3), and maps (B, H, W) that share a scale from 0 to ``top`` and its bar."""
     first = columns["truth"]
-    rows, cell = len(first), (WIDE - 70) / len(columns)
-    figure = new_figure(WIDE, rows * cell * max(1.0, first.shape[1] / first.shape[2]) + 40, title)
+    rows, cell = len(first), (plots.WIDE - 70) / len(columns)
+    figure = plots.new_figure(plots.WIDE, rows * cell * max(1.0, first.shape[1] / first.shape[2]) + 40, title)
     axes = figure.subplots(rows, len(columns), squeeze=False)
     for j, (caption, images) in enumerate(columns.items()):
-        axes[0, j].set_title(wrap(caption, cell), loc="center", fontsize=SMALL)
+        axes[0, j].set_title(plots.wrap(caption, cell), loc="center", fontsize=plots.SMALL)
         for one, image in zip(axes[:, j], images):
             drawn = one.imshow(image, interpolation="nearest", cmap="magma", vmin=0, vmax=top)
             one.set(xticks=[], yticks=[])
-            one.spines[:].set(visible=True, color=RULE)
+            one.spines[:].set(visible=True, color=plots.RULE)
     place = {"fraction": 0.02, "pad": 0.01, "aspect": min(40, 14 * rows)}
     bar = figure.colorbar(drawn, ax=axes, extend="max", extendfrac=0.03, **place)
     bar.outline.set_visible(False)  # pyright: ignore
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.tick_params(labelsize=plots.SMALL)
     return figure
 
 
@@ -178,15 +160,11 @@ def posterior_scatter(
     two coordinates are drawn. Each panel's limits hold the central 99.8 % of its exact (or own) samples and the truth.
 
     Args:
-        path: the PNG to write, atomically.
+        path: the PNG to write, which is returned.
         observations: (B, …), printed above each panel when it has at most 5 values.
         samples: (B, n, d), d ≥ 2, 1 ≤ B ≤ 12.
         exact: (B, m, d), or None where no exact posterior is known.
         truth: (B, d).
-        title: one line above the picture.
-
-    Returns:
-        The path.
 
     Raises:
         CSBError: shapes that do not fit, NaN, or a B out of range.
@@ -204,10 +182,10 @@ def posterior_scatter(
     labels = [observation_label(y) for y in _array("observations", observations).reshape(B, -1)]
     drawn = [Tile(labels[i], partial(_draw_points, x=x[i], e=e[i], t=t[i])) for i in range(B)]
     across = 3 if B in (5, 6, 9) else min(B, 4)
-    side = min(WIDE / across, 400)
-    with drawing():
-        figure = tiled(drawn, (side, side), across=across, title=title)
-    write_png(Path(path), figure)
+    side = min(plots.WIDE / across, 400)
+    with plots.drawing():
+        figure = plots.tiled(drawn, (side, side), across=across, title=title)
+    plots.write_png(Path(path), figure)
     return Path(path)
 
 
@@ -219,17 +197,18 @@ def observation_label(y: np.ndarray) -> str:
 
 def _draw_points(axes: Axes, x: np.ndarray, e: np.ndarray | None, t: np.ndarray) -> None:
     if e is not None:
-        axes.scatter(*e.T, s=2 * dot_area(len(e)), c=DOTS, linewidths=0, label="exact")
-    axes.scatter(*x.T, s=dot_area(len(x)), c=BLUE, alpha=0.6, linewidths=0, label="samples")
-    axes.scatter(*t, s=90, c=RED, marker="x", linewidths=2, label="truth", zorder=3)
-    limits = limits_of(x if e is None else e, t)
+        axes.scatter(*e.T, s=2 * plots.dot_area(len(e)), c=plots.DOTS, linewidths=0, label="exact")
+    axes.scatter(*x.T, s=plots.dot_area(len(x)), c=plots.BLUE, alpha=0.6, linewidths=0, label="samples")
+    axes.scatter(*t, s=90, c=plots.RED, marker="x", linewidths=2, label="truth", zorder=3)
+    limits = plots.limits_of(x if e is None else e, t)
     axes.set(xlim=limits[0], ylim=limits[1])
     for k, (place, side) in enumerate((((0, 1.01, 1, 0.16), "vertical"), ((1.01, 0, 0.16, 1), "horizontal"))):
         margin = axes.inset_axes(place)
-        for points, style in ((e, {"color": DOTS}), (x, {"color": BLUE, "histtype": "step", "linewidth": 1.2})):
+        line = {"color": plots.BLUE, "histtype": "step", "linewidth": 1.2}
+        for points, style in ((e, {"color": plots.DOTS}), (x, line)):
             if points is not None:
                 share = np.full(len(points), 1 / len(points))  # of all, also of those beyond the limits
                 margin.hist(points[:, k], 40, range=limits[k], weights=share, orientation=side, **style)  # pyright: ignore
-        (margin.axvline if k == 0 else margin.axhline)(t[k], color=RED, linewidth=1.2)
+        (margin.axvline if k == 0 else margin.axhline)(t[k], color=plots.RED, linewidth=1.2)
         (margin.set_xlim if k == 0 else margin.set_ylim)(limits[k])
         margin.set_axis_off()

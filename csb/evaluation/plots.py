@@ -88,24 +88,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes with lines over a logarithmic x axis.
+    """One pair of axes with lines over a logarithmic x axis."""
 
-    Attributes:
-        title: above it; "" for none.
-        levels: values of y that are drawn as horizontal lines.
-        y_scale: "log", "linear", or a function and its inverse.
-        x_ticks: whole numbers to mark on the x axis; none: powers of ten, and 2 and 5 times them.
-        more: what else is drawn, on axes that hold the lines.
-    """
-
-    title: str
+    title: str  # above it; "" for none
     x_label: str
     y_label: str
     lines: Sequence[Line]
-    levels: Sequence[tuple[float, Look]] = ()
-    y_scale: Any = "log"
-    x_ticks: Sequence[int] = ()
-    more: Callable[[Axes], None] | None = None
+    levels: Sequence[tuple[float, Look]] = ()  # values of y that are drawn as horizontal lines
+    y_scale: Any = "log"  # or "linear", or a function and its inverse
+    x_ticks: Sequence[int] = ()  # whole numbers to mark on the x axis; none: powers of ten, and 2 and 5 times them
+    more: Callable[[Axes], None] | None = None  # what else is drawn, on axes that hold the lines
 
 
 def look(label: str, i: int, color: str | None = None) -> Look:
@@ -225,10 +217,7 @@ def _draw(axes: Axes, panel: Panel, legend: bool) -> None:
 
 @drawing()
 def curves_figure(panels: Sequence[Panel], legends: bool = False) -> Figure | None:
-    """Two panels side by side, and a legend of all lines below; None where no panel has a line.
-
-    ``legends``: each panel has its own, inside.
-    """
+    """Two panels side by side, with a legend of all lines below, or ``legends`` inside; None where there is no line."""
     panels = [panel for panel in panels if panel.lines]
     if not panels:
         return None
@@ -262,9 +251,9 @@ def coverage_axes(axes: Axes, trials: int | None) -> None:
 
 
 def rank_bars(axes: Axes, counts: np.ndarray, trials: float, color: str, most: float) -> None:
-    """Counts (bins,) of the truth's rank over their expectation; the band holds 95 % of chance, bin by bin.
+    """Counts (bins,) of the truth's rank over their expectation, which is at ``most`` so large in the panels beside.
 
-    ``most``: the largest such ratio of any panel beside this one.
+    The band holds 95 % of chance, bin by bin.
     """
     bins, trials = len(counts), max(1, round(trials))
     low, high = (float(binom.ppf(q, trials, 1 / bins)) * bins / trials for q in (0.025, 0.975))

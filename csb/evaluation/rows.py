@@ -27,11 +27,9 @@ AtLeast1 = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class LevelCurve:
-    """How often credible regions of nominal ``levels`` hold the truth.
+    """How often credible regions of nominal ``levels`` hold the truth, both of one length ≥ 1 and in 0..1.
 
-    Attributes:
-        levels, coverage: of one length ≥ 1, in 0..1.
-        trials: independent cases behind each value, for the band of chance; None draws no band.
+    ``trials``: independent cases behind each value, for the band of chance; None draws no band.
     """
 
     levels: tuple[Share, ...]
@@ -41,12 +39,10 @@ class LevelCurve:
 
 @dataclass(frozen=True)
 class RankHistogram:
-    """Counts of the truth's rank among the samples (SBC); uniform where the sampler is calibrated.
+    """Counts of the truth's rank among the samples (SBC), in ≥ 2 bins of equal width; uniform where calibrated.
 
-    Attributes:
-        counts: one a bin, ≥ 2 bins of equal width.
-        trials: independent ranks behind the histogram, for the band of chance; None: all of them. Ranks of several
-            coordinates of one observation are not independent.
+    ``trials``: independent ranks, for the band of chance; None: all of them. Ranks of several coordinates of one
+    observation are not independent.
     """
 
     counts: Annotated[tuple[AtLeast0, ...], Field(min_length=2)]
@@ -75,10 +71,8 @@ class Curves:
 class Sweep:
     """How an option of a method was chosen, e.g. the step size ζ of DPS on validation observations.
 
-    Attributes:
-        rows: one mapping a setting, from column name to value.
-        chosen: index of the row that the comparison uses, or None.
-        note: one sentence under the table, or "".
+    ``rows`` map column names to values, a row a setting; ``chosen`` is the index of the one that the comparison uses;
+    ``note`` is one sentence under the table.
     """
 
     title: str
@@ -132,15 +126,13 @@ class Row:
 
     def value(self, key: str) -> float | None:
         """A metric; None where it is missing or not finite."""
-        return _finite(self.metrics.get(key))
+        value = self.metrics.get(key)
+        return None if value is None or not math.isfinite(value) else value
 
     def error(self, key: str) -> float | None:
         """A metric's standard error; None where it is missing or not finite."""
-        return _finite(self.standard_errors.get(key))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+        error = self.standard_errors.get(key)
+        return None if error is None or not math.isfinite(error) else error
 
 
 @dataclass(frozen=True)
@@ -148,15 +140,13 @@ class Report:
     """A comparison of posterior samplers on one inverse problem.
 
     Attributes:
-        title: of the page.
         problem, description: the problem's name, and one line on it.
         kind: "images" or "points"; picks the accuracy metrics of the charts.
-        observations, samples, seed: what was sampled: samples for each of the observations.
+        observations, samples: how many of the test split, and of each.
         methods: at least one, with different names; in this order in every table and legend.
         date: of the evaluation, as it is shown.
         warnings: sentences that a reader must know before the numbers.
         settings: of the figures, e.g. device, precision, batch size.
-        versions: of the software.
         command: what reproduces the report.
     """
 
@@ -214,35 +204,23 @@ class Report:
 class ImageGrid:
     """Posterior samples of images, of the same observations for every method, C = 1 channel or 3.
 
-    Attributes:
-        truth: (B, C, H, W).
-        observation: (B, C', h, w), drawn as it is.
-        samples: from a method's name to (B, n, C, H, W), n ≥ 2; the mean and standard deviation are over all n, the
-            first few are drawn.
-        value_range: the values drawn black and white.
+    The mean and standard deviation are over all n ≥ 2 samples, of which the first few are drawn.
     """
 
-    truth: np.ndarray
-    observation: np.ndarray
-    samples: Mapping[str, np.ndarray]
-    value_range: tuple[float, float] = (0.0, 1.0)
+    truth: np.ndarray  # (B, C, H, W)
+    observation: np.ndarray  # (B, C', h, w), drawn as it is
+    samples: Mapping[str, np.ndarray]  # from a method's name to (B, n, C, H, W)
+    value_range: tuple[float, float] = (0.0, 1.0)  # drawn black and white
 
 
 @dataclass(frozen=True)
 class PointGrid:
-    """Posterior samples of points, of the same observations for every method. The first two coordinates are drawn.
+    """Posterior samples of points, of the same observations for every method. The first two coordinates are drawn."""
 
-    Attributes:
-        truth: (B, d), d ≥ 2.
-        observation: (B, …); printed where it has at most 5 numbers.
-        samples: from a method's name to (B, n, d), n ≥ 2.
-        exact: (B, m, d) exact posterior samples drawn behind every method's, or None.
-    """
-
-    truth: np.ndarray
-    observation: np.ndarray
-    samples: Mapping[str, np.ndarray]
-    exact: np.ndarray | None = None
+    truth: np.ndarray  # (B, d), d ≥ 2
+    observation: np.ndarray  # (B, …); printed where it has at most 5 numbers
+    samples: Mapping[str, np.ndarray]  # from a method's name to (B, n, d), n ≥ 2
+    exact: np.ndarray | None = None  # (B, m, d) exact posterior samples, drawn behind every method's
 
 
 Grid = ImageGrid | PointGrid

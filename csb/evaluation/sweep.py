@@ -27,11 +27,15 @@ logger = logging.getLogger(__name__)
 
 
 class Score(NamedTuple):
-    """A held-out score: its key in ``result.json``, what it is, and whether higher values are better."""
+    """A figure of a job: its key in ``result.json``, what it is, and whether higher values are better.
+
+    A heat map shows it divided by ``unit``.
+    """
 
     key: str
     label: str
     higher: bool
+    unit: float = 1.0
 
     @property
     def direction(self) -> str:
@@ -49,23 +53,15 @@ MAIN_SCORES = (
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep.
+    """One job of a sweep; without L, T and seed where it left neither settings nor a result behind."""
 
-    Attributes:
-        name: of its folder.
-        L, T, seed: None where the job left neither settings nor a result behind.
-        settings: its overrides, but for L, T and seed.
-        figures: its ``result.json``; empty where there is none.
-        error: why it has no figures.
-    """
-
-    name: str
+    name: str  # of its folder
     L: int | None = None
     T: int | None = None
     seed: int | None = None
-    settings: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)  # its overrides, but for L, T and seed
+    figures: dict[str, Any] = field(default_factory=dict)  # its ``result.json``; empty where there is none
+    error: str | None = None  # why it has no figures
 
 
 class Stat(NamedTuple):
@@ -147,8 +143,7 @@ def is_swept(found: Sequence[Cell]) -> bool:
 def cell_rows(found: Sequence[Cell]) -> list[dict[str, Any]]:
     """The table over L × T: other settings, L, T, main score, training seconds and network calls a sample.
 
-    Standard deviations stand in columns of their own, and the numbers of jobs that finished and failed in two more,
-    where a cell has several jobs or a failed one.
+    Where a cell has several jobs or a failed one: also standard deviations, and how many jobs finished and failed.
     """
     repeated = {key for cell in found for key, stat in cell.stats.items() if stat.sd is not None} - {CALLS}
     several = bool(repeated) or any(cell.failed for cell in found)
@@ -181,27 +176,18 @@ def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-class Quantity(NamedTuple):
-    """What a heat map shows: its key, its title, whether higher is better, and what its values are divided by."""
-
-    key: str
-    title: str
-    higher: bool
-    unit: float = 1.0
-
-
-def quantities(found: Sequence[Cell], score: Score | None) -> list[Quantity]:
-    """Accuracy, training time in a unit that suits its largest value, and network calls a sample."""
+def quantities(found: Sequence[Cell], score: Score | None) -> list[Score]:
+    """What heat maps show: accuracy, training time in a unit that suits its largest value, and network calls."""
     longest = max((cell.stats[SECONDS].mean for cell in found if SECONDS in cell.stats), default=0.0)
     name, unit = ("s", 1.0) if longest < 600 else ("min", 60.0) if longest < 36_000 else ("h", 3600.0)
-    accuracy = Quantity("", "accuracy", True)  # where every job failed
+    accuracy = Score("", "accuracy", True)  # where every job failed
     if score is not None:
-        accuracy = Quantity(score.key, f"{score.label} ({score.direction})", score.higher)
-    time = Quantity(SECONDS, f"training time, {name}", False, unit)
-    return [accuracy, time, Quantity(CALLS, "network calls a sample", False)]
+        accuracy = score._replace(label=f"{score.label} ({score.direction})")
+    time = Score(SECONDS, f"training time, {name}", False, unit)
+    return [accuracy, time, Score(CALLS, "network calls a sample", False)]
 
 
-def cell_text(stat: Stat, of: Quantity) -> str:
+def cell_text(stat: Stat, of: Score) -> str:
     """The mean to three digits, whole numbers whole, and ± its standard deviation to two below it."""
     mean = stat.mean / of.unit
     text = f"{mean:.0f}" if (of.key == CALLS and mean.is_integer()) or abs(mean) >= 1000 else f"{mean:#.3g}"
@@ -209,12 +195,12 @@ def cell_text(stat: Stat, of: Quantity) -> str:
     return text if stat.sd is None or (of.key == CALLS and stat.sd == 0) else f"{text}\n± {stat.sd / of.unit:.2g}"
 
 
-def _means(found: Sequence[Cell], of: Quantity) -> list[float]:
+def _means(found: Sequence[Cell], of: Score) -> list[float]:
     """From the worst to the best."""
     return sorted((cell.stats[of.key].mean for cell in found if of.key in cell.stats), reverse=not of.higher)
 
 
-def _draw_cell(axes: Axes, place: tuple[int, int], cell: Cell, of: Quantity, shade: float, best: bool) -> None:
+def _draw_cell(axes: Axes, place: tuple[int, int], cell: Cell, of: Score, shade: float, best: bool) -> None:
     """A coloured square with its value; hatched, with the word, where all jobs failed."""
     x, y = place
     square = (x - 0.5, y - 0.5), 1, 1
@@ -232,7 +218,7 @@ def _draw_cell(axes: Axes, place: tuple[int, int], cell: Cell, of: Quantity, sha
     axes.text(x, y, text, color=color, linespacing=1.05, fontsize=size, weight=weight, **middle)
 
 
-def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Quantity) -> None:
+def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Score) -> None:
     """The cells of one combination, T to the right, L upwards, on axes and shades of all of them: 1 (dark) is best."""
     Ls, Ts = sorted({cell.L for cell in found}), sorted({cell.T for cell in found})
     axes.set(xlim=(-0.5, len(Ts) - 0.5), ylim=(-0.5, len(Ls) - 0.5))
@@ -255,10 +241,6 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
 
     Colours are alike in all rows, darker being better; the best score of a row is bold. Cells with several seeds show
     mean ± standard deviation; cells whose jobs all failed are hatched; cells without a job stay empty.
-
-    Args:
-        found: of :func:`cells`.
-        score: of :func:`main_score`.
     """
     if not is_swept(found):
         return None
@@ -270,9 +252,9 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
         own = [cell for cell in found if cell.combination == combination]
         name = ", ".join(f"{key}={value}" for key, value in combination)
         for i, of in enumerate(quantities(found, score)):
-            label = f"{name}\n{of.title}" if name and not i else of.title
+            label = f"{name}\n{of.label}" if name and not i else of.label
             drawn.append(Tile(label, partial(_draw_map, own=own, found=found, of=of)))
-    wide, tall = (len({getattr(cell, side) for cell in found}) for side in "TL")
+    wide, tall = len({cell.T for cell in found}), len({cell.L for cell in found})
     figure = tiled(drawn, (max(_NARROW, _CELL_WIDTH * wide) + _AROUND, _CELL_HEIGHT * tall + _AROUND), across=3)
     note = "Darker is better; bold: the best."
     if any(stat.sd is not None for cell in found for stat in cell.stats.values()):

@@ -141,10 +141,8 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
     classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
     rows, reliability = [], []
     for iteration, bridge in iterations(run):
-        found = score_digits(bridge, test, classifier, sampler, metrics, seed)
-        row = {"iteration": iteration, **found.row}
-        rows.append(row)
-        reliability = found.reliability
+        row, reliability = score_digits(bridge, test, classifier, sampler, metrics, seed)
+        rows.append({"iteration": iteration, **row})
     n, m = metrics.observations, metrics.samples
     return {
         f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": [

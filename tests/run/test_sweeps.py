@@ -76,7 +76,7 @@ class TestHeatMap:
         assert texts(accuracy) == {(1, 5): "20.0", (1, 10): "failed", (2, 5): "21.0"}
         assert texts(seconds) == {(1, 5): "2.00", (1, 10): "failed", (2, 5): "10.0"}
         assert texts(calls) == {(1, 5): "5", (1, 10): "failed", (2, 5): "5"}
-        assert [panel.title for panel in quantities(cells(jobs), score)][1] == "training time, h"
+        assert [one.label for one in quantities(cells(jobs), score)][1] == "training time, h"
         found = colors(accuracy, ((1, 2), (5, 10)))
         assert sum(found[2, 5].get_facecolor()[:3]) < sum(found[1, 5].get_facecolor()[:3])  # higher is better: darker
         assert found[1, 10].get_hatch()
