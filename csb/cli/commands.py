@@ -1,9 +1,12 @@
 """The commands of the command line, in one table. Nothing heavy is imported here, so that help is quick."""
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from csb.errors import CSBError, in_one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -175,3 +178,23 @@ def schema_of(command: Command) -> Any:
 
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+
+
+class Imports(NamedTuple):
+    """Modules that a user names on the command line, whose classes register themselves, and the folder it ran in."""
+
+    folder: str
+    modules: list[str]
+
+    def load(self) -> None:
+        """Import the modules, in this process. CSBError for one that cannot be imported."""
+        if self.modules and self.folder not in sys.path:
+            sys.path.append(self.folder)
+        for module in self.modules:
+            try:
+                import_module(module)
+            except Exception as error:  # whatever the user's code raises
+                raise CSBError(
+                    f"import={module} cannot be imported ({type(error).__name__}: {in_one_line(error)}); give a module "
+                    f"of this folder, or one that is installed"
+                ) from error

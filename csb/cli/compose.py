@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from csb.cli.commands import COMMANDS, CONF, Command, named, schema_of
+from csb.cli.commands import COMMANDS, CONF, Command, Imports, named, schema_of
 from csb.cli.ends import ending
 from csb.cli.launch import BASIC, Launch, check_launch, explain_missing, parallel, prepared
 from csb.errors import CSBError
@@ -31,7 +31,6 @@ from csb.networks.base import is_own
 from csb.problems import PROBLEMS
 from csb.renamed import key_of_today
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, SCHEMAS, preset
-from csb.runs.register import Imports
 from csb.schema import Given, Node, Schema, arguments_of, defaults, json_of, unknown_setting
 
 INFORMATION = ("-h", "--help", "--hydra-help", "--version", "--info", "-c", "--cfg", "-p", "--package")

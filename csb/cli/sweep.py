@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from csb import files
+from csb.cli.commands import Imports
 from csb.cli.ends import explain
 from csb.cli.launch import is_requeued, take_gpu
 from csb.errors import CSBError
@@ -21,7 +22,6 @@ from csb.files import write_json, write_text
 from csb.renamed import scores_of_today
 from csb.runs.config import read
 from csb.runs.load import finished
-from csb.runs.register import Imports
 from csb.runs.train import train
 from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_first
 

@@ -15,11 +15,10 @@ from csb.bridge import load as load_file
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, in_one_line, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
-from csb.networks import Encoder, Network
+from csb.networks import Encoder, Network, register
 from csb.problems import Problem, build_problem
 from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
-from csb.runs.register import register
 from csb.training.state import chosen_iteration
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"

@@ -14,10 +14,10 @@ from torch.distributions import Independent, Normal, Uniform
 from torch.utils.data import TensorDataset
 
 import csb
+from csb.cli.commands import Imports
 from csb.errors import CSBError
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import TwoMoons, sources
-from csb.runs.register import Imports
 from csb.training.stage import Stage
 from tests.conftest import checked
 
