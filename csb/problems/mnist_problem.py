@@ -18,7 +18,7 @@ _VAL = 5_000
 
 
 class MnistProblem(Problem):
-    """x (1, 28, 28) in [0, 1] (value/255), digits as labels, from MNIST/raw in ``root``, made if need be.
+    """x (1, 28, 28) in [0, 1] (value/255), digits as labels, read from MNIST/raw in ``root``, or fetched into it.
 
     Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
     """

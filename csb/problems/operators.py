@@ -109,7 +109,7 @@ class RandomProjection(Matrix):
 
 
 class InpaintBox(Operator):
-    """Sets the pixels of a box (top, left, height, width) of x (C, H, W) to 0; an orthogonal projection."""
+    """Sets the pixels of a box (top, left, height, width) of x (C, H, W) to 0; a projection, its own adjoint."""
 
     @checked
     def __init__(self, x_shape: Image, box: Box) -> None:
