@@ -6,7 +6,7 @@ against.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,9 @@ class Reference(NamedTuple):
     images: Pairs
     others: Pairs
 
-
-def reference_of(problem: Problem) -> Reference:
-    """The test images, and the validation images."""
-    return Reference(problem.pairs("test"), problem.pairs("val"))
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        return cls(problem.pairs("test"), problem.pairs("val"))
 
 
 def _variance(x: Tensor, w: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        is_small = math.isfinite(value) and 0 < abs(value) < 1e-3
-        return f"{value:.3e}" if is_small else f"{value:#.4g}".rstrip(".")
+        return f"{value:.3e}" if 0 < abs(value) < 1e-3 else f"{value:#.4g}".rstrip(".")
     return str(value)
 
 

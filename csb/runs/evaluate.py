@@ -8,7 +8,7 @@ import torch
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
-from csb.evaluation.images import class_row, digit_classifier, reference_of, score_digits
+from csb.evaluation.images import Reference, class_row, digit_classifier, score_digits
 from csb.evaluation.pictures import draw_samples
 from csb.evaluation.results import draw
 from csb.evaluation.rows import Report, Row
@@ -157,7 +157,7 @@ def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: 
 def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     test, n = run.problem.pairs("test", metrics.observations), metrics.samples
     classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
-    real, rows = reference_of(run.problem), []
+    real, rows = Reference.of(run.problem), []
     for iteration, bridge in iterations(run):
         made = BridgeSampler(bridge, **vars(sampler))
         drawn = draw(made, Row("bridge", "bridge"), test.y, n, seed, pairs_at_once(n))

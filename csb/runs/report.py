@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
-from csb.evaluation.images import class_row, digit_classifier, reference_of
+from csb.evaluation.images import Reference, class_row, digit_classifier
 from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import write_report
 from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
@@ -154,7 +154,7 @@ def _score(
 ) -> Row:
     problem, transform = run.problem, run.bridge.transform
     if isinstance(problem, ClassProblem) and classifier is not None:
-        return class_row(drawn, test, classifier, reference_of(problem))
+        return class_row(drawn, test, classifier, Reference.of(problem))
     if problem.is_digit:
         return image_row(drawn, test, classifier, transform.unknown(test.y), seed)
     row = point_row(drawn, test, seed, transform.x_scale())
