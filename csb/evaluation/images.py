@@ -36,12 +36,7 @@ def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
 
 
 def score_digits(
-    bridge: Bridge,
-    test: Pairs,
-    classifier: nn.Module,
-    sampler: SamplerSettings,
-    metrics: MetricsSettings,
-    seed: int,
+    bridge: Bridge, test: Pairs, classifier: nn.Module, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Draw ``metrics.samples`` samples for each test pair, in bounded memory, and score them.
 

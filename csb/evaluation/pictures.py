@@ -147,12 +147,7 @@ def _draw_grid(columns: dict[str, np.ndarray], top: float, title: str) -> Figure
 
 
 def posterior_scatter(
-    path: str | os.PathLike[str],
-    observations: Tensor,
-    samples: Tensor,
-    exact: Tensor | None,
-    truth: Tensor,
-    title: str,
+    path: str | os.PathLike[str], observations: Tensor, samples: Tensor, exact: Tensor | None, truth: Tensor, title: str
 ) -> Path:
     """Posterior samples of points: a panel an observation, with marginal histograms along its edges.
 

@@ -106,10 +106,7 @@ class Table:
 
 
 def print_table(
-    rows: Sequence[Mapping[str, Any]],
-    title: str,
-    columns: Sequence[str] | None = None,
-    console: Console | None = None,
+    rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str] | None = None, console: Console | None = None
 ) -> None:
     """Print the rows as a table on the terminal, or on ``console``. Arguments and errors as in ``markdown_table``.
 
