@@ -14,10 +14,9 @@ back along its own path with its own noise, and y* in place of y^m,
 
     x'_T = x_T^m,    x'_{k−1} = x_{k−1}^m + b_k(x'_k, y*) − b_k(x_k^m, y^m),    b_k the backward means.
 
-x_T^m and the noises x_{k−1}^m − b_k(x_k^m, y^m) are what of the path does not depend on y^m, to the extent that the
-forward kernels make x_T independent of y. What the regressions do not know of the forecast is kept. For a Gaussian
-forecast it is the perturbed-observation EnKF, for y^m and all noise of the paths are uncorrelated in the sample with
-what they are independent of. The paper's code goes forward with y^m and back with y* too, with fresh noise.
+What the regressions do not know of the forecast is kept. For a Gaussian forecast it is the perturbed-observation EnKF,
+for y^m and all noise of the paths are uncorrelated in the sample with what they are independent of. The paper's code
+goes forward with y^m and back with y* too, with fresh noise.
 
 **Locality.** Any weight on y alone leaves p(x | y) as it is. Of p(x, y)·N(y; y*, τ²σ² I) draws are had at once: x^m
 of weight ∝ N(y*; h(x^m), (1 + τ²)σ² I), by systematic resampling, and y^m ~ N((τ² h(x^m) + y*)/(1 + τ²), σ² τ²/(1 +
@@ -33,13 +32,12 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.errors import MOST_DRAWS, MOST_ROUNDS, CSBError
-from csb.filtering.filters import Analysis, Filter
+from csb.filtering.filters import Analysis, Filter, resampled
 from csb.filtering.models import StateSpace
 from csb.filtering.regression import Fourier, Kernels
 from csb.filtering.whitening import Whitening, uncorrelated
 from csb.process import Grid, Power, Reference, Stream, mix, noise_like, seeded
 from csb.process.schedule import Horizon, Steps
-from csb.samplers.resampling import effective_sample_size, systematic
 from csb.schema import OneOf, Schema
 
 
@@ -87,12 +85,10 @@ class BridgeFilter(Filter, Schema):
             noise = model.noise_std * uncorrelated(h, (x, h), generator)
             return x, h + noise, float(len(x))
         square = self.locality**2
-        log_weights = (model.log_likelihood(y, x) / (1 + square))[None]
-        u = torch.rand((1, 1), dtype=torch.float64, generator=generator)
-        chosen = systematic(log_weights, u.expand(1, len(x)))[0]
+        chosen, effective = resampled(model.log_likelihood(y, x) / (1 + square), generator)
         x, h = x[chosen], h[chosen]
         noise = model.noise_std * math.sqrt(square / (1 + square)) * uncorrelated(h, (x, h), generator)
-        return x, (square * h + y) / (1 + square) + noise, float(effective_sample_size(log_weights))
+        return x, (square * h + y) / (1 + square) + noise, effective
 
     def _joined(self, x_0: Tensor, x_T: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
         """Paths of the reference from x_0 to x_T, both (M, d): (T + 1, M, d). v (M, m) plays no part in their law."""

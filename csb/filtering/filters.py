@@ -69,6 +69,13 @@ class Filter(ABC):
         """As :meth:`__call__`, for checked arguments."""
 
 
+def resampled(log_weights: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Members (M,) drawn by log-weights (M,), systematically, as indices; and the effective number of them."""
+    u = torch.rand((1, 1), dtype=torch.float64, generator=generator)
+    chosen = systematic(log_weights[None], u.expand(1, len(log_weights)))[0]
+    return chosen, float(effective_sample_size(log_weights[None]))
+
+
 def gaspari_cohn(distance: Tensor, c: float) -> Tensor:
     """The correlation function of Gaspari & Cohn 1999 (eq. 4.10) of distances of any shape: 1 at 0, 0 from 2c on."""
     z = distance / c
@@ -125,16 +132,14 @@ class Bootstrap(Filter, Schema):
 
     def _analyse(self, model: StateSpace, x: Tensor, y: Tensor, generator: torch.Generator) -> Analysis:
         M, d = x.shape
-        log_weights = model.log_likelihood(y, x)[None]
-        u = torch.rand((1, 1), dtype=torch.float64, generator=generator)
-        ancestors = systematic(log_weights, u.expand(1, M))[0]
-        reported = {"ess": float(effective_sample_size(log_weights)), "ancestors": float(len(ancestors.unique()))}
+        log_weights = model.log_likelihood(y, x)
+        ancestors, ess = resampled(log_weights, generator)
         chosen = x[ancestors]
         if self.regularisation:
-            w = normalised(log_weights)[0]
+            w = normalised(log_weights[None])[0]
             mean = w @ x
             values, vectors = torch.linalg.eigh((x - mean).T @ (w[:, None] * (x - mean)))
             bandwidth = self.regularisation * (4 / (M * (d + 2))) ** (1 / (d + 4))
             noise = noise_like(x, generator) * values.clamp_min(0).sqrt() @ vectors.T
             chosen = mean + (chosen - mean + bandwidth * noise) / (1 + bandwidth**2) ** 0.5
-        return Analysis(chosen, reported)
+        return Analysis(chosen, {"ess": ess, "ancestors": float(len(ancestors.unique()))})

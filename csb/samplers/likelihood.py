@@ -112,7 +112,8 @@ class GaussianLikelihood(GuidanceLikelihood):
             matrix = as_numbers("A", A)
             require_present("A", matrix, "give a matrix of finite numbers")
             A = Matrix(matrix if matrix.is_floating_point() else matrix.double())
-        self.forward, self.operator = A, A if isinstance(A, Operator) else None
+        self.forward = A
+        self.operator = A if isinstance(A, Operator) else None
         self._x = None if x is None else as_numbers("x", x).float()
         self._y_shape = None if y_shape is None else tuple(y_shape)
 
