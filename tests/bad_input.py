@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import math
+import re
 import resource
 import signal
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,38 @@ def answer(call: Callable[[], Any], *names: str) -> str | None:
 def shown(value: Any) -> tuple[str, ...]:
     """How a message may show a value: as it is, or its beginning."""
     return tuple(text[:20] for text in (repr(value), str(value)) if text.strip())
+
+
+def try_values(
+    calls: dict[str, Callable[[Any], Any]],
+    count: int,
+    values: st.SearchStrategy[Any] | None = None,
+    afterwards: Callable[[], None] = lambda: None,
+) -> dict[str, int]:
+    """Calls each of ``calls``, by name, with ``count`` values, by default edges. AssertionError tells all failures.
+
+    What refuses names the value, or a word of the call's name. Returns how many cases were refused and accepted;
+    ``afterwards`` is asked after each.
+    """
+    failures, cases = [], {"refused": 0, "accepted": 0}
+    for name, call in calls.items():
+        seen: set[str] = set()
+
+        def one(value: Any, name: str = name, call: Any = call, seen: set[str] = seen) -> None:
+            if repr(value) in seen:
+                return
+            seen.add(repr(value))
+            try:
+                reported = answer(lambda: call(value), *re.split("[ .(]+", name), *shown(value))
+                afterwards()
+            except AssertionError as error:
+                failures.append(f"{name} of {value!r:.100}: {error}")
+            else:
+                cases["refused" if reported else "accepted"] += 1
+
+        each(values or edges(), count, zlib.crc32(name.encode()), one)
+    assert not failures, "\n".join([f"{len(failures)} of {sum(cases.values()) + len(failures)} cases:", *failures])
+    return cases
 
 
 def base(command: str, *overrides: str) -> dict[str, Any]:

@@ -43,23 +43,23 @@ def pytest_xdist_auto_num_workers(config) -> int:
 # what runs every night, and in .ci/run (-m nightly): documentation, browsers, suites, kills at any instant, whole runs
 NIGHTLY = (
     "evaluation/report/test_report_browser.py", "evaluation/suite", "evaluation/test_inflation.py",
-    "evaluation/test_verdict.py", "run/test_class_training.py", "run/test_cli.py::test_a_built_copy",
-    "run/test_compare.py", "run/test_demo_browser.py", "run/test_moving_hole_training.py", "run/test_pairs_training.py",
-    "run/test_sbi.py", "run/test_sweep_and_logs.py::test_each_simulated", "run/test_sweep_and_logs.py::test_two_runs",
-    "run/test_sbi_training.py", "run/test_speed.py", "run/test_suite.py", "run/test_sweeps.py", "run/test_target.py",
+    "evaluation/test_verdict.py", "run/test_digits_training.py", "run/test_cli.py::test_a_built_copy",
+    "run/test_compare.py::TestReport", "run/test_demo_browser.py",
+    "run/test_pairs_training.py", "run/test_sbi.py", "run/test_logs.py::test_each_simulated",
+    "run/test_logs.py::test_two_runs", "run/test_suite.py",
+    "run/test_benchmarks.py::TestSpeed", "run/test_benchmarks.py::TestTarget", "run/test_sweeps.py::TestHeatMap",
+    "run/test_sweeps.py::TestInOtherProcesses", "run/test_sweeps.py::TestLaunchers",
     "samplers/test_painting.py::TestRePaint::test_the_table", "test_docs.py",
-    "test_glossary.py::test_what_an_evaluation", "training/test_distributed.py",
-    "training/test_faults.py", "training/test_faults_files.py",
-    "training/test_resume.py::test_a_real_process", "training/test_resume.py::test_killed_again_and_again",
-    "training/test_resume.py::test_killed_between", "training/test_resume.py::test_other_settings",
-    "training/test_resume.py::test_the_terminal", "training/test_resume.py::TestOtherEnds",
-    "training/test_resume_denoiser.py", "training/test_validation.py::test_a_killed_run",
-    "metrics/test_distances.py::test_c2st_of_weighted_samples",
+    "test_glossary.py::test_what_an_evaluation", "training/test_distributed.py", "training/test_faults.py",
+    "training/test_faults_files.py", "training/test_resume.py::test_a_real_process",
+    "training/test_resume.py::test_killed_again_and_again", "training/test_resume.py::test_killed_between",
+    "training/test_resume.py::test_other_settings", "training/test_resume.py::test_the_terminal",
+    "training/test_resume.py::TestOtherEnds", "training/test_resume_denoiser.py",
+    "training/test_validation.py::test_a_killed_run", "metrics/test_distances.py::test_c2st_of_weighted_samples",
     "run/test_demo.py::TestCommand::test_serves_until_stopped[2]",
     "run/test_reproduce.py::TestReproduce::test_another_training",
     "run/test_reproduce.py::test_pairs_that_were_moved[npy]", "run/test_stages.py::test_it_is_compared",
-    "runs/test_fit.py::test_own_classes_on_the_command_line",
-    "runs/test_fit.py::test_two_processes_from_a_script",
+    "run/test_fit.py::test_own_classes_on_the_command_line", "run/test_fit.py::test_two_processes_from_a_script",
 )  # fmt: skip
 
 
@@ -191,6 +191,22 @@ def checked(name: str, *arguments: str) -> Any:
     if "-m" in arguments or "--multirun" in arguments:
         return compose.check_sweep(name, list(arguments), train.validate)
     return named(COMMANDS[name].prepare)(compose.composed(name, arguments))
+
+
+def one_line(action: Callable[[], Any]) -> str:
+    """The line of the CSBError that an action ends in."""
+    with pytest.raises(CSBError) as error:
+        action()
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def refused(command: str, *arguments: str) -> str:
+    """The one line with which a command refuses its arguments."""
+    message = one_line(lambda: checked(command, *arguments))
+    assert 10 < len(message) < 600
+    return message
 
 
 @pytest.fixture(scope="session")

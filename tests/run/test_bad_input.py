@@ -2,7 +2,6 @@
 
 import json
 import os
-import zlib
 
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ from csb.cli.compose import composed
 from csb.files import json_text
 from csb.runs import budgets
 from csb.runs.config import read
-from csb.runs.train import train
-from tests import bad_input
-from tests.bad_input import answer, base, changed, keys, shown
+from tests.bad_input import answer, anything, base, changed, each, keys, try_values
 from tests.run.demo_examples import untrained
 
 VALUES = 3  # of each key; pytest -m slow tries more
@@ -31,39 +28,24 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def held(tmp_path):
+def held(folder):
     """What lies in a folder, with the content of small files."""
     return {
-        str(path.relative_to(tmp_path)): path.read_bytes() if path.is_file() and path.stat().st_size < 10**6 else None
-        for path in tmp_path.rglob("*")
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and path.stat().st_size < 10**6 else None
+        for path in folder.rglob("*")
     }
 
 
-def try_all(config, names, check, count, here, values=None):
-    """Puts ``count`` values in each key, by default edges. Returns how many were refused and accepted.
-
-    ``check(config)`` validates. Nothing in the folder ``here`` may change. AssertionError tells all failures.
-    """
-    before, failures, cases = held(here), [], {"refused": 0, "accepted": 0}
+def try_keys(config, check, here, group="", count=VALUES, values=None):
+    """Puts ``count`` values in each key of a config, or of one group. Nothing in the folder ``here`` may change."""
+    before = held(here)
     assert answer(lambda: check(config)) is None
-    seen = set()
-    for key in names:
 
-        def one(value, key=key):
-            if repr((key, value)) in seen:
-                return
-            seen.add(repr((key, value)))
-            try:
-                reported = answer(lambda: check(changed(config, key, value)), *key.split("."), *shown(value))
-                assert held(here) == before, "files were changed"
-            except AssertionError as error:
-                failures.append(f"{key}={value!r:.100}: {error}")
-                return
-            cases["refused" if reported else "accepted"] += 1
+    def unchanged():
+        assert held(here) == before, "files were changed"
 
-        bad_input.each(values or bad_input.edges(), count, zlib.crc32(key.encode()), one)
-    assert not failures, "\n".join([f"{len(failures)} of {len(seen)} cases:", *failures])
-    return cases
+    calls = {key: lambda value, key=key: check(changed(config, key, value)) for key in keys(config, group)}
+    return try_values(calls, count, values, unchanged)
 
 
 def fine(config):
@@ -77,11 +59,6 @@ def fine(config):
     assert "\0" not in str(run.folder)
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    return base("train", f"out={tmp_path_factory.mktemp('none')}/new")
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty current folder."""
@@ -89,109 +66,51 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-VARIANTS = [  # group, choice, and what else it takes
-    *(("problem", path.stem, {}) for path in sorted((CONF / "problem").glob("*.yaml")) if path.stem != "mixture"),
-    *(("schedule", name, {}) for name in ("cosine", "linear", "power")),
-    ("network", "affine", {}),
-    ("network", "unet", {"problem": "mnist_superres", "objective": "likelihood_low_rank"}),
-    ("objective", "likelihood", {}),
-    ("objective", "mean_matching", {}),
-    ("logger", "wandb", {}),
-    ("distil", "images", {}),
+IMAGES = ["network=unet", "objective=likelihood_low_rank"]
+PROBLEMS = [path.stem for path in sorted((CONF / "problem").glob("*.yaml")) if path.stem != "mixture"]
+GROUPS = [  # the group whose keys are tried, and the overrides that choose it
+    *(("problem", [f"problem={name}", *(IMAGES if name.startswith("mnist") else [])]) for name in PROBLEMS),
+    *(("schedule", [f"schedule={name}"]) for name in ("cosine", "linear", "power")),
+    ("network", ["network=affine"]),
+    ("network", ["problem=mnist_superres", *IMAGES]),
+    ("objective", ["objective=likelihood"]),
+    ("objective", ["objective=mean_matching"]),
+    ("logger", ["logger=wandb"]),
+    ("distil", ["distil=images"]),
+    ("denoiser", ["stage=denoiser"]),
+    ("conditional", ["stage=score"]),
+    ("conditional", ["stage=flow"]),
+    ("baselines", ["evaluate=true"]),
 ]
 
 
-def variant(training, group, choice, more, here):
-    overrides = [f"{name}={value}" for name, value in {**more, group: choice, "out": training["out"]}.items()]
-    if choice.startswith("mnist") and group == "problem":
-        overrides += ["network=unet", "objective=likelihood_low_rank"]
-    if choice == "pairs":
-        x = np.random.default_rng(0).normal(size=(2000, 2))
-        np.savez(here / "pairs.npz", x=x, y=x[:, :1])
-        overrides.append(f"problem.path={here / 'pairs.npz'}")
-    return base("train", *overrides)
-
-
 class TestTraining:
-    def test_every_key(self, training, here):
-        names = keys(training)
-        cases = try_all(training, names, fine, VALUES, here)
-        assert len(names) > 100
+    def config(self, here, overrides=()):
+        more = [f"problem.path={here / 'pairs.npz'}"] if "problem=pairs" in overrides else []
+        if more:
+            x = np.random.default_rng(0).normal(size=(2000, 2))
+            np.savez(here / "pairs.npz", x=x, y=x[:, :1])
+        return base("train", f"out={here.parent}/new", *overrides, *more)
+
+    def test_every_key(self, here):
+        config = self.config(here)
+        cases = try_keys(config, fine, here)
+        assert len(keys(config)) > 100
         assert cases["refused"] > 150
         assert cases["accepted"] > 10
 
-    @pytest.mark.parametrize(("group", "choice", "more"), VARIANTS, ids=[f"{v[0]}={v[1]}" for v in VARIANTS])
-    def test_every_key_of_other_files(self, training, here, group, choice, more):
-        config = variant(training, group, choice, more, here)
-        cases = try_all(config, keys(config, group), fine, VALUES, here)
-        assert cases["refused"] > 2
-
-    @pytest.mark.parametrize("stage", ["denoiser", "score", "flow", "evaluate"])
-    def test_the_keys_of_a_stage(self, training, here, stage):
-        config = changed(training, *(("evaluate", True) if stage == "evaluate" else ("stage", stage)))
-        group = {"denoiser": "denoiser", "evaluate": "baselines"}.get(stage, "conditional")
-        assert try_all(config, keys(config, group), fine, VALUES, here)["refused"] > 5
+    @pytest.mark.parametrize(("group", "overrides"), GROUPS, ids=[" ".join(overrides) for _, overrides in GROUPS])
+    def test_every_key_of_a_group(self, here, group, overrides):
+        least = 5 if overrides[0].startswith(("stage", "evaluate")) else 2
+        assert try_keys(self.config(here, overrides), fine, here, group)["refused"] > least
 
     @pytest.mark.slow
-    def test_many_values(self, training, here):
-        anything = bad_input.anything()
-        assert sum(try_all(training, keys(training), fine, MANY, here, anything).values()) > 3000
-        for group, choice, more in VARIANTS:
-            config = variant(training, group, choice, more, here)
-            try_all(config, keys(config, group), fine, MANY, here, anything)
+    def test_many_values(self, here):
+        found = try_keys(self.config(here), fine, here, count=MANY, values=anything())
+        assert sum(found.values()) > 3000
+        for group, overrides in GROUPS:
+            try_keys(self.config(here, overrides), fine, here, group, MANY, anything())
 
-
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    """The folder of a tiny training."""
-    folder = tmp_path_factory.mktemp("trained")
-    train(read(base("train", *tiny, "L=1", f"out={folder}", "name=run")))
-    return folder / "run"
-
-
-COMMANDS = {
-    "evaluate": (evaluate.prepare, ()),
-    "sample": (sample.prepare, ()),
-    "inspect": (share.prepare_inspect, ()),
-    "export": (share.prepare_export, ("out=exported",)),
-    "reproduce": (reproduce._read, ("out=again",)),
-}
-ALONE = {
-    "compare": ("compare", budgets.read, ()),
-    "benchmark suite=mixture": ("benchmark", benchmark.prepare, ("suite=mixture",)),
-    "benchmark suite=filtering": ("benchmark", benchmark.prepare, ("suite=filtering",)),
-    "benchmark suite=sbi": ("benchmark", benchmark.prepare, ("suite=sbi",)),
-}
-
-
-class TestCommands:
-    @pytest.mark.parametrize("name", COMMANDS)
-    def test_every_key(self, run, here, name):
-        validate, overrides = COMMANDS[name]
-        config = base(name, f"run={run}", *overrides)
-        assert try_all(config, keys(config), validate, VALUES, here)["refused"] > 3
-
-    @pytest.mark.parametrize("name", ALONE)
-    def test_every_key_of_those_without_a_run(self, here, name, monkeypatch):
-        for name_of in ("plan", "check_writable"):  # of the trainings of a suite: tests/run/test_suite.py
-            monkeypatch.setattr(f"suites.sbi.command.{name_of}", lambda *_: None)
-        command, validate, overrides = ALONE[name]
-        config = base(command, *overrides)
-        assert try_all(config, keys(config), validate, VALUES, here)["refused"] > 10
-
-    def test_every_key_of_the_demo(self, here, tmp_path_factory):
-        bridge, _, reported = untrained("mnist_inpaint", "data")
-        path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
-        save(bridge, path, reported)
-        config = base("demo", f"run={path}")
-        assert try_all(config, keys(config), scripts.demo, 2 * VALUES, here)["refused"] > 8
-
-    def test_every_key_of_overheads(self, run, here):
-        config = base("benchmark", f"run={run}")
-        assert try_all(config, keys(config), benchmark.prepare, VALUES, here)["refused"] > 3
-
-
-class TestCommandLine:
     def test_arguments_that_are_no_overrides(self, here):
         """Hydra's grammar, and OmegaConf's behind it."""
         heads = st.sampled_from(
@@ -203,6 +122,42 @@ class TestCommandLine:
             seen.append(value)
             answer(lambda: read(composed("train", ["".join(value)])))
 
-        bad_input.each(st.tuples(heads, st.sampled_from(TEXTS)), 25, 1, one)
+        each(st.tuples(heads, st.sampled_from(TEXTS)), 25, 1, one)
         assert len(set(seen)) > 20
         assert held(here) == {}
+
+
+COMMANDS = {  # of a run
+    "evaluate": evaluate.prepare,
+    "sample": sample.prepare,
+    "inspect": share.prepare_inspect,
+    "export out=exported": share.prepare_export,
+    "reproduce out=again": reproduce._read,
+    "benchmark": benchmark.prepare,
+}
+ALONE = {
+    "compare": budgets.read,
+    "benchmark suite=mixture": benchmark.prepare,
+    "benchmark suite=filtering": benchmark.prepare,
+    "benchmark suite=sbi": benchmark.prepare,
+}
+
+
+class TestCommands:
+    @pytest.mark.parametrize("line", COMMANDS)
+    def test_every_key(self, tiny_run, here, line):
+        command, *overrides = line.split()
+        config = base(command, f"run={tiny_run}", *overrides)
+        assert try_keys(config, COMMANDS[line], here)["refused"] > 3
+
+    @pytest.mark.parametrize("line", ALONE)
+    def test_every_key_of_those_without_a_run(self, here, line, monkeypatch):
+        for name in ("plan", "check_writable"):  # of the trainings of a suite: tests/run/test_suite.py
+            monkeypatch.setattr(f"suites.sbi.command.{name}", lambda *_: None)
+        assert try_keys(base(*line.split()), ALONE[line], here)["refused"] > 10
+
+    def test_every_key_of_the_demo(self, here, tmp_path_factory):
+        bridge, _, about = untrained("mnist_inpaint", "data")
+        path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
+        save(bridge, path, about)
+        assert try_keys(base("demo", f"run={path}"), scripts.demo, here, count=2 * VALUES)["refused"] > 8

@@ -20,21 +20,14 @@ from csb.cli.commands import COMMANDS, CONF, find_conf, schema_of
 from csb.cli.help import choices, command_help, groups, of_schema
 from csb.cli.main import main
 from csb.cli.sample import read_observations
-from csb.errors import CSBError
-from csb.files import json_text
+from csb.evaluation.table import json_text
 from csb.runs.inspection import inspect, print_inspection
 from csb.runs.presets import SCHEMAS
 from csb.training.state import EACH, SCORE, best_iteration
-from tests.conftest import checked
+from tests.conftest import checked, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [(name, arguments) for name, one in COMMANDS.items() for arguments, _ in one.examples]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_run):
-    """The folder of a tiny training."""
-    return tiny_run
 
 
 @pytest.fixture
@@ -53,16 +46,21 @@ def file(exact_bridge, tmp_path):
     return tmp_path / "bridge.safetensors"
 
 
-def refused(capsys, *arguments):
+@pytest.fixture
+def refused(capsys):
     """The one line with which a command line ends, with exit code 2."""
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    assert end.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        assert end.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
 
 
 class TestHelp:
@@ -97,8 +95,10 @@ class TestHelp:
         config = yaml.safe_load((CONF / "suite" / "overheads.yaml").read_text())
         assert all(f"  {key} " in text for key in config if key != "suite")
 
-    def test_help_does_not_wait_for_torch(self):
-        code = "import sys; from csb.cli.main import main; main(['-h']); assert 'torch' not in sys.modules"
+    def test_help_and_version_do_not_wait_for_torch(self):
+        code = (
+            "import sys; from csb.cli.main import main; main(['-h']); main(['--version']); exit('torch' in sys.modules)"
+        )
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
 
     def test_version(self, capsys):
@@ -117,35 +117,28 @@ class TestHelp:
 
 
 class TestRefused:
-    def test_unknown_commands(self, capsys):
-        assert "did you mean sample? choose among train, evaluate" in refused(capsys, "smaple")
-        assert "'run=outputs' is no command" in refused(capsys, "run=outputs")
+    def test_unknown_commands_keys_flags_and_sweeps(self, refused):
+        assert "did you mean sample? choose among train, evaluate" in refused("smaple")
+        assert "'run=outputs' is no command" in refused("run=outputs")
+        assert "no setting 'nonsense'; choose among sampler, y" in refused("sample", "run=x", "nonsense=1")
+        assert "--nonsense is not supported" in refused("inspect", "--nonsense")
+        assert "csb export cannot be swept over" in refused("export", "-m", "run=a,b")
 
-    @pytest.mark.parametrize("name", ["evaluate", "sample", "inspect", "export", "benchmark"])
-    def test_no_run(self, capsys, name):
+    @pytest.mark.parametrize("name", ["evaluate", "sample", "inspect", "export"])
+    def test_no_run(self, refused, name):
         more = ["out=new"] if name == "export" else []
-        assert "run is missing; give run=" in refused(capsys, name, *more)
-        assert "nowhere" in refused(capsys, name, "run=nowhere", *more)
+        assert "run is missing; give run=" in refused(name, *more)
+        assert "nowhere" in refused(name, "run=nowhere", *more)
 
-    def test_unknown_keys_and_flags_and_sweeps(self, capsys):
-        assert "no setting 'nonsense'; choose among sampler, y" in refused(capsys, "sample", "run=x", "nonsense=1")
-        assert "--nonsense is not supported" in refused(capsys, "inspect", "--nonsense")
-        assert "csb export cannot be swept over" in refused(capsys, "export", "-m", "run=a,b")
-
-    def test_values(self, capsys, file, tmp_path):
+    def test_values(self, refused, file, tmp_path):
         source = f"run={file}"
-        assert "json=3 is not possible; give true or false" in refused(capsys, "inspect", source, "json=3")
-        assert "out is missing; give out=" in refused(capsys, "export", source)
-        assert "is a file; choose another folder" in refused(capsys, "export", source, f"out={file}")
-        assert "holds what is to be exported" in refused(capsys, "export", source, f"out={tmp_path}", "overwrite=true")
-        (tmp_path / "old").mkdir()
-        (tmp_path / "old" / "notes").touch()
-        assert "holds other files" in refused(capsys, "export", source, f"out={tmp_path}/old", "overwrite=true")
-        assert "licence='a b' is not possible" in refused(capsys, "export", source, "out=new", "licence='a b'")
-        assert "does not say which problem it is for; give y=" in refused(capsys, "sample", source)
+        assert "json=3 is not possible; give true or false" in refused("inspect", source, "json=3")
+        assert "out is missing; give out=" in refused("export", source)
+        assert "licence='a b' is not possible" in refused("export", source, "out=new", "licence='a b'")
+        assert "does not say which problem it is for; give y=" in refused("sample", source)
         np.save(tmp_path / "y.npy", np.zeros((1, 2)))
         line = (f"y={tmp_path}/y.npy", f"out={tmp_path}/y.npy")
-        assert "which would be lost" in refused(capsys, "sample", source, *line)
+        assert "which would be lost" in refused("sample", source, *line)
 
 
 class TestSample:
@@ -162,8 +155,8 @@ class TestSample:
         main([*line[:-1], f"out={tmp_path}/t.npz"], name="sample")  # as scripts/sample.py does it
         assert (np.load(tmp_path / "t.npz")["x"] == np.load(tmp_path / "s.npz")["x"]).all()
 
-    def test_test_observations_of_a_run_or_its_file(self, run, here, capsys):
-        for source in (run, run / "bridge.safetensors"):
+    def test_test_observations_of_a_run_or_its_file(self, tiny_run, here, capsys):
+        for source in (tiny_run, tiny_run / "bridge.safetensors"):
             main(["sample", f"run={source}", "n=5", "observations=3"])
             assert "samples.npz: x (3, 5, 2), 3 network calls a sample" in capsys.readouterr().out
         assert [path.name for path in here.iterdir()] == ["samples.npz"]
@@ -174,17 +167,18 @@ class TestObservations:
         save(tmp_path / "obs.npz", **arrays)
         return read_observations(tmp_path / "obs.npz", shape)
 
-    @pytest.mark.parametrize("kind", ["float64", "int8", ">f8", "bool"])
-    def test_one_or_several(self, tmp_path, kind):
-        values = np.array([[1, 0], [0, 1], [1, 1]], dtype=kind)
+    def test_one_or_several(self, tmp_path):
+        values = np.array([[1, 0], [0, 1], [1, 1]], dtype=">f8")
         y = self.read(tmp_path, whatever=values)
         assert y.dtype == torch.float32
         assert y.tolist() == [[1, 0], [0, 1], [1, 1]]
         assert self.read(tmp_path, y=values[0], more=np.zeros(9), save=np.savez_compressed).tolist() == [[1, 0]]
+        assert self.read(tmp_path, (1,), y=np.arange(3.0)).tolist() == [[0], [1], [2]]  # numbers of one coordinate
+        assert self.read(tmp_path, (1,), y=np.array(2, ">u2")).tolist() == [[2]]
 
-    def test_npy(self, tmp_path):
-        np.save(tmp_path / "y.npy", np.arange(3.0))
-        assert read_observations(tmp_path / "y.npy", (3,)).tolist() == [[0, 1, 2]]
+    def test_npy_and_float64_where_float32_is_too_coarse(self, tmp_path):
+        np.save(tmp_path / "y.npy", y := np.array([[1.7e9 + 0.25], [1.7e9 + 1]]))
+        assert read_observations(tmp_path / "y.npy", (1,), torch.float64).tolist() == y.tolist()
 
     @pytest.mark.parametrize(
         ("arrays", "message"),
@@ -193,51 +187,35 @@ class TestObservations:
             ({}, "holds no array"),
             ({"y": np.zeros((2, 3))}, "has shape (2, 3); give one observation (2,) or several (B, 2)"),
             ({"y": np.zeros((0, 2))}, "has shape (0, 2); give one observation"),
-            (
-                {"y": np.array([[np.nan, 1], [np.inf, 0]])},
-                "holds NaN or infinite values, 2 as float32, in column 0, the first in row 0",
-            ),
+            ({"y": np.array([[np.nan, 1], [np.inf, 0]])}, "NaN or infinite values, 2 as float32, in column 0, the fir"),
             ({"y": np.array([1j, 0])}, "holds values of type complex128"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
         ],
     )
     def test_refused(self, tmp_path, arrays, message):
-        with pytest.raises(CSBError) as error:
-            self.read(tmp_path, **arrays)
-        assert message in str(error.value)
-        assert "\n" not in str(error.value)
-
-    def test_numbers_of_one_coordinate(self, tmp_path):
-        assert self.read(tmp_path, (1,), y=np.arange(3.0)).tolist() == [[0], [1], [2]]
-        assert self.read(tmp_path, (1,), y=np.array(2, ">u2")).tolist() == [[2]]
-
-    def test_float64_where_float32_is_too_coarse(self, tmp_path):
-        np.save(tmp_path / "y.npy", y := np.array([[1.7e9 + 0.25], [1.7e9 + 1]]))
-        assert read_observations(tmp_path / "y.npy", (1,), torch.float64).tolist() == y.tolist()
+        assert message in one_line(lambda: self.read(tmp_path, **arrays))
 
     def test_whole_numbers_in_images(self, tmp_path):
         np.save(tmp_path / "y.npy", np.full((1, 2, 2), 128, np.uint8))
-        with pytest.raises(CSBError, match=r"y=.* is torch.uint8, and whether its pixels lie in 0\.\.255 is not known"):
-            read_observations(tmp_path / "y.npy", (1, 2, 2))
+        message = one_line(lambda: read_observations(tmp_path / "y.npy", (1, 2, 2)))
+        assert "is torch.uint8, and whether its pixels lie in 0..255 is not known" in message
         assert read_observations(tmp_path / "y.npy", (1, 2, 2), any_units=True).unique().tolist() == [128]
 
-    @pytest.mark.parametrize("content", [b"", b"1,2\n3,4\n", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+    @pytest.mark.parametrize("content", [b"1,2\n3,4\n", b"PK\x03\x04broken"])
     def test_what_is_no_file_of_numpys(self, tmp_path, content):
         (tmp_path / "y.npz").write_bytes(content)
-        with pytest.raises(CSBError, match="cannot read y="):
-            read_observations(tmp_path / "y.npz", (2,))
-        with pytest.raises(CSBError, match="is not a file"):
-            read_observations(tmp_path, (2,))
+        assert "cannot read y=" in one_line(lambda: read_observations(tmp_path / "y.npz", (2,)))
+        assert "is not a file" in one_line(lambda: read_observations(tmp_path, (2,)))
 
 
 class TestInspect:
-    def test_a_run(self, run, capsys, here):
-        main(["inspect", f"run={run}", "json=true"])
+    def test_a_run(self, tiny_run, capsys, here):
+        main(["inspect", f"run={tiny_run}", "json=true"])
         found = json.loads(capsys.readouterr().out)
-        bridge = load(run / "bridge.safetensors")
+        bridge = load(tiny_run / "bridge.safetensors")
         about = bridge.about
-        result = json.loads((run / "result.json").read_text())
-        history = json.loads((run / "history.json").read_text())
+        result = json.loads((tiny_run / "result.json").read_text())
+        history = json.loads((tiny_run / "history.json").read_text())
         best = best_iteration([row for row in history if SCORE in row])
         assert (found["task"], found["x_shape"], found["y_shape"], found["T"]) == ("two_moons", [2], [2], 3)
         assert found["alpha_bar_T"] == pytest.approx(float(bridge.grid.alpha_bar[3]))
@@ -252,22 +230,19 @@ class TestInspect:
         assert found["seconds"] == result["seconds"]
         assert found["scores"]["sliced_w"] == result["sliced_w"]
         assert found["half_steps"] == [{key: v for key, v in row.items() if key != EACH} for row in history]
+        half_step = inspect(tiny_run / "half_steps" / "03_backward.safetensors")
+        assert (half_step["held"], half_step["iterations"], half_step["scores"]) == (2, 2, None)
+        assert half_step["seconds"] == history[2]["seconds"]
 
-    def test_tables_and_nothing_is_written(self, run, here, capsys, monkeypatch):
+    def test_tables_and_nothing_is_written(self, tiny_run, here, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "150")
-        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-        main(["inspect", f"run={run}"])
+        before = {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")}
+        main(["inspect", f"run={tiny_run}"])
         out = capsys.readouterr().out
         for text in ("two_moons", "ᾱ_T", "bridge_matching", "iteration held", "02_forward", "sliced_w", "MLP"):
             assert text in out
-        assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+        assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
         assert list(here.iterdir()) == []
-
-    def test_a_half_step(self, run):
-        history = json.loads((run / "history.json").read_text())
-        found = inspect(run / "half_steps" / "03_backward.safetensors")
-        assert (found["held"], found["iterations"], found["scores"]) == (2, 2, None)
-        assert found["seconds"] == history[2]["seconds"]
 
     def test_a_file_alone(self, file):
         found = inspect(file)
@@ -275,14 +250,6 @@ class TestInspect:
         assert (found["T"], found["versions"]) == (4, {"csb": "9.9"})
         assert found["kernels"]["backward"]["covariance"] == "full"
         assert json.loads(json_text(found)) == found
-
-    def test_damaged_files_beside_it_are_told(self, file):
-        (file.parent / "history.json").write_text("[")
-        with pytest.raises(CSBError, match=r"cannot read .*history\.json"):
-            inspect(file)
-        (file.parent / "history.json").write_text("{}")
-        with pytest.raises(CSBError, match="is not what csb writes"):
-            inspect(file)
 
     def test_codes_for_the_terminal_are_not_passed_on(self, file, capsys):
         found = inspect(file)
@@ -292,20 +259,20 @@ class TestInspect:
         assert "�[2Jx" in out
 
 
-def test_export(file, tmp_path, capsys):
+def test_export(file, tmp_path, capsys, refused):
     new = tmp_path / "new"
     main(["export", f"run={file}", f"out={new}", "licence=mit"])
     assert f"load it with csb.load('{new}')" in capsys.readouterr().out
     assert "license: mit" in (new / "README.md").read_text()
-    assert "holds an exported bridge; choose overwrite=true" in refused(capsys, "export", f"run={file}", f"out={new}")
+    assert "holds an exported bridge; choose overwrite=true" in refused("export", f"run={file}", f"out={new}")
     main(["export", f"run={new}", f"out={tmp_path}/again"])
     main(["inspect", f"run={tmp_path}/again", "json=true"])
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["versions"] == {"csb": "9.9"}
 
 
-def test_evaluate(run, here, tmp_path):
-    folder = shutil.copytree(run, tmp_path / "run")
+def test_evaluate(tiny_run, here, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
     line = [
         f"run={folder}", "baselines=none", "metrics.exact_samples=100", "metrics.exact_observations=2",
         "metrics.c2st_samples=0", "metrics.compare_observations=2", "metrics.compare_samples=4",

@@ -1,11 +1,9 @@
 """The demo's server: what it answers, what it refuses, and that nothing but this machine reaches it."""
 
-import contextlib
 import http.client
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -23,9 +21,9 @@ from demo_examples import PROBLEMS, TEST, VECTORS, ask, serving, untrained, writ
 
 from csb.bridge.checkpoint import save
 from csb.cli.scripts import loopback, of_checkout
-from csb.errors import CSBError
 from csb.problems import MnistInpaint
 from csb.process import seeded
+from tests.conftest import one_line, refused
 
 GOOD = {"image": [v % 256 for v in range(784)], "top": 3, "left": 11, "n": 5, "seed": 2}
 
@@ -65,20 +63,16 @@ class TestAnswers:
             comments = r"^\s*//[^\n]*|\s// [^\n]*" if kind == "text/javascript" else "$^"
             assert "//" not in re.sub(comments, "", text, flags=re.M)
 
-    def test_info(self, server, fixed):
-        status, _, info = ask(server, "GET", "/api/info")
-        assert status == 200
+    def test_info_and_the_digits_of_the_test_set(self, server, fixed):
+        info = ask(server, "GET", "/api/info")[2]
         assert (info["hole"], info["top"], info["left"], info["movable"], info["why"]) == (14, 7, 7, True, "")
         assert info["digits"] == TEST
         info = ask(fixed, "GET", "/api/info")[2]
         assert not info["movable"]
         assert "cannot move" in info["why"]
-
-    def test_digits_are_those_of_the_test_set(self, server):
         pairs = server.painter.problem.pairs("test")
         for index in (0, TEST - 1):
-            status, _, found = ask(server, "GET", f"/api/pick?index={index}")
-            assert status == 200
+            found = ask(server, "GET", f"/api/pick?index={index}")[2]
             assert found["label"] == int(pairs.labels[index])
             assert found["image"] == (255 * pairs.x[index]).round().int().flatten().tolist()
 
@@ -111,8 +105,7 @@ class TestAnswers:
         assert first == second
 
     def test_a_fixed_hole(self, fixed):
-        status, _, found = ask(fixed, "POST", "/api/sample", GOOD | {"top": 7, "left": 7})
-        assert status == 200
+        found = ask(fixed, "POST", "/api/sample", GOOD | {"top": 7, "left": 7})[2]
         assert len(found["samples"]) == 5
         status, _, found = ask(fixed, "POST", "/api/sample", GOOD)
         assert (status, found) == (400, {"error": "the hole of this bridge cannot move; send top and left 7"})
@@ -130,25 +123,27 @@ class TestAnswers:
         assert (status, found["calls"]) == (200, 2)
         assert "javascript" in ask(vectors, "GET", "/vectors.js")[1]["content-type"]
         for wrong in ({"y": [1.0]}, {"y": "x"}, {"y": [1.0] * 5, "n": 0}, {"y": [float("nan")] * 5}):
-            status, _, answer = ask(vectors, "POST", "/api/sample", asked | wrong)
-            assert status == 400
-            one_line(answer)
+            assert error_of(vectors, "POST", "/api/sample", asked | wrong) == 400
+
+
+def error_of(*request):
+    """The status of an answer that is one line of an error."""
+    status, _, answer = ask(*request)
+    assert set(answer) == {"error"}
+    assert "\n" not in answer["error"]
+    assert 10 < len(answer["error"]) < 200
+    return status
 
 
 BAD = {
     "no object": [1, 2],
     "a key too few": {k: v for k, v in GOOD.items() if k != "seed"},
     "a key too many": GOOD | {"path": "/etc/passwd"},
-    "no list": GOOD | {"image": "x" * 784},
     "too few pixels": GOOD | {"image": [0] * 783},
     "a pixel above 255": GOOD | {"image": [0] * 783 + [256]},
     "a pixel that is true": GOOD | {"image": [True] + [0] * 783},
-    "a fractional pixel": GOOD | {"image": [0.5] + [0] * 783},
     "a pixel that is NaN": GOOD | {"image": [float("nan")] + [0] * 783},
-    "a huge pixel": GOOD | {"image": [10**400] + [0] * 783},
     "a hole over the edge": GOOD | {"top": 15},
-    "a hole before the edge": GOOD | {"left": -1},
-    "no samples": GOOD | {"n": 0},
     "too many samples": GOOD | {"n": 65},
     "a long name for a number": GOOD | {"n": "x" * 9000},
     "a seed that is too large": GOOD | {"seed": 2**63},
@@ -158,70 +153,36 @@ BAD = {
 }
 
 
-def one_line(answer: dict) -> None:
-    assert set(answer) == {"error"}
-    assert "\n" not in answer["error"]
-    assert 10 < len(answer["error"]) < 200
-
-
 class TestRefusals:
     @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
     def test_bad_requests(self, server, body):
-        status, _, answer = ask(server, "POST", "/api/sample", body)
-        assert status == 400
-        one_line(answer)
+        assert error_of(server, "POST", "/api/sample", body) == 400
 
-    @pytest.mark.parametrize("index", ["", "?index=", f"?index={TEST}", "?index=-1", "?index=1e3", "?index=٣", "?i=1"])
-    def test_bad_digits(self, server, index):
-        path = "/api/pick" + index.replace("٣", "%D9%A3")
-        status, _, answer = ask(server, "GET", path)
-        assert status == 400
-        one_line(answer)
+    @pytest.mark.parametrize("query", ["", "?index=", f"?index={TEST}", "?index=-1", "?index=1e3", "?index=%D9%A3"])
+    def test_bad_digits(self, server, query):
+        assert error_of(server, "GET", "/api/pick" + query) == 400
 
     @pytest.mark.parametrize(
         ("method", "path", "headers", "status"),
         [
             ("GET", "/api/nothing", {}, 404),
-            ("GET", "/digits.html/../../server.py", {}, 404),
             ("GET", "/%2e%2e/painter.py", {}, 404),
             ("GET", "/api/sample", {}, 405),
-            ("POST", "/api/info", {}, 405),
             ("POST", "/api/sample", {"Origin": "http://evil.example"}, 403),
             ("POST", "/api/sample", {"Origin": "null"}, 403),
             ("POST", "/api/sample", {"Content-Type": "text/plain"}, 415),
         ],
     )
     def test_other_pages_and_origins(self, server, method, path, headers, status):
-        found, _, answer = ask(server, method, path, GOOD if method == "POST" else None, headers)
-        assert found == status
-        one_line(answer)
+        assert error_of(server, method, path, GOOD if method == "POST" else None, headers) == status
 
-    @pytest.mark.parametrize("method", ["GET", "POST"])
-    @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example"])
-    def test_another_name(self, server, method, host):
-        """As of a name that somebody pointed at 127.0.0.1."""
-        assert ask(server, method, "/api/sample", GOOD if method == "POST" else None, {"Host": host})[0] == 400
+    def test_another_name_of_this_machine(self, server):
+        """As somebody may point one at 127.0.0.1."""
+        for host in ("evil.example:7860", "127.0.0.1.evil.example"):
+            assert ask(server, "POST", "/api/sample", GOOD, {"Host": host})[0] == 400
 
     def test_a_long_body(self, server):
-        status, _, answer = ask(server, "POST", "/api/sample", "0" * (BODY + 1))
-        assert status == 413
-        one_line(answer)
-
-    @pytest.mark.parametrize(
-        "head",
-        [
-            "Content-Length: x",
-            "Content-Length: -1",
-            f"Content-Length: {10**30}",
-            "Transfer-Encoding: none",
-            "Nothing",
-        ],
-    )
-    def test_bytes_that_are_no_request(self, server, head):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-            start = f"POST /api/sample HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-            connection.sendall(f"{start}Content-Type: application/json\r\n{head}\r\n\r\n".encode())
-            assert connection.recv(100)[:10] in (b"HTTP/1.1 4", b"HTTP/1.1 5")
+        assert error_of(server, "POST", "/api/sample", "0" * (BODY + 1)) == 413
 
     def test_a_body_that_drips(self, server, monkeypatch):
         monkeypatch.setattr("demo.server.SECONDS", 0.3)
@@ -267,48 +228,31 @@ class TestManyAtOnce:
         assert max(most) == 1
         assert all("busy" in answer["error"] for status, _, answer in answers if status == 503)
 
-    def test_connections_that_say_nothing_keep_nobody_out(self, server):
-        """A thousand that are idle and fifty that drip, where as many files may be open."""
-        count = min(1050, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        with contextlib.ExitStack() as stack:
-            for i in range(count):
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
-                if i % 21 == 0:
-                    connection.sendall(b"GET / HTTP/1.1\r\nHo")
-            assert ask(server, "POST", "/api/sample", GOOD)[0] == 200
-
 
 class TestStart:
-    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "::1", "example.org", "", None, 2130706433])
+    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::1", "example.org", "", None, 2130706433])
     def test_hosts_that_others_reach(self, host):
-        with pytest.raises(CSBError, match=r"host=.* is not this machine alone") as error:
-            loopback(host)
-        assert "\n" not in str(error.value)
+        assert "is not this machine alone" in one_line(lambda: loopback(host))
 
-    def test_hosts_of_this_machine(self):
-        assert [loopback(host) for host in ("127.0.0.1", "localhost", "127.8.8.8")] == [
-            "127.0.0.1",
-            "127.0.0.1",
-            "127.8.8.8",
-        ]
-
-    def test_it_listens_on_loopback_alone(self, server):
+    def test_hosts_of_this_machine(self, server):
+        for host in ("127.0.0.1", "localhost", "127.8.8.8"):
+            assert loopback(host) == host.replace("localhost", "127.0.0.1")
         assert server.socket.getsockname() == ("127.0.0.1", server.port)
 
     def test_a_port_that_is_taken(self, server):
-        with pytest.raises(CSBError, match=f"port={server.port} of 127.0.0.1 cannot be used"):
-            Server(server.painter, "127.0.0.1", server.port)
+        message = one_line(lambda: Server(server.painter, "127.0.0.1", server.port))
+        assert f"port={server.port} of 127.0.0.1 cannot be used" in message
 
     def test_a_bridge_of_another_problem(self, data):
         bridge = untrained("mnist_inpaint", data[0])[0]
         bridge.about = {"problem": {"name": "mnist_deblur"}}
-        with pytest.raises(CSBError, match="run=x is a bridge of mnist_deblur, which the page cannot show"):
-            painter_of(bridge, "x", None)
+        message = one_line(lambda: painter_of(bridge, "x", None))
+        assert "run=x is a bridge of mnist_deblur, which the page cannot show" in message
 
     def test_without_a_checkout(self, monkeypatch, tmp_path):
         monkeypatch.setattr("csb.__file__", str(tmp_path / "csb" / "__init__.py"))
-        with pytest.raises(CSBError, match="csb demo runs the scripts of a checkout"):
-            of_checkout("demo.server", "demo")
+        message = one_line(lambda: of_checkout("demo.server", "demo"))
+        assert "csb demo runs the scripts of a checkout" in message
 
     def test_without_digits_visitors_draw_their_own(self, tmp_path, monkeypatch):
         monkeypatch.setattr("csb.problems.mnist.SOURCES", ())
@@ -319,8 +263,7 @@ class TestStart:
         info = painter.info()
         assert info["digits"] == 0
         assert info["without_digits"].startswith("MNIST is not available")
-        with pytest.raises(CSBError, match="MNIST is not available"):
-            painter.picked("3")
+        assert "MNIST is not available" in one_line(lambda: painter.picked("3"))
         assert len(painter.sample(DigitRequest(**GOOD | {"top": 7, "left": 7}))["samples"]) == 5
 
 
@@ -340,21 +283,14 @@ def post(port: int) -> int:
 
 
 class TestCommand:
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["host=0.0.0.0"], "error: host='0.0.0.0' is not this machine alone"),
-            (["port=70000"], "error: port=70000 is not possible"),
-            (["-m"], "error: csb demo cannot be swept over"),
-            (["run=nowhere"], "error: run=nowhere is not a folder"),
-        ],
-        ids=" ".join,
-    )
-    def test_one_line_and_no_start(self, command, run, arguments, message):
-        done = command(f"run={run}", *arguments, script="scripts/demo.py")
-        assert done.code == 2
-        assert done.err.strip().splitlines()[-1].startswith(message)
-        assert "Traceback" not in done.err
+    def test_refused(self, run):
+        for argument, message in (
+            ("host=0.0.0.0", "host='0.0.0.0' is not this machine alone"),
+            ("port=70000", "port=70000 is not possible"),
+            ("-m", "csb demo cannot be swept over"),
+            ("run=nowhere", "run=nowhere is not a folder"),
+        ):
+            assert refused("demo", f"run={run}", argument).startswith(message)
 
     @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
     def test_serves_until_stopped(self, run, sent):

@@ -6,14 +6,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 
 import csb
 from csb.bridge.checkpoint import load
 from csb.cli.compose import composed
-from csb.errors import CSBError
 from csb.files import load_state, save_state
-from csb.problems import sources
 from csb.problems.rows import Source
 from csb.runs.config import read
 from csb.runs.load import load_run
@@ -21,7 +18,7 @@ from csb.runs.stages import load_stage, stage_job
 from csb.runs.stages import train_stage as denoiser
 from csb.runs.train import train
 from csb.samplers import flow_sampler
-from tests.conftest import default_dtype
+from tests.conftest import default_dtype, one_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 N = 600
@@ -125,19 +122,6 @@ def test_the_same_training(whole, folder, tmp_path, kind, inside):
     assert not list(run.folder.rglob("*.tmp"))
 
 
-def test_a_dataset_that_is_gone(whole, tmp_path, monkeypatch):
-    with torch.inference_mode():
-        run = csb.fit(TensorDataset(*map(torch.from_numpy, arrays())), **FIT, out=tmp_path / "run")
-    assert_same(weights(whole), run.bridge.state_dict())
-    assert run.about["problem"]["path"] == "dataset:arrays"
-    sources.DATASETS.pop("arrays")  # as in another process
-    monkeypatch.setattr("csb.problems.pairs._HELD", {})
-    again = load_run(run.folder)
-    assert again.bridge.sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
-    with pytest.raises(CSBError, match=r"its pairs were given in Python"):
-        _ = again.problem.x_shape
-
-
 def test_pairs_that_are_left_out(folder, tmp_path):
     """A training goes on, and is evaluated, on the pairs that are kept; a state of before the option is resumed."""
     x, y = arrays()
@@ -149,11 +133,9 @@ def test_pairs_that_are_left_out(folder, tmp_path):
     assert problem.sizes == {"train": N - 2 - 2 * 60, "val": 60, "test": 60}
     assert torch.equal(problem.pairs("test").x, run.problem.pairs("test").x)
     assert train(run_config(tmp_path, "npy", tmp_path, "data.drop_nan=true", "resume=true"))
-    with pytest.raises(CSBError, match="drop_nan"):
-        train(run_config(folder, "npy", tmp_path, "resume=true"))
-    assert "problem.drop_nan" not in run_config(folder, "npy", tmp_path).fingerprint()
-    with pytest.raises(CSBError, match="NaN"):
-        csb.fit(x, y, **FIT)
+    older = run_config(folder, "npy", tmp_path, "resume=true")
+    assert "drop_nan" in one_line(lambda: train(older))
+    assert "problem.drop_nan" not in older.fingerprint()
     assert_same(weights(run.folder), csb.fit(x, y, **FIT, drop_nan=True).bridge.state_dict())
 
 
@@ -173,24 +155,24 @@ def test_stages_train_on_rows(whole, folder, tmp_path):
     found = []
     for kind, dtype in (("npz", torch.float32), ("npy", torch.float32), ("npz", torch.float64)):
         out = tmp_path / f"{kind} {dtype}"
-        given = [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'"]
+
+        def stage(*more, kind=kind, out=out):
+            return read(
+                composed("train", [*SMALL, *few, *data(folder, kind), "experiment=pairs", f"out='{out}'", *more])
+            )
+
         with default_dtype(dtype), torch.inference_mode(kind == "npy"):
-            stage_job(read_stage(given, "stage=flow"))
+            stage_job(stage("stage=flow"))
             flow = load_stage(out / "pairs", "flow")
-            run = read_stage(given, "stage=denoiser")
-            run.folder.mkdir(exist_ok=True, parents=True)
+            run = stage("stage=denoiser")
             prior = denoiser(run.problem, run.plain, run.folder, 0, False, False)
-            stage_job(read_stage(given, "stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
+            stage_job(stage("stage=distil", f"run='{whole}'", f"distil.out='{out / 'student'}'"))
             student = load_stage(out / "student", "distil")
         found.append([module.state_dict() for module in (flow, prior, student)])
         assert flow_sampler(flow, "euler", N=2).sample(torch.zeros(1, 1), 3).x.shape == (1, 3, 2)
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
             assert_same(one, two)
-
-
-def read_stage(given, *more):
-    return read(composed("train", [*given, *more]))
 
 
 def test_other_pairs_than_a_run_was_trained_on(tmp_path):
@@ -204,20 +186,18 @@ def test_other_pairs_than_a_run_was_trained_on(tmp_path):
     assert held.x == str((tmp_path / "x.npy").absolute())
     expected = held.pairs("test", 3)
     save(tmp_path, x[:500], y[:500])
-    with pytest.raises(CSBError, match="holds 500 pairs and held 600 when the run was trained"):
-        load_run(run.folder).problem.pairs("test", 1)
-    with pytest.raises(CSBError, match=r"was trained with problem.length=600, not 500"):
-        train(run_config(tmp_path, "npy", tmp_path, *resume))
+    message = one_line(lambda: load_run(run.folder).problem.pairs("test", 1))
+    assert "holds 500 pairs and held 600 when the run was trained" in message
+    message = one_line(lambda: train(run_config(tmp_path, "npy", tmp_path, *resume)))
+    assert "was trained with problem.length=600, not 500" in message
     save(tmp_path, x, -y)
     other = load_run(run.folder).problem
     for action in (lambda: other.pairs("test", 1), other.prepare, lambda: other.rows("train")):
-        with pytest.raises(CSBError, match="holds other pairs than when the run was trained"):
-            action()
-    with pytest.raises(CSBError, match="was trained on other pairs"):
-        train(run_config(tmp_path, "npy", tmp_path, *resume))
+        assert "holds other pairs than when the run was trained" in one_line(action)
+    message = one_line(lambda: train(run_config(tmp_path, "npy", tmp_path, *resume)))
+    assert "was trained on other pairs" in message
     score = dataclasses.replace(run_config(tmp_path, "npy", tmp_path), stage="score")
-    with pytest.raises(CSBError, match="holds a bridge of other pairs"):
-        stage_job(score)
+    assert "holds a bridge of other pairs" in one_line(lambda: stage_job(score))
     assert not (run.folder / "score.safetensors").exists()
     save(tmp_path, x, y)
     assert torch.equal(load_run(run.folder).problem.pairs("test", 3).y, expected.y)
@@ -237,8 +217,7 @@ def test_a_state_without_a_digest_goes_on(folder, tmp_path, monkeypatch):
     again = run_config(tmp_path, "npy", tmp_path, "training.last_forward=false", "resume=true")
     assert train(again) == result
     monkeypatch.chdir(tmp_path.parent)
-    with pytest.raises(CSBError, match=r"was trained with problem.x="):
-        train(again)
+    assert "was trained with problem.x=" in one_line(lambda: train(again))
 
 
 def test_rows_are_never_all_in_memory(tmp_path, monkeypatch):

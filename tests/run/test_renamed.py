@@ -21,7 +21,7 @@ from csb.runs.inspection import inspect
 from csb.runs.load import read_history, read_result
 from csb.runs.result import Run
 from csb.training.state import load_progress
-from tests.runs.test_fit import SMALL, pairs
+from tests.run.test_fit import SMALL, pairs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
 OLD = ["process=power", "process.alpha_bar_end=0.2", "ipf.steps=7", "amortized.lr=0.01", "ipf=gaussian"]

@@ -10,13 +10,12 @@ import torch
 
 import csb
 from csb.cli.compose import composed
-from csb.errors import CSBError
 from csb.problems import build_problem
 from csb.runs.config import read
 from csb.runs.folder import PROVENANCE, data_of, forget_provenance, git, read_provenance, versions, write_provenance
 from csb.runs.reproduce import agrees, figure_rows, weight_row
 from csb.runs.train import train
-from tests.conftest import STAGES, checked
+from tests.conftest import STAGES, checked, refused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,13 +33,6 @@ def change(folder, **values):
 def again(folder, *overrides, out):
     checked("reproduce", f"run={folder}", f"out={out}", "progress=false", *overrides)()
     return json.loads((out / "reproduced.json").read_text())
-
-
-def refused(folder, *overrides):
-    with pytest.raises(CSBError) as error:
-        checked("reproduce", f"run={folder}", *overrides)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 class TestProvenance:
@@ -80,11 +72,10 @@ class TestProvenance:
         assert made[0] == made[1] != made[2]
 
     def test_a_resumed_job_keeps_where_it_began_until_its_results_are_gone(self, tmp_path):
-        problem, cpu = build_problem({"name": "bod"}), torch.device("cpu")
-        write_provenance(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1})
-        for _ in range(2):
-            write_provenance(tmp_path, "bridge", problem, cpu, "32-true", 3, {"L": 1}, resumed=True)
-        write_provenance(tmp_path, "evaluate", problem, cpu, "32-true", 4, {})
+        given = (build_problem({"name": "bod"}), torch.device("cpu"), "32-true")
+        for resumed in (False, True, True):
+            write_provenance(tmp_path, "bridge", *given, 3, {"L": 1}, resumed=resumed)
+        write_provenance(tmp_path, "evaluate", *given, 4, {})
         found = read_provenance(tmp_path)
         assert [one["versions"] for one in found["bridge"]["resumed"]] == [versions()] * 2
         assert (found["bridge"]["config"], found["evaluate"]["seed"]) == ({"L": 1}, 4)
@@ -103,7 +94,8 @@ class TestReproduce:
         assert names >= {"bridge.safetensors", "half_steps/01_backward.safetensors"}
         assert {row["figure"] for row in reported["figures"]} >= {"L", "T", "sliced_w"}
         assert "it agrees: bit for bit" in capsys.readouterr().out
-        assert "already holds a run" in refused(run_with_stages, f"out={tmp_path}/again")
+        message = refused("reproduce", f"run={run_with_stages}", f"out={tmp_path}/again")
+        assert "already holds a run" in message
 
     @pytest.mark.parametrize("stage", ["denoiser", "score", "distil"])
     def test_other_stages(self, run_with_stages, tmp_path, stage):
@@ -128,25 +120,25 @@ class TestReproduce:
         loose = again(run_copy, "resume=true", "tolerance=2", out=tmp_path / "again")  # nothing is trained
         assert loose["agrees"] is True
 
-    def test_other_data_are_refused(self, run_copy):
-        change(run_copy, data__sha256="0" * 64)
-        assert "differ in rounding" in refused(run_copy)
-        checked("reproduce", f"run={run_copy}", "tolerance=0.1")
-        change(run_copy, data__first=[9.0, 9.0, 9.0, 9.0])
-        assert "training pairs differ from those of the first training" in refused(run_copy, "tolerance=0.1")
-        change(run_copy, data__files={"pairs.npz": "1"})
-        assert "pairs.npz 1" in refused(run_copy, "tolerance=0.1")
-
     def test_what_cannot_be_done_again(self, run_copy):
-        assert "is the folder of the first training" in refused(run_copy, f"out={run_copy}")
-        assert "data=x has no meaning for two_moons" in refused(run_copy, "data=x")
+        run = f"run={run_copy}"
+        assert "is the folder of the first training" in refused("reproduce", run, f"out={run_copy}")
+        assert "data=x has no meaning for two_moons" in refused("reproduce", run, "data=x")
+        change(run_copy, data__sha256="0" * 64)
+        assert "differ in rounding" in refused("reproduce", run)
+        checked("reproduce", run, "tolerance=0.1")
+        change(run_copy, data__first=[9.0, 9.0, 9.0, 9.0])
+        message = refused("reproduce", run, "tolerance=0.1")
+        assert "training pairs differ from those of the first training" in message
+        change(run_copy, data__files={"pairs.npz": "1"})
+        assert "pairs.npz 1" in refused("reproduce", run, "tolerance=0.1")
         half_step = run_copy / "half_steps" / "01_backward.safetensors"
         (run_copy / "bridge.safetensors").write_bytes(half_step.read_bytes())
-        assert "is another bridge than that of the first training" in refused(run_copy, "stage=distil")
+        assert "is another bridge than that of the first training" in refused("reproduce", run, "stage=distil")
         (run_copy / "flow.safetensors").unlink()
-        assert "holds no flow.safetensors" in refused(run_copy, "stage=flow")
+        assert "holds no flow.safetensors" in refused("reproduce", run, "stage=flow")
         (run_copy / PROVENANCE).unlink()
-        assert "provenance.json does not say how bridge.safetensors was made" in refused(run_copy)
+        assert "provenance.json does not say how bridge.safetensors was made" in refused("reproduce", run)
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -154,24 +146,24 @@ def test_pairs_that_were_moved(tmp_path, kind):
     """The files are elsewhere; others in the same place are refused."""
     there, here, rng = tmp_path / "there", tmp_path / "here", np.random.default_rng(0)
     there.mkdir()
-    pairs = {"x": rng.normal(size=(200, 2)), "y": rng.normal(size=(200, 1))}
+    x, y = rng.normal(size=(200, 2)), rng.normal(size=(200, 1))
 
-    def save(folder, x, y):
+    def save(folder, x):
         np.savez(folder / "pairs.npz", x=x, y=y)
         np.save(folder / "x.npy", x)
         np.save(folder / "y.npy", y)
 
-    save(there, **pairs)
+    save(there, x)
     given = [f"data.path={there}/pairs.npz"] if kind == "npz" else [f"data.{name}={there}/{name}.npy" for name in "xy"]
     options = [one for one in STAGES if not one.startswith(("problem", "+problem"))]
     arguments = ["experiment=pairs", *options, "L=1", *given, f"out={tmp_path}", "name=run", "metrics.samples=4"]
     train(read(composed("train", arguments)))
     there.rename(here)
-    data = here / "pairs.npz" if kind == "npz" else here
-    assert f"{there}/" in refused(tmp_path / "run")
+    run, data = f"run={tmp_path}/run", here / "pairs.npz" if kind == "npz" else here
+    assert f"{there}/" in refused("reproduce", run)
     assert again(tmp_path / "run", f"data={data}", out=tmp_path / "again")["agrees"] is True
-    save(here, pairs["x"] + 1, pairs["y"])
-    assert "data differ" in refused(tmp_path / "run", f"data={data}", f"out={tmp_path}/other")
+    save(here, x + 1)
+    assert "data differ" in refused("reproduce", run, f"data={data}", f"out={tmp_path}/other")
 
 
 ONE = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor(3)}
@@ -181,9 +173,7 @@ def test_rows_of_weights():
     same = {"file": "f", "identical": True, "difference": 0.0, "relative": 0.0}
     assert weight_row("f", ONE, ONE) == same
     row = weight_row("f", ONE, {"a": torch.tensor([1.0, -2.3]), "b": torch.tensor(3)})
-    assert row == {
-        "file": "f", "identical": False, "difference": pytest.approx(0.3), "relative": pytest.approx(0.1)
-    }  # fmt: skip
+    assert row == same | {"identical": False, "difference": pytest.approx(0.3), "relative": pytest.approx(0.1)}
     assert weight_row("f", ONE, {"a": torch.zeros(3), "b": torch.tensor(3)})["difference"] is None
 
 

@@ -2,30 +2,92 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Hook
 from omegaconf import OmegaConf
-from sweep_checks import assert_reported, texts
 
 from csb.cli import compose as cli
 from csb.cli import launch, sweep
+from csb.cli.main import main
+from csb.cli.sweep import collect
 from csb.errors import CSBError
-from csb.evaluation.sweep import Job, cell_rows, cells, draw_sweep, job_rows, main_score, quantities, sweep_figure
-from tests.conftest import checked
+from csb.evaluation.sweep import (
+    Job,
+    Stat,
+    cell_rows,
+    cell_text,
+    cells,
+    draw_sweep,
+    job_rows,
+    main_score,
+    quantities,
+    sweep_figure,
+)
+from csb.runs import train
+from tests.conftest import checked, refused
 
 
 def make(L, T, seed=0, error=None, settings=None, **figures):
     return Job(f"{L},{T},{seed},{settings}", L, T, seed, settings or {}, {} if error else figures, error)
 
 
-class TestCells:
-    JOBS = [make(L, T, s, sliced_w=L + T / 10 + s, seconds=60.0 * L, calls=T)
-            for L in (1, 2) for T in (5, 10) for s in (0, 1, 2) if (L, T) != (2, 10)]  # fmt: skip
+def figure_of(jobs):
+    return sweep_figure(cells(jobs), main_score(jobs))
 
+
+def ticks(axes):
+    """The values of L and T of a heat map's rows and columns."""
+    return [
+        [int(label.get_text()[2:]) for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels())
+    ]
+
+
+def texts(axes):
+    """The word in each cell of a heat map, by (L, T)."""
+    Ls, Ts = ticks(axes)
+    return {(Ls[round(t.get_position()[1])], Ts[round(t.get_position()[0])]): t.get_text() for t in axes.texts}
+
+
+def squares(axes):
+    """The square of each cell, by (L, T)."""
+    Ls, Ts = ticks(axes)
+    return {(Ls[round(patch.get_y() + 0.5)], Ts[round(patch.get_x() + 0.5)]): patch for patch in axes.patches}
+
+
+def brightness(patch):
+    return sum(patch.get_facecolor()[:3])
+
+
+def assert_reported(folder):
+    """table.json and the heat map's cells show what each job's result.json holds; each cell has one job."""
+    results = {(r["L"], r["T"]): r for r in (json.loads(p.read_text()) for p in folder.glob("*/result.json"))}
+    table = json.loads((folder / "table.json").read_text())
+    assert (table["score"]["key"], table["score"]["better"]) == ("sliced_w", "lower")
+    assert [(row["L"], row["T"]) for row in table["cells"]] == sorted(results)
+    assert [(row["L"], row["T"]) for row in table["jobs"]] == sorted(results)
+    for row in table["cells"]:
+        result = results[row["L"], row["T"]]
+        assert all(row[key] == result.get(key) for key in ("sliced_w", "seconds", "calls"))
+        assert "error" in result or result["calls"] == result["T"]
+    jobs = collect(folder)
+    panels = quantities(cells(jobs), main_score(jobs))
+    for axes, panel in zip(figure_of(jobs).axes, panels, strict=True):
+        shown = {
+            p: "failed" if "error" in r else cell_text(Stat(r[panel.key], None), panel) for p, r in results.items()
+        }
+        assert texts(axes) == shown
+    assert (folder / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestCells:
     def test_seeds_are_averaged(self):
-        rows = cell_rows(cells(self.JOBS))
+        jobs = [make(L, T, s, sliced_w=L + T / 10 + s, seconds=60.0 * L, calls=T)
+                for L in (1, 2) for T in (5, 10) for s in (0, 1, 2) if (L, T) != (2, 10)]  # fmt: skip
+        rows = cell_rows(cells(jobs))
         assert [(row["L"], row["T"]) for row in rows] == [(1, 5), (1, 10), (2, 5)]
         assert rows[0]["sliced_w"] == pytest.approx(np.mean([1.5, 2.5, 3.5]))
         assert rows[0]["sliced_w_sd"] == pytest.approx(np.std([1.5, 2.5, 3.5], ddof=1))
@@ -33,14 +95,10 @@ class TestCells:
 
     def test_other_settings_stay_apart_and_order_is_by_number(self):
         jobs = [make(1, T, energy_score=1.0, seconds=1.0, calls=T, settings={"a": a, "b": "1"})
-                for a in ("y", "x") for T in (10, 5)]  # fmt: skip
-        assert [(row["a"], row["T"]) for row in cell_rows(cells(jobs))] == [("x", 5), ("x", 10), ("y", 5), ("y", 10)]
-        assert [(row["a"], row["T"]) for row in job_rows(jobs)] == [("x", 5), ("x", 10), ("y", 5), ("y", 10)]
+                for a in ("y", "10", "9", "1e-3") for T in (10, 5)]  # fmt: skip
+        for rows in (cell_rows(cells(jobs)), job_rows(jobs)):
+            assert [(row["a"], row["T"]) for row in rows] == [(a, T) for a in ("1e-3", "9", "10", "y") for T in (5, 10)]
         assert all("b" not in row for row in cell_rows(cells(jobs)))
-
-    def test_numbers_are_ordered_by_size(self):
-        jobs = [make(1, 5, energy_score=1.0, settings={"a": a}) for a in ("10", "9", "x", "1e-3")]
-        assert [row["a"] for row in cell_rows(cells(jobs))] == ["1e-3", "9", "10", "x"]
 
     @pytest.mark.parametrize(
         ("figures", "key", "higher"),
@@ -56,53 +114,37 @@ class TestCells:
         assert (score.key, score.higher) == (key, higher)
 
 
-def colors(axes, sides):
-    """The colour of each cell's square, by (L, T)."""
-    Ls, Ts = sides
-    found = {}
-    for patch in axes.patches:
-        x, y = patch.get_xy()
-        found[Ls[round(y + 0.5)], Ts[round(x + 0.5)]] = patch
-    return found
-
-
 class TestHeatMap:
     def test_failed_missing_and_best(self):
         jobs = [make(1, 5, psnr_mean_per_image=20.0, seconds=7200.0, calls=5), make(1, 10, error="diverged"),
                 make(2, 5, psnr_mean_per_image=21.0, seconds=36000.0, calls=5)]  # fmt: skip
-        score = main_score(jobs)
-        figure = sweep_figure(cells(jobs), score)
-        accuracy, seconds, calls = figure.axes
+        accuracy, seconds, calls = figure_of(jobs).axes
         assert texts(accuracy) == {(1, 5): "20.0", (1, 10): "failed", (2, 5): "21.0"}
         assert texts(seconds) == {(1, 5): "2.00", (1, 10): "failed", (2, 5): "10.0"}
         assert texts(calls) == {(1, 5): "5", (1, 10): "failed", (2, 5): "5"}
-        assert [one.label for one in quantities(cells(jobs), score)][1] == "training time, h"
-        found = colors(accuracy, ((1, 2), (5, 10)))
-        assert sum(found[2, 5].get_facecolor()[:3]) < sum(found[1, 5].get_facecolor()[:3])  # higher is better: darker
+        assert [panel.title for panel in quantities(cells(jobs), main_score(jobs))][1] == "training time, h"
+        found = squares(accuracy)
+        assert brightness(found[2, 5]) < brightness(found[1, 5])  # higher is better: darker
         assert found[1, 10].get_hatch()
         assert (2, 10) not in found
-        bold = {t.get_text() for t in accuracy.texts if t.get_weight() == "bold"}
-        assert bold == {"21.0"}
+        assert {t.get_text() for t in accuracy.texts if t.get_weight() == "bold"} == {"21.0"}
 
     def test_lower_is_better(self):
-        jobs = [make(1, T, sliced_w=1 / T, seconds=1.0, calls=T) for T in (5, 10)]
-        found = colors(sweep_figure(cells(jobs), main_score(jobs)).axes[0], ((1,), (5, 10)))
-        assert sum(found[1, 10].get_facecolor()[:3]) < sum(found[1, 5].get_facecolor()[:3])
+        found = squares(figure_of([make(1, T, sliced_w=1 / T, seconds=1.0, calls=T) for T in (5, 10)]).axes[0])
+        assert brightness(found[1, 10]) < brightness(found[1, 5])
 
     def test_seeds_and_a_row_a_combination(self):
         jobs = [make(1, T, s, sliced_w=0.1 + 0.1 * s, seconds=1.0, calls=T, settings={"a": a})
                 for a in "xy" for T in (5, 10) for s in (0, 1)]  # fmt: skip
-        jobs.append(make(1, 5, 2, error="x", settings={"a": "y"}))
-        figure = sweep_figure(cells(jobs), main_score(jobs))
-        assert len(figure.axes) == 6
-        assert figure.axes[0].texts[0].get_text() == "0.150\n± 0.071"
-        assert figure.axes[3].texts[0].get_text() == "0.150\n± 0.071\n1 failed"
-        assert figure.axes[3].get_title(loc="left").startswith("a=y\n")
+        axes = figure_of([*jobs, make(1, 5, 2, error="x", settings={"a": "y"})]).axes
+        assert len(axes) == 6
+        assert axes[0].texts[0].get_text() == "0.150\n± 0.071"
+        assert axes[3].texts[0].get_text() == "0.150\n± 0.071\n1 failed"
+        assert axes[3].get_title(loc="left").startswith("a=y\n")
 
     def test_all_failed(self):
-        jobs = [make(1, T, error="x") for T in (5, 10)]
-        figure = sweep_figure(cells(jobs), main_score(jobs))
-        assert all(texts(axes) == {(1, 5): "failed", (1, 10): "failed"} for axes in figure.axes)
+        axes = figure_of([make(1, T, error="x") for T in (5, 10)]).axes
+        assert all(texts(one) == {(1, 5): "failed", (1, 10): "failed"} for one in axes)
 
     def test_none_where_neither_is_swept(self, tmp_path):
         path = tmp_path / "heatmap.png"
@@ -117,11 +159,74 @@ def test_jobs_without_a_result_and_damaged_ones_are_told(tmp_path, capsys):
     sweep.write_marker(tmp_path / "b", ["T=3"], 1, 3, 0, "1", [])
     (tmp_path / "b" / "result.json").write_text("{")
     (tmp_path / ".submitit").mkdir()
-    found = {job.name: job for job in sweep.collect(tmp_path)}
+    found = {job.name: job for job in collect(tmp_path)}
     assert (found["a"].error, found["a"].settings) == ("did not finish", {"training.x": "1"})
     assert (found["b"].error, found["b"].T) == ("result.json is damaged", 3)
     assert sweep.report(tmp_path)
     assert "2 of them failed" in " ".join(capsys.readouterr().out.split())  # a long path breaks the line
+
+
+@pytest.fixture(scope="module")
+def line(tiny, tmp_path_factory):
+    """A sweep's command, all but what is swept."""
+    kept = [one for one in tiny if not one.startswith(("L=", "T="))]
+    return ["train", "-m", *kept, "training.select=last", f"out={tmp_path_factory.mktemp('sweep')}"]
+
+
+@pytest.fixture(scope="module")
+def swept(line):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("csb.runs.train.RunObserver._picture", lambda *_: None)
+        main([*line, "L=1,2", "T=2"])
+    (folder,) = Path(line[-1].removeprefix("out="), "sweeps").iterdir()
+    return folder
+
+
+class TestInThisProcess:
+    def test_every_job_has_its_result_and_a_row(self, swept):
+        found = []
+        for path in swept.glob("*/result.json"):
+            result, config = json.loads(path.read_text()), json.loads((path.parent / "config.json").read_text())
+            found.append((result["L"], result["T"]))
+            assert (config["L"], config["T"]) == found[-1]
+            assert len(list((path.parent / "half_steps").iterdir())) == 2 * result["L"]
+            assert (path.parent / "bridge.safetensors").exists()
+            assert f"T = {result['T']} steps" in (path.parent / "train.log").read_text()
+        assert sorted(found) == [(1, 2), (2, 2)]
+        assert_reported(swept)
+        grid, _, per_job = (swept / "table.md").read_text().partition("\n## Jobs\n\n")
+        assert grid.startswith(
+            "## L × T: sliced_w, sliced Wasserstein distance to the exact posterior (lower is better)"
+        )
+        assert len(grid.strip().splitlines()) == 6
+        head, *jobs = per_job.strip().splitlines()
+        assert re.findall(r"\w+", head)[:3] == ["job", "L", "T"]
+        assert len(jobs) == 1 + 2
+
+    def test_it_resumes(self, swept, line, capsys):
+        before = {p: p.read_bytes() for p in swept.glob("*/*.json")}
+        main([*line, "L=1,2", "T=2", "resume=true"])
+        assert {p: p.read_bytes() for p in before} == before
+        assert capsys.readouterr().out.count("2 jobs in") == 1
+
+    def test_a_job_that_fails_leaves_the_others_and_is_told_in_its_row(self, swept, line, capsys, monkeypatch):
+        """One is there already and refused, which its result does not notice; a new one fails before its first step."""
+
+        def planned(*_):
+            raise CSBError("planned failure; try again")
+
+        before = {p: p.read_bytes() for p in swept.glob("*/result.json")}
+        monkeypatch.setattr(train, "build_bridge", planned)
+        main([*line, "L=1", "T=2,4"])
+        out, err = capsys.readouterr()
+        after = {p: p.read_bytes() for p in swept.glob("*/result.json")}
+        assert len(after) == 3
+        assert all(after[p] == content for p, content in before.items())
+        assert "already holds a run" in out + err
+        assert "1 of them failed" in " ".join(out.split())
+        assert "planned failure" in (swept / "table.md").read_text()
+        assert "Traceback" not in out + err
+        assert_reported(swept)
 
 
 def short(tiny, out, *more):
@@ -129,17 +234,13 @@ def short(tiny, out, *more):
     return ["-m", *kept, "training.first_steps=4", "training.steps=4", "L=1", f"out={out}", *more]
 
 
-class TestLaunchers:
-    """Jobs in other processes."""
-
+class TestInOtherProcesses:
     def test_submitit(self, command, tiny, tmp_path):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         done = command(*short(tiny, tmp_path, "T=2,3", "hydra/launcher=submitit_local"), timeout=900)
         assert done.code == 0, done.err
         (folder,) = (tmp_path / "sweeps").iterdir()
-        assert sorted(p.parent.name[-30:] for p in folder.glob("*/bridge.safetensors")) == sorted(
-            p.name[-30:] for p in folder.iterdir() if p.is_dir() and p.name != ".submitit"
-        )
+        assert len(list(folder.glob("*/bridge.safetensors"))) == 2
         assert "2 jobs in" in done.out
         assert "failed" not in done.out
         assert "Traceback" not in done.err
@@ -161,82 +262,60 @@ class TestLaunchers:
         assert len(settings) == 2
         assert all("sweep" not in found for found in settings)
 
+    def test_ctrl_c_reports_what_is_there(self, command, tiny, tmp_path):
+        hook = Hook("csb.training.half_step.HalfStepModule.training_step", call=15, raises="KeyboardInterrupt")
+        done = command(*short(tiny, tmp_path, "T=2,3,4"), hooks=[hook])
+        assert done.code == 2, done.err
+        assert "interrupted; resume=true" in done.err
+        assert "1 of them failed" in done.out
+        (folder,) = (tmp_path / "sweeps").iterdir()
+        jobs = json.loads((folder / "table.json").read_text())["jobs"]
+        assert [job.get("error") for job in jobs] == [None, "did not finish"]
 
-def test_ctrl_c_reports_what_is_there(command, tiny, tmp_path):
-    hook = Hook("csb.training.half_step.HalfStepModule.training_step", call=15, raises="KeyboardInterrupt")
-    done = command(*short(tiny, tmp_path, "T=2,3,4"), hooks=[hook])
-    assert done.code == 2, done.err
-    assert "interrupted; resume=true" in done.err
-    assert "1 of them failed" in done.out
-    (folder,) = (tmp_path / "sweeps").iterdir()
-    jobs = json.loads((folder / "table.json").read_text())["jobs"]
-    assert [job.get("error") for job in jobs] == [None, "did not finish"]
+
+DEVICES = "trainer.devices=4 trainer.num_nodes=2"
 
 
-class TestRefused:
-    """Before any folder is made."""
+class TestLaunchers:
+    """What is refused before any folder is made, and what Slurm is asked for."""
 
-    def refuse(self, *arguments):
-        with pytest.raises(CSBError) as found:
-            checked("train", *arguments)
-        assert "\n" not in str(found.value)
-        return str(found.value)
-
-    @pytest.mark.parametrize("options", [["trainer.devices=4"], ["trainer.devices=2", "trainer.num_nodes=2"]])
-    def test_several_devices_a_job(self, tmp_path, options):
-        message = self.refuse("-m", "T=2,3", *options, f"out={tmp_path}/new")
-        assert "with 4 devices a job" in message
-        assert "sweep=joblib" in message
-        assert "sweep=slurm" in message
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("-m T=2,3 trainer.devices=4", "with 4 devices a job"),
+            ("-m T=2,3 trainer.devices=2 trainer.num_nodes=2", "with 4 devices a job"),
+            ("hydra.mode=MULTIRUN T=2", "add -m"),
+            ("sweep=joblib", "add -m"),
+            ("-m T=2,3 sweep=joblib hydra.launcher.n_jobs=0", "n_jobs"),
+            ("-m T=2,3 sweep=joblib hydra.launcher.n_jobs=x", "n_jobs"),
+            (
+                f"-m T=2,3 sweep=slurm {DEVICES} hydra.launcher.tasks_per_node=1",
+                "tasks_per_node=1 does not fit trainer.",
+            ),
+            (f"-m T=2,3 sweep=slurm {DEVICES} hydra.launcher.nodes=3", "nodes=3 does not fit trainer."),
+        ],
+    )
+    def test_refused(self, tmp_path, monkeypatch, arguments, message):
+        monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
+        assert message in refused("train", *arguments.split(), f"out={tmp_path}/new")
         assert os.listdir(tmp_path) == []
 
-    def slurm(self, monkeypatch, tmp_path, *options):
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-        monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
-        return ["-m", "T=2,3", "sweep=slurm", "trainer.devices=4", "trainer.num_nodes=2", *options, f"out={tmp_path}/n"]
-
     def test_slurm_starts_a_task_for_each_device(self, monkeypatch, tmp_path):
-        arguments, seen = self.slurm(monkeypatch, tmp_path), []
-        monkeypatch.setattr(cli, "check_launch", lambda config: seen.append(config) or launch.check_launch(config))
-        found = checked("train", *arguments)
-        assert (found.launcher, found.jobs) == (launch.SLURM, 2)
-        own = seen[0].hydra.launcher
-        assert (own.tasks_per_node, own.nodes, own.gpus_per_node) == (4, 2, 4)
-
-    @pytest.mark.parametrize(("option", "value"), [("tasks_per_node", 1), ("nodes", 3)])
-    def test_tasks_that_do_not_fit_the_devices(self, monkeypatch, tmp_path, option, value):
-        message = self.refuse(*self.slurm(monkeypatch, tmp_path, f"hydra.launcher.{option}={value}"))
-        assert f"hydra.launcher.{option}={value} does not fit trainer." in message
-
-    def test_the_slurm_settings_fit_the_launcher(self, monkeypatch, tmp_path):
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         monkeypatch.setattr(launch.shutil, "which", lambda name: f"/usr/bin/{name}")
-        arguments = ["-m", "T=2,3", "problem=two_moons,bod", "sweep=slurm", f"out={tmp_path}/new"]
-        found = cli.check_sweep("train", arguments, lambda given: lambda: None)
+        seen, given = [], ["-m", "T=2,3", "problem=two_moons,bod", "sweep=slurm", *DEVICES.split(), f"out={tmp_path}/n"]
+        monkeypatch.setattr(cli, "check_launch", lambda config: seen.append(config) or launch.check_launch(config))
+        found = checked("train", *given)
         assert (found.launcher, found.jobs, found.parallel) == (launch.SLURM, 4, 0)
         assert {folder.name for folder in found.folders} == {"two_moons", "bod"}
-
-    def test_hydra_mode(self, tmp_path):
-        assert "add -m" in self.refuse("hydra.mode=MULTIRUN", "T=2", f"out={tmp_path}/new")
-
-    def test_no_slurm_here(self, monkeypatch, tmp_path):
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        own = seen[0].hydra.launcher
+        assert (own.tasks_per_node, own.nodes, own.gpus_per_node) == (4, 2, 4)
         monkeypatch.setattr(launch.shutil, "which", lambda name: None)
-        assert "finds no sbatch" in self.refuse("-m", "T=2,3", "sweep=slurm", f"out={tmp_path}/new")
-
-    def test_a_launcher_without_the_flag(self, tmp_path):
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-        assert "add -m" in self.refuse("sweep=joblib", f"out={tmp_path}/new")
-
-    @pytest.mark.parametrize("n", ["0", "x"])
-    def test_number_of_jobs(self, tmp_path, n):
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-        assert "n_jobs" in self.refuse("-m", "T=2,3", "sweep=joblib", f"hydra.launcher.n_jobs={n}", f"out={tmp_path}/n")
+        assert "finds no sbatch" in refused("train", *given)
 
     @pytest.mark.parametrize(
         ("text", "package"), [("joblib", "hydra-joblib-launcher"), ("submitit_slurm", "hydra-submitit-launcher")]
     )
-    def test_a_launcher_that_is_not_installed(self, text, package):
+    def test_one_that_is_not_installed(self, text, package):
         message = launch.explain_missing(f"In 'sweep/x': Could not find 'hydra/launcher/{text}' Available options")
         assert message == f"the launcher {text} needs the package {package}; run pip install -e '.[sweep]'"
 
@@ -260,9 +339,7 @@ class TestWorkers:
         assert [worker() for _ in range(5)] == ["2", "5", "7", "2", "5"]
         locks[2].close()
         assert worker() == "7"
-
-    def test_none_where_no_slots_are_set(self, monkeypatch):
-        monkeypatch.delenv("CSB_GPU_SLOTS", raising=False)
+        monkeypatch.delenv("CSB_GPU_SLOTS")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
         launch.take_gpu()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
@@ -271,15 +348,15 @@ class TestWorkers:
     def test_they_share_the_cores(self, monkeypatch, jobs, threads):
         monkeypatch.setattr(launch, "cores", lambda: 8)
         config = OmegaConf.create({"hydra": {"launcher": {"n_jobs": -1}}})
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         at_once = launch.parallel(config, launch.JOBLIB, jobs)
         assert at_once == min(jobs, 8)
-        with launch.prepared(launch.Launch(launch.JOBLIB, jobs, at_once, ())):
-            assert os.environ["OMP_NUM_THREADS"] == threads
-        assert "OMP_NUM_THREADS" not in os.environ
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        with launch.prepared(launch.Launch(launch.JOBLIB, jobs, at_once, ())):
-            assert os.environ["OMP_NUM_THREADS"] == "3"
+        for before, within in ((None, threads), ("3", "3")):
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            if before:
+                monkeypatch.setenv("OMP_NUM_THREADS", before)
+            with launch.prepared(launch.Launch(launch.JOBLIB, jobs, at_once, ())):
+                assert os.environ["OMP_NUM_THREADS"] == within
+            assert os.environ.get("OMP_NUM_THREADS") == before
 
     @pytest.mark.parametrize(
         ("target", "job_id", "same"),

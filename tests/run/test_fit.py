@@ -19,7 +19,7 @@ from csb.errors import CSBError
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.problems import TwoMoons, sources
 from csb.training.stage import Stage
-from tests.conftest import checked
+from tests.conftest import checked, one_line
 
 SMALL = {
     "L": 1, "T": 3, "network": {"name": "mlp", "width": 8, "depth": 1}, "progress": False,
@@ -38,8 +38,9 @@ def reference():
     return csb.fit(*pairs(), **SMALL)
 
 
-def weights(run):
-    return run.bridge.state_dict()
+def assert_same(run, reference):
+    found, expected = run.bridge.state_dict(), reference.bridge.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
 class Frame:
@@ -70,7 +71,7 @@ def holders(folder):
 @pytest.mark.parametrize("kind", ["float64", "lists", "memmap", "h5py", "frame", "dataset"])
 def test_the_holder_of_the_pairs_changes_nothing(reference, tmp_path, kind):
     run = csb.fit(*holders(tmp_path)[kind], **SMALL)
-    assert all(torch.equal(value, weights(reference)[key]) for key, value in weights(run).items())
+    assert_same(run, reference)
     assert run.names == (["mass", "spin"] if kind == "frame" else ["x0", "x1"])
 
 
@@ -82,8 +83,7 @@ def test_the_command_line_trains_the_same(reference, tmp_path):
         "network.options={width: 8, depth: 1}", f"out={tmp_path}", "name=run", "trainer.precision=32-true",
         "training.first_steps=12", "training.steps=8", "training.batch_size=32", "training.trajectories=64",
     )()  # fmt: skip
-    found = csb.load(tmp_path / "run").state_dict()
-    assert all(torch.equal(value, weights(reference)[key]) for key, value in found.items())
+    assert_same(csb.Run.open(tmp_path / "run"), reference)
 
 
 def test_without_out_nothing_stays(tmp_path, monkeypatch):
@@ -94,28 +94,22 @@ def test_without_out_nothing_stays(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_is_kept_opened_and_exported(reference, tmp_path):
+def test_a_run_is_kept_opened_and_exported(reference, tmp_path, monkeypatch):
     again = csb.Run.open(reference.save(tmp_path / "kept"))
     y = pairs()[1][:2]
-    assert torch.equal(again.bridge.sample(y, 3, seed=1).x, reference.bridge.sample(y, 3, seed=1).x)
+    drawn = reference.bridge.sample(y, 3, seed=1).x
+    assert torch.equal(again.bridge.sample(y, 3, seed=1).x, drawn)
+    assert torch.equal(csb.load(again.export(tmp_path / "shared")).sample(y, 3, seed=1).x, drawn)
     assert again.scores["iteration"] == 1
     assert again.scores["crps"] > 0
     assert len(str(again).splitlines()) == 5
     assert str(tmp_path / "kept") in again._repr_html_()
-    assert torch.equal(
-        csb.load(again.export(tmp_path / "shared")).sample(y, 3, seed=1).x, again.bridge.sample(y, 3, seed=1).x
-    )
-    with pytest.raises(CSBError, match="is there already"):
-        reference.save(tmp_path / "kept")
-
-
-def test_an_opened_run_of_arrays_says_how_to_give_them(reference, tmp_path, monkeypatch):
-    kept = csb.Run.open(reference.save(tmp_path / "kept"))
+    assert "is there already" in one_line(lambda: reference.save(tmp_path / "kept"))
     for name in ("ARRAYS", "DATASETS"):  # as in another process
         monkeypatch.setattr(sources, name, {})
     monkeypatch.setattr("csb.problems.pairs._HELD", {})
-    with pytest.raises(CSBError, match=r"its pairs were given in Python; give them as a file, data=…"):
-        kept.problem.prepare()
+    message = one_line(csb.Run.open(tmp_path / "kept").problem.prepare)
+    assert "its pairs were given in Python; give them as a file, data=…" in message
 
 
 def test_two_fits_in_one_process_keep_their_own_pairs(reference, tmp_path):
@@ -124,8 +118,7 @@ def test_two_fits_in_one_process_keep_their_own_pairs(reference, tmp_path):
     for found, expected in ((csb.Run.open(kept), reference), (csb.Run.open(second.folder), second)):
         assert torch.equal(found.problem.pairs("test").y, expected.problem.pairs("test").y)
     assert not torch.equal(reference.problem.pairs("test").y, second.problem.pairs("test").y)
-    with pytest.raises(CSBError, match="leave it out"):
-        second.compare([reference])
+    assert "leave it out" in one_line(lambda: second.compare([reference]))
 
 
 def test_resumed_bit_for_bit(reference, tmp_path, monkeypatch):
@@ -145,7 +138,7 @@ def test_resumed_bit_for_bit(reference, tmp_path, monkeypatch):
     assert bool(torch.isfinite(stopped.bridge.sample(pairs()[1][0], 20, seed=0).x).all())
     monkeypatch.undo()
     run = csb.fit(*pairs(), out=tmp_path / "run", resume=True, **SMALL)
-    assert all(torch.equal(value, weights(reference)[key]) for key, value in weights(run).items())
+    assert_same(run, reference)
 
 
 def test_diagnostics(reference):
@@ -245,17 +238,12 @@ def test_own_classes_on_the_command_line(tmp_path):
     assert not [job for job in jobs if "error" in job]
 
 
-def test_a_module_that_cannot_be_imported(tmp_path):
-    with pytest.raises(CSBError, match=r"import=nowhere cannot be imported \(ModuleNotFoundError"):
-        Imports(str(tmp_path), ["nowhere"]).load()
-
-
-@pytest.mark.parametrize(("cls", "message"), [(int, "no Network, Encoder or"), (3, "is no Network"), (TwoMoons, None)])
-def test_what_cannot_be_registered(cls, message):
-    if message is None:
-        cls, message = type("Mine", (TwoMoons,), {"__module__": "mine"}), "one of csb's own"
-    with pytest.raises(CSBError, match=message):
-        csb.register(cls)
+def test_what_cannot_be_imported_or_registered(tmp_path):
+    message = one_line(Imports(str(tmp_path), ["nowhere"]).load)
+    assert "import=nowhere cannot be imported (ModuleNotFoundError" in message
+    own = type("Mine", (TwoMoons,), {"__module__": "mine"})
+    for cls, message in ((int, "no Network, Encoder or"), (3, "is no Network"), (own, "one of csb's own")):
+        assert message in one_line(lambda cls=cls: csb.register(cls))
 
 
 def test_a_problem_of_two_functions():
@@ -279,6 +267,16 @@ def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
     assert found.support.high == (1.0, torch.inf)
     x, y, _ = found.pairs("train")
     assert torch.allclose(y[:, 1], 2 * x[:, 1])
+
+
+def test_simulations_are_flattened_and_left_out_where_they_are_not_finite(caplog):
+    for inner, kept in (((3, 4), (12,)), ((1, 3, 4), (1, 3, 4))):  # a series, and an image
+        prior = torch.randn(100, 2)
+        assert csb.problem(prior, lambda theta, i=inner: torch.rand(len(theta), *i), 100).y_shape == kept
+    found = csb.problem(torch.randn(1000, 2), lambda theta: torch.where(theta[:, :1] > 1, torch.nan, theta), 1000)
+    assert 800 < sum(found.sizes.values()) < 880  # Φ(1) = .841
+    assert float(found.pairs("train").x[:, 0].max()) <= 1
+    assert "left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -308,10 +306,7 @@ def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(call, message):
-    with pytest.raises(CSBError) as found:
-        call()
-    assert message in str(found.value)
-    assert "\n" not in str(found.value)
+    assert message in one_line(call)
 
 
 def test_the_other_models(tmp_path):
@@ -336,26 +331,27 @@ def test_distilled_and_compared():
 def test_metrics_take_arrays():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(2, 100, 2))
-    assert csb.metrics.c2st(a, (a + 5).tolist()) > 0.95
     assert csb.metrics.c2st(a, b) == csb.metrics.distances.c2st(*(torch.from_numpy(part).float() for part in (a, b)))
-    assert csb.metrics.sliced_wasserstein(a, a + 1.0) == pytest.approx(1.0, rel=0.1)
-    assert csb.metrics.mmd(a, b) < csb.metrics.mmd(a, b + 1)
+    assert csb.metrics.sliced_wasserstein(a, (a + 1).tolist()) == pytest.approx(1.0, rel=0.1)
     samples, truth = generator.normal(size=(50, 100, 2)), generator.normal(size=(50, 2))
     assert csb.metrics.crps(samples, truth) == pytest.approx(1 / np.pi**0.5, rel=0.2)
     assert csb.metrics.sbc_ranks(samples, truth).shape == (50, 2)
-    assert csb.metrics.tarp(samples, truth, seed=3).coverage.shape[1] == 1
 
 
 def test_options_of_encoders():
     csb.register(Own)
     squared = csb.fit(*pairs(), encoder={"name": "Own", "power": 2}, **SMALL)
     assert squared.bridge.kernel("backward").network.encoder.power == 2
-    with pytest.raises(CSBError, match="encoder 'none' is unknown; choose one of vector"):
-        csb.fit(*pairs(), encoder="none", **SMALL)
-    with pytest.raises(CSBError, match=r"encoder Wrong gives contexts of shape \(3,\); expected \(8,\)"):
-        csb.fit(*pairs(), encoder=Wrong, **SMALL)
-    with pytest.raises(CSBError, match=r"network.options.* no setting 'encoder'"):
-        csb.fit(*pairs(), **{**SMALL, "network": Plain}, encoder="vector")
+    wrong = {"encoder": Wrong}, {"encoder": "none"}, {"encoder": "vector", "network": Plain}
+    for own, message in zip(
+        wrong,
+        (
+            "encoder Wrong gives contexts of shape (3,); expected (8,)",
+            "encoder 'none' is unknown; choose one of vector",
+            "has no setting 'encoder'",
+        ),
+    ):
+        assert message in one_line(lambda own=own: csb.fit(*pairs(), **{**SMALL, **own}))
 
 
 def gaussian(n):
@@ -387,7 +383,6 @@ def test_a_training_on_fresh_pairs_is_resumed_bit_for_bit(tmp_path):
 
     whole = run("whole")
     assert sum(seen) > 10_000 * 5  # the held-out pairs, then 3 rounds of the first half-step and 2 of the other
-    state = tmp_path / "cut" / "state.safetensors"
     original = Stage.save
 
     def stop(stage, fit, step):
@@ -398,9 +393,8 @@ def test_a_training_on_fresh_pairs_is_resumed_bit_for_bit(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "save", stop)
         assert run("cut").interrupted
-    assert state.exists()
     again = run("cut", resume=True)
-    assert all(torch.equal(weights(whole)[key], weights(again)[key]) for key in weights(whole))
+    assert_same(again, whole)
 
 
 def test_an_array_of_draws_is_simulated_once():
@@ -432,7 +426,8 @@ def test_two_processes_from_a_script(tmp_path):
 
 
 def test_devices_that_nobody_started(tmp_path):
-    with pytest.raises(CSBError, match="devices=2 lacks out="):
-        csb.fit(*pairs(), **SMALL, devices=2, accelerator="cpu")
-    with pytest.raises(CSBError, match=r"torchrun --standalone --nproc-per-node=2 script\.py"):
-        csb.fit(*pairs(), **SMALL, devices=2, accelerator="cpu", out=tmp_path / "run")
+    for out, message in (
+        (None, "devices=2 lacks out="),
+        (tmp_path / "run", "torchrun --standalone --nproc-per-node=2 script.py"),
+    ):
+        assert message in one_line(lambda out=out: csb.fit(*pairs(), **SMALL, devices=2, accelerator="cpu", out=out))
