@@ -41,11 +41,8 @@ def write_digits(root: Path) -> dict[str, str]:
 def untrained(name: str, root: Path | str) -> tuple[Bridge, BridgeSpec, dict[str, Any]]:
     """A bridge of one of PROBLEMS, and what its file holds beside it."""
     if name == VECTORS:
-        problem, network, covariance = (
-            build_problem({"name": name}),
-            {"name": "mlp", "width": 8, "depth": 1},
-            "diagonal",
-        )
+        problem, covariance = build_problem({"name": name}), "diagonal"
+        network = {"name": "mlp", "width": 8, "depth": 1}
     else:
         problem, covariance = build_problem({"name": name, "root": str(root)}), "low_rank"
         network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
@@ -73,19 +70,11 @@ def serving(name: str, root: Path, md5: dict[str, str]) -> Iterator[Server]:
     assert not thread.is_alive()
 
 
-def ask(server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple:
+def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple:
     """The status, the headers and the decoded answer; a body that is no string or bytes is sent as JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     sent = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
-    try:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, path, sent, {"Content-Type": "application/json", **(headers or {})})
         answer = connection.getresponse()
-        text = answer.read().decode()
-    finally:
-        connection.close()
-    kind = answer.getheader("Content-Type", "")
-    return (
-        answer.status,
-        {name.lower(): value for name, value in answer.getheaders()},
-        json.loads(text) if "json" in kind else text,
-    )
+        text, found = answer.read().decode(), {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, found, json.loads(text) if "json" in found.get("content-type", "") else text

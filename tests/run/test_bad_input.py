@@ -5,17 +5,27 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 from suites import benchmark
 
+import csb
 from csb.bridge import save
 from csb.cli import evaluate, reproduce, sample, scripts, share
 from csb.cli.commands import CONF
 from csb.cli.compose import composed
-from csb.files import json_text
+from csb.errors import CSBError
+from csb.evaluation.table import json_text
+from csb.networks.diffusion import MixtureDenoiser
+from csb.problems import PROBLEMS, GaussianMixture
+from csb.problems.specs import arguments
+from csb.process import SCHEDULES, Grid, Power, seeded
 from csb.runs import budgets
 from csb.runs.config import read
-from tests.bad_input import answer, anything, base, changed, each, keys, try_values
+from csb.samplers import GaussianLikelihood
+from csb.samplers.registry import GUIDED
+from tests.bad_input import answer, anything, base, changed, each, edges, keys, try_values
+from tests.conftest import make_untrained_bridge
 from tests.run.demo_examples import untrained
 
 VALUES = 3  # of each key; pytest -m slow tries more
@@ -44,7 +54,10 @@ def try_keys(config, check, here, group="", count=VALUES, values=None):
     def unchanged():
         assert held(here) == before, "files were changed"
 
-    calls = {key: lambda value, key=key: check(changed(config, key, value)) for key in keys(config, group)}
+    names = keys(config, group)
+    if group == "problem":
+        names = sorted({*names, *(f"problem.{name}" for name in arguments(PROBLEMS[config["problem"]["name"]]))})
+    calls = {key: lambda value, key=key: check(changed(config, key, value)) for key in names}
     return try_values(calls, count, values, unchanged)
 
 
@@ -67,9 +80,9 @@ def here(tmp_path, monkeypatch):
 
 
 IMAGES = ["network=unet", "objective=likelihood_low_rank"]
-PROBLEMS = [path.stem for path in sorted((CONF / "problem").glob("*.yaml")) if path.stem != "mixture"]
+NAMES = [path.stem for path in sorted((CONF / "problem").glob("*.yaml")) if path.stem != "mixture"]
 GROUPS = [  # the group whose keys are tried, and the overrides that choose it
-    *(("problem", [f"problem={name}", *(IMAGES if name.startswith("mnist") else [])]) for name in PROBLEMS),
+    *(("problem", [f"problem={name}", *(IMAGES if name.startswith("mnist") else [])]) for name in NAMES),
     *(("schedule", [f"schedule={name}"]) for name in ("cosine", "linear", "power")),
     ("network", ["network=affine"]),
     ("network", ["problem=mnist_superres", *IMAGES]),
@@ -161,3 +174,103 @@ class TestCommands:
         path = tmp_path_factory.mktemp("demo") / "bridge.safetensors"
         save(bridge, path, about)
         assert try_keys(base("demo", f"run={path}"), scripts.demo, here, count=2 * VALUES)["refused"] > 8
+
+
+Y = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
+TENSORS = [
+    torch.zeros(0), torch.zeros(()), torch.zeros(3), torch.zeros(2), torch.zeros(2, 3), torch.zeros(2, 2),
+    torch.zeros(0, 2), torch.zeros(2, 5, 3), torch.zeros(1, 1, 1, 2), torch.full((2, 2), torch.nan),
+    torch.full((2, 3), torch.inf), torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, 2, dtype=torch.bool),
+    torch.ones(2, 2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.float16),
+    torch.full((2, 2), 1e300, dtype=torch.float64), torch.zeros(2, 2).numpy(), np.zeros((2, 2), dtype=object),
+    np.array(["a", "b"]), np.zeros(2, dtype="M8[s]"),
+    np.ma.zeros((2, 2)), torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, device="meta"), object(), range(2), b"ab",
+    {"y": 1}, [[1.0, 2.0], [3.0]], (1.0, 2.0), [torch.zeros(2), torch.zeros(2)], lambda: 0, torch.Generator(), 1j,
+]  # fmt: skip
+ANYTHING = st.sampled_from(TENSORS) | edges()
+SHAPES = [
+    (), (0,), (1,), (2,), (3,), (1, 2), (2, 2), (3, 2), (2, 3), (0, 2), (2, 0), (1, 1, 2), (2, 1, 2), (2, 2, 2, 2),
+]  # fmt: skip
+
+
+def finite(samples):
+    assert bool(torch.isfinite(samples.x).all())
+
+
+def each_of(names, call):
+    """Calls by name: ``call(name, value)``."""
+    return {name: (lambda value, name=name: call(name, value)) for name in names}
+
+
+class TestPython:
+    """Calls with arguments of every kind: refused in one line, or accepted and then an answer of numbers."""
+
+    def test_sample_and_log_prob(self):
+        bridge, x, gen = make_untrained_bridge(3, 2).eval(), torch.zeros(2, 3), seeded(0)
+        options = ("n", "batch_size", "refine", "sample_steps", "mean_only", "trajectory")
+        calls = each_of(options, lambda k, v: finite(bridge.sample(Y, **{"n": 2, "generator": seeded(0), k: v})))
+        assert try_values(calls, 20)["refused"] > 60
+        calls = each_of(("n", "batch_size", "with_info"), lambda k, v: bridge.log_prob(x, Y, **{"n": 2, k: v}))
+        assert try_values(calls, 15)["refused"] > 20
+        calls = {
+            "y": lambda v: finite(bridge.sample(v, 2, generator=gen)),
+            "y of log_prob": lambda v: bridge.log_prob(x, v, 2, gen),
+            "x": lambda v: bridge.log_prob(v, Y, 2, gen),
+        }
+        assert try_values(calls, 45, ANYTHING)["refused"] > 60
+        for n in (10**12, 2**62):
+            assert "draw fewer" in answer(lambda n=n: bridge.sample(Y, n))
+            assert "draw fewer" in answer(lambda n=n: bridge.log_prob(x, Y, n))
+        two = [seeded(0), seeded(1)]
+        odd = st.sampled_from([two, two[:1], [*two, 3], tuple(two), "0", 0, 1.5, np.random.default_rng(0), {}, []])
+        calls = {"generator of": lambda v: finite(bridge.sample(Y, 2, generator=v))}
+        assert try_values(calls, 15, odd | edges())["refused"] > 8
+
+    def test_load(self, exact_bridge, here):
+        save(exact_bridge().bridge, here / "bridge.safetensors", {})
+        no_hub = edges().filter(lambda v: not isinstance(v, str) or "/" not in v)  # which would be asked
+        assert try_values({"of csb.load": csb.load}, 40, no_hub)["refused"] > 20
+        devices = st.sampled_from(["cpu", "cuda:99", "xpu9", "gpu", "cpu:1", "meta", "", torch.device("cpu")])
+        cases = try_values({"device": lambda v: csb.load("bridge.safetensors", v)}, 25, devices | edges())
+        assert cases["refused"] > 12
+        assert cases["accepted"] >= 1
+
+    def test_observations_of_any_type_and_shape(self, tmp_path):
+        kinds = ["<f2", ">f8", "i1", "u8", "?", "c8", "U3", "S2", "M8[D]", "O", "V4", "f4,i2"]
+
+        def read(value):
+            kind, shape = value
+            np.save(tmp_path / "y.npy", np.zeros(shape, kind))
+            y = sample.read_observations(tmp_path / "y.npy", (2,))
+            assert y.dtype == torch.float32
+            assert y.shape[1:] == (2,)
+
+        both = st.tuples(st.sampled_from(kinds), st.sampled_from(SHAPES))
+        assert try_values({"y.npy": read}, 60, both)["refused"] > 40
+
+    def test_grids(self):
+        calls = {
+            "T": lambda v: Grid.karras(v, 1e-3),
+            "alpha_bar_end": lambda v: Grid.karras(5, v),
+            "sigma_min": lambda v: Grid.karras(5, 1e-3, v),
+            "rho": lambda v: Grid.karras(5, 1e-3, 0.002, v),
+            "scale": lambda v: Power.resolving(0.1, 5, v),
+            "seed": seeded,
+        }
+        assert try_values(calls, 15)["refused"] > 45
+
+    @pytest.mark.parametrize("name", GUIDED)
+    def test_every_option_of_a_guided_sampler(self, name):
+        problem = GaussianMixture(n_train=2000, n_val=100, n_test=100)
+        denoiser, y = MixtureDenoiser(problem.mixture), problem.pairs("test", 2).y
+        likelihood = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 1000))
+        grid, make = Grid.from_schedule(SCHEDULES["linear"](1e-4), 4), GUIDED[name]
+
+        def made(option, value):
+            try:
+                finite(make(denoiser, likelihood, grid, **{option: value}).sample(y, 2, seeded(0)))
+            except CSBError as error:
+                if "diverged" not in str(error):  # by a value that is possible, and too strong here
+                    raise
+
+        assert try_values(each_of(make.Settings.model_fields, made), 8)["refused"] > 6

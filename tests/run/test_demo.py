@@ -1,14 +1,11 @@
 """The demo's server: what it answers, what it refuses, and that nothing but this machine reaches it."""
 
-import http.client
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -55,7 +52,7 @@ def vectors(data):
 class TestAnswers:
     def test_the_page_loads_nothing_from_elsewhere(self, server):
         for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/digits.js", "text/javascript")):
-            status, headers, text = ask(server, "GET", path)
+            status, headers, text = ask(server.port, "GET", path)
             assert status == 200
             assert headers["content-type"].startswith(kind)
             assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
@@ -64,20 +61,20 @@ class TestAnswers:
             assert "//" not in re.sub(comments, "", text, flags=re.M)
 
     def test_info_and_the_digits_of_the_test_set(self, server, fixed):
-        info = ask(server, "GET", "/api/info")[2]
+        info = ask(server.port, "GET", "/api/info")[2]
         assert (info["hole"], info["top"], info["left"], info["movable"], info["why"]) == (14, 7, 7, True, "")
         assert info["digits"] == TEST
-        info = ask(fixed, "GET", "/api/info")[2]
+        info = ask(fixed.port, "GET", "/api/info")[2]
         assert not info["movable"]
         assert "cannot move" in info["why"]
         pairs = server.painter.problem.pairs("test")
         for index in (0, TEST - 1):
-            found = ask(server, "GET", f"/api/pick?index={index}")[2]
+            found = ask(server.port, "GET", f"/api/pick?index={index}")[2]
             assert found["label"] == int(pairs.labels[index])
             assert found["image"] == (255 * pairs.x[index]).round().int().flatten().tolist()
 
     def test_samples_are_those_of_the_bridge(self, server):
-        status, _, found = ask(server, "POST", "/api/sample", GOOD)
+        status, _, found = ask(server.port, "POST", "/api/sample", GOOD)
         assert status == 200
         painter = server.painter
         y = torch.zeros(2, 28, 28)
@@ -94,36 +91,36 @@ class TestAnswers:
         assert float(samples[:, ~known].float().std(0).mean()) > 5
         assert found["calls"] == 2
         assert 0 < found["milliseconds"] < 10_000
-        assert ask(server, "POST", "/api/sample", GOOD)[2]["samples"] == found["samples"]
-        assert ask(server, "POST", "/api/sample", GOOD | {"seed": 3})[2]["samples"] != found["samples"]
+        assert ask(server.port, "POST", "/api/sample", GOOD)[2]["samples"] == found["samples"]
+        assert ask(server.port, "POST", "/api/sample", GOOD | {"seed": 3})[2]["samples"] != found["samples"]
 
     def test_what_is_behind_the_hole_changes_nothing(self, server):
         other = torch.tensor(GOOD["image"]).view(28, 28)
         other[3:17, 11:25] = 255 - other[3:17, 11:25]
         hidden = GOOD | {"image": other.flatten().tolist()}
-        first, second = (ask(server, "POST", "/api/sample", sent)[2]["samples"] for sent in (GOOD, hidden))
+        first, second = (ask(server.port, "POST", "/api/sample", sent)[2]["samples"] for sent in (GOOD, hidden))
         assert first == second
 
     def test_a_fixed_hole(self, fixed):
-        found = ask(fixed, "POST", "/api/sample", GOOD | {"top": 7, "left": 7})[2]
+        found = ask(fixed.port, "POST", "/api/sample", GOOD | {"top": 7, "left": 7})[2]
         assert len(found["samples"]) == 5
-        status, _, found = ask(fixed, "POST", "/api/sample", GOOD)
+        status, _, found = ask(fixed.port, "POST", "/api/sample", GOOD)
         assert (status, found) == (400, {"error": "the hole of this bridge cannot move; send top and left 7"})
 
     def test_vectors(self, vectors):
-        info, picked = ask(vectors, "GET", "/api/info")[2], ask(vectors, "GET", "/api/pick?index=3")[2]
+        info, picked = ask(vectors.port, "GET", "/api/info")[2], ask(vectors.port, "GET", "/api/pick?index=3")[2]
         assert (info["names"], len(info["x"]), len(info["y"])) == (["rate", "$k$"], 2, 5)
         pairs = vectors.painter.problem.pairs("test", 4)
         assert picked["truth"] == pytest.approx(pairs.x[3].tolist())
         assert picked["y"] == pytest.approx(pairs.y[3].tolist())
         asked = {"y": picked["y"], "n": 7, "seed": 2}
-        status, _, found = ask(vectors, "POST", "/api/sample", asked)
+        status, _, found = ask(vectors.port, "POST", "/api/sample", asked)
         expected = vectors.painter.bridge.sample(pairs.y[3], 7, generator=seeded(2)).x
         torch.testing.assert_close(torch.tensor(found["samples"]), expected, rtol=1e-4, atol=1e-5)
         assert (status, found["calls"]) == (200, 2)
-        assert "javascript" in ask(vectors, "GET", "/vectors.js")[1]["content-type"]
+        assert "javascript" in ask(vectors.port, "GET", "/vectors.js")[1]["content-type"]
         for wrong in ({"y": [1.0]}, {"y": "x"}, {"y": [1.0] * 5, "n": 0}, {"y": [float("nan")] * 5}):
-            assert error_of(vectors, "POST", "/api/sample", asked | wrong) == 400
+            assert error_of(vectors.port, "POST", "/api/sample", asked | wrong) == 400
 
 
 def error_of(*request):
@@ -156,11 +153,11 @@ BAD = {
 class TestRefusals:
     @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
     def test_bad_requests(self, server, body):
-        assert error_of(server, "POST", "/api/sample", body) == 400
+        assert error_of(server.port, "POST", "/api/sample", body) == 400
 
     @pytest.mark.parametrize("query", ["", "?index=", f"?index={TEST}", "?index=-1", "?index=1e3", "?index=%D9%A3"])
     def test_bad_digits(self, server, query):
-        assert error_of(server, "GET", "/api/pick" + query) == 400
+        assert error_of(server.port, "GET", "/api/pick" + query) == 400
 
     @pytest.mark.parametrize(
         ("method", "path", "headers", "status"),
@@ -174,15 +171,15 @@ class TestRefusals:
         ],
     )
     def test_other_pages_and_origins(self, server, method, path, headers, status):
-        assert error_of(server, method, path, GOOD if method == "POST" else None, headers) == status
+        assert error_of(server.port, method, path, GOOD if method == "POST" else None, headers) == status
 
     def test_another_name_of_this_machine(self, server):
         """As somebody may point one at 127.0.0.1."""
         for host in ("evil.example:7860", "127.0.0.1.evil.example"):
-            assert ask(server, "POST", "/api/sample", GOOD, {"Host": host})[0] == 400
+            assert ask(server.port, "POST", "/api/sample", GOOD, {"Host": host})[0] == 400
 
     def test_a_long_body(self, server):
-        assert error_of(server, "POST", "/api/sample", "0" * (BODY + 1)) == 413
+        assert error_of(server.port, "POST", "/api/sample", "0" * (BODY + 1)) == 413
 
     def test_a_body_that_drips(self, server, monkeypatch):
         monkeypatch.setattr("demo.server.SECONDS", 0.3)
@@ -195,7 +192,7 @@ class TestRefusals:
 
     def test_a_failure_inside_is_one_line_too(self, server, monkeypatch):
         monkeypatch.setattr(Digits, "info", lambda self: 1 / 0)
-        status, _, answer = ask(server, "GET", "/api/info")
+        status, _, answer = ask(server.port, "GET", "/api/info")
         assert status == 500
         assert "division" not in answer["error"]
 
@@ -214,15 +211,8 @@ class TestManyAtOnce:
             return found
 
         monkeypatch.setattr(bridge, "sample", slow)
-        answers = []
-        asking = [
-            threading.Thread(target=lambda: answers.append(ask(server, "POST", "/api/sample", GOOD)))
-            for _ in range(WAITING + 4)
-        ]
-        for thread in asking:
-            thread.start()
-        for thread in asking:
-            thread.join(20)
+        with ThreadPoolExecutor(WAITING + 4) as pool:
+            answers = list(pool.map(lambda _: ask(server.port, "POST", "/api/sample", GOOD), range(WAITING + 4)))
         statuses = [status for status, _, _ in answers]
         assert sorted(statuses) == [200] * (1 + WAITING) + [503] * 3
         assert max(most) == 1
@@ -275,13 +265,6 @@ def run(tmp_path_factory):
     return folder
 
 
-def post(port: int) -> int:
-    """The status of a question for many samples."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", "/api/sample", json.dumps(GOOD | {"n": 64}), {"Content-Type": "application/json"})
-    return connection.getresponse().status
-
-
 class TestCommand:
     def test_refused(self, run):
         for argument, message in (
@@ -304,12 +287,9 @@ class TestCommand:
             assert process.stdout is not None
             line = next(line for line in process.stdout if "open http" in line)
             port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-            connection.request("GET", "/")
-            assert b"behind the hole" in connection.getresponse().read()
-            connection.close()
+            assert "behind the hole" in ask(port, "GET", "/")[2]
             with ThreadPoolExecutor(4) as pool:  # while requests are answered
-                asked = [pool.submit(post, port) for _ in range(4)]
+                asked = [pool.submit(ask, port, "POST", "/api/sample", GOOD | {"n": 64}) for _ in range(4)]
                 time.sleep(0.1)
                 process.send_signal(sent)
                 wait([*asked], 60)

@@ -5,12 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 import csb
 from csb.cli import sweep
 from csb.cli.compose import composed, note_renamed
-from csb.errors import CSBError
 from csb.evaluation.results import FORMAT, Results
 from csb.evaluation.rows import Report, Row, Sweep
 from csb.files import load_state, save_state
@@ -21,26 +19,23 @@ from csb.runs.inspection import inspect
 from csb.runs.load import read_history, read_result
 from csb.runs.result import Run
 from csb.training.state import load_progress
-from tests.run.test_fit import SMALL, pairs
+from tests.conftest import one_line
+from tests.run.test_fit import SMALL, assert_same, pairs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
 OLD = ["process=power", "process.alpha_bar_end=0.2", "ipf.steps=7", "amortized.lr=0.01", "ipf=gaussian"]
 NEW = ["schedule=power", "schedule.alpha_bar_end=0.2", "training.steps=7", "conditional.lr=0.01", "training=gaussian"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
+def test_keys():
+    for old, new in (
         ("ipf.steps", "training.steps"),
         ("process.schedule", "schedule.name"),
         ("amortized", "conditional"),
         ("ipfs.steps", "ipfs.steps"),
         ("problem.process", "problem.process"),
-    ],
-)
-def test_keys(old, new):
-    assert key_of_today(old) == new
-    assert key_of_today(new) == new
+    ):
+        assert key_of_today(old) == key_of_today(new) == new
 
 
 def test_the_command_line_takes_both(capsys):
@@ -68,20 +63,19 @@ def test_stored_settings_are_read():
 def test_an_older_state_is_resumed(tmp_path):
     """Bit for bit, as if it had been written today."""
     options = {**SMALL, "out": tmp_path / "run"}
-    whole = csb.fit(*pairs(), **options).bridge.state_dict()
-    state, result = tmp_path / "run" / "state.safetensors", tmp_path / "run" / "result.json"
+    whole = csb.fit(*pairs(), **options)
+    state = tmp_path / "run" / "state.safetensors"
     stored = load_state(state)
     names = {"training": "ipf", "schedule": "process", "conditional": "amortized"}
     of = stored["fingerprint"]
     stored["fingerprint"] = {".".join([names.get((p := k.split("."))[0], p[0]), *p[1:]]): of[k] for k in of}
     stored["fingerprint"]["process.schedule"] = stored["fingerprint"].pop("process.name")
     save_state(state, stored)
-    assert json.loads(result.read_text())
-    result.unlink()
-    again = csb.fit(*pairs(), **options, resume=True).bridge.state_dict()
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
-    with pytest.raises(CSBError, match=r"was trained with training\.steps=8, not 9"):
-        csb.fit(*pairs(), **{**options, "training": {**SMALL["training"], "steps": 9}}, resume=True)
+    (tmp_path / "run" / "result.json").unlink()
+    assert_same(csb.fit(*pairs(), **options, resume=True), whole)
+    options["training"] = {**SMALL["training"], "steps": 9}
+    message = one_line(lambda: csb.fit(*pairs(), **options, resume=True))
+    assert "was trained with training.steps=8, not 9" in message
 
 
 OLD_SCORES = {"crps": 0.4, "spread": 0.09, "skill": 0.16, "ratio": 0.5625, "ratio_fair": 0.64}
@@ -105,8 +99,7 @@ def test_an_older_history_is_read():
     assert all(row[key] == older[key] for key in row.keys() & older.keys())
     stored = load_state(GOLDEN / "state.pt")
     assert load_progress(GOLDEN / "state.pt", stored["fingerprint"]).history[0].keys() == row.keys()
-    with pytest.raises(CSBError, match=r"history\.json lacks 'x'"):
-        row["x"]
+    assert "history.json lacks 'x'" in one_line(lambda: row["x"])
 
 
 def test_an_older_result_is_read(tmp_path):

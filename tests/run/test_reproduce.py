@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,7 @@ from csb.runs.config import read
 from csb.runs.folder import PROVENANCE, data_of, forget_provenance, git, read_provenance, versions, write_provenance
 from csb.runs.reproduce import agrees, figure_rows, weight_row
 from csb.runs.train import train
-from tests.conftest import STAGES, checked, refused
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ROOT, STAGES, checked, refused
 
 
 def change(folder, **values):

@@ -129,10 +129,6 @@ class TestHeatMap:
         assert (2, 10) not in found
         assert {t.get_text() for t in accuracy.texts if t.get_weight() == "bold"} == {"21.0"}
 
-    def test_lower_is_better(self):
-        found = squares(figure_of([make(1, T, sliced_w=1 / T, seconds=1.0, calls=T) for T in (5, 10)]).axes[0])
-        assert brightness(found[1, 10]) < brightness(found[1, 5])
-
     def test_seeds_and_a_row_a_combination(self):
         jobs = [make(1, T, s, sliced_w=0.1 + 0.1 * s, seconds=1.0, calls=T, settings={"a": a})
                 for a in "xy" for T in (5, 10) for s in (0, 1)]  # fmt: skip
@@ -142,11 +138,11 @@ class TestHeatMap:
         assert axes[3].texts[0].get_text() == "0.150\n± 0.071\n1 failed"
         assert axes[3].get_title(loc="left").startswith("a=y\n")
 
-    def test_all_failed(self):
-        axes = figure_of([make(1, T, error="x") for T in (5, 10)]).axes
-        assert all(texts(one) == {(1, 5): "failed", (1, 10): "failed"} for one in axes)
-
-    def test_none_where_neither_is_swept(self, tmp_path):
+    def test_lower_is_better_all_failed_and_neither_swept(self, tmp_path):
+        found = squares(figure_of([make(1, T, sliced_w=1 / T, seconds=1.0, calls=T) for T in (5, 10)]).axes[0])
+        assert brightness(found[1, 10]) < brightness(found[1, 5])
+        for axes in figure_of([make(1, T, error="x") for T in (5, 10)]).axes:
+            assert texts(axes) == {(1, 5): "failed", (1, 10): "failed"}
         path = tmp_path / "heatmap.png"
         path.write_bytes(b"of an earlier sweep")
         jobs = [make(1, 5, s, sliced_w=1.0, seconds=1.0, calls=5) for s in (0, 1)]
