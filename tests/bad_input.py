@@ -133,7 +133,7 @@ def try_values(
             else:
                 cases["refused" if reported else "accepted"] += 1
 
-        each(values or edges(), count, zlib.crc32(name.encode()), one)
+        each(edges() if values is None else values, count, zlib.crc32(name.encode()), one)
     assert not failures, "\n".join([f"{len(failures)} of {sum(cases.values()) + len(failures)} cases:", *failures])
     return cases
 

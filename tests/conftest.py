@@ -2,10 +2,10 @@
 
 import builtins
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import shutil
 import signal
@@ -286,14 +286,7 @@ class Hook:
 
     def install(self) -> None:
         module, _, attribute = self.name.rpartition(".")
-        owner: Any = None
-        parts = module.split(".")
-        for i in range(len(parts), 0, -1):
-            with contextlib.suppress(ImportError):
-                owner = importlib.import_module(".".join(parts[:i]))
-                for part in parts[i:]:
-                    owner = getattr(owner, part)
-                break
+        owner = pkgutil.resolve_name(module)
         original, calls = getattr(owner, attribute), 0
 
         def replaced(*args: Any, **kwargs: Any) -> Any:

@@ -15,7 +15,7 @@ from csb.cli import evaluate, reproduce, sample, scripts, share
 from csb.cli.commands import CONF
 from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.evaluation.table import json_text
+from csb.files import json_text
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture
 from csb.problems.specs import arguments

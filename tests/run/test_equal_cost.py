@@ -28,23 +28,22 @@ SCRIPT = "scripts/compare.py"
 PROBLEM = GaussianMixture()
 
 
-def about(problem=PROBLEM):
-    process = {"name": "power", "alpha_bar_end": 0.1, "power": 3.0}
-    return {"problem": problem.spec(), "config": {"schedule": process}, "versions": {}}
+SCHEDULE = {"name": "power", "alpha_bar_end": 0.1, "power": 3.0}
+ABOUT = {"problem": PROBLEM.spec(), "config": {"schedule": SCHEDULE}, "versions": {}}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A folder with an untrained bridge of T = 3, score, flow and student of one and two calls."""
     folder = tmp_path_factory.mktemp("run")
-    save(make_untrained_bridge(2, 1), folder / "bridge.safetensors", about())
+    save(make_untrained_bridge(2, 1), folder / "bridge.safetensors", ABOUT)
     for kind in ("score", "flow"):
-        save(untrained(kind, 2, 1), folder / f"{kind}.safetensors", about())
+        save(untrained(kind, 2, 1), folder / f"{kind}.safetensors", ABOUT)
     part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal", rank=1, components=3)
     spec = BridgeSpec([1.0, 0.8, 0.4, 0.1], {"name": "standardise", "x_shape": [2], "y_shape": [1]}, part, part)
     student = build_student(StudentSpec(spec.alpha_bar, spec.transform, part.network, "v", "full", [1, 2]))
     of = {"bridge": checksum(folder / "bridge.safetensors")}
-    save(student, folder / "consistency.safetensors", about() | of)
+    save(student, folder / "consistency.safetensors", ABOUT | of)
     return folder
 
 
@@ -114,7 +113,7 @@ class TestFit:
         assert not any(fit.at_most for of in found.values() for fit in of)
 
     def test_a_bridge_whose_kernels_take_all_steps_or_none(self, tmp_path):
-        save(make_untrained_bridge(2, 1, parametrisation="drift"), tmp_path / "bridge.safetensors", about())
+        save(make_untrained_bridge(2, 1, parametrisation="drift"), tmp_path / "bridge.safetensors", ABOUT)
         (one, two) = fits(tmp_path, f"run={tmp_path}", "methods=[bridge]", "calls=[2,3]", "seconds=[]")["bridge"]
         assert (one.row, one.reason) == (None, "")
         assert two.row.evaluations == 3

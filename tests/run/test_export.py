@@ -9,18 +9,12 @@ import pytest
 import torch
 
 import csb
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, save
+from csb.bridge import save
 from csb.process import seeded
 from csb.runs.export import export
 from csb.runs.load import is_repo_id
-from tests.conftest import one_line
+from tests.conftest import make_untrained_bridge, one_line
 
-SPEC = BridgeSpec(
-    [1.0, 0.7, 0.1],
-    {"name": "standardise", "x_shape": [3], "y_shape": [2]},
-    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "full"),
-    KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full"),
-)
 ABOUT = {
     "problem": {"name": "pairs", "path": "/home/me/secret/pairs.npz", "n_train": 900},
     "config": {"L": 3, "out": "C:\\Users\\me\\runs", "objective": {"name": "bridge_matching"}, "data": ["/home/me/a"]},
@@ -32,13 +26,8 @@ RESULT = {"crps": 0.25, "energy_score": 0.5, "seconds": 61.0}
 
 @pytest.fixture
 def run(tmp_path):
-    bridge, generator = build_bridge(SPEC, 1), seeded(0)
-    with torch.no_grad():
-        for tensor in (*bridge.parameters(), *bridge.transform.buffers()):
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
-        bridge.transform.x_log.zero_()  # the states of random weights lie too far out for exponentials
     folder = tmp_path / "run"
-    save(bridge, folder / "bridge.safetensors", ABOUT)
+    save(make_untrained_bridge(3, 2, "full"), folder / "bridge.safetensors", ABOUT)
     (folder / "result.json").write_text(json.dumps(RESULT))
     (folder / "pictures").mkdir()
     for name in ("01_backward_000400", "03_backward_000350", "03_backward_loss", "02_forward_9"):

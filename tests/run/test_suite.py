@@ -29,6 +29,7 @@ TRAIN = [
     "training.trajectories=64", "training.checkpoint_every=2", "network.options={width: 16, depth: 1}", "logger=none",
     "metrics.exact_samples=100", "metrics.exact_observations=1", "metrics.picture_rows=1",
 ]  # fmt: skip
+SCRIPT = "scripts/benchmark.py"
 SCORE = ["observations=3", "samples=200", "c2st_observations=2", "c2st_samples=200"]
 
 
@@ -69,44 +70,37 @@ def kill_after_the_first_half_step(arguments, folder):
 
 
 @pytest.fixture(scope="module")
-def story(command, tmp_path_factory):
+def finished(command, tmp_path_factory):
     """A suite whose second training cannot start at first, is then killed half-way, and at last finished."""
     out = tmp_path_factory.mktemp("suite")
-    arguments, found = line(out), {}
-    exact, two, three = plan(settings_of(arguments))
+    arguments = line(out)
+    jobs = exact, two, three = plan(settings_of(arguments))
     three.folder.mkdir(parents=True)
     with writing(three.folder):  # as if another process trained there
-        found["failed"] = command(*arguments, script="scripts/benchmark.py", timeout=900)
-    found["after failure"] = json.loads((out / "suite.json").read_text())
-    kept = [folder / "job.json" for folder in (exact.folder, two.folder)]
-    found["kept"] = {path: path.stat().st_mtime_ns for path in kept}
+        failed = command(*arguments, script=SCRIPT, timeout=900)
+    assert failed.code == 1
+    for text in ("error: 1 of 3 jobs failed", "T = 3, seed = 0: ", "another process writes into"):
+        assert text in failed.err
+    assert "Traceback" not in failed.err + failed.out
+    found = json.loads((out / "suite.json").read_text())
+    assert {(row["label"], row["T"]) for row in found["rows"]} == {("exact", None), ("bridge", 2)}
+    assert list(found["failures"]) == found["missing"] == [three.name]
     kill_after_the_first_half_step(arguments, three.folder)
-    found["half"] = three.folder / "half_steps" / "01_backward.safetensors"
-    found["half at"], found["half trained"] = found["half"].stat().st_mtime_ns, three.is_trained
-    found["finished"] = command(*arguments, script="scripts/benchmark.py", timeout=900)
-    return found | {"out": out, "jobs": (exact, two, three), "arguments": arguments}
+    assert not three.is_trained
+    kept = [exact.folder / "job.json", two.folder / "job.json", three.folder / "half_steps" / "01_backward.safetensors"]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    done = command(*arguments, script=SCRIPT, timeout=900)
+    assert done.code == 0, done.err
+    assert three.is_trained
+    assert "2 of them finished" in done.out
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    return out, jobs, arguments
 
 
 class TestStory:
-    def test_a_failed_job_is_told_and_the_others_finish(self, story):
-        failed, after = story["failed"], story["after failure"]
-        assert failed.code == 1
-        for text in ("error: 1 of 3 jobs failed", "T = 3, seed = 0: ", "another process writes into"):
-            assert text in failed.err
-        assert "Traceback" not in failed.err + failed.out
-        assert {(row["label"], row["T"]) for row in after["rows"]} == {("exact", None), ("bridge", 2)}
-        assert list(after["failures"]) == after["missing"] == [story["jobs"][2].name]
-
-    def test_a_killed_job_goes_on_where_it_was_and_finished_ones_are_skipped(self, story):
-        assert not story["half trained"]
-        assert story["finished"].code == 0, story["finished"].err
-        assert story["half"].stat().st_mtime_ns == story["half at"]
-        assert story["jobs"][2].is_trained
-        assert "2 of them finished" in story["finished"].out
-        assert {path: path.stat().st_mtime_ns for path in story["kept"]} == story["kept"]
-
-    def test_what_is_collected(self, story):
-        suite = json.loads((story["out"] / "suite.json").read_text())
+    def test_what_is_collected(self, finished):
+        out, jobs, _ = finished
+        suite = json.loads((out / "suite.json").read_text())
         assert (suite["missing"], suite["failures"]) == ([], {})
         rows = suite["rows"]
         assert [(row["label"], row["T"], row["L"], row["calls"]) for row in rows] == [
@@ -115,21 +109,21 @@ class TestStory:
         ]  # fmt: skip
         assert all(0.3 < row["c2st"] <= 1 and len(row["c2st_each"]) == 2 for row in rows)
         assert 0 < rows[1]["train_seconds"] < rows[2]["train_seconds"]
-        text = (story["out"] / "suite.md").read_text()
+        text = (out / "suite.md").read_text()
         assert "| bridge |   3 |   2 |     3 |" in text
         assert "C2ST, 500" in text
-        assert (story["out"] / "suite.png").read_bytes().startswith(b"\x89PNG")
-        for job in story["jobs"][1:]:
+        assert (out / "suite.png").read_bytes().startswith(b"\x89PNG")
+        for job in jobs[1:]:
             assert "sliced_w" in (job.folder / "train.log").read_text()
             assert "bridge, T = " in (job.folder / "score.log").read_text()
 
-    def test_other_settings_are_not_mixed_in(self, story, tmp_path):
+    def test_other_settings_are_not_mixed_in(self, finished, tmp_path):
         """Other scores train nothing; other trainings have other folders."""
-        first = story["jobs"]
-        jobs = plan(settings_of([*story["arguments"], "suite.score.seed=1"]))
+        out, first, arguments = finished
+        jobs = plan(settings_of([*arguments, "suite.score.seed=1"]))
         assert [job.folder for job in jobs] == [job.folder for job in first]
         assert all(job.is_trained and job.rows() is None for job in jobs)
-        jobs = plan(settings_of(line(story["out"], train=[*TRAIN, "optimizer.lr=0.1"])))
+        jobs = plan(settings_of(line(out, train=[*TRAIN, "optimizer.lr=0.1"])))
         assert jobs[0].folder == first[0].folder
         assert not any(job.folder.exists() for job in jobs[1:])
         settings = settings_of(line(tmp_path, "suite.methods=[bridge]"))
@@ -137,8 +131,8 @@ class TestStory:
         missing = "Not finished: bridge, two_moons, pairs = 500, T = 2, seed = 0; bridge"
         assert missing in (tmp_path / "suite.md").read_text()
 
-    def test_chosen_iterations_only(self, story):
-        exact, two, _ = plan(settings_of([*story["arguments"], "suite.iterations=[2]"]))
+    def test_chosen_iterations_only(self, finished):
+        exact, two, _ = plan(settings_of([*finished[2], "suite.iterations=[2]"]))
         assert exact.rows() is not None
         assert two.rows() is None
         before = (two.folder / "job.json").read_bytes()
@@ -149,8 +143,8 @@ class TestStory:
         assert rows is not None
         assert [row["L"] for row in rows] == [2]
 
-    def test_overheads_of_a_job_as_of_any_run(self, story, command):
-        done = command(f"run={story['jobs'][1].folder}", "samples=4", "repeats=1", script="scripts/benchmark.py")
+    def test_overheads_of_a_job_as_of_any_run(self, finished, command):
+        done = command(f"run={finished[1][1].folder}", "samples=4", "repeats=1", script=SCRIPT)
         assert done.code == 0, done.err
         assert "Bridge.sample against" in done.out
         assert "01_backward" in done.out
