@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.func import jacrev
 
 from csb.errors import CSBError
 from csb.process import noise_like, psd_cholesky, psd_solve
@@ -71,7 +70,12 @@ class StateSpace(ABC):
         return h, J if bool(((h - affine).abs() <= 1e-9 * h.abs().amax()).all()) else self._jacobian(x)
 
     def _jacobian(self, x: Tensor) -> Tensor:
-        return jacrev(lambda states: self.observe(states).sum(0))(x).transpose(0, 1)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            h = self.observe(x)
+            seeds = torch.eye(self.dy, dtype=h.dtype)[:, None].expand(-1, len(x), -1)
+            (rows,) = torch.autograd.grad(h, x, seeds, is_grads_batched=True)
+        return rows.transpose(0, 1)
 
 
 class Flow(StateSpace, Schema):
