@@ -1,4 +1,4 @@
-"""Drift networks by name, and classes of a user's own; a checkpoint names its network, and no other is built from it."""
+"""Drift networks by name, and classes of a user's own. A file names its network; nothing else is built from it."""
 
 from typing import Any
 
