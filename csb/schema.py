@@ -9,10 +9,10 @@ import copy
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, ClassVar, Self, get_type_hints
+from functools import cache, wraps
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_type_hints
 
 import numpy as np
 from pydantic import (
@@ -30,6 +30,8 @@ from pydantic_core import core_schema
 from csb.errors import LARGEST, CSBError, is_int, place_fault
 
 MOST_COORDINATES = 2**26  # of a state or an observation
+T = TypeVar("T")
+U = TypeVar("U")
 Node = dict[str, Any]  # a part of a JSON schema
 Given = dict[str, Any]  # what a command is given: plain data, not checked yet
 
@@ -81,6 +83,9 @@ Name = Annotated[str, Field(min_length=1)]
 Place = Annotated[str, AfterValidator(_place), Field(json_schema_extra={"format": "path"})]  # of a file or folder
 Kept = WrapValidator(lambda value, check: (check(value), value)[1])  # marks numbers of which integers stay integers
 Distinct = AfterValidator(_distinct)  # of a list: marks one whose entries all differ
+Dimension = Annotated[int, Field(ge=1, le=2000)]  # matrices of its square are kept
+Spread = Annotated[float, Field(gt=0, le=1e18), Kept]  # a standard deviation
+Noise = Annotated[float, Field(ge=0, le=1e18), Kept]  # one that is 0 for exact observations
 Shape = Annotated[tuple[int, ...], BeforeValidator(_shape)]  # of a state or an observation
 Described = Annotated[dict[str, Any], AfterValidator(_bounded)]  # {"name": …, **arguments}, its shapes bounded
 
@@ -151,6 +156,65 @@ def arguments_of(init: Callable[..., None], keyword_only: bool = False) -> type[
         if name in hints and (p.kind == p.KEYWORD_ONLY or not keyword_only)
     }
     return create_model("Arguments", __base__=Arguments, **fields)
+
+
+def _listed(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return [_listed(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _deep_tuple(value: Any) -> Any:
+    return tuple(_deep_tuple(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def arguments(cls: type) -> list[str]:
+    """The constructor's parameters by name, in the order of calls and specs."""
+    if issubclass(cls, Schema):
+        return sorted(cls.model_fields, key=lambda name: name in getattr(cls, "last", ()))
+    return list(inspect.signature(cls).parameters)
+
+
+def to_spec(obj: Any) -> dict[str, Any]:
+    """{"name": …, **arguments} of an object that keeps each constructor argument in the attribute of that name."""
+    return {"name": type(obj).name, **{p: _listed(getattr(obj, p)) for p in arguments(type(obj))}}
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a constructor: CSBError for an argument that is not of its type. Lists stand for tuples."""
+
+    @wraps(init)
+    def with_checks(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(init).bind(self, *args, **kwargs).arguments
+        given = {name: _deep_tuple(value) for name, value in bound.items() if value is not self}
+        arguments_of(init).read(given, "")
+        init(self, **given)
+
+    return with_checks
+
+
+class Registry(dict[str, type[T]]):
+    """Classes by their names."""
+
+    def register(self, cls: type[U]) -> type[U]:
+        """Enter a class, as its decorator."""
+        self[cls.name] = cls  # type: ignore[attr-defined, assignment]
+        return cls
+
+
+def build(kind: str, registry: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
+    """The class of the spec's name, resolved in the registry alone, made with the spec's arguments.
+
+    Lists stand for tuples. CSBError, which calls the class a ``kind``, for an unknown or missing name, and for an
+    unknown, missing or ill-typed argument.
+    """
+    name = spec.get("name")
+    if not isinstance(name, str) or name not in registry:
+        raise CSBError(f"{kind} {name!r} is unknown; choose one of {', '.join(sorted(registry))}")
+    cls, given = registry[name], {k: _deep_tuple(v) for k, v in spec.items() if k != "name"}
+    if issubclass(cls, Schema):
+        return cls.read(given, kind)
+    arguments_of(cls.__init__).read(given, kind)
+    return cls(**given)
 
 
 def _plain(value: Any) -> Any:

@@ -82,6 +82,8 @@ def trace(task: str) -> None:
     def audit(event: str, given: tuple[Any, ...]) -> None:
         if event == "open" and begins is not None and str(given[0]).endswith(begins):
             noted.on = True
+        if event == "open" and ".samples.npz" in str(given[0]):  # the samples are drawn; what follows is the end
+            noted.on = False
 
     if command == "train":
         torch.optim.AdamW.step = step  # type: ignore[method-assign]

@@ -28,10 +28,9 @@ from csb.dtypes import Float32Module, Precision
 from csb.errors import CSBError
 from csb.networks import Affine, Network, build_network
 from csb.problems.mixture import Mixture
-from csb.problems.specs import build
 from csb.problems.transform import Transform, build_transform
 from csb.process import SCHEDULES, Schedule, expand, initialised
-from csb.schema import Described, OneOf, Positive, Schema, Shape
+from csb.schema import Described, OneOf, Positive, Schema, Shape, build
 
 LEAST_STEPS = 100  # of an affine network, whose maps stand for continuous levels here
 

@@ -13,11 +13,10 @@ from csb.errors import CSBError
 from csb.problems.bounded import KINDS, Support, fold, make_bounded
 from csb.problems.operators import Operator
 from csb.problems.rows import Pairs, Rows
-from csb.problems.specs import Registry, arguments, build, to_spec
 from csb.problems.standardise import Standardise
 from csb.problems.transform import Transform
 from csb.process import noise_like, seeded
-from csb.schema import Count, OneOf, Schema, Whole
+from csb.schema import Count, OneOf, Registry, Schema, Whole, arguments, build, to_spec
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 BLOCK = 10_000  # pairs drawn with one seed

@@ -23,10 +23,10 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.operators import Image
 from csb.problems.rows import FEWEST, Rows, finest_scale, pool
-from csb.problems.specs import checked
 from csb.problems.standardise import Standardise, Vector
 from csb.problems.transform import TRANSFORMS, Transform
 from csb.process import Stream, seeded
+from csb.schema import checked
 
 KINDS = ("standardise", "reflect", "probit")
 EDGE = 1e-7  # share of the box's width by which probit keeps clear of its bounds: |Φ⁻¹(EDGE)| = 5.2
@@ -246,12 +246,9 @@ class Clamp(Boxed):
         return Transform.log_jacobian(self, x)  # which says that there is no density
 
 
-def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support | None) -> Transform:
-    """The transform of a name in KINDS for a support, still to be fitted; of images that which clamps.
-
-    Without a support, standardise.
-    """
-    if support is None or kind == "standardise":
+def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], support: Support) -> Transform:
+    """The transform of a name in KINDS for a support, still to be fitted; of images that which clamps."""
+    if kind == "standardise":
         return Standardise(x_shape, y_shape)
     low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
     of = Clamp if len(x_shape) == 3 else Reflect if kind == "reflect" else Probit

@@ -22,10 +22,9 @@ from csb.errors import CSBError
 from csb.problems.base import PROBLEMS, ClassProblem, LinearProblem, Posterior, Simulated
 from csb.problems.mixture import Mixture
 from csb.problems.operators import Matrix, random_orthogonal
-from csb.problems.specs import Dimension, Spread
 from csb.problems.transform import Identity
 from csb.process import Stream, psd_cholesky, seeded
-from csb.schema import OneOf
+from csb.schema import Dimension, OneOf, Spread
 
 
 class GaussianPosterior(Posterior):

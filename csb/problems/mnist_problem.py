@@ -10,9 +10,8 @@ from torch import Tensor
 from csb.problems.base import BLOCK, PROBLEMS, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, requested
 from csb.problems.mnist import load_mnist, prepare_mnist
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
-from csb.problems.specs import Noise, Spread
 from csb.problems.transform import Hole, MovingHole, PixelRange, Transform
-from csb.schema import OneOf, Whole
+from csb.schema import Noise, OneOf, Spread, Whole
 
 _VAL = 5_000
 

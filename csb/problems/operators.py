@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.specs import Spread, checked
 from csb.problems.svd import SVD, Map, dense, factors, probed
 from csb.process import seeded
-from csb.schema import Count, OneOf, Whole
+from csb.schema import Count, OneOf, Spread, Whole, checked
 
 EDGES = ("zero", "periodic")  # of a blur
 _REACH = 10  # standard deviations to which the kernel of a blur is summed

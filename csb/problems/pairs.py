@@ -222,6 +222,8 @@ class FilePairs(Problem):
             raise CSBError(
                 f"transform={kind} is for vectors; images are clamped to their bounds; leave transform at auto"
             )
+        if self.support is None:
+            return super().new_transform()
         return make_bounded(kind, self.x_shape, self.y_shape, self.support)
 
 

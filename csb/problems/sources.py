@@ -5,8 +5,9 @@ before anything is allocated. Nothing is unpickled.
 """
 
 import math
+import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -30,6 +31,8 @@ HDF5 = (".h5", ".hdf5", ".hdf")  # suffixes
 SCHEME = "dataset:"  # of the path of a Dataset
 DATASETS: dict[str, Dataset[Any]] = {}  # by name, in this process
 ARRAYS: WeakValueDictionary[str, Source] = WeakValueDictionary()  # those that a problem still holds
+PLACES = ("root", "path", "x", "y")  # of data; a problem is the same wherever they lie
+SIZES = ("n_train", "n_val", "n_test", "length")  # and however many pairs of it are taken
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (1, 3, 4)  # of images in common formats
 _COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
@@ -259,3 +262,34 @@ def hold(x: Any, y: Any, name: str) -> Source:
     source = Source.of("the arrays", arrays, in_memory=not by_rows)
     ARRAYS[name] = _checked(source)
     return source
+
+
+def same_problem(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two specs are of one problem, whatever their places and sizes; of own pairs, whether these are the same.
+
+    A spec without a digest, as older files hold it, fits any.
+    """
+    free = {*PLACES, *SIZES} | _unknown(one, other)
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - free)
+
+
+def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two specs are of one problem with the same pairs and splits, wherever a file of the same digest lies."""
+    unknown = _unknown(one, other)
+    free = unknown or {"path", "x", "y"}
+    one, other = absolute(one), absolute(other)
+    return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - free)
+
+
+def _unknown(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    return {"digest"} if one.get("digest") is None or other.get("digest") is None else set()
+
+
+def absolute(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec with absolute paths of the files of own pairs, which are then found from any working directory."""
+    if spec.get("name") != "pairs":
+        return dict(spec)
+    files = ("path",) if spec.get("path") else ("x", "y")  # with a path, x and y name arrays in it
+    given = {key: spec.get(key) for key in files}
+    of_files = {key: v for key, v in given.items() if isinstance(v, str) and v and not v.startswith(SCHEME)}
+    return {**spec, **{key: os.path.abspath(value) for key, value in of_files.items()}}

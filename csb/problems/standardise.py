@@ -23,9 +23,8 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.operators import Image
 from csb.problems.rows import NAMES, Moments, Pairs, Rows, is_coarse, pool
-from csb.problems.specs import checked
 from csb.problems.transform import TRANSFORMS, Transform
-from csb.schema import Count
+from csb.schema import Count, checked
 
 ROWS, VALUES = 20_000, 2**22  # that quantiles are taken of, at most; of images, of a channel
 TAIL = 4.0  # a, in units of s

@@ -16,8 +16,7 @@ from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, Image, InpaintBox
 from csb.problems.rows import Rows
-from csb.problems.specs import Registry, build, checked, to_spec
-from csb.schema import Count
+from csb.schema import Count, Registry, build, checked, to_spec
 
 
 class Transform(Float32Module, ABC):

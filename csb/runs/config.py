@@ -17,7 +17,7 @@ from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
 from csb.problems.rows import finest_scale, pool
-from csb.problems.specs import absolute
+from csb.problems.sources import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE

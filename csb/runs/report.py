@@ -20,7 +20,7 @@ from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out, ne
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
 from csb.problems.mnist_problem import MnistProblem
-from csb.problems.specs import same_pairs
+from csb.problems.sources import same_pairs
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
 from csb.runs.guided import guide_of, horizon_warnings

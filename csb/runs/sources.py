@@ -12,7 +12,7 @@ from csb.evaluation.results import scoring_transform
 from csb.files import checksum, model_file
 from csb.networks.diffusion import NetworkDenoiser
 from csb.problems import Problem, Transform, build_problem
-from csb.problems.specs import PLACES, same_problem
+from csb.problems.sources import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
 from csb.runs.config import schedule_of
 from csb.runs.guided import can_be_guided, guide_of

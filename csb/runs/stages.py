@@ -50,7 +50,7 @@ from csb.problems import (
     SbiGaussianLinear,
 )
 from csb.problems.rows import Moments, Rows, pool
-from csb.problems.specs import same_problem
+from csb.problems.sources import same_problem
 from csb.problems.standardise import ROWS, bulk, columns
 from csb.runs.config import RunConfig, schedule_of
 from csb.runs.folder import (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError, in_one_line
 from csb.files import load_state, save_state
-from csb.problems.specs import absolute
+from csb.problems.sources import absolute
 from csb.renamed import key_of_today, scores_of_today
 
 # Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.

@@ -12,9 +12,8 @@ from csb.evaluation.table import markdown_table, print_table
 from csb.files import write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
-from csb.problems.specs import build
 from csb.runs.recipe import suite_settings
-from csb.schema import Distinct, Given, Place, Schema, Whole
+from csb.schema import Distinct, Given, Place, Schema, Whole, build
 from suites.machine import machine
 
 

@@ -10,7 +10,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import FilePairs, Probit, Reflect, Standardise, build_problem, build_transform, from_dataset
-from csb.problems.specs import same_problem
+from csb.problems.sources import same_problem
 from csb.process import seeded
 from tests.problems.pair_files import KINDS, Items, N, good, numbers, prepared, refusal, write
 

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from csb.errors import CSBError
 from csb.problems import FilePairs, from_dataset
 from csb.problems.rows import Moments, Pairs, Rows, Source
-from csb.problems.specs import same_problem
+from csb.problems.sources import same_problem
 from csb.process import seeded
 from tests.problems.pair_files import KINDS, Items, N, good, numbers, prepared, refusal, write
 

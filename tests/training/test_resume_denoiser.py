@@ -9,7 +9,7 @@ from conftest import Hook
 
 from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
-from csb.runs.folder import FILE
+from csb.runs.folder import _LOCK
 
 STEP = "csb.training.fit.NetworkModule.training_step"
 KILLS = {
@@ -101,7 +101,7 @@ class TestInterrupted:
 def test_a_full_disk_is_one_line_and_resumes(command, stage, tmp_path, whole):
     full = command(*stage, f"out={tmp_path}", hooks=[Hook("os.fsync", 3, raises="OSError")])
     refused(full, "cannot write", "denoiser_state.safetensors", "free space or choose another folder")
-    assert sorted(os.listdir(tmp_path / "run")) == [FILE, "denoiser_state.safetensors", "provenance.json"]
+    assert sorted(os.listdir(tmp_path / "run")) == [_LOCK, "denoiser_state.safetensors", "provenance.json"]
     done = command(*stage, f"out={tmp_path}", "resume=true")
     assert done.code == 0, done.err
     assert_same(tmp_path / "run", whole)
