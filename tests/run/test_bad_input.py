@@ -18,12 +18,12 @@ from csb.errors import CSBError
 from csb.files import json_text
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture
-from csb.problems.specs import arguments
 from csb.process import SCHEDULES, Grid, Power, seeded
 from csb.runs import budgets
 from csb.runs.config import read
 from csb.samplers import GaussianLikelihood
 from csb.samplers.registry import GUIDED
+from csb.schema import arguments
 from tests.bad_input import answer, anything, base, changed, each, edges, keys, try_values
 from tests.conftest import make_untrained_bridge
 from tests.run.demo_examples import untrained
