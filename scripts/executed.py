@@ -1,9 +1,9 @@
 """Counts the files of csb that a task runs through: python scripts/executed.py
 
-Three tasks are traced, each in a process of its own: (a) from y to the samples of ``csb sample``; (b) from parsing
-``T=5`` to the first optimiser step of ``csb train``; (c) from a row of ``pairs.npz`` to that step. A file counts
-where one of its functions is called; importing it alone does not. ``--root`` counts another copy of csb, whose
-environment is that of this Python.
+Four tasks are traced, each in a process of its own: (a) from y to the samples of ``csb sample``; (b) from parsing
+``T=5`` to the first optimiser step of ``csb train``; (c) from a row of ``pairs.npz`` to that step; (d) from that step
+to the next. A file counts where one of its functions is called; importing it alone does not. The lines are those of
+the functions, which ``--files`` names. ``--root`` counts another copy of csb, whose environment is that of this Python.
 """
 
 import argparse
@@ -24,10 +24,12 @@ PAIRS = [
     "metrics.picture_rows=2", "logger=none", "progress=false", "out=runs", "name=run",
 ]  # fmt: skip
 TRAIN = ("train", ["overwrite=true", *PAIRS])
-TASKS = {  # the command, its arguments, and the file with whose opening the task begins; None: with the command
+STEP = "a step"
+TASKS = {  # the command, its arguments, and the file (or STEP) with which the task begins; None: with the command
     "from y to samples": ("sample", ["run=runs/run", "y=y.npy", "n=10", "out=samples.npz"], "y.npy"),
     "from T=5 to the first step": (*TRAIN, None),
     "from a row to the step": (*TRAIN, "pairs.npz"),
+    "from one step to the next": (*TRAIN, STEP),
 }
 
 
@@ -39,8 +41,7 @@ class Trace:
     """Notes the files of csb in which functions are called, while it is on."""
 
     def __init__(self, package: Path) -> None:
-        self.package, self.files, self.on = str(package.resolve()) + os.sep, set[str](), False
-        self.seen: set[CodeType] = set()
+        self.package, self.on, self.seen = str(package.resolve()) + os.sep, False, set[CodeType]()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """The trace function; lines are not traced."""
@@ -49,7 +50,14 @@ class Trace:
             return
         if code.co_flags & inspect.CO_OPTIMIZED and not self._importing(frame):  # no body of a module or class
             self.seen.add(code)
-            self.files.add(code.co_filename[len(self.package) :])
+
+    def report(self) -> str:
+        """A line a function: its file, the lines it takes, and its name."""
+        rows = []
+        for code in self.seen:
+            last = max(line for _, _, line in code.co_lines() if line is not None)
+            rows.append(f"{code.co_filename[len(self.package) :]} {code.co_firstlineno} {last} {code.co_qualname}")
+        return "\n".join(sorted(rows))
 
     def _importing(self, frame: FrameType | None) -> bool:
         """Whether a module of csb is being imported by what calls the frame."""
@@ -66,7 +74,7 @@ class Trace:
 
 
 def trace(task: str) -> None:
-    """Runs a task in this process and prints its files, one a line."""
+    """Runs a task in this process and prints its functions, one a line."""
     import torch
 
     import csb.cli.main
@@ -76,11 +84,14 @@ def trace(task: str) -> None:
     noted.on = begins is None
 
     def step(*_: Any, **__: Any) -> None:
+        if begins == STEP and not noted.on:
+            noted.on = True
+            return
         noted.on = False  # what runs while the program ends is no part of the task
         raise Reached
 
     def audit(event: str, given: tuple[Any, ...]) -> None:
-        if event == "open" and begins is not None and str(given[0]).endswith(begins):
+        if event == "open" and begins not in (None, STEP) and str(given[0]).endswith(str(begins)):
             noted.on = True
         if event == "open" and ".samples.npz" in str(given[0]):  # the samples are drawn; what follows is the end
             noted.on = False
@@ -96,7 +107,7 @@ def trace(task: str) -> None:
         pass
     finally:
         sys.settrace(None)
-    print("FILES", *sorted(noted.files), sep="\n")
+    print("FILES", noted.report(), sep="\n")
 
 
 def main() -> None:
@@ -121,10 +132,15 @@ def main() -> None:
         for task in TASKS:
             line = [sys.executable, str(Path(__file__).resolve()), "--task", task]
             done = subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True, text=True)
-            files = done.stdout.partition("FILES\n")[2].split()
-            print(f"{task}: {len(files)} files of csb")
+            called = [row.split(" ", 3) for row in done.stdout.partition("FILES\n")[2].splitlines()]
+            files: dict[str, list[str]] = {}
+            lines = set[tuple[str, int]]()
+            for name, first, last, function in called:
+                files.setdefault(name, []).append(function)
+                lines |= {(name, line) for line in range(int(first), int(last) + 1)}
+            print(f"{task}: {len(files)} files of csb, {len(called)} functions of {len(lines)} lines")
             if given.files:
-                print(*(f"  {name}" for name in files), sep="\n")
+                print(*(f"  {name}: {', '.join(functions)}" for name, functions in files.items()), sep="\n")
 
 
 if __name__ == "__main__":
