@@ -96,16 +96,12 @@ def _combinations(jobs: Sequence[Job]) -> list[Combination]:
     return [tuple((key, job.settings.get(key, UNSET)) for key in varied) for job in jobs]
 
 
-def _order(combination: Combination) -> list[tuple[int, float, str]]:
-    """To sort combinations by: numbers by size, before words."""
-
-    def place(value: str) -> tuple[int, float, str]:
-        try:
-            return 0, float(value), value
-        except ValueError:
-            return 1, 0.0, value
-
-    return [place(value) for _, value in combination]
+def _order(value: str) -> tuple[int, float, str]:
+    """To sort by: numbers by size, before words."""
+    try:
+        return 0, float(value), value
+    except ValueError:
+        return 1, 0.0, value
 
 
 def _stat(jobs: Sequence[Job], key: str) -> Stat | None:
@@ -126,7 +122,7 @@ def cells(jobs: Sequence[Job]) -> list[Cell]:
         if job.L is not None and job.T is not None:
             groups.setdefault((combination, job.L, job.T), []).append(job)
     found = []
-    for combination, L, T in sorted(groups, key=lambda key: (_order(key[0]), key[1:])):
+    for combination, L, T in sorted(groups, key=lambda key: ([_order(value) for _, value in key[0]], key[1:])):
         group = groups[combination, L, T]
         done = [job for job in group if job.error is None]
         wanted = [*([score.key] if score else []), SECONDS, CALLS]
@@ -164,7 +160,7 @@ def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
     def place(of: tuple[Job, Combination]) -> tuple[Any, ...]:
         job, combination = of
-        return _order(combination), job.L or 0, job.T or 0, job.seed or 0, job.name
+        return [_order(value) for _, value in combination], job.L or 0, job.T or 0, job.seed or 0, job.name
 
     seeds = len({job.seed for job in jobs}) > 1
     rows = []
@@ -200,26 +196,11 @@ def _means(found: Sequence[Cell], of: Score) -> list[float]:
     return sorted((cell.stats[of.key].mean for cell in found if of.key in cell.stats), reverse=not of.higher)
 
 
-def _draw_cell(axes: Axes, place: tuple[int, int], cell: Cell, of: Score, shade: float, best: bool) -> None:
-    """A coloured square with its value; hatched, with the word, where all jobs failed."""
-    x, y = place
-    square = (x - 0.5, y - 0.5), 1, 1
-    middle: dict[str, Any] = {"ha": "center", "va": "center"}
-    if (stat := cell.stats.get(of.key)) is None:
-        hatch, word = ("////", "failed") if cell.failed else (None, "–")
-        axes.add_patch(Rectangle(*square, facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-        axes.text(x, y, word, fontsize=TEXT - 1, color=MUTED, bbox=box, **middle)
-        return
-    axes.add_patch(Rectangle(*square, facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
-    text = cell_text(stat, of) + (f"\n{cell.failed} failed" if cell.failed else "")
-    size, weight = TEXT - (3 if text.count("\n") > 1 else 1), "bold" if best else "normal"
-    color = "white" if shade > _DARK else INK
-    axes.text(x, y, text, color=color, linespacing=1.05, fontsize=size, weight=weight, **middle)
-
-
 def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Score) -> None:
-    """The cells of one combination, T to the right, L upwards, on axes and shades of all of them: 1 (dark) is best."""
+    """Coloured squares with the values of one combination, T to the right, L upwards, darker for the better of all.
+
+    Hatched, with the word, where all jobs failed.
+    """
     Ls, Ts = sorted({cell.L for cell in found}), sorted({cell.T for cell in found})
     axes.set(xlim=(-0.5, len(Ts) - 0.5), ylim=(-0.5, len(Ls) - 0.5))
     axes.spines[:].set_visible(False)
@@ -228,11 +209,21 @@ def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Score)
     axes.tick_params(length=0)
     every, best = _means(found, of), _means(own, of)[-1:]
     for cell in own:
-        shade, marked = 0.5, False
-        if (stat := cell.stats.get(of.key)) is not None:
-            shade = (stat.mean - every[0]) / (every[-1] - every[0]) if every[0] != every[-1] else 0.5
-            marked = [stat.mean] == best and of.key not in (SECONDS, CALLS)
-        _draw_cell(axes, (Ts.index(cell.T), Ls.index(cell.L)), cell, of, shade, marked)
+        x, y = Ts.index(cell.T), Ls.index(cell.L)
+        draw = partial(Rectangle, (x - 0.5, y - 0.5), 1, 1)
+        write = partial(axes.text, x, y, ha="center", va="center")
+        if (stat := cell.stats.get(of.key)) is None:
+            hatch, word = ("////", "failed") if cell.failed else (None, "–")
+            axes.add_patch(draw(facecolor="white", edgecolor=RULE, hatch=hatch, linewidth=0))
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+            write(word, fontsize=TEXT - 1, color=MUTED, bbox=box)
+            continue
+        shade = (stat.mean - every[0]) / (every[-1] - every[0]) if every[0] != every[-1] else 0.5
+        axes.add_patch(draw(facecolor=_COLORS(shade), edgecolor="white", linewidth=1))
+        text = cell_text(stat, of) + (f"\n{cell.failed} failed" if cell.failed else "")
+        size, color = TEXT - (3 if text.count("\n") > 1 else 1), "white" if shade > _DARK else INK
+        weight = "bold" if [stat.mean] == best and of.key not in (SECONDS, CALLS) else "normal"
+        write(text, color=color, linespacing=1.05, fontsize=size, weight=weight)
 
 
 @drawing()

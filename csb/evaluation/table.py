@@ -80,13 +80,12 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
     return "\n".join([texts[0], rule, *texts[1:]]) + "\n"
 
 
-def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The same as an HTML table; names and values are escaped."""
     names, cells, _ = _cells(rows, None)
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in cells)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<tr>{head}</tr>{body}</table>"
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 @dataclass(frozen=True)
