@@ -96,27 +96,24 @@ def render(report: Report, grid: Grid | None, diagnosis: Diagnosis | None = None
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"slug": _slug, "show": show, "amount": amount, "cell": format_value}
-    light, dark = (
-        ";".join(f"--s{i}:{color}" for i, color in enumerate(colors)) for colors in (SERIES, plots.SERIES_DARK)
-    )
+    light, dark = (";".join(f"--s{i}:{c}" for i, c in enumerate(of)) for of in (SERIES, plots.SERIES_DARK))
     palette = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    table, samples = columns(report), {}
+    table, samples, found = columns(report), {}, diagnosis or Diagnosis([], {})
     if isinstance(grid, ImageGrid):
         samples = _images(report, grid)
     elif grid is not None:
         samples = {"points": [*map(_figure, sample_charts(report, grid))], "exact": grid.exact is not None}
-    figures = {} if diagnosis is None else diagnosis.figures
     return environment.get_template("page.html.jinja").render(
         report=report,
         css=Markup(palette + (_FOLDER / "page.css").read_text(encoding="utf-8")),
         accuracy=[*map(_figure, accuracy_charts(report))],
         calibration=[*map(_figure, calibration_charts(report))],
         samples=samples,
-        diagnosis=[] if diagnosis is None else diagnosis.table,
+        diagnosis=found.table,
         diagnoses=[
-            {"image": data_uri(png(figures[name])), "alt": alt, "width": round(figures[name].get_figwidth() / UNIT)}
+            {"image": data_uri(png(figure)), "alt": alt, "width": round(figure.get_figwidth() / UNIT)}
             for name, alt in _DIAGNOSES.items()
-            if name in figures
+            if (figure := found.figures.get(name)) is not None
         ],
         columns=table,
         groups=groups(table),
@@ -135,10 +132,8 @@ def _figure(chart: Chart) -> dict[str, Any]:
     """A chart as the template takes it; its download, for a paper, has glyphs as outlines and the light colours."""
     whole, key = chart.figure(), _slug(chart.key)
     tiles = chart.tiles() if chart.tiled else []
-    return {
+    return chart._asdict() | {
         "key": key,
-        "title": chart.title,
-        "caption": chart.caption,
         "svg": "" if tiles else _inline_svg(whole, key, chart.alt),
         "tiles": [_inline_svg(drawn, f"{key}{i}", panel.alt) for i, (panel, drawn) in enumerate(tiles)],
         "download": data_uri(_svg(whole, "path").encode(), "image/svg+xml"),
@@ -260,18 +255,13 @@ def overview(report: Report) -> Figure:
     return figure
 
 
-def _excerpt(report: Report) -> list[Column]:
-    """NFE, time, and up to _METRICS metrics: those of the summary first, then the rest."""
-    found = {c.key: c for c in columns(report)}
-    costs = [Column("", "NFE", "a sample", "evaluations", [Cell(amount(m.evaluations)) for m in report.methods])]
-    keys = [*headline_keys(report), *(m.key for m in metrics_of(report))]
-    chosen = [found[key] for key in dict.fromkeys(keys) if key in found][:_METRICS]
-    return costs + [found[key] for key in ("seconds",) if key in found] + chosen
-
-
 def _draw_table(axes: Axes, report: Report) -> None:
-    """The excerpt, in units of rows: the head takes three."""
-    shown, left = _excerpt(report), 0.2
+    """NFE, time, and up to _METRICS metrics, those of the summary first; in units of rows: the head takes three."""
+    found, left = {c.key: c for c in columns(report)}, 0.2
+    nfe = Column("", "NFE", "a sample", "evaluations", [Cell(amount(m.evaluations)) for m in report.methods])
+    keys = dict.fromkeys([*headline_keys(report), *(m.key for m in metrics_of(report))])
+    chosen = [found[key] for key in keys if key in found][:_METRICS]
+    shown = [nfe, *([found["seconds"]] if "seconds" in found else []), *chosen]
     step = (1 - left) / len(shown)
     axes.set(xlim=(0, 1), ylim=(len(report.methods), -3))
     axes.set_axis_off()

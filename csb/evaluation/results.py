@@ -5,7 +5,7 @@ import statistics
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Row, StdError
 from csb.evaluation.scores import MetricsSettings
 from csb.files import digest, json_text, read_json, write_json
 from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
-from csb.metrics.digits import digit_probabilities
-from csb.metrics.distances import c2st, mmd, mode_weight_tv, moment_errors, sliced_wasserstein
+from csb.metrics.digits import digit_features, digit_probabilities
+from csb.metrics.distances import c2st, frechet, mmd, mode_weight_tv, moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.fidelity import ssim_scores
 from csb.metrics.inputs import ensemble_weights, systematic
@@ -90,10 +90,8 @@ class Drawn:
 def draw(sampler: Sampler, row: Row, y: Tensor, n: int, seed: int, chunk: int) -> Drawn:
     """n samples for each of y (B, *y_shape), ``chunk`` observations a call; one stream of numbers an observation.
 
-    Each call's peak memory is measured by itself, for which the process's or device's highest mark is set back.
-
-    Args:
-        row: names the method; a copy with what the samples cost is returned.
+    ``row`` names the method; a copy says what the samples cost. Each call's peak memory is measured by itself, for
+    which the process's or device's highest mark is set back.
     """
     xs, logs, infos = [], [], []
     for start in range(0, len(y), chunk):
@@ -175,13 +173,63 @@ def image_row(drawn: Drawn, test: Pairs, classifier: nn.Module | None, mask: Ten
 
 
 def point_row(drawn: Drawn, test: Pairs, seed: int, scale: Tensor) -> Row:
-    """The row with the scores of vectors that need no exact posterior: proper scores and calibration.
-
-    ``scale``: the spread of x in training, in whose units the scores are.
-    """
+    """The row with the scores of vectors, in units of ``scale``, that need no exact posterior."""
     metrics, errors = proper_scores(drawn, test.x, ("crps", "energy_score", "spread_skill_fair"), scale=scale)
     figures, curves = calibration(drawn, test.x, seed)
     return replace(drawn.row, metrics=metrics | figures, standard_errors=errors, curves=curves)
+
+
+class Reference(NamedTuple):
+    """Real images to compare with, and others of the same classes that say what real images would score."""
+
+    images: Pairs
+    others: Pairs
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        return cls(problem.pairs("test"), problem.pairs("val"))
+
+
+def _variance(x: Tensor, w: Tensor) -> Tensor:
+    """The variance of weighted images (n, …), w of sum 1, summed over pixels."""
+    x = x.flatten(1).double()
+    return (w @ (x - w @ x).square()).sum()
+
+
+def class_figures(drawn: Drawn, labels: Tensor, classifier: nn.Module, real: Reference) -> dict[str, float]:
+    """Averages over the classes that occur, all samples of a class together, weights respected.
+
+    frechet: of the classifier's features, against the real images of the class; frechet_floor: that of as many others
+    of the class (or what there are); variance_ratio: the samples' variance over that of the real images.
+    """
+    assert real.images.labels is not None
+    assert real.others.labels is not None
+    weights = ensemble_weights(drawn.log_weights, drawn.x).cpu()
+    rows = []
+    for c in labels.unique():
+        mine = labels == c
+        x, w = drawn.x[mine].flatten(0, 1), (weights[mine] / mine.sum()).flatten()
+        there, others = real.images.x[real.images.labels == c], real.others.x[real.others.labels == c][: len(x)]
+        seen = digit_features(classifier, there)
+        even = torch.full((len(there),), 1 / len(there), dtype=torch.float64)
+        near = frechet(digit_features(classifier, x), seen, w)
+        floor = frechet(digit_features(classifier, others), seen)
+        rows.append((near, floor, float(_variance(x, w) / _variance(there, even))))
+    near, floor, spread = (sum(column) / len(rows) for column in zip(*rows))
+    return {"frechet": near, "frechet_floor": floor, "variance_ratio": spread}
+
+
+def class_row(drawn: Drawn, test: Pairs, classifier: nn.Module, real: Reference) -> Row:
+    """The row with the scores of a class: digits read, Fréchet distance, diversity, proper scores.
+
+    No PSNR and the like: a sample is to be near some image of its class, not near the one it is held against.
+    ``classifier`` must not be the one that guided the samples.
+    """
+    assert test.labels is not None
+    read, of_read = digits(drawn, test.labels, classifier)
+    proper, errors = proper_scores(drawn, test.x, ("crps", "energy_score"))
+    metrics = read | class_figures(drawn, test.labels, classifier, real) | proper
+    return replace(drawn.row, metrics=metrics, standard_errors=errors | of_read)
 
 
 def scored(

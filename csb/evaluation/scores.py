@@ -20,16 +20,18 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from csb.bridge import Bridge, SampleInfo
 from csb.errors import MOST_DRAWS
 from csb.metrics.calibration import LEVELS, MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.digits import digit_probabilities, load_or_train
 from csb.metrics.distances import moment_errors, sliced_wasserstein
-from csb.metrics.ensemble import EnsembleScores
+from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.fidelity import SMALLEST, decibel, psnr, ssim_scores
 from csb.metrics.inputs import ensemble_weights, posterior_mean
 from csb.problems import ClassProblem, Pairs, Problem, Simulated
+from csb.problems.mnist import load_mnist
 from csb.process import Stream, seeded
 from csb.schema import Count, Schema, Whole
 
@@ -37,6 +39,8 @@ Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
 Several = Annotated[int, Field(ge=2, le=MOST_DRAWS)]
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
 _UNIFORM = 100  # observations that a test of ranks needs
+_DIGITS = 64  # observations of digits drawn at once
+_RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
 _FEWEST = 20  # observations, of which the logarithm's law is near a normal one
 _LONGER = "more steps (training.first_steps, training.steps), more pairs"
 _WIDTH = f"another objective.covariance (diagonal), {_LONGER} or a larger network"
@@ -144,15 +148,13 @@ def exact_scores(
 def ensemble_scores(
     problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
 ) -> dict[str, float]:
-    """PSNR of the posterior mean, spread/skill, CRPS and the like over test observations, in bounded memory.
-
-    No PSNR where y is a class: samples are to be near some digit of it, and not near one.
-    """
+    """PSNR of the posterior mean (not of classes), spread/skill, CRPS and the like over test observations."""
     scores, test = EnsembleScores(), problem.pairs("test", metrics.observations)
     size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.SCORES, device=bridge.device)
     for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
         scores.update(chunk.samples, chunk.pairs.x, mask=bridge.transform.unknown(chunk.pairs.y))
     found = scores.compute()
+    # Samples of a class are to be near some digit of it, and not near one.
     near = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
     keys = (*near, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
     return {key: found[key] for key in keys}
@@ -203,6 +205,46 @@ def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tens
         "psnr_sample": float(decibel(of_samples.mean(), 1.0)),
     }
     return found | (ssim_scores(x, y, log_weights)._asdict() if min(y.shape[2:]) >= SMALLEST else {})
+
+
+def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
+    """The repo's digit classifier, trained once and kept beside the data: the model and its test accuracy."""
+    data = load_mnist(root)
+    train, test = ((data[split][0][:, None].float() / 255, data[split][1]) for split in ("train", "test"))
+    return load_or_train(Path(root) / "classifier.safetensors", *train, *test, seed)
+
+
+def score_digits(
+    bridge: Bridge, test: Pairs, classifier: nn.Module, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Figures of ``metrics.samples`` samples of digits for each test pair, and a table of pixel std against error.
+
+    Besides :class:`csb.metrics.ensemble.EnsembleScores` (inside the hole, where there is one): digit_accuracy, the
+    share of samples that the classifier reads as the true digit; known_error, the largest change of a known pixel;
+    calls, network calls a sample; seconds.
+    """
+    scores, generator = EnsembleScores(), seeded(seed, Stream.IMAGES, device=bridge.device)
+    right, calls, seconds, known, kept, mask = 0, 0, 0.0, 0.0, [], None
+    for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _DIGITS):
+        calls, seconds = info.forward_evaluations, seconds + info.seconds
+        mask = bridge.transform.unknown(pairs.y)
+        scores.update(samples, pairs.x, mask=mask)
+        assert pairs.labels is not None
+        read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(pairs.x), -1)
+        right += int((read == pairs.labels[:, None]).sum())
+        if mask is not None:
+            known = max(known, float(((samples - pairs.x[:, None]) * ~mask[:, None]).abs().max()))
+        if sum(len(part) for part in kept) < _RELIABILITY:
+            kept.append(samples)
+    row = {**scores.compute(), "digit_accuracy": right / (len(test.x) * metrics.samples)}
+    row |= {"calls": calls, "seconds": seconds} | ({} if mask is None else {"known_error": known})
+    x = torch.cat(kept)
+    bins = std_error_correlation(x, test.x[: len(x)], bridge.transform.unknown(test.y[: len(x)]))
+    reliability = [
+        {"bin": i, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
+        for i, (std, rmse) in enumerate(zip(bins.predicted_std, bins.rmse), start=1)
+    ]
+    return row, reliability
 
 
 def failures(figures: Mapping[str, Any], observations: int, samples: int) -> list[str]:

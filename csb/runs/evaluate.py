@@ -8,17 +8,18 @@ import torch
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
-from csb.evaluation.images import Reference, class_row, digit_classifier, score_digits
 from csb.evaluation.pictures import draw_samples
-from csb.evaluation.results import draw
+from csb.evaluation.results import Reference, class_row, draw
 from csb.evaluation.rows import Report, Row
 from csb.evaluation.scores import (
     MetricsSettings,
     SamplerSettings,
+    digit_classifier,
     exact_scores,
     held_out,
     held_out_scores,
     pairs_at_once,
+    score_digits,
     warn_of_failure,
 )
 from csb.evaluation.table import markdown_table, print_table

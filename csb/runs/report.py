@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
-from csb.evaluation.images import Reference, class_row, digit_classifier
 from csb.evaluation.pictures import as_images, drawn_channels
 from csb.evaluation.report import write_report
-from csb.evaluation.results import Drawn, against_exact, draw, image_row, point_row
+from csb.evaluation.results import Drawn, Reference, against_exact, class_row, draw, image_row, point_row
 from csb.evaluation.rows import ImageGrid, PointGrid, Report, Row
-from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out, nearness, pairs_at_once
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, nearness, pairs_at_once
 from csb.networks.diffusion import Denoiser
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
 from csb.problems.mnist_problem import MnistProblem

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from csb.evaluation.images import Reference, class_figures, class_row
-from csb.evaluation.results import Drawn
+from csb.evaluation.results import Drawn, Reference, class_figures, class_row
 from csb.evaluation.rows import Row
 from csb.metrics.digits import DigitClassifier
 from csb.metrics.distances import frechet
