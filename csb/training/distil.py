@@ -1,8 +1,8 @@
 r"""Distillation: a student is fitted to end points of the frozen bridge's paths (see :mod:`csb.bridge.student`).
 
-The paths start at N(0, I), with the observations of training pairs; there is no end of them, and the cache is filled
-again every ``refresh`` steps. A state of the batch lies on a level of one of the numbers of calls, which are equally
-frequent, as are the levels of each: the first level is part of all of them.
+The paths start at N(0, I), with the observations of training pairs; the cache of them is filled again every ``refresh``
+steps. A state of the batch lies on a level of one of the numbers of calls, which are equally frequent, as are the
+levels of each: the first level is part of all of them.
 
 A generator is fitted by a strictly proper score of draws. The energy score of a law q at an outcome x (Gneiting &
 Raftery 2007, eq. 21, with β = 1)
@@ -25,6 +25,7 @@ coordinates, so that all are of the size of a pixel's error.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -46,24 +47,21 @@ _LEAST = 1e-12  # squared norms below have gradient 0, as a norm's subgradient a
 
 
 class Jumps(NamedTuple):
-    """One optimiser step: states z (B, *z_shape) at k (B,), the ends x_0 of their paths, and their observations.
-
-    ``width``: √(1−ᾱ_k), (B,). ``noise``: (B·m, noise_size), of a generator's m draws a state; None for other students.
-    """
+    """One optimiser step: states z (B, *z_shape) at k (B,), the ends x_0 of their paths, and their observations."""
 
     z: Tensor
     k: Tensor
     x_0: Tensor
     c: Tensor
-    width: Tensor
-    noise: Tensor | None
+    width: Tensor  # √(1−ᾱ_k), (B,)
+    noise: Tensor | None  # (B·m, noise_size), of a generator's m draws a state; None for other students
     step: int
 
 
 def jump_batches(
     student: Student, pairs: EncodedPairs, cache: Cache, settings: DistilSettings, seed: int, steps: tuple[int, int]
 ) -> Iterator[Jumps]:
-    """The batches of steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
+    """Yield the batches of steps start..stop − 1; batch s is a function of (cache, seed, s) alone."""
     grid, size, share = student.grid, settings.batch_size, level_shares(student)
     reference, width = Reference(grid), (1 - grid.alpha_bar).sqrt().float()
     noise_size, noise = student.noise_size if isinstance(student, Generator) else 0, None
@@ -79,7 +77,7 @@ def jump_batches(
 
 
 def level_shares(student: Student) -> Tensor:
-    """How frequent each k in 0..T is in training, (T + 1,), of sum 1."""
+    """Return how frequent each k in 0..T is in training, (T + 1,), of sum 1."""
     share = torch.zeros(student.grid.T + 1, dtype=torch.float32)
     for calls in student.spec.calls:
         levels = student.levels(calls)
@@ -88,7 +86,7 @@ def level_shares(student: Student) -> Tensor:
 
 
 def norms(x: Tensor, side: int | None = None) -> Tensor:
-    """Root mean squares, (N, parts): of x (N, …) as a whole for None, of the square patches of images (N, C, H, W)."""
+    """Return root mean squares, (N, parts): of x (N, …) as a whole, or of square patches of images (N, C, H, W)."""
     square = x.square()
     if side is None:
         square = square.flatten(1).mean(1, keepdim=True)
@@ -98,7 +96,7 @@ def norms(x: Tensor, side: int | None = None) -> Tensor:
 
 
 def energy_score(draws: Tensor, x: Tensor, side: int | None = None) -> Tensor:
-    """Ŝ of draws (B, m, …), m ≥ 2, at outcomes x (B, …), (B,); of patches of a side, their mean."""
+    """Return Ŝ of draws (B, m, …), m ≥ 2, at outcomes x (B, …), (B,); of patches of a side, their mean."""
     m = draws.shape[1]
     first, second = torch.triu_indices(m, m, 1, device=draws.device)
     far = norms((draws - x[:, None]).flatten(0, 1), side).unflatten(0, (-1, m)).mean((1, 2))
@@ -115,13 +113,12 @@ def check_patches(patches: list[int], z_shape: tuple[int, ...]) -> None:
 
 
 def generator_score(draws: Tensor, x: Tensor, patches: list[int]) -> Tensor:
-    """The mean of the energy score of the whole and those of the patches of each side, ()."""
-    parts = [energy_score(draws, x, side).mean() for side in (None, *patches)]
-    return torch.stack(parts).mean()
+    """Return the mean of the energy score of the whole and those of the patches of each side, ()."""
+    return torch.stack([energy_score(draws, x, side).mean() for side in (None, *patches)]).mean()
 
 
 def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
-    """The mean proper score of the student's laws at the ends of the paths, ().
+    """Return the mean proper score of the student's laws at the ends of the paths, ().
 
     Of a density the negative logarithm a coordinate, relative to that of the width √(1−ᾱ_k); of a generator the energy
     score in units of that width, so that levels count alike.
@@ -138,43 +135,32 @@ def student_loss(student: Student, batch: Jumps, patches: list[int]) -> Tensor:
 
 
 def train_student(
-    student: Student,
-    bridge: Bridge,
-    pairs: EncodedPairs,
-    settings: DistilSettings,
-    setup: Setup,
-    resume: bool = False,
+    student: Student, bridge: Bridge, pairs: EncodedPairs, settings: DistilSettings, setup: Setup, resume: bool = False
 ) -> None:
-    """Fits a distilled sampler to a bridge and writes ``consistency.safetensors``.
+    """Fit a distilled sampler to a bridge and write ``consistency.safetensors``.
 
     Args:
         student: with initial weights; changed in place.
         bridge: the teacher, frozen.
         pairs: the encoded training pairs, of which observations are taken.
-        settings, setup, resume: of the training; its cost is added to ``setup.about`` in the file.
-
-    Raises:
-        CSBError: a state of other settings, a full disk, a diverging loss.
+        settings, setup, resume: as for :func:`csb.training.regression.train_network`.
     """
-    bridge = bridge.requires_grad_(False)
-    size = cache_size(bridge, settings)
+    size, seed = cache_size(bridge.requires_grad_(False), settings), setup.seed
 
     def batches(start: int, bar: Bar) -> Iterator[Jumps]:
         number = start // settings.refresh
         bar.describe("drawing end points")
-        key = (setup.seed, 0, number, 0, Stream.DISTIL_CACHE)
+        key = (seed, 0, number, 0, Stream.DISTIL_CACHE)
         cache = fill(bridge.to(setup.device.where).eval(), "backward", BridgeMatching(), pairs, size, key)
         bar.describe("distilling")
         steps = (start, min(settings.steps, (number + 1) * settings.refresh))
-        return jump_batches(student, pairs, cache, settings, setup.seed, steps)
+        return jump_batches(student, pairs, cache, settings, seed, steps)
 
-    def loss(batch: Jumps) -> Tensor:
-        return student_loss(student, batch, settings.patches)
-
+    loss = partial(student_loss, student, patches=settings.patches)
     train_network(student, NAME, loss, batches, settings, setup, resume, "distillation")
 
 
 def cache_size(bridge: Bridge, settings: DistilSettings) -> int:
-    """How many paths the cache holds. CSBError where its budget holds none."""
+    """Return how many paths the cache holds. CSBError where its budget holds none."""
     each = bytes_per_trajectory(bridge.transform.z_shape, bridge.grid.T, BridgeMatching())
     return capacity(each, settings.trajectories, settings.cache_bytes, "distil")

@@ -25,14 +25,13 @@ from csb.training.state import REMEDY, Diverged, first_bad, take_weights
 
 BLOCK, LAST = 50, 5  # steps whose median loss is looked at: to stop, and before a checkpoint is written
 EXPLODED = 1000.0  # multiple of max(1, |lowest median|) by which a median above the lowest counts as exploded
-After = Callable[[int, float, float], bool | None]
+After = Callable[[int, float, float], bool | None]  # of steps done, loss, learning rate; True ends the fit
 
 
 class MovingAverage(AveragedModel):
     """A moving average of weights, of shorter memory over the first steps: decay_n = min(decay, (1+n)/(10+n)).
 
-    Step 0 copies them. The number of the step is passed in: torch's own update reads its counter of steps for every
-    array of weights, and each reading waits for the GPU.
+    Step 0 copies them. It is passed in: torch's own update reads a counter for every array, which waits for the GPU.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -43,14 +42,14 @@ class MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update(self, weights: list[Tensor], step: int) -> None:
-        """Takes a model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
+        """Take a model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
         torch._foreach_lerp_(self.weights, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
         self.n_averaged += 1
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then cosine decay to 1 % of the peak: a function of the step alone."""
+    """Return the rate of a step: linear warm-up over a share of the steps, then cosine decay to 1 % of the peak."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return peak * (step + 1) / rising
@@ -61,17 +60,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 class FitModule(pl.LightningModule):
     """A network under training and the moving average of its weights; :class:`Fit` drives it.
 
-    ``training_step`` gives the loss of a batch, (), to be descended, and sets ``last_loss``, to be shown.
-
-    Args:
-        model: what is fitted.
-        name: what the training is called in messages.
-        steps: optimiser steps in all.
-        peak: the learning rate after warm-up.
-        settings: the optimiser's.
-
-    Attributes:
-        rate_factor: on every learning rate, below 1 after a retry.
+    ``training_step`` gives the loss of a batch, (), to be descended, and sets ``last_loss``, to be shown. Messages name
+    the training ``name``; ``peak`` is the learning rate after warm-up, ``rate_factor`` below 1 after a retry.
     """
 
     last_loss: Tensor
@@ -92,16 +82,15 @@ class FitModule(pl.LightningModule):
         return self.rate_factor * learning_rate(step, self.steps, self.peak, self.settings.warmup)
 
     def where(self, step: int) -> str:
-        """The place of a step in the training, for messages."""
         return f"{self.name} at step {step}"
 
     def adopt_average(self) -> None:
-        """Ends the fit: the network takes the averaged weights, with which it is frozen and continued."""
+        """End the fit: the network takes the averaged weights, with which it is frozen and continued."""
         take_weights(self.model, self.average.module.state_dict())
 
 
 class NetworkModule(FitModule):
-    """Fits a network by a loss of its batches."""
+    """A network that is fitted by a loss of its batches."""
 
     def __init__(self, loss: Callable[[Any], Tensor], *fitted: Any) -> None:
         super().__init__(*fitted)
@@ -140,14 +129,9 @@ class _Asked:
 
 
 class Fit:
-    """The optimisation of a module's network.
+    """The optimisation of a module's network, which is moved to the device; of ``ranks`` each fits on its part.
 
-    Args:
-        module: what is fitted; it is moved to its device.
-        device: where and how.
-        clip: norm to which gradients are clipped.
-        ranks: the processes that fit it, each on its part of every batch.
-        state: of the optimiser, by the number of the array of weights, from which it goes on.
+    ``state`` is that of the optimiser, by the number of the array of weights, from which it goes on.
     """
 
     def __init__(
@@ -158,12 +142,10 @@ class Fit:
         ranks: Ranks = ALONE,
         state: dict[int, Any] | None = None,
     ) -> None:
-        several: dict[str, Any] = {}
+        options: dict[str, Any] = {"accelerator": device.where.type, "precision": device.precision}
         if ranks.size > 1:
-            several = {"strategy": "ddp", "num_nodes": device.num_nodes, "plugins": [environment()]}
-        self.fabric = Fabric(
-            accelerator=device.where.type, devices=device.devices, precision=device.precision, **several  # type: ignore[arg-type]
-        )  # fmt: skip
+            options |= {"strategy": "ddp", "num_nodes": device.num_nodes, "plugins": [environment()]}
+        self.fabric = Fabric(devices=device.devices, **options)
         self.fabric.launch()
         self.module: FitModule = module.to(self.fabric.device)
         self.clip, self.ranks = clip, ranks
@@ -173,20 +155,13 @@ class Fit:
 
     @property
     def state(self) -> dict[int, Any]:
-        """Of the optimiser, as it is passed in."""
         return self.optimizer.state_dict()["state"]
 
     def run(self, batches: Iterable[Any], after: After, save: Callable[[], None]) -> None:
-        """Takes a step on each batch, until ``after`` says so or a process is asked to end; then calls ``save``.
+        """Take a step on each batch, until ``after`` says so or a process is asked to end; then call ``save``.
 
-        Args:
-            batches: named tuples with a field ``step``.
-            after: called after each step as after(steps done, loss, learning rate); True ends the fit.
-            save: keeps the state, before a signal that came meanwhile is raised.
-
-        Raises:
-            CSBError: a loss or a gradient that is not finite, before any weight is changed.
-            KeyboardInterrupt, Terminated: a signal came, to this process or another.
+        Batches are named tuples with a field ``step``. A signal that came, to this process or another, is raised after
+        ``save``. CSBError for a loss or a gradient that is not finite, before any weight is changed.
         """
         cudnn = torch.backends.cudnn
         repeatable = nullcontext()  # on a GPU, convolutions' gradients must be the same each time
@@ -229,7 +204,7 @@ class Fit:
         return ends
 
     def _clip(self, batch: Any) -> None:
-        """Clips the norm of the gradients: of their mean, so that all processes stop at the same step."""
+        """Clip the norm of the gradients: of their mean, so that all processes stop at the same step."""
         module = self.module
         norm = nn.utils.get_total_norm([w.grad for w in module.weights if w.grad is not None])
         if not bool(torch.isfinite(norm + module.last_loss)):
@@ -258,18 +233,16 @@ def _not_finite(module: FitModule, batch: Any) -> CSBError:
 class LossWatch:
     """Tells an exploded loss: half of the last steps are far above the lowest earlier median, or the first loss.
 
-    Far is 1000·max(1, |lowest|). A negative log-likelihood is one a coordinate, so it takes errors of 45 standard
-    deviations in every coordinate of half the states of a batch, in half of the steps: single bad batches never count.
-
-    Args:
-        losses: of all steps of the fit so far, a list that grows; the verdict is a function of it alone.
+    Of a negative log-likelihood, one a coordinate, that takes errors of 45 standard deviations in every coordinate of
+    half the states of a batch, in half of the steps: single bad batches never count. ``losses`` are those of all steps
+    so far, a list that grows; the verdict is a function of it alone.
     """
 
     def __init__(self, losses: list[float]) -> None:
         self.losses, self.lowest, self.seen = losses, math.inf, 0
 
     def exploded(self, last: int) -> str | None:
-        """How far the median of so many last losses is above the lowest of a block; None where it is not far."""
+        """Say how far the median of so many last losses is above the lowest of a block; None where it is not far."""
         losses = self.losses
         for end in range(self.seen + BLOCK, len(losses) + 1, BLOCK):
             self.lowest, self.seen = min(self.lowest, statistics.median(losses[end - BLOCK : end])), end
@@ -281,13 +254,13 @@ class LossWatch:
         return None
 
     def check(self, where: str, last: int = LAST) -> None:
-        """Raise Diverged where so many last losses count as exploded; ``where`` is the place in the training."""
+        """Raise Diverged where so many last losses count as exploded."""
         if (found := self.exploded(last)) is not None:
             raise Diverged(f"the loss exploded in {where}: {found}; {REMEDY}")
 
 
 @contextmanager
 def with_gradients() -> Iterator[None]:
-    """Leaves torch's inference mode and no_grad: what is made inside can be trained. Also a decorator."""
+    """Leave torch's inference mode and no_grad: what is made inside can be trained. Also a decorator."""
     with torch.inference_mode(False), torch.enable_grad():
         yield

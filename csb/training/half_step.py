@@ -1,10 +1,4 @@
-"""A half-step: its batches, the loss of its kernels on them, and that on validation pairs.
-
-Batch s is a function of (seed, half-step, s) alone, so a resumed run repeats none. On the CPU batches are made when
-they are asked for. A GPU makes its own if pairs and cache fit on it: a batch is then a few gathers and random numbers,
-and no state crosses the bus. Data that are too large stay on the CPU, and :func:`ahead` makes the next batch in a
-thread, in pinned memory, while the GPU computes.
-"""
+"""A half-step: its batches, the loss of its kernels on them, and that on validation pairs."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -30,7 +24,7 @@ _STATES = 16_384  # of validation
 
 
 class Batch(NamedTuple):
-    """One optimiser step: states x (B, …) at which the kernel of step k is evaluated, and what it should say there.
+    """One optimiser step: states x (B, …) at which the kernels of steps k (B,) are evaluated, and what they should say.
 
     The observations c are those of the B/r pairs of the batch; r states that follow each other share one.
     """
@@ -42,7 +36,7 @@ class Batch(NamedTuple):
     step: int
 
     def part(self, ranks: Ranks) -> "Batch":
-        """A process's part of the batch, in whole pairs."""
+        """Return a process's part of the batch, in whole pairs."""
         if ranks.size == 1:
             return self
         pairs, shared = ranks.part(len(self.c)), len(self.x) // len(self.c)
@@ -54,33 +48,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """How the batches of a half-step are drawn.
-
-    Attributes:
-        grid: of the bridge.
-        objective: sets the targets.
-        batch_size: states a step, of all processes together.
-        states_per_pair: how many of them share one pair, or trajectory.
-        seed: of the training.
-        draw_targets: targets are single draws, for laws that cannot integrate a target's variance out.
-        ranks: the processes that a batch is divided among.
-    """
+    """How the batches of a half-step are drawn."""
 
     grid: Grid
     objective: Objective
-    batch_size: int
-    states_per_pair: int
+    batch_size: int  # states a step, of all processes together
+    states_per_pair: int  # how many of them share one pair, or trajectory
     seed: int
-    draw_targets: bool = False
-    ranks: Ranks = ALONE
+    draw_targets: bool = False  # targets are single draws, for laws that cannot integrate a target's variance out
+    ranks: Ranks = ALONE  # the processes that a batch is divided among
 
 
 class Batches:
-    """An iterable over steps start..stop − 1 of a half-step.
+    """An iterable over steps start..stop − 1 of a half-step; batch s is a function of (seed, half-step, s) alone.
 
     Without a cache, states come from the reference process (the first half-step); with one, from its trajectories.
-    Batches are made where pairs and cache lie; which pairs and steps they hold does not depend on it, their noise is
-    that of the device.
+    Batches are made where pairs and cache lie: their pairs and steps do not depend on it, their noise is the device's.
     """
 
     def __init__(
@@ -97,27 +80,24 @@ class Batches:
         self.reference = Reference(draw.grid)
 
     def move(self, device: torch.device) -> None:
-        """Puts pairs and cache, which must be in memory, on a device."""
+        """Put pairs and cache, which must be in memory, on a device."""
         self.pairs, self.device = self.pairs.to(device), device
         if self.cache is not None:
             self.cache = move_data_to_device(self.cache, device)
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
-            key, device = (self.draw.seed, self.half_step.index, step, self.key), self.device
+            key = (self.draw.seed, self.half_step.index, step, self.key)
             generator = seeded(*key)
             of = self._numbers_and_pairs(generator)
-            noise = generator if device.type == "cpu" else seeded(*key, device=device)
+            noise = generator if self.device.type == "cpu" else seeded(*key, device=self.device)
             batch = self._first(step, *of, noise) if self.cache is None else self._cached(step, *of, noise, self.cache)
             if self.draw.draw_targets:
                 batch = batch._replace(target=batch.target.drawn(noise))
             yield batch.part(self.draw.ranks)
 
     def _numbers_and_pairs(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """k for each state, (B,): every step as often as any other, up to a remainder, in random order; on the CPU.
-
-        And a random pair, or trajectory, for every ``states_per_pair`` states, where the data lie.
-        """
+        """k for each state, (B,), all equally often up to a remainder; a random pair, or trajectory, for each c."""
         size, T = self.draw.batch_size, self.draw.grid.T
         available = len(self.pairs if self.cache is None else self.cache.owner)
         rows = torch.randint(available, (size // self.draw.states_per_pair,), generator=generator)
@@ -144,10 +124,10 @@ class Batches:
 
 
 def on_device(batches: Batches, device: DeviceSettings) -> Iterable[Batch]:
-    """The same batches as fast as a device can be given them; on the CPU, ``batches`` as they are.
+    """Return the same batches as fast as a device can be given them; on the CPU, ``batches`` as they are.
 
-    A GPU makes them if pairs and cache take at most ``gpu_share`` of all the memory it has: what is free depends on
-    what ran before, and where a batch is made decides which random numbers it is of.
+    A GPU makes its own, by a few gathers and random numbers, if pairs and cache take at most ``gpu_share`` of all its
+    memory: what is free depends on what ran before, and where a batch is made decides its random numbers.
     """
     if device.where.type != "cuda":
         return batches
@@ -160,7 +140,7 @@ def on_device(batches: Batches, device: DeviceSettings) -> Iterable[Batch]:
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yields batches on a device; the next one is made, and sent there, in a thread while the last one is used.
+    """Yield batches on a device; the next one is made, and sent there, in a thread while the last one is used.
 
     What fails in the making is raised where the batch is asked for. Ending the iteration ends the thread.
     """
@@ -181,7 +161,7 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 def balance(kernel: Kernel, exponent: float) -> Tensor:
-    """Weights of the steps, (T + 1,), mean 1 over k = 1..T: ∝ (β_k/gain_k²)^exponent.
+    """Return the weights of the steps, (T + 1,), mean 1 over k = 1..T: ∝ (β_k/gain_k²)^exponent.
 
     The likelihood of step k weighs an error of the network's output by gain_k²/β_k, which falls a thousandfold from the
     data to the noise end of an image's grid; unbalanced, the network spends itself on the last step's pixels. A weight
@@ -193,7 +173,7 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
 
 
 class HalfStepModule(FitModule):
-    """Fits the kernels of one direction; those of the other are frozen."""
+    """The kernels of one direction under training; those of the other are frozen."""
 
     beta: Tensor
     weight: Tensor
@@ -213,7 +193,7 @@ class HalfStepModule(FitModule):
         return self.weighted_loss(self.kernel, batch)
 
     def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
-        """The loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
+        """Return the loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
         context = repeated(kernel.encode(batch.c), len(batch.x) // len(batch.c))
         law = kernel(batch.x, batch.k, context)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
@@ -224,13 +204,7 @@ class HalfStepModule(FitModule):
 class Validation:
     """The loss of a half-step's averaged weights on validation pairs, by which it ends with those of the lowest.
 
-    It is always taken on the same states: a function of (seed, half-step).
-
-    Args:
-        module: of the half-step.
-        draw: how its batches are drawn; here each state has a pair of its own.
-        pairs: encoded validation pairs.
-        cache: their trajectories; None for the first half-step.
+    It is always taken on the same states, each with a pair of its own: a function of (seed, half-step).
     """
 
     def __init__(self, module: HalfStepModule, draw: Draw, pairs: EncodedPairs, cache: Cache | None) -> None:
@@ -242,7 +216,7 @@ class Validation:
         self.batches = list(batches)[self.ranks.part(self.count)]
 
     def record(self, progress: Progress, step: int) -> tuple[float, int]:
-        """The mean loss after a step, and the step of the lowest, whose averaged weights the progress keeps.
+        """Return the mean loss after a step, and the step of the lowest, whose averaged weights the progress keeps.
 
         Steps are weighted as in training. Diverged where the loss is not finite.
         """
@@ -257,7 +231,7 @@ class Validation:
 
     @torch.no_grad()
     def losses(self) -> list[float]:
-        """The loss of each batch, of all processes."""
+        """Return the loss of each batch, of all processes."""
         average, found = self.average, torch.zeros(self.count, dtype=torch.float64)
         training = average.training
         average.eval()
@@ -273,9 +247,9 @@ class Validation:
     def restore(self, progress: Progress) -> int:
         """Give the moving average the weights of the lowest loss, unless its own are as good. Return their step.
 
-        The end of a schedule has the smallest learning rate, hence the smallest noise of the weights. A loss measured
-        every few hundred steps is lowest somewhere earlier by chance alone; so the end stands where its loss is not
-        higher by more than the standard error of the difference, over batches.
+        The end of a schedule has the smallest noise of the weights, and a loss measured every few hundred steps is
+        lowest somewhere earlier by chance alone; so the end stands where its loss is not higher by more than the
+        standard error of the difference, over batches.
         """
         assert progress.best is not None
         if progress.best["step"] == progress.step:

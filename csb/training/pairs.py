@@ -1,9 +1,4 @@
-"""What batches are drawn from: the pairs of a training as the bridge sees them, and the trajectory cache.
-
-Pairs are states z and conditions c, by rows. In memory they are encoded once; of pairs that are read by rows, each
-batch is encoded when it is read. Both give the same numbers, bit for bit. The cache holds states of the frozen kernels'
-paths.
-"""
+"""What batches are drawn from: the pairs of a training as the bridge sees them, and the trajectory cache."""
 
 import copy
 import math
@@ -28,15 +23,13 @@ _CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
 class EncodedPairs:
-    """N pairs of states z and conditions c, on the CPU.
+    """N pairs of states z and conditions c. In memory they are encoded once; else each batch, when it is read.
 
     Args:
         source: of the pairs (x, y).
         z_shape: of one state.
-        encode_x: x and y → z.
-        encode_y: y → c.
-        transform: draws, among the states that stand for the same x, the one to train on
-            (:meth:`csb.problems.Transform.preimage`); None where each stands for itself.
+        encode_x, encode_y: x and y → z, and y → c.
+        transform: draws, of the states that stand for the same x, the one to train on; None where there is one.
     """
 
     def __init__(
@@ -56,7 +49,7 @@ class EncodedPairs:
 
     @classmethod
     def of(cls, z: Tensor, c: Tensor | None = None, transform: Transform | None = None) -> "EncodedPairs":
-        """Of z (N, *z_shape) and c (N, *c_shape), encoded; without c there are no conditions: c (N, 0)."""
+        """Take z (N, *z_shape) and c (N, *c_shape) that are encoded; without c there are no conditions: c (N, 0)."""
         pairs = Pairs(z, z.new_empty(len(z), 0) if c is None else c)
         return cls(Rows.of(pairs), tuple(z.shape[1:]), *_KEPT, transform)
 
@@ -64,68 +57,58 @@ class EncodedPairs:
         return len(self.source)
 
     def to(self, device: torch.device) -> "EncodedPairs":
-        """The same, which must be in memory, on a device; what they are asked for, and the generator, live there."""
+        """Copy pairs in memory to a device; what they are asked for, and the generator, live there."""
         transform = None if self.transform is None else copy.deepcopy(self.transform).to(device)
         z, c = self.head(len(self))
         return EncodedPairs.of(z.to(device), c.to(device), transform)
 
     def plain(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """z (B, *z_shape) and c (B, *c_shape) of the pairs of these numbers (B,), int64; z as x is encoded."""
+        """Return z (B, *z_shape) and c (B, *c_shape) of the pairs of these numbers (B,), int64; z as x is encoded."""
         x, y, _ = self.source.read(indices)
         return self.encode_x(x, y), self.encode_y(y)
 
     def conditions(self, indices: Tensor) -> Tensor:
-        """The c of :meth:`plain` alone."""
+        """Return the c of :meth:`plain` alone."""
         return self.encode_y(self.source.read_y(indices))
 
     def rows(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
+        """Do as :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
         z, c = self.plain(indices)
         return (z if self.transform is None else self.transform.preimage(z, generator)), c
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
-        """:meth:`plain` of the first n pairs; of all where there are fewer."""
+        """Return :meth:`plain` of the first n pairs; of all where there are fewer."""
         return self.plain(slice(0, min(n, len(self))))
 
 
 def encoded(transform: Transform, source: Rows) -> EncodedPairs:
-    """The pairs of a source by a fitted transform, of which a copy is kept: it may move to another device."""
+    """Encode the pairs of a source by a copy of a fitted transform, which may move to another device."""
     own = copy.deepcopy(transform).cpu().requires_grad_(False)
     return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own)
 
 
 class Cache(NamedTuple):
-    """N trajectories, in memory.
+    """N trajectories of the frozen kernels, in memory."""
 
-    Attributes:
-        states: (T + 1, N, *z_shape), states by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept.
-        targets: (T, N, *z_shape), the target of step k at k − 1; None where the state itself is the target.
-        owner: (N,), the pair whose observation goes with the trajectory: y is stored once, in the data.
-    """
-
-    states: Tensor
-    targets: Tensor | None
-    owner: Tensor
+    states: Tensor  # (T + 1, N, *z_shape), by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept
+    targets: Tensor | None  # (T, N, *z_shape), that of step k at k − 1; None where the state itself is the target
+    owner: Tensor  # (N,), the pair whose observation goes with the trajectory: y is stored once, in the data
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
         return [part for part in self if part is not None]
 
 
 def bytes_per_trajectory(
     z_shape: tuple[int, ...], T: int, objective: Objective, dtype: torch.dtype = torch.float32
 ) -> int:
-    """The states, the targets where the objective needs them, and the index of the observation."""
+    """Count the states, the targets where the objective needs them, and the index of the observation."""
     kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
     return dtype.itemsize * math.prod(z_shape) * kept + _OWNER_BYTES
 
 
 def capacity(each: int, wanted: int, budget: int, group: str = "training") -> int:
-    """Trajectories of ``each`` bytes that fit the byte budget of a group of settings, at most ``wanted``.
-
-    CSBError where not even one does.
-    """
+    """Return how many trajectories of ``each`` bytes fit a byte budget, at most ``wanted``; CSBError for none."""
     if budget < each:
         raise CSBError(f"{group}.cache_bytes={budget} cannot hold one trajectory of {each} bytes; raise it")
     return min(wanted, budget // each)
@@ -141,15 +124,14 @@ def fill(
     dtype: torch.dtype = torch.float32,
     ranks: Ranks = ALONE,
 ) -> Cache:
-    """Runs the frozen kernels of ``source`` on ``size`` random pairs.
+    """Run the frozen kernels of ``source`` on ``size`` random pairs.
 
     A pure function of the kernels, the data and the seed: a resumed run fills the same cache again. Of several
-    processes each draws the noise of all trajectories and runs the kernels on its part of each chunk.
+    processes each draws the random numbers of all trajectories and runs the kernels on its part of each chunk.
 
     Args:
         bridge: on the device that fills.
         source: "forward" starts at the data, "backward" at N(0, I).
-        objective: sets the targets.
         pairs: of which the conditions and, forward, the first states are.
         size: trajectories, at most what :func:`capacity` allows.
         seed: (seed, half-step, round, rank).
@@ -167,16 +149,22 @@ def fill(
         for rows in torch.arange(size).split(_CHUNK):
             part, first = ranks.part(len(rows)), int(rows[0])
             where = slice(first + part.start, first + part.stop)
-            start, c = _starts(source, pairs, owner[rows], part, generator, choice)
+            if source == "backward":
+                start = torch.randn(
+                    (len(rows), *pairs.z_shape), dtype=torch.float32, device=bridge.device, generator=generator
+                )
+                c = pairs.conditions(owner[rows])
+            else:
+                start, c = pairs.rows(owner[rows], choice)
             if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
                 continue
-            noise = _Part(generator, len(rows), bridge.device, part)
-            context = bridge.contexts(source, c.to(bridge.device), _CHUNK)
+            start, noise = start[part].to(bridge.device), _Part(generator, len(rows), bridge.device, part)
+            context = bridge.contexts(source, c[part].to(bridge.device), _CHUNK)
             k, ahead = (0, 1) if source == "forward" else (T, -1)
             states[row_of[k], where] = start.cpu()
             laws: deque[Transition] = deque(maxlen=1)
             for end in bridge.walk(source, start, context, noise, _CHUNK, after=laws.append):
-                step, k = (k + 1 if ahead == 1 else k), k + ahead
+                step, k = max(k, k + ahead), k + ahead
                 if k in row_of:
                     states[row_of[k], where] = end.cpu()
                 if targets is not None:
@@ -187,26 +175,6 @@ def fill(
     for tensor in cache.tensors[:-1]:
         ranks.all_reduce(tensor)
     return cache
-
-
-def _starts(
-    source: Direction,
-    pairs: EncodedPairs,
-    owner: Tensor,
-    part: slice,
-    generator: torch.Generator,
-    choice: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """The first states of a part of trajectories, on the generator's device, and their conditions, on the CPU.
-
-    Random numbers are drawn for all of them: ``choice``, on the CPU, draws those of the data.
-    """
-    if source == "backward":
-        shape, device = (len(owner), *pairs.z_shape), generator.device
-        start = torch.randn(shape, dtype=torch.float32, device=device, generator=generator)
-        return start[part], pairs.conditions(owner[part])
-    z, c = pairs.rows(owner, choice)
-    return z[part].to(generator.device), c[part]
 
 
 class _Part(Noise):

@@ -1,25 +1,17 @@
 """The processes of one training on several devices: who each is, what they tell each other, and who reports a failure.
 
-Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.launch`). All run
-the same context; their gradients are averaged in each step (:mod:`csb.training.fit`). What makes their number leave no
-trace in the result but the order of floating-point sums:
+Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.launch`). What makes
+their number leave no trace in the result but the order of floating-point sums: random numbers are drawn for the whole
+training, by every process alike, and each computes on its share of the rows: of each batch, whose gradients are
+averaged (:mod:`csb.training.fit`); of the cache (:func:`csb.training.pairs.fill`), whose shares are exchanged, as any
+row may go to any process; and of the validation's batches.
 
-- **Random numbers are drawn for the whole training, by every process alike, and each computes on its share of the
-  rows.** Batch s is the function of (seed, half-step, s) that it is for one process, and process r takes the r-th of
-  equal parts of it (:meth:`csb.training.half_step.Batch.part`).
-- **The cache is filled in shares**: each process runs the kernels on its share of the trajectories
-  (:func:`csb.training.pairs.fill`), then they exchange what they have, so that all hold one and the same cache and any
-  row of it may go to any process. It costs ``training.cache_bytes`` a process and one exchange in
-  ``training.refresh`` steps; were each to keep its own trajectories alone, batches would have to be drawn by process,
-  and depend on their number.
-- The validation loss is computed in shares of whole batches; its mean is taken over all of them in their order.
+Process 0 decides and writes: checkpoints, the calibration, logs and pictures are its own. A resumed training is
+bit-identical for the same number of processes, which is in the run's fingerprint; another is refused.
 
-Process 0 decides and writes: averaged weights, checkpoints, the calibration, logs and pictures are its own, and what it
-decides it tells the others. A resumed training is bit-identical for the same number of processes; that number is in
-the run's fingerprint, and another is refused.
-
-Where one process fails, the others find its connection closed, and end. One line is printed in all, by whoever asks
-:func:`reports_first`: the one that failed.
+Where one process fails, the others find its connection closed, and end; one line is printed in all, by whoever asks
+:func:`reports_first`. Fabric's launching and exchanges would not do: it has no store in which the processes agree on
+who reports, one time limit for joining and waiting, and moves what is exchanged to the GPU.
 """
 
 import os
@@ -50,17 +42,11 @@ PEER_FAILED = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a training; by itself as it stands.
+    """This process among those of a training; by default the only one."""
 
-    Attributes:
-        rank: 0..size − 1; 0 decides and writes.
-        size: processes in all.
-        local: the process's number on its machine.
-    """
-
-    rank: int = 0
+    rank: int = 0  # of 0..size − 1; 0 decides and writes
     size: int = 1
-    local: int = 0
+    local: int = 0  # the process's number on its machine
 
     @classmethod
     def of(cls, device: DeviceSettings) -> "Ranks":
@@ -73,22 +59,21 @@ class Ranks:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is process 0."""
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """This process's share of ``count`` rows: neighbours, as many as any other's or one more."""
+        """Return this process's share of ``count`` rows: neighbours, as many as any other's or one more."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def broadcast(self, value: T) -> T:
-        """Process 0's value, in all. The others' is not looked at."""
+        """Return process 0's value, in all."""
         box = [value if self.is_rank_zero else None]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # pyright: ignore[reportReturnType]
 
     def all_reduce(self, rows: Tensor) -> None:
-        """Fills in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing.
+        """Fill in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing.
 
         Nobody goes on before all are there.
         """
@@ -102,28 +87,24 @@ _store: Any = None
 
 
 def environment() -> "ClusterEnvironment | None":
-    """Who started this process as one of several: torchrun, or :mod:`csb.cli.launch`; Slurm's srun; None: nobody.
+    """Tell who started this process as one of several: torchrun, or :mod:`csb.cli.launch`; srun; None: nobody.
 
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
     CSBError where srun was not told how many tasks a machine has.
     """
-    if dist.is_available() and dist.is_torchelastic_launched():
-        from lightning.fabric.plugins.environments.torchelastic import (
-            TorchElasticEnvironment,  # seconds, which sampling spares
-        )
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment  # which takes seconds
 
+    if dist.is_available() and dist.is_torchelastic_launched():
         return TorchElasticEnvironment()
     if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1 and "SLURM_PROCID" in os.environ:
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise CSBError(f"srun started {tasks} tasks without --ntasks-per-node; give it, as many as trainer.devices")
-        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
         return SLURMEnvironment(auto_requeue=False)
     return None
 
 
 def init(device: DeviceSettings) -> Ranks:
-    """Joins the processes that were started for this training, each with a device of its own.
+    """Join the processes that were started for this training, each with a device of its own.
 
     CSBError where their number is not the settings', this machine has too few GPUs, or some do not come.
     """
@@ -153,7 +134,7 @@ def init(device: DeviceSettings) -> Ranks:
 
 
 def destroy() -> None:
-    """Ends what :func:`init` began, after the last exchange."""
+    """End what :func:`init` began, after the last exchange."""
     if _store is not None and dist.is_initialized():
         dist.destroy_process_group()
 

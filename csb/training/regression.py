@@ -1,8 +1,7 @@
 r"""Trainings of one network without a bridge: a denoiser, a conditional score, a flow, and a classifier of digits.
 
 The first three are fitted by squared error. A *path* joins a datum z_0 to noise ε and says what the network is to
-predict at a point of it. All are linear interpolations whose regression target has the conditional mean that a sampler
-needs:
+predict at a point of it: a target with the conditional mean that a sampler needs. All are linear interpolations:
 
 - diffusion: τ uniform in [0, 1] on a schedule; z = √ᾱ z_0 + √(1−ᾱ) ε, target v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho
   2022), which weighs an error of x̂_0 by 1/(1−ᾱ);
@@ -12,8 +11,7 @@ The classifier that guides samplers to a digit is fitted by cross-entropy to wha
 to levels ᾱ_k, angles arccos √ᾱ uniform up to the denoiser's horizon, and clean digits for half of each batch. The best
 classifier of x̂_0 and ᾱ is p(y | x̂_0, ᾱ) = E[p(y | z_k) | x̂_0], which far from the data is nearly the prior's share
 of y, where a classifier of clean digits would be sure. What is left of overconfidence is taken away by one temperature,
-the best on validation digits. It is another network than the one that scores samples (:mod:`csb.metrics.digits`): a
-sampler is not to be judged by the classifier that guided it.
+the best on validation digits. A sampler is judged by another network than guided it (:mod:`csb.metrics.digits`).
 """
 
 import math
@@ -42,7 +40,7 @@ _CHUNK = 500  # digits that are classified at a time
 
 
 def diffusion_path(schedule: Schedule) -> Interpolation:
-    """Points of a diffusion on a schedule; see the module's docstring."""
+    """Make the points of a diffusion on a schedule."""
 
     def draw(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
@@ -54,7 +52,7 @@ def diffusion_path(schedule: Schedule) -> Interpolation:
 
 
 def flow_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Points of the straight paths from noise to data; see the module's docstring."""
+    """Make the points of the straight paths from noise to data."""
     noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
     t = rand(len(z_0), dtype=z_0.dtype, generator=generator)
     share = expand(t, z_0)
@@ -74,7 +72,7 @@ class Examples(NamedTuple):
 def example_batches(
     pairs: EncodedPairs, path: Interpolation, size: int, seed: int, steps: tuple[int, int]
 ) -> Iterator[Examples]:
-    """The batches of steps start..stop − 1; batch s, of ``size`` examples, is a function of (seed, s) alone."""
+    """Yield the batches of steps start..stop − 1; batch s, of ``size`` examples, is a function of (seed, s) alone."""
     for step in range(*steps):
         generator = seeded(seed, step, Stream.EXAMPLES)
         z, c = pairs.rows(randint(len(pairs), (size,), generator=generator), generator)
@@ -91,9 +89,10 @@ def train_network(
     resume: bool,
     title: str | None = None,
 ) -> None:
-    """Fits a model, which ends with the moving average of its weights, and writes ``<name>.safetensors``.
+    """Fit a model, which ends with the moving average of its weights, and write ``<name>.safetensors``.
 
-    ``<name>_state.safetensors`` holds the way there: a training that is killed goes on from it bit for bit.
+    A training that is killed goes on bit for bit from ``<name>_state.safetensors``. CSBError for a state of other
+    settings, a full disk, a diverging loss.
 
     Args:
         model: with initial weights; changed in place.
@@ -102,9 +101,6 @@ def train_network(
         batches: makes those from a step on, to the end or the next filling of a cache, and may describe it on the bar.
         settings, setup, resume: of the training; its cost is added to ``setup.about`` in the file.
         title: of the training in messages; by default its name.
-
-    Raises:
-        CSBError: a state of other settings, a full disk, a diverging loss.
     """
     stage = Stage(f"{name}_state", model, setup, [settings.steps], resume)
 
@@ -117,7 +113,10 @@ def train_network(
         return module
 
     stage.until_done(attempt).adopt_average()
-    save(model.to(setup.device.where), setup.folder / f"{name}{SUFFIX}", {**setup.about, **stage.cost()})
+    cost = {"seconds": stage.progress.seconds, "steps": stage.progress.step}
+    if retries := len(stage.progress.retries):
+        cost["retries"] = retries
+    save(model.to(setup.device.where), setup.folder / f"{name}{SUFFIX}", {**setup.about, **cost})
     stage.remove()
 
 
@@ -129,16 +128,15 @@ def train_by_regression(
     setup: Setup,
     resume: bool = False,
 ) -> None:
-    """Fits a model by squared error to the targets of its path.
+    """Fit a model by squared error to the targets of its path.
 
-    A denoiser of the prior p(x), which the guided samplers need and the bridge does not, looks at no observations. A
-    conditional score and a flow are the amortized baselines of a bridge.
+    A denoiser of the prior p(x) looks at no observations; a conditional score and a flow are amortized baselines.
 
     Args:
         model: with initial weights; changed in place.
         pairs: encoded training pairs.
         schedule: of a diffusion, with a horizon long enough to start from N(0, I); None for a flow.
-        settings, setup, resume: of the training, as for :func:`train_network`.
+        settings, setup, resume: as for :func:`train_network`.
     """
     name = "denoiser" if isinstance(model, NetworkDenoiser) else model.kind
     path = flow_path if schedule is None else diffusion_path(schedule)
@@ -156,7 +154,7 @@ def train_by_regression(
 
 @torch.no_grad()
 def denoised(denoiser: Denoiser, x: Tensor, alpha_bar: Tensor, generator: torch.Generator) -> Tensor:
-    """x̂_0(z_k) in data units of digits x (B, 1, 28, 28) noised to ᾱ (B,); x itself where ᾱ = 1."""
+    """Return x̂_0(z_k) in data units of digits x (B, 1, 28, 28) noised to ᾱ (B,); x itself where ᾱ = 1."""
     out, noisy = x.clone(), alpha_bar < 1
     noise = randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     if bool(noisy.any()):
@@ -167,11 +165,10 @@ def denoised(denoiser: Denoiser, x: Tensor, alpha_bar: Tensor, generator: torch.
 
 
 def train_guide(images: Tensor, labels: Tensor, denoiser: Denoiser, *, seed: int, steps: int = 1500) -> DigitGuide:
-    """A classifier of x̂_0 at temperature 1, in evaluation mode on the denoiser's device: AdamW, one-cycle rate.
+    """Train a classifier of x̂_0 at temperature 1, on the denoiser's device: AdamW, one-cycle rate.
 
     Args:
-        images: (N, 1, 28, 28), floats in [0, 1].
-        labels: (N,), integers 0–9.
+        images, labels: (N, 1, 28, 28), floats in [0, 1], and (N,), integers 0–9.
         denoiser: of the digits; its horizon bounds the noise.
         seed: sets weights, batches and noise.
         steps: of 128 digits.
@@ -211,11 +208,9 @@ def _log_probabilities(model: DigitGuide, images: Tensor, denoiser: Denoiser, se
 
 
 def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int) -> float:
-    """Sets the temperature, among ½ … 2, to that with the least log-loss over all :data:`LEVELS`, and returns it.
+    """Set the temperature, 1 so far, to that with the least log-loss over all :data:`LEVELS`, and return it.
 
-    Args:
-        model: changed in place; its temperature must be 1.
-        images, labels: held out from training, (N, 1, 28, 28) and (N,).
+    ``images`` and ``labels`` are held out from training, (N, 1, 28, 28) and (N,).
     """
     logits = list(_log_probabilities(model, images, denoiser, seed).values())
     target = labels.repeat(len(logits))
@@ -228,7 +223,7 @@ def calibrate(model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoi
 def guide_figures(
     model: DigitGuide, images: Tensor, labels: Tensor, denoiser: Denoiser, seed: int
 ) -> list[dict[str, float]]:
-    """At each of :data:`LEVELS`: alpha_bar, accuracy in [0, 1], log_loss in nats (log 10 = 2.30 for no knowledge)."""
+    """Return at each of :data:`LEVELS` alpha_bar, accuracy in [0, 1], log_loss in nats (2.30 for no knowledge)."""
     rows = []
     for level, found in _log_probabilities(model, images, denoiser, seed).items():
         right = float((found.argmax(1) == labels).double().mean())

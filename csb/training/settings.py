@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from csb.bridge import Direction
 from csb.bridge.kernel import FEW
 from csb.bridge.student import LAWS
+from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.schema import Count, Distinct, OneOf, Place, Schema, Share, Whole
 
@@ -30,32 +31,26 @@ class TrainingSettings(Schema):
     L: int = Field(ge=1, le=MOST_ITERATIONS, description="iterations; each is a backward and a forward half-step")
     first_steps: Count = Field(description="optimiser steps of the first half-step, which needs no simulation")
     steps: Count = Field(description="optimiser steps of every later half-step")
-    batch_size: Count = 256
-    """States a step, of all devices together, spread evenly over k = 1..T."""
-    states_per_pair: Count = 1
-    """How many of them share one pair (one trajectory), whose observation is then encoded once."""
+    batch_size: Count = Field(default=256, description="states a step, of all devices together, evenly over k = 1..T")
+    states_per_pair: Count = Field(default=1, description="how many of them share a pair, whose y is then encoded once")
     refresh: Count = Field(default=800, description="optimiser steps between refills of the trajectory cache")
-    trajectories: Count = 50_000
-    """Wanted in the cache; fewer where the byte budget is smaller."""
+    trajectories: Count = Field(default=50_000, description="wanted in the cache; fewer where cache_bytes is smaller")
     cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache in memory, in each process")
     cache_dtype: Annotated[str, OneOf(tuple(DTYPES))] = Field(default="float32", description="in which states are kept")
-    last_forward: bool = True
-    """Also fit the forward kernels of the last iteration, which sampling does not need."""
+    last_forward: bool = Field(default=True, description="fit the last forward kernels, which sampling does not need")
     inflate: bool = False
     """After each backward half-step, set the spread of the samples to the error of their mean on validation pairs (see
     csb.evaluation.selection)."""
     select: Annotated[str, OneOf(("best", "last"))] = "best"
     """Which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on validation
     pairs no other beats by more than its standard error, or "last"."""
-    validate_every: Count = 250
-    """Optimiser steps between evaluations of the loss on validation pairs."""
+    validate_every: Count = Field(default=250, description="optimiser steps between evaluations of the validation loss")
     patience: Whole = 8
     """A half-step stops after this many evaluations of the validation loss without a lower one, and ends with the
     averaged weights of the lowest where those at its end are clearly worse; 0 switches both off."""
     checkpoint_every: Count = Field(default=500, description="optimiser steps between checkpoints")
     observe_every: Count = 2000
-    """Optimiser steps between sample pictures within a half-step. Those of the first half-step begin after an eighth, a
-    quarter and a half of that."""
+    """Optimiser steps between sample pictures; the first half-step has some after an eighth, a quarter and a half."""
 
     @model_validator(mode="after")
     def _whole_pairs(self) -> Self:
@@ -69,7 +64,7 @@ class TrainingSettings(Schema):
 
 @dataclass(frozen=True)
 class HalfStep:
-    """One fit of one direction's kernels. ``iteration`` counts from 1, ``index`` from 0 over all half-steps."""
+    """One fit of one direction's kernels; ``iteration`` counts from 1, ``index`` from 0 over all half-steps."""
 
     index: int
     iteration: int
@@ -88,7 +83,7 @@ class HalfStep:
 
 
 def plan(settings: TrainingSettings) -> list[HalfStep]:
-    """Backward, forward, backward, …: 2 L half-steps, or 2 L − 1 without the last forward one."""
+    """Return backward, forward, backward, …: 2 L half-steps, or 2 L − 1 without the last forward one."""
     count = 2 * settings.L - (0 if settings.last_forward else 1)
     return [
         HalfStep(i, i // 2 + 1, "forward" if i % 2 else "backward", settings.steps if i else settings.first_steps)
@@ -97,10 +92,9 @@ def plan(settings: TrainingSettings) -> list[HalfStep]:
 
 
 def automatic_weight_decay(z_shape: tuple[int, ...]) -> float:
-    """0 for states of few coordinates, whose pairs lie dense; else ½.
+    """Return 0 for states of few coordinates, whose pairs lie dense; else ½.
 
-    100,000 pairs of sbi_gaussian_linear_uniform (ten coordinates) are overfitted without; on two_moons (two
-    coordinates) the same decay only blurs the crescents.
+    100,000 pairs of ten coordinates are overfitted without; on two_moons (two) it only blurs the crescents.
     """
     return 0.0 if math.prod(z_shape) <= FEW else 0.5
 
@@ -110,20 +104,16 @@ class OptimizerSettings(Schema):
 
     group = "optimizer"
 
-    lr: Annotated[float, Field(ge=1e-12, le=10)] = 1e-3
-    """The peak learning rate of the first half-step of each direction."""
-    later_lr: Annotated[float, Field(ge=1e-12, le=10)] = 1e-4
-    """That of the half-steps that continue from the previous iteration's weights."""
+    lr: float = Field(default=1e-3, ge=1e-12, le=10, description="peak learning rate of either direction's first fit")
+    later_lr: float = Field(default=1e-4, ge=1e-12, le=10, description="that of later ones, which go on from there")
     weight_decay: float = Field(default=0.0, ge=0, le=10, description="AdamW's")
     warmup: Share = Field(default=0.05, description="share of a half-step's steps")
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    """Decay of the exponential moving average of the weights, which every half-step ends with."""
+    ema: float = Field(default=0.998, ge=0, lt=1, description="decay of the averaged weights a half-step ends with")
     clip: float = Field(default=1.0, ge=1e-9, le=1e9, description="norm to which gradients are clipped")
     balance: Share = 0.5
     """Exponent that evens out the steps' weights (see csb.training.half_step.balance); 0 leaves them."""
     retries: Whole = 0
-    """How often, in the whole training, a diverged one goes back to its last good state and on with 0.3 times the
-    learning rate, before it ends with an error."""
+    """How often a diverged training goes back to its last good state, and on with 0.3 times the learning rate."""
 
 
 class FitSettings(Schema):
@@ -131,16 +121,14 @@ class FitSettings(Schema):
 
     steps: Count = Field(description="optimiser steps")
     batch_size: Count = Field(description="states a step")
-    lr: Annotated[float, Field(gt=0, lt=10)]
-    """The peak learning rate; the optimiser's other settings are the bridge's."""
+    lr: float = Field(gt=0, lt=10, description="peak learning rate; the optimiser's other settings are the bridge's")
     checkpoint_every: Count = Field(description="optimiser steps between checkpoints")
 
 
 class RegressionSettings(FitSettings):
     """How a network is trained by squared error."""
 
-    alpha_bar_end: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """The horizon of the schedule that a diffusion is trained on: small."""
+    alpha_bar_end: float = Field(default=1e-4, gt=0, lt=1, description="horizon of a diffusion's schedule: small")
 
 
 class DenoiserSettings(RegressionSettings):
@@ -166,11 +154,9 @@ class DistilSettings(FitSettings):
     """The law of a jump; "auto": by the shape of a state."""
     components: int = Field(default=32, ge=1, le=MOST, description="Gaussians of a mixture")
     rank: int = Field(default=8, ge=1, le=MOST, description='of the covariance "low_rank"')
-    noise: Annotated[int, Field(ge=1, le=MOST)] = 4
-    """Channels of noise beside the state's (numbers, for vectors) of a generator."""
+    noise: int = Field(default=4, ge=1, le=MOST, description="a generator's channels (for vectors: numbers) of noise")
     draws: int = Field(default=4, ge=2, le=MOST, description="draws a state of a generator's energy score")
-    patches: list[Count] = []
-    """Sides of the patches whose energy scores are added to that of the whole image."""
+    patches: list[Count] = Field(default=[], description="sides of patches whose energy scores are added to the whole")
     refresh: Count = Field(default=2500, description="optimiser steps between refills of the cache of end points")
     trajectories: Count = Field(default=50_000, description="wanted in it; fewer where cache_bytes is smaller")
     cache_bytes: Count = Field(default=256 * 2**20, description="byte budget of the cache")
@@ -182,43 +168,38 @@ class DeviceSettings(Schema):
 
     group = "trainer"
 
-    accelerator: Annotated[str, OneOf(("auto", "cpu", "gpu", "cuda"))] = "auto"
-    """The kind of device."""
+    accelerator: Annotated[str, OneOf(("auto", "cpu", "gpu", "cuda"))] = Field(default="auto", description="of devices")
     devices: Count = Field(default=1, description="of each machine, with a process each")
-    precision: Annotated[str, OneOf(("32-true", "bf16-mixed"))] = "32-true"
-    """Of the network calls."""
+    precision: Precision = Field(default="32-true", description="of the network calls")
     num_nodes: Count = Field(default=1, description="machines")
     strategy: Annotated[str, OneOf(("auto", "ddp"))] = "auto"
     """Several devices take ddp in any case: every network fits on one device, and the averaged weights and the
     optimiser need whole ones."""
     compile: bool = Field(default=False, description="whether networks are compiled by torch.compile")
     gpu_share: Share = 0.3
-    """Of a GPU's memory, that pairs and cache may take; where they need more, they stay on the CPU and batches are
-    copied ahead."""
+    """Of a GPU's memory, that pairs and cache may take; where they need more, batches are copied ahead from the CPU."""
     cuda_graphs: bool = Field(default=False, description="whether compiled networks are replayed as CUDA graphs")
 
     @model_validator(mode="after")
     def _what_is_here(self) -> Self:
-        fault = _missing_compiler(self.where) if self.compile else ""
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            fault = f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto"
-        elif not fault and self.cuda_graphs and not (self.compile and self.where.type == "cuda"):
-            fault = (
+            raise CSBError(f"trainer.accelerator={self.accelerator} finds no GPU here; choose cpu or auto")
+        if self.compile and (fault := self._missing_compiler()):
+            raise CSBError(f"trainer.compile=true {fault}, or choose trainer.compile=false")
+        if self.cuda_graphs and not (self.compile and self.where.type == "cuda"):
+            raise CSBError(
                 f"trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are {self.where.type} and "
                 f"trainer.compile={str(self.compile).lower()}: change them, or choose trainer.cuda_graphs=false"
             )
-        if fault:
-            raise CSBError(fault)
         return self
 
     @property
     def where(self) -> torch.device:
-        """The device: a GPU where one is there and was not declined, else the CPU."""
+        """A GPU where one is there and was not declined, else the CPU."""
         return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
     @property
     def world(self) -> int:
-        """Processes in all."""
         return self.devices * self.num_nodes
 
     def require_gpus(self) -> None:
@@ -231,35 +212,30 @@ class DeviceSettings(Schema):
 
     def check(self, training: TrainingSettings, stage: str) -> None:
         """CSBError where a stage is not for several devices, or they do not share a batch evenly, in whole pairs."""
-        fault, count = "", training.states_per_pair
+        count = training.states_per_pair
         if self.world > 1 and stage != "bridge":
-            fault = (
+            raise CSBError(
                 f"stage={stage} with trainer.devices={self.devices}, trainer.num_nodes={self.num_nodes} is not "
                 f"possible: the bridge alone is trained on several devices; give trainer.devices=1"
             )
-        elif training.batch_size % (each := self.world * count):
+        if training.batch_size % (each := self.world * count):
             pairs = "" if count == 1 else f", in pairs of training.states_per_pair={count}"
-            fault = (
+            raise CSBError(
                 f"training.batch_size={training.batch_size}, that of all devices together, is not divided evenly among "
                 f"{self.world} of them{pairs}; give a multiple of {each}"
             )
-        if fault:
-            raise CSBError(fault)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must have in common: of options that came later, those that are set."""
-        always = ("accelerator", "devices", "precision")
-        never = () if self.where.type == "cuda" else ("gpu_share",)
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        kept = {key: value for key, value in vars(self).items() if key in always or value != defaults[key]}
-        return {key: value for key, value in kept.items() if key not in never}
+        """Return what a resumed run must have in common: of options that came later, those that are set."""
+        always = {"accelerator", "devices", "precision"}
+        known = {name: field.default for name, field in type(self).model_fields.items()}
+        if self.where.type != "cuda":
+            del known["gpu_share"]
+        return {name: value for name in known if (value := getattr(self, name)) != known[name] or name in always}
 
-
-def _missing_compiler(device: torch.device) -> str:
-    """Why torch.compile cannot be used, "" where it can: Triton compiles for a GPU, a C++ compiler for the CPU."""
-    if device.type == "cuda":
-        missing = "needs Triton on a GPU; install triton" if importlib.util.find_spec("triton") is None else ""
-    else:
+    def _missing_compiler(self) -> str:
+        """What torch.compile lacks, "" for nothing: Triton compiles for a GPU, a C++ compiler for the CPU."""
+        if self.where.type == "cuda":
+            return "needs Triton on a GPU; install triton" if importlib.util.find_spec("triton") is None else ""
         found = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-        missing = "" if found else "finds no C++ compiler here; install g++"
-    return missing and f"trainer.compile=true {missing}, or choose trainer.compile=false"
+        return "" if found else "finds no C++ compiler here; install g++"

@@ -53,7 +53,7 @@ def _console() -> Console:
 
 @contextmanager
 def working(text: str, shown: bool) -> Iterator[None]:
-    """Inside, a bar without an end says what is being done, and for how long."""
+    """Show by a bar without an end what is being done inside, and for how long."""
     columns = TextColumn("[bold]{task.description}"), BarColumn(), TimeElapsedColumn()
     with Columns(*columns, console=_console(), disable=not shown, transient=True) as progress:
         progress.add_task(text, total=None)
@@ -74,11 +74,10 @@ class Bar:
         self.task = self.progress.add_task("starting", total=total, completed=done, loss="–", left="left")
 
     def describe(self, text: str, **fields: Any) -> None:
-        """Say what is being done, and what stands behind the time left."""
         self.progress.update(self.task, description=text, **fields)
 
     def go_to(self, done: int) -> None:
-        """Show that so many steps are done, those that were not needed included: a training went back."""
+        """Go to where so many steps are done, those that were not needed included."""
         self.progress.update(self.task, completed=done - self.skipped)
 
     def shorten(self, steps: int) -> None:
@@ -87,54 +86,36 @@ class Bar:
         self.progress.update(self.task, total=self.total - self.skipped)
 
     def advance(self, loss: float) -> None:
-        """Count one optimiser step."""
         self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
         self.progress.update(self.task, advance=1, loss=f"{self.loss:.4f}")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training is given beside its model, its data and its own settings.
+    """What a training is given beside its model, its data and its own settings."""
 
-    Attributes:
-        folder: of the files.
-        optimizer, device: see :mod:`csb.training.settings`.
-        seed: of all batches and caches.
-        fingerprint: plain data; a resumed training must have the same.
-        about: plain data that goes with the trained model.
-        log: called as log(metrics, step) on the axis of all optimiser steps.
-        bar: show the progress bar.
-    """
-
-    folder: Path
+    folder: Path  # of the files
     optimizer: OptimizerSettings
     device: DeviceSettings
-    seed: int
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    log: Callable[[Metrics, int], None] = lambda metrics, step: None
-    bar: bool = True
+    seed: int  # of all batches and caches
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # plain data; a resumed training must have the same
+    about: dict[str, Any] = field(default_factory=dict)  # plain data that goes with the trained model
+    log: Callable[[Metrics, int], None] = lambda metrics, step: None  # on the axis of all optimiser steps
+    bar: bool = True  # whether progress is shown
 
 
 class Stage:
-    """Where a training stands.
+    """Where a training stands. CSBError for a state that is damaged or of other settings.
 
     Args:
         name: of the state file.
         model: with initial weights; changed in place.
-        setup: of the training.
-        parts: optimiser steps of its parts, one after the other.
+        parts: optimiser steps of the training's parts, one after the other.
         resume: go on from the state file, where there is one; otherwise it is removed.
         ranks: the processes of the training; the first alone reads, writes and shows.
-
-    Attributes:
-        watch: over the losses of the running fit.
-
-    Raises:
-        CSBError: a state that is damaged or of other settings.
     """
 
-    watch: LossWatch
+    watch: LossWatch  # over the losses of the running fit
 
     def __init__(
         self, name: str, model: nn.Module, setup: Setup, parts: list[int], resume: bool, ranks: Ranks = ALONE
@@ -169,7 +150,7 @@ class Stage:
             self.setup.log(metrics, step)
 
     def fit(self, module: FitModule) -> Fit:
-        """The fit of a fresh module, where the progress stands."""
+        """Make the fit of a fresh module, where the progress stands."""
         progress, setup = self.progress, self.setup
         if progress.average is not None:
             take_weights(module.average, progress.average)
@@ -187,17 +168,10 @@ class Stage:
         observe: Callable[[int], None] | None = None,
         about: Metrics | None = None,
     ) -> None:
-        """Takes a step on each batch, unless the progress is stopped, and reports it.
+        """Take a step on each batch, until the progress is stopped, and report it. Diverged where losses explode.
 
-        Args:
-            fit: from :meth:`fit`.
-            batches: of the steps.
-            name: of the loss in the logs, where the learning rate and ``about`` stand beside it.
-            every: steps after which a state is written, as it is at the end.
-            validate, observe: called with the number of steps done, before a state is written and after it.
-
-        Raises:
-            Diverged: the losses explode.
+        ``about`` is logged beside the loss of this name and the learning rate. A state is written after ``every`` steps
+        and at the end, between ``validate`` and ``observe``, which are called with the number of steps done.
         """
         progress, losses, offset = self.progress, self.progress.losses, self.offset
 
@@ -220,7 +194,7 @@ class Stage:
         fit.run(batches, after, lambda: self.save(fit, len(losses)))
 
     def save(self, fit: Fit, step: int) -> None:
-        """Takes the state after ``step`` steps down; it is not written where the loss may be exploding."""
+        """Take the state after ``step`` steps down; it is not written where the loss may be exploding."""
         progress = self.progress
         progress.step, progress.optimizer = step, to_cpu(fit.state)
         progress.average = to_cpu(fit.module.average.state_dict())
@@ -228,7 +202,7 @@ class Stage:
             self.write()
 
     def write(self) -> None:
-        """Writes the progress with the model's weights. Diverged where a number is not finite, in every process."""
+        """Write the progress with the model's weights. Diverged where a number is not finite, in every process."""
         self.progress.weights = to_cpu(self.model.state_dict())
         if self.ranks.is_rank_zero:
             self.progress.seconds = self.seconds
@@ -238,7 +212,7 @@ class Stage:
 
     @property
     def path(self) -> Path:
-        """The state file that is there; that of an older version is replaced by the first one that is written."""
+        """The state file that is there; that of an older version is replaced by the first that is written."""
         return model_file(self.setup.folder, self.name)
 
     def _stored(self) -> Progress | None:
@@ -249,12 +223,11 @@ class Stage:
         (self.setup.folder / f"{self.name}{OLD_SUFFIX}").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the state file."""
         for suffix in (SUFFIX, OLD_SUFFIX):
             (self.setup.folder / f"{self.name}{suffix}").unlink(missing_ok=True)
 
     def until_done(self, attempt: Callable[[], T]) -> T:
-        """Returns what ``attempt`` returns, called again from the last good state after each divergence."""
+        """Return what ``attempt`` returns, called again from the last good state after each divergence."""
         with self.bar.progress:
             while True:
                 try:
@@ -265,34 +238,24 @@ class Stage:
                     self._roll_back(error)
 
     def _roll_back(self, error: Diverged) -> None:
-        """To the last good state.
+        """Go back to the last good state, or that of the start, with the retry on its record.
 
-        What follows is a function of the state alone, so a training that is killed after a retry ends as one that is
-        not: the retry stands in the state, which is written before anything else is done.
+        It is written before anything else is done: a training that is killed after a retry ends as one that is not.
         """
-        failed = self.offset + len(self.progress.losses)
-        self.progress = self.ranks.broadcast(self._retried(error) if self.ranks.is_rank_zero else self.start)
+        failed, good, at = self.progress, self.start, self.offset + len(self.progress.losses)
+        if self.ranks.is_rank_zero:
+            good, number = self._stored() or good, len(failed.retries) + 1
+            record = {
+                "half_step": failed.half_step, "failed_after": len(failed.losses), "from": [good.half_step, good.step],
+                "rate_factor": LOWER**number, "reason": str(error),
+            }  # fmt: skip
+            good.retries, good.seconds = [*failed.retries, record], failed.seconds
+            self._keep(good)
+            logger.warning(
+                "%s; retry %d of %d: on from step %d with the learning rate times %.3g",
+                str(error).partition(";")[0], number, self.setup.optimizer.retries, good.step, LOWER**number,
+            )  # fmt: skip
+        self.progress = self.ranks.broadcast(good)
         take_weights(self.model, self.progress.weights)
-        self.log({"retries": len(self.progress.retries)}, failed)
+        self.log({"retries": len(self.progress.retries)}, at)
         self.bar.go_to(self.done)
-
-    def _retried(self, error: Diverged) -> Progress:
-        """The last good state, or that of the start, with the retry on its record."""
-        failed, number = self.progress, len(self.progress.retries) + 1
-        good = self._stored() or self.start
-        record = {"half_step": failed.half_step, "failed_after": len(failed.losses),
-                  "from": [good.half_step, good.step], "rate_factor": LOWER**number, "reason": str(error)}  # fmt: skip
-        good.retries = [*failed.retries, record]
-        good.seconds = failed.seconds
-        self._keep(good)
-        logger.warning(
-            "%s; retry %d of %d: on from step %d with the learning rate times %.3g",
-            str(error).partition(";")[0], number, self.setup.optimizer.retries, good.step, LOWER**number,
-        )  # fmt: skip
-        return good
-
-    def cost(self) -> dict[str, Any]:
-        """What goes with the trained model: seconds, optimiser steps, and how often the training went back."""
-        progress = self.progress
-        retries = {"retries": len(progress.retries)} if progress.retries else {}
-        return {"seconds": progress.seconds, "steps": progress.step, **retries}

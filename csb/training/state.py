@@ -1,7 +1,4 @@
-"""Where a training stands, in memory and on disk: plain data, from which a killed run goes on bit for bit.
-
-The history holds what is reported of finished half-steps, by which the best iteration is chosen.
-"""
+"""Where a training stands, in memory and on disk: plain data, from which a killed run goes on bit for bit."""
 
 import json
 import math
@@ -22,6 +19,7 @@ from csb.renamed import key_of_today, scores_of_today
 # Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
 FREE = {"optimizer.retries", "training.cache_spill"}
 SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
+_SHOWN = 5  # rows that a message names
 SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
 REMEDY = (
     "the last good state is kept: give resume=true optimizer.retries=1 to go on from it with a lower learning rate, or "
@@ -34,10 +32,15 @@ class Diverged(CSBError):
 
 
 def first_bad(value: Any, name: str) -> str | None:
-    """The first floating-point tensor in a nest with numbers that are not finite, and their rows; None without any."""
+    """Name the first tensor of floats in a nest with numbers that are not finite, and its rows; None without any."""
     if isinstance(value, Tensor):
-        rows = _rows(value) if value.is_floating_point() else None
-        return rows and f"{name}, {rows}"
+        if not value.is_floating_point() or bool((finite := torch.isfinite(value.detach())).all()):
+            return None
+        if value.ndim == 0:
+            return f"{name}, a single number"
+        bad = (~finite.reshape(len(finite), -1).all(1)).nonzero()[:, 0].tolist()
+        shown = ", ".join(map(str, bad[:_SHOWN])) + (", …" if len(bad) > _SHOWN else "")
+        return f"{name}, {'row' if len(bad) == 1 else 'rows'} {shown} of {len(value)}"
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
@@ -47,49 +50,22 @@ def first_bad(value: Any, name: str) -> str | None:
     return next((one for one in found if one is not None), None)
 
 
-def _rows(tensor: Tensor, most: int = 5) -> str | None:
-    """The rows of a tensor whose numbers are not all finite, in words; None where all are."""
-    finite = torch.isfinite(tensor.detach())
-    if bool(finite.all()):
-        return None
-    if tensor.ndim == 0:
-        return "a single number"
-    rows = (~finite.flatten(1).all(1) if tensor.ndim > 1 else ~finite).nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, rows[:most])) + (", …" if len(rows) > most else "")
-    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of {len(tensor)}"
-
-
 @dataclass
 class Progress:
-    """Where a training stands.
+    """Where a training stands."""
 
-    Attributes:
-        half_step: index of the running half-step; the number of half-steps when all are done.
-        step: optimiser steps done in it.
-        weights: the bridge's state_dict.
-        average: the moving average's state_dict, None at the start of a half-step.
-        optimizer: the optimiser's state of each array of weights, None at the start of a half-step.
-        losses: the loss of each step done in it.
-        seconds: wall time spent so far.
-        history: one dictionary of diagnostics a finished half-step; "seconds" are those since the training's start.
-        best: the lowest validation loss of the running half-step: "loss", "step" and the averaged weights "weights".
-        validated: [step, loss] of each validation of the running half-step.
-        stopped: whether the half-step has ended before its last step.
-        retries: one record for each time that the training went back to an earlier state (see csb.training.stage).
-    """
-
-    half_step: int = 0
-    step: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    average: dict[str, Tensor] | None = None
-    optimizer: dict[int, Any] | None = None
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    validated: list[list[float]] = field(default_factory=list)
-    stopped: bool = False
-    retries: list[dict[str, Any]] = field(default_factory=list)
+    half_step: int = 0  # index of the running one; their number when all are done
+    step: int = 0  # optimiser steps done in it
+    weights: dict[str, Tensor] = field(default_factory=dict)  # the model's state_dict
+    average: dict[str, Tensor] | None = None  # the moving average's state_dict, within a half-step
+    optimizer: dict[int, Any] | None = None  # its state of each array of weights, within a half-step
+    losses: list[float] = field(default_factory=list)  # of each step done in the half-step
+    seconds: float = 0.0  # wall time so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # diagnostics of each finished half-step
+    best: dict[str, Any] | None = None  # lowest validation "loss" of the half-step, its "step" and averaged "weights"
+    validated: list[list[float]] = field(default_factory=list)  # [step, loss] of each validation of the half-step
+    stopped: bool = False  # whether the half-step has ended before its last step
+    retries: list[dict[str, Any]] = field(default_factory=list)  # a record for each return to an earlier state
 
     def require_finite(self) -> None:
         """Diverged where a number to train on from is not finite."""
@@ -102,28 +78,22 @@ def _first_bad(state: Mapping[str, Any]) -> str | None:
 
 
 def save_progress(path: Path, progress: Progress, fingerprint: dict[str, Any]) -> None:
-    """Writes the state with the fingerprint of the settings that it belongs to.
-
-    Diverged, and the file stays as it was, where a number to train on from is not finite.
-    """
+    """Write the state with the fingerprint of its settings. Diverged, and nothing is written, if it is not finite."""
     progress.require_finite()
     save_state(path, {"fingerprint": fingerprint, **vars(progress)})
 
 
 def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
-    """Reads it again. CSBError where it is damaged, foreign, or of other settings (named in the message)."""
+    """Read a state. CSBError where it is damaged, foreign, or of other settings (named in the message)."""
     data = load_state(path)
     stored = data.pop("fingerprint", None)
-    fault = ""
     parts = stored, data.get("weights"), data.get("optimizer") or {}
     if not all(isinstance(part, dict) for part in parts) or {*data} - {field.name for field in fields(Progress)}:
-        fault = f"{path} is no state of a training; put the right file back, or train again with overwrite=true"
-    elif of := _difference(stored, fingerprint):
-        fault = f"{path.parent} was trained {of}"
-    elif (bad := _first_bad(data)) is not None:
-        fault = f"{path} holds numbers that are not finite, first in {bad}; train again with overwrite=true"
-    if fault:
-        raise CSBError(fault)
+        raise CSBError(f"{path} is no state of a training; put the right file back, or train again with overwrite=true")
+    if of := _difference(stored, fingerprint):
+        raise CSBError(f"{path.parent} was trained {of}")
+    if (bad := _first_bad(data)) is not None:
+        raise CSBError(f"{path} holds numbers that are not finite, first in {bad}; train again with overwrite=true")
     if (optimizer := data.get("optimizer")) is not None:  # an older version kept all of the optimiser's state_dict
         data["optimizer"] = {int(number): of for number, of in optimizer.get("state", optimizer).items()}
     return Progress(**{**data, "history": scores_of_today(data.get("history", []))})
@@ -132,8 +102,7 @@ def load_progress(path: Path, fingerprint: dict[str, Any]) -> Progress:
 def _difference(stored: dict[str, Any], now: dict[str, Any]) -> str:
     """The first difference of two fingerprints, in words; "" where there is none.
 
-    Where own pairs lie does not count once their digests are known. An older state has no digest, and a path as it was
-    given.
+    Where own pairs lie counts only for an older state, which has no digest of them, and a path as it was given.
     """
     where = now.get("problem.path")
     stored, now = (json.loads(json.dumps({key_of_today(k): v for k, v in one.items()})) for one in (stored, now))
@@ -157,7 +126,7 @@ def _difference(stored: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """Gives a model the weights of a state_dict. RuntimeError where their names or shapes are others.
+    """Give a model the weights of a state_dict. RuntimeError where their names or shapes are others.
 
     ``load_state_dict`` takes whatever faults it while it copies, as a lack of memory, for a shape that does not fit.
     """
@@ -172,7 +141,7 @@ def take_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def restore_weights(model: nn.Module, progress: Progress, path: Path) -> None:
-    """Gives a model the progress's weights. CSBError where they are of another network than the state's file says."""
+    """Give a model the progress's weights. CSBError where they are of another network than the state's file says."""
     try:
         take_weights(model, progress.weights)
     except RuntimeError as error:
@@ -183,19 +152,16 @@ def restore_weights(model: nn.Module, progress: Progress, path: Path) -> None:
 
 
 def to_cpu(tree: Any) -> Any:
-    """The same nest of dictionaries and lists with copies of its tensors on the CPU."""
+    """Copy the tensors in a nest of dictionaries and lists to the CPU."""
     return apply_to_collection(tree, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
 
 
 def best_iteration(rows: list[dict[str, Any]]) -> int:
-    """The earliest iteration whose score is not worse than the lowest by more than its standard error.
+    """Return the earliest iteration whose score is not worse than the lowest by more than its standard error.
 
     Iterations are scored on the same pairs, so the error is that of the mean of the paired differences. Where further
-    iterations gain nothing that the pairs can show, what they add is the error of their fits.
-
-    Args:
-        rows: of the history, in order, with the mean :data:`SCORE` and, of each pair, :data:`EACH` where it is known.
-            Those in other units than the last row's, of a training that an older version began, take no part.
+    ones gain nothing that the pairs can show, what they add is the error of their fits. ``rows`` are of the history;
+    those in other units than the last one's, of a training that an older version began, take no part.
     """
     rows = [row for row in rows if row.get(SCALED) == rows[-1].get(SCALED)]
     best = min(rows, key=lambda row: row[SCORE])
@@ -211,12 +177,12 @@ def best_iteration(rows: list[dict[str, Any]]) -> int:
 
 
 def chosen_iteration(history: list[dict[str, Any]]) -> int:
-    """That which the run's bridge file holds: of scored iterations the best, else the last."""
+    """Return that which the run's bridge file holds: of scored iterations the best, else the last."""
     scored = [row for row in history if SCORE in row]
     return best_iteration(scored) if scored else int(history[-1]["iteration"])
 
 
 def end_figures(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The diagnostics of the chosen iteration's backward half-step; empty without a history."""
+    """Return the diagnostics of the chosen iteration's backward half-step; empty without a history."""
     rows = [row for row in history if row["direction"] == "backward"]
     return next((row for row in rows if row["iteration"] == chosen_iteration(rows)), {}) if rows else {}

@@ -25,11 +25,10 @@ class Observer(Protocol):
     """Looks at the bridge during training: makes pictures and diagnostics, and must not touch its weights."""
 
     def within(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
-        """Called every ``observe_every`` steps, with the averaged weights."""
-        ...
+        """Look every ``observe_every`` steps, at the averaged weights."""
 
     def after(self, bridge: Bridge, half_step: HalfStep, losses: list[float]) -> Metrics:
-        """Called at the end of a half-step, with the loss of each of its steps; returns diagnostics by name."""
+        """Look at the end of a half-step, with the loss of each of its steps; return diagnostics by name."""
         ...
 
 
@@ -42,14 +41,13 @@ class BridgeTrainer:
         pairs: encoded training pairs.
         settings: of the alternation.
         setup: of the training; ``state.safetensors``, ``half_steps/*.safetensors`` and ``bridge.safetensors`` go into
-            its folder. For several devices :mod:`csb.training.ranks` must have joined the processes; the first alone
-            writes, logs, and calls ``observer`` and ``calibrate``.
+            its folder. Of several processes, which must have joined, the first alone writes, logs and observes.
         observer: pictures and diagnostics.
         calibrate: called with the bridge after each backward half-step; may change the kernels' inflation, and returns
             figures, among them :data:`csb.training.state.SCORE` if the best iteration is to be chosen.
-        val: encoded validation pairs, for early stopping; None switches it off.
+        val: encoded validation pairs, for early stopping.
         fresh: called with the index of a half-step and the number of a round of its cache, for other training pairs
-            than ``pairs``; None where these serve all rounds.
+            than ``pairs``.
     """
 
     def __init__(
@@ -78,19 +76,17 @@ class BridgeTrainer:
             bridge.grid, objective, settings.batch_size, settings.states_per_pair, setup.seed, ranks=self.ranks
         )
         self.dtype = DTYPES[settings.cache_dtype]
-        each = bytes_per_trajectory(self.pairs.z_shape, bridge.grid.T, objective, self.dtype)
+        each = bytes_per_trajectory(pairs.z_shape, bridge.grid.T, objective, self.dtype)
         self.cache_size = capacity(each, settings.trajectories, settings.cache_bytes)
         self.cache_bytes = self.cache_size * each
 
     @property
     def progress(self) -> Progress:
-        """Where the training stands."""
         return self.stage.progress
 
     def run(self, resume: bool) -> Progress:
-        """All half-steps that are not done yet. Returns the final progress, with the diagnostics' history."""
-        parts = [half_step.steps for half_step in self.plan]
-        self.stage = Stage("state", self.bridge, self.setup, parts, resume, self.ranks)
+        """Take all half-steps that are not done yet. Return the final progress, with the diagnostics' history."""
+        self.stage = Stage("state", self.bridge, self.setup, [of.steps for of in self.plan], resume, self.ranks)
         if self.settings.patience:  # steps may turn out not to be needed
             self.stage.bar.describe("starting", left="left, at most")
         self.stage.until_done(self._half_steps)
@@ -99,17 +95,16 @@ class BridgeTrainer:
         return self.progress
 
     def reached(self) -> Bridge:
-        """The bridge of a training that was interrupted, with the averaged weights of the fit that it was in."""
+        """Return the bridge of an interrupted training, with the averaged weights of the fit that it was in."""
         average = self.progress.average if hasattr(self, "stage") else None
         if average is not None:
             kernel = self.bridge.kernel(self.plan[self.progress.half_step].direction)
-            prefix = "module."
-            take_weights(kernel, {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)})
+            take_weights(kernel, {k[len("module.") :]: v for k, v in average.items() if k.startswith("module.")})
         self.bridge.about = self.setup.about
         return self.bridge.eval().requires_grad_(False)
 
     def _select(self) -> None:
-        """Writes ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
+        """Write ``bridge.safetensors``, with the kernels of the best iteration, which ``self.bridge`` then has."""
         folder, history = self.setup.folder, self.progress.history
         if self.settings.select == "best":
             best = chosen_iteration(history)
@@ -127,8 +122,7 @@ class BridgeTrainer:
         stage, progress, settings = self.stage, self.progress, self.settings
         fit, validation = stage.fit(module), None
         if self.val is not None:
-            size = min(self.cache_size, _VALIDATION)
-            cache = self._fill(half_step, self.val, size, (0, 0, Stream.VALIDATION))
+            cache = self._fill(half_step, self.val, min(self.cache_size, _VALIDATION), (0, 0, Stream.VALIDATION))
             validation = Validation(module, draw, self.val, cache)
         validate, observe = partial(self._validate, validation), partial(self._observe, module)
         filling, start = 0.0, time.perf_counter()
@@ -142,26 +136,24 @@ class BridgeTrainer:
             self._describe(half_step, "fitting")
             steps = progress.step, min(half_step.steps, (round_ + 1) * settings.refresh)
             batches = on_device(Batches(draw, half_step, pairs, cache, steps), self.setup.device)
-            about: Metrics = {"iteration": half_step.iteration}
-            stage.run(fit, batches, half_step.direction, settings.checkpoint_every, validate, observe, about)
+            at: Metrics = {"iteration": half_step.iteration}
+            stage.run(fit, batches, half_step.direction, settings.checkpoint_every, validate, observe, at)
             del cache, batches  # before the next cache is filled
         stage.bar.shorten(half_step.steps - progress.step)
         self._finish(module, filling / max(time.perf_counter() - start, 1e-9), validation)
 
     def _fill(self, half_step: HalfStep, pairs: EncodedPairs, size: int, key: tuple[int, ...]) -> Cache | None:
-        """The trajectories that a half-step is fitted to; None for the first, which needs no simulation."""
+        """Simulate the trajectories that a half-step is fitted to; None for the first, which needs none."""
         if half_step.index == 0:
             return None
         self._describe(half_step, "filling the cache")
-        seed = (self.setup.seed, half_step.index, *key)
-        bridge, objective = self.bridge.eval(), self.draw.objective
-        return fill(bridge, half_step.source, objective, pairs, size, seed, self.dtype, self.ranks)
+        bridge, seed = self.bridge.eval(), (self.setup.seed, half_step.index, *key)
+        return fill(bridge, half_step.source, self.draw.objective, pairs, size, seed, self.dtype, self.ranks)
 
     def _describe(self, half_step: HalfStep, doing: str) -> None:
         self.stage.bar.describe(f"{half_step.direction} {half_step.iteration}/{self.plan[-1].iteration} · {doing}")
 
     def _validate(self, validation: Validation | None, step: int) -> None:
-        """Keeps the averaged weights if they are the best so far, and stops where none have been for long."""
         if validation is None or step % self.settings.validate_every:
             return
         loss, best = validation.record(self.progress, step)
@@ -169,7 +161,6 @@ class BridgeTrainer:
         self.progress.stopped = step - best >= self.settings.patience * self.settings.validate_every
 
     def _observe(self, module: HalfStepModule, step: int) -> None:
-        """Shows the bridge with the averaged weights in place of those under training."""
         every, half_step = self.settings.observe_every, module.half_step
         early = half_step.index == 0 and step in (every // 8, every // 4, every // 2)
         if self.observer is None or not (early or step % every == 0):
@@ -190,8 +181,7 @@ class BridgeTrainer:
         if not self.ranks.is_rank_zero:
             return
         save(self.bridge, self.setup.folder / "half_steps" / f"{half_step.name}{SUFFIX}", self.setup.about)
-        cache_bytes = self.cache_bytes if half_step.index else 0
-        metrics = _figures(progress, fill_share, cache_bytes, kept) | calibration
+        metrics = _figures(progress, fill_share, self.cache_bytes if half_step.index else 0, kept) | calibration
         if self.observer is not None:
             metrics |= self.observer.after(self.bridge, half_step, progress.losses)
         about = {"half_step": half_step.name, "iteration": half_step.iteration, "direction": half_step.direction}
@@ -202,7 +192,7 @@ class BridgeTrainer:
         stage.write()
 
     def _calibrated(self, half_step: HalfStep) -> dict[str, Any]:
-        """The figures of ``calibrate``, whose changes of the bridge all processes take over."""
+        """Return the figures of ``calibrate``, whose changes of the bridge all processes take over."""
         if self.calibrate is None or half_step.direction == "forward":
             return {}
         self._describe(half_step, "calibrating")
@@ -213,7 +203,7 @@ class BridgeTrainer:
 
 
 def _figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int | None) -> dict[str, Any]:
-    """Of a half-step at its end: "loss" is the mean of the last tenth, ``kept`` the step of validation's weights."""
+    """Of a half-step at its end: "loss" is the mean of the last tenth."""
     tail = progress.losses[-max(1, len(progress.losses) // 10) :]
     found: dict[str, Any] = {"loss": sum(tail) / len(tail), "fill_share": fill_share, "cache_mib": cache_bytes / 2**20}
     if (best := progress.best) is not None:
@@ -224,23 +214,17 @@ def _figures(progress: Progress, fill_share: float, cache_bytes: int, kept: int 
 
 
 def _curve(progress: Progress, kept: int | None) -> dict[str, Any]:
-    """The losses of a half-step at its end, as :class:`csb.evaluation.diagnose_figures.HalfStepLosses` has them.
-
-    "losses" are means of "every" steps each, at most 500.
-    """
+    """The losses of a half-step, means of "every" steps each, at most 500, and what validation saw, for a figure."""
     losses, every = progress.losses, -(-len(progress.losses) // _POINTS) or 1
     parts = [losses[start : start + every] for start in range(0, len(losses), every)]
-    means = [sum(part) / len(part) for part in parts]
-    return {"losses": means, "every": every, "validation": progress.validated, "kept_step": kept,
-            "stopped": progress.stopped}  # fmt: skip
+    seen = {"validation": progress.validated, "kept_step": kept, "stopped": progress.stopped}
+    return {"losses": [sum(part) / len(part) for part in parts], "every": every, **seen}
 
 
 def compile_networks(bridge: Bridge, device: DeviceSettings) -> None:
-    """Where the settings ask for it, torch.compile of both networks in place, which weights and their names outlive.
+    """Compile both networks in place where the settings ask for it; weights keep their names.
 
-    One kernel for all batch sizes: were sizes compiled as they come up, a resumed run might compute with others. With
-    ``cuda_graphs`` torch records the launches, for each size and for each place where the weights come to lie, and
-    replays them.
+    One kernel for all batch sizes: were sizes compiled as they come up, a resumed run might compute with others.
     """
     if device.compile:
         mode = "reduce-overhead" if device.cuda_graphs else None
