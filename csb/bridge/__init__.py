@@ -2,8 +2,7 @@
 
 from csb.bridge.bridge import Bridge, BridgeSpec, autocast, build_bridge
 from csb.bridge.checkpoint import load, save
-from csb.bridge.density import DensityInfo
-from csb.bridge.kernel import Kernel, KernelSpec
+from csb.bridge.kernel import Direction, Kernel, KernelSpec
+from csb.bridge.paths import DensityInfo
 from csb.bridge.samples import SampleInfo, Samples
-from csb.bridge.skipping import Direction
 from csb.bridge.transitions import Transition

@@ -9,19 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge.density import DensityInfo, check_points, estimate
-from csb.bridge.kernel import Kernel, KernelSpec, heads
-from csb.bridge.samples import (
-    SampleInfo,
-    Samples,
-    check_observations,
-    measured,
-    network_calls,
-    require_finite,
-    warn_far,
-)
-from csb.bridge.skipping import Direction, check_skips, planned_calls, timesteps_of
-from csb.bridge.transitions import Transition, moved
+from csb.bridge.kernel import Direction, Kernel, KernelSpec, heads
+from csb.bridge.paths import DensityInfo, check_points, check_skips, estimate, moved, planned_calls, timesteps_of
+from csb.bridge.samples import SampleInfo, Samples, call_bar, check_observations, measured, require_finite, warn_far
+from csb.bridge.transitions import Transition
 from csb.dtypes import Float32Module, Precision, off_meta
 from csb.errors import require_flag, require_int
 from csb.networks import build_network
@@ -35,25 +26,23 @@ AlphaBar = Annotated[list[float], Field(min_length=2, max_length=MOST_STEPS + 1)
 
 
 def autocast(precision: str | None, device: torch.device) -> AbstractContextManager:
-    """The context of a precision: bfloat16 matrix products and convolutions for "bf16-mixed"."""
+    """Return the context of a precision: bfloat16 matrix products and convolutions for "bf16-mixed"."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 
 class Bridge(Float32Module):
     """Kernels B_k (towards the data) and F_k (towards N(0, I)), conditioned on y at every step.
 
-    The kernels work on states z and encoded observations c; ``transform`` maps the data (x, y) to them and back.
-
     Args:
         grid: of T steps.
         backward: the kernels B_k(x_k, y) → law of x_{k−1}.
         forward_kernel: the kernels F_k(x_{k−1}, y) → law of x_k.
-        transform: between data and states.
+        transform: maps the data (x, y) to the kernels' states z and encoded observations c, and back.
         precision: "32-true" or "bf16-mixed", of the network calls in :meth:`sample`.
 
     Attributes:
-        about: plain data that its file holds beside it: problem, config, versions; empty for one that is not loaded.
-        spec: the description that its file holds (a :class:`BridgeSpec`); None for one that is not loaded.
+        about: plain data that its file holds beside it: problem, config, versions.
+        spec: the :class:`BridgeSpec` that its file holds; None where it was not built of one.
     """
 
     def __init__(
@@ -67,11 +56,9 @@ class Bridge(Float32Module):
         self.transform = transform
 
     def kernel(self, direction: Direction) -> Kernel:
-        """Return the kernels of one direction."""
         return self.backward_kernel if direction == "backward" else self.forward_kernel
 
     def set_kernel(self, direction: Direction, kernel: Kernel) -> None:
-        """Put other kernels in place of those of one direction."""
         setattr(self, f"{direction}_kernel", kernel)
 
     @property
@@ -92,14 +79,11 @@ class Bridge(Float32Module):
         sample_steps: int | None = None,
         progress: bool = False,
     ) -> Samples:
-        """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps.
-
-        The noise of a step is drawn for the whole request at once, so that the result does not depend on batch_size.
+        """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps. batch_size changes no sample.
 
         Args:
-            y: one observation (*y_shape) or several (B, *y_shape), numbers as :func:`csb.numbers.as_numbers` takes
-                them; where y has one coordinate, also a bare number or (B,). Integers are taken as they are, but for
-                images in [0, 1], whose scale they leave open.
+            y: one observation (*y_shape) or several (B, *y_shape), as :func:`csb.numbers.as_numbers` takes numbers;
+                where y has one coordinate, also a bare number or (B,). Images in [0, 1] must be floats.
             n: samples of each observation.
             seed, generator: one of them, of all random numbers. The generator is on the bridge's device; a list of B
                 gives each observation its own numbers; without both, torch's global generator draws.
@@ -107,13 +91,11 @@ class Bridge(Float32Module):
             mean_only: no noise after x_T: each step moves to its kernel's mean (a deterministic map of x_T).
             refine: rounds of refinement: run F from the samples' x_0 to x_T, then B again.
             trajectory: also return the states of the last backward pass.
-            sample_steps: S ≤ T network calls a pass in place of T, by skips over the steps between (see
-                :mod:`csb.bridge.skipping`); they need kernels that predict x_0, ε or v, with a learned covariance.
-                None or T: every step, as trained.
+            sample_steps: S ≤ T network calls a pass in place of T, by skips (:mod:`csb.bridge.paths`), which need
+                kernels that predict x_0, ε or v with a learned covariance. None or T: every step, as trained.
             progress: show a bar over the network calls on standard error.
 
-        CSBError for an argument out of its range, a request too large for the memory, skips that the kernels do not
-        allow, and y so far out that the states are not finite.
+        CSBError for an argument out of its range, too little memory, impossible skips, and states that are not finite.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         refine = require_int("refine", refine, 0)
@@ -123,7 +105,7 @@ class Bridge(Float32Module):
         y, single = self._observations(y)
         noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
         calls = (len(timesteps) - 1) * (1 + 2 * refine)
-        bar = network_calls(calls * math.ceil(len(y) * n / batch_size), progress)
+        bar = call_bar(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
             c, path = self.transform.encode_y(y), [noise.normal(n, *self.transform.z_shape)]
             steps = None if mean_only else noise
@@ -152,22 +134,19 @@ class Bridge(Float32Module):
         """Estimate log p(x | y), the log-density of what :meth:`sample` draws with all T steps and its noise.
 
         Importance sampling over paths from x: a lower bound in expectation that tends to the exact value as n grows
-        (:mod:`csb.bridge.density`). A probability-flow ODE would not do: it takes a drift at every instant, and the
-        density that a discretised flow carries along is that of a deterministic map, from mean to mean, which leaves
-        out the kernels' variances.
+        (:mod:`csb.bridge.paths`). A probability-flow ODE would not do: the density that a discretised flow carries
+        along is that of a deterministic map, from mean to mean, which leaves out the kernels' variances.
 
         Args:
             x: for one observation one point (*x_shape) or several (m, *x_shape); for B observations one point each
-                (B, *x_shape) or several (B, m, *x_shape). Numbers of any kind, as y in :meth:`sample`; the 1 of a
-                single coordinate may be left out.
+                (B, *x_shape) or several (B, m, *x_shape). The 1 of a single coordinate may be left out.
             y: one observation (*y_shape) or several (B, *y_shape).
             n: paths for each point.
             generator, batch_size: see :meth:`sample`.
-            with_info: also return the estimates' effective sample sizes, standard errors and cost.
+            with_info: also return a :class:`csb.bridge.paths.DensityInfo`: effective sample sizes, errors and cost.
 
         Returns:
-            float32 of x's shape without *x_shape, −∞ outside the support of a bounded problem; with_info: and a
-            :class:`csb.bridge.density.DensityInfo`.
+            float32 of x's shape without *x_shape, −∞ outside the support of a bounded problem.
 
         CSBError as :meth:`sample`; NotImplementedError where samples have no density, as clamped pixels have none.
         """
@@ -194,7 +173,7 @@ class Bridge(Float32Module):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Put the bridge in evaluation mode, without gradients, at its precision; its mode is restored afterwards."""
+        """Put the bridge in evaluation mode, without gradients, at its precision, and restore its mode."""
         training = self.training
         if training:  # a loaded bridge is not, and is spared two walks through all of its modules
             self.eval()
@@ -209,14 +188,12 @@ class Bridge(Float32Module):
         """Return the states that a pass visits, by k, ascending. CSBError for skips that are not possible."""
         T = self.grid.T
         timesteps = timesteps_of(self.grid, T if sample_steps is None else sample_steps)
-        directions: tuple[Direction, ...] = ("backward", "forward") if refine else ("backward",)
-        for direction in directions:
-            kernel = self.kernel(direction)
-            check_skips(direction, kernel.parametrisation, kernel.covariance, len(timesteps) - 1, T)
+        for kernel in (self.backward_kernel, self.forward_kernel)[: 2 if refine else 1]:
+            check_skips(kernel.direction, kernel.parametrisation, kernel.covariance, len(timesteps) - 1, T)
         return timesteps
 
     def contexts(self, direction: Direction, c: Tensor, batch: int) -> Tensor:
-        """Return the contexts of encoded observations c (B, *c_shape), ``batch`` observations a network call."""
+        """Return the contexts of encoded observations c (B, *c_shape), ``batch`` of them a network call."""
         kernel = self.kernel(direction)
         return joined([kernel.encode(part) for part in c.split(batch)])
 
@@ -238,7 +215,7 @@ class Bridge(Float32Module):
             contexts: (B, …), from :meth:`contexts`.
             noise: of the observations behind ``contexts``; None: each step moves to its kernel's mean.
             batch: states a network call.
-            timesteps: to visit, ascending from 0 to T (see :func:`csb.bridge.skipping.timesteps_of`); None: all.
+            timesteps: to visit, ascending from 0 to T; None: all.
             after: called after each network call, with the law that it gives.
         """
         kernel = self.kernel(direction)
@@ -264,16 +241,14 @@ class BridgeSpec(Schema):
     group = "bridge"
 
     alpha_bar: AlphaBar
-    transform: Described
-    """{"name": one of csb.problems.TRANSFORMS, **arguments}"""
+    transform: Described  # {"name": one of csb.problems.TRANSFORMS, **arguments}
     backward: KernelSpec
     forward: KernelSpec
-    precision: Precision = "32-true"
-    """of the network calls in :meth:`Bridge.sample`"""
+    precision: Precision = "32-true"  # of the network calls in :meth:`Bridge.sample`
 
 
 def build_bridge(spec: BridgeSpec, seed: int = 0) -> Bridge:
-    """Make a bridge with initial weights that are a function of the seed; torch's global generator is left alone."""
+    """Make a bridge with initial weights that are a function of the seed."""
     with off_meta():
         grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
     transform = build_transform(spec.transform)

@@ -1,9 +1,8 @@
 """Models in files: one format, and one check of what a file says, for every kind of model.
 
-Files come from anywhere. They hold names, numbers and tensors. Names are looked up in registries and nowhere else. The
-numbers decide how much memory and time building takes: the schemas of descriptions bound them, and building the model
-without memory first holds them against the tensors that the file really has, so that a small file cannot ask for a
-large network.
+Files come from anywhere. They hold names, which are looked up in registries and nowhere else, numbers and tensors. The
+numbers decide how much memory building takes: schemas bound them, and building the model without memory first holds
+them against the tensors that the file really has, so that a small file cannot ask for a large network.
 """
 
 import io
@@ -16,21 +15,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from csb import files
 from csb.bridge.bridge import BridgeSpec, build_bridge
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError, in_one_line
-from csb.files import (
-    FORMAT,
-    LARGEST,
-    checksum,
-    is_archive,
-    load_state,
-    parse_json,
-    read_json,
-    read_tensors,
-    require_file,
-    write_tensors,
-)
+from csb.files import FORMAT, LARGEST, write_tensors
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.schema import Schema
 
@@ -48,10 +37,9 @@ KINDS: dict[str, tuple[type[Schema], Callable[[Any], nn.Module]]] = {  # a descr
 
 
 def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a model's description and weights to a safetensors file.
+    """Write a model's description and weights to a safetensors file, with plain data ``about`` it.
 
-    ``about`` is plain data that goes with it (problem, configuration, versions …). CSBError for a model without a
-    description, made by none of the functions in :data:`KINDS`; ``about`` that is not plain; an unwritable file.
+    CSBError for a model made by none of the functions in :data:`KINDS`, data that are not plain, an unwritable file.
     """
     spec: Any = getattr(model, "spec", None)
     kind = next((name for name, (of, _) in KINDS.items() if isinstance(spec, of)), None)
@@ -63,14 +51,10 @@ def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
 def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Module) -> Model:
     """Return the model of a file, on a device and in evaluation mode, with its ``spec`` and ``about``.
 
+    ``path`` is of a file that :func:`save` wrote, an older .pt file, or the tensors of an older exported folder.
     CSBError for no such file, or one that is damaged, hostile, or holds no model of the class ``of``.
-
-    Args:
-        path: of a file that :func:`save` wrote, an older .pt file, or the tensors of an older exported folder.
-        device: where the model goes.
-        of: the class of which it must be one.
     """
-    size = require_file(path)
+    size = files.require_file(path)
     header, tensors = _content(path)
     kind = header.get("kind") if isinstance(header, dict) else None
     if not isinstance(kind, str) or kind not in KINDS or header.get("format") != FORMAT:
@@ -96,15 +80,15 @@ def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Mo
 
 def _content(path: Path) -> tuple[Any, Any]:
     """Return the header of a model's file, with "format", "kind", "spec" and "about", and its tensors, unchecked."""
-    if is_archive(path):
-        data = load_state(path)
+    if files.is_archive(path):
+        data = files.load_state(path)
         kind = next((name for name in KINDS if name in data), "")
         return {"format": FORMAT, "kind": kind, "spec": data.get(kind), "about": data.get("about")}, data.get("weights")
-    header, tensors = read_tensors(path)
+    header, tensors = files.read_tensors(path)
     if header is not None:
         return header, tensors
-    config = read_json(path.with_name(_CONFIG))
-    if config.get("format") != _CONFIG_FORMAT or config.get("sha256", checksum(path)) != checksum(path):
+    config = files.read_json(path.with_name(_CONFIG))
+    if config.get("format") != _CONFIG_FORMAT or config.get("sha256", files.checksum(path)) != files.checksum(path):
         raise CSBError(
             f"{path} is not the file that {_CONFIG} beside it describes (format {_CONFIG_FORMAT}, SHA-256); export the "
             f"bridge again"
@@ -124,14 +108,14 @@ def _plain(data: Any, where: str) -> Any:
             raise ValueError("its description is longer than any of csb's; it was not written by csb")
     if found := _EXECUTABLE.search(text.getvalue()):
         raise ValueError(f"its description has the key {found[0][:-2]}: csb runs nothing that a file names; remove it")
-    return parse_json(text.getvalue(), where)
+    return files.parse_json(text.getvalue(), where)
 
 
 def _fault(tensors: Any, size: int, expected: Mapping[str, Tensor]) -> str:
     """Say why a file's tensors are not those expected, "" where they are.
 
-    They must be dense floats on the CPU, finite, and no more than a file of this size holds: a tensor whose strides are
-    0, or that shares its numbers with others, claims more. A transform knows what older files lack or round.
+    They must be dense floats on the CPU, finite, and no more than a file of this size holds: a tensor of strides 0, or
+    that shares its numbers with others, claims more. A transform knows what older files lack or round.
     """
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         return "weights are no dictionary of tensors; the file is of another kind"

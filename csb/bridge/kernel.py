@@ -1,9 +1,8 @@
 r"""A y-conditioned family of kernels: one network, T steps, one direction.
 
 The mean is read from the network's output by an affine map, mean = skip_k·x + gain_k·output, so that all choices of it,
-the *parametrisations*, convert exactly. Written for the backward kernel of step k; the forward kernel of step k is the
-backward one of step T − k + 1 on the mirrored grid (see :meth:`csb.process.Grid.mirror`), where "x0" predicts the noise
-end x_T.
+the *parametrisations*, convert exactly. Of the backward kernel of step k they are as below; the forward kernel of step
+k is the backward one of step T − k + 1 on the mirrored grid, where "x0" predicts the noise end x_T.
 
 - drift   mean = x_k + β_k·output
 - x0      mean = that of the pinned law X_{k−1} | X_k, X_0 = output
@@ -12,20 +11,18 @@ end x_T.
 
 With output 0, "v" is the reference step √(1−β_k) x, in both directions.
 
-A *jump* leads from k to x_0 at once (:mod:`csb.bridge.student`). It is the one backward step of the grid (1, ᾱ_k): the
-same formulas with 1−ᾱ_k for β_k, so that "x0" is mean = output.
+A *jump* from k to x_0 (:mod:`csb.bridge.student`) is the one backward step of the grid (1, ᾱ_k), with 1−ᾱ_k for β_k.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge.skipping import Direction
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, MixtureOfGaussians, Transition
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
@@ -33,6 +30,7 @@ from csb.networks import Network
 from csb.process import Grid, Reference
 from csb.schema import OneOf, Schema, Share
 
+Direction = Literal["backward", "forward"]
 LOG_VARIANCE_LIMIT = 12.0  # log-variances stay within ±12 of log β_k: e^±12 changes a standard deviation 400-fold
 PARAMETRISATIONS = ("drift", "x0", "eps", "v")
 COVARIANCES = ("fixed", "diagonal", "low_rank", "full", "mixture")
@@ -44,14 +42,13 @@ Some = Annotated[int, Field(ge=1, le=MOST)]  # directions, Gaussians or channels
 
 
 class Coefficients(NamedTuple):
-    """mean = skip_k·x + gain_k·output; (T + 1,) float64 each, index 0 unused (0)."""
+    """mean = skip_k·x + gain_k·output; (T + 1,) float64 each, 0 at the unused index 0."""
 
     skip: Tensor
     gain: Tensor
 
 
 def _affine(name: str, grid: Grid, k: Tensor) -> tuple[Tensor, Tensor]:
-    """skip_k and gain_k of the backward steps k."""
     alpha_bar, (near, far, _) = grid.alpha_bar[k], Reference(grid).pinned_start(k)
     return {
         "drift": (torch.ones_like(near), grid.beta[k]),
@@ -62,24 +59,17 @@ def _affine(name: str, grid: Grid, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def coefficients(name: str, grid: Grid, direction: Direction) -> Coefficients:
-    """The coefficients of a parametrisation by name, for steps k = 1..T of the given direction."""
-    steps = torch.arange(1, grid.T + 1)
+    """Return the coefficients of a parametrisation by name, for steps k = 1..T of a direction."""
+    steps, zero = torch.arange(1, grid.T + 1), torch.zeros(1, dtype=torch.float64)
     if direction == "backward":
-        return _from_1(*_affine(name, grid, steps))
-    skip, gain = _affine(name, grid.mirror(), steps)
-    return _from_1(skip.flip(0), gain.flip(0))
+        return Coefficients(*(torch.cat([zero, part]) for part in _affine(name, grid, steps)))
+    return Coefficients(*(torch.cat([zero, part.flip(0)]) for part in _affine(name, grid.mirror(), steps)))
 
 
 def jump_coefficients(name: str, grid: Grid) -> Coefficients:
-    """Those of the jumps from k = 1..T to x_0; the mean of x_0 is read from the output."""
+    """Return those of the jumps from k = 1..T to x_0; the mean of x_0 is read from the output."""
     found = [_affine(name, grid.keep(0, k), torch.tensor([1])) for k in range(1, grid.T + 1)]
-    return _from_1(*(torch.cat(part) for part in zip(*found)))
-
-
-def _from_1(skip: Tensor, gain: Tensor) -> Coefficients:
-    """With the unused index 0."""
-    zero = torch.zeros(1, dtype=torch.float64)
-    return Coefficients(torch.cat([zero, skip]), torch.cat([zero, gain]))
+    return Coefficients(*(torch.cat([torch.zeros(1, dtype=torch.float64), *part]) for part in zip(*found)))
 
 
 class KernelSpec(Schema):
@@ -87,17 +77,12 @@ class KernelSpec(Schema):
 
     group = "kernel"
 
-    network: dict[str, Any]
-    """{"name": one of csb.networks.NETWORKS, **options}"""
-    parametrisation: Parametrisation = "v"
-    """how the mean is read from the network (see :mod:`csb.bridge.kernel`)"""
+    network: dict[str, Any]  # {"name": one of csb.networks.NETWORKS, **options}
+    parametrisation: Parametrisation = "v"  # how the mean is read from the network
     covariance: Annotated[str, OneOf(COVARIANCES)] = "diagonal"
-    rank: Some = 8
-    """directions of covariance="low_rank"; unused otherwise"""
-    variance_floor: Share = 1e-6
-    """see :class:`Kernel`"""
-    components: Some = 8
-    """Gaussians of covariance="mixture"; unused otherwise"""
+    rank: Some = 8  # directions of covariance="low_rank"; unused otherwise
+    variance_floor: Share = 1e-6  # see :class:`Kernel`
+    components: Some = 8  # Gaussians of covariance="mixture"; unused otherwise
 
 
 def automatic_covariance(z_shape: tuple[int, ...]) -> str:
@@ -108,13 +93,11 @@ def automatic_covariance(z_shape: tuple[int, ...]) -> str:
 
 def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int) -> int:
     """Count the heads of the state's shape that a kernel needs: the means, then what covariance and weights take."""
-    d, fault = math.prod(z_shape), ""
+    d = math.prod(z_shape)
     if covariance in ("full", "mixture") and d > MAX_FULL:
-        fault = f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal"
+        raise CSBError(f"covariance={covariance} is meant for at most {MAX_FULL} coordinates, not {d}; choose diagonal")
     if covariance == "low_rank" and not 1 <= rank <= d:
-        fault = f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}"
-    if fault:
-        raise CSBError(fault)
+        raise CSBError(f"rank={rank!r} is not possible for states of {d} coordinates; choose one in 1..{d}")
     mixture = components * (1 + d) + math.ceil(components / d)
     return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d, "mixture": mixture}[covariance]
 
@@ -124,22 +107,21 @@ class Kernel(Float32Module):
 
     Args:
         network: one output head for the mean, then those of the covariance (see :func:`heads`).
-        grid: the grid of T steps.
+        grid: of T steps.
         direction: "backward" or "forward".
-        parametrisation: how the mean is read from the output (see :mod:`csb.bridge.kernel`).
+        parametrisation: how the mean is read from the output.
         covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
             units of a v-output's effect on the mean; "full", a learned root of the precision; or "mixture", several
             Gaussians with a mean and a full covariance each. With output 0 all of them are β_k I.
-        components: Gaussians of a mixture.
-        jump: the next state is x_0 from every k, not x_{k−1}; backward kernels only. Where β_k stands here, read 1−ᾱ_k.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
+        components: Gaussians of a mixture.
+        jump: the next state is x_0 from every k, not x_{k−1}; backward kernels only. Where β_k stands here, read 1−ᾱ_k.
 
     Attributes:
         replayed: whether the network is a CUDA graph that is replayed.
         steps: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
-        inflation: factor on the low-rank part of the covariance, 1 while the kernels are fitted (see
-            :mod:`csb.evaluation.selection`); saved with the weights.
+        inflation: factor on the low-rank part of the covariance, 1 while kernels are fitted; saved with the weights.
     """
 
     steps: Tensor
@@ -173,16 +155,13 @@ class Kernel(Float32Module):
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     def encode(self, c: Tensor) -> Tensor:
-        """The context of encoded observations c (B, *c_shape), to be reused at every step."""
+        """Return the context of encoded observations c (B, *c_shape), to be reused at every step."""
         return self.network.encode(c)
 
     def forward(self, x: Tensor, k: Tensor, context: Tensor) -> Transition:
-        """Return the law of the next state.
+        """Return the law of the state after x (B, *z_shape), which is at k (backward) or k − 1 (forward).
 
-        Args:
-            x: (B, *z_shape), the state at k (backward) or k − 1 (forward).
-            k: LongTensor (B,), or (1,) where the whole batch is at one step; in 1..T.
-            context: from :meth:`encode`, (B, …).
+        k in 1..T is a LongTensor (B,), or (1,) for the whole batch; the context (B, …) is from :meth:`encode`.
         """
         of_k = self.steps.index_select(1, k).to(x.dtype)
         out = self.network(x, of_k[0], context).to(x.dtype)
@@ -219,11 +198,11 @@ class Kernel(Float32Module):
 
     @property
     def integrates_targets(self) -> bool:
-        """Whether the likelihood can integrate a target's variance out; of a mixture it has no closed form."""
+        """Whether the likelihood can integrate a target's variance out; a mixture's has no closed form."""
         return self.covariance != "mixture"
 
     @property
     def noise_size(self) -> int:
-        """How many standard normal numbers one draw takes (see :meth:`csb.bridge.transitions.Transition.draw`)."""
+        """How many standard normal numbers one draw takes."""
         extra = {"low_rank": self.network.heads - 2, "mixture": 1}.get(self.covariance, 0)
         return math.prod(self.network.z_shape) + extra

@@ -11,8 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from csb.bridge.kernel import Kernel
-from csb.bridge.skipping import Direction
+from csb.bridge.kernel import Direction, Kernel
 from csb.bridge.transitions import Transition
 from csb.process import Reference, expand, mix, noise_like
 
@@ -24,7 +23,7 @@ class Target(NamedTuple):
     var: Tensor | float = 0.0
 
     def drawn(self, generator: torch.Generator) -> "Target":
-        """One draw of the previous state in place of its law, for losses that cannot integrate the variance out."""
+        """Draw the previous state in place of its law, for losses that cannot integrate the variance out."""
         if not isinstance(self.var, Tensor):
             return self
         return Target(self.mean + self.var.sqrt() * noise_like(self.mean, generator))
@@ -33,16 +32,15 @@ class Target(NamedTuple):
 class Objective(ABC):
     """One way to fit the kernels of a half-step to trajectories.
 
-    ``caches``: what is kept of each trajectory: "states", all of them; "targets", besides the states the targets that
-    :meth:`cached_target` computes from the frozen kernels of the other direction; or "ends", x_0 and x_T alone, between
-    which the states are drawn from the reference process pinned at both.
+    ``caches`` says what is kept of each: "states", all of them; "targets", besides those of :meth:`cached_target`; or
+    "ends", x_0 and x_T alone, between which states are drawn from the reference process pinned at both.
     """
 
     name: ClassVar[str]
     caches: ClassVar[Literal["states", "targets", "ends"]]
 
     def first_target(self, reference: Reference, k: Tensor, x_k: Tensor, x_0: Tensor) -> Target:
-        """The target of the first backward half-step at x_k (B, *z_shape), k (B,), drawn directly from X_k | X_0.
+        """Return the target of the first backward half-step at x_k (B, *z_shape), k (B,), drawn from X_k | X_0.
 
         X_{k−1} | X_k, X_0 of the reference, as a mean and a variance: the draw of x_{k−1} is integrated out.
         """
@@ -52,24 +50,23 @@ class Objective(ABC):
     def cached_target(
         self, other: Kernel, k: Tensor, start: Tensor, end: Tensor, mean: Tensor, context: Tensor
     ) -> Tensor:
-        """The target at state ``end``, which the frozen kernel reached from ``start``, where its mean is ``mean``.
+        """Return the target at ``end``, which the frozen kernel ``other`` reached from ``start``, with mean ``mean``.
 
-        The kernel that is fitted goes from ``end`` back to ``start``; k is the step's number (1,), context the frozen
-        kernel's (B, …).
+        The kernel that is fitted goes back; k is the step's number (1,), context the frozen kernel's (B, …).
         """
         return start
 
     @abstractmethod
     def loss(self, law: Transition, target: Target, beta: Tensor) -> Tensor:
-        """The loss of each element, (B, *z_shape); β_k (B,) sets the scale."""
+        """Return the loss of each element, (B, *z_shape); β_k (B,) sets the scale."""
 
 
 class Likelihood(Objective):
     """Gaussian negative log-likelihood of the previous state, relative to log β_k so that steps are comparable.
 
-    The KL projection of the half-step: among Gaussians the one that maximises E_π log N(x_{k−1}; m(x_k, y), S(x_k, y))
-    has π's conditional mean and conditional covariance (its diagonal, where S is diagonal). With Gaussian kernels this
-    recursion reaches the exact posterior at any T, where a variance fixed at β_k keeps it too wide.
+    The KL projection of the half-step: the Gaussian that maximises E_π log N(x_{k−1}; m(x_k, y), S(x_k, y)) has π's
+    conditional mean and covariance (its diagonal, where S is diagonal). With Gaussian kernels this recursion reaches
+    the exact posterior at any T, where a variance fixed at β_k keeps it too wide.
     """
 
     name = "likelihood"
@@ -85,9 +82,8 @@ class MeanMatching(Objective):
     From Shi, De Bortoli, Deligiannidis & Doucet 2022, "Conditional simulation using diffusion Schrödinger bridges" and
     De Bortoli et al. 2021, Proposition 3: with x_k = m_F(x_{k−1}) + √β_k ε the backward mean is regressed on
     x_k + m_F(x_{k−1}) − m_F(x_k), which agrees with the time reversal to first order in β_k and has less noise than
-    x_{k−1} itself; likewise for the forward mean with m_B. The variance stays at β_k. At few steps the recursion ends
-    at a posterior that is too wide by an amount known in closed form for Gaussians
-    (:mod:`csb.problems.gaussian_ipf`); it vanishes as T grows.
+    x_{k−1} itself; likewise for the forward mean. The variance stays at β_k: at few steps the posterior is too wide,
+    for Gaussians by a known amount (:mod:`csb.problems.gaussian_ipf`).
     """
 
     name = "mean_matching"
@@ -112,16 +108,14 @@ class BridgeMatching(Likelihood):
 
     Iterative Markovian fitting (IMF; Shi, De Bortoli, Campbell & Doucet 2023; Peluchetti 2023), in discrete time
     (Gushchin et al. 2024, "Adversarial Schrödinger bridge matching", section 3). The frozen kernels give a coupling of
-    end points (x_0, x_T) given y; their paths are forgotten. In their place stand the reference process pinned at both
-    ends, X_k | X_0, X_T: the *reciprocal projection*. The half-step then fits Markov kernels to that law by Gaussian
-    likelihood, the *Markovian projection*: backward kernels to X_{k−1} | X_k, y, where the pinned step
-    X_{k−1} | X_k, X_0 is Gaussian and its variance integrated out of the loss, forward ones to X_k | X_{k−1}, y with
-    the step pinned at X_T. Backward half-steps take the coupling from forward kernels started at data, forward ones
-    from backward kernels started at N(0, I), so that one end point's law is exact in each.
+    end points (x_0, x_T) given y; in place of their paths stands the reference process pinned at both ends,
+    X_k | X_0, X_T: the *reciprocal projection*. The half-step then fits Markov kernels to that law by Gaussian
+    likelihood, the *Markovian projection*: backward ones to X_{k−1} | X_k, y, where the pinned step X_{k−1} | X_k, X_0
+    is Gaussian and its variance integrated out, forward ones to X_k | X_{k−1}, y with the step pinned at X_T. One end
+    point's law is exact in each: forward kernels start at data, backward ones at N(0, I).
 
-    The fixed point is the Schrödinger bridge, as for IPF, and for Gaussian kernels of full covariance on Gaussian
-    problems the projections are exact at any T. Errors of the kernels along the path do not pile up in the training
-    states, as those of IPF's trajectories do, and the cache holds two states a trajectory.
+    The fixed point is the Schrödinger bridge, as for IPF. Errors along the path do not pile up in the training states,
+    as those of IPF's trajectories do, and the cache holds two states a trajectory.
     """
 
     name = "bridge_matching"
@@ -131,7 +125,7 @@ class BridgeMatching(Likelihood):
 def bridged(
     reference: Reference, direction: Direction, k: Tensor, x_0: Tensor, x_T: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Target]:
-    """States between end points (B, *z_shape) at which the kernels of steps k (B,) are evaluated, and their targets.
+    """Draw states between end points (B, *z_shape) for the kernels of steps k (B,), and their targets.
 
     backward: x_k, and the law of x_{k−1} | x_k, x_0; forward: x_{k−1}, and the law of x_k | x_{k−1}, x_T.
     """

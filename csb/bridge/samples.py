@@ -30,12 +30,11 @@ class SampleInfo:
         forward_evaluations, backward_evaluations: passes through the network, and back (guidance), for one sample.
         seconds: wall time of the whole call.
         peak_memory: bytes by which the call raised the memory of the process (CPU) or of the device's allocator at
-            most. None where it is not known: the system keeps one highest mark, which tells nothing of a call that
-            stays below an earlier one. A call leaves the mark alone; :func:`reset_peak` before it makes it known.
+            most. None where it is not known, as of a call that stays below an earlier one's mark; :func:`reset_peak`
+            before it makes it known.
         ess: (B,) effective sample size of the final weights over all n samples; None for unweighted samplers.
         unique_ancestors: (B,) how many of the n starting particles have descendants; None without resampling.
-        trajectory: where asked for, (T + 1, B, n, *z_shape), states from k = 0 to k = T, on the CPU; fewer where steps
-            were skipped.
+        trajectory: where asked for, (T + 1, B, n, *z_shape), states from k = 0 to T, on the CPU; fewer with skips.
     """
 
     forward_evaluations: int
@@ -53,8 +52,7 @@ class Samples:
 
     Attributes:
         x: (B, n, *x_shape), float32; float64 where float32 is too coarse for x, as for seconds since 1970.
-        info: see :class:`SampleInfo`.
-        log_weights: (B, n) log-weights of sum 1 an observation, or None where all samples weigh the same.
+        log_weights: (B, n), log of weights of sum 1 an observation, or None where all samples weigh the same.
     """
 
     x: Tensor
@@ -67,17 +65,11 @@ REACH = 2.0**23  # of states: beyond it float32 does not hold a unit
 
 
 def as_floats(
-    name: str,
-    value: Numbers,
-    shape: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    any_units: bool = False,
+    name: str, value: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, any_units: bool
 ) -> Tensor:
     """Return numbers as a tensor of a dtype on the device; ``shape`` is that of one item.
 
-    CSBError as :func:`csb.numbers.as_numbers`, and for integers where one item is an image (C, H, W), unless
-    images of ``any_units`` are meant, as they were trained on: they may count in 0..255 or in 0..1.
+    CSBError as :func:`csb.numbers.as_numbers`, and for integers where an item is an image (C, H, W) of known units.
     """
     tensor = as_numbers(name, value)
     if len(shape) == 3 and not any_units and not tensor.is_floating_point():
@@ -100,15 +92,11 @@ def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
 
 
 def check_observations(
-    y: Numbers,
-    shape: tuple[int, ...],
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    any_units: bool = False,
+    y: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, any_units: bool
 ) -> tuple[Tensor, bool]:
     """Return y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
 
-    CSBError where y is not made of numbers (see :func:`as_floats`), of another shape, empty or not finite.
+    CSBError where y is not made of numbers, of another shape, empty or not finite.
     """
     y = as_floats("y", y, shape, device, dtype, any_units)
     found = batched(y, shape)
@@ -141,11 +129,8 @@ def require_finite(
 
 
 @contextlib.contextmanager
-def network_calls(total: int, show: bool) -> Iterator[Callable[[object], None]]:
-    """A bar over ``total`` network calls, on standard error, where wanted.
-
-    Calling what it gives counts one, whatever is passed.
-    """
+def call_bar(total: int, show: bool) -> Iterator[Callable[[object], None]]:
+    """Show a bar over ``total`` network calls on standard error; calling what it gives counts one."""
     if not show:
         yield lambda law: None
         return
@@ -156,7 +141,7 @@ def network_calls(total: int, show: bool) -> Iterator[Callable[[object], None]]:
 
 
 class Cost:
-    """Filled in by :func:`measured`: seconds, and :attr:`SampleInfo.peak_memory`."""
+    """What :func:`measured` fills in, as in :class:`SampleInfo`."""
 
     seconds: float = 0.0
     peak_memory: int | None = None
@@ -164,10 +149,7 @@ class Cost:
 
 @contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """Measure wall time and peak memory of drawing on a device. Nobody else's statistics are reset.
-
-    CSBError where an array that the block makes does not fit into memory.
-    """
+    """Measure wall time and peak memory of drawing on a device. CSBError where an array does not fit into memory."""
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -204,14 +186,11 @@ def memory(device: torch.device) -> Memory | None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Set the highest mark back to what is in use, where the system allows it: for whoever owns the process.
-
-    On the CPU, what C's allocator holds unused is given back first: memory taken from there raises no mark.
-    """
+    """Set the highest mark back to what is in use, where the system allows it: for whoever owns the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # of a C library that is not GNU's
+        with contextlib.suppress(OSError, AttributeError):  # GNU's C library: unused memory would raise no mark
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # man 5 proc

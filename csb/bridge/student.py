@@ -10,8 +10,7 @@ reference process pinned at both ends. For k ≥ j ≥ 0, as the pinned referenc
 
 A distilled sampler (a student of the bridge, in the names here) is a family q_k(x_0 | x_k, y), fitted to
 Π(x_0 | x_k, y) by a strictly proper scoring rule on pairs (x_k, x_0) of Π: end points from the frozen bridge, x_k
-between them by :meth:`csb.process.Reference.pinned_both`. Nothing is bootstrapped from the sampler itself. Where it
-fits,
+between them by :meth:`csb.process.Reference.pinned_both`. Where it fits,
 
 - one call is exact: x_T ~ N(0, I), x_0 ~ q_T(· | x_T, y) have the end points' law;
 - so is every further one: with (x_0, x_k) from Π, a draw x_j by (1) has Π's law together with x_0, and
@@ -19,17 +18,9 @@ fits,
 
 So 1, 2 or 4 calls draw the same law, up to the fits; a call from a smaller k has a narrower law to fit, and forgets the
 errors of the call before as far as the noise of x_j covers them. Nothing is asked of the bridge: the pinned reference
-joins the end points whatever kernels gave them, and no forward kernel is called. For the Schrödinger bridge, and every
-bridge in the reciprocal class, Π is the bridge's own path law, X_0 depends on X_k alone, and (2) reads
-q_k = ∫ B(dx_j | x_k) q_j(· | x_j): the law of the end is the same from every state of a path, which is the
-self-consistency of Song et al. with laws in place of points.
-
-Two kinds, by the scoring rule:
-
-- :class:`TransitionStudent`: a density, fitted by the logarithmic score. For vectors a mixture of Gaussians, of as many
-  components as the posterior's shape takes.
-- :class:`Generator`: x_0 = G(x_k, ε, k, y) with further noise ε, fitted by the energy score
-  (:mod:`csb.training.distil`): for images, whose densities no such formula holds.
+joins the end points whatever kernels gave them. For the Schrödinger bridge, and every bridge in the reciprocal class, Π
+is the bridge's own path law, X_0 depends on X_k alone, and (2) reads q_k = ∫ B(dx_j | x_k) q_j(· | x_j): the law of the
+end is the same from every state of a path, the self-consistency of Song et al. with laws in place of points.
 """
 
 import math
@@ -42,7 +33,7 @@ from torch import Tensor
 
 from csb.bridge.bridge import AlphaBar
 from csb.bridge.kernel import COVARIANCES, MAX_FULL, Kernel, Parametrisation, Some, heads, jump_coefficients
-from csb.bridge.skipping import timesteps_of
+from csb.bridge.paths import timesteps_of
 from csb.dtypes import Precision
 from csb.errors import CSBError
 from csb.networks import Network, build_network
@@ -63,28 +54,17 @@ def automatic_law(z_shape: tuple[int, ...]) -> str:
 class StudentSpec(Schema):
     """All that makes a distilled sampler but its weights."""
 
-    alpha_bar: AlphaBar
-    """of the bridge's grid"""
-    transform: Described
-    """{"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's"""
-    network: dict[str, Any]
-    """{"name": one of csb.networks.NETWORKS, **options}"""
-    parametrisation: Parametrisation
-    """how the mean of x_0 is read from the network (see :mod:`csb.bridge.kernel`)"""
-    law: Annotated[str, OneOf(LAWS)]
-    """"generator", or the covariance of a :class:`TransitionStudent`"""
-    calls: Annotated[list[Count], Distinct, Field(min_length=1)]
-    """the numbers of network calls, each in 1..T, that it is fitted for"""
-    components: Some = 32
-    """Gaussians of a mixture"""
-    rank: Some = 8
-    """directions of a low-rank covariance"""
-    noise: Some = 4
-    """channels of ε beside the state's (numbers, for vectors) of a generator"""
-    variance_floor: Share = 1e-6
-    """see :class:`csb.bridge.kernel.Kernel`"""
-    precision: Precision = "32-true"
-    """of the network calls while sampling"""
+    alpha_bar: AlphaBar  # of the bridge's grid
+    transform: Described  # {"name": one of csb.problems.TRANSFORMS, **arguments}, the bridge's
+    network: dict[str, Any]  # {"name": one of csb.networks.NETWORKS, **options}
+    parametrisation: Parametrisation  # how the mean of x_0 is read from the network
+    law: Annotated[str, OneOf(LAWS)]  # "generator", or the covariance of a :class:`TransitionStudent`
+    calls: Annotated[list[Count], Distinct, Field(min_length=1)]  # of the network, each in 1..T, that it is fitted for
+    components: Some = 32  # Gaussians of a mixture
+    rank: Some = 8  # directions of a low-rank covariance
+    noise: Some = 4  # channels of ε beside the state's (numbers, for vectors) of a generator
+    variance_floor: Share = 1e-6  # see :class:`csb.bridge.kernel.Kernel`
+    precision: Precision = "32-true"  # of the network calls while sampling
 
     @model_validator(mode="after")
     def _has_as_many_steps(self) -> Self:
@@ -95,15 +75,10 @@ class StudentSpec(Schema):
 
 
 class Student(ConditionalModel):
-    """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit.
-
-    Attributes:
-        spec, grid: see :class:`StudentSpec`.
-        noise_size: how many standard normal numbers one draw takes.
-    """
+    """q_k(x_0 | x_k, y) for the levels k that its numbers of calls visit."""
 
     kind = "student"
-    noise_size: int
+    noise_size: int  # how many standard normal numbers one draw takes
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__(build_transform(spec.transform), spec.precision)
@@ -112,8 +87,7 @@ class Student(ConditionalModel):
 
     @property
     @abstractmethod
-    def network(self) -> Network:
-        """That of one call."""
+    def network(self) -> Network: ...
 
     def levels(self, calls: int) -> list[int]:
         """Return the states k from which ``calls`` calls start, T first; CSBError where it is not fitted for them."""
@@ -127,15 +101,11 @@ class Student(ConditionalModel):
 
     @abstractmethod
     def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:
-        """x_0 (B, *z_shape) given states z (B, *z_shape) at k, (B,) or (1,), contexts (B, …), noise (B, noise_size)."""
+        """Draw x_0 (B, *z_shape) given states z at k, (B,) or (1,), contexts (B, …) and noise (B, noise_size)."""
 
 
 class TransitionStudent(Student):
-    """q_k is a Gaussian or a mixture of Gaussians.
-
-    Attributes:
-        kernel: of the jumps k → 0; ``kernel(z, k, context)`` is q_k as a :class:`csb.bridge.transitions.Transition`.
-    """
+    """q_k is a density, ``kernel(z, k, context)`` of the jump k → 0, fitted by the logarithmic score: for vectors."""
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__(spec)
@@ -156,7 +126,10 @@ class TransitionStudent(Student):
 
 
 class Generator(Student):
-    """x_0 = skip_k·x_k + gain_k·out, where the network sees x_k and ε side by side as channels."""
+    """x_0 = skip_k·x_k + gain_k·out, where the network sees x_k and noise ε as channels; for images.
+
+    It is fitted by the energy score (:mod:`csb.training.distil`).
+    """
 
     skip: Tensor
     gain: Tensor
@@ -190,15 +163,14 @@ def warm_start(student: Student, teacher: Kernel) -> None:
     """Give the sampler the weights of the bridge's backward network, tensor by tensor where the shapes agree.
 
     Of a generator's first and last layers, which have more channels, the state's: it begins as the bridge's mean of x_0
-    moved by ε. The weights of ε keep their random start: at zero all draws coincide, where the energy score has a kink
-    and no gradient that parts them.
+    moved by ε, whose weights stay random: at zero all draws coincide, and no gradient of the energy score parts them.
     """
     known = teacher.network.state_dict()
     for name, own in student.network.state_dict().items():
         source = known.get(name)
         if source is None or source.ndim != own.ndim:
             continue
-        differing = [i for i in range(own.ndim) if own.shape[i] != source.shape[i]]
-        if not differing or (len(differing) == 1 and isinstance(student, Generator)):
+        differing = sum(a != b for a, b in zip(own.shape, source.shape))
+        if not differing or (differing == 1 and isinstance(student, Generator)):
             common = tuple(slice(0, min(a, b)) for a, b in zip(own.shape, source.shape))
             own[common] = source[common]

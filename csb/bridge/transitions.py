@@ -5,14 +5,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from csb.bridge.low_rank import low_rank_nll
-from csb.bridge.skipping import Skip
 from csb.process import repeated
+
+if TYPE_CHECKING:
+    from csb.bridge.paths import Skip
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
@@ -32,28 +34,6 @@ def _exact(method: Method) -> Method:
     return wrapped  # type: ignore[return-value]
 
 
-def _skip_factor(covariance: Tensor, skip: Skip) -> Tensor:
-    """F (B, d, d) with F Fᵀ = gain²·max(Σ − own·I, 0) + added·I.
-
-    A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much. NaN
-    where Σ is not finite.
-    """
-    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-    rest = covariance - skip.own * identity
-    factor, failed = torch.linalg.cholesky_ex(rest)
-    factor = skip.gain * factor
-    if skip.added:
-        factor, again = torch.linalg.cholesky_ex(factor @ factor.mT + skip.added * identity)
-        failed = failed + again
-    factor = factor.masked_fill((failed != 0)[:, None, None], torch.nan)
-    rows = ((failed != 0) & torch.isfinite(rest).all(2).all(1)).nonzero()[:, 0]
-    if len(rows):
-        values, vectors = torch.linalg.eigh(rest[rows])
-        scale = (skip.gain**2 * values.clamp_min(0) + skip.added).sqrt()
-        factor[rows] = vectors * scale[:, None]
-    return factor
-
-
 class Transition(ABC):
     """A batch of laws over states. ``mean`` is (B, *z_shape)."""
 
@@ -61,21 +41,15 @@ class Transition(ABC):
 
     @abstractmethod
     def draw(self, noise: Tensor) -> Tensor:
-        """One draw of each, (B, *z_shape), from standard normal noise (B, d).
-
-        (B, d + r) for a covariance of low rank r, (B, d + 1) for a mixture.
-        """
+        """Draw one of each, (B, *z_shape), by noise (B, d), (B, d + r) for a low rank r, (B, d + 1) for a mixture."""
 
     @abstractmethod
-    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
-        """One draw of each of the law that a skip makes of this one, the kernel's at x; shapes as in :meth:`draw`."""
+    def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
+        """Draw from the law that a skip makes of this one, the kernel's at x; shapes as in :meth:`draw`."""
 
     @abstractmethod
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        """−log N(target; law), with a variance of the target (isotropic, broadcastable) integrated out.
-
-        (B, *z_shape): terms whose sum over coordinates is the negative log-likelihood.
-        """
+        """−log N(target; law), in terms (B, *z_shape) to be summed; a variance of the target is integrated out."""
 
     @abstractmethod
     def covariance(self) -> Tensor:
@@ -92,7 +66,7 @@ class DiagonalGaussian(Transition):
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self.var.sqrt() * noise.view_as(self.mean)
 
-    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+    def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
         var = skip.gain**2 * (self.var - skip.own).clamp_min(0) + skip.added
         return DiagonalGaussian(skip.mean(x, self.mean), var).draw(noise)
 
@@ -108,9 +82,8 @@ class DiagonalGaussian(Transition):
 class FullGaussian(Transition):
     """Precision Uᵀ D⁻¹ U; U (B, d, d) is unit lower triangular, D = diag(var), var (B, d).
 
-    ``rows`` (B, d, d) holds U below its diagonal; its other numbers count for nothing. Row i of U (x − mean) is the
-    innovation of coordinate i given those before it and var_i its variance (Pourahmadi 1999), so the likelihood needs
-    products only; a draw solves one triangular system.
+    ``rows`` (B, d, d) holds U below its diagonal. Row i of U (x − mean) is the innovation of coordinate i given those
+    before it and var_i its variance (Pourahmadi 1999): the likelihood needs products only, a draw one triangular solve.
     """
 
     mean: Tensor
@@ -123,10 +96,7 @@ class FullGaussian(Transition):
         return torch.where(below, self.rows, identity)
 
     def _solved(self, innovations: Tensor) -> Tensor:
-        """U⁻¹ innovations, (B, d), from (B, d).
-
-        A few coordinates are found one by one: on batches of tiny matrices the solver takes several times as long.
-        """
+        """U⁻¹ innovations, (B, d); of few coordinates one by one, where the solver takes several times as long."""
         d = innovations.shape[1]
         if d > _TINY:
             return self._triangular(innovations)
@@ -146,8 +116,8 @@ class FullGaussian(Transition):
         return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
 
     @_exact
-    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
-        spread = _skip_factor(self.covariance(), skip) @ noise[..., None]
+    def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
+        spread = skip.factor(self.covariance()) @ noise[..., None]
         return skip.mean(x, self.mean) + spread.view_as(self.mean)
 
     @_exact
@@ -165,13 +135,83 @@ class FullGaussian(Transition):
         return inverse @ inverse.mT
 
 
+class _LowRankNLL(torch.autograd.Function):
+    r"""−log N(x; m, Σ) with Σ = D + V Vᵀ, D = diag(var), and its gradient, in closed form.
+
+    By the Woodbury identity and the determinant lemma, with M = I + Vᵀ D⁻¹ V (r × r), a = M⁻¹ Vᵀ D⁻¹ e for e = x − m,
+
+        Σ⁻¹ e = D⁻¹ (e − V a) = q,    eᵀ Σ⁻¹ e = |D^{−1/2}(e − V a)|² + |a|²,    log |Σ| = log |M| + log |D|,
+        Σ⁻¹ V = D⁻¹ V M⁻¹ = W,        [Σ⁻¹]_ii = (1 − (W Vᵀ)_ii) / var_i.
+
+    A variance τ of x, integrated out, adds ½ τ tr Σ⁻¹. The gradient by Σ is S = ½ (Σ⁻¹ − q qᵀ − τ Σ⁻²), hence by V it
+    is 2 S V = W − q aᵀ − τ Σ⁻¹ W, by var the diagonal of S, and by m it is −q; with K = (D⁻¹ V)ᵀ W,
+
+        Σ⁻¹ W = D⁻¹ W − W K,    [Σ⁻²]_ii = (1 − 2 (W Vᵀ)_ii) / var_i² + (W K (D⁻¹ V)ᵀ)_ii.
+
+    At most four products of d × r × r. Automatic differentiation keeps each of the large intermediate arrays, and takes
+    twice as long (Petersen & Pedersen 2012, The Matrix Cookbook, §2.1, 3.2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, error: Tensor, var: Tensor, low: Tensor, tau: Tensor | None) -> Tensor:
+        # M spans many orders of magnitude where the variance is small, hence double precision; its factor may be NaN.
+        e, precision, V = error.double(), 1 / var.double(), low.double()
+        scaled = V * precision[..., None]  # D⁻¹ V
+        M = (V.mT @ scaled).add_(torch.eye(V.shape[2], dtype=V.dtype, device=V.device))
+        factor = torch.linalg.cholesky_ex(M).L
+        W = scaled @ torch.cholesky_inverse(factor)
+        a = (W.mT @ e[..., None])[..., 0]
+        rest = e - (V @ a[..., None])[..., 0]
+        q = precision * rest
+        shared = (W * V).sum(2)  # (W Vᵀ)_ii
+        spread = precision * (1 - shared)
+        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1) - precision.log().sum(1)
+        square = (rest * q).sum(1) + (a**2).sum(1)
+        value = 0.5 * (square + log_det + e.shape[1] * math.log(2 * math.pi))
+        if tau is not None:
+            value += 0.5 * tau * spread.sum(1)
+        if any(ctx.needs_input_grad[:3]):
+            by_var = 0.5 * (spread - q**2)
+            by_low = torch.baddbmm(W, q[..., None], a[:, None], alpha=-1)
+            if tau is not None:
+                WK = W @ (scaled.mT @ W)
+                twice = precision**2 * (1 - 2 * shared) + (WK * scaled).sum(2)  # [Σ⁻²]_ii
+                by_var -= 0.5 * tau[:, None] * twice
+                by_low += WK.sub_(precision[..., None] * W).mul_(tau[:, None, None])
+            ctx.save_for_backward(q.to(error.dtype), by_var.to(var.dtype), by_low.to(low.dtype))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_error, by_var, by_low = ctx.saved_tensors
+        g = gradients[0].to(by_error.dtype)
+        return g[:, None] * by_error, g[:, None] * by_var, g[:, None, None] * by_low, None
+
+
+def low_rank_nll(error: Tensor, var: Tensor, low: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
+    """Return −log N of errors x − m (B, d) for Σ = diag(var) + low·lowᵀ, (B,), in float64; differentiable once.
+
+    ``var`` is (B, d), positive, ``low`` (B, d, r); a variance of x, one number or B, gets no gradient.
+    """
+    tau = None
+    if isinstance(target_var, Tensor) or target_var:
+        tau = torch.as_tensor(target_var, dtype=torch.double, device=error.device).detach().flatten().expand(len(error))
+    return _LowRankNLL.apply(error, var, low, tau)  # type: ignore[no-any-return]
+
+
+def _shared(total: Tensor, like: Tensor) -> Tensor:
+    """Totals (B,) in equal shares of the coordinates of (B, *z_shape)."""
+    each = (total / like[0].numel()).to(like.dtype)
+    return each.reshape((-1,) + (1,) * (like.ndim - 1)).expand_as(like)
+
+
 @dataclass(frozen=True)
 class LowRankGaussian(Transition):
-    """Covariance diag(var) + low·lowᵀ; var is (B, *z_shape), low (B, d, r).
+    """Covariance diag(var) + low·lowᵀ; var is (B, *z_shape), low (B, d, r). Likelihoods cost O(d r²).
 
     A large step from noise to an image leaves uncertainty in a few directions (which digit, which stroke). A diagonal
-    law can only draw it as independent pixel noise, which the next step filters out as noise: the samples lose
-    variance. Likelihoods cost O(d r²) by the Woodbury identity.
+    law can only draw it as independent pixel noise, which the next step filters out: the samples lose variance.
     """
 
     mean: Tensor
@@ -183,24 +223,18 @@ class LowRankGaussian(Transition):
         own, common = noise.split([noise.shape[1] - self.low.shape[2], self.low.shape[2]], dim=1)
         return self.mean + self.var.sqrt() * own.view_as(self.mean) + (self.low @ common[..., None]).view_as(self.mean)
 
-    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
-        """Where diag(var) alone falls below β̃ I, what lacks is taken out of the coordinate's low-rank part.
-
-        That keeps Σ_ii − β̃, where it is positive, and costs no eigenvalues of d × d matrices. Where var ≥ β̃ in all
-        coordinates it is exact.
-        """
-        rest = self.var - skip.own
-        total = (self.low**2).sum(2)
+    def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
+        # Where var falls below β̃, what lacks is taken out of the coordinate's low-rank part: that keeps Σ_ii − β̃, where
+        # it is positive, without eigenvalues of d × d matrices, and is exact where var ≥ β̃.
+        rest, total = self.var - skip.own, (self.low**2).sum(2)
         kept = (1 + rest.clamp(max=0).flatten(1) / total.clamp_min(1e-30)).clamp_min(0).sqrt()
         var = skip.gain**2 * rest.clamp_min(0) + skip.added
         return LowRankGaussian(skip.mean(x, self.mean), var, skip.gain * kept[..., None] * self.low).draw(noise)
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        """In equal shares of the coordinates; see :mod:`csb.bridge.low_rank`."""
-        total = low_rank_nll((target - self.mean).flatten(1), self.var.flatten(1), self.low, target_var)
-        each = (total / self.low.shape[1]).to(self.mean.dtype)
-        return each.reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
+        error = (target - self.mean).flatten(1)
+        return _shared(low_rank_nll(error, self.var.flatten(1), self.low, target_var), self.mean)
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.var.flatten(1)) + self.low @ self.low.mT
@@ -208,26 +242,19 @@ class LowRankGaussian(Transition):
 
 @dataclass(frozen=True)
 class MixtureOfGaussians(Transition):
-    """A mixture of M Gaussians, each a :class:`Full`, made where and when it is needed.
+    """A mixture of M Gaussians: a few large steps leave laws of several modes, which no Gaussian draws.
 
-    A few large steps leave laws of several modes, which no Gaussian draws.
-
-    Args:
-        logits: (B, M), log-weights up to a constant.
-        raw: (B, M, *z_shape), what the means are made of.
-        rows: (B, M, d, d).
-        full: makes B·m Gaussians of m of these for each state, (B, m, *z_shape) and (B, m, d, d). A draw takes one
-            for each state, and the time to make all M would count beside that of a small network.
+    ``full`` makes B·m Gaussians from ``raw`` and ``rows`` of m for each state, when they are needed: a draw takes one,
+    and the time to make all M would count beside that of a small network.
     """
 
-    logits: Tensor
-    raw: Tensor
-    rows: Tensor
+    logits: Tensor  # (B, M), log-weights up to a constant
+    raw: Tensor  # (B, M, *z_shape), what the means are made of
+    rows: Tensor  # (B, M, d, d)
     full: Callable[[Tensor, Tensor], FullGaussian]
 
     @functools.cached_property
     def mean(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The mixture's, found when it is asked for: draws and likelihoods take none."""
         means = self.parts.mean.view_as(self.raw)
         return (self._weights.reshape(self.logits.shape + (1,) * (means.ndim - 2)) * means).sum(1)
 
@@ -253,26 +280,17 @@ class MixtureOfGaussians(Transition):
     def draw(self, noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).draw(noise[:, 1:])
 
-    def skip(self, x: Tensor, skip: Skip, noise: Tensor) -> Tensor:
+    def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).skip(x, skip, noise[:, 1:])
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         assert isinstance(target_var, float), "it has no closed form at an uncertain target; draw that first"
         M, log_weights = self.logits.shape[1], self.logits.T.log_softmax(0).T
         each = self.parts.nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
-        total = -(log_weights - each).logsumexp(1)
-        return (total / target[0].numel()).reshape((-1,) + (1,) * (target.ndim - 1)).expand_as(target)
+        return _shared(-(log_weights - each).logsumexp(1), target)
 
     def covariance(self) -> Tensor:
-        M, weights = self.logits.shape[1], self._weights[..., None, None]
         parts = self.parts
-        within = parts.covariance().unflatten(0, (-1, M))
+        within = parts.covariance().unflatten(0, self.logits.shape)
         apart = (parts.mean.view_as(self.raw) - self.mean[:, None]).flatten(2)
-        return (weights * (within + apart[..., :, None] * apart[..., None, :])).sum(1)
-
-
-def moved(law: Transition, x: Tensor, skip: Skip | None, noise: Tensor | None) -> Tensor:
-    """The next state, (B, *z_shape): a step of the law, the kernel's at x, or a skip. Without noise it is the mean."""
-    if noise is None:
-        return law.mean if skip is None else skip.mean(x, law.mean)
-    return law.draw(noise) if skip is None else law.skip(x, skip, noise)
+        return (self._weights[..., None, None] * (within + apart[..., :, None] * apart[..., None, :])).sum(1)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from csb.bridge import BridgeSpec, Direction, KernelSpec, build_bridge
 from csb.bridge.objectives import OBJECTIVES, Objective
-from csb.bridge.skipping import check_skips
+from csb.bridge.paths import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional

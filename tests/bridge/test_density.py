@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
-from csb.bridge.density import is_fitted
+from csb.bridge.paths import is_fitted
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import exact_ipf
 from csb.process import Grid, Power, seeded

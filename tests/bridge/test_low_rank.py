@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from csb.bridge.low_rank import low_rank_nll
+from csb.bridge.transitions import low_rank_nll
 from csb.process import seeded
 
 B, D, R = 4, 9, 3

@@ -7,7 +7,7 @@ import torch
 from conftest import mixture_of, unpacked
 
 from csb.bridge.kernel import COVARIANCES
-from csb.bridge.skipping import Skip, planned_calls, timesteps_of
+from csb.bridge.paths import Skip, planned_calls, timesteps_of
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf

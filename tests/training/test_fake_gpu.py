@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.objectives import Likelihood, Target
-from csb.bridge.skipping import planned_calls
+from csb.bridge.paths import planned_calls
 from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.half_step import Batch, HalfStepModule, balance
