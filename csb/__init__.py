@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from csb import bridge, filtering, metrics, networks, problems, process, samplers, sbi
     from csb.errors import CSBError
-    from csb.networks import register
     from csb.networks.diffusion import Denoiser
     from csb.runs.compare import compare
     from csb.runs.export import push_to_hub
     from csb.runs.fit import distil, fit, fit_denoiser, fit_flow, fit_score
-    from csb.runs.load import from_pretrained, load
+    from csb.runs.load import from_pretrained, load, register
     from csb.runs.result import Run
     from csb.runs.simulate import problem
     from csb.samplers import GaussianLikelihood
@@ -25,7 +24,7 @@ _HOMES = {  # what is imported when it is asked for: it takes torch
     "Run": "csb.runs.result", "compare": "csb.runs.compare", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
     "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
     "from_pretrained": "csb.runs.load", "load": "csb.runs.load", "problem": "csb.runs.simulate",
-    "push_to_hub": "csb.runs.export", "register": "csb.networks",
+    "push_to_hub": "csb.runs.export", "register": "csb.runs.load",
 }  # fmt: skip
 __all__ = [
     "CSBError", "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "filtering",

@@ -16,7 +16,7 @@ from csb.evaluation.table import format_value, markdown_table
 from csb.files import write_atomically, write_text
 from csb.renamed import scores_of_today
 from csb.runs.inspection import facts, mapping
-from csb.runs.load import CARD, FILES, PICTURE, WEIGHTS, hub, is_folder, is_own, is_repo_id, load_any, read_result
+from csb.runs.load import CARD, FILES, PICTURE, WEIGHTS, hub, is_folder, is_inside, is_repo_id, load_any, read_result
 
 
 def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
@@ -97,7 +97,7 @@ def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | Non
 def _training(source: Path, bridge: Bridge) -> dict[str, Any]:
     """The summary of the training: ``result.json`` of a run, or what an exported folder holds already."""
     path = (source if source.is_dir() else source.parent) / "result.json"
-    if is_own(path, path.parent):
+    if is_inside(path, path.parent):
         with contextlib.suppress(CSBError):
             return read_result(path.parent)
     return scores_of_today(mapping(bridge.about.get("training")))
@@ -108,7 +108,7 @@ def _picture(source: Path) -> Path | None:
     folder = source if source.is_dir() else source.parent
     drawn = sorted(p for p in (folder / "pictures").glob("*_backward_*.png") if not p.stem.endswith("_loss"))
     candidates = [folder / "evaluation.png", folder / PICTURE, *reversed(drawn)]
-    return next((path for path in candidates if is_own(path, folder)), None)
+    return next((path for path in candidates if is_inside(path, folder)), None)
 
 
 def _without_paths(data: Any) -> Any:
@@ -214,7 +214,7 @@ def push_to_hub(
     if not is_repo_id(repo_id):
         raise CSBError(f"repo_id={repo_id!r} is not possible; give owner/name")
     for path in (folder / name for name in FILES):
-        if path.exists() and not is_own(path, folder):
+        if path.exists() and not is_inside(path, folder):
             raise CSBError(f"{path} is a link out of the folder, or no file; replace it, or export again")
     load(folder / WEIGHTS, of=Bridge)
     api: Any = hub().HfApi(token=token)

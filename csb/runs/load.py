@@ -15,8 +15,9 @@ from csb.bridge import load as load_file
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, in_one_line, require_place
 from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
-from csb.networks import Encoder, Network, register
-from csb.problems import Problem, build_problem
+from csb.networks import ENCODERS, NETWORKS, Encoder, Network
+from csb.networks.base import is_own
+from csb.problems import PROBLEMS, Problem, build_problem
 from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
 from csb.training.state import chosen_iteration
@@ -139,6 +140,28 @@ def load(
     return load_file(path, usable_device(device)) if is_model else load_any(source, device)
 
 
+def register(cls: Any, name: str | None = None) -> Any:
+    """Make a network, an encoder or a problem known by its name, as its decorator.
+
+    A :class:`csb.networks.Network` or :class:`csb.networks.Encoder` goes by the name of its class, a
+    :class:`csb.problems.Problem` by its ``name``, where none is given. With such classes in a module ``mine``,
+    ``csb train import=mine problem=… network=…`` trains with them, and every command reads such a run:
+    ``csb evaluate import=mine run=…``.
+
+    Raises:
+        CSBError: a class of another kind, or a name that csb's own classes have.
+    """
+    kinds: dict[type, Any] = {Network: NETWORKS, Encoder: ENCODERS, Problem: PROBLEMS}
+    kind = next((kind for kind in kinds if isinstance(cls, type) and issubclass(cls, kind)), None)
+    if kind is None:
+        raise CSBError(f"{cls!r:.80} is no Network, Encoder or Problem; register a subclass of one of them")
+    name = name or (cls.name if kind is Problem else cls.__name__)
+    if name in kinds[kind] and not is_own(kinds[kind][name]):
+        raise CSBError(f"{name!r} is the name of one of csb's own classes; choose another one")
+    kinds[kind][name] = cls
+    return cls
+
+
 def load_any(source: str | Path, device: str | None = None) -> Bridge:
     """The bridge of a run's folder, a file, an exported folder, or a repository on the Hub; see :func:`csb.load`."""
     path, where = require_place("source", source), usable_device(device)
@@ -186,7 +209,7 @@ def is_folder(path: Path) -> bool:
     return (path / WEIGHTS).exists()
 
 
-def is_own(path: Path, folder: Path) -> bool:
+def is_inside(path: Path, folder: Path) -> bool:
     """Whether the path is a file that lies in the folder: no link, of a file or of a folder in it, leads out."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 

@@ -10,12 +10,13 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError
-from csb.networks import NETWORKS, Encoder, Network, register
+from csb.networks import NETWORKS, Encoder, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.rows import Source
 from csb.problems.sources import SCHEME, hold
 from csb.runs.config import RunConfig, read
+from csb.runs.load import register
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
 from csb.schema import nearest, shown
 
