@@ -136,7 +136,7 @@ def _skip(grid: Grid, k: int, j: int) -> Skip | None:
     return Skip(float(far.near - gain * step.near), float(gain), float(step.var), float(far.var))
 
 
-def check_skips(direction: Direction, parametrisation: str, covariance: str, count: int, T: int) -> None:
+def check_skips(direction: str, parametrisation: str, covariance: str, count: int, T: int) -> None:
     """CSBError unless kernels of this kind say what the far end of the path is, or no skip is asked for."""
     if count == T or (parametrisation != "drift" and covariance != "fixed"):
         return

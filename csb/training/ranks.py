@@ -73,10 +73,7 @@ class Ranks:
         return box[0]  # pyright: ignore[reportReturnType]
 
     def all_reduce(self, rows: Tensor) -> None:
-        """Fill in, on the CPU and in place, what the others have computed; it is 0 where this process has nothing.
-
-        Nobody goes on before all are there.
-        """
+        """Fill in, on the CPU and in place, what the others have computed, 0 so far; nobody goes on before all do."""
         if self.size > 1:
             dist.all_reduce(rows if rows.dtype == torch.float32 else rows.view(torch.uint8))  # of bytes: the same bits
 
@@ -92,7 +89,8 @@ def environment() -> "ClusterEnvironment | None":
     A batch script under Slurm has tasks to start, but is not one of them: srun alone sets SLURM_STEP_NUM_TASKS.
     CSBError where srun was not told how many tasks a machine has.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment  # which takes seconds
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # which takes seconds
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if dist.is_available() and dist.is_torchelastic_launched():
         return TorchElasticEnvironment()
