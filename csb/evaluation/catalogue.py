@@ -145,11 +145,11 @@ def metrics_of(report: Report) -> list[Metric]:
     return known + [metric(key) for key in found if key not in METRICS]
 
 
-def accuracy_metrics(report: Report, most: int = 2) -> list[Metric]:
-    """The metrics of the accuracy charts: the first choices for the kind of problem that a ranked method has."""
+def accuracy_metrics(report: Report) -> list[Metric]:
+    """The metrics of the accuracy charts: the two first choices for the kind of problem that a ranked method has."""
     compared = report.compared or list(report.methods)
     known = [key for key in ACCURACY[report.kind] if any(m.value(key) is not None for m in compared)]
-    return [metric(key) for key in known[:most]]
+    return [metric(key) for key in known[:2]]
 
 
 def headline_keys(report: Report) -> list[str]:

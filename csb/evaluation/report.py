@@ -141,7 +141,7 @@ def _figure(chart: Chart) -> dict[str, Any]:
 
 
 def _svg(figure: Figure, fonttype: str) -> str:
-    """Path data to a hundredth of a unit; a dot, drawn as a line from a point to itself, as a line of no length."""
+    """The figure as SVG with short paths: to a hundredth of a unit, and dots as lines of no length."""
 
     def shorter(path: re.Match[str]) -> str:
         d = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), path[0])

@@ -16,6 +16,7 @@ from rich.text import Text
 from csb.errors import CSBError
 
 MISSING = "–"
+Rows = Sequence[Mapping[str, Any]]  # each from column name to value
 
 
 class _Output(Console):
@@ -43,9 +44,7 @@ def escape_markdown(text: str) -> str:
     return escape("".join(f"\\{c}" if c in "\\`*_[]" else c for c in text), quote=False)
 
 
-def _cells(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None
-) -> tuple[list[str], list[list[str]], list[bool]]:
+def _cells(rows: Rows, columns: Sequence[str] | None) -> tuple[list[str], list[list[str]], list[bool]]:
     """The given columns, or every key in the order of first appearance; their cells row by row; which hold numbers."""
     known = dict.fromkeys(key for row in rows for key in row)
     names = list(known if columns is None else columns)
@@ -59,15 +58,11 @@ def _cells(
     return names, [[format_value(row.get(name)) for name in names] for row in rows], numeric
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def markdown_table(rows: Rows, columns: Sequence[str] | None = None) -> str:
     """A GitHub table, one line a row; a key that a row lacks gives a dash.
 
-    Args:
-        rows: one mapping a row, from column name to value.
-        columns: which columns, in which order; by default every key in the order of first appearance.
-
-    Raises:
-        CSBError: no columns, or a column that no row has.
+    ``columns``: which, in which order; by default every key in the order of first appearance. CSBError for no columns,
+    or one that no row has.
     """
     names, cells, right = _cells(rows, columns)
     lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in (names, *cells)]
@@ -80,7 +75,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
     return "\n".join([texts[0], rule, *texts[1:]]) + "\n"
 
 
-def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def html_table(rows: Rows) -> str:
     """The same as an HTML table; names and values are escaped."""
     names, cells, _ = _cells(rows, None)
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
@@ -104,9 +99,7 @@ class Table:
         return html_table(self.rows)
 
 
-def print_table(
-    rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str] | None = None, console: Console | None = None
-) -> None:
+def print_table(rows: Rows, title: str, columns: Sequence[str] | None = None, console: Console | None = None) -> None:
     """Print the rows as a table on the terminal, or on ``console``. Arguments and errors as in ``markdown_table``.
 
     No name and no number is broken over lines: a table that is wider than the terminal is turned on its side, in as
