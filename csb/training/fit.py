@@ -129,7 +129,7 @@ class _Asked:
 
 
 class Fit:
-    """The optimisation of a module's network, which is moved to the device; of ``ranks`` each fits on its part.
+    """The optimisation of a module's network, which goes to the device; each of ``ranks`` takes its part of a batch.
 
     ``state`` is that of the optimiser, by the number of the array of weights, from which it goes on.
     """
@@ -233,9 +233,9 @@ def _not_finite(module: FitModule, batch: Any) -> CSBError:
 class LossWatch:
     """Tells an exploded loss: half of the last steps are far above the lowest earlier median, or the first loss.
 
-    Of a negative log-likelihood, one a coordinate, that takes errors of 45 standard deviations in every coordinate of
-    half the states of a batch, in half of the steps: single bad batches never count. ``losses`` are those of all steps
-    so far, a list that grows; the verdict is a function of it alone.
+    With a negative log-likelihood, which is one a coordinate, this takes errors of 45 standard deviations in every
+    coordinate of half the states of a batch, in half of the steps: single bad batches never count. ``losses`` are those
+    of all steps so far, a list that grows; the verdict is a function of it alone.
     """
 
     def __init__(self, losses: list[float]) -> None:

@@ -1,7 +1,7 @@
 """The processes of one training on several devices: who each is, what they tell each other, and who reports a failure.
 
-Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.launch`). What makes
-their number leave no trace in the result but the order of floating-point sums: random numbers are drawn for the whole
+Each device has one process, started from outside (``torchrun``, ``srun``) or by csb (:mod:`csb.cli.launch`). Their
+number leaves no trace in the result but the order of floating-point sums: random numbers are drawn for the whole
 training, by every process alike, and each computes on its share of the rows: of each batch, whose gradients are
 averaged (:mod:`csb.training.fit`); of the cache (:func:`csb.training.pairs.fill`), whose shares are exchanged, as any
 row may go to any process; and of the validation's batches.
@@ -10,8 +10,8 @@ Process 0 decides and writes: checkpoints, the calibration, logs and pictures ar
 bit-identical for the same number of processes, which is in the run's fingerprint; another is refused.
 
 Where one process fails, the others find its connection closed, and end; one line is printed in all, by whoever asks
-:func:`reports_first`. Fabric's launching and exchanges would not do: it has no store in which the processes agree on
-who reports, one time limit for joining and waiting, and moves what is exchanged to the GPU.
+:func:`reports_first`. Fabric's launching and exchanges would not do: it offers no store in which the processes agree on
+who reports, only one time limit for joining and for waiting, and it moves what is exchanged to the GPU.
 """
 
 import os
@@ -50,7 +50,7 @@ class Ranks:
 
     @classmethod
     def of(cls, device: DeviceSettings) -> "Ranks":
-        """Those that :func:`init` made. CSBError where the settings want several and they were not joined."""
+        """Return what :func:`init` made. CSBError where the settings want several and they were not joined."""
         if device.world == 1:
             return ALONE
         if _own.size != device.world:
