@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 import lightning as pl
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -142,10 +143,13 @@ class Fit:
         ranks: Ranks = ALONE,
         state: dict[int, Any] | None = None,
     ) -> None:
-        options: dict[str, Any] = {"accelerator": device.where.type, "precision": device.precision}
+        where, options = device.where.type, dict[str, Any]()
+        plugins: list[Any] = []
+        if device.precision == "bf16-mixed":  # by its text Fabric says of each half-step that it is used
+            plugins = [MixedPrecision("bf16-mixed", where)]
         if ranks.size > 1:
-            options |= {"strategy": "ddp", "num_nodes": device.num_nodes, "plugins": [environment()]}
-        self.fabric = Fabric(devices=device.devices, **options)
+            options, plugins = {"strategy": "ddp", "num_nodes": device.num_nodes}, [*plugins, environment()]
+        self.fabric = Fabric(accelerator=where, devices=device.devices, plugins=plugins, **options)
         self.fabric.launch()
         self.module: FitModule = module.to(self.fabric.device)
         self.clip, self.ranks = clip, ranks

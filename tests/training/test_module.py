@@ -123,3 +123,12 @@ class TestFit:
         for one, two in ((module.kernel, parts.kernel), (module.average, parts.average)):
             for key, value in one.state_dict().items():
                 assert torch.equal(value, two.state_dict()[key]), key
+
+
+def test_bfloat16_is_taken_up_without_a_word(bridge, caplog):
+    """A library's line for each half-step would hide those of csb."""
+    module = HalfStepModule(bridge, BACKWARD, MeanMatching(), OptimizerSettings())
+    with caplog.at_level("INFO"):
+        fit = Fit(module, DeviceSettings("cpu", precision="bf16-mixed"), 1.0)
+    assert fit.fabric._precision.precision == "bf16-mixed"
+    assert not caplog.records
