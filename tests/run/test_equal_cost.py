@@ -21,7 +21,7 @@ from csb.runs.guided import particle_counts
 from csb.runs.methods import METHODS, Method
 from csb.samplers.registry import GUIDED
 from tests.conftest import Hook, make_untrained_bridge, one_line, refused
-from tests.samplers.conditional_models import untrained
+from tests.samplers.models import untrained
 
 TINY = ["observations=3", "samples=40", "baselines.sweep_observations=2", "baselines.sweep_samples=4"]
 SCRIPT = "scripts/compare.py"

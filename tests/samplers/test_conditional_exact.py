@@ -10,10 +10,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from csb.errors import CSBError
 from csb.process import Grid, LinearBeta, Noise, Power, seeded
-from csb.samplers import FLOW, SCORE
+from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
 from csb.samplers.conditional import DDIM
-from tests.samplers.conditional_models import AMORTIZED, PROBLEM, ExactDenoiser, ExactVelocity, make_amortized
+from tests.samplers.laws import Transition, assert_moments
+from tests.samplers.models import AMORTIZED, PROBLEM, ExactDenoiser, ExactVelocity, make_amortized, untrained
 
 DENOISER, VELOCITY = ExactDenoiser(), ExactVelocity()
 Y = torch.tensor([[0.8, -1.2], [-0.5, 0.3]])
@@ -55,18 +57,6 @@ class TestOrders:
         assert errors[-1] < (0.02 if order == 1 else 1e-4)
         assert slopes(errors) == pytest.approx([order, order], abs=0.15 * order)
 
-    def test_a_flow_is_exact_in_the_limit(self):
-        """The closed form of the flow itself: its time derivative is the velocity."""
-        C, z, h, t = PROBLEM.C, Z[:5], 1e-5, torch.tensor(0.4).double()
-
-        def path(t):
-            values, vectors = torch.linalg.eigh(t**2 * C + (1 - t) ** 2 * EYE)
-            return t * MEAN + z @ ((vectors * values.sqrt()) @ vectors.T)
-
-        found = (path(t + h) - path(t - h)) / (2 * h)
-        torch.testing.assert_close(VELOCITY(path(t), t, MEAN), found, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(path(torch.tensor(1.0).double()), VELOCITY.flow(z, MEAN))
-
     @pytest.mark.parametrize("method", ["heun", "dpmpp"])
     def test_order_two_on_the_grid_of_karras(self, method):
         errors = []
@@ -77,42 +67,35 @@ class TestOrders:
 
 
 def moments(sampler):
-    """Mean (2,) and covariance of z_k, from k = T down to 0, of a sampler whose step is linear in state and guess."""
+    """The law of z_k, from k = T down to 0, of a sampler whose step is linear in state and guess."""
     mean, cov, grid = torch.zeros(2).double(), EYE, sampler.grid
-    path = [(mean, cov)]
+    path = [Transition(mean, cov)]
     for k in range(grid.T, 0, -1):
-        law, alpha_bar = sampler.law(k), grid.alpha_bar[k]
-        gain = alpha_bar.sqrt() * PROBLEM.C @ torch.linalg.inv(DENOISER.cov(alpha_bar))
+        law, (root, gain) = sampler.law(k), DENOISER.affine(grid.alpha_bar[k])
         step = law.near * EYE + law.far * gain
-        mean = step @ mean + law.far * (MEAN[0] - alpha_bar.sqrt() * gain @ MEAN[0])
+        mean = step @ mean + law.far * (MEAN[0] - root * gain @ MEAN[0])
         cov = step @ cov @ step.T + law.var * EYE
-        path.append((mean, cov))
+        path.append(Transition(mean, cov))
     return path
 
 
-STOCHASTIC = {"ddpm": {}, "sde": {}, "ddim": {"eta": 0.5}}
-
-
-@pytest.mark.parametrize("method", STOCHASTIC)
+@pytest.mark.parametrize(("method", "options"), [("ddpm", {}), ("sde", {}), ("ddim", {"eta": 0.5})])
 class TestStochastic:
-    def test_the_marginals_along_the_path_are_right_to_first_order(self, method):
+    def test_the_marginals_along_the_path_are_right_to_first_order(self, method, options):
         errors = []
         for T in (128, 256, 512):
             grid = Grid.from_schedule(CUBIC, T)
-            path = moments(SCORE[method](DENOISER, grid, **STOCHASTIC[method]))[::-1]
+            path = moments(SCORE[method](DENOISER, grid, **options))[::-1]
             pairs = [(m - a.sqrt() * MEAN[0], C - DENOISER.cov(a)) for (m, C), a in zip(path, grid.alpha_bar)]
             errors.append(max(float(m.norm() + C.norm()) for m, C in pairs))
         assert errors[-1] < 0.03
         assert slopes(errors) == pytest.approx([1, 1], abs=0.15)
 
-    def test_samples_follow_the_recursion(self, method):
-        n, sampler = 40_000, SCORE[method](DENOISER, Grid.from_schedule(LinearBeta(1e-4), 15), **STOCHASTIC[method])
-        mean, cov = moments(sampler)[-1]
-        assert float((cov - PROBLEM.C).norm()) > 0.01  # the grid is coarse enough to tell the recursion from the end
-        x = sampler.sample(Y, n, seeded(2)).x[0].double()
-        var = cov.diagonal()
-        assert bool(((x.mean(0) - mean).abs() < 5 * (var / n).sqrt()).all())
-        assert bool(((x.T.cov() - cov).abs() < 5 * ((var.outer(var) + cov**2) / n).sqrt()).all())
+    def test_samples_follow_the_recursion(self, method, options):
+        sampler = SCORE[method](DENOISER, Grid.from_schedule(LinearBeta(1e-4), 15), **options)
+        law = moments(sampler)[-1]
+        assert float((law.cov - PROBLEM.C).norm()) > 0.01  # the grid tells the recursion from the end
+        assert_moments(sampler.sample(Y, 40_000, seeded(2)).x[0], law)
 
 
 @pytest.mark.parametrize("name", AMORTIZED)
@@ -122,8 +105,7 @@ def test_the_posterior_is_reached(name):
     sampler = make_amortized(name, DENOISER, VELOCITY, Grid.from_schedule(CUBIC, 200), batch_size=2 * n)
     x = sampler.sample(Y, n, seeded(3)).x.double()
     var, bias = PROBLEM.C.diagonal(), 0.03 if name in ("score_ddpm", "score_sde") else 0.01
-    for i in range(2):
-        law, found = PROBLEM.posterior(Y[i]), x[i]
+    for found, law in zip(x, map(PROBLEM.posterior, Y)):
         assert bool(((found.mean(0) - law.mean).abs() < 4 * (var / n).sqrt() + bias).all())
         assert bool(((found.T.cov() - law.cov).abs() < 4 * (2 / n) ** 0.5 * var.max() + bias).all())
 
@@ -152,5 +134,33 @@ def test_the_first_two_steps_of_dpm_solver_by_hand():
     D = (1 + 1 / (2 * r)) * D_3 - 1 / (2 * r) * D_4
     z_2 = sigma[2] / sigma[3] * z_3 - alpha[2] * (math.exp(-second) - 1) * D
     found = states(SCORE["dpmpp"](DENOISER, grid))
-    torch.testing.assert_close(found[0], z_3)
-    torch.testing.assert_close(found[1], z_2)
+    torch.testing.assert_close((found[0], found[1]), (z_3, z_2))
+
+
+class TestBuilders:
+    NETWORK, FLOW = untrained("score", 4, 2), untrained("flow", 4, 2)
+
+    def test_a_score_on_its_own_schedule_and_on_the_grid_of_karras(self):
+        sampler = score_sampler(self.NETWORK, "heun", 7, batch_size=3)
+        assert type(sampler) is SCORE["heun"]
+        assert torch.equal(sampler.grid.alpha_bar, Grid.from_schedule(LinearBeta(1e-4), 7).alpha_bar)
+        assert sampler.batch_size == 3
+        grid = score_sampler(self.NETWORK, "heun", 7, spacing="karras").grid
+        assert float(grid.alpha_bar[-1]) == pytest.approx(1e-4)
+        assert float(grid.noise_ratio[1]) == pytest.approx(0.002)
+
+    @pytest.mark.parametrize(
+        ("build", "arguments", "message"),
+        [
+            (score_sampler, (NETWORK, "nope", 5), "method='nope' is unknown; choose one"),
+            (score_sampler, (NETWORK, "ddim", 0), "T=0 is not possible; give an integer in 1..10000"),
+            (score_sampler, (FLOW, "ddim", 5), "score_ddim takes a score, not a FlowNetwork"),
+            (flow_sampler, (FLOW, "euler", 0), "N=0 is not possible"),
+            (flow_sampler, (NETWORK, "euler", 5), "flow_euler takes a flow, not a ScoreNetwork"),
+        ],
+        ids=range(5),
+    )
+    def test_errors(self, build, arguments, message):
+        with pytest.raises(CSBError, match=message) as error:
+            build(*arguments)
+        assert "\n" not in str(error.value)

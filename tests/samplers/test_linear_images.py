@@ -3,68 +3,51 @@
 import pytest
 import torch
 
-from csb.networks.diffusion import Denoiser
 from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres
 from csb.process import Grid, Power, expand, seeded
 from csb.samplers import DDRM, MMPS, SDA, TMPD, GaussianLikelihood, PiGDM
-from tests.samplers.gaussian_moments import output_mean
+from tests.samplers.laws import output_mean
+from tests.samplers.models import Pixels
 
-GRID = Grid.from_schedule(Power(1e-4, 3.0), 20)
-LONG = Grid.from_schedule(Power(1e-4, 3.0), 100)
-MIDDLE, WIDTH = 0.5, 0.1
-
-
-class Pixels(Denoiser):
-    """The exact denoiser of independent pixels, N(MIDDLE, WIDTH²): E[z_0 | z_k] = √ᾱ z_k."""
-
-    def __init__(self):
-        super().__init__(torch.full((1, 28, 28), MIDDLE), WIDTH)
-
-    def forward(self, z, alpha_bar):
-        return expand(alpha_bar.sqrt(), z) * z
+GRID, LONG = (Grid.from_schedule(Power(1e-4, 3.0), T) for T in (20, 100))
+MIDDLE, WIDTH = 0.5, 0.1  # of every pixel
+PRIOR = torch.full((1, 28, 28), MIDDLE), WIDTH
+DEBLUR, SUPERRES, INPAINT = MnistDeblur(noise=0.02), MnistSuperres(noise=0.02), MnistInpaint()
 
 
 def build(method, problem, grid=GRID, **options):
     basis = torch.eye(784).unflatten(1, problem.x_shape)
     spread = WIDTH**2 * problem.forward(basis).square().sum(0)  # the diagonal of A A*
     likelihood = GaussianLikelihood(problem.operator, problem.noise_std, impose=problem.impose).with_scales(spread)
-    return method(Pixels(), likelihood, grid, **options)
+    return method(Pixels(*PRIOR), likelihood, grid, **options)
 
 
 def observation(problem):
-    x = MIDDLE + WIDTH * torch.randn(1, 1, 28, 28, generator=seeded(1))
-    return problem.observe(x, seeded(2))[0]
-
-
-def exact_mean(problem, y):
-    """MIDDLE + V s/(s² + σ²/WIDTH²) U*(y − A MIDDLE), by the dense matrix."""
+    """y, and the posterior's mean MIDDLE + V s/(s² + σ²/WIDTH²) U*(y − A MIDDLE), by the dense matrix."""
+    y = problem.observe(MIDDLE + WIDTH * torch.randn(1, 1, 28, 28, generator=seeded(1)), seeded(2))[0]
     A = problem.operator(torch.eye(784, dtype=torch.float64).unflatten(1, problem.x_shape)).flatten(1).T
     system = A @ A.T + (problem.noise_std / WIDTH) ** 2 * torch.eye(len(A), dtype=torch.float64)
     gap = y.flatten().double() - A @ torch.full((784,), MIDDLE, dtype=torch.float64)
-    return MIDDLE + A.T @ (torch.linalg.pinv(system, hermitian=True) @ gap)
+    return y, MIDDLE + A.T @ (torch.linalg.pinv(system, hermitian=True) @ gap)
 
 
 @pytest.mark.parametrize(
     ("method", "options", "problem"),
     [
-        (PiGDM, {}, MnistDeblur(noise=0.02)),
-        (PiGDM, {"eta": 0.0}, MnistSuperres(noise=0.02)),
-        (TMPD, {}, MnistSuperres(noise=0.02)),  # A A* is diagonal: row sums are exact
-        (MMPS, {"iterations": 1}, MnistSuperres(noise=0.02)),  # and one direction is enough
-        (MMPS, {"iterations": 12}, MnistDeblur(noise=0.02)),
-        (SDA, {"corrections": 2}, MnistSuperres(noise=0.02)),
+        (PiGDM, {}, DEBLUR),
+        (PiGDM, {"eta": 0.0}, SUPERRES),
+        (TMPD, {}, SUPERRES),  # A A* is diagonal: row sums are exact
+        (MMPS, {"iterations": 1}, SUPERRES),  # and one direction is enough
+        (MMPS, {"iterations": 12}, DEBLUR),
+        (SDA, {"corrections": 2}, SUPERRES),
         (DDRM, {}, MnistSuperres(noise=0.0)),
         (PiGDM, {}, MnistSuperres(noise=0.0)),
-        (PiGDM, {}, MnistInpaint()),
-        (DDRM, {}, MnistInpaint()),
-        (MMPS, {}, MnistInpaint()),
-        (TMPD, {}, MnistInpaint()),
+        *((method, {}, INPAINT) for method in (PiGDM, DDRM, MMPS, TMPD)),
     ],
     ids=str,
 )
 def test_the_mean_is_the_posteriors(method, options, problem):
-    y = observation(problem)
-    exact = exact_mean(problem, y)
+    y, exact = observation(problem)
     flow = method is SDA or options.get("eta") == 0  # deterministic steps: an error of first order in 1/T
     grid, near = (LONG, 0.05) if flow else (GRID, 0.002)
     found = output_mean(build(method, problem, grid, **options), y)
@@ -83,17 +66,16 @@ class Uneven(Pixels):
 
 @pytest.mark.parametrize("method", [SDA, TMPD, PiGDM, MMPS])
 def test_pixels_that_hardly_vary_are_no_trouble_without_noise(method):
-    problem = MnistInpaint()  # its known pixels are not put in
-    spread = WIDTH**2 * Uneven.variance[None] * problem.operator.mask
-    likelihood = GaussianLikelihood(problem.operator, 0.0).with_scales(spread, float(Uneven.variance.mean()))
+    """INPAINT's known pixels are not put in."""
+    spread = WIDTH**2 * Uneven.variance[None] * INPAINT.operator.mask
+    likelihood = GaussianLikelihood(INPAINT.operator, 0.0).with_scales(spread, float(Uneven.variance.mean()))
     x = MIDDLE + WIDTH * Uneven.variance.sqrt() * torch.randn(1, 1, 28, 28, generator=seeded(1))
-    found = method(Uneven(), likelihood, GRID).sample(problem.operator(x)[0], 16, seeded(2)).x
+    found = method(Uneven(*PRIOR), likelihood, GRID).sample(INPAINT.operator(x)[0], 16, seeded(2)).x
     assert float((found - x).abs().max()) < 8 * WIDTH  # nothing runs away, seen or not
 
 
 def test_row_sums_of_a_blur_follow_y_less():
     """A A* has rows of several numbers: their sum is more than any of its eigenvalues but the largest."""
-    problem = MnistDeblur(noise=0.02)
-    y = observation(problem)
-    exact, found = exact_mean(problem, y) - MIDDLE, output_mean(build(TMPD, problem), y) - MIDDLE
-    assert 0.2 * float(exact.norm()) < float(found.norm()) < 0.95 * float(exact.norm())
+    y, exact = observation(DEBLUR)
+    share = float((output_mean(build(TMPD, DEBLUR), y) - MIDDLE).norm() / (exact - MIDDLE).norm())
+    assert 0.2 < share < 0.95

@@ -1,8 +1,8 @@
-"""RePaint and ILVR against closed forms.
+"""RePaint, ILVR, replacement and CoPaint against closed forms.
 
 For a Gaussian prior each is a chain of affine maps and Gaussian noise, so that the mean and covariance of its samples
-follow from a recursion: not those of the posterior, but the bias that theory predicts. The recursion itself tells what
-more resamples come to.
+follow from a recursion: not those of the posterior, but the bias that theory predicts. The limit of CoPaint is the
+posterior.
 """
 
 from itertools import pairwise
@@ -12,43 +12,50 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import LinearGaussian, Mixture, MnistSuperres
-from csb.process import Cosine, Grid, LinearBeta, Power, Reference, seeded
+from csb.process import Cosine, Grid, LinearBeta, Power, seeded
 from csb.samplers import ILVR, CoPaint, GaussianLikelihood, RePaint, Replacement
 from csb.samplers.diffusion import levels
 from tests.conftest import ROOT, Moved
-from tests.samplers.painting_chains import COARSE, Chain, assert_chain, chain_of, correlated
+from tests.samplers.laws import Chain, assert_moments
+from tests.samplers.models import GaussianTask, Pixels
+
+COARSE = Grid.from_schedule(Power(0.2, 2.0), 5)  # a short horizon, where ILVR and replacement differ
+PROBLEM = LinearGaussian(dx=3, dy=1, seed=1)  # one row, of length 1.5
+M = torch.tensor([0.4, -0.2, 0.1], dtype=torch.float64)
+S = torch.tensor([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]], dtype=torch.float64)
+EYE = torch.eye(3, dtype=torch.float64)
+Y = torch.tensor([8.0])  # far from the prior's mean, so that what is done with it tells
 
 
-def conditional(chain):
-    """Mean and covariance of z_0 given P z_0 = z̃, for a P of coordinates."""
-    seen = chain.P.diagonal() > 0
-    gain = chain.S[:, seen] @ torch.linalg.inv(chain.S[seen][:, seen])
-    mean = chain.m + gain @ (chain.known - chain.m)[seen]
-    return mean, chain.S - gain @ chain.S[seen]
+def correlated(method, shift=0.5, scale=2.0, grid=COARSE, **options):
+    """A sampler for a correlated prior N(M, S) of z = (x − shift)/scale."""
+    denoiser = Moved(Mixture(torch.ones(1).double(), M[None], S[None]), shift, scale)
+    likelihood = GaussianLikelihood(PROBLEM.operator, 0.5).with_scales(torch.full((1,), 2.0), 0.8)
+    return method(denoiser, likelihood, grid, batch_size=4096, **options)
+
+
+def chain_of(sampler, cov=S):
+    """The chain of a sampler of N(M, cov)."""
+    A, shift, scale = PROBLEM.A, sampler.denoiser.shift.double(), sampler.denoiser.scale
+    c = A @ A.T
+    P = A.T @ A / c
+    return Chain(sampler.grid, M, cov, P, (A.T @ Y.double() / c[0] - P @ shift) / scale)
+
+
+def assert_chain(sampler, chain, y=Y, n=20_000):
+    assert_moments(sampler.sample(y, n, seeded(1)).x, chain.law(sampler))
 
 
 def two(grid, y=1.5):
     """Two coordinates of correlation .9, of which the first is seen."""
     cov = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
     P = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    return Chain(grid, cov, torch.zeros(2).double(), P, torch.tensor([y, 0.0], dtype=torch.float64))
+    return Chain(grid, torch.zeros(2).double(), cov, P, torch.tensor([y, 0.0], dtype=torch.float64))
 
 
-def unseen_error(chain):
-    """|Error of the mean| of the unseen coordinate in posterior deviations, and |variance ratio − 1|."""
-    mean, cov = conditional(chain)
-    return abs(float((chain.mean - mean)[1] / cov[1, 1].sqrt())), abs(float(chain.cov[1, 1] / cov[1, 1]) - 1)
-
-
-def settled(chain, sweeps):
-    """RePaint's end for U → ∞: the sweeps of the last pair of levels, which forget what came before them."""
-    for _ in range(sweeps):
-        chain.climb(1, 2)
-        chain.descend(2, wide=True)
-        chain.replace(1)
-    chain.descend(1, wide=True)
-    chain.replace(0)
-    return chain
+def unseen(chain, y=1.5):
+    """Of the unseen coordinate: the error of the mean in posterior deviations, and the ratio of variances."""
+    return float((chain.mean[1] - 0.9 * y) / 0.19**0.5), float(chain.cov[1, 1] / 0.19)
 
 
 class TestTravel:
@@ -60,134 +67,191 @@ class TestTravel:
 
     @pytest.mark.parametrize(("T", "j", "U"), [(10, 1, 3), (10, 3, 4), (11, 10, 2), (250, 10, 10)])
     def test_the_count(self, T, j, U):
-        path = levels(T, j, U)
-        down = [a for a, b in pairwise(path) if b < a]
+        down = [a for a, b in pairwise(levels(T, j, U)) if b < a]
         assert len(down) == T + (U - 1) * j * ((T - 1) // j)
         reached = 1 + j * ((T - 1) // j)
         assert all(down.count(k) == (U if 1 < k <= reached else 1) for k in range(1, T + 1))
 
     @pytest.mark.parametrize("method", [RePaint, CoPaint])
-    def test_what_does_not_fit(self, method):
-        for options, message in (
-            ({"jump_length": 5}, "jump_length=5 does not fit in T=5 steps; give at most 4"),
-            ({"jump_length": 0}, f"{method.name}.jump_length=0 is not possible"),
-            ({"resamples": 1.5}, f"{method.name}.resamples=1.5 is not possible"),
-        ):
-            with pytest.raises(CSBError, match=message):
-                correlated(method, **options)
+    def test_a_jump_that_does_not_fit(self, method):
+        with pytest.raises(CSBError, match="jump_length=5 does not fit in T=5 steps; give at most 4"):
+            correlated(method, jump_length=5)
 
 
 class TestRePaint:
     @pytest.mark.parametrize(("j", "U"), [(1, 3), (2, 2), (4, 5)])
     def test_samples_follow_the_recursion(self, j, U):
         sampler = correlated(RePaint, jump_length=j, resamples=U)
-        assert_chain(sampler, chain_of(sampler).repaint(j, U))
-        unlike = chain_of(sampler).repaint(1, 1).mean - chain_of(sampler).repaint(j, U).mean
-        assert float(unlike.abs().max()) > 0.05  # ten standard errors
+        chain = chain_of(sampler).repaint(j, U)
+        assert_chain(sampler, chain)
+        assert float((chain_of(sampler).repaint(1, 1).mean - chain.mean).abs().max()) > 0.05  # ten standard errors
 
     @pytest.mark.parametrize(
         ("schedule", "T", "U", "bound"),
         [
             (Power(1e-4, 2.0), 40, 20, 0.2),
-            pytest.param(LinearBeta(1e-4), 100, 60, 0.06, marks=pytest.mark.nightly),
-            pytest.param(Cosine(1e-4), 100, 60, 0.06, marks=pytest.mark.nightly),
-            pytest.param(Power(1e-4, 2.0), 100, 60, 0.06, marks=pytest.mark.nightly),
+            *(
+                pytest.param(schedule, 100, 60, 0.06, marks=pytest.mark.nightly)
+                for schedule in (LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0))
+            ),
         ],
         ids=repr,
     )
     def test_more_resamples_come_nearer_to_the_conditional(self, schedule, T, U, bound):
         grid = Grid.from_schedule(schedule, T)
-        errors = [unseen_error(two(grid).repaint(1, each)) for each in (1, 2, 5, 20, 60) if each <= U]
-        for one, more in pairwise(errors):
-            assert more[0] < 0.8 * one[0]
-            assert more[1] < 0.8 * one[1]
+        found = [unseen(two(grid).repaint(1, each)) for each in (1, 2, 5, 20, 60) if each <= U]
+        errors = [(abs(error), abs(ratio - 1)) for error, ratio in found]
+        assert all(more[i] < 0.8 * one[i] for one, more in pairwise(errors) for i in (0, 1))
         assert errors[0][0] > 0.9  # without them, a posterior deviation off
         assert max(errors[-1]) < bound
-
-    def test_what_is_left_falls_with_the_noise_of_the_first_levels(self):
-        left = [unseen_error(settled(two(Grid.from_schedule(Power(1e-4, 2.0), T)), 400)) for T in (20, 40, 80)]
-        for coarse, fine in pairwise(left):
-            assert fine[0] < 0.35 * coarse[0]  # 1−ᾱ_2 falls fourfold
-            assert fine[1] < 0.35 * coarse[1]
-
-    @pytest.mark.parametrize("T", [50, pytest.param(100, marks=pytest.mark.nightly)])
-    def test_longer_jumps_stop_further_away(self, T):
-        grid, U = Grid.from_schedule(LinearBeta(1e-4), T), T // 5
-        errors = [unseen_error(two(grid).repaint(j, U)) for j in (1, 5, 10, 20) if j <= U]
-        assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(errors))
 
     def test_the_table_of_the_documentation(self):
         page = (ROOT / "docs/pages/methods/repaint.md").read_text()
         grid = Grid.from_schedule(LinearBeta(1e-4), 100)
-        mean, cov = conditional(two(grid))
         for U in (1, 2, 5, 10, 50):
-            row = f"| {U} |"
-            for j in (1, 10):
-                chain = two(grid).repaint(j, U)
-                error, ratio = (chain.mean - mean)[1] / cov[1, 1].sqrt(), chain.cov[1, 1] / cov[1, 1]
-                row += f" {float(error):.3f} | {float(ratio):.3f} |"
-            print(row)
-            assert row in page
-
-    def test_with_the_narrow_step_the_variance_settles_too_low(self):
-        """β̃_k in place of β_k: the last level's sweeps end at about (1 + β̃_2/β_2)/2 of the conditional's variance."""
-
-        class Narrow(Chain):
-            def descend(self, k, wide=False):
-                super().descend(k)
-
-        grid = Grid.from_schedule(LinearBeta(1e-4), 400)
-        chain = two(grid)
-        narrow = settled(Narrow(grid, chain.S, chain.m, chain.P, chain.known), 3000)
-        share = float(narrow.cov[1, 1] / conditional(chain)[1][1, 1])
-        ratio = float(Reference(grid).pinned_start(2).var / grid.beta[2])
-        assert abs(share - (1 + ratio) / 2) < 0.03
+            found = [value for j in (1, 10) for value in unseen(two(grid).repaint(j, U))]
+            row = f"| {U} | " + " | ".join(f"{value:.3f}" for value in found) + " |"
+            assert row in page, row
 
 
-class TestILVR:
+class TestILVRAndReplacement:
     @pytest.mark.parametrize("until", [0.0, 0.5, 1.0])
-    def test_samples_follow_the_recursion(self, until):
+    def test_ilvr_follows_the_recursion(self, until):
         sampler = correlated(ILVR, until=until)
         assert_chain(sampler, chain_of(sampler).ilvr(until))
 
-    def test_it_conditions_after_the_step_and_replacement_before_it(self):
+    @pytest.mark.parametrize("scale", [1.0, 2.0])
+    def test_replacement_follows_the_recursion(self, scale):
+        sampler = correlated(Replacement, scale=scale)
+        assert_chain(sampler, chain_of(sampler).replacement())
+
+    def test_ilvr_conditions_after_the_step_and_replacement_before_it(self):
         """On one grid the two differ in z_T alone: by far on a short horizon, not at all on a long one."""
-        brief = Grid.from_schedule(Power(0.5, 2.0), 2)
-        short, long = correlated(ILVR, grid=brief), correlated(ILVR, grid=Grid.from_schedule(Power(1e-6, 2.0), 20))
+        brief, long = Grid.from_schedule(Power(0.5, 2.0), 2), Grid.from_schedule(Power(1e-6, 2.0), 20)
+        short = correlated(ILVR, grid=brief)
         here, there = chain_of(short).ilvr(0), chain_of(short).replacement()
         assert float((here.mean - there.mean).abs().max()) > 0.05  # ten standard errors
+        assert_chain(short, here)
         assert_chain(correlated(Replacement, grid=brief), there)
-        with pytest.raises(AssertionError):
-            assert_chain(short, there)
-        here, there = chain_of(long).ilvr(0), chain_of(long).replacement()
-        torch.testing.assert_close(here.mean, there.mean, rtol=0, atol=1e-3)
-        torch.testing.assert_close(here.cov, there.cov, rtol=0, atol=1e-3)
-
-    def test_where_it_should_stop_for_a_noisy_observation(self):
-        """Stopped at noise ν = (1−ᾱ)/ᾱ, a prior of variance v takes y as if of noise ν, and adds it once more."""
-        grid, v, k = Grid.from_schedule(LinearBeta(1e-4), 400), 0.8, 80
-        eye, P = torch.eye(2).double(), torch.diag(torch.tensor([1.0, 0.0]).double())
-        chain = Chain(grid, v * eye, torch.zeros(2).double(), P, torch.tensor([3.0, 0.0]).double()).ilvr(k / 400)
-        noise = float((1 - grid.alpha_bar[k - 1]) / grid.alpha_bar[k - 1])
-        gain = v / (v + noise)
-        assert 0.1 < gain < 0.9
-        assert float(chain.mean[0]) == pytest.approx(3.0 * gain, rel=0.02)
-        assert float(chain.cov[0, 0]) == pytest.approx(gain * noise * (1 + gain), rel=0.03)
+        start = correlated(ILVR, grid=long)
+        here, there = chain_of(start).ilvr(0), chain_of(start).replacement()
+        torch.testing.assert_close((here.mean, here.cov), (there.mean, there.cov), rtol=0, atol=1e-3)
 
     def test_for_super_resolution_the_filter_is_the_mean_of_blocks(self):
-        problem = MnistSuperres(factor=4)
-        flat = Mixture.isotropic(784, 1.0)
-        denoiser = Moved(flat, 0.2, 0.5)
-        denoiser.shift = denoiser.shift.reshape(1, 28, 28)
-        sampler = ILVR(denoiser, GaussianLikelihood(problem.operator, 0.1), COARSE)
+        denoiser = Pixels(torch.full((1, 28, 28), 0.2), 0.5)
+        sampler = ILVR(denoiser, GaussianLikelihood(MnistSuperres(factor=4).operator, 0.1), COARSE)
         x = torch.rand(2, 1, 28, 28, generator=seeded(1))
         blocks = x.reshape(2, 1, 7, 4, 7, 4).mean((3, 5), keepdim=True).expand(2, 1, 7, 4, 7, 4).reshape(x.shape)
         torch.testing.assert_close(sampler.project(x), blocks)
 
 
-@pytest.mark.parametrize("method", [RePaint, ILVR])
-def test_they_need_a_projection(method):
-    problem, denoiser = LinearGaussian(dx=3, dy=2), correlated(method).denoiser
-    likelihood = GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10))
-    with pytest.raises(CSBError, match=rf"A A\* of linear_gaussian is not a multiple of the identity; {method.label}"):
-        method(denoiser, likelihood, COARSE)
+VAR = 0.6  # of z, in the isotropic problem
+NEAR = torch.tensor([1.7])  # its observation
+
+
+def model_of(sampler, chain, y=Y):
+    """Level k ↦ v_k, B, g for :meth:`Chain.copaint`, from formulas of their own."""
+    A, shift, scale, grid = PROBLEM.A, sampler.denoiser.shift.double(), sampler.denoiser.scale, chain.grid
+
+    def model(k):
+        D, b, _ = chain.denoiser(k)
+        v = 1.0
+        if k < grid.T:
+            rest = (1 - grid.alpha_bar[k]) / (1 - grid.alpha_bar[k + 1])
+            v = float(0.5 * (1 + sampler.eta**2) * grid.beta[k + 1] * rest)
+        s = float(sampler.likelihood.variance(float(grid.alpha_bar[k]))) * sampler.xi**2
+        J = scale * A @ D
+        return v, J.T @ J / s, J.T @ (y.double() - A @ (shift + scale * b)) / s
+
+    return model
+
+
+def isotropic(T, **options):
+    """z ~ N(M, VAR I), for which the likelihood's s_k² makes p(y | z_k) exact; its chain and the posterior of x."""
+    task = GaussianTask(PROBLEM, 0.5 + 2 * M, 4 * VAR * EYE, 0.5, 2.0)
+    sampler = task.build(CoPaint, Grid.from_schedule(LinearBeta(1e-4), T), **options)
+    chain = chain_of(sampler, VAR * EYE)
+    return sampler, chain.copaint(model_of(sampler, chain, NEAR), **options), task.posterior(NEAR)
+
+
+class TestCoPaint:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"xi": 2.0},
+            {"gradient_steps": 3, "learning_rate": 0.4},
+            {"eta": 1.0, "xi": 2.0, "gradient_steps": 2, "learning_rate": 0.5},
+            {"eta": 0.5, "xi": 2.0, "jump_length": 2, "resamples": 2},
+        ],
+        ids=["one step", "three steps", "noise", "time travel"],
+    )
+    def test_samples_follow_the_recursion(self, options):
+        sampler = correlated(CoPaint, **options)
+        chain = chain_of(sampler)
+        assert_chain(sampler, chain.copaint(model_of(sampler, chain), **options))
+
+    @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+    def test_its_limit_is_the_posterior(self, eta):
+        """Errors of mean and deviations, in posterior deviations, fall as 1/T."""
+        errors = []
+        for T in (50, 100, 200, 400):
+            sampler, chain, exact = isotropic(T, eta=eta)
+            law, std = chain.law(sampler), exact.cov.diagonal().sqrt()
+            gaps = (law.mean - exact.mean) / std, law.cov.diagonal().sqrt() / std - 1
+            errors.append([float(gap.abs().max()) for gap in gaps])
+        assert max(errors[-1]) < 0.03
+        assert all(b[0] < 0.7 * a[0] and b[1] < 0.7 * a[1] for a, b in pairwise(errors))
+
+    def test_it_reaches_the_posterior(self):
+        sampler, chain, exact = isotropic(100)
+        x = sampler.sample(NEAR, 4000, seeded(2)).x
+        assert_moments(x, chain.law(sampler))
+        gap = (x.double().mean(0) - exact.mean) / exact.cov.diagonal().sqrt()
+        assert float(gap.abs().max()) < 0.12  # its bias and 5/√n
+
+
+class TestTheOptimiserOfCoPaint:
+    START = torch.randn(64, 3, generator=seeded(3))
+    EACH = Y.expand(64, 1)
+
+    def optimised(self, k=2, **options):
+        return correlated(CoPaint, **options).optimise(self.START, k, self.EACH)
+
+    @pytest.mark.parametrize("k", [1, 3, 5])
+    def test_it_reaches_the_minimum(self, k):
+        sampler = correlated(CoPaint)
+        v, B, g = model_of(sampler, chain_of(sampler))(k)
+        best = torch.linalg.solve(EYE / v + B, (self.START.double() / v + g).T).T
+        found = self.optimised(k, gradient_steps=80, learning_rate=8.0)
+        torch.testing.assert_close(found.z.double(), best, rtol=0, atol=2e-3)
+        torch.testing.assert_close(found.z_0, sampler.denoise(found.z, k))
+
+    @pytest.mark.parametrize("rate", [3.0, 1000.0])
+    def test_a_step_never_makes_it_worse(self, rate):
+        values = [correlated(CoPaint)._at(self.START, self.START, 2, self.EACH, False).value]
+        values += [self.optimised(gradient_steps=G, learning_rate=rate).value for G in (1, 2, 4, 12)]
+        assert all(bool((more <= one + 1e-9).all()) for one, more in pairwise(values))
+        assert bool((values[-1] < values[0]).all())
+
+    def test_a_refused_step_leaves_the_state_and_halves_the_rate(self):
+        assert torch.equal(self.optimised(learning_rate=1000.0).z, self.START)
+        halved = self.optimised(gradient_steps=12, learning_rate=1024.0).z
+        torch.testing.assert_close(halved, self.optimised(gradient_steps=2, learning_rate=1.0).z)
+
+    def test_each_sample_has_its_own_rate(self):
+        sampler = correlated(CoPaint, gradient_steps=6, learning_rate=3.0)
+        far = self.START * torch.linspace(0.1, 30, 64)[:, None]
+        together = sampler.optimise(far, 5, self.EACH).z
+        alone = torch.cat([sampler.optimise(one[None], 5, Y[None]).z for one in far[::9]])
+        torch.testing.assert_close(together[::9], alone)
+
+
+@pytest.mark.parametrize("method", [RePaint, ILVR, Replacement])
+def test_what_needs_a_projection(method):
+    def build(problem):
+        likelihood = GaussianLikelihood(problem.operator, 0.1).with_scales(torch.ones(problem.y_shape))
+        return method(Pixels(torch.zeros(3), 1.0), likelihood, COARSE)
+
+    with pytest.raises(CSBError, match=rf"A A\* of .* is not a multiple of the identity; {method.label}"):
+        build(LinearGaussian(dx=3, dy=2))
+    assert build(PROBLEM).c == pytest.approx(2.25, abs=1e-5)

@@ -5,16 +5,50 @@ import re
 import pytest
 import torch
 
+from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
-from csb.networks.diffusion import Denoiser, DenoiserSpec, MixtureDenoiser, build_denoiser
-from csb.problems import BOD, GaussianMixture, LinearGaussian, MnistInpaint
+from csb.networks.diffusion import (
+    ConditionalSpec,
+    Denoiser,
+    DenoiserSpec,
+    MixtureDenoiser,
+    build_conditional,
+    build_denoiser,
+)
+from csb.problems import GaussianMixture, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import BridgeSampler, ExactSampler, GaussianLikelihood, Replacement, horizon_bias
+from csb.samplers import (
+    DDRM,
+    SDA,
+    TDS,
+    TMPD,
+    BootstrapSMC,
+    BridgeSampler,
+    ConsistencySampler,
+    CoPaint,
+    ExactSampler,
+    GaussianLikelihood,
+    PiGDM,
+    RePaint,
+)  # fmt: skip
+from csb.samplers.conditional import DDIM
 from csb.samplers.registry import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
-from tests.samplers.conditional_models import AMORTIZED, CALLS, make_amortized, untrained
+from tests.samplers.models import (
+    AMORTIZED,
+    MLP,
+    SCHEDULE,
+    ExactDenoiser,
+    ExactVelocity,
+    make_amortized,
+    move_weights,
+    untrained,
+)
 
 PASSES = {  # forward and backward, on GRID
+    "bridge": (3, 0),
+    "exact": (0, 0),
+    "consistency": (2, 0),
     "tds": (6, 6),
     "smc": (6, 0),
     "dps": (6, 6),
@@ -28,30 +62,35 @@ PASSES = {  # forward and backward, on GRID
     "mmps": (6, 18),
     "sda": (16, 16),
     "guidance": (6, 6),
+    **dict.fromkeys(AMORTIZED, (6, 0)),
+    "score_heun": (11, 0),
+    "flow_heun": (12, 0),
 }
-ALL = ["bridge", "exact", *GUIDED, *AMORTIZED]
+STEPPED = [*GUIDED, *AMORTIZED]  # what goes down a grid
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=1)
 GRID = Grid.from_schedule(LinearBeta(1e-4), 6)
 CALM = Grid(torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64))
-TRAIN = PROBLEM.pairs("train", 500)
 Y = PROBLEM.pairs("test", 3).y
-
-
 BRIDGE, DENOISER = make_untrained_bridge(4, 2), MixtureDenoiser(PROBLEM.mixture)
+LIKELIHOOD = GaussianLikelihood.of(PROBLEM, DENOISER, PROBLEM.pairs("train", 500))
 NETWORKS = untrained("score", 4, 2), untrained("flow", 4, 2)
+STANDARDISE = {"name": "standardise", "x_shape": [4], "y_shape": [2]}
+STUDENT = move_weights(build_student(StudentSpec([1.0, 0.8, 0.4, 0.1], STANDARDISE, MLP, "v", "full", [2]), 3))
 
 
-def make(name, **options):
+def make(name, grid=GRID, denoiser=DENOISER, likelihood=LIKELIHOOD, networks=NETWORKS, **options):
     if name == "bridge":
         return BridgeSampler(BRIDGE, **options)
     if name == "exact":
         return ExactSampler(PROBLEM)
+    if name == "consistency":
+        return ConsistencySampler(STUDENT, 2, **options)
     if name in AMORTIZED:
-        return make_amortized(name, *NETWORKS, GRID, **options)
-    return GUIDED[name](DENOISER, GaussianLikelihood.of(PROBLEM, DENOISER, TRAIN), GRID, **options)
+        return make_amortized(name, *networks, grid, **options)
+    return GUIDED[name](denoiser, likelihood, grid, **options)
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=PASSES)
 def name(request):
     return request.param
 
@@ -59,6 +98,14 @@ def name(request):
 @pytest.fixture
 def sampler(name):
     return make(name)
+
+
+def assert_same(one, two, exactly=True):
+    """Of samples and of their weights."""
+    tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-4, "atol": 1e-3}
+    torch.testing.assert_close(one.x, two.x, **tolerance)
+    if one.log_weights is not None:
+        torch.testing.assert_close(one.log_weights, two.log_weights, **tolerance)
 
 
 def test_shapes_and_info(sampler, name):
@@ -69,15 +116,12 @@ def test_shapes_and_info(sampler, name):
     assert not found.x.requires_grad
     assert bool(torch.isfinite(found.x).all())
     info = found.info
-    amortized = {name: (calls, 0) for name, calls in {"bridge": 3, "exact": 0, **CALLS}.items()}
-    assert (info.forward_evaluations, info.backward_evaluations) == (amortized | PASSES)[name]
+    assert (info.forward_evaluations, info.backward_evaluations) == PASSES[name]
     assert info.seconds > 0
     assert info.peak_memory is None or info.peak_memory >= 0
     assert info.trajectory is None
     if name not in ("tds", "smc"):
-        assert found.log_weights is None
-        assert info.ess is None
-        assert info.unique_ancestors is None
+        assert found.log_weights is info.ess is info.unique_ancestors is None
         return
     assert found.log_weights.shape == (3, 16)
     torch.testing.assert_close(found.log_weights.exp().sum(1), torch.ones(3, dtype=torch.float64))
@@ -97,22 +141,16 @@ def test_a_list_of_generators_makes_observations_independent(sampler):
             assert together.info.unique_ancestors[i] == alone.info.unique_ancestors
 
 
-def test_seeds(sampler):
-    one, two, other = (sampler.sample(Y, 8, seeded(s)) for s in (1, 1, 2))
-    assert torch.equal(one.x, two.x)
-    assert not torch.allclose(one.x, other.x, atol=1e-2)
-    if one.log_weights is not None:
-        assert torch.equal(one.log_weights, two.log_weights)
-
-
-def test_torchs_default_dtype_plays_no_part(sampler, name):
-    expected = sampler.sample(Y, 8, seeded(1))
+def test_the_seed_alone_decides(sampler, name):
+    """Not torch's default dtype, that of the observations, nor inference mode."""
+    one = sampler.sample(Y, 8, seeded(1))
+    assert_same(one, sampler.sample(Y, 8, seeded(1)))
+    assert not torch.allclose(one.x, sampler.sample(Y, 8, seeded(2)).x, atol=1e-2)
+    assert_same(one, sampler.sample(Y.double(), 8, seeded(1)))
+    with torch.inference_mode():
+        assert_same(one, sampler.sample(Y.clone(), 8, seeded(1)))
     with default_dtype(torch.bfloat16):
-        found = make(name).sample(Y, 8, seeded(1))
-    assert torch.equal(found.x, expected.x)
-    assert found.x.dtype == torch.float32
-    if expected.log_weights is not None:
-        assert torch.equal(found.log_weights, expected.log_weights)
+        assert_same(one, make(name).sample(Y, 8, seeded(1)))
 
 
 def test_the_global_generator(sampler):
@@ -121,8 +159,7 @@ def test_the_global_generator(sampler):
     assert torch.equal(torch.random.get_rng_state(), state)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        one = sampler.sample(Y, 4).x
-        two = sampler.sample(Y, 4).x
+        one, two = (sampler.sample(Y, 4).x for _ in range(2))
         torch.manual_seed(1)
         assert torch.equal(sampler.sample(Y, 4).x, one)
     assert not torch.equal(one, two)
@@ -138,21 +175,10 @@ def test_a_single_observation_drops_the_axis(sampler):
         assert single.info.ess.shape == single.info.unique_ancestors.shape == ()
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "exact"])
-def test_batch_size_changes_nothing(name):
-    one = make(name).sample(Y, 7, seeded(2))
-    for batch_size in (4,):
-        other = make(name, batch_size=batch_size).sample(Y, 7, seeded(2))
-        torch.testing.assert_close(one.x, other.x, rtol=1e-4, atol=1e-3)
-        if one.log_weights is not None:
-            torch.testing.assert_close(one.log_weights, other.log_weights, rtol=1e-4, atol=1e-3)
-
-
-def test_double_observations_and_those_of_inference_mode(sampler):
-    one = sampler.sample(Y, 4, seeded(1)).x
-    assert torch.equal(sampler.sample(Y.double(), 4, seeded(1)).x, one)
-    with torch.inference_mode():
-        assert torch.equal(sampler.sample(Y.clone(), 4, seeded(1)).x, one)
+def test_batch_size_changes_nothing(sampler, name):
+    if name != "exact":
+        whole, parts = (one.sample(Y, 7, seeded(2)) for one in (sampler, make(name, batch_size=4)))
+        assert_same(whole, parts, exactly=False)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +192,30 @@ def test_double_observations_and_those_of_inference_mode(sampler):
     ids=lambda value: re.sub(r" object at 0x\w+", "", str(value)),  # the same in every process
 )
 def test_errors(sampler, y, options, message):
-    with pytest.raises(CSBError) as error:
+    with pytest.raises(CSBError, match=re.escape(message)) as error:
         sampler.sample(y, **{"generator": seeded(1), **options})
-    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (CoPaint, {"xi": 0.0}, "copaint.xi=0.0 is not possible; give a finite number above 0"),
+        (RePaint, {"jump_length": 0}, "repaint.jump_length=0 is not possible"),
+        (PiGDM, {"eta": 1.5}, "pigdm.eta=1.5 is not possible; give a number in [0, 1]"),
+        (DDRM, {"precision": "fp8"}, "ddrm.precision='fp8' is unknown"),
+        (TMPD, {"solver": "cg"}, "tmpd.solver='cg' is unknown; choose one of auto, full, diagonal"),
+        (SDA, {"step": 2.0}, "sda.step=2.0 is not possible; give a number in (0, 2)"),
+        (TDS, {"particles": 0}, "tds.particles=0 is not possible"),
+        (BootstrapSMC, {"resampling": "best"}, "smc.resampling='best' is unknown; choose one of systematic, strat"),
+        (TDS, {"ess_threshold": 1.5}, "tds.ess_threshold=1.5 is not possible; give a number in [0, 1]"),
+        (DDIM, {"eta": 1.5}, "score_ddim.eta=1.5 is not possible"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_method(method, options, message):
+    with pytest.raises(CSBError, match="^" + re.escape(message)) as error:
+        make(method.name, **options)
     assert "\n" not in str(error.value)
 
 
@@ -191,45 +238,52 @@ class Counted(Denoiser):
 @pytest.mark.parametrize("name", GUIDED)
 def test_the_counts_of_evaluations_are_true(name):
     denoiser = Counted(DENOISER)
-    likelihood = GaussianLikelihood.of(PROBLEM, DENOISER, TRAIN)
-    info = GUIDED[name](denoiser, likelihood, GRID, batch_size=64).sample(Y, 8, seeded(1)).info
+    info = make(name, denoiser=denoiser, batch_size=64).sample(Y, 8, seeded(1)).info
     assert info.forward_evaluations == len(denoiser.levels)
     assert set(denoiser.levels) == set(GRID.alpha_bar[1:].tolist())  # in float64: 1 − ᾱ is small near the data
     assert info.backward_evaluations == denoiser.backward_passes
     denoiser.largest = 0
-    GUIDED[name](denoiser, likelihood, GRID, batch_size=5).sample(Y, 8, seeded(1))
+    make(name, denoiser=denoiser, batch_size=5).sample(Y, 8, seeded(1))
     assert denoiser.largest == 5
 
 
-@pytest.mark.parametrize("name", GUIDED)
-def test_a_trained_denoiser_in_both_precisions(name):
-    problem = GaussianMixture(dx=4, dy=2, seed=1)
-    denoiser = build_denoiser(DenoiserSpec({"name": "mlp", "width": 16, "depth": 1}, (4,), 11.0)).train()
-    with torch.no_grad():
-        for p in denoiser.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=seeded(p.numel())))
-    likelihood = GaussianLikelihood.of(problem, denoiser, TRAIN)
-    full, half = (
-        GUIDED[name](denoiser, likelihood, GRID, precision=precision).sample(Y, 8, seeded(1))
-        for precision in ("32-true", "bf16-mixed")
-    )
-    assert bool(torch.isfinite(full.x).all())
-    assert half.x.dtype == torch.float32
-    assert not torch.equal(half.x, full.x)
-    assert not any(p.requires_grad for p in denoiser.parameters())
-    assert not denoiser.training
+@pytest.mark.parametrize("name", AMORTIZED)
+@pytest.mark.parametrize("T", [1, 6, 9])
+def test_the_network_calls_of_amortized_samplers_are_those_that_are_made(name, T):
+    made, calls = make(name, Grid.from_schedule(LinearBeta(1e-4), T)), []
+    hook = made.model.network.register_forward_hook(lambda *_: calls.append(1))
+    reported = made.evaluations
+    assert calls == []
+    made.sample(Y, 8, seeded(1))
+    hook.remove()
+    assert reported == len(calls)
 
 
-@pytest.mark.parametrize("name", GUIDED)
-def test_what_is_known_for_sure_is_imposed(name):
-    problem, y = MnistInpaint(), torch.rand(2, 1, 28, 28, generator=seeded(1))
-    y = problem.operator(y)
-    denoiser = Broken(torch.zeros(1, 28, 28), 1.0)
-    likelihood = GaussianLikelihood(problem.operator, 0.0, impose=problem.impose).with_scales(torch.ones(1, 28, 28))
-    sampler = GUIDED[name](denoiser, likelihood, CALM)
-    x = sampler.sample(y, 3, seeded(2)).x
-    assert torch.equal(problem.operator(x.flatten(0, 1)), y.repeat_interleave(3, 0))
-    assert 0 <= float(x.min()) < float(x.max()) <= 1
+@pytest.mark.parametrize("name", STEPPED)
+def test_more_steps_never_take_fewer_evaluations(name):
+    """So that the most steps of a budget can be found by bisection."""
+    passes = [make(name, Grid.from_schedule(LinearBeta(1e-4), T)).evaluations for T in range(1, 9)]
+    assert passes == sorted(passes)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_networks_in_both_precisions(name):
+    denoiser = move_weights(build_denoiser(DenoiserSpec(MLP, (4,), 11.0)).train())
+    likelihood, found = GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500)), []
+    for precision in ("32-true", "bf16-mixed"):
+        if name in GUIDED:
+            sampler = make(name, GRID, denoiser, likelihood, precision=precision)
+        else:
+            networks = [untrained(kind, 4, 2, precision=precision) for kind in ("score", "flow")]
+            sampler = make(name, networks=networks)
+        found.append(sampler.sample(Y, 8, seeded(1)).x)
+    full, half = found
+    assert bool(torch.isfinite(full).all())
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    model = denoiser if name in GUIDED else networks[name.startswith("flow")]
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
 
 
 class Broken(Denoiser):
@@ -239,37 +293,48 @@ class Broken(Denoiser):
         return z * (torch.nan if float(alpha_bar) > 0.5 else 1)
 
 
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", STEPPED)
+def test_what_is_known_for_sure_is_imposed(name):
+    problem = MnistInpaint()
+    y = problem.operator(torch.rand(2, 1, 28, 28, generator=seeded(1)))
+    likelihood = GaussianLikelihood(problem.operator, 0.0, impose=problem.impose).with_scales(torch.ones(1, 28, 28))
+    network, transform = {"name": "unet", "channels": 8, "patch": 2}, problem.new_transform().spec()
+    networks = name in AMORTIZED and [
+        build_conditional(ConditionalSpec(kind, network, transform, schedule))
+        for kind, schedule in (("score", SCHEDULE), ("flow", None))
+    ]
+    x = make(name, CALM, Broken(torch.zeros(1, 28, 28), 1.0), likelihood, networks).sample(y, 3, seeded(2)).x
+    assert torch.equal(problem.operator(x.flatten(0, 1)), y.repeat_interleave(3, 0))
+    assert 0 <= float(x.min()) < float(x.max()) <= 1
+
+
+@pytest.mark.parametrize("name", STEPPED)
 def test_a_diverging_chain_is_one_clear_line(name):
-    denoiser = Broken(torch.zeros(4), 1.0)
-    sampler = GUIDED[name](denoiser, GaussianLikelihood.of(PROBLEM, denoiser, TRAIN), GRID)
+    networks = ExactDenoiser(), ExactVelocity()
+    for model in networks:
+        model.C = model.C * torch.nan
+    sampler = make(name, denoiser=Broken(torch.zeros(4), 1.0), networks=networks)
     with pytest.raises(CSBError, match=r"diverged|all weights of a group of particles") as error:
-        sampler.sample(Y, 4, seeded(1))
+        sampler.sample(torch.zeros(3, 2), 4, seeded(1))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", AMORTIZED)
+def test_a_model_of_another_kind(name):
+    with pytest.raises(CSBError, match=r"takes a (score|flow), not a (Flow|Score)Network"):
+        make(name, networks=NETWORKS[::-1])
 
 
 @pytest.mark.parametrize("options", [{}, {"mean_only": True}, {"refine": 2}, {"batch_size": 5}], ids=str)
 def test_the_bridge_is_that_of_its_own_method(options):
-    sizes = []
+    sizes, generators = [], [seeded(1), seeded(2), seeded(3)]
     hook = BRIDGE.kernel("backward").network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    found = make("bridge", **options).sample(Y, 4, [seeded(1), seeded(2), seeded(3)])
+    found = make("bridge", **options).sample(Y, 4, generators)
     hook.remove()
     expected = BRIDGE.sample(Y, 4, generator=[seeded(1), seeded(2), seeded(3)], **options)
     assert torch.equal(found.x, expected.x)
     assert found.info.forward_evaluations == expected.info.forward_evaluations
     assert max(sizes) == options.get("batch_size", 12)
-
-
-def test_replacement_needs_a_projection():
-    def build(problem):
-        denoiser = Broken(torch.zeros(problem.x_shape), 1.0)
-        return Replacement(denoiser, GaussianLikelihood.of(problem, denoiser, problem.pairs("train", 10)), GRID)
-
-    with pytest.raises(CSBError, match=r"A A\* of linear_gaussian is not a multiple of the identity"):
-        build(LinearGaussian(dx=3, dy=2))
-    with pytest.raises(CSBError, match="bod has no linear operator; replacement needs y = A x"):
-        build(BOD())
-    assert abs(build(LinearGaussian(dx=3, dy=1)).c - 2.25) < 1e-5
 
 
 def test_the_exact_sampler_needs_an_exact_posterior():
@@ -278,7 +343,3 @@ def test_the_exact_sampler_needs_an_exact_posterior():
 
     with pytest.raises(CSBError, match="the exact posterior of gaussian_mixture is not known; leave out the method"):
         ExactSampler(Unknown())
-
-
-def test_horizon_bias():
-    assert abs(horizon_bias(GRID, 3.0) - 0.03) < 1e-9

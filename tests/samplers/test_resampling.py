@@ -17,114 +17,81 @@ WEIGHTS = {
 schemes = pytest.mark.parametrize("scheme", RESAMPLING.values(), ids=RESAMPLING)
 
 
-@pytest.fixture(params=WEIGHTS)
-def W(request):
-    return WEIGHTS[request.param]
+def uniform(*shape, seed=1):
+    return torch.rand(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def copies(scheme, W, groups=G):
     """How often each particle goes on, (groups, K); the log-weights are shifted, which must not matter."""
-    u = torch.rand(groups, K, generator=seeded(1), dtype=torch.float64)
-    ancestors = scheme((W.log() - 1234.5).expand(groups, K), u)
+    ancestors = scheme((W.log() - 1234.5).expand(groups, K), uniform(groups, K))
     assert ancestors.shape == (groups, K)
     assert ancestors.dtype == torch.int64
     return torch.nn.functional.one_hot(ancestors, K).sum(1).double()
 
 
 @pytest.mark.parametrize("groups", [G, pytest.param(5 * G, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("W", WEIGHTS.values(), ids=WEIGHTS)
 @schemes
-def test_unbiased(scheme, W, groups):
+def test_unbiased_and_as_even_as_promised(scheme, W, groups):
     counts = copies(scheme, W, groups)
     error = counts.std(0) / groups**0.5 + 1e-9
     assert float(((counts.mean(0) - K * W).abs() / error).max()) < 5
     assert bool((counts[:, W == 0] == 0).all())
+    off = float((counts - K * W).abs().max())
+    assert scheme is not systematic or off < 1 + 1e-9
+    assert scheme is not stratified or off < 2
+    assert scheme is not residual or bool((counts >= (K * W + 1e-9).floor()).all())  # it keeps the whole copies
 
 
-def test_the_scatter_of_multinomial_is_binomial():
+def test_the_scatter_of_multinomial_is_binomial_and_others_scatter_less():
     W = WEIGHTS["uneven"]
     counts = copies(multinomial, W, 5 * G)
     expected = K * W * (1 - W)
     assert bool(((counts.var(0) - expected).abs() <= 0.15 * expected).all())
-    covariance = counts.T.cov()[0, 3]
-    assert abs(float(covariance + K * W[0] * W[3])) < 0.03
-
-
-def test_systematic_is_within_one_copy_and_stratified_within_two(W):
-    assert float((copies(systematic, W) - K * W).abs().max()) < 1 + 1e-9
-    assert float((copies(stratified, W) - K * W).abs().max()) < 2
-
-
-def test_residual_keeps_the_whole_copies(W):
-    assert bool((copies(residual, W) >= (K * W + 1e-9).floor()).all())
-
-
-def test_the_even_schemes_scatter_less():
-    W = WEIGHTS["uneven"]
-    most = copies(multinomial, W).var(0).sum()
+    assert abs(float(counts.T.cov()[0, 3] + K * W[0] * W[3])) < 0.03
     for scheme in (stratified, systematic, residual):
-        assert float(copies(scheme, W).var(0).sum()) < 0.7 * float(most)
+        assert float(copies(scheme, W).var(0).sum()) < 0.7 * float(copies(multinomial, W).var(0).sum())
 
 
 @pytest.mark.parametrize("scheme", [systematic, stratified, residual])
 @pytest.mark.parametrize("K", [1, 3, 7, 10, 49, 1000])
 def test_equal_weights_leave_all_where_they_are(scheme, K):
-    log_weights = torch.full((2, K), -0.3)
-    u = torch.rand(2, K, generator=seeded(2), dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
-    assert torch.equal(scheme(log_weights, u), torch.arange(K).expand(2, K))
+    u = uniform(2, K, seed=2).clamp(1e-6, 1 - 1e-6)
+    assert torch.equal(scheme(torch.full((2, K), -0.3), u), torch.arange(K).expand(2, K))
 
 
 @schemes
-@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
-def test_all_weight_on_one(scheme, u):
-    log_weights = torch.full((3, K), -torch.inf, dtype=torch.float64)
-    for group, heavy in enumerate((0, 4, K - 1)):
-        log_weights[group, heavy] = -700.0
-    found = scheme(log_weights, torch.full((3, K), u, dtype=torch.float64))
-    assert torch.equal(found, torch.tensor([0, 4, K - 1])[:, None].expand(3, K))
+class TestEach:
+    @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
+    def test_all_weight_on_one(self, scheme, u):
+        log_weights, heavy = torch.full((3, K), -torch.inf, dtype=torch.float64), torch.tensor([0, 4, K - 1])
+        log_weights[torch.arange(3), heavy] = -700.0
+        found = scheme(log_weights, torch.full((3, K), u, dtype=torch.float64))
+        assert torch.equal(found, heavy[:, None].expand(3, K))
+
+    def test_one_particle(self, scheme):
+        assert torch.equal(scheme(torch.tensor([[-5.0]]), uniform(1, 1)), torch.zeros(1, 1, dtype=torch.int64))
+
+    def test_groups_do_not_touch(self, scheme):
+        log_weights, u = torch.randn(5, K, generator=seeded(3), dtype=torch.float64), uniform(5, K, seed=4)
+        alone = torch.cat([scheme(log_weights[i : i + 1], u[i : i + 1]) for i in range(5)])
+        assert torch.equal(scheme(log_weights, u), alone)
+
+    def test_large_groups_and_wide_weights(self, scheme):
+        """A range of weights far beyond float32's: the sum stays 1, the ancestors inside the group."""
+        found = scheme(torch.linspace(-2000, 0, 10_001)[None], uniform(1, 10_001, seed=5))
+        assert int(found.min()) > 9000
+        assert int(found.max()) <= 10_000
 
 
-@schemes
-def test_one_particle(scheme):
-    assert torch.equal(scheme(torch.tensor([[-5.0]]), torch.rand(1, 1)), torch.zeros(1, 1, dtype=torch.int64))
-
-
-@schemes
-def test_groups_do_not_touch(scheme):
-    log_weights = torch.randn(5, K, generator=seeded(3), dtype=torch.float64)
-    u = torch.rand(5, K, generator=seeded(4), dtype=torch.float64)
-    together = scheme(log_weights, u)
-    for i in range(5):
-        assert torch.equal(together[i : i + 1], scheme(log_weights[i : i + 1], u[i : i + 1]))
-
-
-@schemes
-def test_large_groups_and_wide_weights(scheme):
-    """A range of weights far beyond float32's: the sum stays 1, the ancestors inside the group."""
-    log_weights = torch.linspace(-2000, 0, 10_001)[None]
-    found = scheme(log_weights, torch.rand(1, 10_001, generator=seeded(5), dtype=torch.float64))
-    assert int(found.min()) > 9000
-    assert int(found.max()) <= 10_000
-
-
-class TestEffectiveSampleSize:
-    def test_closed_forms(self):
-        log_weights = torch.stack([
-            torch.zeros(4), torch.tensor([0.0, -torch.inf, -torch.inf, -torch.inf]),
-            torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]), torch.tensor([0.4, 0.3, 0.2, 0.1]).log(),
-        ])  # fmt: skip
-        expected = torch.tensor([4.0, 1.0, 2.0, 1 / 0.30], dtype=torch.float64)
-        torch.testing.assert_close(effective_sample_size(log_weights), expected, rtol=1e-6, atol=0)
-
-    def test_a_constant_does_not_matter(self):
-        log_weights = torch.randn(3, 50, generator=seeded(1), dtype=torch.float64)
-        one = effective_sample_size(log_weights)
-        torch.testing.assert_close(one, effective_sample_size(log_weights + 1e5), rtol=1e-9, atol=0)
-        torch.testing.assert_close(one, effective_sample_size(log_weights - 1e5), rtol=1e-9, atol=0)
-
-    def test_normal_log_weights(self):
-        """For log w ~ N(·, s²) and many particles ESS/K is exp(−s²)."""
-        found = effective_sample_size(0.5 * torch.randn(1, 200_000, generator=seeded(1)))
-        assert abs(float(found) / 200_000 - 0.7788) < 0.005
+def test_the_effective_sample_size():
+    weights = torch.tensor([[0.25] * 4, [1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
+    expected = torch.tensor([4.0, 1.0, 2.0, 1 / 0.30], dtype=torch.float64)
+    for constant in (0, 1e5, -1e5):  # which does not matter
+        found = effective_sample_size(weights.log() + constant)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    normal = effective_sample_size(0.5 * torch.randn(1, 200_000, generator=seeded(1)))
+    assert abs(float(normal) / 200_000 - 0.7788) < 0.005  # for log w ~ N(·, s²) it is exp(−s²)
 
 
 @pytest.mark.parametrize("bad", [[-torch.inf] * 4, [0.0, float("nan"), 0.0, 0.0], [torch.inf, 0.0, 0.0, 0.0]])

@@ -15,7 +15,7 @@ from csb.training.settings import ConditionalSettings, DenoiserSettings, DeviceS
 from csb.training.stage import Setup
 from csb.training.state import to_cpu
 from tests.conftest import default_dtype
-from tests.samplers.conditional_models import SCHEDULE, ExactDenoiser, ExactVelocity
+from tests.samplers.models import SCHEDULE, ExactDenoiser, ExactVelocity
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3, n_train=20_000)
