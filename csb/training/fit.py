@@ -238,8 +238,7 @@ class LossWatch:
     """Tells an exploded loss: half of the last steps are far above the lowest earlier median, or the first loss.
 
     With a negative log-likelihood, which is one a coordinate, this takes errors of 45 standard deviations in every
-    coordinate of half the states of a batch, in half of the steps: single bad batches never count. ``losses`` are those
-    of all steps so far, a list that grows; the verdict is a function of it alone.
+    coordinate of half the states of a batch, in half of the steps. ``losses`` grow; the verdict is a function of them.
     """
 
     def __init__(self, losses: list[float]) -> None:

@@ -24,7 +24,7 @@ _STATES = 16_384  # of validation
 
 
 class Batch(NamedTuple):
-    """One optimiser step: states x (B, …) at which the kernels of steps k (B,) are evaluated, and what they should say.
+    """One optimiser step: states x (B, …) for the kernels of steps k (B,), and what these should say there.
 
     The observations c are those of the B/r pairs of the batch; r states that follow each other share one.
     """

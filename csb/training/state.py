@@ -16,8 +16,7 @@ from csb.files import load_state, save_state
 from csb.problems.sources import absolute
 from csb.renamed import key_of_today, scores_of_today
 
-# Of the settings: a resumed training may have another number of retries, and that of an older version a cache on disk.
-FREE = {"optimizer.retries", "training.cache_spill"}
+FREE = {"optimizer.retries", "training.cache_spill"}  # in which a resumed training may differ; cache_spill is of old
 SCORE, EACH = "val_energy_score", "val_energy_each"  # figures of ``calibrate`` by which the best iteration is chosen
 _SHOWN = 5  # rows that a message names
 SCALED = "val_scaled"  # 1 where they are in units of the spread of x; older versions had them in those of the data
