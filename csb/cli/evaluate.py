@@ -17,7 +17,7 @@ from csb.runs.compare import Work
 from csb.runs.evaluate import compare_run, evaluate
 from csb.runs.folder import check_writable, write_provenance, writing
 from csb.runs.load import load_run
-from csb.samplers.registry import BaselineSettings
+from csb.runs.recipe import BaselineSettings
 from csb.schema import Given, Place, Schema, Whole
 
 

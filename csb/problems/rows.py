@@ -24,7 +24,7 @@ REMEDY = "fix or leave out these pairs, or give data.drop_nan=true"
 _BLOCK_ROWS, _BLOCK_BYTES = 8192, 16 * 2**20
 _SOME = 1000  # rows that tell whether float32 will do
 _NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
-COARSE = 1e3  # |location|/spread from which the spacing of float32 is seen in narrow posteriors
+COARSE = 1e3  # |location|/spread from which float32 is too coarse: its spacing is seen in narrow posteriors
 FEWEST = 50  # pairs that show a finest scale
 _PROBES, _POOL, _POOL_BYTES = 256, 100_000, 256 * 2**20
 _SHARE = 0.1  # of probes whose structure is at least this fine
@@ -209,11 +209,6 @@ def as_floats(array: Array, wide: bool = False) -> Array:
     return found[:, None] if found.ndim == 1 else found
 
 
-def is_coarse(location: Tensor, spread: Tensor) -> Tensor:
-    """Which numbers are so far from 0, for their spread, that float32 is too coarse for them."""
-    return location.abs() > COARSE * spread
-
-
 def is_wide(array: Array) -> bool:
     """Whether float32 is too coarse for some column of an array (n, …) of a wider type, for its distance from 0.
 
@@ -225,7 +220,7 @@ def is_wide(array: Array) -> bool:
         return False
     values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
-    return bool(is_coarse(torch.from_numpy(middle), torch.from_numpy((high - low) / _NORMAL_RANGE)).any())
+    return bool((np.abs(middle) > COARSE * (high - low) / _NORMAL_RANGE).any())
 
 
 class Moments:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import Image
-from csb.problems.rows import NAMES, Moments, Pairs, Rows, is_coarse, pool
+from csb.problems.rows import COARSE, NAMES, Moments, Pairs, Rows, pool
 from csb.problems.transform import TRANSFORMS, Transform
 from csb.schema import Count, checked
 
@@ -224,7 +224,7 @@ class Standardise(Transform):
 
     def _coarse(self, key: str) -> Tensor:
         scale = self.scale(key)
-        return is_coarse(torch.where(scale.log > 0, 0.0, scale.mean), scale.std)
+        return torch.where(scale.log > 0, 0.0, scale.mean).abs() > COARSE * scale.std
 
     def _values(self, key: str, pairs: Pairs) -> Tensor:
         return self._free(pairs.x) if key == "x" else pairs.y

@@ -17,7 +17,8 @@ from csb.process import Schedule
 from csb.process.schedule import MOST_STEPS
 from csb.runs.config import schedule_of
 from csb.runs.methods import METHODS, Method
-from csb.samplers.registry import GUIDED, BaselineSettings
+from csb.runs.recipe import BaselineSettings
+from csb.samplers import GUIDED
 from csb.schema import Count, Distinct, Given, OneOf, Place, Positive, Schema, Whole
 
 KEYS = {  # by kind of problem, the metrics of its tables; the first sorts them

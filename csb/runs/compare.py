@@ -26,8 +26,7 @@ from csb.runs.guided import horizon_warnings
 from csb.runs.load import Run
 from csb.runs.methods import Method, methods_of
 from csb.runs.sources import Sources, without_places
-from csb.samplers import BridgeSampler, Sampler
-from csb.samplers.registry import GUIDED
+from csb.samplers import GUIDED, BridgeSampler, Sampler
 from csb.schema import shown
 
 _TIMED = 64  # states of an image's timing run, or a little less

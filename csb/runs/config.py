@@ -24,8 +24,16 @@ from csb.process.schedule import LEAST_SCALE
 from csb.renamed import groups_of_today
 from csb.runs.logs import LoggerSettings
 from csb.runs.presets import PRESETS, SCHEMAS
-from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings, flatten, kernels, resolved
-from csb.samplers.registry import BaselineSettings
+from csb.runs.recipe import (
+    AUTO,
+    BaselineSettings,
+    NetworkSettings,
+    ObjectiveSettings,
+    TrainSettings,
+    flatten,
+    kernels,
+    resolved,
+)
 from csb.schema import Schema
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity

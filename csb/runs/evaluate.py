@@ -32,10 +32,10 @@ from csb.runs.config import schedule_of
 from csb.runs.folder import writing
 from csb.runs.guided import can_be_guided
 from csb.runs.load import Run
+from csb.runs.recipe import BaselineSettings
 from csb.runs.report import compare, entries_of
 from csb.runs.stages import stored_denoiser, train_stage
 from csb.samplers import BridgeSampler
-from csb.samplers.registry import BaselineSettings
 from csb.training.state import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)

@@ -17,15 +17,45 @@ from csb.files import SUFFIX, load_state, model_file, save_state
 from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated, Transform
 from csb.process import Grid, Schedule
-from csb.samplers import ClassLikelihood, GaussianLikelihood, GuidanceLikelihood, horizon, horizon_bias
+from csb.runs.recipe import BaselineSettings
+from csb.samplers import (
+    GUIDED,
+    ClassLikelihood,
+    DiffusionSampler,
+    GaussianLikelihood,
+    GuidanceLikelihood,
+    ParticleSampler,
+    horizon,
+    horizon_bias,
+)
 from csb.samplers.likelihood import z_variance_of
-from csb.samplers.registry import GUIDED, BaselineSettings, Guide
 from csb.training import regression as training
 
 _BIAS = 0.05  # a signal of this many noise deviations left at the horizon is worth a warning
 _MORE = 1 + 1e-6  # horizons nearer to each other than this factor are one
 _SWEEP = ("energy_score", "crps", "spread_skill")
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the guided samplers of one problem share."""
+
+    problem: Problem
+    denoiser: Denoiser
+    likelihood: GuidanceLikelihood
+    grid: Grid
+    settings: BaselineSettings
+    precision: str = "32-true"
+
+    def make(self, name: str, **options: Any) -> DiffusionSampler:
+        """A sampler by name. CSBError where the problem does not admit it."""
+        s = self.settings
+        shared: dict[str, Any] = {"batch_size": s.batch_size, "precision": self.precision}
+        if issubclass(GUIDED[name], ParticleSampler):
+            shared |= {"resampling": s.resampling, "ess_threshold": s.ess_threshold}
+        given = shared | s.options.get(name, {}) | options
+        return GUIDED[name](self.denoiser, self.likelihood, self.grid, **given)
 
 
 def guide_of(

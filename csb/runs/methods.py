@@ -13,12 +13,21 @@ from typing import Any
 from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.problems import Transform
-from csb.runs.guided import Chosen, particle_counts, sweep
+from csb.runs.guided import Chosen, Guide, particle_counts, sweep
 from csb.runs.load import Run
 from csb.runs.sources import Sources
 from csb.runs.stages import students_of
-from csb.samplers import FLOW, SCORE, BridgeSampler, ExactSampler, ParticleSampler, Sampler, flow_sampler, score_sampler
-from csb.samplers.registry import GUIDED, Guide
+from csb.samplers import (
+    FLOW,
+    GUIDED,
+    SCORE,
+    BridgeSampler,
+    ExactSampler,
+    ParticleSampler,
+    Sampler,
+    flow_sampler,
+    score_sampler,
+)
 
 _SPACED = {"heun": "karras", "dpmpp": "karras"}  # grids of the samplers of higher order; the others: the schedule's
 _WORDS = {"ddpm": "DDPM", "sde": "reverse SDE", "ddim": "DDIM", "heun": "Heun", "dpmpp": "DPM-Solver++"}

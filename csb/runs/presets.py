@@ -10,8 +10,7 @@ from typing import Any
 
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.runs.logs import LoggerSettings
-from csb.runs.recipe import AUTO, NetworkSettings, ObjectiveSettings, TrainSettings
-from csb.samplers.registry import BaselineSettings
+from csb.runs.recipe import AUTO, BaselineSettings, NetworkSettings, ObjectiveSettings, TrainSettings
 from csb.schema import Schema, defaults
 from csb.training.settings import (
     ConditionalSettings,

@@ -1,4 +1,4 @@
-"""The parts of a configuration that make the kernels, and the values "auto" that follow from the data's shape."""
+"""Groups of a configuration with a choice to check, and the values "auto" that follow from the data's shape."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from csb.bridge import KernelSpec
 from csb.bridge.kernel import COVARIANCES, MOST, PARAMETRISATIONS, automatic_covariance
 from csb.bridge.objectives import OBJECTIVES
 from csb.dtypes import automatic_precision
-from csb.errors import CSBError
+from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
-from csb.process.schedule import MOST_STEPS
-from csb.schema import OneOf, Place, Schema, Share, Whole
+from csb.process.schedule import MOST_STEPS, Horizon, Steps
+from csb.samplers import GUIDED, RESAMPLING
+from csb.schema import Count, Kept, OneOf, Place, Positive, Schema, Share, Whole
 from csb.training.settings import (
     MOST_ITERATIONS,
     DeviceSettings,
@@ -24,6 +25,10 @@ from csb.training.settings import (
     plan,
 )
 
+_SHARED = ("batch_size", "precision", "particles", "resampling", "ess_threshold")  # given by settings of their own
+SWEPT = [name for name, method in GUIDED.items() if method.swept]
+Method = Annotated[str, OneOf(GUIDED)]
+Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
 DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
@@ -188,3 +193,44 @@ def kernels(network: NetworkSettings, objective: ObjectiveSettings) -> tuple[Ker
         for parametrisation in (network.parametrisation.backward, network.parametrisation.forward)
     )
     return backward, forward
+
+
+class BaselineSettings(Schema):
+    """The guided samplers of a comparison."""
+
+    group = "baselines"
+
+    methods: list[Method] = Field(description="names of guided samplers")
+    T: Steps = Field(default=100, description="steps of their grid, on the bridge's schedule family")
+    alpha_bar_end: Horizon | None = None
+    """Its horizon; null: one that suits the data, see csb.samplers.diffusion.horizon."""
+    batch_size: Count = Field(default=256, description="states a network call")
+    particles: Annotated[list[Draws], Field(min_length=1)] | None = None
+    """Of TDS, one method each; the bootstrap filter takes the last. null: 1, 4 and 16 for images, and for vectors one
+    run of all samples."""
+    resampling: Annotated[str, OneOf(RESAMPLING)] = Field(default="systematic", description="of the particle samplers")
+    ess_threshold: Share = 0.5
+    """Share of the particles below which the effective sample size makes them resample."""
+    min_std: Positive = 1.0
+    """Stands for the noise of noise-free observations, in units of their spread."""
+    sweeps: dict[Annotated[str, OneOf(SWEPT)], Annotated[list[Annotated[Positive, Kept]], Field(min_length=1)]]
+    """By method, the values of the argument that is swept, of which the best energy score is taken."""
+    options: dict[Method, dict[str, Any]] = Field(default={}, description="by method, further arguments of its class")
+    sweep_observations: Draws = Field(default=20, description="validation observations of a sweep")
+    sweep_samples: int = Field(default=8, ge=2, le=MOST_DRAWS, description="samples of each")
+
+    @model_validator(mode="after")
+    def _of_methods(self) -> Self:
+        faults = [
+            f"baselines.sweeps.{name} is missing; give a list of values of {swept[0]}"
+            for name in self.methods
+            if (swept := GUIDED[name].swept) and name not in self.sweeps
+        ]
+        for name, given in self.options.items():
+            own = {key: value for key, value in given.items() if key not in _SHARED}
+            shared = sorted(set(given) - set(own))
+            faults += [f"baselines.options.{name}.{key} is for all methods; leave it out there" for key in shared]
+            GUIDED[name].Settings.read(own, f"baselines.options.{name}")
+        if faults:
+            raise CSBError(faults[0])
+        return self

@@ -22,12 +22,12 @@ from csb.problems.mnist_problem import MnistProblem
 from csb.problems.sources import same_pairs
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import schedule_of
-from csb.runs.guided import guide_of, horizon_warnings
+from csb.runs.guided import Guide, guide_of, horizon_warnings
 from csb.runs.load import Run
 from csb.runs.methods import guided
+from csb.runs.recipe import BaselineSettings
 from csb.runs.stages import students_of
-from csb.samplers import BridgeSampler, ExactSampler, Sampler
-from csb.samplers.registry import GUIDED, BaselineSettings, Guide
+from csb.samplers import GUIDED, BridgeSampler, ExactSampler, Sampler
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from csb.process import Stream, seeded
 from csb.runs import evaluate, load
 from csb.runs.export import export
 from csb.runs.presets import preset
+from csb.runs.recipe import BaselineSettings
 from csb.runs.report import diagnose_run, losses_of, names_of
-from csb.samplers.registry import BaselineSettings
 from csb.training.state import chosen_iteration
 
 _SHOWN = (

@@ -15,11 +15,11 @@ from csb.problems import Problem, Transform, build_problem
 from csb.problems.sources import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
 from csb.runs.config import schedule_of
-from csb.runs.guided import can_be_guided, guide_of
+from csb.runs.guided import Guide, can_be_guided, guide_of
 from csb.runs.load import Run, load_run, stored_spec
+from csb.runs.recipe import BaselineSettings
 from csb.runs.stages import exact_denoiser, load_stage, stored_denoiser
 from csb.samplers.diffusion import LONG
-from csb.samplers.registry import BaselineSettings, Guide
 
 MODELS = ("bridge", "score", "flow", "denoiser", "consistency")  # names of files
 

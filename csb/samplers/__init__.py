@@ -17,3 +17,10 @@ from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.sda import SDA
 from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD
+
+_METHODS = (
+    TDS, BootstrapSMC, DPS, Replacement, RePaint, ILVR,
+    CoPaint, PiGDM, DDRM, TMPD, MMPS, SDA,
+    ClassifierGuidance,
+)  # fmt: skip
+GUIDED: dict[str, type[DiffusionSampler]] = {method.name: method for method in _METHODS}

@@ -21,8 +21,7 @@ from csb.problems import PROBLEMS, GaussianMixture
 from csb.process import SCHEDULES, Grid, Power, seeded
 from csb.runs import budgets
 from csb.runs.config import read
-from csb.samplers import GaussianLikelihood
-from csb.samplers.registry import GUIDED
+from csb.samplers import GUIDED, GaussianLikelihood
 from csb.schema import arguments
 from tests.bad_input import answer, anything, base, changed, each, edges, keys, try_values
 from tests.conftest import make_untrained_bridge

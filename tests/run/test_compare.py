@@ -11,10 +11,10 @@ from csb.evaluation.scores import SamplerSettings
 from csb.problems import BOD, PROBLEMS, FilePairs, GaussianMixture, LinearGaussian, MnistInpaint, Pairs, TwoMoons
 from csb.problems.rows import Rows
 from csb.runs.load import Run
+from csb.runs.recipe import BaselineSettings
 from csb.runs.report import _description, entries_of
 from csb.runs.stages import _shift_and_scale, exact_denoiser, new_denoiser
 from csb.samplers import horizon, horizon_bias
-from csb.samplers.registry import BaselineSettings
 from tests.conftest import make_untrained_bridge
 
 PROCESS = {"name": "power", "alpha_bar_end": 0.1, "power": 3.0}

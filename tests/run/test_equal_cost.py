@@ -19,7 +19,7 @@ from csb.runs.budgets import KEYS, Budget, Fit, budget_table, cost_panels, ranke
 from csb.runs.compare import Pace, Work
 from csb.runs.guided import particle_counts
 from csb.runs.methods import METHODS, Method
-from csb.samplers.registry import GUIDED
+from csb.samplers import GUIDED
 from tests.conftest import Hook, make_untrained_bridge, one_line, refused
 from tests.samplers.models import untrained
 

@@ -10,9 +10,8 @@ from csb.metrics.distances import moment_errors, sample_moments
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture, Mixture, MixtureClass
 from csb.process import Grid, Power, seeded
-from csb.samplers import TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, GaussianLikelihood
+from csb.samplers import GUIDED, TDS, BootstrapSMC, ClassifierGuidance, ClassLikelihood, GaussianLikelihood
 from csb.samplers.diffusion import Guidance
-from csb.samplers.registry import GUIDED
 
 M, S = 1.2, 0.5  # two Gaussians at ±M of variance S, on a line
 MEANS = torch.tensor([[-M], [M]], dtype=torch.float64)

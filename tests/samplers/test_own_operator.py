@@ -12,7 +12,7 @@ from csb.problems import LinearGaussian, Matrix, Mixture
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import DPS, TDS, BootstrapSMC, horizon
 from csb.samplers.likelihood import DRAWS
-from csb.samplers.registry import GUIDED
+from csb.samplers import GUIDED
 from tests.samplers.laws import law_errors, output_law
 from tests.samplers.models import Pixels
 

@@ -32,7 +32,7 @@ from csb.samplers import (
     RePaint,
 )  # fmt: skip
 from csb.samplers.conditional import DDIM
-from csb.samplers.registry import GUIDED
+from csb.samplers import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.models import (
     AMORTIZED,
