@@ -10,9 +10,8 @@ from csb.metrics.distances import moment_errors
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import LinearGaussian, Matrix, Mixture
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import DPS, TDS, BootstrapSMC, horizon
+from csb.samplers import DPS, GUIDED, TDS, BootstrapSMC, horizon
 from csb.samplers.likelihood import DRAWS
-from csb.samplers import GUIDED
 from tests.samplers.laws import law_errors, output_law
 from tests.samplers.models import Pixels
 

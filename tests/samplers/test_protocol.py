@@ -19,6 +19,7 @@ from csb.problems import GaussianMixture, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
 from csb.samplers import (
     DDRM,
+    GUIDED,
     SDA,
     TDS,
     TMPD,
@@ -32,7 +33,6 @@ from csb.samplers import (
     RePaint,
 )  # fmt: skip
 from csb.samplers.conditional import DDIM
-from csb.samplers import GUIDED
 from tests.conftest import default_dtype, make_untrained_bridge
 from tests.samplers.models import (
     AMORTIZED,
