@@ -8,18 +8,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from csb.errors import CSBError
 from csb.problems import FilePairs, from_dataset
 from csb.problems.rows import Moments, Pairs, Rows, Source
 from csb.problems.sources import same_problem
 from csb.process import seeded
-from tests.problems.pair_files import KINDS, Items, N, good, numbers, prepared, refusal, write
+from tests.problems.conftest import KINDS, Items, N, good, numbers, prepared, refusal, write
 
 
-def same(one, two, split="train"):
-    return all(torch.equal(a, b) for a, b in zip(one.pairs(split)[:2], two.pairs(split)[:2]))
+def assert_same(one, two):
+    for split in ("train", "val", "test"):
+        assert all(torch.equal(a, b) for a, b in zip(one.pairs(split)[:2], two.pairs(split)[:2])), split
 
 
 class TestTheSameWhereverTheyLie:
@@ -29,7 +30,7 @@ class TestTheSameWhereverTheyLie:
         arrays = {"x": (50 * numbers(N, 2, 4, 4)).clip(0).astype(dtype), "y": (9 * numbers(N, 5, key=1)).astype(dtype)}
         one, two = (prepared(**write(tmp_path, k, arrays)) for k in ("npz", kind))
         assert one.sizes == two.sizes
-        assert all(same(one, two, split) for split in ("train", "val", "test"))
+        assert_same(one, two)
         whole = one.pairs("train")
         assert whole.x.dtype == torch.float32
         assert float(whole.x.max()) > 100  # bytes stay bytes: 0..255
@@ -57,11 +58,8 @@ class TestTheSameWhereverTheyLie:
         arrays = {"x": 10 * numbers(N, 3), "y": 10 * numbers(N, 2, 3, 4, key=1)}
         arrays = {k: (v > 0 if dtype == "?" else v.clip(0)).astype(dtype) for k, v in arrays.items()}
         given = write(tmp_path, "npz", {k: np.asarray(v, order="F") for k, v in arrays.items()})
-        (tmp_path / "plain").mkdir()
-        assert same(
-            prepared(**given),
-            prepared(**write(tmp_path / "plain", "npz", {k: v.astype("f4") for k, v in arrays.items()})),
-        )
+        plain = write(tmp_path / "plain", "npz", {k: v.astype("f4") for k, v in arrays.items()})
+        assert_same(prepared(**given), prepared(**plain))
 
     @pytest.mark.parametrize(
         "convert",
@@ -77,25 +75,21 @@ class TestTheSameWhereverTheyLie:
     )
     def test_items_of_any_number_type(self, convert):
         x, y = numbers(N, 3), (numbers(N, 2) > 0).astype("f4")
-        one, two = (prepared(path=from_dataset(Items(x, v), "items")) for v in (y, convert(y)))
-        assert same(one, two)
+        assert_same(*(prepared(path=from_dataset(Items(x, v), "items")) for v in (y, convert(y))))
 
     @pytest.mark.parametrize("options", [{}, {"chunks": (7, 3)}, {"chunks": (7, 3), "compression": "gzip"}])
     def test_kinds_of_hdf5(self, tmp_path, options):
         arrays = {"x": numbers(N, 3), "y": numbers(N, 3, key=1)}
-        one, two = (
-            prepared(**write(tmp_path, kind, arrays, **more)) for kind, more in (("npz", {}), ("hdf5", options))
-        )
-        assert same(one, two)
+        assert_same(prepared(**write(tmp_path, "npz", arrays)), prepared(**write(tmp_path, "hdf5", arrays, **options)))
 
     def test_names_and_an_unusual_suffix(self, tmp_path):
         arrays = good()
         with h5py.File(tmp_path / "data.sim", "w") as file:
             file["runs/theta"], file["obs"] = arrays["x"], arrays["y"]
-        found = prepared(path=str(tmp_path / "data.sim"), x="runs/theta", y="obs")
         np.savez(tmp_path / "p.npz", theta=arrays["x"], obs=arrays["y"])
+        found = prepared(path=str(tmp_path / "data.sim"), x="runs/theta", y="obs")
         other = prepared(path=str(tmp_path / "p.npz"), x="theta", y="obs")
-        assert same(found, other)
+        assert_same(found, other)
         assert same_problem(found.spec(), other.spec())
 
 
@@ -143,25 +137,26 @@ def test_moments_lose_no_digits_far_from_zero():
     torch.testing.assert_close(moments.std, flat.std(1, correction=0), rtol=1e-9, atol=0)
 
 
-def entry(name, index, value):
-    def change(arrays):
-        arrays[name][index] = value
+def bad(name, index, value):
+    """Good arrays with some entries of one changed."""
+    arrays = good()
+    arrays[name][index] = value
+    return arrays
 
-    return change
 
-
+SHORT = {name: array[:99] for name, array in good().items()}
 BAD = {
-    "NaN": (entry("x", ([207, 90], [0, 2]), np.nan), "holds 2 values that are NaN, infinite or beyond"),
-    "rows": (entry("x", ([207, 90], [0, 2]), np.nan), "in columns 0, 2, the first in row 90; fix or leave out"),
-    "too large": (entry("y", (12, 1), 1e39), "in column 1, the first in row 12"),
-    "constant": (entry("x", (slice(None), 1), 4.5), "is constant at 4.5 in all rows; leave it out"),
-    "lengths": (lambda a: a.update(y=a["y"][:-1]), "holds 300 x and 299 y; give one y for each x"),
-    "few": (lambda a: a.update(x=a["x"][:99], y=a["y"][:99]), "holds 99 pairs; at least 100 are needed"),
-    "strings": (lambda a: a.update(x=np.array([[b"a"] * 3] * N)), "x of"),
-    "complex": (lambda a: a.update(x=a["x"] + 1j), "type complex128"),
-    "empty": (lambda a: a.update(x=a["x"][:, :0]), "has shape (300, 0), which holds no numbers"),
-    "3 dims": (lambda a: a.update(y=a["y"][:, None]), "has shape (300, 1, 2); expected vectors"),
-    "channels": (lambda a: a.update(x=numbers(N, 8, 6, 3)), "looks like (N, H, W, C); images are (N, C, H, W): give"),
+    "NaN": (bad("x", ([207, 90], [0, 2]), np.nan), "holds 2 values that are NaN, infinite or beyond"),
+    "rows": (bad("x", ([207, 90], [0, 2]), np.nan), "in columns 0, 2, the first in row 90; fix or leave out"),
+    "too large": (bad("y", (12, 1), 1e39), "in column 1, the first in row 12"),
+    "constant": (bad("x", (slice(None), 1), 4.5), "is constant at 4.5 in all rows; leave it out"),
+    "lengths": (good() | {"y": good()["y"][:-1]}, "holds 300 x and 299 y; give one y for each x"),
+    "few": (SHORT, "holds 99 pairs; at least 100 are needed"),
+    "strings": (good() | {"x": np.array([[b"a"] * 3] * N)}, "x of"),
+    "complex": (good() | {"x": good()["x"] + 1j}, "type complex128"),
+    "empty": (good() | {"x": good()["x"][:, :0]}, "has shape (300, 0), which holds no numbers"),
+    "3 dims": (good() | {"y": good()["y"][:, None]}, "has shape (300, 1, 2); expected vectors"),
+    "channels": (good() | {"x": numbers(N, 8, 6, 3)}, "looks like (N, H, W, C); images are (N, C, H, W): give"),
 }
 
 
@@ -171,9 +166,7 @@ def test_pairs_that_cannot_be_used(tmp_path, kind, name, monkeypatch):
     if kind == "dataset" and name in ("lengths", "strings"):
         pytest.skip("the items of a dataset are pairs of numbers")
     monkeypatch.setattr("csb.problems.rows._BLOCK_ROWS", 64)  # several blocks
-    arrays = good()
-    change, message = BAD[name]
-    change(arrays)
+    arrays, message = BAD[name]
     assert message in refusal(**write(tmp_path, kind, arrays))
 
 
@@ -203,8 +196,7 @@ class TestFiles:
             path.write_bytes(content)
             assert "is not an .npz file" in refusal(path=str(path))
         np.save(tmp_path / "p.npy", numbers(N, 3))
-        message = refusal(path=str(tmp_path / "p.npy"))
-        assert "is not an .npz file but one array; give two, data.x=" in message
+        assert "is not an .npz file but one array; give two, data.x=" in refusal(path=str(tmp_path / "p.npy"))
         np.savez(path, y=numbers(N, 2), z=numbers(N))
         assert "holds y, z and no x; write x and y with numpy.savez" in refusal(path=str(path))
         with zipfile.ZipFile(path, "w") as archive:
@@ -225,11 +217,10 @@ class TestFiles:
 
     def test_a_header_that_claims_too_much(self, tmp_path, monkeypatch):
         """The claim is refused before anything is allocated."""
-        path = tmp_path / "p.npz"
+        path, header = tmp_path / "p.npz", {"descr": "<f8", "fortran_order": False, "shape": (10**12, 64)}
         with zipfile.ZipFile(path, "w") as archive:
             for name in ("x", "y"):
                 with archive.open(f"{name}.npy", "w") as file:
-                    header = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 64)}
                     np.lib.format.write_array_header_1_0(file, header)
         monkeypatch.setattr(np, "load", None)
         assert "give them as .npy or HDF5, which are read by rows, or fewer" in refusal(path=str(path), val=10, test=10)
@@ -242,30 +233,26 @@ class TestFiles:
         prepared(**given)
 
     def test_npy(self, tmp_path):
-        given = write(tmp_path, "npy", good())
-        x, whole = tmp_path / "x.npy", (tmp_path / "x.npy").read_bytes()
-        for content in (whole[:-8], b"hello"):
+        given, x = write(tmp_path, "npy", good()), tmp_path / "x.npy"
+        for content in (x.read_bytes()[:-8], b"hello"):
             x.write_bytes(content)
             assert f"x of {x} cannot be read" in refusal(**given)
         x.unlink()
         assert "does not exist; give the .npy file of your x (data.x=…)" in refusal(**given)
 
-    def test_hdf5(self, tmp_path):
-        path, arrays = tmp_path / "p.h5", good()
+    def test_hdf5(self, tmp_path, monkeypatch):
+        path = tmp_path / "p.h5"
         assert "does not exist; give the HDF5 file" in refusal(path=str(path))
         with h5py.File(path, "w") as file:
-            file["x"] = arrays["x"]
+            file["x"] = good()["x"]
             file.create_group("g")
         assert f"y of {path} is not among g, x; name the datasets x and y" in refusal(path=str(path))
         assert f"g of {path} is a group" in refusal(path=str(path), y="g")
         for content in (path.read_bytes()[:600], b"hello"):
             path.write_bytes(content)
             assert "cannot be read as HDF5" in refusal(path=str(path))
-
-    def test_hdf5_without_h5py(self, tmp_path, monkeypatch):
-        given = write(tmp_path, "hdf5", good())
         monkeypatch.setitem(sys.modules, "h5py", None)
-        assert refusal(**given).endswith("needs the package h5py; run pip install -e '.[hdf5]'")
+        assert refusal(path=str(path)).endswith("needs the package h5py; run pip install -e '.[hdf5]'")
 
     @pytest.mark.parametrize("kind", ["npy", "hdf5", "dataset"])
     def test_what_is_written_to_while_it_is_used(self, tmp_path, kind):
@@ -280,9 +267,8 @@ class TestFiles:
             rows.read(torch.tensor([0]))
 
     def test_values_that_became_bad_after_the_check(self, tmp_path):
-        rows, arrays = prepared(**write(tmp_path, "npy", good())).rows("train"), good()
-        arrays["x"][:] = np.nan
-        write(tmp_path, "npy", arrays)
+        rows = prepared(**write(tmp_path, "npy", good())).rows("train")
+        write(tmp_path, "npy", bad("x", slice(None), np.nan))
         with pytest.raises(CSBError, match=r"x of .* holds values in row \d+ that are NaN"):
             rows.read(torch.tensor([0]))
 
@@ -295,40 +281,41 @@ class TestFiles:
             assert not [line for line in maps if str(tmp_path) in line]
 
 
-class TestDatasets:
-    def refused(self, items):
-        return refusal(path=from_dataset(items, "bad"))
+class Failing(Items):
+    def __getitem__(self, index):
+        if index == 150:
+            raise KeyError("no\nsuch file")
+        return super().__getitem__(index)
 
-    def test_no_map_style_dataset(self):
-        class Stream(torch.utils.data.IterableDataset):
+
+class TestDatasets:
+    @pytest.mark.parametrize(
+        ("items", "message"),
+        [
+            ([[1, 2, 3]] * N, "an item of the dataset 'bad' is a list; expected a pair (x, y)"),
+            ([], "item 0 of the dataset 'bad' cannot be had (IndexError"),
+            (Items(["a"] * N, numbers(N, 2)), "x of item 0 of the dataset 'bad' is str; pass"),
+            (
+                Items(numbers(N, 2), [*numbers(N - 1, 2), [1.0]]),
+                "y of item 299 of the dataset 'bad' has shape (1,) and that of item 0 (2,)",
+            ),
+            (Failing(**good()), "item 150 of the dataset 'bad' cannot be had (KeyError: 'no\\nsuch file'); fix it"),
+        ],
+        ids=["triples", "none", "text", "shape", "raises"],
+    )
+    def test_items_that_cannot_be_used(self, items, message):
+        assert message in refusal(path=from_dataset(items, "bad"))
+
+    def test_what_is_no_dataset_of_this_process(self):
+        class Stream(IterableDataset):
             def __iter__(self):
                 yield from ()
 
         with pytest.raises(CSBError, match="Stream is no map-style Dataset: it lacks __getitem__ or __len__"):
             from_dataset(Stream())
-
-    def test_another_process(self):
-        message = refusal(path="dataset:elsewhere")
-        assert "the dataset 'elsewhere' is not here" in message
-        assert "call csb.problems.from_dataset(dataset, 'elsewhere') in this process first" in message
-
-    def test_items(self):
-        x = numbers(N, 2).tolist()
-        assert "an item of the dataset 'bad' is a list; expected a pair (x, y)" in self.refused([[1, 2, 3]] * N)
-        assert "item 0 of the dataset 'bad' cannot be had (IndexError" in self.refused([])
-        assert "x of item 0 of the dataset 'bad' is str; pass" in self.refused(Items(["a"] * N, x))
-        message = self.refused(Items(x, [*x[:-1], [1.0]]))
-        assert "y of item 299 of the dataset 'bad' has shape (1,) and that of item 0 (2,)" in message
-
-    def test_what_the_users_code_raises(self):
-        class Broken(Items):
-            def __getitem__(self, index):
-                if index == 150:
-                    raise KeyError("no\nsuch file")
-                return super().__getitem__(index)
-
-        message = self.refused(Broken(**good()))
-        assert message == "item 150 of the dataset 'bad' cannot be had (KeyError: 'no\\nsuch file'); fix it"
+        message = "the dataset 'elsewhere' is not here.*call csb.problems.from_dataset.dataset, 'elsewhere'. in this"
+        with pytest.raises(CSBError, match=message):
+            prepared(path="dataset:elsewhere")
 
     def test_tensors(self):
         x, y = torch.randn(N, 2, generator=seeded(0)).bfloat16(), torch.rand(N, 1, generator=seeded(1)) > 0.5

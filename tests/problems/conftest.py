@@ -1,4 +1,6 @@
-"""Pairs, written as each of the kinds of source that own pairs may come from."""
+"""Pairs, written as each of the kinds of source that own pairs may come from; small files in place of MNIST's."""
+
+import hashlib
 
 import h5py
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from csb.errors import CSBError
-from csb.problems import FilePairs, from_dataset
+from csb.problems import FilePairs, from_dataset, mnist
 
 N = 300
 KINDS = ("npz", "npy", "hdf5", "dataset")
@@ -33,6 +35,7 @@ class Items(Dataset):
 
 def write(folder, kind, arrays, **options):
     """Arguments of FilePairs for the arrays, written as that kind."""
+    folder.mkdir(exist_ok=True)
     if kind == "npz":
         np.savez(folder / "p.npz", **arrays)
         return {"path": str(folder / "p.npz")}
@@ -64,3 +67,35 @@ def refusal(**arguments):
     assert "\n" not in message
     assert 20 < len(message) < 600
     return message
+
+
+N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
+
+
+@pytest.fixture(scope="session")
+def splits():
+    """What the pickle of MNIST's wheel holds, smaller."""
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        return rng.integers(0, 256, (n, 784)).astype(np.float32) / 256, rng.integers(0, 10, n)
+
+    return split(N_TRAIN), split(N_VALID), split(N_TEST)
+
+
+@pytest.fixture(scope="session")
+def data(splits, tmp_path_factory):
+    """A data folder that holds the small files, and their MD5s."""
+    folder = tmp_path_factory.mktemp("data")
+    raw = mnist.raw_folder(folder)
+    raw.mkdir(parents=True)
+    mnist.write_idx(raw, splits)
+    return folder, {n: hashlib.md5((raw / n).read_bytes()).hexdigest() for n in mnist.MD5}
+
+
+@pytest.fixture
+def root(data, monkeypatch):
+    """That folder; its files count as MNIST's, and nothing else is asked for them."""
+    monkeypatch.setattr(mnist, "MD5", data[1])
+    monkeypatch.setattr(mnist, "SOURCES", ())
+    return data[0]
