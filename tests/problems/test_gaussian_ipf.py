@@ -5,7 +5,6 @@ import torch
 
 from csb.problems import LinearGaussian
 from csb.problems.gaussian_ipf import (
-    OBJECTIVES,
     AffineGaussian,
     AffineKernel,
     compose,
@@ -16,7 +15,7 @@ from csb.problems.gaussian_ipf import (
 )
 from csb.process import Grid, Power, Reference, seeded
 
-TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5
+TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5 of 10 steps
     (0.1, "likelihood", [(-0.041, 1.015), (-0.002, 1.000), (0, 1), (0, 1)]),
     (0.5, "likelihood", [(-0.176, 1.031), (-0.035, 1.001), (-0.007, 1.000), (0, 1)]),
     (0.1, "mean_matching", [(-0.056, 1.357), (-0.025, 1.318), (-0.024, 1.309), (-0.023, 1.296)]),
@@ -39,9 +38,9 @@ def test_table_of_the_design(C, objective, expected):
         assert found[n - 1] == pytest.approx(values, abs=5.01e-4)
 
 
-def test_mean_matching_at_fifty_steps_is_left_with_6_and_2_percent():
-    assert one_dimensional(0.1, 50, "mean_matching")[-1][1] == pytest.approx(1.06, abs=0.005)
-    assert one_dimensional(0.5, 50, "mean_matching")[-1][1] == pytest.approx(1.02, abs=0.005)
+@pytest.mark.parametrize(("C", "left"), [(0.1, 1.06), (0.5, 1.02)])
+def test_variance_that_mean_matching_is_left_with_at_fifty_steps(C, left):
+    assert one_dimensional(C, 50, "mean_matching")[-1][1] == pytest.approx(left, abs=0.005)
 
 
 def test_likelihood_does_not_depend_on_the_number_of_steps():
@@ -94,13 +93,6 @@ def test_the_first_half_step_of_bridge_matching_is_that_of_ipf(problem, grid):
     one, two = (ipf(problem, grid, 1, objective)[0] for objective in ("bridge_matching", "likelihood"))
     for ours, theirs in zip(one.kernels, two.kernels):
         close(ours, theirs, 1e-10)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_each_iteration_comes_closer_in_mean(problem, grid, objective):
-    errors = [float((s.end.U - problem.G).norm()) for s in ipf(problem, grid, 4, objective)[::2]]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.75 * errors[0]
 
 
 def test_the_path_of_the_reference(problem, grid):

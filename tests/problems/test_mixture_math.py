@@ -31,9 +31,10 @@ def points():
     return 2 * torch.randn(50, 2, generator=seeded(2), dtype=torch.float64)
 
 
-def grid(reach=12.0, cells=1200):
-    axis = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 2 * reach - reach
-    return torch.cartesian_prod(axis, axis), (2 * reach / cells) ** 2
+def grid(cells):
+    """Centres of cells that cover [−12, 12]², and their area."""
+    axis = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * 24 - 12
+    return torch.cartesian_prod(axis, axis), (24 / cells) ** 2
 
 
 def reference(mixture):
@@ -43,7 +44,7 @@ def reference(mixture):
 
 def test_density_and_moments(mixture, points):
     torch.testing.assert_close(mixture.log_prob(points), reference(mixture).log_prob(points))
-    x, area = grid()
+    x, area = grid(1200)
     p = reference(mixture).log_prob(x).exp() * area
     torch.testing.assert_close(mixture.mean, p @ x, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(mixture.cov, (x * p[:, None]).T @ x - torch.outer(p @ x, p @ x), rtol=1e-6, atol=1e-8)
@@ -58,7 +59,7 @@ def test_score_is_the_gradient(mixture, points):
 
 @pytest.mark.parametrize("alpha_bar", [0.9, 0.3, 1e-3])
 def test_denoiser_by_quadrature(mixture, points, alpha_bar):
-    x, _ = grid(cells=500)
+    x, _ = grid(500)
     log_prior, x_k = reference(mixture).log_prob(x), points[:5]
     denoised = mixture.denoise(x_k, alpha_bar)
     for i in range(5):
@@ -96,9 +97,8 @@ def test_samples_have_the_moments(mixture):
 
 
 def test_results_come_in_the_dtype_of_the_argument(mixture, points):
-    for name in ("log_prob", "score", "responsibilities"):
-        assert getattr(mixture, name)(points.float()).dtype == torch.float32
-    assert mixture.denoise(points.float(), 0.5).dtype == torch.float32
+    calls = (mixture.log_prob, mixture.score, mixture.responsibilities, lambda x: mixture.denoise(x, 0.5))
+    assert [call(points.float()).dtype for call in calls] == [torch.float32] * 4
 
 
 def test_a_component_of_weight_zero_is_harmless(points):
@@ -108,15 +108,18 @@ def test_a_component_of_weight_zero_is_harmless(points):
     assert bool(torch.isfinite(mixture.conditioned(A, R, Y).mean).all())
 
 
-def test_errors():
-    eye = torch.eye(2, dtype=torch.float64)[None]
-    with pytest.raises(CSBError, match="expected"):
-        Mixture(torch.ones(3).double() / 3, torch.zeros(2, 2).double(), eye)
-    with pytest.raises(CSBError, match="expected"):
-        Mixture(torch.ones(2).double() / 2, torch.zeros(2, 2).double(), eye[0])
-    for weights in ([0.5, 0.6], [1.5, -0.5]):
-        with pytest.raises(CSBError, match="sum to 1"):
-            Mixture(torch.tensor(weights).double(), torch.zeros(2, 2).double(), eye)
+@pytest.mark.parametrize(
+    ("weights", "shape", "message"),
+    [
+        ([0.4, 0.3, 0.3], (1, 2, 2), "expected"),
+        ([0.5, 0.5], (2, 2), "expected"),
+        ([0.5, 0.6], (1, 2, 2), "sum to 1"),
+        ([1.5, -0.5], (1, 2, 2), "sum to 1"),
+    ],
+)
+def test_errors(weights, shape, message):
+    with pytest.raises(CSBError, match=message):
+        Mixture(torch.tensor(weights).double(), torch.zeros(2, 2).double(), torch.eye(2).double().expand(shape))
 
 
 class TestProblem:

@@ -51,20 +51,19 @@ def matrix(A):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-class TestOperators:
-    def test_linear_with_its_adjoint_and_differentiable(self, name):
-        A = OPERATORS[name]
-        x, z, y = normal(2, *A.x_shape), normal(2, *A.x_shape, seed=1), normal(2, *A.y_shape, seed=2)
-        torch.testing.assert_close(A(2 * x - z), 2 * A(x) - A(z))
-        left, right = (A(x) * y).flatten(1).sum(1), (x * A.adjoint(y)).flatten(1).sum(1)
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
-        (gradient,) = torch.autograd.grad((A(x.requires_grad_()) * y).sum(), x)
-        torch.testing.assert_close(gradient, A.adjoint(y))
-        assert A(x.float()).dtype == torch.float32
-        with pytest.raises(CSBError, match="x has shape"):
-            A(torch.zeros(A.x_shape))
-        with pytest.raises(CSBError, match="y has shape"):
-            A.adjoint(torch.zeros(2, 99))
+def test_linear_with_its_adjoint_and_differentiable(name):
+    A = OPERATORS[name]
+    x, z, y = normal(2, *A.x_shape), normal(2, *A.x_shape, seed=1), normal(2, *A.y_shape, seed=2)
+    torch.testing.assert_close(A(2 * x - z), 2 * A(x) - A(z))
+    left, right = (A(x) * y).flatten(1).sum(1), (x * A.adjoint(y)).flatten(1).sum(1)
+    torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad((A(x.requires_grad_()) * y).sum(), x)
+    torch.testing.assert_close(gradient, A.adjoint(y))
+    assert A(x.float()).dtype == torch.float32
+    with pytest.raises(CSBError, match="x has shape"):
+        A(torch.zeros(A.x_shape))
+    with pytest.raises(CSBError, match="y has shape"):
+        A.adjoint(torch.zeros(2, 99))
 
 
 def test_operators_do_what_they_say():
@@ -92,6 +91,10 @@ class TestSVD:
         torch.testing.assert_close(svd.u(svd.values * svd.vt(x)), A(x), rtol=1e-10, atol=1e-12)
         y = normal(4, *A.y_shape, seed=1)
         torch.testing.assert_close(svd.v(svd.values * svd.ut(y)), A.adjoint(y), rtol=1e-10, atol=1e-12)
+        rest = A(x - svd.seen(x))
+        torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
+        c = svd.vt(x.float())
+        assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32
 
     def test_u_and_v_have_orthonormal_columns_and_their_transposes_are_those(self, name):
         A, svd = OPERATORS[name], OPERATORS[name].svd
@@ -102,13 +105,6 @@ class TestSVD:
             torch.testing.assert_close(take(columns), eye, rtol=0, atol=1e-12)
             x = normal(3, *shape, seed=2)
             torch.testing.assert_close(take(x), x.flatten(1) @ columns.flatten(1).T, rtol=1e-10, atol=1e-12)
-
-    def test_the_part_that_is_not_seen_and_the_dtype(self, name):
-        A, svd, x = OPERATORS[name], OPERATORS[name].svd, normal(3, *OPERATORS[name].x_shape)
-        rest = A(x - svd.seen(x))
-        torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
-        c = svd.vt(x.float())
-        assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32
 
 
 def test_rank():
@@ -160,14 +156,11 @@ def test_random_projections():
     [
         (lambda: Blur((28, 28), 1.0), "give a list of 3, each an integer"),
         (lambda: InpaintBox(SHAPE, (5, 0, 4, 4)), "does not lie"),
-        (lambda: InpaintBox(SHAPE, (-1, 0, 4, 4)), "does not lie"),
         (lambda: AveragePool(SHAPE, 3), "factor=3 does not divide"),
         (lambda: Matrix(torch.zeros(3)), "expected a matrix"),
         (lambda: Blur(SHAPE, 0.0), "std=0.0 is not possible; give a number in"),
-        (lambda: Blur(SHAPE, float("nan")), "std=nan is not possible"),
         (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' is unknown; choose one of zero, periodic"),
         (lambda: RandomProjection((4,), 5), "m=5 is outside 1..4"),
-        (lambda: RandomProjection((4,), 2, "sparse"), "rows='sparse' is unknown"),
     ],
 )
 def test_bad_arguments(make, match):
@@ -188,10 +181,11 @@ class Computed(EvenRows):
         return (x.float() @ LOW.T).double() / 3
 
 
-@pytest.mark.parametrize("A", [Matrix(LOW), Matrix(LOW.double()), Computed()], ids=["single", "double", "computed"])
+EXACT = torch.diag(torch.tensor([1, 2**-30]).double())  # numbers of few digits
+
+
+@pytest.mark.parametrize(
+    "A", [Matrix(LOW), Matrix(LOW.double()), Computed(), Matrix(EXACT)], ids=["single", "double", "computed", "exact"]
+)
 def test_rank_is_that_of_the_precision_of_the_matrix(A):
     assert A.svd.rank == 2
-
-
-def test_exact_numbers_of_few_digits_keep_their_rank():
-    assert Matrix(torch.diag(torch.tensor([1, 2**-30]).double())).svd.rank == 2
