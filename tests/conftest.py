@@ -389,13 +389,17 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+def move_weights(model, size=0.1):
+    """Moves the weights away from zero, so that every part of the model has an effect."""
+    generator = seeded(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(size * torch.randn(p.shape, generator=generator))
+    return model
+
+
 def make_untrained_bridge(dx, dy, covariance="diagonal", parametrisation="v"):
     """A bridge on vectors whose weights are moved away from zero, so that every part of it has an effect."""
     part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, parametrisation, covariance, rank=1, components=3)
     transform = {"name": "standardise", "x_shape": [dx], "y_shape": [dy]}
-    bridge = build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3)
-    generator = seeded(0)
-    with torch.no_grad():
-        for p in bridge.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    return bridge
+    return move_weights(build_bridge(BridgeSpec([1.0, 0.8, 0.4, 0.1], transform, part, part), seed=3))

@@ -11,6 +11,7 @@ from csb.errors import CSBError
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, MixtureDenoiser, build_conditional, build_denoiser
 from csb.problems import GaussianMixture, Mixture
 from csb.process import LinearBeta, seeded
+from tests.conftest import move_weights
 
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 UNET = {"name": "unet", "channels": 8, "patch": 2}
@@ -47,17 +48,6 @@ class TestExact:
         assert denoiser(z.float(), torch.tensor(0.3)).dtype == torch.float32
         assert denoiser.x_shape == z.shape[1:]
 
-    def test_it_has_the_least_squared_error(self, mixture):
-        """Against the best affine map of z_k, which is the best guess only for one Gaussian."""
-        x = mixture.sample(20_000, seeded(5))
-        z = math.sqrt(0.5) * x + math.sqrt(0.5) * torch.randn(x.shape, generator=seeded(6), dtype=torch.float64)
-        found = MixtureDenoiser(mixture)(z, torch.tensor(0.5))
-        X = torch.cat([torch.ones(len(z), 1).double(), z], dim=1)
-        best_affine = X @ torch.linalg.lstsq(X, x).solution
-        assert float((found - x).square().mean()) < 0.98 * float((best_affine - x).square().mean())
-        residual = (x - found).mean(0) / ((x - found).std(0) / len(x) ** 0.5)
-        assert float(residual.abs().max()) < 5
-
 
 @dataclass
 class Case:
@@ -68,12 +58,8 @@ class Case:
     z: Tensor
     context: tuple[Tensor, ...] = ()
 
-    def rows(self, index):
-        return self.z[index], *(one[index] for one in self.context)
-
     def __call__(self, level, call=None, index=slice(None)):
-        z, *context = self.rows(index)
-        return (call or self.model)(z, level, *context)
+        return (call or self.model)(self.z[index], level, *(one[index] for one in self.context))
 
 
 @pytest.fixture(params=["denoiser-vectors", "denoiser-images", "score-vectors", "score-images", "flow-vectors"])
@@ -84,11 +70,7 @@ def case(request):
         model = build_denoiser(DenoiserSpec(network, (1, 8, 8) if data == "images" else (3,), 2.0))
     else:
         model = build_conditional(conditional(kind, network=network, transform=transform), 1)
-    generator = seeded(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
-    model.eval()
+    move_weights(model).eval()
     if kind == "denoiser":
         return Case(kind, model, torch.randn(5, *model.x_shape, generator=seeded(1)))
     z, c = (
@@ -186,9 +168,7 @@ def test_specs_there_and_back():
     [
         ({"kind": "nope"}, "kind='nope' is unknown; choose one of score, flow"),
         ({"schedule": None}, "schedule None is unknown; choose one of"),
-        ({"schedule": {**SCHEDULE, "more": 1}}, "schedule has no setting 'more'"),
         ({"network": {**MLP, "more": 1}}, "network.options has no setting 'more'"),
-        ({"transform": {"name": "nope"}}, "transform 'nope' is unknown"),
         ({"network": {"name": "affine", "steps": 10}}, "network=affine has maps for 10 steps and stage=score needs"),
         ({"more": 1}, "there is no setting 'more'"),
     ],
@@ -205,7 +185,6 @@ def test_errors_of_conditional_specs(changes, message):
     ("changes", "message"),
     [
         ({"scale": None}, r"denoiser\.scale=None is not possible; give a finite number above 0"),
-        ({"scale": float("nan")}, r"denoiser\.scale=nan is not possible"),
         ({"x_shape": 3}, r"denoiser\.x_shape=3 is not a shape"),
     ],
 )

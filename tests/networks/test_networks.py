@@ -82,7 +82,7 @@ class TestEveryNetwork:
         assert [name for name, total in moved.items() if not total > 0] == []
 
 
-@pytest.mark.parametrize(("spec", "z_shape", "c_shape"), [p for p in ALL if p not in VECTORS[2:]])
+@pytest.mark.parametrize(("spec", "z_shape", "c_shape"), VECTORS[:2] + I8S)
 def test_mean_and_variance_start_at_zero_and_a_covariances_factors_small(spec, z_shape, c_shape):
     # At 0, a saddle point of the likelihood, the factors would stay there.
     network, (z, c) = build(spec, z_shape, c_shape, heads=5), inputs(z_shape, c_shape)
@@ -94,23 +94,13 @@ def test_mean_and_variance_start_at_zero_and_a_covariances_factors_small(spec, z
     assert torch.equal(alone(z, torch.rand(4), alone.encode(c)), torch.zeros(4, 1, *z_shape))
 
 
-def test_affine_is_the_affine_map_of_its_step():
-    network, (z, c) = randomise(Affine((3,), (5,), 2, steps=4)), inputs((3,), (5,))
-    for k in range(1, 5):
-        out = network(z, torch.tensor([k / 4]), network.encode(c))
-        expected = torch.cat([z, c], 1) @ network.weight[k].T + network.bias[k]
-        torch.testing.assert_close(out[:, 0], expected)
-        torch.testing.assert_close(out[:, 1], network.spread[k].expand(4, 3))
-
-
 @pytest.mark.parametrize("T", [3, 7, 10, 49, 1000])
-def test_affine_finds_its_step_at_every_k(T):
-    network = Affine((1,), (1,), 1, steps=T)
-    with torch.no_grad():
-        network.bias[:, 0] = torch.arange(T + 1.0)
-    k = torch.arange(1, T + 1)
-    out = network(torch.zeros(T, 1), k.float() / T, torch.zeros(T, 1))
-    assert torch.equal(out[:, 0, 0], k.float())
+def test_affine_is_the_affine_map_of_its_step_at_every_k(T):
+    network, (z, c), k = randomise(Affine((3,), (5,), 2, steps=T)), inputs((3,), (5,), T), torch.arange(1, T + 1)
+    out = network(z, k.float() / T, network.encode(c))
+    expected = (network.weight[k] @ torch.cat([z, c], 1)[:, :, None])[..., 0] + network.bias[k]
+    torch.testing.assert_close(out[:, 0], expected)
+    torch.testing.assert_close(out[:, 1:], network.spread[k])
 
 
 class TestUNetSees:
@@ -157,31 +147,15 @@ V, I8 = (2,), (1, 8, 8)
     ("spec", "z_shape", "c_shape", "message"),
     [
         ({"name": "resnet"}, V, V, "network 'resnet' is unknown; choose one of mlp, affine, unet"),
-        ({}, V, V, "network None is unknown"),
         ({"name": "mlp", "layers": 3}, V, V, "network.options has no setting 'layers'; choose among width, d"),
-        ({"name": "mlp", "heads": 3}, V, V, "network.options has no setting 'heads'"),
-        ({"name": "mlp", "depth": 1.5}, V, V, "network.options.depth=1.5 is not possible"),
         ({"name": "mlp", "encoder": "nope"}, V, V, "encoder 'nope' is unknown; choose one of vector"),
         ({"name": "mlp", "encoder": {"name": "vector", "w": 1}}, V, V, "network.options.encoder has no setting 'w'"),
         ({"name": "affine"}, V, V, "network.options.steps is missing"),
         ({"name": "unet"}, V, V, "network=unet needs images"),
         ({"name": "unet"}, (1, 4, 4), (2, 2), "network=unet needs images"),
         ({"name": "unet", "patch": 3}, I8, I8, "patch=3 does not divide the 8×8 image"),
-        (
-            {"name": "unet", "patch": 0},
-            I8,
-            I8,
-            "network.options.patch=0 is not possible; give an integer in 1..65536",
-        ),
-        (
-            {"name": "unet", "channels": 12},
-            I8,
-            I8,
-            "network.options.channels=12 is not possible; give a multiple of 8",
-        ),
-        ({"name": "unet", "multipliers": [1, 0]}, I8, I8, "network.options.multipliers[1]=0 is not possible"),
+        ({"name": "unet", "channels": 12}, I8, I8, "network.options.channels=12 is not possible; give a multiple of"),
         ({"name": "unet", "multipliers": []}, I8, I8, "network.options.multipliers=() is not possible"),
-        ({"name": "unet", "attention": "maybe"}, I8, I8, "network.options.attention='maybe' is not possible"),
     ],
 )
 def test_errors(spec, z_shape, c_shape, message):

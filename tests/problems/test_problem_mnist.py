@@ -30,7 +30,7 @@ from csb.problems import (
     PixelRange,
     build_transform,
     mnist,
-)  # fmt: skip
+)
 from csb.process import seeded
 from tests.problems.conftest import N_TEST, N_TRAIN, N_VALID
 

@@ -5,7 +5,6 @@ and E[ε | x_k] by regression.
 """
 
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,18 +16,12 @@ GRID = Grid.from_schedule(Power(0.01, 2.0), 8)
 X = torch.linspace(-3, 3, 7, dtype=torch.float64)
 
 
-class Marginal(NamedTuple):
+class Marginal:
     """X_k ~ N(mean, var) at ᾱ, for data N(m, v)."""
 
-    alpha_bar: float
-    m: float
-    v: float
-    mean: float
-    var: float
-
-    @classmethod
-    def at(cls, alpha_bar, m=M, v=V):
-        return cls(alpha_bar, m, v, alpha_bar**0.5 * m, alpha_bar * v + 1 - alpha_bar)
+    def __init__(self, alpha_bar, m=M, v=V):
+        self.alpha_bar, self.m, self.v = alpha_bar, m, v
+        self.mean, self.var = alpha_bar**0.5 * m, alpha_bar * v + 1 - alpha_bar
 
     def score(self, x):
         return (self.mean - x) / self.var
@@ -45,7 +38,7 @@ class Marginal(NamedTuple):
 @pytest.fixture(params=[2, 5, 8])
 def step(request):
     k = request.param
-    return k, Marginal.at(float(GRID.alpha_bar[k])), float(GRID.beta[k])
+    return k, Marginal(float(GRID.alpha_bar[k])), float(GRID.beta[k])
 
 
 def close(a, b):
@@ -93,10 +86,10 @@ def end(noise, weight, T=4000):
     """
     grid = Grid.from_schedule(Power(0.01, 2.0), T)
     s, alpha_bar = grid.clock.tolist(), grid.alpha_bar.tolist()
-    start = Marginal.at(alpha_bar[-1])
+    start = Marginal(alpha_bar[-1])
     mean, var = start.mean, start.var
     for k in range(T, 0, -1):
-        h, law = s[k] - s[k - 1], Marginal.at(alpha_bar[k])
+        h, law = s[k] - s[k - 1], Marginal(alpha_bar[k])
         slope = 1 + h / 2 - h * weight / law.var
         mean, var = slope * mean + h * weight * law.mean / law.var, slope**2 * var + noise**2 * h
     return mean, var
@@ -119,7 +112,7 @@ def test_guided_mean(step):
     """
     k, prior, beta = step
     v = 1 / (1 / V + 1 / 0.3)
-    posterior = Marginal.at(prior.alpha_bar, v * (M / V + 2.5 / 0.3), v)
+    posterior = Marginal(prior.alpha_bar, v * (M / V + 2.5 / 0.3), v)
     pinned = Reference(GRID).pinned_start(k)
     exact = pinned.near * X + pinned.far * posterior.x_0(X)
     unguided = pinned.near * X + pinned.far * prior.x_0(X)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.process import SCHEDULES, Grid, Pinned, Reference, expand, mix, seeded
+from csb.process import SCHEDULES, Grid, Pinned, Power, Reference, expand, mix, seeded
 
 CASES = [(name, T) for name in SCHEDULES for T in (1, 2, 100)]
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-9}  # the power schedule's first of 100 steps has β = 1e-8: 8 digits are lost
@@ -41,8 +41,7 @@ def test_steps_compose_to_the_marginal(reference):
 def test_pinned_start_is_bayes_rule(reference):
     k = all_steps(reference)[1:]
     prior, step, law = reference.marginal(k - 1), reference.step(k), reference.pinned_start(k)
-    expected = bayes(prior.scale, prior.var, step.scale, step.var)
-    close((law.far, law.near, law.var), expected)  # the prior's argument is x_0, the pinned end
+    close((law.far, law.near, law.var), bayes(*prior, *step))  # the prior's argument is x_0, the pinned end
     first = reference.pinned_start(1)  # X_0 itself
     assert (float(first.near), float(first.far), float(first.var)) == pytest.approx((0, 1, 0))
 
@@ -51,8 +50,7 @@ def test_pinned_end_is_bayes_rule(reference):
     k = all_steps(reference)[:-1]
     step, law = reference.step(k), reference.pinned_end(k)
     r = reference.grid.alpha_bar[-1] / reference.grid.alpha_bar[k]
-    expected = bayes(step.scale, step.var, r.sqrt(), 1 - r)
-    close(law, expected)
+    close(law, bayes(*step, r.sqrt(), 1 - r))
     last = reference.pinned_end(reference.grid.T)  # X_T itself
     assert (float(last.near), float(last.far), float(last.var)) == pytest.approx((0, 1, 0))
 
@@ -61,8 +59,7 @@ def test_pinned_both_is_bayes_rule(reference):
     k = all_steps(reference)[:-1]
     prior, law = reference.marginal(k), reference.pinned_both(k)
     r = reference.grid.alpha_bar[-1] / reference.grid.alpha_bar[k]
-    expected = bayes(prior.scale, prior.var, r.sqrt(), 1 - r)
-    close(law, expected)
+    close(law, bayes(*prior, r.sqrt(), 1 - r))
     T = reference.grid.T
     for k_end, weights in ((0, (1, 0, 0)), (T, (0, 1, 0))):
         assert tuple(map(float, reference.pinned_both(k_end))) == pytest.approx(weights, abs=1e-12)
@@ -95,19 +92,17 @@ def test_pinned_end_is_pinned_start_of_the_mirror(reference):
         assert bool((law.var >= 0).all())
 
 
-def test_integer_and_tensor_steps_agree():
-    reference = Reference(Grid.from_schedule(SCHEDULES["power"](alpha_bar_end=0.3), 5))
-    k = torch.tensor([1, 3, 5])
-    for name in ("step", "marginal", "pinned_start", "pinned_end", "pinned_both"):
-        law = getattr(reference, name)
-        for i, one in enumerate(k.tolist()):
-            assert all(a[i] == b for a, b in zip(law(k), law(one)))
+@pytest.mark.parametrize("name", ["step", "marginal", "pinned_start", "pinned_end", "pinned_both"])
+def test_integer_and_tensor_steps_agree(name):
+    law, k = getattr(Reference(Grid.from_schedule(Power(0.3), 5)), name), torch.tensor([1, 3, 5])
+    for i, one in enumerate(k.tolist()):
+        assert all(a[i] == b for a, b in zip(law(k), law(one)))
 
 
 def test_draws_follow_their_laws():
     """A draw less its mean, over its standard deviation, is N(0, 1) and knows nothing of the states it was drawn at."""
     n, generator = 100_000, seeded(1)
-    reference = Reference(Grid.from_schedule(SCHEDULES["power"](alpha_bar_end=0.2), 5))
+    reference = Reference(Grid.from_schedule(Power(0.2), 5))
     near, far = torch.rand(2, n, generator=generator, dtype=torch.float64) * 3 - 0.5
     pinned, step = reference.pinned_both(torch.randint(1, 5, (n,), generator=seeded(2))), reference.step(3)
     for white in (

@@ -5,9 +5,9 @@ import torch
 from csb.networks.diffusion import ConditionalModel, ConditionalSpec, Denoiser, build_conditional
 from csb.problems import LinearGaussian, Mixture
 from csb.problems.transform import Identity
-from csb.process import Grid, seeded
+from csb.process import Grid
 from csb.samplers import FLOW, SCORE, GaussianLikelihood
-from tests.conftest import Moved
+from tests.conftest import Moved, move_weights
 from tests.samplers.laws import Transition
 
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3)
@@ -112,15 +112,6 @@ class ExactVelocity(ExactConditional):
 
 SCHEDULE = {"name": "linear", "alpha_bar_end": 1e-4, "beta_min": 0.1}
 MLP = {"name": "mlp", "width": 16, "depth": 1}
-
-
-def move_weights(model, size=0.1):
-    """Moves the weights away from zero, so that every part of the model has an effect."""
-    generator = seeded(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(size * torch.randn(p.shape, generator=generator))
-    return model
 
 
 def untrained(kind, dx, dy, network=MLP, precision="32-true"):

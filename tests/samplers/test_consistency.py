@@ -13,8 +13,7 @@ from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
 from tests.bridge.student_models import exact_student
 from tests.bridge.test_student import HOLE, UNET
-from tests.conftest import make_exact_bridge
-from tests.samplers.models import move_weights
+from tests.conftest import make_exact_bridge, move_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 Y = torch.tensor([0.7, -1.2])

@@ -17,33 +17,10 @@ from csb.networks.diffusion import (
 )
 from csb.problems import GaussianMixture, MnistInpaint
 from csb.process import Grid, LinearBeta, seeded
-from csb.samplers import (
-    DDRM,
-    GUIDED,
-    SDA,
-    TDS,
-    TMPD,
-    BootstrapSMC,
-    BridgeSampler,
-    ConsistencySampler,
-    CoPaint,
-    ExactSampler,
-    GaussianLikelihood,
-    PiGDM,
-    RePaint,
-)  # fmt: skip
-from csb.samplers.conditional import DDIM
-from tests.conftest import default_dtype, make_untrained_bridge
-from tests.samplers.models import (
-    AMORTIZED,
-    MLP,
-    SCHEDULE,
-    ExactDenoiser,
-    ExactVelocity,
-    make_amortized,
-    move_weights,
-    untrained,
-)
+from csb.samplers import GUIDED, BridgeSampler, ConsistencySampler, ExactSampler, GaussianLikelihood
+from tests.conftest import default_dtype, make_untrained_bridge, move_weights
+from tests.samplers import models
+from tests.samplers.models import AMORTIZED, make_amortized, untrained
 
 PASSES = {  # forward and backward, on GRID
     "bridge": (3, 0),
@@ -75,7 +52,7 @@ BRIDGE, DENOISER = make_untrained_bridge(4, 2), MixtureDenoiser(PROBLEM.mixture)
 LIKELIHOOD = GaussianLikelihood.of(PROBLEM, DENOISER, PROBLEM.pairs("train", 500))
 NETWORKS = untrained("score", 4, 2), untrained("flow", 4, 2)
 STANDARDISE = {"name": "standardise", "x_shape": [4], "y_shape": [2]}
-STUDENT = move_weights(build_student(StudentSpec([1.0, 0.8, 0.4, 0.1], STANDARDISE, MLP, "v", "full", [2]), 3))
+STUDENT = move_weights(build_student(StudentSpec([1.0, 0.8, 0.4, 0.1], STANDARDISE, models.MLP, "v", "full", [2]), 3))
 
 
 def make(name, grid=GRID, denoiser=DENOISER, likelihood=LIKELIHOOD, networks=NETWORKS, **options):
@@ -198,25 +175,24 @@ def test_errors(sampler, y, options, message):
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "message"),
+    ("name", "setting", "value", "message"),
     [
-        (CoPaint, {"xi": 0.0}, "copaint.xi=0.0 is not possible; give a finite number above 0"),
-        (RePaint, {"jump_length": 0}, "repaint.jump_length=0 is not possible"),
-        (PiGDM, {"eta": 1.5}, "pigdm.eta=1.5 is not possible; give a number in [0, 1]"),
-        (DDRM, {"precision": "fp8"}, "ddrm.precision='fp8' is unknown"),
-        (TMPD, {"solver": "cg"}, "tmpd.solver='cg' is unknown; choose one of auto, full, diagonal"),
-        (SDA, {"step": 2.0}, "sda.step=2.0 is not possible; give a number in (0, 2)"),
-        (TDS, {"particles": 0}, "tds.particles=0 is not possible"),
-        (BootstrapSMC, {"resampling": "best"}, "smc.resampling='best' is unknown; choose one of systematic, strat"),
-        (TDS, {"ess_threshold": 1.5}, "tds.ess_threshold=1.5 is not possible; give a number in [0, 1]"),
-        (DDIM, {"eta": 1.5}, "score_ddim.eta=1.5 is not possible"),
+        ("copaint", "xi", 0.0, "is not possible; give a finite number above 0"),
+        ("repaint", "jump_length", 0, "is not possible; give an integer of at least 1"),
+        ("pigdm", "eta", 1.5, "is not possible; give a number in [0, 1]"),
+        ("ddrm", "precision", "fp8", "is unknown; choose one of"),
+        ("tmpd", "solver", "cg", "is unknown; choose one of auto, full, diagonal"),
+        ("sda", "step", 2.0, "is not possible; give a number in (0, 2)"),
+        ("tds", "particles", 0, "is not possible"),
+        ("tds", "ess_threshold", 1.5, "is not possible; give a number in [0, 1]"),
+        ("smc", "resampling", "best", "is unknown; choose one of systematic, stratified"),
+        ("score_ddim", "eta", 1.5, "is not possible; give a number in [0, 1]"),
     ],
-    ids=str,
 )
-def test_settings_of_a_method(method, options, message):
-    with pytest.raises(CSBError, match="^" + re.escape(message)) as error:
-        make(method.name, **options)
-    assert "\n" not in str(error.value)
+def test_settings_of_a_method(name, setting, value, message):
+    with pytest.raises(CSBError) as error:
+        make(name, **{setting: value})
+    assert str(error.value).startswith(f"{name}.{setting}={value!r} {message}")
 
 
 class Counted(Denoiser):
@@ -268,7 +244,7 @@ def test_more_steps_never_take_fewer_evaluations(name):
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_networks_in_both_precisions(name):
-    denoiser = move_weights(build_denoiser(DenoiserSpec(MLP, (4,), 11.0)).train())
+    denoiser = move_weights(build_denoiser(DenoiserSpec(models.MLP, (4,), 11.0)).train())
     likelihood, found = GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500)), []
     for precision in ("32-true", "bf16-mixed"):
         if name in GUIDED:
@@ -301,7 +277,7 @@ def test_what_is_known_for_sure_is_imposed(name):
     network, transform = {"name": "unet", "channels": 8, "patch": 2}, problem.new_transform().spec()
     networks = name in AMORTIZED and [
         build_conditional(ConditionalSpec(kind, network, transform, schedule))
-        for kind, schedule in (("score", SCHEDULE), ("flow", None))
+        for kind, schedule in (("score", models.SCHEDULE), ("flow", None))
     ]
     x = make(name, CALM, Broken(torch.zeros(1, 28, 28), 1.0), likelihood, networks).sample(y, 3, seeded(2)).x
     assert torch.equal(problem.operator(x.flatten(0, 1)), y.repeat_interleave(3, 0))
@@ -310,7 +286,7 @@ def test_what_is_known_for_sure_is_imposed(name):
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_a_diverging_chain_is_one_clear_line(name):
-    networks = ExactDenoiser(), ExactVelocity()
+    networks = models.ExactDenoiser(), models.ExactVelocity()
     for model in networks:
         model.C = model.C * torch.nan
     sampler = make(name, denoiser=Broken(torch.zeros(4), 1.0), networks=networks)
