@@ -16,6 +16,7 @@ from csb.cli.commands import CONF
 from csb.cli.compose import composed
 from csb.errors import CSBError
 from csb.files import json_text
+from csb.networks import NETWORKS, build_network
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import PROBLEMS, GaussianMixture
 from csb.process import SCHEDULES, Grid, Power, seeded
@@ -257,6 +258,20 @@ class TestPython:
             "seed": seeded,
         }
         assert try_values(calls, 15)["refused"] > 45
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_networks(self, name):
+        shape = (1, 8, 8) if name == "unet" else (3,)
+        needed = {"steps": 4} if name == "affine" else {}
+        unet = ["channels", "multipliers", "blocks", "patch", "margin", "attention"]
+
+        def made(option, value):
+            with torch.device("meta"):  # of a network that is possible but large, nothing is allocated
+                build_network({"name": name, **needed, option: value}, shape, shape, 2)
+
+        calls = each_of({"mlp": ["width", "depth"], "affine": ["steps"]}.get(name, unet), made)
+        calls["name of network"] = lambda v: build_network({"name": v}, shape, shape, 2)
+        assert try_values(calls, 12)["refused"] > 12
 
     @pytest.mark.parametrize("name", GUIDED)
     def test_every_option_of_a_guided_sampler(self, name):

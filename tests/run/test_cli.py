@@ -175,7 +175,6 @@ class TestObservations:
             ({"y": np.zeros((2, 3))}, "has shape (2, 3); give one observation (2,) or several (B, 2)"),
             ({"y": np.zeros((0, 2))}, "has shape (0, 2); give one observation"),
             ({"y": np.array([[np.nan, 1], [np.inf, 0]])}, "NaN or infinite values, 2 as float32, in column 0, the fir"),
-            ({"y": np.array([1j, 0])}, "holds values of type complex128"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
         ],
     )

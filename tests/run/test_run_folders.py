@@ -101,13 +101,6 @@ class TestFiles:
         os.mkfifo(path)
         assert "is not a file" in one_line(lambda: reading(run))
 
-    @pytest.mark.parametrize("name", ["bridge.pt", "half_steps/02_forward.pt"])
-    @pytest.mark.timeout(30)
-    def test_devices(self, run, name):
-        (run / name).unlink()
-        (run / name).symlink_to("/dev/zero")
-        assert "is not a file" in one_line(lambda: inspect(run))
-
     def test_odd_names_of_half_steps_are_none(self, run):
         for name in ("²_backward.pt", "x_backward.safetensors", "_.pt", "03_backward.tmp"):
             (run / "half_steps" / name).write_text("")

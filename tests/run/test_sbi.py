@@ -5,17 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.distributions import (
-    Categorical,
-    Dirichlet,
-    Exponential,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    Poisson,
-    Uniform,
-)
+import torch.distributions as dist
 
 pytest.importorskip("sbi")
 from sbi.analysis import pairplot, plot_tarp, sbc_rank_plot
@@ -43,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*FigureCanvasAgg is non-interac
 
 def law(exact, y):
     """The posteriors that an exact bridge draws from, at y (B, 2)."""
-    return MultivariateNormal(y @ exact.G.T.float() + exact.g.float(), exact.C.float())
+    return dist.MultivariateNormal(y @ exact.G.T.float() + exact.g.float(), exact.C.float())
 
 
 def box(low, high):
@@ -244,17 +234,17 @@ class TestDensity:
 
 def test_bounds():
     zero, one = torch.zeros(1), torch.ones(1)
-    several = MultipleIndependent([Normal(zero, one), BoxUniform(torch.zeros(2), torch.ones(2))])
+    several = MultipleIndependent([dist.Normal(zero, one), BoxUniform(torch.zeros(2), torch.ones(2))])
     for prior, dim, bounds in (
         (BoxUniform(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0])), 2, ([-1, 0], [1, 5])),
-        (Uniform(zero, one), 1, ([0], [1])),
-        (Exponential(one), 1, ([0], [None])),
+        (dist.Uniform(zero, one), 1, ([0], [1])),
+        (dist.Exponential(one), 1, ([0], [None])),
         (several, 3, ([None, 0, 0], [None, 1, 1])),
-        (MultivariateNormal(torch.zeros(2), torch.eye(2)), 2, None),
+        (dist.MultivariateNormal(torch.zeros(2), torch.eye(2)), 2, None),
     ):
         assert prior_bounds(prior, dim) == bounds, prior
     with pytest.raises(CSBError, match="Dirichlet is no box; give bounds"):
-        prior_bounds(Dirichlet(torch.ones(3)), 3)
+        prior_bounds(dist.Dirichlet(torch.ones(3)), 3)
 
 
 class Hidden:
@@ -273,15 +263,15 @@ def normal(shape, *size):
 
 ONE, TWO, THREE = torch.ones(1), torch.ones(2), torch.ones(3)
 WITHOUT = [
-    (Dirichlet(THREE), "Dirichlet has no density.*simplex.*stick-breaking"),
-    ([Dirichlet(THREE), Normal(0 * ONE, ONE)], "simplex.*stick-breaking"),
-    (Categorical(torch.ones(1, 3)), "Categorical has no density.*whole numbers.*uniform noise"),
-    (Independent(Poisson(9 * TWO), 1), "whole numbers.*uniform noise"),
-    ([Normal(0 * ONE, ONE), Poisson(9 * ONE)], "coordinate 1 .*whole numbers"),
-    (MixtureSameFamily(Categorical(TWO), Independent(Poisson(torch.ones(2, 3)), 1)), "whole numbers"),
+    (dist.Dirichlet(THREE), "Dirichlet has no density.*simplex.*stick-breaking"),
+    ([dist.Dirichlet(THREE), dist.Normal(0 * ONE, ONE)], "simplex.*stick-breaking"),
+    (dist.Categorical(torch.ones(1, 3)), "Categorical has no density.*whole numbers.*uniform noise"),
+    (dist.Independent(dist.Poisson(9 * TWO), 1), "whole numbers.*uniform noise"),
+    ([dist.Normal(0 * ONE, ONE), dist.Poisson(9 * ONE)], "coordinate 1 .*whole numbers"),
+    (dist.MixtureSameFamily(dist.Categorical(TWO), dist.Poisson(TWO)), "whole numbers"),
 ]
 HIDDEN = [
-    (lambda s: Dirichlet(THREE).sample(s), "span 2 of 3 dimensions; give it 2 free"),
+    (lambda s: dist.Dirichlet(THREE).sample(s), "span 2 of 3 dimensions; give it 2 free"),
     (lambda s: normal(s, 1).expand(*s, 2) * torch.tensor([1.0, -2.0]), "span 1 of 2 dimensions"),
     (lambda s: torch.poisson(1e4 * torch.ones(*s, 1)), "coordinate 0 .*whole numbers"),
     (lambda s: torch.tensor([0.1, 0.2, 0.7])[torch.randint(3, (*s, 1))], "coordinate 0 .*few values"),
@@ -334,7 +324,7 @@ def test_a_missing_package_or_version_is_told_in_one_line(monkeypatch):
         _ = package.Posterior
 
 
-PRIOR = MultivariateNormal(torch.zeros(2), torch.eye(2))
+PRIOR = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
 NOISE, SHIFT = torch.tensor([[0.5, 0.2], [0.2, 0.4]]), torch.tensor([1.0, -2.0])
 AFFINE = {
     "T": 3, "L": 1, "network": "affine", "objective": "likelihood_full", "progress": False, "precision": "32-true",
