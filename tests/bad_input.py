@@ -3,17 +3,15 @@
 import contextlib
 import copy
 import math
+import random
 import re
 import resource
 import signal
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 from csb.cli.compose import composed
 from csb.errors import CSBError
@@ -26,38 +24,6 @@ EDGES: tuple[Any, ...] = (
     10**400, "", " ", "x", "1", "nan", "auto", "ü∀\u202e", "a\nb", "a\x1b[2J", "x" * 300, "a/../..", "~", [], [[]],
     [0], [math.nan], [1, "x"], [None], {}, {"a": {"b": 1}}, {"name": "x"}, [1e300], [-1], [10**30],
 )  # fmt: skip
-
-_numbers = st.integers() | st.integers(-(10**40), 10**40) | st.floats()
-_texts = st.text(st.characters(exclude_characters="$", exclude_categories=["Cs"]), max_size=12)
-_leaves = st.none() | st.booleans() | _numbers | _texts
-_nested = st.recursive(
-    _leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=2), max_leaves=4
-)
-
-
-def edges() -> st.SearchStrategy[Any]:
-    """Values at the edges of ranges and types, a fixed list: a change of the code draws no others."""
-    return st.sampled_from(EDGES)
-
-
-def anything() -> st.SearchStrategy[Any]:
-    """Plain data of any kind, as YAML could hold it; half of it from :func:`edges`."""
-    return edges() | _nested
-
-
-def each(strategy: st.SearchStrategy[Any], count: int, of: int, check: Callable[[Any], None]) -> None:
-    """Calls check with ``count`` values, the same in every run and others for another ``of``."""
-
-    @seed(of)
-    @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(strategy)
-    def run(value: Any) -> None:
-        check(value)
-
-    run()
 
 
 @contextlib.contextmanager
@@ -106,34 +72,32 @@ def shown(value: Any) -> tuple[str, ...]:
     return tuple(text[:20] for text in (repr(value), str(value)) if text.strip())
 
 
+def draw(values: Sequence[Any], count: int, name: str) -> list[Any]:
+    """``count`` of the values, the same in every run and others for another name."""
+    return random.Random(zlib.crc32(name.encode())).sample(values, min(count, len(values)))
+
+
 def try_values(
     calls: dict[str, Callable[[Any], Any]],
     count: int,
-    values: st.SearchStrategy[Any] | None = None,
+    values: Sequence[Any] = EDGES,
     afterwards: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Calls each of ``calls``, by name, with ``count`` values, by default edges. AssertionError tells all failures.
+    """Calls each of ``calls``, by name, with ``count`` of the values. AssertionError tells all failures.
 
     What refuses names the value, or a word of the call's name. Returns how many cases were refused and accepted;
     ``afterwards`` is asked after each.
     """
     failures, cases = [], {"refused": 0, "accepted": 0}
     for name, call in calls.items():
-        seen: set[str] = set()
-
-        def one(value: Any, name: str = name, call: Any = call, seen: set[str] = seen) -> None:
-            if repr(value) in seen:
-                return
-            seen.add(repr(value))
+        for value in draw(values, count, name):
             try:
-                reported = answer(lambda: call(value), *re.split("[ .(]+", name), *shown(value))
+                reported = answer(lambda call=call, value=value: call(value), *re.split("[ .(]+", name), *shown(value))
                 afterwards()
             except AssertionError as error:
                 failures.append(f"{name} of {value!r:.100}: {error}")
             else:
                 cases["refused" if reported else "accepted"] += 1
-
-        each(edges() if values is None else values, count, zlib.crc32(name.encode()), one)
     assert not failures, "\n".join([f"{len(failures)} of {sum(cases.values()) + len(failures)} cases:", *failures])
     return cases
 

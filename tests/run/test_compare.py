@@ -171,4 +171,4 @@ class TestReport:
             text = _description(make.__new__(make))
             assert text
             assert not [mark for mark in (":class:", "`") if mark in text], make
-        assert _description(MnistInpaint.__new__(MnistInpaint)).endswith("over the hole (Hole).")
+        assert _description(MnistInpaint.__new__(MnistInpaint)).endswith("(Hole).")

@@ -262,13 +262,14 @@ def normal(shape, *size):
 
 
 ONE, TWO, THREE = torch.ones(1), torch.ones(2), torch.ones(3)
+COUNTS = dist.MixtureSameFamily(dist.Categorical(TWO), dist.Independent(dist.Poisson(torch.ones(2, 3)), 1))
 WITHOUT = [
     (dist.Dirichlet(THREE), "Dirichlet has no density.*simplex.*stick-breaking"),
     ([dist.Dirichlet(THREE), dist.Normal(0 * ONE, ONE)], "simplex.*stick-breaking"),
     (dist.Categorical(torch.ones(1, 3)), "Categorical has no density.*whole numbers.*uniform noise"),
     (dist.Independent(dist.Poisson(9 * TWO), 1), "whole numbers.*uniform noise"),
     ([dist.Normal(0 * ONE, ONE), dist.Poisson(9 * ONE)], "coordinate 1 .*whole numbers"),
-    (dist.MixtureSameFamily(dist.Categorical(TWO), dist.Poisson(TWO)), "whole numbers"),
+    (COUNTS, "whole numbers"),
 ]
 HIDDEN = [
     (lambda s: dist.Dirichlet(THREE).sample(s), "span 2 of 3 dimensions; give it 2 free"),

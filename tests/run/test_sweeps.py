@@ -122,7 +122,7 @@ class TestHeatMap:
         assert texts(accuracy) == {(1, 5): "20.0", (1, 10): "failed", (2, 5): "21.0"}
         assert texts(seconds) == {(1, 5): "2.00", (1, 10): "failed", (2, 5): "10.0"}
         assert texts(calls) == {(1, 5): "5", (1, 10): "failed", (2, 5): "5"}
-        assert [panel.title for panel in quantities(cells(jobs), main_score(jobs))][1] == "training time, h"
+        assert [panel.label for panel in quantities(cells(jobs), main_score(jobs))][1] == "training time, h"
         found = squares(accuracy)
         assert brightness(found[2, 5]) < brightness(found[1, 5])  # higher is better: darker
         assert found[1, 10].get_hatch()

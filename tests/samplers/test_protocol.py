@@ -177,7 +177,7 @@ def test_errors(sampler, y, options, message):
 @pytest.mark.parametrize(
     ("name", "setting", "value", "message"),
     [
-        ("copaint", "xi", 0.0, "is not possible; give a finite number above 0"),
+        ("copaint", "xi", 0.0, "is not possible; give a number in"),
         ("repaint", "jump_length", 0, "is not possible; give an integer of at least 1"),
         ("pigdm", "eta", 1.5, "is not possible; give a number in [0, 1]"),
         ("ddrm", "precision", "fp8", "is unknown; choose one of"),
