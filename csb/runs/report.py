@@ -103,7 +103,7 @@ def _description(problem: Problem) -> str:
     if isinstance(problem, FilePairs):
         return f"{problem.sizes['train']:,} own pairs to learn from, x {problem.x_shape} and y {problem.y_shape}."
     first = (type(problem).__doc__ or "").strip().splitlines()[0]
-    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first)
+    return re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", first).replace("``", "")
 
 
 def compare(

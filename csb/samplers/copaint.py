@@ -17,7 +17,10 @@ The learning rate adapts to each sample: a step that would raise φ_k is not tak
 paper's code tries again at once, at an unknown number of passes; here a trial is one of the G).
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from csb.process import ddim, mix
@@ -30,7 +33,7 @@ class CoPaint(DiffusionSampler):
     name = "copaint"
     label = "CoPaint"
     swept = ("xi", "ξ")
-    xi: Positive = 1.0
+    xi: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
     """ξ, in units of the likelihood's own deviation s_k; 1 is the derived one, less trusts y more."""
     gradient_steps: Rounds = 1
     """G. A step costs 1 + G forward and G backward passes."""
