@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import one_line
 from safetensors.torch import save_file
 
 import csb
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
 from csb.bridge.checkpoint import KINDS
 from csb.bridge.student import Student, StudentSpec, build_student
-from csb.errors import CSBError
 from csb.files import FORMAT, checksum, read_tensors, write_tensors
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.process import seeded
@@ -24,18 +24,13 @@ from csb.runs.load import CONFIG, WEIGHTS
 
 MLP = {"name": "mlp", "width": 8, "depth": 1}
 TRANSFORM = {"name": "standardise", "x_shape": [3], "y_shape": [2]}
-SPEC = BridgeSpec(
-    [1.0, 0.7, 0.1],
-    TRANSFORM,
-    KernelSpec(MLP, "x0", "diagonal", variance_floor=1e-4),
-    KernelSpec(MLP, "v", "diagonal", variance_floor=1e-4),
-)
+BACKWARD, FORWARD = (KernelSpec(MLP, name, "diagonal", variance_floor=1e-4) for name in ("x0", "v"))
 ABOUT = {"problem": {"name": "bod", "n_train": 5}, "versions": {"torch": "2"}, "shape": [1, 2], "note": None}
 SCHEDULE = {"name": "linear", "alpha_bar_end": 1e-4}
 IMAGE = {"name": "pixel_range", "x_shape": [1, 8, 8], "y_shape": [3]}
 UNET = {"name": "unet", "channels": 8, "multipliers": [1, 2]}
 MODELS = {
-    "bridge": lambda: build_bridge(SPEC, 1),
+    "bridge": lambda: build_bridge(BridgeSpec([1.0, 0.7, 0.1], TRANSFORM, BACKWARD, FORWARD, "bf16-mixed"), 1),
     "score": lambda: build_conditional(ConditionalSpec("score", MLP, TRANSFORM, SCHEDULE), 1),
     "flow": lambda: build_conditional(ConditionalSpec("flow", MLP, TRANSFORM), 1),
     "denoiser": lambda: build_denoiser(DenoiserSpec(MLP, (3,), 1.5), 1),
@@ -71,18 +66,13 @@ def write(path, data):
 
 
 def refused(path, *parts):
-    """Loading fails in one line that names the file, and takes less than 256 MiB of new memory; returns the line."""
+    """Loading fails in one line that names the file, and takes less than 256 MiB of new memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CSBError) as error:
-        load(path)
+    message = one_line(lambda: load(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
-    message = str(error.value)
-    assert "\n" not in message
     assert len(message) < 700
     assert path.name in message or str(path.parent) in message
-    for part in parts:
-        assert part in message
-    return message
+    assert [part for part in parts if part not in message] == []
 
 
 class TestRoundTrip:
@@ -99,28 +89,17 @@ class TestRoundTrip:
         assert all(torch.equal(again.state_dict()[key], value) for key, value in model.state_dict().items())
         assert os.listdir(tmp_path) == [path.name]
 
-    def test_a_unet_of_a_hole(self, tmp_path):
-        part = KernelSpec(UNET, "x0")
-        transform = {"name": "hole", "x_shape": [1, 8, 8], "box": [2, 2, 4, 4]}
-        save(build_bridge(BridgeSpec([1.0, 0.5], transform, part, part, "bf16-mixed")), tmp_path / "b", {})
-        again = load(tmp_path / "b")
-        assert again.precision == "bf16-mixed"
-        assert again.sample(torch.rand(2, 1, 8, 8), generator=seeded(1)).x.shape == (2, 1, 1, 8, 8)
-
     def test_what_is_not_saved(self, tmp_path):
-        with pytest.raises(CSBError, match="without a description"):
-            save(torch.nn.Linear(1, 1), tmp_path / "a", {})
-        for about in ({"a": float("nan")}, {"a": torch.zeros(1)}):
-            with pytest.raises(CSBError, match="not plain data"):
-                save(made("flow"), tmp_path / "a", about)
+        assert "without a description" in one_line(lambda: save(torch.nn.Linear(1, 1), tmp_path / "a", {}))
+        for value in (float("nan"), torch.zeros(1)):
+            about = {"a": value}
+            assert "not plain data" in one_line(lambda about=about: save(made("flow"), tmp_path / "a", about))
         assert os.listdir(tmp_path) == []
 
     def test_another_kind(self, tmp_path):
         save(made("flow"), tmp_path / "a", ABOUT)
-        with pytest.raises(CSBError, match="a holds a FlowNetwork, not a Bridge"):
-            csb.load(tmp_path / "a", "cpu")
-        with pytest.raises(CSBError, match="a holds a FlowNetwork, not a Student"):
-            load(tmp_path / "a", of=Student)
+        assert "a holds a FlowNetwork, not a Bridge" in one_line(lambda: csb.load(tmp_path / "a", "cpu"))
+        assert "a holds a FlowNetwork, not a Student" in one_line(lambda: load(tmp_path / "a", of=Student))
 
 
 def part(data):
@@ -271,10 +250,9 @@ class TestHostile:
     @pytest.mark.parametrize("whole", [True, False], ids=["pickle", "pickle in a zip"])
     def test_pickles_run_nothing(self, tmp_path, canary, whole):
         path = tmp_path / "bridge.pt"
+        torch.save({"format": FORMAT, "bridge": Canary()}, path)
         if whole:
             path.write_bytes(pickle.dumps(Canary()))
-        else:
-            torch.save({"format": FORMAT, "bridge": Canary()}, path)
         refused(path, "is damaged or not a csb file")
         pickle.loads(pickle.dumps(Canary()))  # the attack itself works
         Path(Canary.path).unlink()
@@ -301,9 +279,8 @@ class TestOlderFolders:
         (folder / CONFIG).write_text(text.replace(*change))
         refused(folder / WEIGHTS)
 
-    @pytest.mark.parametrize("text", [b"{", b"[]", b"\xff\xfe\x00", b"[" * 100_000, b'{"format": NaN}'])
-    def test_no_description(self, folder, text):
-        (folder / CONFIG).write_bytes(text)
+    def test_no_description(self, folder):
+        (folder / CONFIG).write_bytes(b"[" * 100_000)
         refused(folder / WEIGHTS, CONFIG)
         (folder / CONFIG).unlink()
         refused(folder / WEIGHTS, CONFIG)
@@ -321,9 +298,7 @@ class TestPlaces:
     @pytest.mark.parametrize("source", ["nowhere", "/etc/passwd", "/", "tests", "", "a\0b"])
     def test_not_a_bridge(self, source, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)  # no network here
-        with pytest.raises(CSBError) as error:
-            csb.load(source)
-        assert "\n" not in str(error.value)
+        one_line(lambda: csb.load(source))
 
     def test_a_link_out_of_the_folder_is_only_read(self, tmp_path):
         save(made("bridge"), tmp_path / "elsewhere", ABOUT)

@@ -14,47 +14,32 @@ GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
 REFERENCE = Reference(GRID)
 
 
-class TestLikelihoodsMinimum:
-    """x_{k−1} takes the values 0, 1, 4 with probabilities 1/2, 1/4, 1/4: mean 1.25, variance 2.6875."""
-
-    values = torch.tensor([0.0, 0.0, 1.0, 4.0])
-    mean, var = 1.25, 2.6875
-
-    def loss(self, mean, var, beta=0.3):
-        law = DiagonalGaussian(torch.as_tensor(mean).expand(4), torch.as_tensor(var).expand(4))
-        return Likelihood().loss(law, Target(self.values), torch.tensor(beta)).mean()
-
-    def test_is_the_conditional_mean_and_variance(self):
-        mean, var = torch.tensor(self.mean, requires_grad=True), torch.tensor(self.var, requires_grad=True)
-        self.loss(mean, var).backward()
-        assert abs(float(mean.grad)) < 1e-6
-        assert abs(float(var.grad)) < 1e-6
-        best = float(self.loss(self.mean, self.var))
-        for other in ((1.3, 2.6875), (1.2, 2.6875), (1.25, 2.8), (1.25, 2.6), (0.0, 1.0)):
-            assert float(self.loss(*other)) > best + 1e-4
-
-    @pytest.mark.parametrize("beta", [1e-4, 0.5])
-    def test_the_reference_step_scores_the_same_at_every_beta(self, beta):
-        law = DiagonalGaussian(torch.zeros(3, 2), torch.full((3, 2), beta))
-        loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
-        torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
-
-
-def test_the_full_likelihoods_minimum_is_the_conditional_covariance():
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_the_likelihoods_minimum_is_the_conditional_mean_and_covariance(kind):
     states = torch.randn(40, 2, generator=seeded(7)) @ torch.tensor([[1.0, 0.7], [0.0, 0.5]])
     mean, cov = states.mean(0), states.T.cov(correction=0)
+    diagonal = torch.diag(cov.diagonal())
 
     def loss(mean, cov):
-        root = torch.linalg.inv(torch.linalg.cholesky(cov))
-        law = FullGaussian(mean.expand(40, 2), *unpacked(root.expand(40, 2, 2)))
+        root = torch.linalg.inv(torch.linalg.cholesky(cov)).expand(40, 2, 2)
+        law = DiagonalGaussian(mean.expand(40, 2), cov.diagonal().expand(40, 2))
+        law = law if kind == "diagonal" else FullGaussian(law.mean, *unpacked(root))
         return Likelihood().loss(law, Target(states), torch.full((40,), 0.3)).sum(1).mean()
 
-    shift = torch.zeros(2, requires_grad=True)
-    change = torch.zeros(2, 2, requires_grad=True)
-    loss(mean + shift, cov + change + change.T).backward()
+    best, shift, change = diagonal if kind == "diagonal" else cov, torch.zeros(2), torch.zeros(2, 2)
+    loss(mean + shift.requires_grad_(), best + change.requires_grad_() + change.T).backward()
     assert float(shift.grad.abs().max()) < 1e-5
     assert float(change.grad.abs().max()) < 1e-4
-    assert float(loss(mean, torch.diag(cov.diagonal()))) > float(loss(mean, cov)) + 0.1
+    for other in ((mean + 0.05, best), (mean, 1.1 * best), (mean, 0.9 * best)):
+        assert float(loss(*other)) > float(loss(mean, best)) + 1e-4
+    assert kind == "diagonal" or float(loss(mean, diagonal)) > float(loss(mean, cov)) + 0.1
+
+
+@pytest.mark.parametrize("beta", [1e-4, 0.5])
+def test_the_reference_step_scores_the_same_at_every_beta(beta):
+    law = DiagonalGaussian(torch.zeros(3, 2), torch.full((3, 2), beta))
+    loss = Likelihood().loss(law, Target(torch.full((3, 2), beta**0.5)), torch.full((3,), beta))
+    torch.testing.assert_close(loss, torch.full((3, 2), 0.5 + 0.5 * math.log(2 * math.pi)))
 
 
 def test_mean_matching_is_the_squared_error_over_beta():
@@ -66,36 +51,23 @@ def test_mean_matching_is_the_squared_error_over_beta():
 class TestFirstTarget:
     """The target integrates x_{k−1} | x_k, x_0 out: it is the mean over simulated x_{k−1}."""
 
-    N = 400_000
-
-    def draws(self, k):
-        x_k, x_0 = torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
-        step = torch.tensor([k])
-        law, n = REFERENCE.pinned_start(k), self.N
-        previous = law.draw(x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
-        return step, x_k, x_0, previous
-
     @pytest.mark.parametrize("k", [1, 2, 4])
-    def test_likelihood(self, k):
-        step, x_k, x_0, previous = self.draws(k)
-        target = Likelihood().first_target(REFERENCE, step, x_k, x_0)
-        error = 5 * float(previous.std()) / self.N**0.5 + 1e-5
-        torch.testing.assert_close(target.mean[0], previous.mean(0), atol=error, rtol=0)
-        var = torch.as_tensor(target.var).expand(1, 2)[0]
-        torch.testing.assert_close(var, previous.var(0), rtol=0.02, atol=1e-6)
-        assert (float(var[0]) == 0) == (k == 1)
-
-    @pytest.mark.parametrize("k", [1, 2, 4])
-    def test_mean_matching(self, k):
-        step, x_k, x_0, previous = self.draws(k)
-        scale = (1 - GRID.beta[k]).sqrt().float()
-        each = x_k + scale * previous - scale * x_k  # x_k + m_F(x_{k−1}) − m_F(x_k)
-        target = MeanMatching().first_target(REFERENCE, step, x_k, x_0)
-        error = 5 * float(each.std()) / self.N**0.5 + 1e-5
+    @pytest.mark.parametrize("objective", [Likelihood(), MeanMatching()])
+    def test_is_the_mean_over_draws(self, objective, k):
+        n, x_k, x_0 = 400_000, torch.tensor([[0.4, -1.5]]), torch.tensor([[1.2, 0.3]])
+        each = REFERENCE.pinned_start(k).draw(x_k.expand(n, 2), x_0.expand(n, 2), seeded(1, k))
+        target = objective.first_target(REFERENCE, torch.tensor([k]), x_k, x_0)
+        if objective.caches == "targets":
+            scale = (1 - GRID.beta[k]).sqrt().float()
+            each = x_k + scale * each - scale * x_k  # x_k + m_F(x_{k−1}) − m_F(x_k)
+            assert target.var == 0.0
+        else:
+            torch.testing.assert_close(target.var.expand(1, 2)[0], each.var(0), rtol=0.02, atol=1e-6)
+            assert (float(target.var) == 0) == (k == 1)
+        error = 5 * float(each.std()) / n**0.5 + 1e-5
         torch.testing.assert_close(target.mean[0], each.mean(0), atol=error, rtol=0)
-        assert target.var == 0.0
 
-    @pytest.mark.parametrize("name", list(OBJECTIVES))
+    @pytest.mark.parametrize("name", OBJECTIVES)
     def test_batches_of_different_steps(self, name):
         objective, k = OBJECTIVES[name](), torch.tensor([1, 4, 2])
         x_k, x_0 = torch.randn(3, 1, 2, 2, generator=seeded(2)), torch.randn(3, 1, 2, 2, generator=seeded(3))
@@ -103,27 +75,6 @@ class TestFirstTarget:
         for i in range(3):
             alone = objective.first_target(REFERENCE, k[i : i + 1], x_k[i : i + 1], x_0[i : i + 1])
             torch.testing.assert_close(whole.mean[i], alone.mean[0])
-
-
-class TestCachedTarget:
-    def case(self, exact_bridge, source):
-        exact = exact_bridge("fixed", iterations=2)
-        kernel = exact.bridge.kernel(source)
-        start, c = torch.randn(5, 2, generator=seeded(1)), torch.randn(5, 2, generator=seeded(2))
-        k = torch.tensor([3])
-        with torch.no_grad():
-            step = kernel(start, k, c)
-            end = step.draw(torch.randn(len(start), kernel.noise_size, generator=seeded(3)))
-            target = {n: OBJECTIVES[n]().cached_target(kernel, k, start, end, step.mean, c) for n in OBJECTIVES}
-        kernels = exact.steps[-1 if source == "forward" else -2].kernels
-        return target, start, end, kernels[2], c
-
-    @pytest.mark.parametrize("source", ["forward", "backward"])
-    def test_mean_matching_is_the_designs_formula(self, exact_bridge, source):
-        # Backward fit: x_k + m_F(x_{k−1}) − m_F(x_k); forward fit: x_{k−1} + m_B(x_k) − m_B(x_{k−1}).
-        targets, start, end, kernel, c = self.case(exact_bridge, source)
-        expected = end + kernel.mean(start, c) - kernel.mean(end, c)
-        torch.testing.assert_close(targets["mean_matching"], expected, rtol=1e-4, atol=1e-5)
 
 
 class TestBridged:
@@ -157,14 +108,11 @@ class TestBridged:
     def test_the_ends_themselves(self):
         x_0, x_T = (part[:3] for part in self.ends())
         k = torch.tensor([1, 2, 4])
-        x, target = bridged(REFERENCE, "backward", k, x_0, x_T, seeded(1))
-        torch.testing.assert_close(x[2], x_T[2])
-        torch.testing.assert_close(target.mean[0], x_0[0])
-        assert float(target.var[0]) == 0
-        x, target = bridged(REFERENCE, "forward", k, x_0, x_T, seeded(1))
-        torch.testing.assert_close(x[0], x_0[0])
-        torch.testing.assert_close(target.mean[2], x_T[2])
-        assert float(target.var[2]) == 0
+        for direction, state, target_at in (("backward", (2, x_T), (0, x_0)), ("forward", (0, x_0), (2, x_T))):
+            x, target = bridged(REFERENCE, direction, k, x_0, x_T, seeded(1))
+            torch.testing.assert_close(x[state[0]], state[1][state[0]])
+            torch.testing.assert_close(target.mean[target_at[0]], target_at[1][target_at[0]])
+            assert float(target.var[target_at[0]]) == 0
 
 
 def test_a_drawn_target_has_the_targets_law():

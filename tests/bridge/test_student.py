@@ -1,20 +1,17 @@
-"""Students: jumps, their coefficients, warm starts, files, and what is refused."""
+"""Students: jumps, their coefficients, warm starts, and what is refused; exact ones of affine bridges' reciprocals."""
+
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.bridge.kernel import PARAMETRISATIONS, coefficients, jump_coefficients
-from csb.bridge.student import (
-    StudentSpec,
-    automatic_law,
-    build_student,
-    warm_start,
-)
+from csb.bridge.student import StudentSpec, automatic_law, build_student, warm_start
 from csb.errors import CSBError
+from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose
 from csb.process import Grid, Power, Reference, seeded
-from tests.bridge.student_models import exact_student
-from tests.conftest import make_untrained_bridge
+from tests.conftest import make_exact_bridge, make_untrained_bridge
 
 GRID = Grid.from_schedule(Power(0.1, 2.0), 4)
 MLP = {"name": "mlp", "width": 8, "depth": 1}
@@ -23,20 +20,69 @@ HOLE = {"name": "hole", "x_shape": [1, 8, 8], "box": [2, 2, 4, 4]}
 VECTORS = {"name": "standardise", "x_shape": [3], "y_shape": [2]}
 
 
+class ExactStudent(NamedTuple):
+    """A student, its bridge, the law of x_0 given y, and q_k as affine kernels by level."""
+
+    student: object
+    bridge: object
+    law: AffineGaussian
+    jumps: dict[int, AffineKernel]
+
+
+def reciprocal_jump(whole, grid, k):
+    """Π(x_0 | x_k, y) for end points x_T ~ N(0, I), x_0 | x_T ~ ``whole``."""
+    near, far, var = (float(v) for v in Reference(grid).pinned_both(k))
+    identity = torch.eye(2).double()
+    law = AffineGaussian(whole.N, whole.c, whole.M @ whole.M.T + whole.S)
+    to = near * whole.M + far * identity
+    P = to @ to.T + near**2 * whole.S + var * identity
+    J = (near * law.P + far * whole.M) @ torch.linalg.inv(P)
+    return AffineKernel(J, law.U - near * J @ law.U, law.u - near * J @ law.u, law.P - J @ P @ J.T)
+
+
+def exact_student(iterations=1, calls=(1, 2, 4), T=4):
+    """Of the bridge after a few iterations, with T steps: far from the Schrödinger bridge after one."""
+    exact = make_exact_bridge("full", iterations=iterations, T=T)
+    whole = compose(exact.steps[-2].kernels[::-1])  # x_T ↦ x_0
+    network = {"name": "affine", "steps": T}
+    spec = StudentSpec(
+        exact.spec.alpha_bar, exact.spec.transform, network, "v", "full", list(calls), variance_floor=0.0
+    )
+    student, jumps = build_student(spec), {}
+    with torch.no_grad():
+        for k in range(1, T + 1):
+            jumps[k] = M, N, c, S = reciprocal_jump(whole, exact.grid, k)
+            skip, gain = student.kernel.steps[1:3, k].double()
+            student.network.weight[k] = torch.cat([M - skip * torch.eye(2), N], dim=1) / gain
+            student.network.bias[k] = c / gain
+            factor = torch.linalg.cholesky(S)
+            rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
+            width = 1 - exact.grid.alpha_bar[k]
+            student.network.spread[k] = rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / width).log())
+    return ExactStudent(student, exact.bridge, AffineGaussian(whole.N, whole.c, whole.M @ whole.M.T + whole.S), jumps)
+
+
 def spec(law, **more):
     transform, network = (HOLE, UNET) if law == "generator" else (VECTORS, MLP)
     made = StudentSpec(GRID.alpha_bar.tolist(), transform, network, "v", law, [1, 2, 4], components=3)
     return made.replace(**more)
 
 
+def moved(model):
+    """The model with weights away from where they start."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=seeded(2)))
+    return model
+
+
 class TestJumps:
     def test_x0_is_the_output_and_v_turns_the_state(self):
-        skip, gain = jump_coefficients("x0", GRID)
-        assert skip[1:].abs().max() == 0
-        torch.testing.assert_close(gain[1:], torch.ones(4, dtype=torch.float64))
-        skip, gain = jump_coefficients("v", GRID)
-        torch.testing.assert_close(skip[1:], GRID.alpha_bar[1:].sqrt())
-        torch.testing.assert_close(gain[1:], -(1 - GRID.alpha_bar[1:]).sqrt())
+        x0, v = (jump_coefficients(name, GRID) for name in ("x0", "v"))
+        assert x0.skip[1:].abs().max() == 0
+        torch.testing.assert_close(x0.gain[1:], torch.ones(4, dtype=torch.float64))
+        torch.testing.assert_close(v.skip[1:], GRID.alpha_bar[1:].sqrt())
+        torch.testing.assert_close(v.gain[1:], -(1 - GRID.alpha_bar[1:]).sqrt())
 
     @pytest.mark.parametrize("name", [name for name in PARAMETRISATIONS if name != "drift"])
     def test_the_mean_is_what_a_step_with_the_same_output_says_of_x0(self, name):
@@ -59,14 +105,11 @@ class TestJumps:
         torch.testing.assert_close(law.covariance(), expected, rtol=1e-4, atol=2e-6)
 
 
-class TestLevels:
-    def test_they_start_at_T_and_fall_evenly(self):
-        student = build_student(spec("mixture"))
-        assert [student.levels(calls) for calls in (1, 2, 4)] == [[4], [4, 2], [4, 3, 2, 1]]
-
-    def test_calls_that_it_is_not_fitted_for(self):
-        with pytest.raises(CSBError, match=r"calls=3 is not among those that the sampler is fitted for; .* 1, 2, 4"):
-            build_student(spec("mixture")).levels(3)
+def test_levels_start_at_T_and_fall_evenly():
+    student = build_student(spec("mixture"))
+    assert [student.levels(calls) for calls in (1, 2, 4)] == [[4], [4, 2], [4, 3, 2, 1]]
+    with pytest.raises(CSBError, match=r"calls=3 is not among those that the sampler is fitted for; .* 1, 2, 4"):
+        student.levels(3)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -74,53 +117,41 @@ def test_an_exact_student_is_consistent_in_law(k):
     """q_k(· | x_k) = ∫ Π(dx_j | x_k) q_j(· | x_j) where Π is Markov: at the recursion's end, a Schrödinger bridge."""
     _, bridge, _, jumps = exact_student(iterations=12)
     for j in range(1, k):
-        step = jumps[k]
+        step, there = jumps[k], jumps[j]
         near, far, var = (float(v) for v in Reference(bridge.grid.keep(0, j, k)).pinned_start(2))
-        to, there = near * torch.eye(2).double() + far * step.M, jumps[j]
-        M, N = there.M @ to, far * there.M @ step.N + there.N
+        M, N = there.M @ (near * torch.eye(2).double() + far * step.M), far * there.M @ step.N + there.N
         S = there.M @ (far**2 * step.S + var * torch.eye(2)) @ there.M.T + there.S
-        torch.testing.assert_close(M, step.M, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(N, step.N, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(S, step.S, rtol=1e-3, atol=1e-4)
+        for found, expected in zip((M, N, S), (step.M, step.N, step.S)):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-class TestGenerator:
-    def test_noise_moves_the_draws_and_its_absence_does_not(self):
-        student = build_student(spec("generator", noise=2), 1)
-        with torch.no_grad():
-            for p in student.parameters():
-                p.add_(0.1 * torch.randn(p.shape, generator=seeded(2)))
-        assert student.noise_size == 2 * 16
-        z, code = torch.randn(3, 1, 4, 4, generator=seeded(0)), student.encode(torch.zeros(3, 1, 8, 8))
-        noise = torch.randn(3, 32, generator=seeded(3))
-        one, same, other = (student.draw(z, torch.tensor([2]), code, e) for e in (noise, noise, noise + 0.5))
-        assert one.shape == z.shape
-        assert torch.equal(one, same)
-        assert not torch.allclose(one, other)
+def test_noise_moves_the_draws_of_a_generator_and_its_absence_does_not():
+    student = moved(build_student(spec("generator", noise=2), 1))
+    assert student.noise_size == 2 * 16
+    z, context = torch.randn(3, 1, 4, 4, generator=seeded(0)), student.encode(torch.zeros(3, 1, 8, 8))
+    noise = torch.randn(3, 32, generator=seeded(3))
+    one, same, other = (student.draw(z, torch.tensor([2]), context, e) for e in (noise, noise, noise + 0.5))
+    assert one.shape == z.shape
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
 
 
 class TestWarmStart:
     def test_a_generator_begins_at_the_mean_that_the_bridge_sees(self):
         part = KernelSpec(UNET, "x0", "low_rank", rank=2)
-        bridge = build_bridge(BridgeSpec(GRID.alpha_bar.tolist(), HOLE, part, part), 1)
-        with torch.no_grad():
-            for p in bridge.parameters():
-                p.add_(0.1 * torch.randn(p.shape, generator=seeded(2)))
+        kernel = moved(build_bridge(BridgeSpec(GRID.alpha_bar.tolist(), HOLE, part, part), 1)).backward_kernel
         student = build_student(spec("generator", noise=2, parametrisation="x0"), 3)
-        warm_start(student, bridge.backward_kernel)
+        warm_start(student, kernel)
         z, c = torch.randn(3, 1, 4, 4, generator=seeded(0)), torch.randn(3, 1, 8, 8, generator=seeded(1))
         k = torch.tensor([1, 2, 4])
         drawn = student.draw(z, k, student.encode(c), torch.zeros(3, student.noise_size))
-        kernel = bridge.backward_kernel
-        out = kernel.network(z, k / 4, kernel.encode(c))[:, 0]
-        torch.testing.assert_close(drawn, out)
+        torch.testing.assert_close(drawn, kernel.network(z, k / 4, kernel.encode(c))[:, 0])
 
     def test_a_density_takes_all_but_the_last_layer(self):
-        bridge = make_untrained_bridge(3, 2)
-        student = build_student(spec("mixture", network={**MLP, "width": 16}))
+        teacher, student = make_untrained_bridge(3, 2), build_student(spec("mixture", network={**MLP, "width": 16}))
         before = student.network.exit[1].weight.clone()
-        warm_start(student, bridge.backward_kernel)
-        assert torch.equal(student.network.entry.weight, bridge.backward_kernel.network.entry.weight)
+        warm_start(student, teacher.backward_kernel)
+        assert torch.equal(student.network.entry.weight, teacher.backward_kernel.network.entry.weight)
         assert torch.equal(student.network.exit[1].weight, before)
 
 

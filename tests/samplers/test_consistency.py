@@ -11,8 +11,7 @@ from csb.training.distil import DistilSettings, train_student
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
-from tests.bridge.student_models import exact_student
-from tests.bridge.test_student import HOLE, UNET
+from tests.bridge.test_student import HOLE, UNET, exact_student
 from tests.conftest import make_exact_bridge, move_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")

@@ -1,0 +1,177 @@
+"""The laws of single steps: likelihoods, with an uncertain target too, and draws, against closed forms."""
+
+import pytest
+import torch
+from conftest import mixture_of, unpacked
+from torch.distributions import Categorical, LowRankMultivariateNormal, MixtureSameFamily, MultivariateNormal
+
+from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, low_rank_nll
+from csb.process import seeded
+
+MEAN = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])  # two states of shape (1, 3): flattening matters
+ROOT = torch.tensor([[[2.0, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[0.5, 0, 0], [0, 3.0, 0], [1, 0.5, 1.3]]])
+VAR = torch.tensor([[[0.5, 0.1, 2.0]], [[1.0, 0.3, 0.2]]])
+LOW = torch.tensor([[[0.5, 0.1], [-1.0, 0.2], [0.3, 0.7]], [[0.0, 0.4], [2.0, 0.1], [0.5, -0.6]]])
+WEIGHTS, MEANS = torch.tensor([[0.2, 0.8], [0.6, 0.4]]), torch.stack([MEAN, 0.5 - MEAN], dim=1)
+ROOTS = torch.stack([ROOT, ROOT.flip(0)], dim=1)  # of the components, in two orders
+LAWS = {  # how it is made, of what, and what it is
+    "diagonal": (DiagonalGaussian, (MEAN, VAR), torch.diag_embed(VAR[:, 0])),
+    "full": (FullGaussian, (MEAN, *unpacked(ROOT)), torch.linalg.inv(ROOT.mT @ ROOT)),
+    "low_rank": (LowRankGaussian, (MEAN, VAR, LOW), torch.diag_embed(VAR[:, 0]) + LOW @ LOW.mT),
+    "mixture": (mixture_of, (WEIGHTS.log(), MEANS, *unpacked(ROOTS)), torch.linalg.inv(ROOTS.mT @ ROOTS)),
+}
+GAUSSIANS = ("diagonal", "full", "low_rank")
+
+
+def exact(kind):
+    if kind == "mixture":
+        return MixtureSameFamily(Categorical(WEIGHTS), MultivariateNormal(MEANS[:, :, 0], LAWS[kind][2]))
+    return MultivariateNormal(MEAN[:, 0], LAWS[kind][2])
+
+
+def law(kind, n=None):
+    """The law of both states, or that of the second for n states."""
+    make, parts, _ = LAWS[kind]
+    return make(*parts) if n is None else make(*(part[1:].expand(n, *part.shape[1:]) for part in parts))
+
+
+@pytest.mark.parametrize("kind", LAWS)
+class TestEveryLaw:
+    def test_mean_and_covariance(self, kind):
+        found = law(kind)
+        torch.testing.assert_close(found.mean[:, 0], exact(kind).mean)
+        torch.testing.assert_close(found.covariance().diagonal(dim1=1, dim2=2), exact(kind).variance)
+        if kind in GAUSSIANS:
+            torch.testing.assert_close(found.covariance(), LAWS[kind][2], rtol=1e-4, atol=1e-5)
+
+    def test_a_known_target(self, kind):
+        target = MEAN + torch.tensor([[[0.2, -0.3, 0.5]], [[1.0, 0.1, 0.2]]])
+        found = law(kind).nll(target)
+        assert found.shape == target.shape
+        torch.testing.assert_close(found.sum((1, 2)), -exact(kind).log_prob(target[:, 0]), rtol=1e-4, atol=1e-4)
+
+    def test_draws_have_the_law(self, kind):
+        n, cov = 400_000, law(kind).covariance()[1]
+        size = 3 + {"low_rank": 2, "mixture": 1}.get(kind, 0)
+        draws = law(kind, n).draw(torch.randn(n, size, generator=seeded(5)))
+        assert draws.shape == (n, 1, 3)
+        assert bool(((draws.mean(0)[0] - law(kind).mean[1, 0]).abs() < 5 * (cov.diagonal() / n).sqrt()).all())
+        factor = 8 if kind == "mixture" else 5
+        torch.testing.assert_close(draws[:, 0].T.cov(), cov, atol=factor * float(cov.max()) * (2 / n) ** 0.5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_a_target_with_variance_is_the_mean_over_its_draws(kind):
+    target, var = MEAN + 0.4, torch.tensor([0.5, 0.02]).reshape(2, 1, 1)
+    draws = target + var.sqrt() * torch.randn(200_000, 2, 1, 3, generator=seeded(4))
+    each = -exact(kind).log_prob(draws[:, :, 0])
+    error = each.std(0) / len(each) ** 0.5
+    assert bool(((law(kind).nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
+
+
+def test_draws_of_a_mixture_have_the_weights():
+    n = 100_000
+    means = torch.tensor([[-100.0, 0.0, 100.0]]).expand(n, 3)[..., None]
+    log_weights = torch.tensor([[0.1, 0.3, 0.6]]).log().expand(n, 3)
+    found = mixture_of(log_weights, means, torch.zeros(n, 3, 1, 1), torch.ones(n, 3, 1))
+    draws = found.draw(torch.randn(n, 2, generator=seeded(6)))[:, 0]
+    shares = torch.stack([(draws < -50).float().mean(), (draws.abs() < 50).float().mean()])
+    torch.testing.assert_close(shares, torch.tensor([0.1, 0.3]), atol=0.007, rtol=0)
+
+
+def test_of_the_rows_of_a_full_law_only_the_part_below_the_diagonal_counts():
+    rows = torch.tensor([[[9.0, 9.0], [-0.5, 9.0]]])
+    found = FullGaussian(torch.zeros(1, 2), rows, torch.tensor([[4.0, 9.0]]))
+    torch.testing.assert_close(found.covariance(), torch.tensor([[[4.0, 2.0], [2.0, 10.0]]]))
+
+
+class TestPrecision:
+    """Likelihoods and draws are not rounded to bfloat16 where a training runs under autocast."""
+
+    G = seeded(3)
+    mean, target = torch.randn(4, 1, 3, 4, generator=G), torch.randn(4, 1, 3, 4, generator=G)
+    var = torch.rand(4, 1, 3, 4, generator=G) * 1e-3 + 4e-4
+    low, rows = torch.randn(4, 12, 8, generator=G), torch.randn(4, 2, 12, 12, generator=G)
+    laws = {  # and the numbers that a draw takes
+        "low_rank": (LowRankGaussian(mean, var, low), 20),
+        "full": (FullGaussian(mean, rows[:, 0], var.flatten(1)), 12),
+        "mixture": (
+            mixture_of(
+                torch.randn(4, 2, generator=G).log_softmax(1),
+                torch.stack([mean, -mean], 1),
+                rows,
+                var.flatten(1)[:, None].repeat(1, 2, 1),
+            ),
+            13,
+        ),
+    }
+
+    @pytest.mark.parametrize("name", laws)
+    def test_autocast_changes_nothing(self, name):
+        found, size = self.laws[name]
+        noise, tau = torch.randn(4, size, generator=seeded(4)), 0.0 if name == "mixture" else 0.1
+        plain = found.nll(self.target, tau), found.draw(noise)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = found.nll(self.target, tau), found.draw(noise)
+        assert all(torch.equal(a, b) for a, b in zip(plain, inside))
+
+    def test_a_factor_of_many_magnitudes_is_still_factored(self):
+        low = self.low * torch.logspace(-3, 2, 8)
+        parts = (part.double() for part in (self.mean.flatten(1), low, self.var.flatten(1)))
+        expected = -LowRankMultivariateNormal(*parts).log_prob(self.target.flatten(1).double())
+        found = LowRankGaussian(self.mean, self.var, low).nll(self.target).flatten(1).sum(1).double()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+TAUS = {"no": 0.0, "one": 0.7, "each": torch.tensor([0.0, 0.1, 1.0, 9.0])[:, None, None, None]}
+
+
+class TestLowRankLikelihood:
+    """Against torch's dense one, its gradient against automatic differentiation of that."""
+
+    def parts(self, smallest=0.1):
+        """Errors, variances from a smallest on, and low-rank roots, in double precision."""
+        g = seeded(0)
+        error, var, low = (torch.randn(4, *of, generator=g, dtype=torch.double) for of in ((9,), (9,), (9, 3)))
+        return [part.requires_grad_() for part in (error, smallest + torch.sigmoid(3 * var) ** 4, low)]
+
+    def dense(self, error, var, low, tau):
+        """The same by d × d matrices."""
+        covariance = torch.diag_embed(var) + low @ low.mT
+        trace = torch.linalg.inv(covariance).diagonal(dim1=1, dim2=2).sum(1)
+        tau = torch.as_tensor(tau, dtype=torch.double).reshape(-1)
+        return 0.5 * tau * trace - MultivariateNormal(torch.zeros_like(error), covariance).log_prob(error)
+
+    @pytest.mark.parametrize("smallest", [0.1, 1e-6])
+    @pytest.mark.parametrize("tau", TAUS.values(), ids=TAUS)
+    def test_value_and_gradient(self, tau, smallest):
+        inputs, weights = self.parts(smallest), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.double)
+        found, expected = low_rank_nll(*inputs, tau), self.dense(*inputs, tau)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
+        gradients = (torch.autograd.grad(value @ weights, inputs) for value in (found, expected))
+        for mine, its in zip(*gradients):
+            torch.testing.assert_close(mine, its, rtol=1e-6, atol=1e-6 * float(its.abs().max()))
+
+    def test_gradients_only_where_they_are_asked_for(self):
+        error, var, low = self.parts()
+        with torch.no_grad():
+            assert not low_rank_nll(error, var, low).requires_grad
+        (alone,) = torch.autograd.grad(low_rank_nll(error, var.detach(), low.detach()).sum(), error)
+        assert torch.equal(alone, torch.autograd.grad(low_rank_nll(error, var, low).sum(), error)[0])
+
+    def test_single_precision_gets_gradients_of_its_own_and_double_inside(self):
+        """Variances of 1e-4 beside a root of order 10: M reaches 1e7, beyond what float32 factors."""
+        error, var, low = (part.detach().float() for part in self.parts())
+        inputs = [error.requires_grad_(), (1e-4 * var).requires_grad_(), (10 * low).requires_grad_()]
+        exact_inputs = [part.detach().double().requires_grad_() for part in inputs]
+        found, expected = low_rank_nll(*inputs, 1e-5), self.dense(*exact_inputs, 1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        pairs = zip(torch.autograd.grad(found.sum(), inputs), torch.autograd.grad(expected.sum(), exact_inputs))
+        for mine, its in pairs:
+            assert mine.dtype == torch.float32
+            torch.testing.assert_close(mine.double(), its, rtol=1e-4, atol=1e-6 * float(its.abs().max()))
+
+    def test_what_cannot_be_factored_is_nan(self):
+        error, var, low = (part.detach() for part in self.parts())
+        low[1, 0, 0] = float("nan")
+        assert torch.isnan(low_rank_nll(error, var, low)).tolist() == [False, True, False, False]
