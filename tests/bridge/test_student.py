@@ -44,11 +44,8 @@ def exact_student(iterations=1, calls=(1, 2, 4), T=4):
     """Of the bridge after a few iterations, with T steps: far from the Schrödinger bridge after one."""
     exact = make_exact_bridge("full", iterations=iterations, T=T)
     whole = compose(exact.steps[-2].kernels[::-1])  # x_T ↦ x_0
-    network = {"name": "affine", "steps": T}
-    spec = StudentSpec(
-        exact.spec.alpha_bar, exact.spec.transform, network, "v", "full", list(calls), variance_floor=0.0
-    )
-    student, jumps = build_student(spec), {}
+    own = exact.spec.alpha_bar, exact.spec.transform, {"name": "affine", "steps": T}, "v", "full", list(calls)
+    student, jumps = build_student(StudentSpec(*own, variance_floor=0.0)), {}
     with torch.no_grad():
         for k in range(1, T + 1):
             jumps[k] = M, N, c, S = reciprocal_jump(whole, exact.grid, k)
