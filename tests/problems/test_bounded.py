@@ -34,17 +34,20 @@ def uniform(n, key=0):
     u = torch.rand(n, 3, generator=generator)
     x = torch.stack([2 * u[:, 0] - 1, 0.1 + 0.2 * u[:, 1], 5 + 2 * torch.randn(n, generator=generator)], 1)
     low, high = SUPPORT.tensors(x)
-    return x.clamp(low, high), torch.randn(n, 2, generator=generator)
+    return Pairs(x.clamp(low, high), torch.randn(n, 2, generator=generator))
+
+
+def fit(kind, pairs):
+    return make_bounded(kind, (3,), (2,), SUPPORT).fit(Rows.of(pairs))
 
 
 @pytest.fixture(params=KINDS)
 def fitted(request):
-    x, y = uniform(20_000)
-    return make_bounded(request.param, (3,), (2,), SUPPORT).fit(Rows.of(Pairs(x, y)))
+    return fit(request.param, uniform(20_000))
 
 
 def test_round_trip_in_float32(fitted):
-    x, y = uniform(5000, 1)
+    x, y, _ = uniform(5000, 1)
     z = fitted.encode_x(x)
     assert z.dtype == torch.float32
     back = fitted.decode(z, y)
@@ -56,14 +59,14 @@ def test_round_trip_in_float32(fitted):
 def test_decode_lies_in_the_closed_box_for_any_state(fitted):
     generator = seeded(4)
     size = 10.0 ** (60 * torch.rand(20_000, 1, generator=generator) - 30)
-    z = size * torch.randn(20_000, 3, generator=generator)
-    z = torch.cat([z, torch.zeros(1, 3), torch.full((1, 3), 1e30), torch.full((1, 3), -1e30)])
+    ends = torch.tensor([[0.0], [1e30], [-1e30]]).expand(3, 3)
+    z = torch.cat([size * torch.randn(20_000, 3, generator=generator), ends])
     x = fitted.decode(z, torch.zeros(len(z), 2))
     assert bool(torch.isfinite(x).all())
     assert bool(SUPPORT.contains(x).all())
     if fitted.name == "probit":
         with pytest.raises(CSBError, match="1 of 50 x lie outside the box"):
-            fitted.encode_x(torch.cat([uniform(49)[0], torch.tensor([[1.5, 0.2, 0.0]])]))
+            fitted.encode_x(torch.cat([uniform(49).x, torch.tensor([[1.5, 0.2, 0.0]])]))
     if fitted.name == "reflect":  # no atom, at a bound or elsewhere
         x = fitted.decode(3 * torch.randn(20_000, 3, generator=generator), torch.zeros(20_000, 2))
         assert len(x[:, 0].unique()) > 19_000
@@ -72,13 +75,12 @@ def test_decode_lies_in_the_closed_box_for_any_state(fitted):
 def test_values_at_the_bounds_stay_finite(fitted):
     x = torch.tensor([[-1.0, 0.1, 5.0], [1.0, 0.3, 5.0]])
     z = fitted.encode_x(x)
-    assert bool(torch.isfinite(z).all())
     assert float(z.abs().max()) < 5.5
     torch.testing.assert_close(fitted.decode(z, torch.zeros(2, 2)), x, atol=3 * EDGE, rtol=1e-6)
 
 
 def test_spec_is_strict_json_and_restores(fitted):
-    x, y = uniform(100, 2)
+    x, y, _ = uniform(100, 2)
     text = json.dumps(fitted.spec(), allow_nan=False)
     assert json.loads(text)["low"] == [-1.0, 0.1, None]
     again = build_transform(json.loads(text))
@@ -96,7 +98,7 @@ class TestPreimage:
     """Reflect.preimage: the fold undone at random."""
 
     def test_decodes_to_the_same_x(self, fitted):
-        x, y = uniform(20_000, 1)
+        x, y, _ = uniform(20_000, 1)
         z = fitted.encode_x(x)
         moved = fitted.preimage(z, seeded(1))
         torch.testing.assert_close(fitted.decode(moved, y), x, atol=3e-6, rtol=1e-6)
@@ -106,9 +108,9 @@ class TestPreimage:
 
     def test_trainings_take_it(self):
         """csb.training.pairs.encoded, the only way from pairs to what is fitted."""
-        x, y = uniform(5000)
-        t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(Rows.of(Pairs(x, y)))
-        pairs, rows = encoded(t, Rows.of(Pairs(x, y))), torch.arange(5000)
+        x, y, _ = both = uniform(5000)
+        t, rows = fit("reflect", both), torch.arange(5000)
+        pairs = encoded(t, Rows.of(both))
         (z, c), plain = pairs.rows(rows, seeded(0)), t.encode_x(x)
         moved = z != plain
         assert 0.005 < float(moved[:, :2].float().mean()) < 0.2
@@ -120,28 +122,26 @@ class TestPreimage:
 
     def test_density_crosses_the_wall_as_the_formula_says(self):
         """x uniform: the density of states is Φ(signed distance/s)."""
-        x, y = uniform(400_000)
-        t = make_bounded("reflect", (3,), (2,), SUPPORT).fit(Rows.of(Pairs(x, y)))
-        s = float(t.softness[0])
-        width = float(2 / t.x_std[0])
+        pairs = uniform(400_000)
+        t = fit("reflect", pairs)
+        s, width = float(t.softness[0]), float(2 / t.x_std[0])
         assert 0.01 < s <= width / 8
-        z = t.preimage(t.encode_x(x), seeded(2))[:, 0]
+        z = t.preimage(t.encode_x(pairs.x), seeded(2))[:, 0]
         bound = float((1 - t.x_mean[0]) / t.x_std[0])
         edges = torch.linspace(-4 * s, 4 * s, 33)
         counts = torch.histc(bound - z, 32, -4 * s, 4 * s).double()  # positive: inside
         inside = torch.special.ndtr(edges / s).double()
         middle = torch.special.ndtr((edges[1:] + edges[:-1]) / 2 / s).double()
         simpson = (inside[1:] + inside[:-1] + 4 * middle) / 6
-        expected = len(x) / width * (8 * s / 32) * simpson
+        expected = len(z) / width * (8 * s / 32) * simpson
         chi2 = ((counts - expected).square() / expected)[expected > 5]
         assert stats.chi2.sf(float(chi2.sum()), len(chi2)) > 1e-3
-        assert float(chi2.sum()) > 0
 
     def test_a_point_on_the_wall_and_no_softness(self):
         t = make_bounded("reflect", (3,), (2,), SUPPORT)
         z = torch.tensor([[1.0, 0.2, 0.0]]).repeat(1000, 1)
         assert torch.equal(t.preimage(z, seeded(0)), z)
-        assert not bool(t.fit(Rows.of(Pairs(*uniform(20)))).softness.any())  # too few pairs to see a scale
+        assert not bool(fit("reflect", uniform(20)).softness.any())  # too few pairs to see a scale
 
 
 def test_a_uniform_prior_becomes_standard_normal_under_probit():
@@ -179,12 +179,7 @@ def test_reflect_takes_a_bound_on_one_side():
     [
         (lambda: Reflect((2,), (2,), (0.0,), (1.0,)), r"is not below high=\[1.0\] in each of 2 coordinates"),
         (lambda: Reflect((1, 2, 2), (2,), (0.0,), (1.0,)), "x_shape="),
-        (lambda: Probit((1,), (2,), (1.0,), (1.0,)), "is not below"),
         (lambda: Probit((1,), (2,), (float("nan"),), (1.0,)), r"low\[0\]="),
-        (
-            lambda: build_transform({"name": "probit", "x_shape": [1], "y_shape": [1], "low": ["0"], "high": [1]}),
-            r"low\[0\]=",
-        ),
         (lambda: build_problem({"name": "two_moons", "transform": "logit"}), "transform='logit' is unknown"),
         (lambda: make_bounded("probit", (1,), (1,), HALF), "coordinate 0 of x has one bound; probit needs both or"),
     ],

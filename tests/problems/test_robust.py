@@ -29,6 +29,7 @@ def changed(every, value):
     return v
 
 
+QUARTILES = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
 CLEAN = {"normal": normal(), "far": 50 + normal(), "uniform": uniform(), "exponential": -uniform().log()}
 TAILS = {
     "one row": changed(N, 1e5),
@@ -45,21 +46,16 @@ def fitted(v):
     return Scale.fit(v[:, None], v.mean()[None], v.std(correction=0)[None])
 
 
-@pytest.mark.parametrize("name", CLEAN)
-def test_clean_coordinates_keep_mean_and_standard_deviation(name):
-    v = CLEAN[name]
-    scale = fitted(v)
-    assert bool(scale.plain.all())
-    assert torch.equal(scale.encode(v), (v - v.mean()) / v.std(correction=0))
-
-
 @pytest.mark.parametrize("name", CLEAN | TAILS)
-def test_a_linear_map_fits_the_bulk(name):
+def test_a_linear_map_fits_the_bulk_and_clean_coordinates_keep_mean_and_standard_deviation(name):
     v = (CLEAN | TAILS)[name]
-    centre, spread = bulk(v[:, None], v.mean()[None], v.std(correction=0)[None])
+    mean, std = v.mean(), v.std(correction=0)
+    centre, spread = bulk(v[:, None], mean[None], std[None])
     if name in CLEAN:
-        assert (float(centre), float(spread)) == (float(v.mean()), float(v.std(correction=0)))
-    low, middle, high = ((v - centre) / spread).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=v.dtype)).tolist()
+        assert (float(centre), float(spread)) == (float(mean), float(std))
+        assert bool(fitted(v).plain.all())
+        assert torch.equal(fitted(v).encode(v), (v - mean) / std)
+    low, middle, high = ((v - centre) / spread).quantile(QUARTILES).tolist()
     assert abs(middle) < 0.4
     assert 0.02 < high - low < 2.8  # a linear map cannot spread what lies over decades
 
@@ -67,7 +63,7 @@ def test_a_linear_map_fits_the_bulk(name):
 @pytest.mark.parametrize("name", TAILS)
 def test_the_bulk_has_unit_scale_and_the_slope_is_the_derivative(name):
     v, scale = TAILS[name], fitted(TAILS[name])
-    low, middle, high = scale.encode(v[:, None]).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=v.dtype)).tolist()
+    low, middle, high = scale.encode(v[:, None]).quantile(QUARTILES).tolist()
     assert 0.4 < (high - low) / 1.349 < 2.5
     assert abs(middle) < 0.1
     v = torch.cat([TAILS[name][:500], torch.tensor([-1e6, 1e6])]).double().requires_grad_()
@@ -132,14 +128,12 @@ class TestBounds:
     """x over six decades, in a box."""
 
     LOW, HIGH = (1e-3, -1.0), (1e3, 1.0)
-
-    def pair(self):
-        x = torch.stack([TAILS["log-uniform"].clamp(1e-3, 1e3), 2 * uniform(key=3) - 1], 1).float()
-        return x, torch.stack([normal(), normal(key=4)], 1).float()
+    X = torch.stack([TAILS["log-uniform"].clamp(1e-3, 1e3), 2 * uniform(key=3) - 1], 1).float()
+    Y = torch.stack([normal(), normal(key=4)], 1).float()
 
     @pytest.fixture(params=[Reflect, Probit])
     def transform(self, request):
-        return request.param((2,), (2,), self.LOW, self.HIGH).fit(Rows.of(Pairs(*self.pair())))
+        return request.param((2,), (2,), self.LOW, self.HIGH).fit(Rows.of(Pairs(self.X, self.Y)))
 
     def test_small_values_are_told_apart(self, transform):
         x = torch.tensor([[2e-3, 0.0], [4e-3, 0.0], [100.0, 0.0], [200.0, 0.0]])
@@ -149,19 +143,17 @@ class TestBounds:
             assert 0.5 < float((z[1] - z[0]) / (z[3] - z[2])) < 2
 
     def test_states_decode_into_the_box_and_mirrored_ones_to_the_same_x(self, transform):
-        x, y = self.pair()
-        z = transform.encode_x(x)
-        torch.testing.assert_close(transform.decode(z, y), x, rtol=2e-3, atol=2e-4)
-        again = transform.decode(transform.preimage(z, seeded(5)), y)
-        torch.testing.assert_close(again, x, rtol=2e-3, atol=2e-4)
-        wild = transform.decode(20 * torch.randn(N, 2, generator=seeded(6)), y)
+        z = transform.encode_x(self.X)
+        for state in (z, transform.preimage(z, seeded(5))):
+            torch.testing.assert_close(transform.decode(state, self.Y), self.X, rtol=2e-3, atol=2e-4)
+        wild = transform.decode(20 * torch.randn(N, 2, generator=seeded(6)), self.Y)
         low, high = torch.tensor(self.LOW), torch.tensor(self.HIGH)
         assert bool(((wild >= low) & (wild <= high)).all())
 
     def test_the_density_has_mass_one(self):
         """That of x for a state N(0, 1), mirrored at the bounds or not, by quadrature over log x."""
-        x, y = self.pair()
-        transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(Rows.of(Pairs(x[:, :1], y[:, :1])))
+        pairs = Pairs(self.X[:, :1], self.Y[:, :1])
+        transform = Reflect((1,), (1,), self.LOW[:1], self.HIGH[:1]).fit(Rows.of(pairs))
         grid = torch.linspace(np.log(1.0001e-3), np.log(0.9999e3), 4001, dtype=torch.float64).exp()
         uniform = torch.rand(500, len(grid), 1, generator=seeded(7), dtype=torch.float64)
         total = torch.zeros_like(grid)

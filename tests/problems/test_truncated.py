@@ -17,8 +17,8 @@ CASES = [  # mean, std, low, high
 
 
 def one(mean, std, low, high):
-    tensors = [torch.tensor([v], dtype=torch.float64) for v in (mean, low, high)]
-    return TruncatedNormal(tensors[0], std, *tensors[1:])
+    mean, low, high = torch.tensor([[mean], [low], [high]], dtype=torch.float64)
+    return TruncatedNormal(mean, std, low, high)
 
 
 def by_quadrature(mean, std, low, high):
@@ -79,6 +79,13 @@ def test_gaussian_linear_by_regression_and_conditioning():
     torch.testing.assert_close(law.cov, 0.05 * torch.eye(10, dtype=torch.float64))
 
 
+def assert_draws(problem, law, draws, mean, cov):
+    """Draws inside the box, with the law's mean and covariance to these tolerances."""
+    assert bool(problem.support.contains(draws).all())
+    torch.testing.assert_close(draws.mean(0).double(), law.mean, atol=mean, rtol=0)
+    torch.testing.assert_close(draws.T.cov().double(), law.cov, atol=cov, rtol=0)
+
+
 def test_gaussian_linear_uniform_by_reweighting_the_prior():
     """Coordinates are independent: each is reweighted by itself, one of them beyond the bound."""
     problem = SbiGaussianLinearUniform()
@@ -92,10 +99,7 @@ def test_gaussian_linear_uniform_by_reweighting_the_prior():
     assert bool(((law.mean - mean).abs() < error * variance.sqrt()).all())
     assert bool(((law.cov.diagonal() / variance - 1).abs() < 2 * error).all())
     assert float((law.cov - law.cov.diagonal().diag()).abs().max()) < 1e-15
-    draws = law.sample(100_000, seeded(4))
-    assert bool(problem.support.contains(draws).all())
-    torch.testing.assert_close(draws.mean(0).double(), law.mean, atol=0.006, rtol=0)
-    torch.testing.assert_close(draws.T.cov().double(), law.cov, atol=0.002, rtol=0)
+    assert_draws(problem, law, law.sample(100_000, seeded(4)), 0.006, 0.002)
 
 
 @pytest.mark.parametrize("y", [(9.8, -4.0), (11.5, 0.0), (-10.15, -10.1)])
@@ -115,12 +119,10 @@ def test_gaussian_mixture_on_a_grid(y):
     torch.testing.assert_close(law.mean, mean, atol=2e-3, rtol=0)
     torch.testing.assert_close(law.cov, cov, atol=2e-3, rtol=0)
     draws = law.sample(50_000, seeded(5)).double()
-    assert bool(problem.support.contains(draws).all())
+    assert_draws(problem, law, draws, 0.03, 0.03)
     near = (draws - y).square().sum(1) < 0.3**2
     exact = float(w[square < 0.3**2].sum())
     assert float(near.double().mean()) == pytest.approx(exact, abs=0.015)
-    torch.testing.assert_close(draws.mean(0), law.mean, atol=0.03, rtol=0)
-    torch.testing.assert_close(draws.T.cov(), law.cov, atol=0.03, rtol=0)
 
 
 def test_the_mixtures_error_is_broad_or_narrow_in_both_coordinates_at_once():
