@@ -28,6 +28,7 @@ REFUSED = [  # arguments, and what the line says
     ("trainer.devices=3", "training.batch_size=1024, that of all devices together, is not divided evenly among 3"),
     ("metrics.picture_rows=99", "metrics.picture_rows=99 is not possible"),
     ("network=unet", "network=unet needs images"),
+    ("network.options.depth=0", "network.options.depth=0 is not possible"),
     ("problem=null", "problem=null is not possible; give a name or a table"),
     ("T=[1", "T=[1 does not parse; close each bracket"),
     ("name=[a=b]", "name=[a=b] does not parse"),
