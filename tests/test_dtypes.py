@@ -238,7 +238,7 @@ class TestConversion:
             lambda: made.to(memory_format=torch.preserve_format),
         ):
             assert torch.equal(moved().sample([0.3], 4, generator=seeded(1)).x, expected)
-        assert made.share_memory().backward_kernel.steps.is_shared()
+        assert made.share_memory().backward_kernel.table.is_shared()
         torch.save(made.state_dict(), file := io.BytesIO())
         file.seek(0)
         empty = copy.deepcopy(made).to("meta").to_empty(device="cpu")

@@ -63,7 +63,7 @@ class Bridge(Float32Module):
 
     @property
     def device(self) -> torch.device:
-        return self.backward_kernel.steps.device  # asked for often: parameters() walks through all modules
+        return self.backward_kernel.table.device  # asked for often: parameters() walks through all modules
 
     def sample(
         self,
@@ -108,12 +108,13 @@ class Bridge(Float32Module):
         bar = call_bar(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:
             c, path = self.transform.encode_y(y), [noise.normal(n, *self.transform.z_shape)]
-            steps = None if mean_only else noise
+            step_noise = None if mean_only else noise
             again: tuple[Direction, ...] = ("forward", "backward")
-            for direction in (again[1], *again * refine):
+            passes: tuple[Direction, ...] = ("backward", *again * refine)
+            for direction in passes:
                 contexts = self.contexts(direction, c, batch_size)
                 path = path[-1:]
-                for state in self.walk(direction, path[-1], contexts, steps, batch_size, timesteps, tick):
+                for state in self.walk(direction, path[-1], contexts, step_noise, batch_size, timesteps, tick):
                     path = [*path, state] if trajectory else [state]
             x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
             require_finite("the bridge", x)

@@ -11,7 +11,9 @@ k is the backward one of step T − k + 1 on the mirrored grid, where "x0" predi
 
 With output 0, "v" is the reference step √(1−β_k) x, in both directions.
 
-A *jump* from k to x_0 (:mod:`csb.bridge.student`) is the one backward step of the grid (1, ᾱ_k), with 1−ᾱ_k for β_k.
+Here and in the bridge x_k is the state at k, in the transform's units, in which networks compute; data units do not
+enter. A *jump* from k to x_0 (:mod:`csb.bridge.student`) is the one backward step of the grid (1, ᾱ_k), with 1−ᾱ_k for
+β_k.
 """
 
 import math
@@ -112,7 +114,8 @@ class Kernel(Float32Module):
         parametrisation: how the mean is read from the output.
         covariance: "fixed" β_k I; "diagonal", log-variances learned; "low_rank", a diagonal and directions learned in
             units of a v-output's effect on the mean; "full", a learned root of the precision; or "mixture", several
-            Gaussians with a mean and a full covariance each. With output 0 all of them are β_k I.
+            Gaussians with a mean and a full covariance each. With output 0 all of them
+            are β_k I, learned ones with the floor added.
         variance_floor: added to a learned (conditional) variance, in units of the state's variance; keeps the
             likelihood bounded where a coordinate is (nearly) known.
         components: Gaussians of a mixture.
@@ -120,11 +123,11 @@ class Kernel(Float32Module):
 
     Attributes:
         replayed: whether the network is a CUDA graph that is replayed.
-        steps: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
+        table: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
         inflation: factor on the low-rank part of the covariance, 1 while kernels are fitted; saved with the weights.
     """
 
-    steps: Tensor
+    table: Tensor
     inflation: Tensor
 
     def __init__(
@@ -150,8 +153,8 @@ class Kernel(Float32Module):
             log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
             reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
             time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
-            steps = torch.stack([time, skip, gain, log_beta, reach]).float()  # one look-up a call
-        self.register_buffer("steps", steps, persistent=False)
+            table = torch.stack([time, skip, gain, log_beta, reach]).float()  # one look-up a call
+        self.register_buffer("table", table, persistent=False)
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     def encode(self, c: Tensor) -> Tensor:
@@ -163,17 +166,17 @@ class Kernel(Float32Module):
 
         k in 1..T is a LongTensor (B,), or (1,) for the whole batch; the context (B, …) is from :meth:`encode`.
         """
-        of_k = self.steps.index_select(1, k).to(x.dtype)
+        of_k = self.table.index_select(1, k).to(x.dtype)
         out = self.network(x, of_k[0], context).to(x.dtype)
         if self.replayed:
             out = out.clone()  # the law outlives the next replay, which overwrites this one's output
         skip, gain, log_beta, reach = of_k[1:].reshape(4, -1, *(1,) * (x.ndim - 1)).unbind(0)
-        start = skip * x
+        carried = skip * x
         if self.covariance == "mixture":
-            return self._mixture(out, partial(self._full, start, gain, log_beta))
+            return self._mixture(out, partial(self._full, carried, gain, log_beta))
         if self.covariance == "full":
-            return self._full(start, gain, log_beta, out[:, :1], out[:, 1:].flatten(2)[:, None])
-        mean, rest = start + gain * out[:, 0], out[:, 1:]
+            return self._full(carried, gain, log_beta, out[:, :1], out[:, 1:].flatten(2)[:, None])
+        mean, rest = carried + gain * out[:, 0], out[:, 1:]
         if self.covariance == "fixed":
             return DiagonalGaussian(mean, log_beta.exp().expand_as(mean))
         if self.covariance == "diagonal":
@@ -182,9 +185,12 @@ class Kernel(Float32Module):
         low = scale[:, None, None] * rest[:, 1:].flatten(2).mT
         return LowRankGaussian(mean, self._variance(rest[:, 0], log_beta), low)
 
-    def _full(self, start: Tensor, gain: Tensor, log_beta: Tensor, raw: Tensor, rows: Tensor) -> FullGaussian:
-        """B·m Gaussians with means start + gain·raw, from raw (B, m, *z_shape) and rows (B, m, d, d)."""
-        mean = torch.addcmul(start[:, None], gain[:, None], raw)
+    def _full(self, carried: Tensor, gain: Tensor, log_beta: Tensor, raw: Tensor, rows: Tensor) -> FullGaussian:
+        """B·m Gaussians with means carried + gain·raw, from raw (B, m, *z_shape) and rows (B, m, d, d).
+
+        The diagonal of ``rows`` holds log-variances; what is above it goes unused.
+        """
+        mean = torch.addcmul(carried[:, None], gain[:, None], raw)
         var = self._variance(rows.diagonal(dim1=2, dim2=3), log_beta.flatten(1)[:, None])
         return FullGaussian(mean.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
 

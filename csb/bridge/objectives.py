@@ -23,7 +23,7 @@ class Target(NamedTuple):
     var: Tensor | float = 0.0
 
     def drawn(self, generator: torch.Generator) -> "Target":
-        """Draw the previous state in place of its law, for losses that cannot integrate the variance out."""
+        """Draw the state that the kernel leads to in place of its law, for losses that cannot integrate it out."""
         if not isinstance(self.var, Tensor):
             return self
         return Target(self.mean + self.var.sqrt() * noise_like(self.mean, generator))

@@ -66,23 +66,23 @@ if TYPE_CHECKING:
 
 
 class Skip(NamedTuple):
-    """X_j | x_k from the kernel N(m, Σ) of step k: N(shift·x_k + gain·m, gain²·max(Σ − own·I, 0) + added·I)."""
+    """X_j | x_k from the kernel N(m, Σ) of step k: N(scale·x_k + gain·m, gain²·max(Σ − removed·I, 0) + added·I)."""
 
-    shift: float
-    gain: float
-    own: float
-    added: float
+    scale: float  # near' − g·near
+    gain: float  # g
+    removed: float  # β̃
+    added: float  # β̃'
 
     def mean(self, x: Tensor, mean: Tensor) -> Tensor:
-        return self.shift * x + self.gain * mean
+        return self.scale * x + self.gain * mean
 
     def factor(self, covariance: Tensor) -> Tensor:
-        """F (B, d, d) with F Fᵀ = gain²·max(Σ − own·I, 0) + added·I; NaN where Σ is not finite.
+        """F (B, d, d) with F Fᵀ = gain²·max(Σ − removed·I, 0) + added·I; NaN where Σ is not finite.
 
-        A Cholesky factor where Σ − own·I is positive definite; elsewhere eigenvectors, which cost ten times as much.
+        A Cholesky factor where Σ − removed·I is positive definite; elsewhere eigenvectors, at ten times the cost.
         """
         identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-        rest = covariance - self.own * identity
+        rest = covariance - self.removed * identity
         factor, failed = torch.linalg.cholesky_ex(rest)
         factor = self.gain * factor
         if self.added:
@@ -130,10 +130,10 @@ def _skip(grid: Grid, k: int, j: int) -> Skip | None:
     if j == k - 1:
         return None
     step = Reference(grid).pinned_start(k)
-    kept = (0, j, k) if j else (0, k)
-    far = Reference(grid.keep(*kept)).pinned_start(len(kept) - 1)
-    gain = far.far / step.far
-    return Skip(float(far.near - gain * step.near), float(gain), float(step.var), float(far.var))
+    kept = (0, j, k) if j else (0, k)  # the grid on which the skip is its last step
+    skip = Reference(grid.keep(*kept)).pinned_start(len(kept) - 1)
+    gain = skip.far / step.far
+    return Skip(float(skip.near - gain * step.near), float(gain), float(step.var), float(skip.var))
 
 
 def check_skips(direction: str, parametrisation: str, covariance: str, count: int, T: int) -> None:

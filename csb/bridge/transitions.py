@@ -67,7 +67,7 @@ class DiagonalGaussian(Transition):
         return self.mean + self.var.sqrt() * noise.view_as(self.mean)
 
     def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
-        var = skip.gain**2 * (self.var - skip.own).clamp_min(0) + skip.added
+        var = skip.gain**2 * (self.var - skip.removed).clamp_min(0) + skip.added
         return DiagonalGaussian(skip.mean(x, self.mean), var).draw(noise)
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
@@ -226,7 +226,7 @@ class LowRankGaussian(Transition):
     def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
         # Where var falls below β̃, what lacks is taken out of the coordinate's low-rank part: that keeps Σ_ii − β̃, where
         # it is positive, without eigenvalues of d × d matrices, and is exact where var ≥ β̃.
-        rest, total = self.var - skip.own, (self.low**2).sum(2)
+        rest, total = self.var - skip.removed, (self.low**2).sum(2)
         kept = (1 + rest.clamp(max=0).flatten(1) / total.clamp_min(1e-30)).clamp_min(0).sqrt()
         var = skip.gain**2 * rest.clamp_min(0) + skip.added
         return LowRankGaussian(skip.mean(x, self.mean), var, skip.gain * kept[..., None] * self.low).draw(noise)
@@ -284,7 +284,8 @@ class MixtureOfGaussians(Transition):
         return self._chosen(noise[:, :1]).skip(x, skip, noise[:, 1:])
 
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        assert isinstance(target_var, float), "it has no closed form at an uncertain target; draw that first"
+        assert isinstance(target_var, float | int), "it has no closed form at an uncertain target; draw that first"
+        assert target_var == 0
         M, log_weights = self.logits.shape[1], self.logits.T.log_softmax(0).T
         each = self.parts.nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
         return _shared(-(log_weights - each).logsumexp(1), target)

@@ -31,7 +31,7 @@ def _exact(problem: LinearGaussian, grid: Grid, iterations: int, recursion: str)
 @torch.no_grad()
 def _errors(kernel: Kernel, exact: Sequence[AffineKernel], states: list[Tensor], y: Tensor) -> dict[str, float]:
     """Relative errors over all steps; ``states`` are those at which step 1..T starts."""
-    device = kernel.steps.device
+    device = kernel.table.device
     context = kernel.encode(y.float().to(device))
     wrong, size, move, spread = 0.0, 0.0, 0.0, []
     for k, (law, x) in enumerate(zip(exact, states), start=1):

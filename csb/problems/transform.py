@@ -70,7 +70,7 @@ class Transform(Float32Module, ABC):
         return None
 
     def is_far(self, y: Tensor) -> Tensor:
-        """Which of the observations (B, *y_shape) lie outside the range of training by more than half of it: (B,)."""
+        """Which observations (B, *y_shape) lie outside the range of training by more than half of it, and 1: (B,)."""
         if (known := self.y_range()) is None:
             return torch.zeros(len(y), dtype=torch.bool, device=y.device)
         low, high = known

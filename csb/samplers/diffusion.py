@@ -42,7 +42,7 @@ from csb.schema import Count, Share
 LONG = 1e-4  # ᾱ_T of a horizon that is long enough for data of about unit scale
 LEFT = 0.03  # standard deviations of the signal that may be left at the horizon, where the noise has 1
 ROUNDING = 10 * torch.finfo(torch.float32).eps  # of the largest singular value: y and the states are float32
-Score = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data units (N, …), ᾱ_k) → (N,)
+Potential = Callable[[Tensor, Tensor, float], Tensor]  # (y (N, …), x̂_0 in data units (N, …), ᾱ_k) → (N,)
 Spread = Callable[[Tensor], Tensor]  # C A* v in z's units for v (N, *y_shape)
 
 
@@ -176,24 +176,27 @@ class DiffusionSampler(Sampler):
         with torch.enable_grad(), autocast(self.precision, self.device):
             return at, self.denoiser(at, self.grid.alpha_bar[k].to(self.device))
 
-    def guide(self, z: Tensor, k: int, y: Tensor, score: Score | None = None, gradient: bool = True) -> Guidance:
-        """A score of (y, x̂_0), by default log p̃_k(y | z), and its gradient in z, through the denoiser.
+    def guide(
+        self, z: Tensor, k: int, y: Tensor, potential: Potential | None = None, gradient: bool = True
+    ) -> Guidance:
+        """A function of (y, x̂_0), by default log p̃_k(y | z), and its gradient in z through the denoiser, as it is.
 
         y is (N, *y_shape), one for each z. Without ``gradient`` that is 0 at no cost, as at k = 0, where x̂_0 = z.
         """
-        log_prob: Score = score or self.likelihood.log_prob
+        function = potential or self.likelihood.log_prob
         alpha_bar = float(self.grid.alpha_bar[k])
         if k == 0 or not gradient:
             z_0 = self.denoise(z, k) if k > 0 else z
-            return Guidance(z, z_0, log_prob(y, self.denoiser.decode(z_0), alpha_bar), torch.zeros_like(z))
+            value = function(y, self.denoiser.decode(z_0), alpha_bar)
+            return Guidance(z, z_0, value.double(), torch.zeros_like(z))
         parts = []
         for z_part, y_part in zip(z.split(self.batch_size), y.split(self.batch_size)):
-            at, z_0 = self.tracked(z_part, k)
+            leaf, z_0 = self.tracked(z_part, k)
             with torch.enable_grad():
-                value = log_prob(y_part, self.denoiser.decode(z_0), alpha_bar)
+                value = function(y_part, self.denoiser.decode(z_0), alpha_bar)
                 if not value.requires_grad:
                     raise CSBError(f"{self.name} takes gradients and the likelihood has none in x; smc needs none")
-                (slope,) = torch.autograd.grad(value.sum(), at)
+                (slope,) = torch.autograd.grad(value.sum(), leaf)
             parts.append(Guidance(z_part, z_0.detach(), value.detach().double(), slope))
         return Guidance(*(torch.cat(part) for part in zip(*parts)))
 

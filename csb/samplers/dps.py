@@ -10,7 +10,8 @@ class DPS(DiffusionSampler):
 
     z_{k−1} = μ_k + √β̃_k ε − ζ ∇_{z_k} ‖y − H(x̂_0(z_k))‖₂, the norm of *each sample*: across a batch it would couple
     the samples, which is a known error of public code. The gradient is one in z = (x − shift)/scale: a step of ζ moves
-    x by ζ·scale² times the gradient in x. No ζ fits every problem and grid; try several and report them all.
+    x by ζ·scale² times the gradient in x. The paper descends the squared norm by ζ′ over the norm, so that ζ is 2ζ′. No
+    ζ fits every problem and grid; try several and report them all.
     """
 
     name = "dps"
@@ -25,6 +26,6 @@ class DPS(DiffusionSampler):
         return torch.linalg.vector_norm((y - self.likelihood.forward(x_0)).flatten(1), dim=1)
 
     def move(self, z: Tensor, k: int, y: Tensor, fresh: Fresh) -> Tensor:
-        at = self.guide(z, k, y, self.residual_norm)
-        mean, var = self.unconditional(z, at.z_0, k)
-        return noised(mean - self.step_size * at.gradient, var, fresh)
+        found = self.guide(z, k, y, self.residual_norm)
+        mean, var = self.unconditional(z, found.z_0, k)
+        return noised(mean - self.step_size * found.gradient, var, fresh)

@@ -44,9 +44,9 @@ class MovingAverage(AveragedModel):
     @torch.no_grad()
     def update(self, weights: list[Tensor], step: int) -> None:
         """Take a model's weights in after step n ≥ 0. Buffers are constants of the kernels."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
-        torch._foreach_lerp_(self.weights, weights, weight)  # pyright: ignore[reportPrivateImportUsage]
-        self.n_averaged += 1
+        share = 1 - min(self.decay, (1 + step) / (10 + step)) if step else 1.0
+        torch._foreach_lerp_(self.weights, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+        self.n_averaged += 1  # which states of trainings hold; nothing reads it
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -187,10 +187,11 @@ class Fit:
             optimizer.zero_grad()
             fabric.backward(loss)
             ends = not alone and self._exchange(asked)
-            self._clip(batch)
+            self._check_and_clip(batch)
             optimizer.step()
             module.average.update(module.weights, batch.step)
-            if after(batch.step + 1, float(module.last_loss), rate) or ends or (alone and asked.number):
+            enough = after(batch.step + 1, float(module.last_loss), rate)  # which logs, validates and saves
+            if enough or ends or (alone and asked.number):
                 return
 
     def _exchange(self, asked: _Asked) -> bool:
@@ -207,8 +208,8 @@ class Fit:
             asked.number = signal.SIGTERM
         return ends
 
-    def _clip(self, batch: Any) -> None:
-        """Clip the norm of the gradients: of their mean, so that all processes stop at the same step."""
+    def _check_and_clip(self, batch: Any) -> None:
+        """Clip the norm of the gradients. CSBError, in all processes alike, where it or the loss is not finite."""
         module = self.module
         norm = nn.utils.get_total_norm([w.grad for w in module.weights if w.grad is not None])
         if not bool(torch.isfinite(norm + module.last_loss)):

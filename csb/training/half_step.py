@@ -24,9 +24,9 @@ _STATES = 16_384  # of validation
 
 
 class Batch(NamedTuple):
-    """One optimiser step: states x (B, …) for the kernels of steps k (B,), and what these should say there.
+    """One optimiser step: states x (B, …) for the kernels of steps k (B,), and the targets of their laws there.
 
-    The observations c are those of the B/r pairs of the batch; r states that follow each other share one.
+    The observations c (B/states_per_pair, …) are of the batch's pairs; states that follow each other share one.
     """
 
     x: Tensor
@@ -73,10 +73,10 @@ class Batches:
         pairs: EncodedPairs,
         cache: Cache | None,
         steps: tuple[int, int],
-        key: Stream = Stream.BATCH,
+        stream: Stream = Stream.BATCH,
     ) -> None:
         self.draw, self.half_step, self.pairs, self.cache = draw, half_step, pairs, cache
-        self.steps, self.key, self.device = range(*steps), key, torch.device("cpu")
+        self.steps, self.stream, self.device = range(*steps), stream, torch.device("cpu")
         self.reference = Reference(draw.grid)
 
     def move(self, device: torch.device) -> None:
@@ -87,39 +87,42 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
-            key = (self.draw.seed, self.half_step.index, step, self.key)
+            key = (self.draw.seed, self.half_step.index, step, self.stream)
             generator = seeded(*key)
-            of = self._numbers_and_pairs(generator)
+            k, rows = self._steps_and_rows(generator)
             noise = generator if self.device.type == "cpu" else seeded(*key, device=self.device)
-            batch = self._first(step, *of, noise) if self.cache is None else self._cached(step, *of, noise, self.cache)
+            if self.cache is None:
+                batch = self._from_reference(step, k, rows, noise)
+            else:
+                batch = self._from_cache(step, k, rows, noise, self.cache)
             if self.draw.draw_targets:
                 batch = batch._replace(target=batch.target.drawn(noise))
             yield batch.part(self.draw.ranks)
 
-    def _numbers_and_pairs(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _steps_and_rows(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """k for each state, (B,), all equally often up to a remainder; a random pair, or trajectory, for each c."""
         size, T = self.draw.batch_size, self.draw.grid.T
         available = len(self.pairs if self.cache is None else self.cache.owner)
         rows = torch.randint(available, (size // self.draw.states_per_pair,), generator=generator)
-        pool = torch.arange(size) + int(torch.randint(T, (1,), generator=generator))
+        pool = torch.arange(size) + int(torch.randint(T, (1,), generator=generator))  # which k get the remainder
         k = pool[torch.randperm(size, generator=generator)] % T + 1
-        return k, rows.to(self.device)
+        return k, rows.to(self.device)  # k stays on the CPU, where the reference is
 
-    def _first(self, step: int, k: Tensor, chosen: Tensor, noise: torch.Generator) -> Batch:
-        z, c = self.pairs.rows(chosen, noise)
+    def _from_reference(self, step: int, k: Tensor, rows: Tensor, noise: torch.Generator) -> Batch:
+        z, c = self.pairs.to_train_on(rows, noise)
         x_0 = repeated(z, self.draw.states_per_pair)
         x_k = self.reference.marginal(k).draw(x_0, noise)
         return Batch(x_k, k, c, self.draw.objective.first_target(self.reference, k, x_k, x_0), step)
 
-    def _cached(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
+    def _from_cache(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
         rows, c = repeated(paths, self.draw.states_per_pair), self.pairs.conditions(cache.owner[paths])
         if self.draw.objective.caches == "ends":
             ends = cache.states[0, rows].float(), cache.states[1, rows].float()
             x, target = bridged(self.reference, self.half_step.direction, k, *ends, noise)
             return Batch(x, k, c, target, step)
-        at = k.to(rows.device)
-        here, there = (at, at - 1) if self.half_step.direction == "backward" else (at - 1, at)
-        mean = cache.states[there, rows] if cache.targets is None else cache.targets[at - 1, rows]
+        level = k.to(rows.device)
+        here, there = (level, level - 1) if self.half_step.direction == "backward" else (level - 1, level)
+        mean = cache.states[there, rows] if cache.targets is None else cache.targets[level - 1, rows]
         return Batch(cache.states[here, rows].float(), k, c, Target(mean.float()), step)
 
 
@@ -167,7 +170,7 @@ def balance(kernel: Kernel, exponent: float) -> Tensor:
     data to the noise end of an image's grid; unbalanced, the network spends itself on the last step's pixels. A weight
     that depends on k alone leaves each step's optimum where it was (cf. Hang et al. 2023, min-SNR weighting).
     """
-    _, _, gain, log_beta, _ = kernel.steps[:, 1:]
+    _, _, gain, log_beta, _ = kernel.table[:, 1:]
     weight = (log_beta.exp() / gain**2) ** exponent
     return torch.cat([weight.new_zeros(1), weight / weight.mean()])
 
@@ -176,7 +179,7 @@ class HalfStepModule(FitModule):
     """The kernels of one direction under training; those of the other are frozen."""
 
     beta: Tensor
-    weight: Tensor
+    step_weight: Tensor
 
     def __init__(self, bridge: Bridge, half_step: HalfStep, objective: Objective, settings: OptimizerSettings) -> None:
         peak = settings.lr if half_step.iteration == 1 else settings.later_lr
@@ -185,20 +188,20 @@ class HalfStepModule(FitModule):
         super().__init__(kernel, f"half-step {half_step.name}", half_step.steps, peak, settings)
         self.bridge, self.half_step, self.objective, self.kernel = bridge, half_step, objective, kernel
         self.register_buffer("beta", bridge.grid.beta.float(), persistent=False)
-        self.register_buffer("weight", balance(kernel, settings.balance), persistent=False)
+        self.register_buffer("step_weight", balance(kernel, settings.balance), persistent=False)
         self.bridge.requires_grad_(False)
-        self.kernel.requires_grad_(True)
+        self.kernel.requires_grad_(True)  # last: the bridge holds it too
 
     def training_step(self, batch: Batch) -> Tensor:
-        return self.weighted_loss(self.kernel, batch)
+        loss, self.last_loss = self.losses(self.kernel, batch)
+        return loss
 
-    def weighted_loss(self, kernel: Kernel, batch: Batch) -> Tensor:
-        """Return the loss of a batch with the steps' weights, (); ``last_loss`` is that without."""
+    def losses(self, kernel: Kernel, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch with the steps' weights, (), and detached without them, ()."""
         context = repeated(kernel.encode(batch.c), len(batch.x) // len(batch.c))
         law = kernel(batch.x, batch.k, context)
         losses = self.objective.loss(law, batch.target, self.beta[batch.k])
-        self.last_loss = losses.detach().mean()
-        return (losses.flatten(1).mean(1) * self.weight[batch.k]).mean()
+        return (losses.flatten(1).mean(1) * self.step_weight[batch.k]).mean(), losses.detach().mean()
 
 
 class Validation:
@@ -237,7 +240,7 @@ class Validation:
         average.eval()
         try:
             batches = (move_data_to_device(batch, self.module.beta.device) for batch in self.batches)
-            own = [float(self.module.weighted_loss(average, batch)) for batch in batches]
+            own = [float(self.module.losses(average, batch)[0]) for batch in batches]
         finally:
             average.train(training)
         found[self.ranks.part(self.count)] = torch.tensor(own, dtype=torch.float64)

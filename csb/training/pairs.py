@@ -64,14 +64,14 @@ class EncodedPairs:
 
     def plain(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return z (B, *z_shape) and c (B, *c_shape) of the pairs of these numbers (B,), int64; z as x is encoded."""
-        x, y, _ = self.source.read(indices)
+        x, y, _ = self.source.read(indices)  # in memory these are z and c already
         return self.encode_x(x, y), self.encode_y(y)
 
     def conditions(self, indices: Tensor) -> Tensor:
         """Return the c of :meth:`plain` alone."""
         return self.encode_y(self.source.read_y(indices))
 
-    def rows(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def to_train_on(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Do as :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
         z, c = self.plain(indices)
         return (z if self.transform is None else self.transform.preimage(z, generator)), c
@@ -134,7 +134,7 @@ def fill(
         source: "forward" starts at the data, "backward" at N(0, I).
         pairs: of which the conditions and, forward, the first states are.
         size: trajectories, at most what :func:`capacity` allows.
-        seed: (seed, half-step, round, rank).
+        seed: (seed, half-step, round, 0, stream).
         dtype: in which states and targets are kept. They have about unit scale: float16 keeps 11 bits, bfloat16 8.
         ranks: the processes that share the work; each gets the whole cache.
     """
@@ -155,7 +155,7 @@ def fill(
                 )
                 c = pairs.conditions(owner[rows])
             else:
-                start, c = pairs.rows(owner[rows], choice)
+                start, c = pairs.to_train_on(owner[rows], choice)
             if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
                 continue
             start, noise = start[part].to(bridge.device), _Part(generator, len(rows), bridge.device, part)

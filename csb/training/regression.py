@@ -75,7 +75,7 @@ def example_batches(
     """Yield the batches of steps start..stop − 1; batch s, of ``size`` examples, is a function of (seed, s) alone."""
     for step in range(*steps):
         generator = seeded(seed, step, Stream.EXAMPLES)
-        z, c = pairs.rows(randint(len(pairs), (size,), generator=generator), generator)
+        z, c = pairs.to_train_on(randint(len(pairs), (size,), generator=generator), generator)
         yield Examples(*path(z, generator), c, step)
 
 

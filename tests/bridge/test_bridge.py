@@ -40,7 +40,7 @@ def low_rank(exact):
             small = 0.5 * torch.linalg.eigvalsh(S)[0]  # diag(small) + low·lowᵀ = S
             kernel.network.spread[k, 0] = (small / exact.grid.beta[k]).log()
             low = torch.linalg.cholesky(S - small * torch.eye(2).double())
-            kernel.network.spread[k, 1:] = low.T / kernel.steps[4, k]
+            kernel.network.spread[k, 1:] = low.T / kernel.table[4, k]
     return bridge
 
 

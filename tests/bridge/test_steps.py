@@ -15,7 +15,7 @@ from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge import N, Y, assert_laws
 from tests.conftest import make_exact_bridge, make_untrained_bridge
 
-SKIP = Skip(shift=0.3, gain=1.7, own=0.2, added=0.05)
+SKIP = Skip(scale=0.3, gain=1.7, removed=0.2, added=0.05)
 EYE = torch.eye(2).double()
 
 
@@ -30,7 +30,7 @@ def spread(law, x, skip, first=()):
 
 
 def clipped(cov, skip):
-    values, vectors = torch.linalg.eigh(cov - skip.own * torch.eye(cov.shape[1]))
+    values, vectors = torch.linalg.eigh(cov - skip.removed * torch.eye(cov.shape[1]))
     return skip.gain**2 * (vectors * values.clamp_min(0)[:, None]) @ vectors.mT + skip.added * torch.eye(cov.shape[1])
 
 
@@ -53,7 +53,7 @@ class TestLaws:
         torch.testing.assert_close(mean, 0.3 * self.X + 1.7 * law.mean)
         torch.testing.assert_close(found, clipped(cov, skip), atol=1e-5, rtol=1e-4)
         if low == 0.01:
-            assert bool((torch.linalg.eigvalsh(cov)[:, 0] < skip.own).any())  # something was cut
+            assert bool((torch.linalg.eigvalsh(cov)[:, 0] < skip.removed).any())  # something was cut
 
     def test_diagonal(self):
         law = DiagonalGaussian(self.X + 1, torch.tensor([0.1, 0.2, 0.6]).expand(5, 3))
@@ -67,9 +67,9 @@ class TestLaws:
         low = self.LOW * (max(var) > 0.1)
         law = LowRankGaussian(self.X, torch.tensor(var).expand(5, 3), low)
         _, found = spread(law, self.X, SKIP)
-        if min(var) > SKIP.own or max(var) <= SKIP.own:
+        if min(var) > SKIP.removed or max(var) <= SKIP.removed:
             torch.testing.assert_close(found, clipped(law.covariance(), SKIP), atol=1e-5, rtol=1e-4)
-        expected = SKIP.gain**2 * (law.covariance().diagonal(dim1=1, dim2=2) - SKIP.own).clamp_min(0) + SKIP.added
+        expected = SKIP.gain**2 * (law.covariance().diagonal(dim1=1, dim2=2) - SKIP.removed).clamp_min(0) + SKIP.added
         torch.testing.assert_close(found.diagonal(dim1=1, dim2=2), expected)
 
     def test_mixture_component_by_component(self):
@@ -86,8 +86,8 @@ class TestLaws:
 
 def skipped(kernel: AffineKernel, skip: Skip) -> AffineKernel:
     """What a skip makes of an affine kernel."""
-    M = skip.shift * EYE + skip.gain * kernel.M
-    S = skip.gain**2 * (kernel.S - skip.own * EYE) + skip.added * EYE
+    M = skip.scale * EYE + skip.gain * kernel.M
+    S = skip.gain**2 * (kernel.S - skip.removed * EYE) + skip.added * EYE
     return AffineKernel(M, skip.gain * kernel.N, skip.gain * kernel.c, S)
 
 

@@ -49,7 +49,7 @@ def exact_student(iterations=1, calls=(1, 2, 4), T=4):
     with torch.no_grad():
         for k in range(1, T + 1):
             jumps[k] = M, N, c, S = reciprocal_jump(whole, exact.grid, k)
-            skip, gain = student.kernel.steps[1:3, k].double()
+            skip, gain = student.kernel.table[1:3, k].double()
             student.network.weight[k] = torch.cat([M - skip * torch.eye(2), N], dim=1) / gain
             student.network.bias[k] = c / gain
             factor = torch.linalg.cholesky(S)

@@ -28,7 +28,7 @@ def shrunk(share):
             small = 0.05 * torch.linalg.eigvalsh(S)[0]
             kernel.network.spread[k, 0] = (small / exact.grid.beta[k]).log()
             low = torch.linalg.cholesky(share * (S - small * torch.eye(2).double()))
-            kernel.network.spread[k, 1:] = low.T / kernel.steps[4, k]
+            kernel.network.spread[k, 1:] = low.T / kernel.table[4, k]
     y = torch.randn(4000, 2, generator=seeded(1))
     root = torch.linalg.cholesky(exact.C)
     x = y.double() @ exact.G.T + exact.g + torch.randn(4000, 2, generator=seeded(2)).double() @ root.T

@@ -111,14 +111,14 @@ class TestPreimage:
         x, y, _ = both = uniform(5000)
         t, rows = fit("reflect", both), torch.arange(5000)
         pairs = encoded(t, Rows.of(both))
-        (z, c), plain = pairs.rows(rows, seeded(0)), t.encode_x(x)
+        (z, c), plain = pairs.to_train_on(rows, seeded(0)), t.encode_x(x)
         moved = z != plain
         assert 0.005 < float(moved[:, :2].float().mean()) < 0.2
         torch.testing.assert_close(t.decode(z, y), x, atol=3e-6, rtol=1e-6)
         assert torch.equal(c, t.encode_y(y))
         assert torch.equal(pairs.plain(rows)[0], plain)
-        assert torch.equal(pairs.rows(rows, seeded(0))[0], z)
-        assert not torch.equal(pairs.rows(rows, seeded(1))[0], z)
+        assert torch.equal(pairs.to_train_on(rows, seeded(0))[0], z)
+        assert not torch.equal(pairs.to_train_on(rows, seeded(1))[0], z)
 
     def test_density_crosses_the_wall_as_the_formula_says(self):
         """x uniform: the density of states is Φ(signed distance/s)."""

@@ -56,7 +56,7 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
         on_gpu(module)
         assert balance(module.kernel, 0.5).device == GPU  # of a half-step that begins there
         x, k = torch.empty(6, d, device=GPU), torch.empty(6, dtype=torch.long, device=GPU)
-        loss = module.weighted_loss(module.kernel, Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
+        loss = module.training_step(Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
         assert loss.device == module.last_loss.device == GPU
         c = torch.empty(3, 2, device=GPU)
         states = list(bridge.walk(direction, x, bridge.contexts(direction, c, 2), Noise(None, 3, GPU), 4))
@@ -71,9 +71,9 @@ def test_mirrored_states_of_pairs(monkeypatch):
     own = copy.deepcopy(pairs.transform)
     monkeypatch.setattr("csb.training.pairs.copy.deepcopy", {pairs.transform: own}.get)  # which the mode cannot
     with FakeTensorMode(allow_non_fake_inputs=True):
-        z, c = pairs.to(GPU).rows(torch.empty(7, dtype=torch.long, device=GPU), None)  # of a generator there
+        z, c = pairs.to(GPU).to_train_on(torch.empty(7, dtype=torch.long, device=GPU), None)  # of a generator there
         assert z.device == c.device == GPU
-    z, _ = pairs.rows(torch.arange(7), torch.Generator().manual_seed(0))  # those that are here stay so
+    z, _ = pairs.to_train_on(torch.arange(7), torch.Generator().manual_seed(0))  # those that are here stay so
     assert z.device == torch.device("cpu")
 
 

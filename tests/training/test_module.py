@@ -30,7 +30,7 @@ class TestBalance:
     @pytest.mark.parametrize("exponent", [0.0, 0.3, 0.5, 1.0])
     def test_mean_one_and_the_formula(self, bridge, direction, exponent):
         kernel = bridge.kernel(direction)
-        kernel.steps[2] = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
+        kernel.table[2] = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
         weight = balance(kernel, exponent)
         assert float(weight[1:].mean()) == pytest.approx(1, rel=1e-6)
         expected = (bridge.grid.beta[1:].float() / torch.tensor([0.25, 1.0, 4.0, 16.0])) ** exponent
@@ -82,11 +82,11 @@ class TestFit:
     def test_loss_is_the_weighted_mean_of_the_objective(self, bridge):
         for objective in (Likelihood(), MeanMatching()):
             module = HalfStepModule(bridge, BACKWARD, objective, OptimizerSettings(balance=0.5))
-            module.weight.copy_(torch.tensor([0.0, 0.1, 0.5, 1.4, 2.0]))
+            module.step_weight.copy_(torch.tensor([0.0, 0.1, 0.5, 1.4, 2.0]))
             b = batch()
             law = module.kernel(b.x, b.k, b.c)
             each = objective.loss(law, b.target, bridge.grid.beta.float()[b.k]).mean(1)
-            expected = (each * module.weight[b.k]).mean()
+            expected = (each * module.step_weight[b.k]).mean()
             torch.testing.assert_close(module.training_step(b), expected)
             torch.testing.assert_close(module.last_loss, each.mean().detach())
 

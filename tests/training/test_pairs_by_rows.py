@@ -47,7 +47,7 @@ class TestBothKindsOfPairs:
         assert one.z_shape == two.z_shape == (2,)
         indices = torch.randint(1600, (333,), generator=seeded(1))
         assert same(one.plain(indices), two.plain(indices))
-        assert same(one.rows(indices, seeded(2)), two.rows(indices, seeded(2)))
+        assert same(one.to_train_on(indices, seeded(2)), two.to_train_on(indices, seeded(2)))
         assert torch.equal(one.conditions(indices), two.conditions(indices))
         assert same(one.head(10), two.plain(torch.arange(10)))
 
@@ -71,7 +71,7 @@ class TestBothKindsOfPairs:
 
 def widened(pairs):
     """The pairs with observations of two numbers, for a bridge of two."""
-    z, c = pairs.rows(torch.arange(len(pairs)), seeded(0))
+    z, c = pairs.to_train_on(torch.arange(len(pairs)), seeded(0))
     return EncodedPairs.of(z, c.repeat(1, 2))
 
 

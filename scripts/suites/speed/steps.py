@@ -66,7 +66,7 @@ def objective_step(module: HalfStepModule, batch: Batch) -> Step:
 
     def step() -> None:
         with autocast(precision, device):
-            loss = module.weighted_loss(module.kernel, batch)
+            loss, _ = module.losses(module.kernel, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
