@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line
 from safetensors.torch import save_file
 
 import csb
@@ -21,6 +20,7 @@ from csb.files import FORMAT, checksum, read_tensors, write_tensors
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.process import seeded
 from csb.runs.load import CONFIG, WEIGHTS
+from tests.conftest import one_line
 
 MLP = {"name": "mlp", "width": 8, "depth": 1}
 TRANSFORM = {"name": "standardise", "x_shape": [3], "y_shape": [2]}

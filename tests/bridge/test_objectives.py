@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import unpacked
 
 from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian
 from csb.process import Grid, Power, Reference, seeded
+from tests.conftest import unpacked
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 4)
 REFERENCE = Reference(GRID)

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import mixture_of, unpacked
 
 from csb.bridge.kernel import COVARIANCES
 from csb.bridge.paths import Skip, planned_calls, timesteps_of
@@ -13,7 +12,7 @@ from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
 from csb.process import Grid, Power, Reference, seeded
 from tests.bridge.test_bridge import N, Y, assert_laws
-from tests.conftest import make_exact_bridge, make_untrained_bridge
+from tests.conftest import make_exact_bridge, make_untrained_bridge, mixture_of, unpacked
 
 SKIP = Skip(scale=0.3, gain=1.7, removed=0.2, added=0.05)
 EYE = torch.eye(2).double()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import mixture_of, unpacked
 from torch.distributions import Categorical, LowRankMultivariateNormal, MixtureSameFamily, MultivariateNormal
 
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian, LowRankGaussian, low_rank_nll
 from csb.process import seeded
+from tests.conftest import mixture_of, unpacked
 
 MEAN = torch.tensor([[[0.3, -1.0, 2.0]], [[0.0, 1.0, -1.0]]])  # two states of shape (1, 3): flattening matters
 ROOT = torch.tensor([[[2.0, 0, 0], [0.3, 1.2, 0], [-0.4, 0.1, 0.8]], [[0.5, 0, 0], [0, 3.0, 0], [1, 0.5, 1.3]]])

@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 import torch
-from conftest import one_line
 
 from csb.files import load_state, remove_leftovers, save_state, write_atomically
+from tests.conftest import one_line
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
-from conftest import ROOT
 from demo.painter import WAITING, DigitRequest, Digits, painter_of
 from demo.server import BODY, Server
 from demo_examples import PROBLEMS, TEST, VECTORS, ask, serving, untrained, write_digits
@@ -20,7 +19,7 @@ from csb.bridge.checkpoint import save
 from csb.cli.scripts import loopback, of_checkout
 from csb.problems import MnistInpaint
 from csb.process import seeded
-from tests.conftest import one_line, refused
+from tests.conftest import ROOT, one_line, refused
 
 GOOD = {"image": [v % 256 for v in range(784)], "top": 3, "left": 11, "n": 5, "seed": 2}
 

@@ -14,9 +14,10 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from conftest import find_chromium
 from demo_examples import PROBLEMS, VECTORS, serving, write_digits
 from PIL import Image
+
+from tests.conftest import find_chromium
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",

@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
 from suites.sbi import processes
 from suites.sbi.command import collect
 from suites.sbi.plan import plan
@@ -22,6 +21,7 @@ from csb.cli.compose import quoted
 from csb.errors import CSBError
 from csb.files import load_state, write_json
 from csb.runs.folder import writing
+from tests.conftest import ROOT
 
 TRAIN = [
     "+problem.n_val=50", "training.last_forward=false", "training.first_steps=20", "training.steps=20",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Hook
 from omegaconf import OmegaConf
 
 from csb.cli import compose as cli
@@ -28,7 +27,7 @@ from csb.evaluation.sweep import (
     sweep_figure,
 )
 from csb.runs import train
-from tests.conftest import checked, refused
+from tests.conftest import Hook, checked, refused
 
 
 def make(L, T, seed=0, error=None, settings=None, **figures):

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import ROOT, Hook
 from two_processes import environment, free_port, process, training
 
 from csb.bridge.checkpoint import load
 from csb.files import load_state
+from tests.conftest import ROOT, Hook
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*"),

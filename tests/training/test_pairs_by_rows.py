@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_exact_bridge
 
 from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.problems import FilePairs
@@ -14,6 +13,7 @@ from csb.training.half_step import Batches, Draw
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, encoded, fill
 from csb.training.regression import example_batches, flow_path
 from csb.training.settings import DTYPES, HalfStep
+from tests.conftest import make_exact_bridge
 
 GRID = Grid.from_schedule(Power(0.2, 2.0), 3)
 FIRST, BACKWARD = HalfStep(0, 1, "backward", 50), HalfStep(2, 2, "backward", 50)

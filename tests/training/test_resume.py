@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Hook
 
 from csb.bridge.checkpoint import load
+from tests.conftest import ROOT, Hook
 from tests.training.fault_runs import ClosedOutput
 
 STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 import torch
-from conftest import Hook
 
 from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
 from csb.runs.folder import _LOCK
+from tests.conftest import Hook
 
 STEP = "csb.training.fit.NetworkModule.training_step"
 KILLS = {

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import find_chromium
 from report_examples import image_grid, image_report, point_grid, point_report
 
 from csb.evaluation.report import write_report
+from tests.conftest import find_chromium
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
