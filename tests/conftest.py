@@ -1,17 +1,11 @@
 """What several test folders share: an exact bridge in closed form, and the command line in a process of its own."""
 
-import builtins
 import contextlib
 import logging
 import multiprocessing
 import os
-import pkgutil
-import runpy
 import shutil
-import signal
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +21,7 @@ from csb.networks.diffusion import Denoiser
 from csb.problems import LinearGaussian
 from csb.problems.gaussian_ipf import AffineKernel, HalfStep, exact_ipf
 from csb.process import Grid, Power, seeded
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # figures are a processor's; set it to run the tests on a GPU
@@ -268,70 +263,6 @@ def find_chromium() -> str:
     return found
 
 
-@dataclass
-class Hook:
-    """Kills the process with SIGKILL, sends it another signal, or raises, at the n-th call of a function.
-
-    Attributes:
-        name: dotted name of what is replaced, e.g. "os.replace".
-        call: which call, from 1.
-        before: act before the function runs, otherwise after it.
-        raises: name of a builtin exception, or CSBError, to raise in place of the kill, or of a signal to send.
-    """
-
-    name: str
-    call: int = 1
-    before: bool = True
-    raises: str = ""
-
-    def install(self) -> None:
-        module, _, attribute = self.name.rpartition(".")
-        owner = pkgutil.resolve_name(module)
-        original, calls = getattr(owner, attribute), 0
-
-        def replaced(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == self.call and self.before:
-                self._act()
-            result = original(*args, **kwargs)
-            if calls == self.call and not self.before:
-                self._act()
-            return result
-
-        setattr(owner, attribute, replaced)
-
-    def _act(self) -> None:
-        if self.raises == "CSBError":
-            raise CSBError("planned failure; try again")
-        if self.raises and not self.raises.startswith("SIG"):
-            raise getattr(builtins, self.raises)
-        os.kill(os.getpid(), signal.Signals[self.raises or "SIGKILL"])
-
-
-def _command(script: str, arguments: list[str], hooks: list[Hook], folder: str, cwd: str, env: dict[str, Any]) -> None:
-    """In the child: runs a script as from the command line, its output into files."""
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, descriptor)
-    os.chdir(cwd)
-    for key, value in env.items():
-        os.environ.pop(key, None) if value is None else os.environ.update({key: value})
-    torch.set_num_threads(1)
-    for hook in hooks:
-        hook.install()
-    sys.argv = [script, *arguments]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        if (
-            "joblib.externals.loky" in sys.modules
-        ):  # an interpreter's end stops its workers, that of a fork waits for them
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(kill_workers=True)
-
-
 class Finished(NamedTuple):
     """What a command left: its exit code (−9 where it was killed) and its output."""
 
@@ -344,7 +275,7 @@ class Finished(NamedTuple):
 def fork_server():
     """A server that has imported everything and forks a child a command: seconds less than a fresh interpreter."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["csb.cli.train", "csb.cli.compose", "conftest"])
+    context.set_forkserver_preload(["csb.cli.train", "csb.cli.compose", "tests.commands"])
     return context
 
 
@@ -355,7 +286,7 @@ def command(fork_server, tmp_path_factory):
     def run(*arguments, script="train.py", hooks=(), kill_after=None, cwd=ROOT, env=None, timeout=600):
         folder = tmp_path_factory.mktemp("command")
         args = (str(ROOT / script), list(arguments), list(hooks), str(folder), str(cwd), env or {})
-        process = fork_server.Process(target=_command, args=args)
+        process = fork_server.Process(target=run_command, args=args)
         process.start()
         process.join(kill_after if kill_after is not None else timeout)
         if process.is_alive():

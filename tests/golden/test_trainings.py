@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import csb
-from tests.conftest import Finished, Hook
+from tests.commands import Hook
+from tests.conftest import Finished
 from tests.training.two_processes import environment, free_port
 
 HERE = Path(__file__).parent

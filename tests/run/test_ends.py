@@ -13,7 +13,8 @@ import torch
 
 from csb.cli.ends import explain, terminable
 from csb.errors import CSBError, Terminated
-from tests.conftest import ROOT, Hook
+from tests.commands import Hook
+from tests.conftest import ROOT
 
 
 def raised(error, of, hidden=False):

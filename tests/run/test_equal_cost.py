@@ -20,7 +20,8 @@ from csb.runs.compare import Pace, Work
 from csb.runs.guided import particle_counts
 from csb.runs.methods import METHODS, Method
 from csb.samplers import GUIDED
-from tests.conftest import Hook, make_untrained_bridge, one_line, refused
+from tests.commands import Hook
+from tests.conftest import make_untrained_bridge, one_line, refused
 from tests.samplers.models import untrained
 
 TINY = ["observations=3", "samples=40", "baselines.sweep_observations=2", "baselines.sweep_samples=4"]

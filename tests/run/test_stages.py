@@ -20,7 +20,8 @@ from csb.runs.folder import stage_files
 from csb.runs.load import load_run, problem_of
 from csb.runs.stages import load_stage, stage_job, students_of
 from csb.samplers import ConsistencySampler, flow_sampler, score_sampler
-from tests.conftest import STAGES, Hook, checked, one_line, refused
+from tests.commands import Hook
+from tests.conftest import STAGES, checked, one_line, refused
 
 Y = torch.tensor([[0.1, 0.2], [0.0, -0.3]])
 

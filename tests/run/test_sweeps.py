@@ -27,7 +27,8 @@ from csb.evaluation.sweep import (
     sweep_figure,
 )
 from csb.runs import train
-from tests.conftest import Hook, checked, refused
+from tests.commands import Hook
+from tests.conftest import checked, refused
 
 
 def make(L, T, seed=0, error=None, settings=None, **figures):

@@ -12,7 +12,8 @@ from two_processes import environment, free_port, process, training
 
 from csb.bridge.checkpoint import load
 from csb.files import load_state
-from tests.conftest import ROOT, Hook
+from tests.commands import Hook
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*"),

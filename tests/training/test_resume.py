@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from csb.bridge.checkpoint import load
-from tests.conftest import ROOT, Hook
+from tests.commands import Hook
+from tests.conftest import ROOT
 from tests.training.fault_runs import ClosedOutput
 
 STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10

@@ -9,7 +9,7 @@ import torch
 from csb.bridge.checkpoint import load
 from csb.dtypes import automatic_precision
 from csb.runs.folder import _LOCK
-from tests.conftest import Hook
+from tests.commands import Hook
 
 STEP = "csb.training.fit.NetworkModule.training_step"
 KILLS = {

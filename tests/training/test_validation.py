@@ -16,7 +16,7 @@ from csb.training.pairs import EncodedPairs
 from csb.training.settings import TrainingSettings
 from csb.training.state import EACH, SCALED, SCORE, best_iteration
 from csb.training.trainer import BridgeTrainer
-from tests.conftest import Hook
+from tests.commands import Hook
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 SHORT = {"first_steps": 20, "steps": 12, "batch_size": 64, "refresh": 5, "trajectories": 64, "checkpoint_every": 3}
