@@ -1,9 +1,9 @@
-"""The laws of the reference process against one another, in float64, for every schedule and every step."""
+"""The laws of the reference process against one another, for every schedule and step; steps of the reverse process."""
 
 import pytest
 import torch
 
-from csb.process import SCHEDULES, Grid, Pinned, Power, Reference, expand, mix, seeded
+from csb.process import SCHEDULES, Grid, Pinned, Power, Reference, ddim, euler_maruyama, expand, mix, seeded
 
 CASES = [(name, T) for name in SCHEDULES for T in (1, 2, 100)]
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-9}  # the power schedule's first of 100 steps has β = 1e-8: 8 digits are lost
@@ -123,3 +123,42 @@ def test_expand_and_mix_follow_the_states():
     mean = mix(law, near, far)
     assert mean.dtype == torch.float32
     assert torch.allclose(mean[2], 2 * near[2] + 3 * far[2])
+
+
+@pytest.fixture(params=SCHEDULES)
+def grid(request):
+    return Grid.from_schedule(SCHEDULES[request.param](alpha_bar_end=1e-4), 12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 12])
+class TestSteps:
+    def test_ddim_with_eta_one_is_the_ancestral_step(self, grid, k):
+        one, two = ddim(grid, k, 1.0), Reference(grid).pinned_start(k)
+        torch.testing.assert_close(tuple(one), tuple(two), rtol=1e-9, atol=1e-12)
+        noisy = [float(law.var) > 0 for law in (two, euler_maruyama(grid, k), one)]
+        assert noisy == [k > 1] * 3  # the last step is noiseless
+        assert float(ddim(grid, k).var) == 0
+
+    @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+    def test_ddim_keeps_the_marginals_where_the_guess_is_right(self, grid, k, eta):
+        """X_{k−1} | X_0 is N(√ᾱ_{k−1} x_0, (1−ᾱ_{k−1}) I) again, for any η."""
+        law, here, before = ddim(grid, k, eta), grid.alpha_bar[k], grid.alpha_bar[k - 1]
+        torch.testing.assert_close(law.near * here.sqrt() + law.far, before.sqrt())
+        torch.testing.assert_close(law.near**2 * (1 - here) + law.var, 1 - before)
+
+    def test_euler_maruyama_by_hand(self, grid, k):
+        z, z_0 = torch.tensor([0.7, -1.1]).double(), torch.tensor([0.2, 0.5]).double()
+        alpha_bar, h = grid.alpha_bar[k], float(grid.alpha_bar[k - 1].log() - grid.alpha_bar[k].log())
+        score = (alpha_bar.sqrt() * z_0 - z) / (1 - alpha_bar)
+        law = euler_maruyama(grid, k)
+        torch.testing.assert_close(law.near * z + law.far * z_0, z + h * (z / 2 + score))
+        assert float(law.var) == pytest.approx(h if k > 1 else 0.0, rel=1e-9)
+
+
+def test_the_last_step_ends_at_the_guess(grid):
+    for law in (Reference(grid).pinned_start(1), ddim(grid, 1)):
+        assert float(law.near) == pytest.approx(0, abs=1e-12)
+        assert float(law.far) == pytest.approx(1, abs=1e-12)
+    fine = euler_maruyama(Grid.from_schedule(Power(1e-4, 3.0), 100), 1)
+    assert float(fine.near) == pytest.approx(0, abs=1e-4)
+    assert float(fine.far) == pytest.approx(1, abs=1e-4)

@@ -1,6 +1,7 @@
-"""Schedules and grids: end points, monotony, horizon, errors."""
+"""Schedules and grids: end points, monotony, horizon, the clock of the forward SDE, Karras et al., errors."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -72,6 +73,49 @@ def test_grid_beta_and_mirror(name, T):
     assert grid.beta[0] == 0
     assert bool(((grid.beta[1:] > 0) & (grid.beta[1:] < 1)).all())
     assert torch.allclose((1 - grid.beta).cumprod(0), grid.alpha_bar, rtol=1e-12)
+    torch.testing.assert_close(1 / (1 + grid.noise_ratio**2), grid.alpha_bar)
     mirror = grid.mirror()
     assert torch.allclose(mirror.beta[1:], grid.beta[1:].flip(0), atol=1e-14)
     assert torch.allclose(mirror.mirror().alpha_bar, grid.alpha_bar, rtol=1e-14)
+
+
+@pytest.mark.parametrize("schedule", [LinearBeta(1e-4), Cosine(1e-3), Power(1e-4, 3.0)], ids=SCHEDULES)
+def test_the_clock_is_that_of_the_forward_sde(schedule):
+    """Euler–Maruyama on dx = −½ x ds + dW has mean m and variance v of X_k | X_0 = 1 that tend to √ᾱ and 1 − ᾱ."""
+    errors = []
+    for T in (200, 400, 800):
+        grid = Grid.from_schedule(schedule, T)
+        s, mean, var, error = grid.clock, 1.0, 0.0, 0.0
+        for k in range(1, T + 1):
+            h = float(s[k] - s[k - 1])
+            mean, var = (1 - h / 2) * mean, (1 - h / 2) ** 2 * var + h
+            alpha_bar = float(grid.alpha_bar[k])
+            error = max(error, abs(mean - alpha_bar**0.5), abs(var - (1 - alpha_bar)))
+        errors.append(error)
+    assert errors[-1] < 0.03
+    for one, two in pairwise(errors):
+        assert math.log2(one / two) == pytest.approx(1, abs=0.15)
+
+
+class TestKarras:
+    @pytest.mark.parametrize("T", [1, 2, 18])
+    def test_formula(self, T):
+        grid = Grid.karras(T, 1e-4, sigma_min=0.01, rho=3.0)
+        assert grid.T == T
+        assert float(grid.alpha_bar[-1]) == pytest.approx(1e-4, rel=1e-9)
+        roots = grid.noise_ratio[1:] ** (1 / 3)
+        assert float(grid.noise_ratio[1]) == pytest.approx(0.01 if T > 1 else 9999**0.5, rel=1e-6)
+        torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(T - 1), equal_nan=True)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ((0, 1e-4), "T=0 is not possible"),
+            ((5, 1e-4, 0.0), "sigma_min=0.0 is not possible; give a finite number of at least 1e-06"),
+            ((5, 0.5, 2.0), "sigma_min=2.0 is not below 1, the horizon"),
+        ],
+        ids=str,
+    )
+    def test_errors(self, values, message):
+        with pytest.raises(CSBError, match=message):
+            Grid.karras(*values)
