@@ -1,4 +1,4 @@
-"""The bulk of a coordinate has unit scale whatever its tails do; offsets leave and come back in float64."""
+"""The bulk of a coordinate has unit scale whatever its tails do; offsets leave and return; the finest scale of data."""
 
 import logging
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, build_transform
-from csb.problems.rows import Rows
+from csb.errors import CSBError
+from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, TwoMoons, build_transform
+from csb.problems.rows import Rows, finest_scale
 from csb.problems.standardise import Scale, bulk, codes
 from csb.process import seeded
 from tests.problems.conftest import KINDS, write
@@ -195,3 +196,41 @@ class TestOffsets:
         problem = FilePairs(**write(tmp_path, "npz", {"x": x, "y": x}))
         assert problem.pairs("train").x.dtype == torch.float32
         assert problem.make_transform(problem.rows("train")).dtype_of("x") == torch.float32
+
+
+def noisy(width, n=20_000):
+    """z | c ~ N(c, diag(1, width²)), c ~ N(0, I)."""
+    c = torch.randn(n, 2, generator=seeded(1))
+    return c + torch.randn(n, 2, generator=seeded(2)) * torch.tensor([1.0, width]), c
+
+
+class TestTheFinestScale:
+    """On laws whose width is known."""
+
+    @pytest.mark.parametrize("width", [0.01, 0.05])
+    def test_it_is_the_width_of_the_narrowest_direction(self, width):
+        found = finest_scale(*noisy(width, 100_000), seeded(0))
+        assert 0.5 * width < found < 1.2 * width  # the tenth of the finest, among neighbours
+
+    def test_it_is_that_of_the_finest_tenth_of_places(self):
+        z, c = noisy(0.3)
+        narrow = c[:, 0] > 1  # a sixth of them
+        z[narrow] = noisy(0.03)[0][narrow]
+        assert finest_scale(z, c, seeded(0)) < 0.06
+
+    def test_it_is_that_of_two_moons_crescent(self):
+        pairs = TwoMoons().pairs("train", 50_000)
+        z, c = ((v - v.mean(0)) / v.std(0) for v in (pairs.x, pairs.y))
+        assert 0.5 < finest_scale(z, c, seeded(0)) / (0.01 / float(pairs.x.std())) < 1.5
+
+    def test_it_grows_with_the_structure_and_repeats(self):
+        found = [finest_scale(*noisy(width), seeded(0)) for width in (0.02, 0.1, 0.5)]
+        assert found == sorted(found)
+        assert finest_scale(*noisy(0.1), seeded(0)) == found[1]
+
+    def test_shapes_and_too_few(self):
+        z, c = noisy(0.1)
+        assert finest_scale(z.view(-1, 1, 2), c.view(-1, 2, 1), seeded(0)) == finest_scale(z, c, seeded(0))
+        assert 0 < finest_scale(z[:60], c[:60].repeat(1, 40), seeded(0)) < 1  # more numbers in c than pairs
+        with pytest.raises(CSBError, match="40 pairs are too few"):
+            finest_scale(z[:40], c[:40], seeded(0))

@@ -119,3 +119,18 @@ class TestKarras:
     def test_errors(self, values, message):
         with pytest.raises(CSBError, match=message):
             Grid.karras(*values)
+
+
+@pytest.mark.parametrize(("T", "scale"), [(2, 0.01), (10, 0.005), (20, 0.1)])
+def test_the_first_step_of_a_power_resolves_the_scale(T, scale):
+    schedule = Power.resolving(0.1, T, scale)
+    first = 1 - float(schedule.alpha_bar(torch.tensor(1 / T).double()))
+    assert first**0.5 == pytest.approx(scale, rel=1e-6)
+
+
+def test_the_power_stays_in_its_range():
+    assert Power.resolving(0.1, 10, 0.9).power == 1
+    assert Power.resolving(0.1, 2, 1e-5).power == 19
+    assert Power.resolving(0.1, 1, 0.01) == Power(0.1)
+    with pytest.raises(CSBError, match="scale"):
+        Power.resolving(0.1, 10, 1.5)
