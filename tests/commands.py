@@ -55,7 +55,7 @@ class Hook:
         os.kill(os.getpid(), signal.Signals[self.raises or "SIGKILL"])
 
 
-def run_script(
+def run_command(
     script: str, arguments: list[str], hooks: list[Hook], folder: str, cwd: str, env: dict[str, Any]
 ) -> None:
     """In the child: runs a script as from the command line, its output into files."""
