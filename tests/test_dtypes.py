@@ -1,7 +1,8 @@
 """float32 whatever torch's default dtype is, bit for bit; and models that refuse to be converted to another."""
 
 import copy
-import io
+import itertools
+from functools import partial
 
 import lightning as pl
 import pytest
@@ -23,22 +24,17 @@ from csb.process import initialised, seeded
 from csb.runs.config import read
 from csb.samplers import ConsistencySampler
 from csb.training.distil import level_shares
-from tests.conftest import default_dtype, make_untrained_bridge
+from tests.conftest import default_dtype
 
-OTHERS = [torch.float64, torch.bfloat16, torch.float16]
 GRID, PLAIN = [1.0, 0.6, 0.1], {"x_shape": [2], "y_shape": [1]}
 NETWORKS = {
     "mlp": ({"name": "mlp", "width": 8, "depth": 1}, (2,), (1,)),
     "affine": ({"name": "affine", "steps": 2}, (2,), (1,)),
     "unet": ({"name": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1}, (1, 8, 8), (1, 8, 8)),
 }
-TRANSFORMS = {
-    "identity": PLAIN,
-    "standardise": PLAIN,
-    "reflect": {**PLAIN, "low": [0.1, None], "high": [1.7, None]},
-    "probit": {**PLAIN, "low": [0.1, None], "high": [1.7, None]},
-}
-MLP = NETWORKS["mlp"][0]
+BOUNDS = {"low": [0.1, None], "high": [1.7, None]}
+TRANSFORMS = {"identity": PLAIN, "standardise": PLAIN, "reflect": PLAIN | BOUNDS, "probit": PLAIN | BOUNDS}
+MLP, STANDARDISE = NETWORKS["mlp"][0], {"name": "standardise", **PLAIN}
 
 
 def bridge(transform="reflect", covariance="full"):
@@ -53,13 +49,11 @@ def bridge(transform="reflect", covariance="full"):
 
 
 def student(law):
-    transform = {"name": "standardise", **PLAIN}
-    return build_student(StudentSpec(GRID, transform, MLP, "v", law, [1, 2], components=2), 1)
+    return build_student(StudentSpec(GRID, STANDARDISE, MLP, "v", law, [1, 2], components=2), 1)
 
 
-def conditional(kind):
-    schedule = {"name": "linear", "alpha_bar_end": 0.1} if kind == "score" else None
-    return build_conditional(ConditionalSpec(kind, MLP, {"name": "standardise", **PLAIN}, schedule), 1)
+def conditional(kind, schedule=None):
+    return build_conditional(ConditionalSpec(kind, MLP, STANDARDISE, schedule), 1)
 
 
 def guide():
@@ -71,7 +65,7 @@ MODELS = {
     "bridge": bridge,
     "student": lambda: student("mixture"),
     "generator": lambda: student("generator"),
-    "score": lambda: conditional("score"),
+    "score": lambda: conditional("score", {"name": "linear", "alpha_bar_end": 0.1}),
     "flow": lambda: conditional("flow"),
     "denoiser": lambda: build_denoiser(DenoiserSpec(MLP, (2,), 0.7, 0.1), 1),
     "guide": guide,
@@ -79,90 +73,80 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=OTHERS, ids=str)
-def dtype(request):
-    return request.param
-
-
 def same(a, b):
     return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-class TestDefaultDtype:
-    """What is made, drawn and computed under another default is what it is under float32, to the last bit."""
+def weights(make):
+    model = make()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    return [*model.parameters(), *model.buffers()]
 
-    @pytest.mark.parametrize("make", [*MODELS.values(), lambda: classifier(1)], ids=[*MODELS, "classifier"])
-    def test_models(self, make, dtype):
-        with torch.random.fork_rng():
+
+def outputs(spec, z_shape, c_shape):
+    like = {"dtype": torch.float32}
+    z, c = torch.randn(3, *z_shape, generator=seeded(1), **like), torch.randn(3, *c_shape, generator=seeded(2), **like)
+    with initialised(1):
+        network = build_network(spec, z_shape, c_shape, 3)
+    return [network(z, torch.tensor([0.3], **like), network.encode(c))]
+
+
+def samples_and_densities_of_a_file(transform, covariance, tmp_path):
+    if not (path := tmp_path / "bridge.safetensors").exists():
+        save(bridge(transform, covariance), path, {})
+    loaded = load(path)
+    x = loaded.sample([[0.3], [1.2]], 4, generator=seeded(1), refine=1).x
+    log_p, info = loaded.log_prob([[0.4, 0.2]], [0.3], 8, seeded(2), with_info=True)
+    leap = x if covariance == "fixed" else loaded.sample([0.3], 4, generator=seeded(1), sample_steps=1).x
+    return [x, log_p, info.ess, leap, loaded.transform.preimage(x[0], seeded(3))]
+
+
+def samples_of_a_student(law):
+    made = student(law)
+    drawn = ConsistencySampler(made, 2).sample(torch.tensor([[0.3]], dtype=torch.float32), 4, seeded(1))
+    return [drawn.x, level_shares(made)]
+
+
+def pairs_of(cls):
+    problem = cls(seed=1)
+    pairs = problem.pairs("train", 40)
+    return [pairs.x, pairs.y, problem.new_transform().fit(Rows.of(pairs)).encode_x(pairs.x)]
+
+
+SIMULATED = {
+    name: cls for name, cls in PROBLEMS.items() if issubclass(cls, Simulated) and "mnist" not in cls.__name__.lower()
+}
+COMPUTED = {
+    **{f"weights of {name}": partial(weights, make) for name, make in MODELS.items()},
+    "weights of classifier": partial(weights, lambda: classifier(1)),
+    **{f"outputs of {name}": partial(outputs, *arguments) for name, arguments in NETWORKS.items()},
+    **{f"samples of {law}": partial(samples_of_a_student, law) for law in ("mixture", "generator")},
+    **{f"pairs of {name}": partial(pairs_of, cls) for name, cls in SIMULATED.items()},
+    **{
+        f"file, {transform}, {covariance}": partial(samples_and_densities_of_a_file, transform, covariance)
+        for transform, covariance in itertools.product(TRANSFORMS, COVARIANCES)
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", COMPUTED)
+def test_under_another_default_it_is_what_it_is_under_float32(name, dtype, tmp_path):
+    """What is made, drawn and computed, to the last bit."""
+    compute, found = COMPUTED[name], []
+    for default in (torch.float32, dtype):
+        with default_dtype(default), torch.random.fork_rng():
             torch.manual_seed(0)
-            expected = [*(one := make()).parameters(), *one.buffers()]
-            torch.manual_seed(0)
-            with default_dtype(dtype):
-                found = [*(two := make()).parameters(), *two.buffers()]
-        assert all(same(a, b) for a, b in zip(expected, found, strict=True))
-        assert {p.dtype for p in two.parameters()} == {torch.float32}
+            found.append(compute(tmp_path) if name.startswith("file") else compute())
+            assert torch.get_default_dtype() == default
+    assert all(same(a, b) for a, b in zip(*found, strict=True))
 
-    @pytest.mark.parametrize(("spec", "z_shape", "c_shape"), NETWORKS.values(), ids=NETWORKS)
-    def test_networks(self, spec, z_shape, c_shape, dtype):
-        z, c = torch.randn(3, *z_shape, generator=seeded(1)), torch.randn(3, *c_shape, generator=seeded(2))
-        time, found = torch.tensor([0.3]), []
-        for default in (torch.float32, dtype):
-            with initialised(1), default_dtype(default):
-                network = build_network(spec, z_shape, c_shape, 3)
-            with default_dtype(default):
-                found.append(network(z, time, network.encode(c)))
-        assert same(*found)
 
-    @pytest.mark.parametrize("covariance", COVARIANCES)
-    @pytest.mark.parametrize("transform", TRANSFORMS)
-    def test_samples_and_densities_of_a_file(self, transform, covariance, dtype, tmp_path):
-        made = bridge(transform, covariance)
-        save(made, path := tmp_path / "bridge.safetensors", {})
-        found = []
-        for default in (torch.float32, dtype):
-            with default_dtype(default):
-                loaded = load(path)
-                x = loaded.sample([[0.3], [1.2]], 4, generator=seeded(1), refine=1).x
-                log_p, info = loaded.log_prob([[0.4, 0.2]], [0.3], 8, seeded(2), with_info=True)
-                leap = x if covariance == "fixed" else loaded.sample([0.3], 4, generator=seeded(1), sample_steps=1).x
-                found.append((x, log_p, info.ess, leap, loaded.transform.preimage(x[0], seeded(3))))
-        assert all(same(a, b) for a, b in zip(*found, strict=True))
-
-    @staticmethod
-    def plain(transform, covariance):
-        part = KernelSpec(MLP, covariance=covariance, rank=1, components=2)
-        return BridgeSpec(GRID, {"name": transform, **TRANSFORMS[transform]}, part, part).plain()
-
-    @pytest.mark.parametrize("law", ["mixture", "generator"])
-    def test_students(self, law, dtype):
-        found = []
-        for default in (torch.float32, dtype):
-            with default_dtype(default):
-                made = student(law)
-                drawn = ConsistencySampler(made, 2).sample(torch.tensor([[0.3]], dtype=torch.float32), 4, seeded(1))
-                found.append((drawn.x, level_shares(made)))
-        assert all(same(a, b) for a, b in zip(*found, strict=True))
-
-    @pytest.mark.parametrize(
-        "cls", [cls for cls in PROBLEMS.values() if issubclass(cls, Simulated) and "mnist" not in cls.__name__.lower()]
-    )
-    def test_problems(self, cls, dtype):
-        found = []
-        for default in (torch.float32, dtype):
-            with default_dtype(default):
-                problem = cls(seed=1)
-                pairs = problem.pairs("train", 40)
-                found.append((pairs.x, pairs.y, problem.new_transform().fit(Rows.of(pairs)).encode_x(pairs.x)))
-        assert all(same(a, b) for a, b in zip(*found, strict=True))
-
-    def test_the_default_itself_is_left_alone(self, dtype):
-        with default_dtype(dtype):
-            for make in MODELS.values():
-                make()
-                assert torch.get_default_dtype() == dtype
-            with pytest.raises(CSBError, match="unknown"), initialised(0):
-                build_network({"name": "none"}, (2,), (1,), 1)
-            assert torch.get_default_dtype() == dtype
+def test_an_error_leaves_the_default_alone():
+    with default_dtype(torch.float64):
+        with pytest.raises(CSBError, match="unknown"), initialised(0):
+            build_network({"name": "none"}, (2,), (1,), 1)
+        assert torch.get_default_dtype() == torch.float64
 
 
 CONVERSIONS = {
@@ -184,112 +168,85 @@ def tensors(model):
 
 
 @pytest.mark.filterwarnings("ignore:Complex modules:UserWarning")
-class TestConversion:
-    @pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS)
-    @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-    def test_it_is_refused_and_nothing_is_changed(self, make, convert):
-        model = make()
-        before = tensors(model)
-        with pytest.raises(
-            CSBError, match=r"computes in float32 and cannot be converted to torch\.\w+; .*bf16"
-        ) as error:
-            convert(model)
-        assert "\n" not in str(error.value)
-        assert all(same(before[key], value) for key, value in tensors(model).items())
-
-    @pytest.mark.parametrize("part", ["backward_kernel", "forward_kernel", "backward_kernel.network"])
-    def test_of_a_part(self, part):
-        made = bridge()
-        before = {name: t.dtype for name, t in tensors(made).items()}
-        with pytest.raises(CSBError, match="computes in float32"):
-            made.get_submodule(part).double()
-        assert {name: t.dtype for name, t in tensors(made).items()} == before
-
-    @pytest.mark.parametrize("transform", TRANSFORMS)
-    def test_a_transform_by_itself_computes_in_double_too_and_not_in_less(self, transform):
-        made = build_transform({"name": transform, **TRANSFORMS[transform]})
-        x = torch.tensor([[0.4, 0.2]], dtype=torch.float64)
-        before = made.encode_x(x)
-        for convert in (lambda m: m.half(), lambda m: m.to(torch.bfloat16)):
-            with pytest.raises(CSBError, match="cannot be converted"):
-                convert(made)
-            assert torch.equal(made.encode_x(x), before)
-        z = made.double().encode_x(x)
-        assert z.dtype == torch.float64
-        torch.testing.assert_close(made.decode(z, torch.zeros(1, 1)), x, rtol=1e-6, atol=1e-6)
-
-    def test_what_moves_and_copies_still_does(self):
-        made = bridge()
-        expected = made.sample([0.3], 4, generator=seeded(1)).x
-
-        class Module(pl.LightningModule):
-            def __init__(self):
-                super().__init__()
-                self.bridge = made
-
-        for moved in (
-            lambda: made.to("cpu"),
-            lambda: made.to(torch.float32),
-            lambda: made.float(),
-            lambda: copy.deepcopy(made),
-            lambda: made.share_memory(),
-            lambda: AveragedModel(made).module,
-            lambda: Module().to(torch.device("cpu")).float().bridge,
-            lambda: made.to(memory_format=torch.preserve_format),
-        ):
-            assert torch.equal(moved().sample([0.3], 4, generator=seeded(1)).x, expected)
-        assert made.share_memory().backward_kernel.table.is_shared()
-        torch.save(made.state_dict(), file := io.BytesIO())
-        file.seek(0)
-        empty = copy.deepcopy(made).to("meta").to_empty(device="cpu")
-        assert {t.device.type for t in tensors(empty).values()} == {"cpu"}
-
-    def test_float_leaves_what_is_float64_on_purpose(self):
-        class Holder(Float32Module):
-            def __init__(self):
-                super().__init__()
-                self.register_buffer("offset", torch.tensor(1.7e9 + 1, dtype=torch.float64))
-                self.register_buffer("count", torch.tensor(3))
-                self.linear = nn.Linear(1, 1, dtype=torch.float32)
-
-        for convert in (lambda m: m.float(), lambda m: m.to(torch.float32), lambda m: m.type(torch.float32)):
-            held = convert(Holder())
-            assert held.offset.dtype == torch.float64
-            assert float(held.offset) == 1.7e9 + 1
-            assert held.count.dtype == torch.int64
-        assert Holder().to("meta").offset.dtype == torch.float64
+@pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_conversion_is_refused_and_nothing_is_changed(make, convert):
+    model = make()
+    before = tensors(model)
+    with pytest.raises(CSBError, match=r"computes in float32 and cannot be converted to torch\.\w+; .*bf16"):
+        convert(model)
+    assert all(same(before[key], value) for key, value in tensors(model).items())
 
 
-def test_a_loaded_bridge_of_float64_weights_is_float32():
-    """Files of another dtype are read into float32."""
-    made = make_untrained_bridge(2, 1)
+@pytest.mark.parametrize("part", ["backward_kernel", "forward_kernel", "backward_kernel.network"])
+def test_a_conversion_of_a_part_is_refused(part):
+    with pytest.raises(CSBError, match="computes in float32"):
+        bridge().get_submodule(part).double()
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_transform_by_itself_computes_in_double_too_and_not_in_less(transform):
+    made = build_transform({"name": transform, **TRANSFORMS[transform]})
+    x = torch.tensor([[0.4, 0.2]], dtype=torch.float64)
+    before = made.encode_x(x)
+    with pytest.raises(CSBError, match="cannot be converted"):
+        made.half()
+    assert torch.equal(made.encode_x(x), before)
+    z = made.double().encode_x(x)
+    assert z.dtype == torch.float64
+    torch.testing.assert_close(made.decode(z, torch.zeros(1, 1)), x, rtol=1e-6, atol=1e-6)
+
+
+def test_what_moves_and_copies_still_does():
+    made = bridge()
     expected = made.sample([0.3], 4, generator=seeded(1)).x
-    made.load_state_dict({key: value.double() for key, value in made.state_dict().items()})
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.bridge = made
+
+    for name, moved in {
+        "device": lambda: made.to("cpu"),
+        "dtype": lambda: made.to(torch.float32),
+        "copy": lambda: copy.deepcopy(made),
+        "shared": lambda: made.share_memory(),
+        "average": lambda: AveragedModel(made).module,
+        "within another": lambda: Module().to(torch.device("cpu")).float().bridge,
+        "format": lambda: made.to(memory_format=torch.preserve_format),
+    }.items():
+        assert torch.equal(moved().sample([0.3], 4, generator=seeded(1)).x, expected), name
+    assert made.share_memory().backward_kernel.table.is_shared()
+    empty = copy.deepcopy(made).to("meta").to_empty(device="cpu")
+    assert {t.device.type for t in tensors(empty).values()} == {"cpu"}
+    made.load_state_dict({key: value.double() for key, value in made.state_dict().items()})  # files of another dtype
     assert torch.equal(made.sample([0.3], 4, generator=seeded(1)).x, expected)
 
 
-class TestAutomaticPrecision:
-    @pytest.mark.parametrize("amx", [False, True])
-    @pytest.mark.parametrize("bf16", [False, True])
-    def test_a_processor(self, monkeypatch, amx, bf16):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-        expected = "bf16-mixed" if amx or bf16 else "32-true"
-        assert automatic_precision(torch.device("cpu")) == expected
-        run = read(composed("train", ["experiment=two_moons"]))
-        assert run.device.precision == run.plain["trainer"]["precision"] == expected
+@pytest.mark.parametrize("convert", [lambda m: m.float(), lambda m: m.to(torch.float32), lambda m: m.to("meta")])
+def test_what_is_float64_on_purpose_stays(convert):
+    class Holder(Float32Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("offset", torch.tensor(1.7e9 + 1, dtype=torch.float64))
+            self.register_buffer("count", torch.tensor(3))
 
-    @pytest.mark.parametrize(("own", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
-    def test_a_gpu(self, monkeypatch, own, expected):
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation: own and not including_emulation
-        )
-        assert automatic_precision(torch.device("cuda")) == expected
+    held = convert(Holder())
+    assert (held.offset.dtype, held.count.dtype) == (torch.float64, torch.int64)
+    assert held.offset.is_meta or float(held.offset) == 1.7e9 + 1
 
-    def test_a_precision_that_is_given_stays(self, monkeypatch):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-        for given in ("trainer=default", "trainer.precision=32-true"):
-            assert read(composed("train", ["experiment=two_moons", given])).device.precision == "32-true"
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        run = read(composed("train", ["experiment=two_moons", "trainer=bf16"]))
-        assert run.device.precision == "bf16-mixed"
+
+@pytest.mark.parametrize(("amx", "bf16"), [(False, False), (False, True), (True, False)])
+def test_the_automatic_precision_of_a_processor(monkeypatch, amx, bf16):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    given = {"": "bf16-mixed" if amx or bf16 else "32-true", "trainer=default": "32-true", "trainer=bf16": "bf16-mixed"}
+    for override, expected in given.items():
+        run = read(composed("train", ["experiment=two_moons", *override.split()]))
+        assert run.device.precision == run.plain["trainer"]["precision"] == expected, override
+
+
+@pytest.mark.parametrize(("own", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_the_automatic_precision_of_a_gpu(monkeypatch, own, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: own and not including_emulation)
+    assert automatic_precision(torch.device("cuda")) == expected

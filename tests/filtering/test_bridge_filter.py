@@ -27,18 +27,15 @@ def test_a_gaussian_forecast_gives_kalmans_analysis(way, locality):
     assert cov < (0.06 if exact else 0.15), cov
 
 
-def test_one_iteration_of_replay_underestimates_the_gain_as_predicted():
+@pytest.mark.parametrize(("L", "gain", "atol"), [(1, 0.7 / (0.7 + 0.25), 0.01), (4, 1 / 1.25, 0.015)])
+def test_one_iteration_of_replay_underestimates_the_gain_as_predicted(L, gain, atol):
     """x_T keeps √ᾱ_T of z, and with it what y^m says: the gain is that of a forecast of variance 1 − ᾱ_T."""
     one = torch.ones(1, 1, dtype=torch.float64)
     model = LinearGaussianModel(one, one, one, Gaussian(torch.zeros(1).double(), one), noise_std=0.5)
-    x, y, a = model.initial(M, seeded(3)), torch.tensor([2.0], dtype=torch.float64), 0.3
-    x = (x - x.mean()) / x.std()
-    gains = []
-    for L in (1, 4):
-        method = BridgeFilter(T=4, L=L, alpha_bar_end=a, features=0)
-        gains.append(float(method(model, x, y, seeded(4)).x.mean()) / 2)
-    assert gains[0] == pytest.approx((1 - a) / (1 - a + 0.25), abs=0.01)
-    assert gains[1] == pytest.approx(1 / 1.25, abs=0.015)
+    x, y = model.initial(M, seeded(3)), torch.tensor([2.0], dtype=torch.float64)
+    method = BridgeFilter(T=4, L=L, alpha_bar_end=0.3, features=0)
+    found = method(model, (x - x.mean()) / x.std(), y, seeded(4)).x
+    assert float(found.mean()) / 2 == pytest.approx(gain, abs=atol)
 
 
 FLEXIBLE = {"T": 8, "L": 2, "alpha_bar_end": 0.2, "power": 3.0, "features": 150, "width": 0.7}
@@ -80,22 +77,18 @@ class TestKernels:
         end = 0.5 * x[0] - v + 2 + curved * torch.cos(1.5 * v) + 0.3 * torch.randn(v.shape, generator=g).double()
         return x, v, end
 
-    def test_affine_means_and_the_noise_about_them(self):
-        x, v, end = self.pairs(0.0)
-        kernels = Kernels(self.LAW, Fourier.of(2, 20, 2.0, seeded(0)), x, v, end)
-        at, seen = torch.tensor([[0.0], [6.0]]).double(), torch.tensor([[0.0], [-6.0]]).double()
-        want = 0.7 * at + 0.4 * (0.5 * at - seen + 2)
-        assert torch.allclose(kernels.mean(1, at, seen), want, atol=0.1)  # far out too
-        assert float(kernels.freedom[0]) < 8  # the least flexible fit was chosen
-        assert float(kernels.factors[0] ** 2) == pytest.approx(0.1 + 0.16 * 0.09, rel=0.02)
-
-    def test_curved_means(self):
-        x, v, end = self.pairs(1.0)
-        kernels = Kernels(self.LAW, Fourier.of(2, 60, 2.0, seeded(0)), x, v, end)
-        seen = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-        want = 0.4 * (2 - seen + torch.cos(1.5 * seen))
-        assert torch.allclose(kernels.mean(1, torch.zeros_like(seen), seen), want, atol=0.05)
-        assert float(kernels.factors[0] ** 2) == pytest.approx(0.1 + 0.16 * 0.09, rel=0.05)
+    @pytest.mark.parametrize(
+        ("curved", "features", "at", "seen", "atol", "rel"),
+        [(0.0, 20, [0.0, 6.0], [0.0, -6.0], 0.1, 0.02), (1.0, 60, [0.0] * 9, torch.linspace(-2, 2, 9), 0.05, 0.05)],
+        ids=["affine, far out too", "curved"],
+    )
+    def test_means_and_the_noise_about_them(self, curved, features, at, seen, atol, rel):
+        kernels = Kernels(self.LAW, Fourier.of(2, features, 2.0, seeded(0)), *self.pairs(curved))
+        at, seen = (torch.as_tensor(values).double()[:, None] for values in (at, seen))
+        want = 0.7 * at + 0.4 * (0.5 * at - seen + 2 + curved * torch.cos(1.5 * seen))
+        assert torch.allclose(kernels.mean(1, at, seen), want, atol=atol)
+        assert float(kernels.factors[0] ** 2) == pytest.approx(0.1 + 0.16 * 0.09, rel=rel)
+        assert curved or float(kernels.freedom[0]) < 8  # the least flexible fit was chosen
 
     @pytest.mark.parametrize("curved", [0.05, 0.1, 0.2, 0.4, 1.0])
     def test_the_ridge_is_that_of_least_cross_validation(self, curved):

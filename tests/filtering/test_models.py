@@ -62,31 +62,36 @@ def test_a_twin_is_frozen_and_a_longer_one_begins_with_it():
     assert abs(float((many.y - many.x).std()) - 2.0) < 0.16  # 4 standard errors
 
 
-@pytest.mark.parametrize("observed", ["linear", "arctan"])
-def test_the_likelihood_and_the_linearised_observation(observed):
+@pytest.mark.parametrize(
+    ("observed", "h", "slope"),
+    [("linear", lambda x: x, torch.ones_like), ("arctan", torch.atan, lambda x: 1 / (1 + x**2))],
+)
+def test_the_likelihood_and_the_linearised_observation(observed, h, slope):
     model = Lorenz96(dx=5, observed=observed, noise_std=0.7)
     x, y = torch.randn((4, 5), dtype=torch.float64, generator=seeded(2)), torch.zeros(5, dtype=torch.float64)
-    h = x if observed == "linear" else x.atan()
-    slope = torch.ones_like(x) if observed == "linear" else 1 / (1 + x**2)
     value, J = model.linearised(x)
-    assert torch.allclose(value, h)
-    assert torch.allclose(J.expand(4, -1, -1), torch.diag_embed(slope))
+    assert torch.allclose(value, h(x))
+    assert torch.allclose(J.expand(4, -1, -1), torch.diag_embed(slope(x)))
     assert len(J) == (1 if observed == "linear" else 4)
-    assert torch.allclose(model.log_likelihood(y, x), -0.5 * (h**2).sum(1) / 0.49)
+    assert torch.allclose(model.log_likelihood(y, x), -0.5 * (h(x) ** 2).sum(1) / 0.49)
 
 
-def test_bad_models():
-    eye = torch.eye(2, dtype=torch.float64)
-    start = Gaussian(torch.zeros(2).double(), eye)
-    for make, message in (
+EYE = torch.eye(2, dtype=torch.float64)
+START = Gaussian(torch.zeros(2).double(), EYE)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
         (lambda: Lorenz63(noise_std=0.0), "noise_std=0.0 is not possible"),
         (lambda: Lorenz96(dx=3), "dx=3"),
-        (lambda: LinearGaussianModel(eye, eye, torch.eye(3).double(), start), "expected"),
-        (lambda: LinearGaussianModel(eye, -eye, eye, start), "Q is no covariance"),
-        (lambda: LinearGaussianModel(eye, eye / 0, eye, start), "Q is no covariance"),
-        (lambda: LinearGaussianModel(eye, eye, eye, start, -1.0), "noise_std=-1.0"),
+        (lambda: LinearGaussianModel(EYE, EYE, torch.eye(3).double(), START), "expected"),
+        (lambda: LinearGaussianModel(EYE, -EYE, EYE, START), "Q is no covariance"),
+        (lambda: LinearGaussianModel(EYE, EYE / 0, EYE, START), "Q is no covariance"),
         (lambda: twin(Lorenz63(), 0, 0), "cycles=0"),
         (lambda: Lorenz63().distance(), "have no distances"),
-    ):
-        with pytest.raises(CSBError, match=message):
-            make()
+    ],
+)
+def test_bad_models(make, message):
+    with pytest.raises(CSBError, match=message):
+        make()

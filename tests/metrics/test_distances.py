@@ -7,7 +7,6 @@ from statistics import NormalDist
 import ot
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.pairwise import rbf_kernel
 
@@ -15,7 +14,7 @@ from csb.errors import CSBError
 from csb.metrics.distances import c2st, mmd, mode_weight_tv, sliced_wasserstein
 from csb.problems.mixture import Mixture
 from csb.process import seeded
-from tests.metrics.draws import COPIED, COPIES, log_weights, normal, point_mass
+from tests.metrics.draws import log_weights, normal, point_mass
 
 
 def test_sliced_wasserstein_of_shifted_clouds():
@@ -29,31 +28,16 @@ def test_sliced_wasserstein_of_shifted_clouds():
     assert sliced_wasserstein(a, a, seeded(5)) == 0
 
 
-@pytest.mark.parametrize(("n", "m"), [(50, 70), (7, 3), (1, 9)])
-def test_sliced_wasserstein_in_one_dimension_is_exact(n, m):
-    a, b = normal(n, 1), 2 * normal(m, 1, key=1) + 0.3
-    exact = wasserstein_distance(a[:, 0], b[:, 0])
-    assert sliced_wasserstein(a, b, seeded(0), n_projections=3, p=1) == pytest.approx(exact, rel=1e-10)
-
-
 @pytest.mark.parametrize("p", [1, 2])
-def test_weighted_sliced_wasserstein_equals_pot(p):
+def test_sliced_wasserstein_equals_pot(p):
     a, b, w, v = normal(40, 3), 1.5 * normal(25, 3, key=1) + 0.4, log_weights(40), log_weights(25, key=8)
     theta = torch.randn(16, 3, generator=seeded(0), dtype=torch.float64)
     theta = (theta / theta.norm(dim=1, keepdim=True)).T.numpy()
-    for one, other in ((w, v), (w, None), (None, v), (None, None)):
+    for one, other in ((w, v), (w, None), (None, v), (None, None), (point_mass(40), v)):
         found = sliced_wasserstein(a, b, seeded(0), 16, p, log_weights_a=one, log_weights_b=other)
         masses = [None if x is None else x.exp().numpy() for x in (one, other)]
         expected = ot.sliced_wasserstein_distance(a.numpy(), b.numpy(), *masses, projections=theta, p=p)
         assert found == pytest.approx(float(expected), rel=1e-8)
-
-
-def test_sliced_wasserstein_of_copies_and_of_a_point_mass():
-    a, b = normal(5, 2), normal(7, 2, key=1)
-    weighted = sliced_wasserstein(a, b, seeded(0), log_weights_a=COPIED)
-    assert weighted == pytest.approx(sliced_wasserstein(a.repeat_interleave(COPIES, 0), b, seeded(0)), rel=1e-10)
-    alone = sliced_wasserstein(a, b, seeded(0), log_weights_a=point_mass(5))
-    assert alone == pytest.approx(sliced_wasserstein(a[2:3], b, seeded(0)), rel=1e-10)
 
 
 def test_mmd_equals_the_double_sum():
@@ -86,13 +70,10 @@ def test_mmd_of_two_gaussians_is_their_closed_form_on_average(shift, scale):
 
 def test_mmd_takes_the_median_distance_and_bears_point_masses():
     a, b = normal(60, 2), normal(60, 2, key=1) + 1
-    median = float(torch.nn.functional.pdist(torch.cat([a, b])).median())
-    assert mmd(a, b) == mmd(a, b, median)
-    assert mmd(a, b, log_weights_a=torch.full((60,), -math.log(60))) == pytest.approx(mmd(a, b), abs=1e-6)
+    assert mmd(a, b) == mmd(a, b, float(torch.nn.functional.pdist(torch.cat([a, b])).median()))
     k = math.exp(-float((a[2] - b[2]).square().sum()) / (2 * 1.5**2))
     both = {"log_weights_a": point_mass(60), "log_weights_b": point_mass(60)}
     assert mmd(a, b, 1.5, **both) == pytest.approx(2 - 2 * k, rel=1e-12)
-    assert mmd(a, a, **both) == 0
 
 
 def bayes(shift):
@@ -177,6 +158,5 @@ A, B, NAN = normal(6, 2), normal(6, 2, key=1), torch.full((6, 2), math.nan)
     ],
 )
 def test_bad_input_is_refused(match, call):
-    with pytest.raises(CSBError, match=match) as caught:
+    with pytest.raises(CSBError, match=match):
         call()
-    assert "\n" not in str(caught.value)
