@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights(run, pairs):
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_resumed_bit_for_bit(run, pairs, tmp_path, monkeypatch, done):
+def test_resumed_bit_for_bit(run, pairs, tmp_path, done):
     original = BridgeTrainer._half_step
 
     def interrupted(trainer, half_step):
@@ -55,9 +55,9 @@ def test_resumed_bit_for_bit(run, pairs, tmp_path, monkeypatch, done):
             raise KeyboardInterrupt
         original(trainer, half_step)
 
-    monkeypatch.setattr(BridgeTrainer, "_half_step", interrupted)
-    assert csb.fit(*pairs, training=QUICK, out=tmp_path / "run", **OPTIONS).interrupted
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BridgeTrainer, "_half_step", interrupted)
+        assert csb.fit(*pairs, training=QUICK, out=tmp_path / "run", **OPTIONS).interrupted
     resumed = csb.fit(*pairs, training=QUICK, out=tmp_path / "run", resume=True, **OPTIONS)
     assert torch.equal(weights(resumed), weights(run))
 

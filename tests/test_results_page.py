@@ -36,27 +36,23 @@ def test_the_figures_of_the_readme_are_stored():
         found = cell(name, row, column).quantize(Decimal(10) ** -digits, ROUND_HALF_UP)
         return str(found).removeprefix("0")
 
-    moons, guided = ("sbi_default_recipe", ["`two_moons`", 10]), "mnist_inpaint_guided"
-    csb, npe, flow = (short(*moons, column, 3) for column in ("L = 3", "NPE", "flow, 10"))
-    assert (
-        f"two moons C2ST {csb} in ten calls with 100,000 pairs, where NPE has {npe} and a flow of ten steps {flow}"
-        in readme
-    )
-    psnr, crps = zip(
-        *(
-            (short(guided, [row], "PSNR of mean, per image", 1), short(guided, [row], "CRPS", 3))
-            for row in ("bridge, T = 10", "TDS, K = 1", "DPS, ζ = 1")
-        )
-    )
-    assert f"PSNR of the mean {psnr[0]} dB and CRPS {crps[0]} in 10 calls" in readme
-    assert f"TDS {psnr[1]} and {crps[1]}, DPS {psnr[2]} and {crps[2]} in 200" in readme
+    moons, rows = ["`two_moons`", 10], ("bridge, T = 10", "TDS, K = 1", "DPS, ζ = 1")
+    csb, npe, flow = (short("sbi_default_recipe", moons, column, 3) for column in ("L = 3", "NPE", "flow, 10"))
+    psnr = [short("mnist_inpaint_guided", [row], "PSNR of mean, per image", 1) for row in rows]
+    crps = [short("mnist_inpaint_guided", [row], "CRPS", 3) for row in rows]
+    for text in (
+        f"two moons C2ST {csb} in ten calls with 100,000 pairs, where NPE has {npe} and a flow of ten steps {flow}",
+        f"PSNR of the mean {psnr[0]} dB and CRPS {crps[0]} in 10 calls",
+        f"TDS {psnr[1]} and {crps[1]}, DPS {psnr[2]} and {crps[2]} in 200",
+    ):
+        assert text in readme
 
 
 @pytest.fixture
 def docs(tmp_path):
     """A documentation with one template."""
-    (tmp_path / "docs/results/howto").mkdir(parents=True)
-    (tmp_path / "docs/pages/howto").mkdir(parents=True)
+    for part in ("results", "pages"):
+        (tmp_path / "docs" / part / "howto").mkdir(parents=True)
     (tmp_path / "docs/results/howto/page.md.in").write_text("# A page\n\n{{ table moons }}\n\nEnd.\n")
     return tmp_path / "docs"
 
@@ -109,11 +105,9 @@ def test_a_comparison_is_stored_as_it_is_printed(docs, tmp_path):
     ],
 )
 def test_bad_input_ends_in_one_line(docs, tmp_path, capsys, content, options, message):
-    file = tmp_path / "evaluation.json"
-    file.write_text(content)
+    (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(SystemExit, match="2"):
-        results.main(["add", "moons", str(file), *options], docs)
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    assert message in told
+        results.main(["add", "moons", str(tmp_path / "evaluation.json"), *options], docs)
+    reported = capsys.readouterr().err
+    assert (reported[:7], reported.count("\n")) == ("error: ", 1)
+    assert message in reported

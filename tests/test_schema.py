@@ -98,20 +98,23 @@ def test_one_line_with_key_value_and_what_is_allowed(values, message):
         assert str(error.value).startswith(message)
 
 
-def test_what_is_missing_and_what_is_no_group():
-    with pytest.raises(CSBError, match=r"^training.steps is missing; give training.steps=…$"):
-        TrainingSettings(L=1, first_steps=1)  # type: ignore[call-arg]
-    with pytest.raises(CSBError, match=r"^group=3 is not a group of settings; give \{key: value, …\}$"):
-        Example.read(3)
-    with pytest.raises(CSBError, match=r"^other.count=0"):
-        Example.read({"count": 0}, "other")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingSettings(L=1, first_steps=1), r"^training.steps is missing; give training.steps=…$"),
+        (lambda: Example.read(3), r"^group=3 is not a group of settings; give \{key: value, …\}$"),
+        (lambda: Example.read({"count": 0}, "other"), r"^other.count=0"),
+    ],
+)
+def test_what_is_missing_and_what_is_no_group(make, message):
+    with pytest.raises(CSBError, match=message):
+        make()
 
 
 def test_what_is_accepted():
     found = Example(2, np.int64(3), above=2, share=np.float32(0.5), table={"dps": [1, 0.5]}, inner={"size": 4})
     assert (found.L, found.count, found.above, found.share, found.inner.size) == (2, 3, 2.0, 0.5, 4)
-    assert type(found.count) is int
-    assert [type(value) for value in found.table["dps"]] == [int, float]
+    assert [type(value) for value in (found.count, *found.table["dps"])] == [int, int, float]
     assert found == copy.deepcopy(found) == pickle.loads(pickle.dumps(found)) == Example(**vars(found))
     assert Example.model_fields["L"].description == "Iterations."
     with pytest.raises(ValueError, match="frozen"):

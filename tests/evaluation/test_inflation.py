@@ -14,13 +14,14 @@ from csb.training.settings import HalfStep, OptimizerSettings
 from tests.conftest import make_exact_bridge
 
 
-def shrunk(share):
-    """The exact bridge with its common variance times ``share`` at every step, its spec, and pairs of the problem."""
+def shrunk(share, units=(1.0, 1.0)):
+    """The exact bridge with its common variance times ``share`` at every step, and pairs of the problem, in units."""
     exact = make_exact_bridge("full", iterations=8)
     part = KernelSpec({"name": "affine", "steps": exact.grid.T}, "drift", "low_rank", rank=2, variance_floor=0.0)
-    spec = BridgeSpec(exact.grid.alpha_bar.tolist(), exact.spec.transform, part, part)
-    bridge = build_bridge(spec)
+    transform = {"name": "standardise", "x_shape": [2], "y_shape": [2]}
+    bridge = build_bridge(BridgeSpec(exact.grid.alpha_bar.tolist(), transform, part, part))
     kernel, source = bridge.backward_kernel, exact.bridge.backward_kernel.network
+    bridge.transform.x_std.copy_(torch.tensor(units))
     with torch.no_grad():
         kernel.network.weight.copy_(source.weight)
         kernel.network.bias.copy_(source.bias)
@@ -30,23 +31,23 @@ def shrunk(share):
             low = torch.linalg.cholesky(share * (S - small * torch.eye(2).double()))
             kernel.network.spread[k, 1:] = low.T / kernel.table[4, k]
     y = torch.randn(4000, 2, generator=seeded(1))
-    root = torch.linalg.cholesky(exact.C)
-    x = y.double() @ exact.G.T + exact.g + torch.randn(4000, 2, generator=seeded(2)).double() @ root.T
-    return bridge, spec, Pairs(x.float(), y)
+    noise = torch.randn(4000, 2, generator=seeded(2)).double() @ torch.linalg.cholesky(exact.C).T
+    x = (y.double() @ exact.G.T + exact.g + noise) * torch.tensor(units)
+    return bridge, Pairs(x.float(), y)
+
+
+@pytest.fixture(autouse=True)
+def _many_observations(monkeypatch):
+    monkeypatch.setattr(selection, "INFLATED", 4000)
 
 
 def ratio(bridge, pairs):
     return spread_skill(bridge.sample(pairs.y, 16, generator=seeded(9)).x, pairs.x).spread_skill_fair
 
 
-@pytest.fixture(autouse=True)
-def many_observations(monkeypatch):
-    monkeypatch.setattr(selection, "INFLATED", 4000)
-
-
 @pytest.mark.parametrize("share", [0.6, 0.8])
 def test_the_missing_variance_is_restored(share):
-    bridge, _, pairs = shrunk(share)
+    bridge, pairs = shrunk(share)
     before = ratio(bridge, pairs)
     found = inflate(bridge, pairs, 0)
     assert before < 0.95
@@ -56,14 +57,14 @@ def test_the_missing_variance_is_restored(share):
 
 
 def test_samples_too_wide_are_left_alone_and_the_factor_is_bounded():
-    wide, _, pairs = shrunk(1.5)
+    wide, pairs = shrunk(1.5)
     assert inflate(wide, pairs, 0)["inflation"] == 1
-    narrow, _, pairs = shrunk(0.2)
+    narrow, pairs = shrunk(0.2)
     assert inflate(narrow, pairs, 0)["inflation"] == selection.LIMIT
 
 
 def test_the_factor_is_saved_and_the_next_fit_starts_without(tmp_path):
-    bridge, _, pairs = shrunk(0.8)
+    bridge, pairs = shrunk(0.8)
     factor = inflate(bridge, pairs, 0)["inflation"]
     save(bridge, tmp_path / "bridge.safetensors", {})
     again = load(tmp_path / "bridge.safetensors")

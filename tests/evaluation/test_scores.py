@@ -16,9 +16,14 @@ PLAIN, OFFSET = LinearGaussian(dx=2, dy=2, seed=1), torch.tensor([0.3, -0.2])
 
 
 class Shifted(LinearGaussian):
-    """The problem that make_exact_bridge is exact for: its posterior mean has an offset."""
+    """The problem that make_exact_bridge is exact for: its posterior mean has an offset.
+
+    Attributes:
+        spread: of x about the posterior mean, in units of what the bridge says.
+    """
 
     name = "shifted"
+    spread: ClassVar = 1.0
 
     def posterior(self, y):
         law = super().posterior(y)
@@ -26,16 +31,12 @@ class Shifted(LinearGaussian):
 
     def pairs(self, split, n=None):
         x, y, _ = super().pairs(split, n)
-        return Pairs(x + OFFSET, y)
+        mean = y @ self.G.T.float()
+        return Pairs(mean + OFFSET + self.spread * (x - mean), y)
 
 
 class Scaled(Shifted):
-    """Pairs that are spread 1.5 times as far from the mean as the bridge says."""
-
-    def pairs(self, split, n=None):
-        x, y, _ = super().pairs(split, n)
-        mean = y @ self.G.T.float() + OFFSET
-        return Pairs(mean + 1.5 * (x - mean), y)
+    spread = 1.5
 
 
 RIGHT = Shifted(dx=2, dy=2, seed=1)

@@ -5,11 +5,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.evaluation.results import draw, point_row
 from csb.evaluation.rows import Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out_scores
-from csb.evaluation.selection import inflate, validation_score
+from csb.evaluation.selection import validation_score
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill
@@ -20,6 +19,7 @@ from csb.process import seeded
 from csb.samplers import BridgeSampler
 from csb.training.state import EACH, SCALED, SCORE, best_iteration
 from tests.conftest import make_exact_bridge
+from tests.evaluation.test_inflation import shrunk
 
 UNITS = [(1.0, 1000.0), (1e6, 1e-8)]
 OF_UNITS = ("crps", "energy_score", "spread", "skill", "spread_skill_fair", "coverage_deviation", "tarp_deviation")
@@ -70,35 +70,24 @@ def test_the_iteration_to_keep_does_not_depend_on_units(units):
 @pytest.mark.parametrize("units", UNITS)
 def test_summary_scores_do_not_depend_on_units(units):
     metrics = MetricsSettings(observations=60, samples=20)
-    one, other = (
-        held_out_scores(pairs_in(u), in_units(u), SamplerSettings(), metrics, seed=0) for u in ((1.0, 1.0), units)
-    )
-    for key in OF_UNITS:
-        assert other[key] == pytest.approx(one[key], rel=1e-4), key
-    found = []
-    for u in ((1.0, 1.0), units):
-        bridge, test = in_units(u), pairs_in(u).pairs("test", 20)
+
+    def scores(units):
+        problem, bridge = pairs_in(units), in_units(units)
+        held_out = held_out_scores(problem, bridge, SamplerSettings(), metrics, seed=0)
+        test = problem.pairs("test", 20)
         drawn = draw(BridgeSampler(bridge), Row("bridge", "bridge"), test.y, 8, 0, 20)
-        found.append(point_row(drawn, test, 0, bridge.transform.x_scale()).metrics)
-    assert found[1] == pytest.approx(found[0], rel=1e-4)
+        return {key: held_out[key] for key in OF_UNITS}, point_row(drawn, test, 0, bridge.transform.x_scale()).metrics
+
+    for one, other in zip(scores((1.0, 1.0)), scores(units)):
+        assert other == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize("units", UNITS)
 def test_the_inflation_does_not_depend_on_units(units):
-    def factor(units):
-        part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "x0", "low_rank", rank=1)
-        spec = make_exact_bridge("full").spec
-        transform = {"name": "standardise", "x_shape": [2], "y_shape": [2]}
-        bridge = build_bridge(BridgeSpec(spec.alpha_bar, transform, part, part), 0)
-        bridge.transform.x_std.copy_(torch.tensor(units))
-        with torch.no_grad():  # directions of a size, which λ then scales
-            for weights in bridge.backward_kernel.network.parameters():
-                weights.add_(0.2 * torch.randn(weights.shape, generator=seeded(1)))
-        return inflate(bridge, pairs_in(units).pairs("val", 50), 0)
-
-    one, other = factor((1.0, 1.0)), factor(units)
-    assert set(one) == {"inflation", "spread_skill_before"}
-    assert other == pytest.approx(one, rel=1e-3)
+    (one, pairs), (other, scaled) = shrunk(0.5), shrunk(0.5, units)
+    found = inflate(one, Pairs(pairs.x[:100], pairs.y[:100]), 0)
+    assert found["inflation"] == pytest.approx(2, rel=0.4)
+    assert inflate(other, Pairs(scaled.x[:100], scaled.y[:100]), 0) == pytest.approx(found, rel=1e-3)
 
 
 def test_a_scale_of_one_changes_no_bit():
@@ -121,21 +110,22 @@ def test_the_scale_of_x_is_in_its_own_units():
 
 
 def test_offsets_leave_in_float64():
-    offset = 1e9
+    offset, near = 1e9, {"rel": 1e-5, "abs": 1e-6}
     a = torch.randn(300, 2, generator=seeded(0), dtype=torch.float64)
     b = torch.randn(300, 2, generator=seeded(1), dtype=torch.float64) + torch.tensor([2.0, 0.0])
     apart = c2st(a, b)
     assert apart > 0.75
     assert c2st((a + offset) * 1e-40, (b + offset) * 1e-40) == pytest.approx(apart, abs=0.02)
-    near = {"rel": 1e-5, "abs": 1e-6}
-    assert sliced_wasserstein(a + offset, b + offset, seeded(2)) == pytest.approx(
-        sliced_wasserstein(a, b, seeded(2)), **near
-    )
-    assert mmd(a + offset, b + offset) == pytest.approx(mmd(a, b), **near)
-    assert torch.allclose(sample_moments(a + offset)["cov"], sample_moments(a)["cov"], atol=1e-5)
     x, truth = a.view(30, 10, 2), b[:30]
-    for score in (crps_ensemble, energy_score, lambda x, y: spread_skill(x, y).spread_skill):
-        assert score(x + offset, truth + offset) == pytest.approx(score(x, truth), **near)
+    for name, score, one, other in (
+        ("sliced W", lambda x, y: sliced_wasserstein(x, y, seeded(2)), a, b),
+        ("MMD", mmd, a, b),
+        ("CRPS", crps_ensemble, x, truth),
+        ("energy score", energy_score, x, truth),
+        ("spread/skill", lambda x, y: spread_skill(x, y).spread_skill, x, truth),
+    ):
+        assert score(one + offset, other + offset) == pytest.approx(score(one, other), **near), name
+    assert torch.allclose(sample_moments(a + offset)["cov"], sample_moments(a)["cov"], atol=1e-5)
     for ranks in (sbc_ranks, lambda *of: tarp(*of).coverage):
         assert torch.allclose(ranks(x + offset, truth + offset, seeded(3)), ranks(x, truth, seeded(3)), atol=0.021)
 
