@@ -8,7 +8,7 @@ import torch
 from csb.evaluation.results import draw, point_row
 from csb.evaluation.rows import Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out_scores
-from csb.evaluation.selection import validation_score
+from csb.evaluation.selection import inflate, validation_score
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill
