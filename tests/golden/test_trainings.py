@@ -15,7 +15,7 @@ from torch import Tensor
 import csb
 from tests.commands import Hook
 from tests.conftest import Finished
-from tests.training.two_processes import environment, free_port
+from tests.training.runs import environment, free_port
 
 HERE = Path(__file__).parent
 # Default and avx2 instructions, one and two threads differ by 5e-7 (torch 2.14.1); other versions may sum otherwise.

@@ -1,5 +1,6 @@
 """Training by two processes is that by one, up to the order of sums; a killed one resumes bit for bit; none hangs."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,37 +9,76 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from two_processes import environment, free_port, process, training
 
-from csb.bridge.checkpoint import load
+from csb.bridge import KernelSpec
 from csb.files import load_state
+from csb.process import seeded
+from csb.training import ranks
+from csb.training.pairs import EncodedPairs
+from csb.training.settings import DeviceSettings
 from tests.commands import Hook
 from tests.conftest import ROOT
+from tests.training.runs import MLP, STEP, assert_same_weights, environment, free_port, make
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*"),
-    pytest.mark.timeout(600),
-]
+pytestmark = pytest.mark.timeout(600)
 LIMIT = 600  # seconds, on a machine that does much else
-STEP = "csb.training.half_step.HalfStepModule.training_step"
 SHORT = [
-    "L=1",
-    "training.first_steps=6",
-    "training.steps=6",
-    "training.refresh=3",
-    "trainer.devices=2",
+    "L=1", "training.first_steps=6", "training.steps=6", "training.refresh=3", "trainer.devices=2",
     "trainer.accelerator=cpu",
-]
+]  # fmt: skip
 
 
-def test_the_losses_and_weights_of_two_processes_are_those_of_one(request, tmp_path):
-    """With a first half-step and a cached one, validation, and a calibration that process 0 alone makes."""
-    folder, port, server = tmp_path / "two", free_port(), request.getfixturevalue("fork_server")
+class Losses:
+    """Keeps the loss of every step, by half-step."""
+
+    def __init__(self):
+        self.by_half_step = {}
+
+    def within(self, bridge, half_step, step):
+        pass
+
+    def after(self, bridge, half_step, losses):
+        self.by_half_step[half_step.name] = list(losses)
+        return {}
+
+
+def inflate(bridge):
+    """As a calibration does: changes the bridge in the process that calls it."""
+    bridge.backward_kernel.inflation.fill_(1.5)
+    return {}
+
+
+def training(folder, size, objective="bridge_matching", compile=False):
+    """What a training by so many processes finds: a first half-step and a cached one, validation, a calibration."""
+    device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
+    if size > 1:
+        ranks.init(device)
+    val = EncodedPairs.of(*torch.randn(2, 60, 2, generator=seeded(1)))
+    kernel, rates = KernelSpec(MLP.network, "v", "mixture", components=2), {"lr": 1e-2, "later_lr": 1e-2}
+    run = make(
+        folder, kernel, objective, optimizer=rates, device=device, observer=losses, calibrate=inflate, val=val, L=1,
+        first_steps=8, steps=8, batch_size=24, states_per_pair=2, refresh=4, trajectories=75, patience=50,
+        validate_every=5,
+    )  # fmt: skip
+    history = run.run(resume=False).history
+    ranks.destroy()
+    return {"losses": losses.by_half_step, "weights": run.bridge.state_dict(), "history": history}
+
+
+def process(rank, port, folder):
+    """One of two: leaves what it found in a file."""
+    os.environ.update(environment(rank, port))
+    torch.set_num_threads(1)
+    torch.save(training(folder, 2), folder / f"{rank}.pt")
+
+
+def test_the_losses_and_weights_of_two_processes_are_those_of_one(fork_server, tmp_path):
+    folder, port = tmp_path / "two", free_port()
     folder.mkdir()
-    both = [server.Process(target=process, args=(rank, port, folder, "bridge_matching")) for rank in (0, 1)]
+    both = [fork_server.Process(target=process, args=(rank, port, folder)) for rank in (0, 1)]
     for one in both:
         one.start()
-    alone = training(tmp_path / "one", 1, "bridge_matching")
+    alone = training(tmp_path / "one", 1)
     for one in both:
         one.join(LIMIT)
         assert one.exitcode == 0
@@ -47,14 +87,20 @@ def test_the_losses_and_weights_of_two_processes_are_those_of_one(request, tmp_p
     assert first["losses"].keys() == alone["losses"].keys()
     for name, losses in alone["losses"].items():
         torch.testing.assert_close(torch.tensor(first["losses"][name]), torch.tensor(losses), rtol=1e-4, atol=0)
-    assert [row["val_loss"] for row in first["history"]] == pytest.approx(
-        [row["val_loss"] for row in alone["history"]], rel=1e-4
-    )
+    expected = [pytest.approx(row["val_loss"], rel=1e-4) for row in alone["history"]]
+    assert [row["val_loss"] for row in first["history"]] == expected
     for key, value in alone["weights"].items():
         torch.testing.assert_close(first["weights"][key], value, rtol=1e-3, atol=1e-4)
         assert torch.equal(second["weights"][key], first["weights"][key]), key
     assert float(second["weights"]["backward_kernel.inflation"]) == 1.5
     assert (second["losses"], second["history"]) == ({}, [])  # process 0 observes and writes
+
+
+def test_a_compiled_training_is_the_same_up_to_rounding(tmp_path):
+    plain, compiled = (training(tmp_path / str(on), 1, "likelihood", compile=on) for on in (False, True))
+    for name, losses in plain["losses"].items():
+        assert compiled["losses"][name] == pytest.approx(losses, rel=1e-3)
+    assert compiled["weights"].keys() == plain["weights"].keys()
 
 
 @pytest.fixture
@@ -63,44 +109,39 @@ def two(command):
 
     def run(*arguments, hooks=()):
         port = free_port()
+
+        def one(rank):
+            own = hooks if rank else ()
+            return command(*arguments, hooks=own, env=environment(rank, port), timeout=LIMIT)
+
         with ThreadPoolExecutor(2) as pool:
-            both = [
-                pool.submit(
-                    command, *arguments, hooks=hooks if rank else (), env=environment(rank, port), timeout=LIMIT
-                )
-                for rank in (0, 1)
-            ]
-        return [one.result() for one in both]
+            return list(pool.map(one, (0, 1)))
 
     return run
 
 
-def errors(finished):
-    return [line for one in finished for line in one.err.splitlines() if line.startswith("error")]
+def errors(*texts):
+    return [line for text in texts for line in text.splitlines() if line.startswith("error")]
 
 
-def test_the_failure_of_one_ends_both_with_one_line(two, tiny, tmp_path):
-    done = two(*tiny, *SHORT, f"out={tmp_path}", hooks=[Hook(STEP, 6 + 2, raises="CSBError")])
-    assert [one.code for one in done] == [2, 2]
-    assert errors(done) == ["error: planned failure; try again"]
+@pytest.mark.parametrize(
+    ("hook", "code", "said", "steps"),
+    [
+        (Hook(STEP, 6 + 2, raises="CSBError"), 2, "error: planned failure; try again", None),
+        (Hook(STEP, 8, raises="SIGTERM"), 143, "error: terminated by SIGTERM; resume=true ", 8),
+    ],
+    ids=["failure", "signal"],
+)
+def test_what_ends_one_ends_both_with_one_line(two, tiny, tmp_path, hook, code, said, steps):
+    """Of a signal, which process 1 alone hears, process 0 writes the state of the step that they agree on."""
+    longer = [] if steps is None else ["training.first_steps=20", "training.checkpoint_every=1000"]
+    done = two(*tiny, *SHORT, f"out={tmp_path}", *longer, hooks=[hook])
+    assert [one.code for one in done] == [code, code], done[0].err + done[1].err
+    (line,) = errors(*(one.err for one in done))
+    assert line.startswith(said)
     assert "Traceback" not in done[0].err + done[1].err
-    assert (tmp_path / "two_moons" / "state.safetensors").exists()
-
-
-def test_a_signal_to_one_ends_both_at_the_same_step(two, tiny, tmp_path):
-    """Process 1 alone hears it, in the first half-step; process 0 writes the state of the step that they agree on."""
-    line = [*tiny, *SHORT, f"out={tmp_path}", "training.first_steps=20", "training.checkpoint_every=1000"]
-    done = two(*line, hooks=[Hook(STEP, 8, raises="SIGTERM")])
-    assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
-    (said,) = errors(done)
-    assert said.startswith("error: terminated by SIGTERM; resume=true ")
     state = load_state(tmp_path / "two_moons" / "state.safetensors")
-    assert state["step"] == len(state["losses"]) == 8
-
-
-def weights(folder):
-    files = [folder / "bridge.safetensors", *sorted((folder / "half_steps").iterdir())]
-    return {f"{f.name}:{k}": v for f in files for k, v in load(f).state_dict().items()}
+    assert steps is None or state["step"] == len(state["losses"]) == steps
 
 
 @pytest.mark.slow
@@ -112,18 +153,23 @@ def test_killed_and_resumed_bit_for_bit(two, command, tiny, tmp_path):
     assert whole[1].out == ""  # tables are process 0's
     killed = two(*line, "name=run", hooks=[Hook(STEP, 6 + 5)])
     assert [one.code for one in killed] == [2, -signal.SIGKILL]
-    (said,) = errors(killed)
+    (said,) = errors(*(one.err for one in killed))
     assert "another process of this training ended without a word" in said
     done = two(*line, "name=run", "resume=true")
     assert [one.code for one in done] == [0, 0], done[0].err
-    one, other = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert one.keys() == other.keys()
-    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
     (tmp_path / "run" / "result.json").unlink()
     for devices in (1, 4):  # not bit for bit, hence not at all
         refused = command(*line, "name=run", "resume=true", f"trainer.devices={devices}")
         assert refused.code == 2
         assert f"was trained with trainer.devices=2, not {devices}" in refused.err
+
+
+def wait(what):
+    deadline = time.monotonic() + LIMIT
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -139,22 +185,16 @@ def test_csb_starts_the_processes_itself(tiny, tmp_path):
     assert found.returncode == 0, found.stderr
     assert "it agrees: bit for bit" in found.stdout
     long = ["training.first_steps=100000", "training.checkpoint_every=2"]
-    for name, victim in (("child", "child"), ("parent", "parent")):
-        state = tmp_path / name / "state.safetensors"
-        with subprocess.Popen([*line, *long, f"name={name}"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
-            deadline = time.monotonic() + LIMIT
-            while not state.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            children = subprocess.check_output(["pgrep", "-P", str(parent.pid)], text=True).split()
+    for victim in ("child", "parent"):
+        state = tmp_path / victim / "state.safetensors"
+        with subprocess.Popen([*line, *long, f"name={victim}"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
+            wait(state.exists)
+            children = [int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(parent.pid)]).split()]
             assert len(children) == 2
-            subprocess.run(["kill", "-9", children[1] if victim == "child" else str(parent.pid)], check=True)
-            said = parent.communicate(timeout=LIMIT)[1]
-        lines = [text for text in said.splitlines() if text.startswith("error")]
-        assert len(lines) == (1 if victim == "child" else 0), said
+            os.kill(children[1] if victim == "child" else parent.pid, signal.SIGKILL)
+            said = errors(parent.communicate(timeout=LIMIT)[1])
+        assert len(said) == (1 if victim == "child" else 0), said
         if victim == "child":
             assert parent.returncode == 2
-            assert "of 2 was killed (SIGKILL)" in lines[0]
-        deadline = time.monotonic() + 60
-        while subprocess.run(["kill", "-0", children[0]], capture_output=True).returncode == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+            assert "of 2 was killed (SIGKILL)" in said[0]
+        wait(lambda pid=children[0]: subprocess.run(["kill", "-0", str(pid)], capture_output=True).returncode != 0)

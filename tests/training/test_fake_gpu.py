@@ -16,10 +16,9 @@ from csb.bridge.paths import planned_calls
 from csb.problems import TwoMoons
 from csb.process import Noise, initialised
 from csb.training.half_step import Batch, HalfStepModule, balance
-from csb.training.pairs import EncodedPairs, encoded
-from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings, TrainingSettings
-from csb.training.stage import Setup
-from csb.training.trainer import BridgeTrainer
+from csb.training.pairs import encoded
+from csb.training.settings import DeviceSettings, HalfStep, OptimizerSettings
+from tests.training.runs import MLP, make
 
 GPU = torch.device("cuda", 0)
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
@@ -30,10 +29,9 @@ def on_gpu(module):
     """The module with parameters and buffers of the same shapes on a GPU that is not there."""
     for part in module.modules():
         for name, value in part._parameters.items():
-            part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=value.dtype, device=GPU))
+            part._parameters[name] = nn.Parameter(torch.empty_like(value, device=GPU))
         for name, value in part._buffers.items():
-            part._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device=GPU)
-    return module
+            part._buffers[name] = torch.empty_like(value, device=GPU)
 
 
 def test_devices_are_told_apart():
@@ -46,7 +44,7 @@ def test_devices_are_told_apart():
     [("diagonal", 2, "backward"), ("full", 6, "forward"), ("low_rank", 6, "backward"), ("mixture", 2, "forward")],
 )
 def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, monkeypatch):
-    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", covariance, 2, 1e-6, 3)
+    part = KernelSpec(MLP.network, "v", covariance, rank=2, components=3)
     transform = {"name": "identity", "x_shape": [d], "y_shape": [2]}
     bridge = build_bridge(BridgeSpec([1.0, 0.7, 0.4, 0.1], transform, part, part), 0)
     module = HalfStepModule(bridge, HalfStep(2, 2, direction, 10), Likelihood(), OptimizerSettings())
@@ -55,10 +53,10 @@ def test_the_loss_of_a_half_step_and_its_trajectories(covariance, d, direction, 
     with FakeTensorMode(allow_non_fake_inputs=True):
         on_gpu(module)
         assert balance(module.kernel, 0.5).device == GPU  # of a half-step that begins there
-        x, k = torch.empty(6, d, device=GPU), torch.empty(6, dtype=torch.long, device=GPU)
-        loss = module.training_step(Batch(x, k, torch.empty(3, 2, device=GPU), Target(x), 0))
+        x, k, c = (torch.empty(6, d, device=GPU), torch.empty(6, dtype=torch.long, device=GPU),
+                   torch.empty(3, 2, device=GPU))  # fmt: skip
+        loss = module.training_step(Batch(x, k, c, Target(x), 0))
         assert loss.device == module.last_loss.device == GPU
-        c = torch.empty(3, 2, device=GPU)
         states = list(bridge.walk(direction, x, bridge.contexts(direction, c, 2), Noise(None, 3, GPU), 4))
         assert [state.device for state in states] == [GPU] * 3
 
@@ -67,7 +65,6 @@ def test_mirrored_states_of_pairs(monkeypatch):
     problem = TwoMoons(n_train=200, transform="reflect")
     rows = problem.rows("train")
     pairs = encoded(problem.make_transform(rows), rows)
-    assert pairs.in_memory
     own = copy.deepcopy(pairs.transform)
     monkeypatch.setattr("csb.training.pairs.copy.deepcopy", {pairs.transform: own}.get)  # which the mode cannot
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -79,28 +76,19 @@ def test_mirrored_states_of_pairs(monkeypatch):
 
 def test_a_trainer_moves_both_kernels(monkeypatch, tmp_path):
     """A resumed half-step's cache is drawn by the other kernel, with the generator of its device."""
-    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
-    bridge = build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, part, part), 0)
-    device = DeviceSettings()
     monkeypatch.setattr(DeviceSettings, "where", torch.device("meta"))
-    pairs = EncodedPairs.of(torch.zeros(8, 2), torch.zeros(8, 2))
-    setup = Setup(tmp_path, OptimizerSettings(), device, 0)
-    trainer = BridgeTrainer(
-        bridge, Likelihood(), pairs, TrainingSettings(L=1, steps=1, first_steps=1, trajectories=8), setup
-    )
-    assert {weight.device.type for weight in trainer.bridge.parameters()} == {"meta"}
+    assert {weight.device.type for weight in make(tmp_path).bridge.parameters()} == {"meta"}
 
 
 def test_weights_are_made_without_a_word_to_gpus(monkeypatch):
     """Whose global generators a seed would set back, and with them what is sampled next."""
-    reported = []
+    reported, state = [], torch.get_rng_state()
     monkeypatch.setattr(torch.cuda, "manual_seed_all", reported.append)
-    state = torch.get_rng_state()
-    with initialised(3):
-        one = torch.randn(4)
-    with initialised(3):
-        assert torch.equal(torch.randn(4), one)
+    made = []
+    for _ in range(2):
+        with initialised(3):
+            made.append(torch.randn(4))
+    assert torch.equal(*made)
     assert torch.equal(torch.get_rng_state(), state)
-    part = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
-    build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, part, part), 0)
+    build_bridge(BridgeSpec([1.0, 0.5], {"name": "identity", "x_shape": [2], "y_shape": [2]}, MLP, MLP), 0)
     assert reported == []

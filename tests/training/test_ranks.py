@@ -1,4 +1,4 @@
-"""Shares of processes that are put together again, and how processes are found: all without starting any."""
+"""Shares of processes that are put together again, how processes are found, compiling: all without starting any."""
 
 import os
 
@@ -10,7 +10,7 @@ from csb.cli import train
 from csb.errors import CSBError
 from csb.process import Grid, Power
 from csb.training import ranks
-from csb.training.half_step import Batches, Draw, ahead, on_device
+from csb.training.half_step import Batches, Draw
 from csb.training.pairs import EncodedPairs, fill
 from csb.training.ranks import ALONE, Ranks, environment, init
 from csb.training.settings import DeviceSettings, HalfStep, TrainingSettings
@@ -38,17 +38,12 @@ def test_shares_make_up_the_whole(count, size):
 @pytest.mark.parametrize(("source", "size"), [("forward", 23), ("backward", 21)])
 def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkeypatch, objective, source, size):
     """Chunks of 10 among three processes: of the last, of one trajectory, two have none."""
-    bridge = exact_bridge("fixed", 1).bridge
-    z, c = torch.randn(50, 2), torch.randn(50, 2)
+    bridge, pairs = exact_bridge("fixed", 1).bridge, EncodedPairs.of(torch.randn(50, 2), torch.randn(50, 2))
     monkeypatch.setattr("csb.training.pairs._CHUNK", 10)
-    whole = fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0))
-    shares = [
-        fill(bridge, source, objective, EncodedPairs.of(z, c), size, (0, 1, 0, 0), ranks=Incomplete(r, 3))
-        for r in range(3)
-    ]
-    torch.testing.assert_close(sum(share.states for share in shares), whole.states, rtol=1e-5, atol=1e-6)
-    if whole.targets is not None:
-        torch.testing.assert_close(sum(share.targets for share in shares), whole.targets, rtol=1e-5, atol=1e-6)
+    whole = fill(bridge, source, objective, pairs, size, (0, 1, 0, 0))
+    shares = [fill(bridge, source, objective, pairs, size, (0, 1, 0, 0), ranks=Incomplete(r, 3)) for r in range(3)]
+    for parts, expected in zip(zip(*(share.tensors[:-1] for share in shares)), whole.tensors[:-1]):
+        torch.testing.assert_close(sum(parts), expected, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(share.owner, whole.owner) for share in shares)
     assert all(int((share.states[0] == 0).all(1).sum()) >= size // 2 for share in shares)  # the others' rows
 
@@ -58,36 +53,38 @@ def test_the_shares_of_a_cache_are_the_cache_of_one_process(exact_bridge, monkey
 def test_the_parts_of_a_batch_are_the_batch(shared, draw_targets):
     def batches(ranks):
         half_step, pairs = HalfStep(0, 1, "backward", 9), EncodedPairs.of(*2 * [torch.arange(40.0)[:, None]])
-        steps = (0, 4)
-        return Batches(Draw(GRID, Likelihood(), 24, shared, 0, draw_targets, ranks), half_step, pairs, None, steps)
+        draw = Draw(GRID, Likelihood(), 24, shared, 0, draw_targets, ranks)
+        return Batches(draw, half_step, pairs, None, (0, 4))
+
+    def tensors(batch):
+        var = [] if draw_targets else [batch.target.var]
+        return [batch.x, batch.k, batch.c, batch.target.mean, *var]
 
     parts = zip(*(batches(Ranks(rank, 4)) for rank in range(4)), strict=True)
     for whole, four in zip(batches(ALONE), parts, strict=True):
-        for name in ("x", "k", "c"):
-            assert torch.equal(torch.cat([getattr(part, name) for part in four]), getattr(whole, name))
-        assert torch.equal(torch.cat([part.target.mean for part in four]), whole.target.mean)
         assert {len(part.x) for part in four} == {6}
-        if not draw_targets:
-            assert torch.equal(torch.cat([part.target.var for part in four]), whole.target.var)
+        for expected, *found in zip(tensors(whole), *map(tensors, four), strict=True):
+            assert torch.equal(torch.cat(found), expected)
 
 
-class TestEven:
+class TestSettings:
     @pytest.mark.parametrize(("batch", "shared"), [(10, 1), (12, 2), (4, 1)])
-    def test_refused(self, batch, shared):
+    def test_uneven_shares(self, batch, shared):
         settings = TrainingSettings(1, 1, 1, batch_size=batch, states_per_pair=shared)
         with pytest.raises(CSBError, match=f"^training.batch_size={batch}, .* give a multiple of {8 * shared}$"):
             DeviceSettings("cpu", 4, num_nodes=2).check(settings, "bridge")
+
+    def test_pairs_that_share_a_batch_unevenly(self):
+        with pytest.raises(CSBError, match=r"^training.batch_size=10 is not a multiple of training.states_per_pair=4;"):
+            TrainingSettings(1, 10, 10, batch_size=10, states_per_pair=4)
 
     def test_other_stages(self):
         with pytest.raises(CSBError, match=r"^stage=flow with trainer.devices=2, .* give trainer.devices=1$"):
             DeviceSettings("cpu", 2).check(TrainingSettings(1, 1, 1), "flow")
 
-
-class TestFingerprint:
-    def test_options_that_came_later_count_where_they_are_set(self):
+    def test_options_that_came_later_count_in_a_fingerprint_where_they_are_set(self):
         old = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
-        assert DeviceSettings("cpu").fingerprint() == old
-        assert DeviceSettings("cpu", gpu_share=0.5).fingerprint() == old
+        assert DeviceSettings("cpu").fingerprint() == DeviceSettings("cpu", gpu_share=0.5).fingerprint() == old
         assert DeviceSettings("cpu", 2, num_nodes=3).fingerprint() == {**old, "devices": 2, "num_nodes": 3}
 
 
@@ -99,33 +96,26 @@ class TestProcesses:
         for name in ("TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "CSB_PARENT"):
             monkeypatch.delenv(name, raising=False)
 
-    def srun(self, monkeypatch, tasks):
-        own = {"STEP_NUM_TASKS": tasks, "NTASKS": tasks, "NTASKS_PER_NODE": tasks // 2, "JOB_ID": 123456}
+    @pytest.fixture
+    def srun(self, monkeypatch):
+        own = {"STEP_NUM_TASKS": 8, "NTASKS": 8, "NTASKS_PER_NODE": 4, "JOB_ID": 123456}
         own |= {"PROCID": 5, "LOCALID": 1, "NODEID": 1, "NODELIST": "gpu[3-4]"}
         for name, value in own.items():
             monkeypatch.setenv(f"SLURM_{name}", str(value))
         monkeypatch.setenv("MASTER_ADDR", "")  # so that it is restored, whatever Lightning sets
         del os.environ["MASTER_ADDR"]
 
-    def test_of_slurm(self, monkeypatch):
-        self.srun(monkeypatch, 8)
+    def test_of_slurm(self, monkeypatch, srun):
         found = environment()
-        assert found is not None
         assert (found.global_rank(), found.local_rank(), found.world_size()) == (5, 1, 8)
         assert found.main_address == "gpu3"
-
-    def test_of_slurm_without_tasks_per_node(self, monkeypatch):
-        self.srun(monkeypatch, 8)
         monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
         with pytest.raises(CSBError, match=r"^srun started 8 tasks without --ntasks-per-node; give it"):
             environment()
 
-    @pytest.mark.parametrize("devices", [2, 8])
-    def test_another_number_than_was_started(self, monkeypatch, devices):
-        self.srun(monkeypatch, 4)
-        with pytest.raises(
-            CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 4 were started"
-        ):
+    @pytest.mark.parametrize("devices", [2, 16])
+    def test_another_number_than_was_started(self, srun, devices):
+        with pytest.raises(CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 8 were start"):
             init(DeviceSettings("cpu", devices))
 
     def test_torchrun_of_a_training_on_one_device(self, monkeypatch):
@@ -134,14 +124,9 @@ class TestProcesses:
         with pytest.raises(CSBError, match=r"^torchrun started 2 processes; give trainer.devices="):
             train.begin(DeviceSettings("cpu"), [])
 
-    def test_several_machines_need_processes(self):
+    def test_several_machines_need_processes_that_have_joined(self):
         with pytest.raises(CSBError, match=r"^trainer.num_nodes=2 needs a process for each device of every machine"):
             train.begin(DeviceSettings("cpu", num_nodes=2), [])
-
-    def test_one_device_starts_none(self):
-        assert train.begin(DeviceSettings("cpu"), ["no", "command"]) is ALONE
-
-    def test_several_that_have_not_joined(self):
         with pytest.raises(CSBError, match="start it with csb train"):
             Ranks.of(DeviceSettings("cpu", 2))
 
@@ -151,61 +136,10 @@ class TestProcesses:
         with pytest.raises(CSBError, match=r"^trainer.devices=4 and 1 GPUs are seen here"):
             train.begin(DeviceSettings("auto", 4), [])
 
-    def test_one_process_shares_nothing(self):
+    def test_one_device_starts_none_and_shares_nothing(self):
+        assert train.begin(DeviceSettings("cpu"), ["no", "command"]) is ALONE
         assert (ALONE.broadcast(3), ALONE.is_rank_zero) == (3, True)
-        assert ranks.reports_first()
-        assert ranks.reports_first()
-
-
-class TestAhead:
-    def batches(self):
-        half_step, pairs = HalfStep(0, 1, "backward", 50), EncodedPairs.of(torch.randn(40, 2), torch.randn(40, 1))
-        return Batches(Draw(GRID, Likelihood(), 12, 1, 0), half_step, pairs, None, (0, 30))
-
-    def test_are_the_same_in_the_same_order(self):
-        plain = self.batches()
-        for one, two in zip(plain, ahead(plain, torch.device("cpu")), strict=True):
-            assert one.step == two.step
-            assert torch.equal(one.x, two.x)
-            assert torch.equal(one.target.mean, two.target.mean)
-
-    def test_what_fails_is_raised(self):
-        def make():
-            yield from list(self.batches())[:2]
-            raise CSBError("no more")
-
-        iterator = ahead(make(), torch.device("cpu"))
-        assert [next(iterator).step, next(iterator).step] == [0, 1]
-        with pytest.raises(CSBError, match=r"^no more$"):
-            next(iterator)
-
-    def test_no_more_are_made_than_asked_for(self):
-        made = []
-
-        def make():
-            for batch in self.batches():
-                made.append(batch.step)
-                yield batch
-
-        iterator = ahead(make(), torch.device("cpu"))
-        next(iterator)
-        iterator.close()
-        assert len(made) <= 2
-
-    def test_the_cpu_leaves_batches_as_they_are(self):
-        batches = self.batches()
-        assert on_device(batches, DeviceSettings("cpu")) is batches
-
-    @pytest.mark.parametrize(("share", "moved"), [(0.5, True), (0.4, False)])
-    def test_a_gpu_takes_what_fits_its_share(self, monkeypatch, share, moved):
-        batches, to = self.batches(), []
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 2 * 40 * 3 * 4))  # none is free
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-        monkeypatch.setattr(batches, "move", to.append)
-        found = on_device(batches, DeviceSettings("auto", gpu_share=share))
-        assert (found is batches) is moved
-        assert to == [torch.device("cuda")] * moved
+        assert [ranks.reports_first(), ranks.reports_first()] == [True, True]
 
 
 class TestCompile:
@@ -213,29 +147,24 @@ class TestCompile:
         monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: None)
         with pytest.raises(CSBError, match=r"^trainer.compile=true finds no C\+\+ compiler here"):
             DeviceSettings("cpu", compile=True)
-        DeviceSettings("cpu")
 
-    def test_only_where_it_is_asked_for(self, exact_bridge, monkeypatch):
-        bridge, asked = exact_bridge("full", 1).bridge, []
+    @pytest.mark.parametrize(
+        ("options", "asked"),
+        [
+            ({}, []),
+            ({"compile": True}, [{"dynamic": True, "mode": None}] * 2),
+            ({"compile": True, "cuda_graphs": True}, [{"dynamic": True, "mode": "reduce-overhead"}] * 2),
+        ],
+    )
+    def test_only_where_it_is_asked_for(self, exact_bridge, monkeypatch, options, asked):
+        bridge, found = exact_bridge("full", 1).bridge, []
         for kernel in (bridge.backward_kernel, bridge.forward_kernel):
-            monkeypatch.setattr(kernel.network, "compile", lambda **how: asked.append(how))
-        compile_networks(bridge, DeviceSettings("cpu"))
-        assert asked == []
-        monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
-        compile_networks(bridge, DeviceSettings("cpu", compile=True))
-        assert asked == [{"dynamic": True, "mode": None}] * 2
-        assert not bridge.backward_kernel.replayed
-
-    def test_cuda_graphs(self, exact_bridge, monkeypatch):
-        bridge, asked = exact_bridge("full", 1).bridge, []
-        for kernel in (bridge.backward_kernel, bridge.forward_kernel):
-            monkeypatch.setattr(kernel.network, "compile", lambda **how: asked.append(how))
+            monkeypatch.setattr(kernel.network, "compile", lambda **how: found.append(how))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr("csb.training.settings.importlib.util.find_spec", lambda name: name)
-        compile_networks(bridge, DeviceSettings(compile=True, cuda_graphs=True))
-        assert asked == [{"dynamic": True, "mode": "reduce-overhead"}] * 2
-        assert bridge.backward_kernel.replayed
-        assert bridge.forward_kernel.replayed
+        compile_networks(bridge, DeviceSettings(**options))
+        assert found == asked
+        assert {bridge.backward_kernel.replayed, bridge.forward_kernel.replayed} == {"cuda_graphs" in options}
 
     @pytest.mark.parametrize(("accelerator", "compiled"), [("cpu", True), ("auto", False)])
     def test_cuda_graphs_need_a_gpu_and_compiled_networks(self, monkeypatch, accelerator, compiled):
@@ -243,12 +172,3 @@ class TestCompile:
         monkeypatch.setattr("csb.training.settings.shutil.which", lambda name: "/usr/bin/g++")
         with pytest.raises(CSBError, match=r"^trainer.cuda_graphs=true needs a GPU and trainer.compile=true; here are"):
             DeviceSettings(accelerator, compile=compiled, cuda_graphs=True)
-
-    @pytest.mark.nightly
-    def test_a_compiled_training_is_the_same_up_to_rounding(self, tmp_path):
-        from two_processes import training
-
-        plain, compiled = (training(tmp_path / str(on), 1, "likelihood", compile=on) for on in (False, True))
-        for name, losses in plain["losses"].items():
-            assert compiled["losses"][name] == pytest.approx(losses, rel=1e-3)
-        assert compiled["weights"].keys() == plain["weights"].keys()

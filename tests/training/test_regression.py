@@ -1,52 +1,59 @@
-"""Networks fitted by squared error: batches, targets, resuming bit for bit, errors, and a training that gets there."""
+"""Networks fitted by squared error, and the digits' guide: batches, targets, resuming bit for bit, a training."""
+
+import math
 
 import pytest
 import torch
 
 from csb.bridge.checkpoint import load
-from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
+from csb.networks.diffusion import (
+    ConditionalSpec,
+    Denoiser,
+    DenoiserSpec,
+    DigitGuide,
+    build_conditional,
+    build_denoiser,
+)
 from csb.problems import LinearGaussian
 from csb.process import LinearBeta, seeded
 from csb.samplers import flow_sampler, score_sampler
 from csb.training import stage
 from csb.training.pairs import EncodedPairs
-from csb.training.regression import diffusion_path, example_batches, flow_path, train_by_regression
+from csb.training.regression import (
+    calibrate,
+    denoised,
+    diffusion_path,
+    example_batches,
+    flow_path,
+    guide_figures,
+    train_by_regression,
+    train_guide,
+)
 from csb.training.settings import ConditionalSettings, DenoiserSettings, DeviceSettings, OptimizerSettings
 from csb.training.stage import Setup
 from csb.training.state import to_cpu
 from tests.conftest import default_dtype
 from tests.samplers.models import SCHEDULE, ExactDenoiser, ExactVelocity
+from tests.training.runs import Stop
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*isinstance.treespec.*")
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=3, n_train=20_000)
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 PAIRS = (torch.randn(300, 2, generator=seeded(1)), torch.randn(300, 2, generator=seeded(2)))
 PATHS = {"score": diffusion_path(LinearBeta(1e-4)), "flow": flow_path}
+KINDS = ("denoiser", *PATHS)
 
 
-def model(kind, network=MLP):
-    transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
-    return build_conditional(ConditionalSpec(kind, network, transform, SCHEDULE if kind == "score" else None), 1)
+@pytest.mark.parametrize("kind", PATHS)
+def test_a_batch_is_a_function_of_seed_and_step(kind):
+    def batches(steps, seed=5):
+        return list(example_batches(EncodedPairs.of(*PAIRS), PATHS[kind], 16, seed, steps))
 
-
-class TestBatches:
-    @pytest.mark.parametrize("kind", PATHS)
-    def test_a_batch_is_a_function_of_seed_and_step(self, kind):
-        def batches(steps, seed=5):
-            return list(example_batches(EncodedPairs.of(*PAIRS), PATHS[kind], 16, seed, steps))
-
-        whole, tail, other = batches((0, 6)), batches((3, 6)), batches((0, 6), 6)
-        assert [b.step for b in whole] == list(range(6))
-        for one, two in zip(whole[3:], tail):
-            assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4]))
-        assert not torch.equal(whole[0].z, whole[1].z)
-        assert not torch.equal(whole[0].z, other[0].z)
-
-    def test_observations_stay_with_their_data(self):
-        z = torch.arange(300.0)[:, None]
-        batch = next(example_batches(EncodedPairs.of(z, -2 * z), flow_path, 64, 1, (0, 1)))
-        z_0 = batch.z + (1 - batch.level[:, None]) * batch.target  # z_t + (1 − t)(z_0 − ε)
-        torch.testing.assert_close(batch.c, -2 * z_0, rtol=1e-4, atol=1e-2)
+    whole, tail, other = batches((0, 6)), batches((3, 6)), batches((0, 6), 6)
+    assert [b.step for b in whole] == list(range(6))
+    for one, two in zip(whole[3:], tail, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4]))
+    assert not torch.equal(whole[0].z, whole[1].z)
+    assert not torch.equal(whole[0].z, other[0].z)
 
 
 @pytest.mark.parametrize("kind", PATHS)
@@ -70,73 +77,61 @@ def test_the_best_prediction_is_the_exact_model(kind):
         assert bool((products.mean(0).abs() < 5 * error).all())
 
 
-SETTINGS = {"steps": 12, "batch_size": 16, "alpha_bar_end": 1e-4, "lr": 1e-2, "checkpoint_every": 3}
-
-
-def train(kind, folder, resume=False, fingerprint=None, pairs=PAIRS):
-    """A training of 12 steps; the weights that it ends with."""
-    optimizer, device = OptimizerSettings(), DeviceSettings("cpu")
-    setup = Setup(folder, optimizer, device, 7, fingerprint or {"a": 1}, {"note": "hi"}, bar=False)
+def model(kind, network=MLP):
     if kind == "denoiser":
-        made, settings = build_denoiser(DenoiserSpec(MLP, (2,), 1.0, 1e-4), 1), DenoiserSettings(**SETTINGS)
-        train_by_regression(made, EncodedPairs.of(pairs[0]), LinearBeta(1e-4), settings, setup, resume)
-    else:
-        made, settings = model(kind), ConditionalSettings(**SETTINGS)
-        schedule = made.schedule if kind == "score" else None
-        train_by_regression(made, EncodedPairs.of(*pairs), schedule, settings, setup, resume)
+        return build_denoiser(DenoiserSpec(network, (2,), 1.0, 1e-4), 1)
+    transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
+    return build_conditional(ConditionalSpec(kind, network, transform, SCHEDULE if kind == "score" else None), 1)
+
+
+def train(kind, folder, resume=False):
+    """A training of 12 steps; the weights that it ends with."""
+    setup = Setup(folder, OptimizerSettings(), DeviceSettings("cpu"), 7, {"a": 1}, {"note": "hi"}, bar=False)
+    made, group = model(kind), DenoiserSettings if kind == "denoiser" else ConditionalSettings
+    settings = group(steps=12, batch_size=16, alpha_bar_end=1e-4, lr=1e-2, checkpoint_every=3)
+    data = EncodedPairs.of(*(PAIRS[:1] if kind == "denoiser" else PAIRS))
+    train_by_regression(made, data, None if kind == "flow" else LinearBeta(1e-4), settings, setup, resume)
     return to_cpu(made.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "score", "flow"])
-def test_torchs_default_dtype_plays_no_part(kind, tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_torchs_default_dtype_plays_no_part_and_the_file_holds_what_was_trained(kind, tmp_path):
     expected = train(kind, tmp_path / "a")
     with default_dtype(torch.float64):
         found = train(kind, tmp_path / "b")
-    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    stored = load(tmp_path / "b" / f"{kind}.safetensors")
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+        assert torch.equal(stored.state_dict()[key], value), key
+    assert not stored.training
+    assert (stored.about["note"], stored.about["steps"]) == ("hi", 12)
+    assert stored.about["seconds"] > 0
 
 
-class Stop(Exception):
-    pass
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saves", [2, 5])
+def test_it_resumes_bit_for_bit(kind, saves, tmp_path, monkeypatch):
+    """Cut off at the n-th checkpoint (of steps 3, 6, 9, 12 and the end), and continued."""
+    whole, calls, save = train(kind, tmp_path / "whole"), [], stage.save_progress
 
+    def stopping(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == saves:
+            raise Stop
 
-@pytest.mark.parametrize("kind", ["denoiser", "score", "flow"])
-class TestResume:
-    @pytest.mark.parametrize("saves", [2, 5])
-    def test_bit_for_bit(self, kind, tmp_path, monkeypatch, saves):
-        """Cut off at the n-th checkpoint (of steps 3, 6, 9, 12 and the end), and continued."""
-        whole = train(kind, tmp_path / "whole")
-        calls, save = [], stage.save_progress
-
-        def stopping(*arguments):
-            save(*arguments)
-            calls.append(1)
-            if len(calls) == saves:
-                raise Stop
-
-        monkeypatch.setattr(stage, "save_progress", stopping)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "save_progress", stopping)
         with pytest.raises(Stop):
             train(kind, tmp_path / "cut")
-        assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}_state.safetensors"]
-        monkeypatch.setattr(stage, "save_progress", save)
-        again = train(kind, tmp_path / "cut", resume=True)
-        assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}.safetensors"]
-        assert all(torch.equal(again[key], value) for key, value in whole.items())
-
-
-@pytest.mark.parametrize("kind", ["score", "flow"])
-def test_the_file_holds_what_was_trained(kind, tmp_path):
-    weights = train(kind, tmp_path)
-    again = load(tmp_path / f"{kind}.safetensors")
-    about = again.about
-    assert again.kind == kind
-    assert not again.training
-    assert all(torch.equal(again.state_dict()[key], value) for key, value in weights.items())
-    assert (about["note"], about["steps"]) == ("hi", 12)
-    assert about["seconds"] > 0
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}_state.safetensors"]
+    again = train(kind, tmp_path / "cut", resume=True)
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"{kind}.safetensors"]
+    assert [key for key, value in whole.items() if not torch.equal(again[key], value)] == []
 
 
 @pytest.mark.parametrize(("steps", "bound"), [(400, 0.08), pytest.param(600, 0.05, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("kind", ["score", "flow"])
+@pytest.mark.parametrize("kind", PATHS)
 def test_a_short_training_reaches_the_posterior(kind, tmp_path, steps, bound):
     """Mean and covariance of the samples within a few per cent, over 30 observations or, at night, 100."""
     trained, pairs = model(kind, {"name": "mlp", "width": 32, "depth": 2}), PROBLEM.pairs("train")
@@ -153,3 +148,61 @@ def test_a_short_training_reaches_the_posterior(kind, tmp_path, steps, bound):
     cov = centred.T @ centred / (len(y) * (n - 1))
     assert float((mean - exact).norm() / exact.norm()) < bound
     assert float((cov - PROBLEM.C).norm() / PROBLEM.C.norm()) < bound
+
+
+class Shrinking(Denoiser):
+    """E[z_0 | z_k] of N(0, I)."""
+
+    def __init__(self):
+        super().__init__(torch.full((1, 28, 28), 0.5), 0.5, 1e-3)
+
+    def forward(self, z, alpha_bar):
+        return alpha_bar.sqrt()[:, None, None, None] * z
+
+
+class Overconfident(DigitGuide):
+    """Twice the log-odds of a posterior that is known: 0.8 for the class in the first pixel, whatever the noise."""
+
+    def forward(self, x, alpha_bar):
+        odds = torch.zeros(len(x), 10)
+        odds[torch.arange(len(x)), (x[:, 0, 0, 0] * 10).round().long() % 10] = 2 * math.log(0.8 * 9 / 0.2)
+        return (odds / self.temperature).log_softmax(1)
+
+
+class TestDigitGuide:
+    def test_denoised_states(self):
+        x, level = torch.rand(3, 1, 28, 28, generator=seeded(0)), torch.tensor([1.0, 0.25, 1.0])
+        noise = torch.randn(x.shape, generator=seeded(1))
+        found = denoised(Shrinking(), x, level, seeded(1))
+        assert torch.equal(found[[0, 2]], x[[0, 2]])
+        z = 0.5 * (2 * x[1] - 1) + math.sqrt(0.75) * noise[1]
+        torch.testing.assert_close(found[1], 0.5 + 0.5 * 0.5 * z)
+
+    def bars(self, n, key):
+        """Digit c as a bright column at 2c + 3, as noisy as makes half of them hard to read where ᾱ is small."""
+        labels, images = torch.randint(10, (n,), generator=seeded(3, key)), torch.zeros(n, 1, 28, 28)
+        images[torch.arange(n), 0, :, 2 * labels + 3] = 0.9
+        return images, labels
+
+    def test_it_knows_less_of_noisier_digits(self, monkeypatch):
+        monkeypatch.setattr("csb.training.regression.GUIDE_BATCH", 32)
+        guide = train_guide(*self.bars(1000, 0), Shrinking(), seed=0, steps=60)
+        rows = guide_figures(guide, *self.bars(100, 1), Shrinking(), 0)
+        losses = [row["log_loss"] for row in rows]
+        assert rows[0]["accuracy"] > 0.95
+        assert losses[0] < 0.3
+        assert losses[-1] == max(losses) < math.log(10) + 0.1  # no surer than it may be
+
+    def test_the_temperature_takes_overconfidence_away(self, monkeypatch):
+        monkeypatch.setattr("csb.training.regression.LEVELS", (1.0,))
+        generator = seeded(5)
+        shown = torch.randint(10, (500,), generator=generator)
+        wrong = (shown + torch.randint(1, 10, (500,), generator=generator)) % 10
+        labels = torch.where(torch.arange(500) % 5 > 0, shown, wrong)
+        data = Overconfident(), (shown / 10)[:, None, None, None].expand(-1, 1, 28, 28).clone(), labels, Shrinking(), 0
+        before = guide_figures(*data)[0]["log_loss"]
+        assert calibrate(*data) == pytest.approx(2)
+        after = guide_figures(*data)[0]
+        assert after["log_loss"] < before
+        assert after["log_loss"] == pytest.approx(-0.8 * math.log(0.8) - 0.2 * math.log(0.2 / 9), rel=1e-3)
+        assert after["accuracy"] == pytest.approx(0.8)

@@ -4,47 +4,58 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from csb.bridge.checkpoint import load
+from csb.bridge import load
+from csb.dtypes import automatic_precision
 from tests.commands import Hook
 from tests.conftest import ROOT
-from tests.training.fault_runs import ClosedOutput
+from tests.training.runs import STEP, assert_same_weights
 
 STEPS = 42  # optimiser steps of the tiny training: 12 + 10 + 10 + 10
 
 
-def weights(folder):
-    """Every saved bridge's weights, by file and name."""
-    files = [folder / "bridge.safetensors", *sorted((folder / "half_steps").iterdir())]
-    return {f"{f.name}:{k}": v for f in files for k, v in load(f).state_dict().items()}
-
-
-def result(folder):
-    values = json.loads((folder / "result.json").read_text())
-    return {key: value for key, value in values.items() if key != "seconds"}
-
-
-def history(folder):
+def figures(folder):
+    """The scores and the history of half-steps, without times."""
+    found = json.loads((folder / "result.json").read_text())
     rows = json.loads((folder / "history.json").read_text())
-    return [{key: value for key, value in row.items() if key not in ("fill_share", "seconds")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("fill_share", "seconds")} for row in [found, *rows]]
 
 
 def assert_same(folder, whole):
-    one, two = weights(folder), weights(whole)
-    assert one.keys() == two.keys()
-    assert [key for key in one if not torch.equal(one[key], two[key])] == []
-    assert result(folder) == result(whole)
-    assert history(folder) == history(whole)
-    assert list(folder.rglob("*.tmp")) == []
+    assert_same_weights(folder, whole)
+    assert figures(folder) == figures(whole)
+
+
+@pytest.fixture
+def run(command, tiny, tmp_path):
+    """Runs the tiny training ``run`` of the test's own folder as a command."""
+
+    def of(*options, **how):
+        return command(*tiny, f"out={tmp_path}", "name=run", *options, **how)
+
+    return of
+
+
+@pytest.fixture
+def resumed(run, tmp_path):
+    """Resumes it, and compares it with another."""
+
+    def of(whole, *options):
+        done = run(*options, "resume=true")
+        assert done.code == 0, done.err
+        assert_same(tmp_path / "run", whole)
+
+    return of
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +64,9 @@ def whole(command, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     done = command(*tiny, f"out={folder}", "name=run")
     assert done.code == 0, done.err
-    assert len(weights(folder / "run")) > 100
     return folder / "run"
 
 
-STEP = "csb.training.half_step.HalfStepModule.training_step"
 KILLS = {  # the first three in the default run: in a step, in a fill, in a save
     "between checkpoints": Hook(STEP, 5),
     "while a cache is filled": Hook("csb.training.pairs.Bridge.contexts", 9),
@@ -65,72 +74,58 @@ KILLS = {  # the first three in the default run: in a step, in a fill, in a save
     "at the end of a half-step": Hook(STEP, 12, before=False),
     "in the last step": Hook(STEP, STEPS),
     "after a cache is filled": Hook("csb.training.trainer.fill", 2, before=False),
-    "first state written, not renamed": Hook("csb.training.state.save_state", 1, before=False),
     "before the optimiser's first state": Hook("csb.training.stage.save_progress", 1),
     "after a later state": Hook("csb.training.stage.save_progress", 8, before=False),
     "after a half-step's bridge": Hook("csb.training.trainer.save", 2, before=False),
     "before the final bridge": Hook("csb.training.trainer.save", 5),
     "before the scores": Hook("csb.runs.train.final_scores", 1),
+    # config.json, the states, the half-steps' bridges, the final one, each written and not yet in its place
+    **{f"before file {call} is renamed": Hook("os.replace", call) for call in (1, 2, 5, 16)},
 }
-ALWAYS = tuple(KILLS)[:3]
+AT_NIGHT = [pytest.param(KILLS[name], id=name, marks=pytest.mark.nightly) for name in list(KILLS)[3:]]
 
 
-@pytest.mark.parametrize(
-    "hook",
-    [pytest.param(KILLS[n], id=n, marks=[] if n in ALWAYS else pytest.mark.nightly) for n in KILLS],
-)
-def test_killed_at_an_exact_instant(command, tiny, tmp_path, whole, hook):
-    killed = command(*tiny, f"out={tmp_path}", "name=run", hooks=[hook])
-    assert killed.code == -signal.SIGKILL
+@pytest.mark.parametrize("hook", [*(pytest.param(KILLS[name], id=name) for name in list(KILLS)[:3]), *AT_NIGHT])
+def test_killed_at_an_exact_instant(run, resumed, tmp_path, whole, hook):
+    assert run(hooks=[hook]).code == -signal.SIGKILL
     assert not (tmp_path / "run" / "result.json").exists()
-    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", whole)
+    if hook.name == "os.replace":
+        assert len(list((tmp_path / "run").rglob(".*.tmp"))) == 1
+    resumed(whole)
 
 
-@pytest.mark.parametrize("call", [1, 2, 5, 16])
-def test_killed_between_writing_a_file_and_its_renaming(command, tiny, tmp_path, whole, call):
-    """os.replace puts each file in place: config.json, the states, the half-steps' bridges, the final one."""
-    killed = command(*tiny, f"out={tmp_path}", "name=run", hooks=[Hook("os.replace", call)])
-    assert killed.code == -signal.SIGKILL
-    assert len(list((tmp_path / "run").rglob(".*.tmp"))) == 1
-    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", whole)
-
-
-def test_killed_again_and_again(command, tiny, tmp_path, whole):
+@pytest.mark.nightly
+def test_killed_again_and_again(run, tmp_path, whole):
     """Each attempt lives for four steps, one more than a checkpoint's period, and is killed."""
-    attempts = 0
-    while attempts < 40:
-        attempts += 1
-        done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true", hooks=[Hook(STEP, 5)])
-        if done.code == 0:
-            break
+    attempts = 1
+    while (done := run("resume=true", hooks=[Hook(STEP, 5)])).code:
         assert done.code == -signal.SIGKILL, done.err
-    assert 8 <= attempts <= 20
+        attempts += 1
+        assert attempts <= 20
+    assert attempts >= 8
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_real_process(command, tiny, tmp_path, whole, number):
-    """The command line itself, ended from outside as soon as it has a state."""
-    line = [sys.executable, str(ROOT / "train.py"), *tiny, f"out={tmp_path}", "name=run", "resume=true"]
+def started(line, **options):
+    """The command line itself, in a fresh interpreter."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=-3, stderr=-1, text=True) as process:
+    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *line], cwd=ROOT, env=environment, **options)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_real_process(resumed, tiny, tmp_path, whole, number):
+    """Ended from outside as soon as it has a state."""
+    with started([*tiny, f"out={tmp_path}", "name=run"], stdout=-3, stderr=-1, text=True) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "state.safetensors").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
-    if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 128 + signal.SIGTERM, error
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), error
+    if number == signal.SIGTERM:
         assert error.splitlines()[-1].startswith("error: terminated by SIGTERM; resume=true ")
-    done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", whole)
+    resumed(whole)
 
 
 def take_the_terminal():
@@ -139,20 +134,16 @@ def take_the_terminal():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def test_the_terminal_goes_away(command, tiny, tmp_path):
+@pytest.mark.nightly
+def test_the_terminal_goes_away(command, resumed, tiny, tmp_path):
     """Closed in the middle of a fit that shows its bar there: its state is saved, and nothing is said to nobody."""
-    settings = [*tiny, "training.first_steps=400", "training.checkpoint_every=1000", f"out={tmp_path}"]
-    assert command(*settings, "name=whole").code == 0
-    line = [sys.executable, str(ROOT / "train.py"), *settings, "name=run", "progress=true"]
+    longer = ["training.first_steps=400", "training.checkpoint_every=1000"]
+    line = [*tiny, f"out={tmp_path}", *longer]
+    assert command(*line, "name=whole").code == 0
     master, terminal = os.openpty()
-    streams, environment = (
-        dict.fromkeys(("stdin", "stdout", "stderr"), terminal),
-        {**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    with subprocess.Popen(  # a hang-up reaches the process whose terminal it is
-        line, cwd=ROOT, env=environment, **streams, start_new_session=True,
-        preexec_fn=take_the_terminal,
-    ) as process:  # fmt: skip
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    own = {"start_new_session": True, "preexec_fn": take_the_terminal}  # a hang-up reaches whose terminal it is
+    with started([*line, "name=run", "progress=true"], **streams, **own) as process:
         os.close(terminal)
         seen = b""
         while not re.search(rb"[1-9]/430\b", seen):
@@ -160,139 +151,160 @@ def test_the_terminal_goes_away(command, tiny, tmp_path):
         os.close(master)
         assert process.wait(60) == 128 + signal.SIGHUP
     assert (tmp_path / "run" / "state.safetensors").exists()
-    done = command(*settings, "name=run", "resume=true")
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    resumed(tmp_path / "whole", *longer)
 
 
+RECIPE = [
+    "schedule=auto", "schedule.alpha_bar_end=0.1", "objective=bridge_matching", "objective.covariance=mixture",
+    "objective.components=3", "training.validate_every=2", "training.patience=2",
+]  # fmt: skip
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize(
-    "options",
+    ("options", "kills"),
     [
-        pytest.param(["trainer=bf16"], id="bf16"),
-        pytest.param(["objective=mean_matching", "training.last_forward=false"], id="mean-matching"),
+        (["trainer=bf16"], [20]),
+        (["objective=mean_matching", "training.last_forward=false"], [20]),
+        (RECIPE, [8, 9]),
     ],
+    ids=["bf16", "mean matching", "the recipe's grid from the data, end points, mixtures and early stopping"],
 )
-def test_other_settings_resume_as_well(command, tiny, tmp_path, options):
-    line = [*tiny, *options, f"out={tmp_path}"]
-    assert command(*line, "name=whole").code == 0
-    assert command(*line, "name=run", hooks=[Hook(STEP, 12 + 8)]).code == -signal.SIGKILL
-    done = command(*line, "name=run", "resume=true")
-    assert done.code == 0, done.err
-    assert_same(tmp_path / "run", tmp_path / "whole")
+def test_other_settings_resume_as_well(command, run, resumed, tiny, tmp_path, options, kills):
+    assert command(*tiny, *options, f"out={tmp_path}", "name=whole").code == 0
+    for step in kills:
+        assert run(*options, "resume=true", hooks=[Hook(STEP, step)]).code == -signal.SIGKILL
+    resumed(tmp_path / "whole", *options)
+    schedule = json.loads((tmp_path / "run" / "config.json").read_text())["schedule"]
+    assert options is not RECIPE or (schedule["name"], schedule["alpha_bar_end"]) == ("power", 0.1)
 
 
-class TestWithoutAKill:
+@dataclass
+class ClosedOutput:
+    """Standard output, and with ``errors`` the error output too, is a pipe that nobody reads."""
+
+    errors: bool = False
+
+    def install(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        for descriptor in (1, 2) if self.errors else (1,):
+            os.dup2(writing, descriptor)
+
+
+FILL = "csb.training.pairs.Bridge.contexts"
+ENDS = {  # the first in the default run
+    "interrupt": (2, "interrupted; resume=true", Hook(STEP, 17, raises="KeyboardInterrupt")),
+    "fit": (143, "terminated by SIGTERM; resume=true", Hook(STEP, 17, raises="SIGTERM")),
+    "cache": (143, "terminated by SIGTERM; resume=true", Hook(FILL, 9, raises="SIGTERM")),
+    "memory": (2, "out of memory; lower training.batch_size", Hook(FILL, 9, raises="MemoryError")),
+    "closed output": (2, "the output was closed before all of it was written", ClosedOutput()),
+    "closed output and errors": (2, "", ClosedOutput(errors=True)),
+}
+
+
+@pytest.mark.parametrize("end", [pytest.param(n, marks=[] if n == "interrupt" else pytest.mark.nightly) for n in ENDS])
+def test_another_end_is_one_line_and_resumes(run, resumed, whole, end):
+    code, message, hook = ENDS[end]
+    done = run(*(["progress=true"] if isinstance(hook, ClosedOutput) else []), hooks=[hook])
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    last = done.err.splitlines()[-1:]
+    assert len(last) == 1 and last[0].startswith(f"error: {message}") if message else last == []
+    resumed(whole)
+
+
+class TestFinished:
     @pytest.fixture
     def finished(self, whole, tmp_path):
         """A copy of the finished run."""
-        subprocess.run(["cp", "-a", str(whole), str(tmp_path / "run")], check=True)
-        return tmp_path / "run"
+        return shutil.copytree(whole, tmp_path / "run")
 
-    @staticmethod
-    def snapshot(folder: Path):
-        files = [p for p in folder.rglob("*") if p.is_file()]
-        return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+    def test_resuming_changes_nothing(self, run, finished):
+        def snapshot():
+            return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in finished.rglob("*") if p.is_file()}
 
-    def run(self, command, tiny, folder, *options):
-        return command(*tiny, f"out={folder.parent}", f"name={folder.name}", *options)
-
-    def refused(self, done, *parts):
-        assert done.code == 2
-        assert done.out == ""
-        assert done.err.startswith("error: ")
-        assert done.err.count("\n") == 1, done.err
-        for part in parts:
-            assert part in done.err
-
-    def test_resuming_a_finished_run_changes_nothing(self, command, tiny, finished):
-        before, start = self.snapshot(finished), time.monotonic()
-        done = self.run(command, tiny, finished, "resume=true")
+        before, start = snapshot(), time.monotonic()
+        done = run("resume=true")
         assert done.code == 0, done.err
         assert time.monotonic() - start < 20
-        assert self.snapshot(finished) == before
+        assert snapshot() == before
         assert "is finished; nothing to resume" in done.out + done.err
         assert "sliced_w" in done.out  # its table is shown all the same
 
-    def test_other_settings_are_refused_by_name(self, command, tiny, finished):
-        before = self.snapshot(finished)
-        message = "was trained with optimizer.lr=0.002, not 0.02"
-        self.refused(self.run(command, tiny, finished, "resume=true", "optimizer.lr=0.02"), message, str(finished))
-        assert self.snapshot(finished) == before
+    def test_what_the_training_does_not_depend_on_may_change(self, run, finished):
+        assert run("resume=true", "metrics.picture_rows=2", "logger=csv").code == 0
 
-    def test_what_the_training_does_not_depend_on_may_change(self, command, tiny, finished):
-        assert self.run(command, tiny, finished, "resume=true", "metrics.picture_rows=2", "logger=csv").code == 0
-
-    def test_a_run_is_not_overwritten_unasked(self, command, tiny, finished):
-        self.refused(self.run(command, tiny, finished), "already holds a run", "resume=true", "overwrite=true")
-
-    def test_overwrite_replaces_it(self, command, tiny, finished, whole):
+    def test_overwrite_replaces_it(self, run, finished, whole):
         (finished / "half_steps" / "09_backward.safetensors").write_text("of a longer run")
         (finished / "state.pt").write_text("of an older version")
-        done = self.run(command, tiny, finished, "overwrite=true")
+        done = run("overwrite=true")
         assert done.code == 0, done.err
         assert_same(finished, whole)
         assert not (finished / "state.pt").exists()
 
-    def test_a_damaged_state_is_one_line(self, command, tiny, finished):
-        state = finished / "state.safetensors"
-        flipped = bytearray(state.read_bytes())
-        flipped[-100] ^= 255  # in the numbers of a tensor
-        state.write_bytes(flipped)
-        before = self.snapshot(finished)
-        self.refused(self.run(command, tiny, finished, "resume=true"), "state.safetensors is damaged", "train again")
-        assert self.snapshot(finished) == before
-
-    def test_resume_and_overwrite_contradict(self, command, tiny, finished):
-        self.refused(self.run(command, tiny, finished, "resume=true", "overwrite=true"), "contradict each other")
-
-    def test_an_interrupt_is_one_line_and_resumes(self, command, tiny, tmp_path, whole):
-        hook = Hook(STEP, 17, raises="KeyboardInterrupt")
-        done = command(*tiny, f"out={tmp_path}", "name=run", hooks=[hook])
-        assert done.code == 2
-        assert done.err.strip().splitlines()[-1].startswith("error: interrupted; resume=true")
-        assert "Traceback" not in done.err
-        assert self.run(command, tiny, tmp_path / "run", "resume=true").code == 0
-        assert_same(tmp_path / "run", whole)
+    @pytest.mark.nightly
+    def test_damaged_files_are_written_again(self, resumed, finished, whole):
+        """The bridge from those of the half-steps, and the scores are computed again."""
+        for name in ("bridge.safetensors", "result.json", "config.json", "history.json"):
+            content = (finished / name).read_bytes()
+            (finished / name).write_bytes(content[: len(content) // 2])
+        resumed(whole)
+        assert json.loads((finished / "config.json").read_text())["L"] == 2
 
 
-class TestOtherEnds:
-    def ended(self, command, line, code, message, hook):
-        done = command(*line, hooks=[hook])
-        assert done.code == code, done.err
-        assert "Traceback" not in done.err
-        last = done.err.splitlines()[-1:]
-        assert len(last) == 1 and last[0].startswith(f"error: {message}") if message else last == []
+@pytest.mark.nightly
+class TestDenoiser:
+    """A training of 12 steps with states at 3, 6, 9 and 12."""
+
+    LINE = ("stage=denoiser", "denoiser.steps=12", "denoiser.batch_size=32", "denoiser.checkpoint_every=3")
+    STEP = "csb.training.fit.NetworkModule.training_step"
+
+    @pytest.fixture(scope="class")
+    def expected(self, command, tiny, tmp_path_factory):
+        """The weights of the uninterrupted training."""
+        folder = tmp_path_factory.mktemp("whole")
+        done = command(*tiny, *self.LINE, f"out={folder}", "name=run")
+        assert done.code == 0, done.err
+        return load(folder / "run" / "denoiser.safetensors").state_dict()
 
     @pytest.mark.parametrize(
-        ("code", "message", "hook"),
+        ("hook", "code"),
         [
-            (143, "terminated by SIGTERM; resume=true", Hook(STEP, 17, raises="SIGTERM")),
-            (
-                143,
-                "terminated by SIGTERM; resume=true",
-                Hook("csb.training.pairs.Bridge.contexts", 9, raises="SIGTERM"),
-            ),
-            (2, "out of memory; lower training.batch_size", Hook("csb.training.trainer.fill", 2, raises="MemoryError")),
-            (2, "the output was closed before all of it was written", ClosedOutput()),
-            (2, "", ClosedOutput(errors=True)),
+            (Hook(STEP, 8), -9),
+            (Hook("os.replace", 3), -9),
+            (Hook("csb.training.regression.save", 1), -9),
+            (Hook("os.replace", 6), -9),
+            (Hook("os.fsync", 3, raises="OSError"), 2),
         ],
-        ids=["fit", "cache", "memory", "closed output", "closed output and errors"],
+        ids=["between checkpoints", "a state not renamed", "before it is saved", "not renamed", "a full disk"],
     )
-    def test_one_line_and_resumes(self, command, tiny, tmp_path, whole, code, message, hook):
-        line = [*tiny, f"out={tmp_path}", "name=run"]
-        bar = ["progress=true"] if isinstance(hook, ClosedOutput) else []
-        self.ended(command, [*line, *bar], code, message, hook)
-        done = command(*line, "resume=true")
+    def test_it_resumes_bit_for_bit(self, run, tmp_path, expected, hook, code):
+        ended = run(*self.LINE, hooks=[hook])
+        assert ended.code == code, ended.err
+        if code == 2:
+            assert re.search(r"^error: .*cannot write.*denoiser_state.safetensors.*free space", ended.err, re.MULTILINE)
+            assert "Traceback" not in ended.err
+        done = run(*self.LINE, "resume=true", "denoiser.checkpoint_every=5", "training.steps=11")
         assert done.code == 0, done.err
-        assert_same(tmp_path / "run", whole)
+        files = sorted(p.name for p in (tmp_path / "run").iterdir() if p.suffix in (".pt", ".safetensors", ".tmp"))
+        assert files == ["denoiser.safetensors"]
+        found = load(tmp_path / "run" / "denoiser.safetensors").state_dict()
+        assert found.keys() == expected.keys()
+        assert [key for key in found if not torch.equal(found[key], expected[key])] == []
 
-    def test_a_finished_run_mends_its_files(self, command, tiny, tmp_path, whole):
-        """The bridge is written again from those of the half-steps, and the scores are computed again."""
-        subprocess.run(["cp", "-a", str(whole), str(tmp_path / "run")], check=True)
-        for name in ("bridge.safetensors", "result.json", "config.json", "history.json"):
-            content = (tmp_path / "run" / name).read_bytes()
-            (tmp_path / "run" / name).write_bytes(content[: len(content) // 2])
-        done = command(*tiny, f"out={tmp_path}", "name=run", "resume=true")
-        assert done.code == 0, done.err
-        assert_same(tmp_path / "run", whole)
-        assert json.loads((tmp_path / "run" / "config.json").read_text())["L"] == 2
+    def test_other_settings_are_refused_by_name(self, run, tmp_path):
+        assert run(*self.LINE, hooks=[Hook(self.STEP, 8)]).code == -signal.SIGKILL
+        before = (tmp_path / "run" / "denoiser_state.safetensors").read_bytes()
+        own = automatic_precision(torch.device("cpu"))
+        other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[own]
+        for option, message in (
+            ("denoiser.alpha_bar_end=0.001", "denoiser.alpha_bar_end=0.0001, not 0.001"),
+            ("network.options.width=8", "network.width=16, not 8"),
+            ("problem.seed=1", "problem.seed=0, not 1"),
+            (f"trainer.precision={other}", f"trainer.precision='{own}', not '{other}'"),
+        ):
+            done = run(*self.LINE, "resume=true", option)
+            assert done.code == 2
+            assert f"was trained with {message}" in done.err.splitlines()[-1]
+        assert (tmp_path / "run" / "denoiser_state.safetensors").read_bytes() == before
