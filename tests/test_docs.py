@@ -8,13 +8,14 @@ reason -->`` or ``<!-- requires: extra -->`` on the line above a block; nothing 
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shlex
 import tomllib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,112 +105,89 @@ def missing(extra: str) -> list[str]:
     return [name for name in names if next(iter(metadata.distributions(name=name)), None) is None]
 
 
-@dataclass
 class Page:
     """A page whose blocks are run in order, in one namespace and one folder.
 
-    Attributes:
-        name: for messages.
-        folder: the current directory of everything.
-        provide: given a block's text, puts the runs that it loads into ``folder``.
-        command: runs a script in a process of its own; see ``conftest.command``.
-        small: command → overrides that make it small. Such commands are run, all others checked.
+    Args:
+        provide: given a block's text, puts the runs that it loads into the folder.
+        command: see ``conftest.command``.
     """
 
-    name: str
-    folder: Path
-    provide: Callable[[str, Path], None]
-    command: Callable[..., Any]
-    small: dict[str, list[str]]
-    namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
-    counts: dict[str, int] = field(default_factory=lambda: {"run": 0, "not run": 0, "text": 0, "extra": 0})
-    fresh: int = 0
+    def __init__(self, name: str, folder: Path, provide: Callable[[str, Path], None], command: Callable[..., Any]):
+        self.name, self.folder, self.provide, self.command = name, folder, provide, command
+        self.namespace, self.counted, self.fresh = {"__name__": "page"}, 0, 0
 
     def run(self, block: Block) -> None:
-        """Runs, checks or, where the page says so, only compiles a block, and counts it."""
+        """Runs, checks or, where the page says so, leaves out a block, and counts it."""
         where = f"{self.name}:{block.line}"
-        if block.language == "text":
-            self.counts["text"] += 1
-            return
+        self.counted += 1
+        absent = missing(block.comments["requires"]) if "requires" in block.comments else []
         if "not run" in block.comments:
             assert len(block.comments["not run"]) > 5, f"{where}: say why it is not run"
-            self.counts["not run"] += 1
-            return
-        if (extra := block.comments.get("requires")) is not None and (absent := missing(extra)):
-            warnings.warn(f"{where} is not run: the extra {extra} lacks {', '.join(absent)}", stacklevel=2)
-            self.counts["extra"] += 1
-            return
-        runs: dict[str, Callable[[Block], None]] = {"python": self._python, "bash": self._bash, "yaml": self._yaml}
-        assert block.language in runs, f"{where}: {block.language or 'no language'}; give one of {', '.join(runs)}"
-        with contextlib.chdir(self.folder):
-            runs[block.language](block)
-        self.counts["run"] += 1
+        elif absent:
+            warnings.warn(f"{where} is not run: {', '.join(absent)} is not installed", stacklevel=2)
+        else:
+            with contextlib.chdir(self.folder):
+                self._run(block, where)
 
-    def _python(self, block: Block) -> None:
-        self.provide(block.code, self.folder)
-        source = "\n" * block.line + block.code  # so that a traceback shows the page's line
-        exec(compile(source, self.name, "exec"), self.namespace)
-
-    def _yaml(self, block: Block) -> None:
-        assert OmegaConf.create(block.code), f"{self.name}:{block.line} holds nothing"
-
-    def _bash(self, block: Block) -> None:
-        for line in block.code.replace("\\\n", " ").splitlines():
-            words: list[str] = []
-            for word in [*shlex.split(line, comments=True), "&&"]:
-                if word != "&&":
-                    words.append(word)
-                elif words:
-                    self._one(words, f"{self.name}:{block.line}: {line}")
-                    words = []
+    def _run(self, block: Block, where: str) -> None:
+        if block.language == "python":
+            self.provide(block.code, self.folder)
+            source = "\n" * block.line + block.code  # so that a traceback shows the page's line
+            exec(compile(source, self.name, "exec"), self.namespace)
+        elif block.language == "bash":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for is_command, group in itertools.groupby(words, lambda word: word != "&&"):
+                    if is_command:
+                        self._one(list(group), f"{where}: {line}")
+        elif block.language == "yaml":
+            assert OmegaConf.create(block.code), f"{where} holds nothing"
+        else:
+            assert block.language == "text", f"{where}: {block.language}; give one of python, bash, yaml, text"
 
     def _one(self, words: list[str], where: str) -> None:
         """One command. AssertionError for one that nobody here knows how to check."""
-        while re.match(r"^[A-Z_]+=", words[0]):
-            words = words[1:]
-        program, *rest = [Path(words[0]).name, *words[1:]]
-        if program in ("python", "python3"):
-            kind = rest[0] if rest else ""
-            if kind == "-c":
-                exec(compile(rest[1], where, "exec"), {"__name__": "command"})
-            elif kind == "-m":
-                self._module(rest[1:], where)
-            elif kind in SCRIPTS:
-                self._command(SCRIPTS[kind], rest[1:], where)
-            else:
-                raise AssertionError(f"{where}: no such script")
+        program, *rest = itertools.dropwhile(re.compile(r"[A-Z_]+=").match, words)
+        program = program if program.startswith(".ci/") else Path(program).name
+        if program.startswith("python") and rest[0] == "-m":
+            program, *rest = rest[1:]
+        if program.startswith("python") and rest[0] == "-c":
+            exec(compile(rest[1], where, "exec"), {"__name__": "command"})
+        elif program.startswith("python"):
+            assert rest[0] in SCRIPTS, f"{where}: no such script"
+            self._command(SCRIPTS[rest[0]], rest[1:], where)
         elif program == "csb":
-            assert "csb" in PROJECT["project"]["scripts"], f"{where}: pyproject.toml has no command csb"
             self._command(rest[0] if rest else "--help", rest[1:], where)
-        elif words[0].startswith(".ci/"):
-            assert (ROOT / words[0]).is_file(), f"{where}: there is no {words[0]}"
-        elif program in ("pip", "pytest", "mkdocs"):
-            self._module([program, *rest], where)
+        elif program.startswith(".ci/"):
+            assert (ROOT / program).is_file(), f"{where}: there is no {program}"
         else:
-            raise AssertionError(f"{where}: {program} is not known here; teach tests/test_docs.py, or say not run")
+            assert program in ("venv", "pip", "pytest", "mkdocs"), f"{where}: {program} is not known here"
+            self._others(program, rest, where)
 
-    def _module(self, words: list[str], where: str) -> None:
+    def _others(self, program: str, words: list[str], where: str) -> None:
+        """A command of another program: the extras, files and markers that it names exist."""
         extras = PROJECT["project"]["optional-dependencies"]
-        known = {"venv", "pip", "pytest", "mkdocs"}
-        assert words[0] in known, f"{where}: python -m {words[0]} is not one of {known}"
-        for word in words[1:]:
+        for word in words:
             for extra in re.findall(r"^(?:\.|csb)\[(.*)\]$", word):
                 assert set(extra.split(",")) <= set(extras), f"{where}: no such extra; there are {', '.join(extras)}"
-            if words[0] in ("pytest", "mkdocs") and "/" in word and not word.startswith("-"):
+            if program in ("pytest", "mkdocs") and "/" in word and not word.startswith("-"):
                 assert (ROOT / word.partition("::")[0]).exists(), f"{where}: {word} does not exist"
-        if words[0] == "pytest" and "-m" in words:
+        if program == "pytest" and "-m" in words:
             markers = {line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
             named = set(re.findall(r"\w+", words[words.index("-m") + 1])) - {"not", "and", "or"}
             assert named <= markers, f"{where}: the markers are {', '.join(markers)}"
 
     def _command(self, name: str, arguments: list[str], where: str) -> None:
         """csb NAME …: run where it is cheap, else composed and validated with these very overrides."""
-        self.provide(" ".join(a for a in arguments if a.startswith(("run=", "others=", "prior="))), self.folder)
-        if "resume=true" in arguments and (names := self._resumed(arguments)):
-            self.provide(names, self.folder)
+        given = dict(a.partition("=")[::2] for a in arguments)
+        self.provide(" ".join(given.get(key, "") for key in ("run", "others", "prior")), self.folder)
+        if "resume=true" in arguments and "out" not in given:
+            run = given.get("name", given.get("experiment", "two_moons"))
+            self.provide(f"outputs/{run}", self.folder)
         text = " ".join([name, *arguments])
-        if text in self.small or name.startswith("-") or any(a in cli.INFORMATION for a in arguments):
-            done = self.command(name, *arguments, *self.small.get(text, []), script=PROGRAM, cwd=self.folder)
+        if text in SMALL or name.startswith("-") or any(a in cli.INFORMATION for a in arguments):
+            done = self.command(name, *arguments, *SMALL.get(text, []), script=PROGRAM, cwd=self.folder)
             assert done.code == 0, f"{where}: {done.err}"
             return
         assert name in COMMANDS, f"{where}: csb has no command {name}"
@@ -217,16 +195,10 @@ class Page:
             self.fresh += 1
             arguments = [*arguments, f"out=fresh/{self.fresh}"]
         if name == "benchmark":  # its trainings are not composed: tests/run/test_suite.py does
-            given = cli.composed(name, arguments)
-            SUITES[given["suite"]["name"]][0](given)
+            config = cli.composed(name, arguments)
+            SUITES[config["suite"]["name"]][0](config)
         else:
             checked(name, *arguments)
-
-    @staticmethod
-    def _resumed(arguments: list[str]) -> str:
-        """outputs/NAME of a training that is gone on with."""
-        given = dict(a.partition("=")[::2] for a in arguments)
-        return "" if "out" in given else f"outputs/{given.get('name', given.get('experiment', 'two_moons'))}"
 
 
 def link(source, folder):
@@ -315,7 +287,7 @@ def page(request, trained, _digits, tmp_path, command):
     registries = [(registry, dict(registry)) for registry in (PROBLEMS, TRANSFORMS, NETWORKS)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Page(str(request.param.relative_to(ROOT)), tmp_path, provide, command, SMALL)
+    yield Page(str(request.param.relative_to(ROOT)), tmp_path, provide, command)
     torch.set_num_threads(threads)
     for registry, before in registries:
         registry.clear()
@@ -328,7 +300,7 @@ def test_every_block(page):
     for block in blocks(text):
         page.run(block)
     fences = len([line for line in text.splitlines() if line.strip().startswith("```")])
-    assert fences == 2 * sum(page.counts.values())
+    assert fences == 2 * page.counted
 
 
 def test_pages_import_csb_alone():

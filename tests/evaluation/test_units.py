@@ -11,7 +11,7 @@ from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out_sco
 from csb.evaluation.selection import inflate, validation_score
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
-from csb.metrics.ensemble import EnsembleScores, crps_ensemble, energy_score, spread_skill
+from csb.metrics.ensemble import crps_ensemble, energy_score, spread_skill
 from csb.problems import LinearGaussian, Pairs, Rows
 from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise
@@ -88,15 +88,6 @@ def test_the_inflation_does_not_depend_on_units(units):
     found = inflate(one, Pairs(pairs.x[:100], pairs.y[:100]), 0)
     assert found["inflation"] == pytest.approx(2, rel=0.4)
     assert inflate(other, Pairs(scaled.x[:100], scaled.y[:100]), 0) == pytest.approx(found, rel=1e-3)
-
-
-def test_a_scale_of_one_changes_no_bit():
-    x, truth = torch.rand(5, 6, 1, 4, 4, generator=seeded(0)), torch.rand(5, 1, 4, 4, generator=seeded(1))
-    plain, scaled = EnsembleScores(), EnsembleScores(scale=torch.ones((), dtype=torch.float64))
-    plain.update(x, truth)
-    scaled.update(x, truth)
-    assert plain.compute() == scaled.compute()
-    assert plain.compute()["crps"] == crps_ensemble(x, truth)
 
 
 def test_the_scale_of_x_is_in_its_own_units():

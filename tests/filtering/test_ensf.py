@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from csb.filtering import EnSF, Gaussian, LinearGaussianModel
-from csb.filtering.ensf import denoise
 from csb.process import euler_maruyama, seeded
 
 Y, R = 2.0, 0.6
@@ -118,13 +117,6 @@ def test_without_an_observation_it_gives_the_forecast_back():
     found = EnSF(steps=100)(far, x, torch.zeros(1).double(), seeded(1)).x[:, 0]
     assert abs(float((found > 0).double().mean()) - 0.5) < 4 * 0.5 / 500**0.5
     assert abs(float(found[found > 0].std()) - 0.25) < 0.05
-
-
-def test_denoiser_of_the_members():
-    members = torch.tensor([[0.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
-    u, a = torch.tensor([[0.3, 0.1]], dtype=torch.float64), 0.4
-    w = torch.exp(-(u - a**0.5 * members).square().sum(1) / (2 * (1 - a)))
-    assert torch.allclose(denoise(u, members, a), (w / w.sum()) @ members)
 
 
 def test_inflation_and_batches():

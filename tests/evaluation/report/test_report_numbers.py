@@ -126,15 +126,6 @@ def test_the_exact_posterior_does_not_compete():
     assert catalogue.best(METRICS["crps"], methods) == {"1"}
 
 
-@pytest.mark.parametrize(("key", "m"), METRICS.items(), ids=METRICS)
-def test_every_metric_is_described(key, m):
-    assert m.key == key
-    assert m.explanation.endswith(".")
-    assert m.group in catalogue.GROUPS
-    assert m.direction in ("higher", "lower", "target", *(() if m.ranked else ("",)))
-    assert m.arrow or m.direction != "target"
-
-
 def test_charts_show_the_metrics_of_the_kind_of_problem():
     assert [m.key for m in catalogue.accuracy_metrics(image_report())] == ["psnr_mean", "crps"]
     assert [m.key for m in catalogue.accuracy_metrics(point_report())] == ["sliced_w", "c2st"]
