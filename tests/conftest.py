@@ -38,7 +38,8 @@ def pytest_xdist_auto_num_workers(config) -> int:
 # what runs every night, and in .ci/run (-m nightly): documentation, browsers, suites, kills at any instant, whole runs
 NIGHTLY = (
     "evaluation/report/test_report_browser.py", "evaluation/suite", "evaluation/test_inflation.py",
-    "evaluation/test_verdict.py", "run/test_digits_training.py", "run/test_cli.py::test_a_built_copy",
+    "evaluation/test_scores.py::test_a_calibrated_ensemble", "run/test_digits_training.py",
+    "run/test_cli.py::test_a_built_copy",
     "run/test_compare.py::TestReport", "run/test_demo_browser.py",
     "run/test_pairs_training.py", "run/test_sbi.py", "run/test_logs.py::test_each_simulated",
     "run/test_logs.py::test_two_runs", "run/test_suite.py",

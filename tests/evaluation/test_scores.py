@@ -1,12 +1,26 @@
-"""Scores of a bridge that is exact, and of others: against the exact posterior, and on held-out pairs."""
+"""Scores of exact bridges and of others; a failed training says so, and a healthy one says nothing."""
 
+import logging
+import math
 from typing import ClassVar
 
 import pytest
 import torch
 from suites.timing import sampling_overhead
 
-from csb.evaluation.scores import MetricsSettings, SamplerSettings, draw_chunks, exact_scores, held_out, held_out_scores
+from csb.evaluation.scores import (
+    MetricsSettings,
+    SamplerSettings,
+    draw_chunks,
+    exact_scores,
+    failures,
+    held_out,
+    held_out_scores,
+    warn_of_failure,
+)
+from csb.evaluation.selection import end_distances
+from csb.metrics.calibration import central_coverage, sbc_ranks, tarp
+from csb.metrics.ensemble import EnsembleScores
 from csb.problems import FilePairs, LinearGaussian, Pairs
 from csb.process import seeded
 from tests.conftest import make_exact_bridge
@@ -16,14 +30,10 @@ PLAIN, OFFSET = LinearGaussian(dx=2, dy=2, seed=1), torch.tensor([0.3, -0.2])
 
 
 class Shifted(LinearGaussian):
-    """The problem that make_exact_bridge is exact for: its posterior mean has an offset.
-
-    Attributes:
-        spread: of x about the posterior mean, in units of what the bridge says.
-    """
+    """The problem that make_exact_bridge is exact for: its posterior mean has an offset. ``units`` are those of x."""
 
     name = "shifted"
-    spread: ClassVar = 1.0
+    units: ClassVar = (1.0, 1.0)
 
     def posterior(self, y):
         law = super().posterior(y)
@@ -31,12 +41,7 @@ class Shifted(LinearGaussian):
 
     def pairs(self, split, n=None):
         x, y, _ = super().pairs(split, n)
-        mean = y @ self.G.T.float()
-        return Pairs(mean + OFFSET + self.spread * (x - mean), y)
-
-
-class Scaled(Shifted):
-    spread = 1.5
+        return Pairs((x + OFFSET) * torch.tensor(self.units), y)
 
 
 RIGHT = Shifted(dx=2, dy=2, seed=1)
@@ -60,7 +65,7 @@ def test_an_exact_bridge_is_at_the_floor_and_calibrated(exact):
     assert found["deviation_floor"] == pytest.approx(0.016, abs=0.003)
 
 
-def test_a_biased_bridge_is_not(exact):
+def test_a_biased_or_narrow_bridge_is_not(exact):
     found = exact_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
     assert found["sliced_w"] > 4 * found["sliced_w_floor"]
     expected = float(OFFSET.norm()) / float(PLAIN.C.trace()) ** 0.5
@@ -68,15 +73,8 @@ def test_a_biased_bridge_is_not(exact):
     found = held_out_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
     assert found["coverage_deviation"] > 0.03
     assert found["sbc_p"] < 1e-5
-
-
-def test_a_bridge_of_too_little_spread_is_not(exact):
     found = exact_scores(RIGHT, exact.bridge, SamplerSettings(mean_only=True), METRICS, seed=0)
     assert found["cov_error"] > 0.2
-    found = held_out_scores(Scaled(dx=2, dy=2, seed=1), exact.bridge, SamplerSettings(), METRICS, seed=0)
-    assert found["spread_skill_fair"] == pytest.approx(1 / 1.5, abs=0.05)
-    assert found["coverage_deviation"] > 0.08
-    assert found["sbc_p"] < 1e-3
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(7)], ids=["no labels", "labels"])
@@ -112,3 +110,91 @@ def test_the_overhead_is_a_ratio_of_two_times(exact):
     row = sampling_overhead(exact.bridge, torch.zeros(4, 2), 8, repeats=1)
     assert (row["states"], row["T"]) == (32, 4)
     assert row["ratio"] == pytest.approx(row["sample_ms"] / row["calls_ms"])
+
+
+def figures(width, seed, B, n, d=2, tails=False):
+    """Of samples ``width`` times as wide as they should be."""
+    g = seeded(seed)
+    spread = torch.randn(B, 1, generator=g).exp() if tails else torch.ones(B, 1)
+    truth = torch.randn(B, d, generator=g) * spread
+    x = width * torch.randn(B, n, d, generator=g) * spread[:, None]
+    scores = EnsembleScores()
+    scores.update(x, truth)
+    central, joint = central_coverage(sbc_ranks(x, truth, g)), tarp(x, truth, g)
+    row = {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation}
+    return {key: scores.compute()[key] for key in ("spread_skill", "spread_skill_fair", "spread", "skill")} | row
+
+
+@pytest.mark.parametrize(
+    ("B", "n", "d", "tails", "seeds"),
+    [
+        (2, 8, 1, False, 40),
+        (10, 8, 1, False, 40),
+        (50, 64, 1, False, 40),
+        (500, 32, 3, False, 5),
+        (100, 32, 2, True, 15),
+    ],
+)
+def test_a_calibrated_ensemble_is_silent_whatever_its_size_and_tails(B, n, d, tails, seeds):
+    for seed in range(seeds):
+        assert failures(figures(1.0, seed, B, n, d, tails) | {"mean_error": 3 / n**0.5}, B, n) == [], seed
+
+
+@pytest.mark.parametrize(("width", "word"), [(0.37, "too sure"), (3.0, "too wide")])
+def test_a_wrong_width_is_reported_with_its_figure_and_a_remedy(width, word):
+    found = failures(figures(width, 0, 100, 64), 100, 64)
+    assert [text.split(" is ")[0] for text in found][:2] == ["spread/skill", "coverage_deviation"]
+    assert all(text in found[0] for text in ("1 where calibrated", word, "training.first_steps"))
+
+
+@pytest.mark.parametrize("observations", [20, 100, 1000])
+def test_the_bounds_are_the_roots_of_those_of_variances(observations):
+    most = 2 * math.exp(3 * math.sqrt(2 / observations))
+    for variances, is_passed in ((0.99 * most, True), (1.01 * most, False), (1.01 / most, True), (0.99 / most, False)):
+        found = failures({"spread_skill_fair": math.sqrt(variances)}, observations, 8)
+        assert (found == []) == is_passed, variances
+
+
+@pytest.mark.parametrize(
+    ("found", "B", "n", "text"),
+    [
+        ({"x0_distance": 0.6, "x0_floor": 0.25, "xT_distance": 0.3, "xT_floor": 0.06}, 100, 64, None),
+        ({"x0_distance": 0.81, "x0_floor": 0.25}, 100, 64, "x0_distance is 0.81 and its floor 0.25"),
+        ({"xT_distance": 0.81, "xT_floor": 0.25}, 100, 64, "schedule.alpha_bar_end"),
+        ({"mean_error": 0.5}, 10, 2000, None),
+        ({"mean_error": 0.9}, 10, 2000, "mean_error is 0.9"),
+        ({"spread_skill": 0.58}, 1000, 2, None),  # of 2 samples a calibrated one has √(2/3)
+        ({"spread_skill": 0.37}, 100, 1000, "spread/skill is 0.37"),
+        ({"spread_skill_fair": None, "x0_distance": math.nan, "mean_error": math.inf}, 1, 2, None),
+        ({"xT_distance": 5.0, "sbc_p": "?"}, 1, 2, None),  # without a floor
+    ],
+)
+def test_each_figure_is_judged_by_its_floor(found, B, n, text):
+    reported = failures(found, B, n)
+    assert (reported == []) if text is None else (text in " ".join(reported) and len(reported) == 1)
+
+
+def test_a_run_says_it_in_one_line_and_an_exact_one_says_nothing(caplog, tmp_path):
+    class Unknown(Shifted):
+        has_exact_posterior = False
+
+    metrics, problem = MetricsSettings(observations=100, samples=32), Unknown(dx=2, dy=2, seed=1)
+    bridge = make_exact_bridge("full", iterations=8).bridge
+
+    def judge(**options):
+        caplog.clear()
+        sampler = SamplerSettings(**options)
+        found = held_out_scores(problem, bridge, sampler, metrics, 0)
+        found |= end_distances(bridge, problem.pairs("val", 600), 0)
+        with caplog.at_level(logging.WARNING, "csb"):
+            warn_of_failure(tmp_path, found, problem, sampler, metrics)
+        return [record.getMessage() for record in caplog.records]
+
+    assert judge() == []
+    with torch.no_grad():
+        bridge.backward_kernel.network.spread.diagonal(dim1=1, dim2=2).sub_(4.0)  # standard deviations e⁻² as wide
+    (reported,) = judge()
+    assert "\n" not in reported
+    assert str(tmp_path) in reported
+    assert "spread/skill" in reported
+    assert not any("spread/skill" in text for text in judge(mean_only=True))

@@ -1,7 +1,5 @@
 """Scores do not depend on the units of x, nor on how far from 0 the data lie."""
 
-from typing import ClassVar
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from csb.evaluation.selection import inflate, validation_score
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
 from csb.metrics.ensemble import crps_ensemble, energy_score, spread_skill
-from csb.problems import LinearGaussian, Pairs, Rows
+from csb.problems import Pairs, Rows
 from csb.problems.bounded import Probit
 from csb.problems.standardise import Standardise
 from csb.process import seeded
@@ -20,32 +18,24 @@ from csb.samplers import BridgeSampler
 from csb.training.state import EACH, SCALED, SCORE, best_iteration
 from tests.conftest import make_exact_bridge
 from tests.evaluation.test_inflation import shrunk
+from tests.evaluation.test_scores import Shifted
 
 UNITS = [(1.0, 1000.0), (1e6, 1e-8)]
 OF_UNITS = ("crps", "energy_score", "spread", "skill", "spread_skill_fair", "coverage_deviation", "tarp_deviation")
 
 
-def in_units(units, shift=(0.0, 0.0), iterations=8):
+def in_units(units, shift=(0.0, 0.0)):
     """A bridge over states that are x in these units, its mean off by ``shift`` states."""
-    bridge = make_exact_bridge("full", iterations=iterations).bridge
+    bridge = make_exact_bridge("full", iterations=8).bridge
     bridge.transform = Standardise((2,), (2,))
     bridge.transform.x_std.copy_(torch.tensor(units))
     bridge.transform.x_mean.copy_(torch.tensor(shift) * torch.tensor(units))
     return bridge
 
 
-class InUnits(LinearGaussian):
-    """Pairs of the exact bridge, x in other units."""
-
-    units: ClassVar = (1.0, 1.0)
-
-    def pairs(self, split, n=None):
-        x, y, _ = super().pairs(split, n)
-        return Pairs((x + torch.tensor([0.3, -0.2])) * torch.tensor(self.units), y)
-
-
 def pairs_in(units):
-    problem = InUnits(dx=2, dy=2, seed=1)
+    """The problem of the exact bridge, x in these units."""
+    problem = Shifted(dx=2, dy=2, seed=1)
     object.__setattr__(problem, "units", units)
     return problem
 

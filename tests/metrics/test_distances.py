@@ -100,16 +100,6 @@ def test_c2st_of_weighted_samples():
     assert c2st(a, wide, log_weights_a=point_mass(200), generator=seeded(0)) > 0.9
 
 
-@pytest.mark.slow
-def test_c2st_of_two_gaussians_is_that_of_the_best_classifier():
-    for d, shift in ((2, 0.0), (2, 2.0)):
-        a, b = normal(5000, d), normal(5000, d, key=1)
-        assert c2st(a, b + shift / math.sqrt(d)) == pytest.approx(bayes(shift), abs=0.02)
-    a, b = normal(5000, 10), normal(5000, 10, key=1)
-    assert c2st(a, b) == pytest.approx(0.5, abs=0.015)
-    assert 0.58 < c2st(a, b + 1 / math.sqrt(10)) < bayes(1)
-
-
 MIXTURE = Mixture(
     torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
     torch.tensor([[0.0, 0], [8, 0], [0, 8]], dtype=torch.float64),
