@@ -98,17 +98,13 @@ def test_one_line_with_key_value_and_what_is_allowed(values, message):
         assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: TrainingSettings(L=1, first_steps=1), r"^training.steps is missing; give training.steps=…$"),
-        (lambda: Example.read(3), r"^group=3 is not a group of settings; give \{key: value, …\}$"),
-        (lambda: Example.read({"count": 0}, "other"), r"^other.count=0"),
-    ],
-)
-def test_what_is_missing_and_what_is_no_group(make, message):
-    with pytest.raises(CSBError, match=message):
-        make()
+def test_what_is_missing_and_what_is_no_group():
+    with pytest.raises(CSBError, match=r"^training.steps is missing; give training.steps=…$"):
+        TrainingSettings(L=1, first_steps=1)  # type: ignore[call-arg]
+    with pytest.raises(CSBError, match=r"^group=3 is not a group of settings; give \{key: value, …\}$"):
+        Example.read(3)
+    with pytest.raises(CSBError, match=r"^other.count=0"):
+        Example.read({"count": 0}, "other")
 
 
 def test_what_is_accepted():

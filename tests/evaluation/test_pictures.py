@@ -45,31 +45,31 @@ def test_channels_are_red_green_and_blue():
 
 
 @pytest.mark.parametrize("channels", [2, 3])
-def test_images_are_drawn_on_their_own_scale(tmp_path, channels):
+@pytest.mark.parametrize(("y_shape", "seen_shape"), [((2, 7), (2, 1, 1, 7)), ((2, 2, 8, 8), (2, 1, 8, 8))])
+def test_images_are_drawn_on_their_own_scale(tmp_path, channels, y_shape, seen_shape):
     class Images(FilePairs):
         x_shape = (channels, 4, 5)
 
-    problem, x = Images("p.npz"), 100 + 20 * uniform(2, channels, 4, 5)
+    problem, x, y = Images("p.npz"), 100 + 20 * uniform(2, channels, 4, 5), uniform(*y_shape)
     drawn = x if channels == 3 else x[:, :1]
-    for y in (uniform(2, 7), uniform(2, 2, 8, 8)):
-        truth, seen, (low, high) = as_images(problem, x, y)
-        assert torch.equal(truth, drawn)
-        assert seen.shape == ((2, 1, 1, 7) if y.ndim == 2 else (2, 1, 8, 8))
-        assert (low, high) == (float(drawn.min()), float(drawn.max()))
-        assert (float(seen.min()), float(seen.max())) == pytest.approx((low, high), rel=1e-5)
-    path = draw_samples(tmp_path / "s.png", problem, x, y, x[:, None].expand(2, 3, *x.shape[1:]), None, "title")
-    assert path is not None
-    assert as_images(problem, torch.ones_like(x), torch.ones(2, 2)).value_range == (1.0, 2.0)
-    digits, seen = uniform(2, 1, 28, 28), uniform(2, 2, 7, 7)
-    assert as_images(MnistSuperres(), digits, seen).value_range == (0.0, 1.0)
+    truth, seen, (low, high) = as_images(problem, x, y)
+    assert torch.equal(truth, drawn)
+    assert seen.shape == seen_shape
+    assert (low, high) == (float(drawn.min()), float(drawn.max()))
+    assert (float(seen.min()), float(seen.max())) == pytest.approx((low, high), rel=1e-5)
+    assert draw_samples(tmp_path / "s.png", problem, x, y, x[:, None].expand(2, 3, *x.shape[1:]), None, "title")
 
 
-def test_a_number_makes_no_picture(tmp_path):
-    class Number(FilePairs):
+def test_constant_images_and_digits_have_their_own_range(tmp_path):
+    class Numbers(FilePairs):
         x_shape = (1,)
 
-    none = draw_samples(tmp_path / "s.png", Number("p"), *(torch.zeros(1, 1),) * 2, torch.zeros(1, 9, 1), None, "")
-    assert none is None
+    digits, seen = uniform(2, 1, 28, 28), uniform(2, 2, 7, 7)
+    assert as_images(MnistSuperres(), digits, seen).value_range == (0.0, 1.0)
+    ones = torch.ones(2, 1, 4, 5)
+    assert as_images(FilePairs("p.npz"), ones, torch.ones(2, 2)).value_range == (1.0, 2.0)
+    numbers = (torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 9, 1))  # make no picture
+    assert draw_samples(tmp_path / "s.png", Numbers("p"), *numbers, None, "") is None
     assert not list(tmp_path.iterdir())
 
 

@@ -21,14 +21,9 @@ METHODS = (  # name, label, calls, PSNR of the mean, CRPS, distance to the exact
 def curves(width: float, seed: int) -> Curves:
     """Curves of a sampler whose spread is ``width`` times the right one."""
     rng, std = np.random.default_rng(seed), np.linspace(0.01, 0.4, 10)
-    counts = np.histogram(np.clip(rng.normal(0, 0.29 / width, 4000) + 0.5, 0, 0.999), 12, (0, 1))[0]
-    coverage = np.clip(LEVELS ** (1 / width) + rng.normal(0, 0.008, 19), 0, 1)
-    return Curves(
-        LevelCurve(LEVELS, coverage, 200),
-        LevelCurve(LEVELS, np.sqrt(LEVELS * coverage), 200),
-        RankHistogram(counts, 200),
-        StdError(std, std / width + 0.02 + rng.uniform(0, 0.01, 10)),
-    )
+    coverage = LevelCurve(LEVELS, np.clip(LEVELS ** (1 / width) + rng.normal(0, 0.008, 19), 0, 1), 200)
+    counts = np.histogram(np.clip(rng.normal(0.5, 0.29 / width, 4000), 0, 0.999), 12, (0, 1))[0]
+    return Curves(coverage, coverage, RankHistogram(counts, 200), StdError(std, std / width + 0.02))
 
 
 def report_of(metrics, changes, **about) -> Report:
@@ -82,34 +77,17 @@ def point_report(**changes) -> Report:
     return report_of(metrics, changes, kind="points")
 
 
-def digit(rng: np.random.Generator, wobble: float) -> np.ndarray:
-    """A stroke on a ring, 28 × 28, that differs from call to call."""
-    y, x = np.mgrid[:28, :28] - 13.5
-    a, b = 8 + wobble * rng.normal(), 5.5 + wobble * rng.normal()
-    radius = np.hypot(y / a, (x - wobble * rng.normal()) / b)
-    return np.exp(-(((radius - 1) / 0.22) ** 2))
-
-
 def image_grid(report: Report, B: int = 3, n: int = 8) -> ImageGrid:
-    rng = np.random.default_rng(0)
-    truth = np.stack([digit(rng, 0.6) for _ in range(B)])[:, None]
-    seen = truth.copy()
-    seen[:, :, :14] = 0.5
-    samples = {}
-    for i, m in enumerate(report.methods):
-        x = np.stack([[digit(rng, 0.3 + 0.2 * i) for _ in range(n)] for _ in range(B)])[:, :, None]
-        x[..., 14:, :] = truth[:, None, :, 14:]
-        samples[m.name] = x
-    return ImageGrid(truth, seen, samples)
+    """Discs of different radius."""
+    rng, radius = np.random.default_rng(0), np.hypot(*np.mgrid[-13.5:14, -13.5:14])
+
+    def draw(*shape: int) -> np.ndarray:
+        return 1.0 * (radius < rng.uniform(5, 10, shape)[..., None, None])
+
+    return ImageGrid(draw(B, 1), draw(B, 1), {m.name: draw(B, n, 1) for m in report.methods})
 
 
 def point_grid(report: Report, B: int = 2, n: int = 300) -> PointGrid:
     rng = np.random.default_rng(1)
-    modes = rng.normal(0, 2, (B, 3, 2))
-
-    def draw(noise: float) -> np.ndarray:
-        which = rng.choice(3, (B, n), p=[0.5, 0.3, 0.2])
-        return np.take_along_axis(modes, which[..., None], 1) + noise * rng.normal(size=(B, n, 2))
-
-    samples = {m.name: draw(0.3 + 0.03 * i) for i, m in enumerate(report.methods)}
-    return PointGrid(modes[:, 0], rng.normal(size=(B, 2)), samples, draw(0.3))
+    samples = {m.name: rng.normal(size=(B, n, 2)) for m in report.methods}
+    return PointGrid(rng.normal(size=(B, 2)), rng.normal(size=(B, 2)), samples, rng.normal(size=(B, n, 2)))
