@@ -122,8 +122,7 @@ def test_one_k_serves_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-    ("covariance", "rows"),
-    [("fixed", 0), ("diagonal", 1), ("low_rank", 3), ("full", 2), ("mixture", 3)],
+    ("covariance", "rows"), [("fixed", 0), ("diagonal", 1), ("low_rank", 3), ("full", 2), ("mixture", 3)]
 )
 def test_at_output_zero_the_covariance_is_beta_and_the_floor_comes_on_top(covariance, rows):
     found = law(covariance, *[[0.0, 0.0]] * rows, floor=0.01)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from csb.bridge.objectives import OBJECTIVES, Likelihood, MeanMatching, Target, bridged
+from csb.bridge.objectives import Likelihood, MeanMatching, Target, bridged
 from csb.bridge.transitions import DiagonalGaussian, FullGaussian
 from csb.process import Grid, Power, Reference, seeded
 from tests.conftest import unpacked
@@ -67,15 +67,6 @@ class TestFirstTarget:
         error = 5 * float(each.std()) / n**0.5 + 1e-5
         torch.testing.assert_close(target.mean[0], each.mean(0), atol=error, rtol=0)
 
-    @pytest.mark.parametrize("name", OBJECTIVES)
-    def test_batches_of_different_steps(self, name):
-        objective, k = OBJECTIVES[name](), torch.tensor([1, 4, 2])
-        x_k, x_0 = torch.randn(3, 1, 2, 2, generator=seeded(2)), torch.randn(3, 1, 2, 2, generator=seeded(3))
-        whole = objective.first_target(REFERENCE, k, x_k, x_0)
-        for i in range(3):
-            alone = objective.first_target(REFERENCE, k[i : i + 1], x_k[i : i + 1], x_0[i : i + 1])
-            torch.testing.assert_close(whole.mean[i], alone.mean[0])
-
 
 class TestBridged:
     """Between end points of the reference process itself, states and targets are those of the reference process."""
@@ -113,12 +104,3 @@ class TestBridged:
             torch.testing.assert_close(x[state[0]], state[1][state[0]])
             torch.testing.assert_close(target.mean[target_at[0]], target_at[1][target_at[0]])
             assert float(target.var[target_at[0]]) == 0
-
-
-def test_a_drawn_target_has_the_targets_law():
-    target = Target(torch.full((100_000, 1), 2.0), torch.full((100_000, 1), 0.25))
-    drawn = target.drawn(seeded(3))
-    assert float(drawn.mean.mean()) == pytest.approx(2, abs=0.01)
-    assert float(drawn.mean.var()) == pytest.approx(0.25, rel=0.02)
-    assert drawn.var == 0.0
-    assert Target(drawn.mean).drawn(seeded(3)).mean is drawn.mean

@@ -11,7 +11,7 @@ from csb.bridge.student import StudentSpec, automatic_law, build_student, warm_s
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose
 from csb.process import Grid, Power, Reference, seeded
-from tests.conftest import make_exact_bridge, make_untrained_bridge
+from tests.conftest import make_exact_bridge, make_untrained_bridge, move_weights
 
 GRID = Grid.from_schedule(Power(0.1, 2.0), 4)
 MLP = {"name": "mlp", "width": 8, "depth": 1}
@@ -65,22 +65,7 @@ def spec(law, **more):
     return made.replace(**more)
 
 
-def moved(model):
-    """The model with weights away from where they start."""
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=seeded(2)))
-    return model
-
-
 class TestJumps:
-    def test_x0_is_the_output_and_v_turns_the_state(self):
-        x0, v = (jump_coefficients(name, GRID) for name in ("x0", "v"))
-        assert x0.skip[1:].abs().max() == 0
-        torch.testing.assert_close(x0.gain[1:], torch.ones(4, dtype=torch.float64))
-        torch.testing.assert_close(v.skip[1:], GRID.alpha_bar[1:].sqrt())
-        torch.testing.assert_close(v.gain[1:], -(1 - GRID.alpha_bar[1:]).sqrt())
-
     @pytest.mark.parametrize("name", [name for name in PARAMETRISATIONS if name != "drift"])
     def test_the_mean_is_what_a_step_with_the_same_output_says_of_x0(self, name):
         x, out = torch.randn(2, 5, dtype=torch.float64, generator=seeded(0))
@@ -123,7 +108,7 @@ def test_an_exact_student_is_consistent_in_law(k):
 
 
 def test_noise_moves_the_draws_of_a_generator_and_its_absence_does_not():
-    student = moved(build_student(spec("generator", noise=2), 1))
+    student = move_weights(build_student(spec("generator", noise=2), 1))
     assert student.noise_size == 2 * 16
     z, context = torch.randn(3, 1, 4, 4, generator=seeded(0)), student.encode(torch.zeros(3, 1, 8, 8))
     noise = torch.randn(3, 32, generator=seeded(3))
@@ -136,7 +121,7 @@ def test_noise_moves_the_draws_of_a_generator_and_its_absence_does_not():
 class TestWarmStart:
     def test_a_generator_begins_at_the_mean_that_the_bridge_sees(self):
         part = KernelSpec(UNET, "x0", "low_rank", rank=2)
-        kernel = moved(build_bridge(BridgeSpec(GRID.alpha_bar.tolist(), HOLE, part, part), 1)).backward_kernel
+        kernel = move_weights(build_bridge(BridgeSpec(GRID.alpha_bar.tolist(), HOLE, part, part), 1)).backward_kernel
         student = build_student(spec("generator", noise=2, parametrisation="x0"), 3)
         warm_start(student, kernel)
         z, c = torch.randn(3, 1, 4, 4, generator=seeded(0)), torch.randn(3, 1, 8, 8, generator=seeded(1))

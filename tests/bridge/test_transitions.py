@@ -69,16 +69,6 @@ def test_a_target_with_variance_is_the_mean_over_its_draws(kind):
     assert bool(((law(kind).nll(target, var).sum((1, 2)) - each.mean(0)).abs() < 5 * error).all())
 
 
-def test_draws_of_a_mixture_have_the_weights():
-    n = 100_000
-    means = torch.tensor([[-100.0, 0.0, 100.0]]).expand(n, 3)[..., None]
-    log_weights = torch.tensor([[0.1, 0.3, 0.6]]).log().expand(n, 3)
-    found = mixture_of(log_weights, means, torch.zeros(n, 3, 1, 1), torch.ones(n, 3, 1))
-    draws = found.draw(torch.randn(n, 2, generator=seeded(6)))[:, 0]
-    shares = torch.stack([(draws < -50).float().mean(), (draws.abs() < 50).float().mean()])
-    torch.testing.assert_close(shares, torch.tensor([0.1, 0.3]), atol=0.007, rtol=0)
-
-
 def test_of_the_rows_of_a_full_law_only_the_part_below_the_diagonal_counts():
     rows = torch.tensor([[[9.0, 9.0], [-0.5, 9.0]]])
     found = FullGaussian(torch.zeros(1, 2), rows, torch.tensor([[4.0, 9.0]]))

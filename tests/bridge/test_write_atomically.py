@@ -16,12 +16,6 @@ def old(tmp_path):
     return tmp_path / "file"
 
 
-def test_writes_and_makes_folders(tmp_path):
-    write_atomically(tmp_path / "a" / "b", lambda file: file.write(b"new"))
-    assert (tmp_path / "a" / "b").read_bytes() == b"new"
-    assert os.listdir(tmp_path / "a") == ["b"]
-
-
 @pytest.mark.parametrize(
     "error", [ValueError("x"), KeyboardInterrupt(), MemoryError(), OSError(28, "No space left on device")], ids=repr
 )

@@ -28,20 +28,6 @@ SHORT = [
 ]  # fmt: skip
 
 
-class Losses:
-    """Keeps the loss of every step, by half-step."""
-
-    def __init__(self):
-        self.by_half_step = {}
-
-    def within(self, bridge, half_step, step):
-        pass
-
-    def after(self, bridge, half_step, losses):
-        self.by_half_step[half_step.name] = list(losses)
-        return {}
-
-
 def inflate(bridge):
     """As a calibration does: changes the bridge in the process that calls it."""
     bridge.backward_kernel.inflation.fill_(1.5)
@@ -50,19 +36,19 @@ def inflate(bridge):
 
 def training(folder, size, objective="bridge_matching", compile=False):
     """What a training by so many processes finds: a first half-step and a cached one, validation, a calibration."""
-    device, losses = DeviceSettings("cpu", size, compile=compile), Losses()
+    device = DeviceSettings("cpu", size, compile=compile)
     if size > 1:
         ranks.init(device)
     val = EncodedPairs.of(*torch.randn(2, 60, 2, generator=seeded(1)))
     kernel, rates = KernelSpec(MLP.network, "v", "mixture", components=2), {"lr": 1e-2, "later_lr": 1e-2}
     run = make(
-        folder, kernel, objective, optimizer=rates, device=device, observer=losses, calibrate=inflate, val=val, L=1,
+        folder, kernel, objective, optimizer=rates, device=device, calibrate=inflate, val=val, L=1,
         first_steps=8, steps=8, batch_size=24, states_per_pair=2, refresh=4, trajectories=75, patience=50,
         validate_every=5,
     )  # fmt: skip
     history = run.run(resume=False).history
     ranks.destroy()
-    return {"losses": losses.by_half_step, "weights": run.bridge.state_dict(), "history": history}
+    return {"weights": run.bridge.state_dict(), "history": history}
 
 
 def process(rank, port, folder):
@@ -83,23 +69,21 @@ def test_the_losses_and_weights_of_two_processes_are_those_of_one(fork_server, t
         one.join(LIMIT)
         assert one.exitcode == 0
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1))
-    assert [len(losses) for losses in alone["losses"].values()] == [8, 8]
-    assert first["losses"].keys() == alone["losses"].keys()
-    for name, losses in alone["losses"].items():
-        torch.testing.assert_close(torch.tensor(first["losses"][name]), torch.tensor(losses), rtol=1e-4, atol=0)
-    expected = [pytest.approx(row["val_loss"], rel=1e-4) for row in alone["history"]]
-    assert [row["val_loss"] for row in first["history"]] == expected
+    assert [len(row["curve"]["losses"]) for row in alone["history"]] == [8, 8]
+    for row, expected in zip(first["history"], alone["history"], strict=True):
+        assert row["curve"]["losses"] == pytest.approx(expected["curve"]["losses"], rel=1e-4, abs=0)
+        assert row["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-4)
     for key, value in alone["weights"].items():
         torch.testing.assert_close(first["weights"][key], value, rtol=1e-3, atol=1e-4)
         assert torch.equal(second["weights"][key], first["weights"][key]), key
     assert float(second["weights"]["backward_kernel.inflation"]) == 1.5
-    assert (second["losses"], second["history"]) == ({}, [])  # process 0 observes and writes
+    assert second["history"] == []  # process 0 writes
 
 
 def test_a_compiled_training_is_the_same_up_to_rounding(tmp_path):
     plain, compiled = (training(tmp_path / str(on), 1, "likelihood", compile=on) for on in (False, True))
-    for name, losses in plain["losses"].items():
-        assert compiled["losses"][name] == pytest.approx(losses, rel=1e-3)
+    for row, expected in zip(compiled["history"], plain["history"], strict=True):
+        assert row["curve"]["losses"] == pytest.approx(expected["curve"]["losses"], rel=1e-3)
     assert compiled["weights"].keys() == plain["weights"].keys()
 
 

@@ -9,7 +9,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,25 +256,3 @@ class TestDisks:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         go_on(copy)
         assert_same(copy, whole)
-
-    @pytest.mark.parametrize("what", ["full", "four pages free", "read-only"])
-    def test_a_disk_that_takes_no_more(self, tmp_path, begun, whole, what):
-        """A file system of 1 MiB; needs the right to mount."""
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
-        if subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("mounting is not permitted here")
-        try:
-            folder, ballast = shutil.copytree(begun, tmp_path / "run"), tmp_path / "ballast"
-            space = os.statvfs(tmp_path)
-            if what == "read-only":
-                subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
-                self.refused(folder, "Read-only file system")
-                subprocess.run(["mount", "-o", "remount,rw", tmp_path], check=True)
-            else:
-                ballast.write_bytes(bytes((space.f_bavail - 4 * (what != "full")) * space.f_frsize))
-                self.refused(folder, "No space left on device")
-                ballast.unlink()
-            go_on(folder)
-            assert_same(folder, whole)
-        finally:
-            subprocess.run(["umount", tmp_path], check=True)

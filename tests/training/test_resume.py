@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from csb.bridge import load
 from csb.dtypes import automatic_precision
 from tests.commands import Hook
 from tests.conftest import ROOT
@@ -94,38 +93,10 @@ def test_killed_at_an_exact_instant(run, resumed, tmp_path, whole, hook):
     resumed(whole)
 
 
-@pytest.mark.nightly
-def test_killed_again_and_again(run, tmp_path, whole):
-    """Each attempt lives for four steps, one more than a checkpoint's period, and is killed."""
-    attempts = 1
-    while (done := run("resume=true", hooks=[Hook(STEP, 5)])).code:
-        assert done.code == -signal.SIGKILL, done.err
-        attempts += 1
-        assert attempts <= 20
-    assert attempts >= 8
-    assert_same(tmp_path / "run", whole)
-
-
 def started(line, **options):
     """The command line itself, in a fresh interpreter."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *line], cwd=ROOT, env=environment, **options)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_real_process(resumed, tiny, tmp_path, whole, number):
-    """Ended from outside as soon as it has a state."""
-    with started([*tiny, f"out={tmp_path}", "name=run"], stdout=-3, stderr=-1, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "run" / "state.safetensors").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        error = process.communicate(timeout=60)[1]
-    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), error
-    if number == signal.SIGTERM:
-        assert error.splitlines()[-1].startswith("error: terminated by SIGTERM; resume=true ")
-    resumed(whole)
 
 
 def take_the_terminal():
@@ -163,11 +134,7 @@ RECIPE = [
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("options", "kills"),
-    [
-        (["trainer=bf16"], [20]),
-        (["objective=mean_matching", "training.last_forward=false"], [20]),
-        (RECIPE, [8, 9]),
-    ],
+    [(["trainer=bf16"], [20]), (["objective=mean_matching", "training.last_forward=false"], [20]), (RECIPE, [8, 9])],
     ids=["bf16", "mean matching", "the recipe's grid from the data, end points, mixtures and early stopping"],
 )
 def test_other_settings_resume_as_well(command, run, resumed, tiny, tmp_path, options, kills):
@@ -254,57 +221,23 @@ class TestFinished:
 
 
 @pytest.mark.nightly
-class TestDenoiser:
-    """A training of 12 steps with states at 3, 6, 9 and 12."""
-
-    LINE = ("stage=denoiser", "denoiser.steps=12", "denoiser.batch_size=32", "denoiser.checkpoint_every=3")
-    STEP = "csb.training.fit.NetworkModule.training_step"
-
-    @pytest.fixture(scope="class")
-    def expected(self, command, tiny, tmp_path_factory):
-        """The weights of the uninterrupted training."""
-        folder = tmp_path_factory.mktemp("whole")
-        done = command(*tiny, *self.LINE, f"out={folder}", "name=run")
-        assert done.code == 0, done.err
-        return load(folder / "run" / "denoiser.safetensors").state_dict()
-
-    @pytest.mark.parametrize(
-        ("hook", "code"),
-        [
-            (Hook(STEP, 8), -9),
-            (Hook("os.replace", 3), -9),
-            (Hook("csb.training.regression.save", 1), -9),
-            (Hook("os.replace", 6), -9),
-            (Hook("os.fsync", 3, raises="OSError"), 2),
-        ],
-        ids=["between checkpoints", "a state not renamed", "before it is saved", "not renamed", "a full disk"],
-    )
-    def test_it_resumes_bit_for_bit(self, run, tmp_path, expected, hook, code):
-        ended = run(*self.LINE, hooks=[hook])
-        assert ended.code == code, ended.err
-        if code == 2:
-            assert re.search(r"^error: .*cannot write.*denoiser_state.safetensors.*free space", ended.err, re.MULTILINE)
-            assert "Traceback" not in ended.err
-        done = run(*self.LINE, "resume=true", "denoiser.checkpoint_every=5", "training.steps=11")
-        assert done.code == 0, done.err
-        files = sorted(p.name for p in (tmp_path / "run").iterdir() if p.suffix in (".pt", ".safetensors", ".tmp"))
-        assert files == ["denoiser.safetensors"]
-        found = load(tmp_path / "run" / "denoiser.safetensors").state_dict()
-        assert found.keys() == expected.keys()
-        assert [key for key in found if not torch.equal(found[key], expected[key])] == []
-
-    def test_other_settings_are_refused_by_name(self, run, tmp_path):
-        assert run(*self.LINE, hooks=[Hook(self.STEP, 8)]).code == -signal.SIGKILL
-        before = (tmp_path / "run" / "denoiser_state.safetensors").read_bytes()
-        own = automatic_precision(torch.device("cpu"))
-        other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[own]
-        for option, message in (
-            ("denoiser.alpha_bar_end=0.001", "denoiser.alpha_bar_end=0.0001, not 0.001"),
-            ("network.options.width=8", "network.width=16, not 8"),
-            ("problem.seed=1", "problem.seed=0, not 1"),
-            (f"trainer.precision={other}", f"trainer.precision='{own}', not '{other}'"),
-        ):
-            done = run(*self.LINE, "resume=true", option)
-            assert done.code == 2
-            assert f"was trained with {message}" in done.err.splitlines()[-1]
-        assert (tmp_path / "run" / "denoiser_state.safetensors").read_bytes() == before
+def test_other_settings_of_a_denoiser_are_refused_by_name(run, tmp_path):
+    """That its training resumes bit for bit is a matter of test_regression.py, and of tests/run/test_stages.py."""
+    line = ("stage=denoiser", "denoiser.steps=12", "denoiser.batch_size=32", "denoiser.checkpoint_every=3")
+    killed = run(*line, hooks=[Hook("csb.training.fit.NetworkModule.training_step", 8)])
+    assert killed.code == -signal.SIGKILL, killed.err
+    before = (tmp_path / "run" / "denoiser_state.safetensors").read_bytes()
+    own = automatic_precision(torch.device("cpu"))
+    other = {"32-true": "bf16-mixed", "bf16-mixed": "32-true"}[own]
+    for option, message in (
+        ("denoiser.alpha_bar_end=0.001", "denoiser.alpha_bar_end=0.0001, not 0.001"),
+        ("network.options.width=8", "network.width=16, not 8"),
+        ("problem.seed=1", "problem.seed=0, not 1"),
+        (f"trainer.precision={other}", f"trainer.precision='{own}', not '{other}'"),
+    ):
+        done = run(*line, "resume=true", option)
+        assert done.code == 2
+        assert f"was trained with {message}" in done.err.splitlines()[-1]
+    assert (tmp_path / "run" / "denoiser_state.safetensors").read_bytes() == before
+    done = run(*line, "resume=true", "denoiser.checkpoint_every=5", "training.steps=11")  # which do not matter
+    assert done.code == 0, done.err
