@@ -1,4 +1,4 @@
-"""Bridge.sample and its walks against closed forms, and what it promises about randomness, batches and shapes."""
+"""Bridge.sample and its walks against closed forms, batches, paths and counts (see tests/samplers/test_protocol.py)."""
 
 import pytest
 import torch
@@ -122,24 +122,6 @@ def test_batch_size_changes_nothing(covariance, options, y):
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_samples_are_a_function_of_their_generator(bridge, y):
-    state = torch.random.get_rng_state()
-    one, two, other = (bridge.sample(y, 3, generator=seeded(s), refine=1).x for s in (5, 5, 6))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(one, two)
-    assert not torch.allclose(one, other, atol=1e-2)
-    assert len(one.flatten(0, 1).unique(dim=0)) == 12
-
-
-def test_without_a_generator_the_global_one_is_used(bridge, y):
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        one, two = bridge.sample(y, 3).x, bridge.sample(y, 3).x
-        torch.manual_seed(1)
-        assert torch.equal(bridge.sample(y, 3).x, one)
-    assert not torch.equal(one, two)
-
-
 def test_the_initial_weights_are_a_function_of_the_seed():
     part, transform = KernelSpec({"name": "mlp"}), {"name": "identity", "x_shape": [1], "y_shape": [1]}
     state = torch.random.get_rng_state()
@@ -147,13 +129,6 @@ def test_the_initial_weights_are_a_function_of_the_seed():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not all(torch.equal(one[key], other[key]) for key in one)
-
-
-def test_one_observation_or_many(bridge, y):
-    single, first, batch = (bridge.sample(v, 5, generator=seeded(1)).x for v in (y[0], y[:1], y))
-    assert (single.shape, first.shape, batch.shape) == ((5, 3), (1, 5, 3), (4, 5, 3))
-    assert torch.equal(single, first[0])
-    assert bridge.sample(y[0]).x.shape == (1, 3)
 
 
 @pytest.mark.parametrize("refine", [0, 2])

@@ -222,19 +222,6 @@ class TestFiles:
         assert_intact(tmp_path / "run")
         assert (tmp_path / "run" / "bridge.safetensors").exists()
 
-    @pytest.mark.parametrize("where", ["fill", "Batches.__iter__"])
-    def test_an_error_where_the_data_come_from_is_passed_on(self, copy, whole, monkeypatch, where):
-        def broken(*arguments, **options):
-            raise RuntimeError("a worker died")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(f"csb.training.trainer.{where}", broken)
-            with pytest.raises(RuntimeError, match="a worker died"):
-                make(copy).run(resume=True)
-        assert_intact(copy)
-        go_on(copy)
-        assert_same(copy, whole)
-
 
 class TestDisks:
     def refused(self, folder, reason):

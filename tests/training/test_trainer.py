@@ -191,12 +191,6 @@ class TestTheLoop:
         affine(tmp_path / "alone").run(resume=False)
         assert same(tensors(tmp_path / "seen"), tensors(tmp_path / "alone"))
 
-    def test_without_the_last_forward(self, tmp_path):
-        progress = affine(tmp_path, last_forward=False).run(resume=False)
-        assert [row["half_step"] for row in progress.history] == ["01_backward", "02_forward", "03_backward"]
-        whole, second = load(tmp_path / "bridge.safetensors"), load(tmp_path / "half_steps" / "02_forward.safetensors")
-        assert same(whole.forward_kernel.state_dict(), second.forward_kernel.state_dict())
-
     def test_the_cache_keeps_to_its_budget(self, tmp_path):
         run = affine(tmp_path, cache_bytes=1000)
         assert run.cache_size == 1000 // (4 * 5 + 8)
