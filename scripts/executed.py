@@ -1,9 +1,10 @@
 """Counts the files of csb that a task runs through: python scripts/executed.py
 
-Four tasks are traced, each in a process of its own: (a) from y to the samples of ``csb sample``; (b) from parsing
-``T=5`` to the first optimiser step of ``csb train``; (c) from a row of ``pairs.npz`` to that step; (d) from that step
-to the next. A file counts where one of its functions is called; importing it alone does not. The lines are those of
-the functions, which ``--files`` names. ``--root`` counts another copy of csb, whose environment is that of this Python.
+Four tasks are traced, each in a process of its own: (a) from y to the samples of ``csb sample``; (b) from Hydra's
+parsing of ``T=5`` to the first optimiser step of ``csb train``; (c) from a row of ``pairs.npz`` to that step; (d) from
+that step to the next. A file counts where one of its functions is called; importing it alone does not. The lines are
+those of the functions, which ``--files`` names. ``--root`` counts another copy of csb, whose environment is that of
+this Python.
 """
 
 import argparse
@@ -24,10 +25,10 @@ PAIRS = [
     "metrics.picture_rows=2", "logger=none", "progress=false", "out=runs", "name=run",
 ]  # fmt: skip
 TRAIN = ("train", ["overwrite=true", *PAIRS])
-STEP = "a step"
-TASKS = {  # the command, its arguments, and the file (or STEP) with which the task begins; None: with the command
+PARSED, STEP = "parsed", "a step"
+TASKS = {  # the command, its arguments, and the file that is opened when the task begins, or what else begins it
     "from y to samples": ("sample", ["run=runs/run", "y=y.npy", "n=10", "out=samples.npz"], "y.npy"),
-    "from T=5 to the first step": (*TRAIN, None),
+    "from T=5 to the first step": (*TRAIN, PARSED),
     "from a row to the step": (*TRAIN, "pairs.npz"),
     "from one step to the next": (*TRAIN, STEP),
 }
@@ -76,12 +77,17 @@ class Trace:
 def trace(task: str) -> None:
     """Runs a task in this process and prints its functions, one a line."""
     import torch
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     import csb.cli.main
 
     noted = Trace(Path(csb.cli.main.__file__).parents[1])
     command, arguments, begins = TASKS[task]
-    noted.on = begins is None
+    parse = OverridesParser.parse_overrides
+
+    def parsing(*arguments: Any, **options: Any) -> Any:
+        noted.on = noted.on or begins == PARSED
+        return parse(*arguments, **options)
 
     def step(*_: Any, **__: Any) -> None:
         if begins == STEP and not noted.on:
@@ -91,11 +97,12 @@ def trace(task: str) -> None:
         raise Reached
 
     def audit(event: str, given: tuple[Any, ...]) -> None:
-        if event == "open" and begins not in (None, STEP) and str(given[0]).endswith(str(begins)):
+        if event == "open" and str(given[0]).endswith(begins):
             noted.on = True
         if event == "open" and ".samples.npz" in str(given[0]):  # the samples are drawn; what follows is the end
             noted.on = False
 
+    OverridesParser.parse_overrides = parsing  # type: ignore[method-assign]
     if command == "train":
         torch.optim.AdamW.step = step  # type: ignore[method-assign]
     sys.addaudithook(audit)

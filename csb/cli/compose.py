@@ -199,12 +199,13 @@ def run(name: str, arguments: list[str]) -> None:
         if any(a in FLAGS for a in arguments):
             _run_hydra(name, as_typed(arguments, command), own)
             return
+        prepare = named(command.prepare)
         with _composing():
             config = _composed(name, arguments)
             configure_log(config.hydra.job_logging, config.hydra.verbose)
             given = _given(config)
         with _command_line([f"csb {name}", *typed]):  # results, and other processes, are told what was typed
-            named(command.prepare)(given)()  # which may compose trainings of its own
+            prepare(given)()  # which may compose trainings of its own
 
 
 def _run_hydra(name: str, arguments: list[str], own: Imports) -> None:

@@ -1,7 +1,6 @@
 """Drift networks by name. A file names its network; nothing else is built from it."""
 
-from csb.networks.base import ENCODERS, NETWORKS, Encoder, Network, build_network, exit_init
-from csb.networks.mlp import MLP, Affine
+from csb.networks.base import ENCODERS, MLP, NETWORKS, Affine, Encoder, Network, build_network, exit_init
 from csb.networks.unet import UNet
 
 NETWORKS |= {"mlp": MLP, "affine": Affine, "unet": UNet}

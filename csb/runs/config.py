@@ -21,7 +21,6 @@ from csb.problems.sources import absolute
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE
-from csb.renamed import groups_of_today
 from csb.runs.logs import LoggerSettings
 from csb.runs.presets import PRESETS, SCHEMAS
 from csb.runs.recipe import (
@@ -168,7 +167,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
 
     ``problem`` is that of the group of this name, where it is made already.
     """
-    plain = groups_of_today(given)
+    plain = dict(given)
     plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     for name in ("problem", *PRESETS):

@@ -57,7 +57,7 @@ def older(plain):
 def test_stored_settings_are_read():
     now = composed("train", NEW)
     assert groups_of_today(older(now)) == now
-    assert read(older(now)).plain == read(now).plain
+    assert read(groups_of_today(older(now))).plain == read(now).plain
 
 
 def test_an_older_state_is_resumed(tmp_path):
