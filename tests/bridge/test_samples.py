@@ -52,6 +52,9 @@ class Frame:
     def __getitem__(self, key):
         return self.held[key]
 
+    def __repr__(self):  # of a test's name: the same in all processes
+        return f"Frame({', '.join(self.columns)})"
+
     def to_numpy(self):
         parts = [column.values for column in self.held.values()]
         same = len({part.dtype for part in parts}) == 1
