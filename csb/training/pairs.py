@@ -124,13 +124,12 @@ def fill(
     dtype: torch.dtype = torch.float32,
     ranks: Ranks = ALONE,
 ) -> Cache:
-    """Run the frozen kernels of ``source`` on ``size`` random pairs.
+    """Run the frozen kernels of ``source`` on ``size`` random pairs, on the bridge's device.
 
     A pure function of the kernels, the data and the seed: a resumed run fills the same cache again. Of several
     processes each draws the random numbers of all trajectories and runs the kernels on its part of each chunk.
 
     Args:
-        bridge: on the device that fills.
         source: "forward" starts at the data, "backward" at N(0, I).
         pairs: of which the conditions and, forward, the first states are.
         size: trajectories, at most what :func:`capacity` allows.
