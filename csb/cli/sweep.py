@@ -28,6 +28,9 @@ from csb.training.ranks import PEER_FAILED, Ranks, init, peer_failed, reports_fi
 MARKER = "job.json"  # written when a job begins, so that one that is killed shows in the table
 UNFINISHED = "did not finish"
 _APART = ("L", "T", "seed")
+_LONGEST = 150  # bytes of the name of a job's folder; file systems allow 255
+_PLAIN = "defaults"  # the folder of a job without overrides
+logger = logging.getLogger(__name__)
 
 
 def write_marker(
@@ -89,9 +92,6 @@ def report(folder: Path) -> bool:
     return True
 
 
-logger = logging.getLogger(__name__)
-
-
 def with_modules(own: Imports) -> Callable[[DictConfig], dict[str, Any] | None]:
     """:func:`main` after the user's own modules are imported, also in a process of its own that a launcher starts."""
 
@@ -151,10 +151,6 @@ def _job(config: DictConfig) -> dict[str, Any] | None:
     if finished(folder) is None:
         write_json(folder / "result.json", {"L": given["L"], "T": given["T"], "error": message})
     return None
-
-
-_LONGEST = 150  # bytes; file systems allow 255
-_PLAIN = "defaults"  # the folder of a job without overrides
 
 
 def job_folder(overrides: str) -> str:
