@@ -271,10 +271,9 @@ class MixtureOfGaussians(Transition):
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = 0.5 * torch.erfc(-math.sqrt(0.5) * noise)  # ndtr, which makes tensors of its constants, takes longer
         inner = self._weights.T[:-1].cumsum(0)  # bounds: the last component takes what rounding leaves
-        chosen = (inner < level.T).sum(0)[:, None, None]
-        d = self.rows.shape[2]
-        raw = self.raw.flatten(2).gather(1, chosen.expand(-1, 1, d)).view_as(self.raw[:, :1])
-        rows = self.rows.flatten(2).gather(1, chosen.expand(-1, 1, d * d)).view_as(self.rows[:, :1])
+        chosen = (inner < level.T).sum(0)
+        own = torch.arange(len(chosen), device=chosen.device)
+        raw, rows = self.raw[own, chosen][:, None], self.rows[own, chosen][:, None]
         return self.full(raw, rows)
 
     def draw(self, noise: Tensor) -> Tensor:
