@@ -35,7 +35,7 @@ PLACES = ("root", "path", "x", "y")  # of data; a problem is the same wherever t
 SIZES = ("n_train", "n_val", "n_test", "length")  # and however many pairs of it are taken
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (1, 3, 4)  # of images in common formats
-_COPIES = 12  # bytes a number beside those in the file: as float32, in the order of the splits, and encoded
+_COPIES = 8  # bytes a number beside those in the file: encoded, in parts and joined
 _READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple]] = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,

@@ -19,6 +19,7 @@ from csb.training.ranks import ALONE, Ranks
 
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
 _KEPT = (lambda z, c: z, lambda c: c)  # encodes what is encoded already
+_ENCODED = 8192  # pairs at a time: what encoding takes beside its result would be several times that of all pairs
 _CHUNK = 1024  # trajectories of a network call, of all processes together
 
 
@@ -42,9 +43,10 @@ class EncodedPairs:
     ) -> None:
         self.z_shape, self.transform, self.in_memory = tuple(z_shape), transform, source.in_memory
         self.source, self.encode_x, self.encode_y = source, encode_x, encode_y
-        if self.in_memory:
-            x, y, _ = source.head(len(source))
-            self.source = Rows.of(Pairs(encode_x(x, y), encode_y(y)))
+        if self.in_memory and (encode_x, encode_y) != _KEPT:
+            starts = range(0, len(source), _ENCODED)
+            parts = [self.plain(slice(start, min(start + _ENCODED, len(source)))) for start in starts]
+            self.source = Rows.of(Pairs(*(torch.cat(part) for part in zip(*parts))))
             self.encode_x, self.encode_y = _KEPT
 
     @classmethod

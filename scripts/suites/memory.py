@@ -2,6 +2,8 @@
 
 A training of as few pairs as fit comes first: what the program itself takes is in its peak. A process's peak never
 falls, so the kinds are taken in the order that is given; an .npz file, which is held in memory, comes last.
+The peak of .npy files counts the pages of theirs that are mapped, up to all of a file at once, which the system takes
+back when it needs them.
 """
 
 import resource

@@ -226,7 +226,7 @@ class TestFiles:
         assert "give them as .npy or HDF5, which are read by rows, or fewer" in refusal(path=str(path), val=10, test=10)
 
     def test_pairs_that_do_not_fit_into_memory(self, tmp_path, monkeypatch):
-        given, needed = write(tmp_path, "npz", good()), N * 5 * (8 + 12)
+        given, needed = write(tmp_path, "npz", good()), N * 5 * (8 + 8)
         monkeypatch.setattr("csb.dtypes.installed", lambda: needed - 1)
         assert "memory; give them as .npy or HDF5" in refusal(**given)
         monkeypatch.setattr("csb.dtypes.installed", lambda: needed)
