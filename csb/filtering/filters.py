@@ -12,7 +12,7 @@ from csb.filtering.models import StateSpace
 from csb.filtering.whitening import spread
 from csb.numbers import as_numbers
 from csb.process import noise_like, psd_solve
-from csb.samplers.resampling import effective_sample_size, normalised, systematic
+from csb.process.resampling import effective_sample_size, normalised, systematic
 from csb.schema import Schema
 
 _FAR = 1e6  # standard deviations of the forecast, from which on an analysis is none

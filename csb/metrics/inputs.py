@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from csb.errors import CSBError
-from csb.samplers.resampling import invert
+from csb.process.resampling import invert
 
 ALONE = 1e-8  # 1 − Σw² below this: one sample has all the weight, and nothing is known about the spread
 _SUM = 1e-4  # how far float32 log-weights may be from the sum 1

@@ -1,5 +1,6 @@
 """Samplers behind one protocol: bridges, their students, exact posteriors, scores, flows, guided denoisers."""
 
+from csb.process.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.base import AmortizedSampler, BridgeSampler, ConsistencySampler, ExactSampler, Sampler
 from csb.samplers.conditional import FLOW, SCORE, FlowSampler, ScoreSampler, flow_sampler, score_sampler
 from csb.samplers.copaint import CoPaint
@@ -13,7 +14,6 @@ from csb.samplers.mmps import MMPS
 from csb.samplers.pigdm import PiGDM
 from csb.samplers.repaint import RePaint
 from csb.samplers.replacement import Replacement
-from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.sda import SDA
 from csb.samplers.tds import TDS, BootstrapSMC, ParticleSampler
 from csb.samplers.tmpd import TMPD

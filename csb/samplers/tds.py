@@ -23,9 +23,9 @@ from torch import Tensor
 from csb.bridge import SampleInfo, Samples
 from csb.errors import MOST_DRAWS, CSBError
 from csb.process import Noise
+from csb.process.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.base import Fresh, noised
 from csb.samplers.diffusion import DiffusionSampler, Guidance
-from csb.samplers.resampling import RESAMPLING, effective_sample_size
 from csb.schema import OneOf, Share
 
 
@@ -40,7 +40,7 @@ class ParticleSampler(DiffusionSampler):
     """K, in runs that know nothing of each other; n samples are n/K runs, each run weighing the same. None: one
     run, K = n."""
     resampling: Annotated[str, OneOf(RESAMPLING)] = "systematic"
-    """See csb.samplers.resampling."""
+    """See csb.process.resampling."""
     ess_threshold: Share = 0.5
     """Resample where the effective sample size is below this share of K; 0 never."""
 

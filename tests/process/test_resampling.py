@@ -5,8 +5,15 @@ import torch
 
 from csb.errors import CSBError
 from csb.process import seeded
-from csb.samplers import RESAMPLING, effective_sample_size
-from csb.samplers.resampling import multinomial, normalised, residual, stratified, systematic
+from csb.process.resampling import (
+    RESAMPLING,
+    effective_sample_size,
+    multinomial,
+    normalised,
+    residual,
+    stratified,
+    systematic,
+)
 
 G, K = 4000, 8
 WEIGHTS = {
