@@ -12,6 +12,7 @@ from torch import Tensor
 from csb.bridge.kernel import Direction, Kernel, KernelSpec, heads
 from csb.bridge.paths import DensityInfo, check_points, check_skips, estimate, moved, planned_calls, timesteps_of
 from csb.bridge.samples import SampleInfo, Samples, call_bar, check_observations, measured, require_finite, warn_far
+from csb.bridge.several import check_combine, combined
 from csb.bridge.transitions import Transition
 from csb.dtypes import Float32Module, Precision, off_meta
 from csb.errors import require_flag, require_int
@@ -78,6 +79,7 @@ class Bridge(Float32Module):
         trajectory: bool = False,
         sample_steps: int | None = None,
         progress: bool = False,
+        combine: str | None = None,
     ) -> Samples:
         """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps. batch_size changes no sample.
 
@@ -94,6 +96,8 @@ class Bridge(Float32Module):
             sample_steps: S ≤ T network calls a pass in place of T, by skips (:mod:`csb.bridge.paths`), which need
                 kernels that predict x_0, ε or v with a learned covariance. None or T: every step, as trained.
             progress: show a bar over the network calls on standard error.
+            combine: "product": y (m, *y_shape) are observations of one unknown, independent given x, and the samples,
+                weighted, of p(x | y_1, …, y_m), as of one observation (:mod:`csb.bridge.several`).
 
         CSBError for an argument out of its range, too little memory, impossible skips, and states that are not finite.
         """
@@ -103,7 +107,11 @@ class Bridge(Float32Module):
         for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
             require_flag(name, value)
         y, single = self._observations(y)
-        noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
+        generator = seeded_or(generator, seed, self.device)
+        if combine is not None:
+            check_combine(combine, mean_only=mean_only, refine=refine, trajectory=trajectory, sample_steps=sample_steps)
+            return combined(self, y, n, Noise(generator, 1, self.device), batch_size, progress)
+        noise = Noise(generator, len(y), self.device)
         calls = (len(timesteps) - 1) * (1 + 2 * refine)
         bar = call_bar(calls * math.ceil(len(y) * n / batch_size), progress)
         with self.frozen(), measured(self.device) as cost, bar as tick:

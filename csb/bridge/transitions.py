@@ -90,7 +90,8 @@ class FullGaussian(Transition):
     rows: Tensor
     var: Tensor
 
-    def _unit(self) -> Tensor:
+    def unit(self) -> Tensor:
+        """U, (B, d, d)."""
         identity = torch.eye(self.rows.shape[1], dtype=self.rows.dtype, device=self.rows.device)
         below = torch.ones_like(identity, dtype=torch.bool).tril(-1)
         return torch.where(below, self.rows, identity)
@@ -110,7 +111,7 @@ class FullGaussian(Transition):
 
     @_exact
     def _triangular(self, innovations: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._unit(), innovations[..., None], upper=False)[..., 0]
+        return torch.linalg.solve_triangular(self.unit(), innovations[..., None], upper=False)[..., 0]
 
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
@@ -122,14 +123,14 @@ class FullGaussian(Transition):
 
     @_exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        unit, var = self._unit(), self.var.view_as(self.mean)
+        unit, var = self.unit(), self.var.view_as(self.mean)
         square = (unit @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean) ** 2
         if isinstance(target_var, Tensor) or target_var:
             square = square + target_var * (unit**2).sum(2).view_as(self.mean)
         return 0.5 * (square / var + var.log() + _LOG_2PI)
 
     def covariance(self) -> Tensor:
-        unit = self._unit()
+        unit = self.unit()
         identity = torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
         inverse = torch.linalg.solve_triangular(unit, identity.expand_as(unit), upper=False) * self.var.sqrt()[:, None]
         return inverse @ inverse.mT

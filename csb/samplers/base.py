@@ -114,12 +114,16 @@ class ExactSampler(Sampler):
 
 
 class BridgeSampler(Sampler):
-    """:meth:`csb.bridge.Bridge.sample` behind the protocol, with options as there: batch_size, mean_only, …"""
+    """:meth:`csb.bridge.Bridge.sample` behind the protocol, with options as there (but ``combine``): batch_size, …"""
 
     name = "bridge"
 
     def __init__(self, bridge: Bridge, **options: Any) -> None:
         super().__init__(bridge.transform.x_shape, bridge.transform.y_shape, bridge.device)
+        if "combine" in options:
+            raise CSBError(
+                "combine is not possible here, which draws for each observation by itself; use bridge.sample"
+            )
         self.bridge, self.options = bridge, options
         self.y_dtype, self.any_units = bridge.transform.dtype_of("y"), bridge.transform.any_units
 
