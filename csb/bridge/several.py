@@ -122,7 +122,7 @@ def require_products(bridge: "Bridge", y: Tensor) -> None:
             f"train with schedule.alpha_bar_end={MOST / m:.3g}"
         )
     elif bridge.transform.unknown(y) is not None or _moves(bridge, y):
-        fault = f"transform={bridge.transform.name}, whose states depend on y; train it with transform=standardise"
+        fault = f"transform={bridge.transform.name}, whose states depend on y; expected another, as standardise"
     if fault:
         raise CSBError(f"combine=product is not possible for a bridge with {fault}")
 
