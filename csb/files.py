@@ -29,6 +29,7 @@ from csb.schema import Schema
 FORMAT = 1  # of descriptions
 LARGEST = 16 * 2**20  # bytes of JSON, and of the header of a file of tensors
 SUFFIX, OLD_SUFFIX = ".safetensors", ".pt"  # of files of models
+CONTEXTS = "contexts.safetensors"  # beside a bridge: what its observations are checked against
 _TENSOR, _NUMBERS = "$tensor", "$numbers"  # keys of what stands beside the description
 _MANY = 64  # numbers of a list, from which on it stands there
 _MODULES = ("collections", "torch", "torch._utils")  # that an archive of dictionaries and tensors names
@@ -190,6 +191,11 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors by name, as they would lie in a file."""
+    return _digest("", {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

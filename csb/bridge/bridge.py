@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from csb.bridge.check import MOST, Check, ContextReference, assess, embedded, warned
 from csb.bridge.kernel import Direction, Kernel, KernelSpec, heads
 from csb.bridge.paths import DensityInfo, check_points, check_skips, estimate, moved, planned_calls, timesteps_of
 from csb.bridge.samples import SampleInfo, Samples, call_bar, check_observations, measured, require_finite, warn_far
@@ -44,6 +45,7 @@ class Bridge(Float32Module):
     Attributes:
         about: plain data that its file holds beside it: problem, config, versions.
         spec: the :class:`BridgeSpec` that its file holds; None where it was not built of one.
+        reference: what :meth:`check` compares with, in a file beside the bridge's; None where there is none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Bridge(Float32Module):
         self.grid, self.precision = grid, precision
         self.about: dict[str, Any] = {}
         self.spec: Any = None
+        self.reference: ContextReference | None = None
         self.backward_kernel, self.forward_kernel = backward, forward_kernel
         self.transform = transform
 
@@ -80,6 +83,7 @@ class Bridge(Float32Module):
         sample_steps: int | None = None,
         progress: bool = False,
         combine: str | None = None,
+        check: bool = False,
     ) -> Samples:
         """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps. batch_size changes no sample.
 
@@ -98,15 +102,17 @@ class Bridge(Float32Module):
             progress: show a bar over the network calls on standard error.
             combine: "product": y (m, *y_shape) are observations of one unknown, independent given x, and the samples,
                 weighted, of p(x | y_1, …, y_m), as of one observation (:mod:`csb.bridge.several`).
+            check: warn of observations of p < .01 in :meth:`check`, not of those far outside the training's range.
 
         CSBError for an argument out of its range, too little memory, impossible skips, and states that are not finite.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         refine = require_int("refine", refine, 0)
         timesteps = self.timesteps(refine, sample_steps)
-        for name, value in (("mean_only", mean_only), ("trajectory", trajectory), ("progress", progress)):
+        flags = {"mean_only": mean_only, "trajectory": trajectory, "progress": progress, "check": check}
+        for name, value in flags.items():
             require_flag(name, value)
-        y, single = self._observations(y)
+        y, single = self._observations(y, check)
         generator = seeded_or(generator, seed, self.device)
         if combine is not None:
             check_combine(combine, mean_only=mean_only, refine=refine, trajectory=trajectory, sample_steps=sample_steps)
@@ -173,11 +179,28 @@ class Bridge(Float32Module):
         info = DensityInfo(ess.view(shape), error.view(shape), proposal, calls, cost.seconds, cost.peak_memory)
         return value.view(shape), info
 
-    def _observations(self, y: Numbers) -> tuple[Tensor, bool]:
-        """y as a batch, checked, and whether it was a single observation. Warns where it is far from the training."""
+    def check(self, y: Numbers, seed: int = 0) -> Check:
+        """Tell how usual observations (as in :meth:`sample`) are, by their embedding (:mod:`csb.bridge.check`).
+
+        ``seed`` is of the permutations behind ``set_p``. CSBError as :meth:`sample`, and without a reference.
+        """
+        return assess(self, self._observations(y, None)[0], seed)
+
+    def set_reference(self, training: Numbers, held_out: Numbers) -> None:
+        """Set what :meth:`check` compares with. A training does it by itself; an older bridge may be given one.
+
+        Of ``training``, m ≥ 10 of the observations (m, *y_shape) that it was trained on, and ``held_out``, others of
+        the same law that no decision of the training rests on, 1,000 each are kept at most.
+        """
+        of = (embedded(self, self._observations(part, None)[0][:MOST]) for part in (training, held_out))
+        self.reference = ContextReference.of(*of)
+
+    def _observations(self, y: Numbers, check: bool | None = False) -> tuple[Tensor, bool]:
+        """y as a batch, and whether it was a single one. Warns where it is far from the training, unless None."""
         maps = self.transform
         y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units)
-        warn_far(maps, y)
+        if check is not None and not (check and warned(self, y)):
+            warn_far(maps, y)
         return y, single
 
     @contextmanager

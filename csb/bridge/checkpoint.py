@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from csb import files
-from csb.bridge.bridge import BridgeSpec, build_bridge
+from csb.bridge.bridge import Bridge, BridgeSpec, build_bridge
+from csb.bridge.check import ContextReference
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError, in_one_line
-from csb.files import FORMAT, LARGEST, write_tensors
+from csb.files import CONTEXTS, FORMAT, LARGEST, tensors_digest, write_tensors
 from csb.networks.diffusion import ConditionalSpec, DenoiserSpec, build_conditional, build_denoiser
 from csb.schema import Schema
 
 # Hydra's keys that name something to call; nothing here would call it, and csb's files never hold them
 _EXECUTABLE = re.compile(r'"_(target|partial|recursive|convert|args)_": ')
 _CONFIG, _CONFIG_FORMAT = "config.json", "csb-bridge-1"  # beside the tensors of an older exported folder
+_REFERENCE = "contexts"  # the kind of file beside a bridge
 Model = TypeVar("Model", bound=nn.Module)
 
 KINDS: dict[str, tuple[type[Schema], Callable[[Any], nn.Module]]] = {  # a description's schema, and what it builds
@@ -39,6 +42,8 @@ KINDS: dict[str, tuple[type[Schema], Callable[[Any], nn.Module]]] = {  # a descr
 def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     """Write a model's description and weights to a safetensors file, with plain data ``about`` it.
 
+    What a bridge's observations are checked against goes into a file of its own beside it.
+
     CSBError for a model made by none of the functions in :data:`KINDS`, data that are not plain, an unwritable file.
     """
     spec: Any = getattr(model, "spec", None)
@@ -46,6 +51,33 @@ def save(model: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     if kind is None:
         raise CSBError(f"a {type(model).__name__} without a description (spec) cannot be saved; use build_bridge")
     write_tensors(path, model.state_dict(), {"format": FORMAT, "kind": kind, "spec": spec.plain(), "about": about})
+    if isinstance(model, Bridge) and model.reference is not None:
+        save_reference(model, path)
+
+
+def save_reference(bridge: Bridge, path: Path) -> None:
+    """Write what :meth:`Bridge.check` compares with beside the bridge's own file, of whose tensors it names the digest.
+
+    CSBError for a bridge without a reference, or a file that cannot be written.
+    """
+    header = {"format": FORMAT, "kind": _REFERENCE, "bridge": tensors_digest(bridge.state_dict())}
+    write_tensors(path.with_name(CONTEXTS), vars(bridge.reference), header)
+
+
+def _load_reference(path: Path, tensors: Mapping[str, Tensor]) -> ContextReference | None:
+    """Return what lies beside a bridge's file of these tensors; None where there is nothing, or it is of another's."""
+    if not (beside := path.with_name(CONTEXTS)).exists():
+        return None
+    header, found = files.read_tensors(beside)
+    known = header if isinstance(header, dict) else {}
+    if known.get("bridge") != tensors_digest(tensors):
+        return None
+    fault = "it is of another kind"
+    if known.get("kind") == _REFERENCE and found.keys() == {field.name for field in fields(ContextReference)}:
+        reference = ContextReference(**found)
+        if not (fault := reference.fault()):
+            return reference
+    raise CSBError(f"{beside} is not what csb writes beside a bridge ({fault}); restore it, or remove it")
 
 
 def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Module) -> Model:
@@ -74,6 +106,8 @@ def load(path: Path, device: str | torch.device = "cpu", of: type[Model] = nn.Mo
         raise CSBError(f"{path} does not hold a whole {kind}: {in_one_line(error)}") from error
     if not isinstance(model, of):
         raise CSBError(f"{path} holds a {type(model).__name__}, not a {of.__name__}; give another file")
+    if isinstance(model, Bridge):
+        model.reference = _load_reference(path, tensors)
     model.about = about  # pyright: ignore[reportArgumentType]
     return model.to(device).eval()
 

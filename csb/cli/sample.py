@@ -32,7 +32,9 @@ class SampleSettings(Schema):
     n: Count = Field(default=64, description="samples of each observation")
     seed: Whole = Field(default=0, description="of the noise")
     calls: Count | None = Field(default=None, description="network calls of the distilled sampler; null: the bridge")
-    out: Place = Field(default="samples.npz", description="the file to write: x (B, n, …) and y (B, …)")
+    out: Place = "samples.npz"
+    """The file to write: x (B, n, …), y (B, …) and, where the bridge has held-out y to compare with, p (B,), how usual
+    each y is."""
     sampler: SamplerSettings = Field(description="how samples are drawn")
 
 
@@ -60,29 +62,32 @@ def prepare(given: Given) -> Callable[[], None]:
         raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
     if own.calls is None:
         bridge = load_any(own.run)
-        sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler))
+        sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler), check=bridge.reference is not None)
     else:
         bridge, sampler = _student(own.run, own.calls, own.sampler)
     if own.y is not None:
         maps = bridge.transform
         y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units)
-        return partial(_run, own, sampler, lambda: y)
+        return partial(_run, own, bridge, sampler, lambda: y)
     try:
         problem = problem_of(bridge, own.run)
     except CSBError as error:
         raise CSBError(f"y= is missing, and for test observations {error}; give y=obs.npz") from error
-    return partial(_run, own, sampler, lambda: problem.pairs("test", own.observations).y)
+    return partial(_run, own, bridge, sampler, lambda: problem.pairs("test", own.observations).y)
 
 
-def _run(own: SampleSettings, sampler: Sampler, observed: Callable[[], Tensor]) -> None:
-    """Write x (B, n, …) and y (B, …) to ``out``."""
+def _run(own: SampleSettings, bridge: Bridge, sampler: Sampler, observed: Callable[[], Tensor]) -> None:
+    """Write x (B, n, …), y (B, …) and, where the bridge has a reference, p (B,) of :meth:`Bridge.check` to ``out``."""
     try:
         y = observed()
     except CSBError as error:
         raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
     samples = sampler.sample(y, own.n, seeded(own.seed, device=sampler.device))
     x = samples.x.cpu().numpy()
-    write_atomically(Path(own.out), lambda file: np.savez(file, x=x, y=y.numpy()))
+    arrays: dict[str, Any] = {"x": x, "y": y.numpy()}
+    if bridge.reference is not None:
+        arrays["p"] = bridge.check(y).p.numpy()
+    write_atomically(Path(own.out), lambda file: np.savez(file, **arrays))
     calls = samples.info.forward_evaluations
     print(f"{own.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")
 

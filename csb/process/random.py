@@ -56,6 +56,7 @@ class Stream(IntEnum):
     GUIDE = 91  # the classifier that guides to a digit; with 0, 1, 2 for weights, batches and levels
     TARGET_EXACT = 92
     TARGET_DRAW = 93
+    CHECK = 94  # of a set of observations: permutations
     PROBLEM = 1000  # constants of a problem: its matrix, its weights, the order of own pairs
     PROBLEM_MATRIX = 1001  # of a problem that also has weights
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 import csb
 from csb.errors import CSBError, in_one_line
-from csb.files import OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers, write_json
+from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers, write_json
 from csb.problems import FilePairs, Problem, mnist
 from csb.problems.mnist_problem import MnistProblem
 from csb.runs.config import RunConfig
@@ -106,7 +106,7 @@ def clean(folder: Path) -> None:
     models, states = zip(*(stage_files(folder, stage) for stage in STAGES))
     files = [path.with_suffix(suffix) for path in (*models, *states) for suffix in (SUFFIX, OLD_SUFFIX)]
     figures = [folder / f"{name}.{end}" for name in ("evaluation", "report") for end in ("json", "md", "png", "html")]
-    others = [folder / name for name in ("config.json", "history.json", "reproduced.json", PROVENANCE)]
+    others = [folder / name for name in (CONTEXTS, "config.json", "history.json", "reproduced.json", PROVENANCE)]
     for path in (folder / "result.json", *files, *others, *figures):
         path.unlink(missing_ok=True)
     for name in ("half_steps", "pictures"):

@@ -14,7 +14,7 @@ from csb.bridge import Bridge
 from csb.bridge import load as load_file
 from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, in_one_line, require_place
-from csb.files import OLD_SUFFIX, SUFFIX, model_file, read_json
+from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.networks.base import is_own
 from csb.problems import PROBLEMS, Problem, build_problem
@@ -24,7 +24,7 @@ from csb.training.state import chosen_iteration
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
 CONFIG = "config.json"  # of folders that an older version exported
-FILES = [WEIGHTS, CARD, PICTURE, CONFIG]
+FILES = [WEIGHTS, CONTEXTS, CARD, PICTURE, CONFIG]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from csb.bridge import Bridge, build_bridge, load
+from csb.bridge.check import MOST
+from csb.bridge.checkpoint import save_reference
 from csb.errors import CSBError
 from csb.evaluation.diagnose_figures import HalfStepLosses, loss
 from csb.evaluation.pictures import draw_samples
 from csb.evaluation.plots import write_png
 from csb.evaluation.scores import final_scores, warn_of_failure
 from csb.evaluation.selection import drift_norm, end_distances, inflate, validation_score
-from csb.files import model_file, remove_leftovers, write_json
+from csb.files import SUFFIX, model_file, remove_leftovers, write_json
 from csb.problems import Pairs
+from csb.problems.rows import Rows
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig, require_pairs
 from csb.runs.folder import check_folder, clean, record, setup_of, writing
@@ -129,7 +132,18 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
         except KeyboardInterrupt:
             raise Interrupted(trainer.reached()) from None
         destroy()
-        return _scored(run, bridge, val, progress, logs) if ranks.is_rank_zero else {}
+        if not ranks.is_rank_zero:
+            return {}
+        _keep_reference(run, bridge, rows)
+        return _scored(run, bridge, val, progress, logs)
+
+
+def _keep_reference(run: RunConfig, bridge: Bridge, train: Rows) -> None:
+    """Write what observations are checked against: the first of the training, and the last that the scores look at."""
+    test = run.problem.rows("test")
+    last = slice(max(0, len(test) - MOST), len(test))
+    bridge.set_reference(train.read_y(slice(0, min(MOST, len(train)))), test.read_y(last))
+    save_reference(bridge, run.folder / f"bridge{SUFFIX}")
 
 
 def _scored(run: RunConfig, bridge: Bridge, val: Pairs, progress: Progress, logs: Logs) -> dict[str, Any]:
