@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csb import bridge, filtering, metrics, networks, problems, process, samplers, sbi
+    from csb.bridge.ensemble import Ensemble
     from csb.errors import CSBError
     from csb.networks.diffusion import Denoiser
     from csb.runs.compare import compare
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _MODULES = ("bridge", "filtering", "metrics", "networks", "problems", "process", "samplers", "sbi")
 _HOMES = {  # what is imported when it is asked for: it takes torch
-    "CSBError": "csb.errors", "Denoiser": "csb.networks.diffusion", "GaussianLikelihood": "csb.samplers",
+    "CSBError": "csb.errors", "Denoiser": "csb.networks.diffusion", "Ensemble": "csb.bridge.ensemble",
+    "GaussianLikelihood": "csb.samplers",
     "Run": "csb.runs.result", "compare": "csb.runs.compare", "distil": "csb.runs.fit", "fit": "csb.runs.fit",
     "fit_denoiser": "csb.runs.fit", "fit_flow": "csb.runs.fit", "fit_score": "csb.runs.fit",
     "from_pretrained": "csb.runs.load", "load": "csb.runs.load", "problem": "csb.runs.simulate",
     "push_to_hub": "csb.runs.export", "register": "csb.runs.load",
 }  # fmt: skip
 __all__ = [
-    "CSBError", "Denoiser", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil", "filtering",
-    "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "networks", "problem",
-    "problems", "process", "push_to_hub", "register", "samplers", "sbi",
+    "CSBError", "Denoiser", "Ensemble", "GaussianLikelihood", "Run", "__version__", "bridge", "compare", "distil",
+    "filtering", "fit", "fit_denoiser", "fit_flow", "fit_score", "from_pretrained", "load", "metrics", "networks",
+    "problem", "problems", "process", "push_to_hub", "register", "samplers", "sbi",
 ]  # fmt: skip
 
 

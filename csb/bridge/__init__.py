@@ -3,6 +3,7 @@
 from csb.bridge.bridge import Bridge, BridgeSpec, autocast, build_bridge
 from csb.bridge.check import Check
 from csb.bridge.checkpoint import load, save
+from csb.bridge.ensemble import Disagreement, Ensemble
 from csb.bridge.kernel import Direction, Kernel, KernelSpec
 from csb.bridge.paths import DensityInfo
 from csb.bridge.samples import SampleInfo, Samples

@@ -17,7 +17,7 @@ from csb.evaluation.scores import SamplerSettings
 from csb.files import write_atomically
 from csb.numbers import require_present
 from csb.process import seeded
-from csb.runs.load import load_any, load_run, problem_of
+from csb.runs.load import load_any, load_ensemble, load_run, problem_of
 from csb.samplers import BridgeSampler, ConsistencySampler, Sampler
 from csb.schema import Count, Given, Place, Schema, Whole
 
@@ -61,7 +61,8 @@ def prepare(given: Given) -> Callable[[], None]:
     if own.y is not None and out.exists() and out.samefile(own.y):
         raise CSBError(f"out={out} is the file of y, which would be lost; give another one")
     if own.calls is None:
-        bridge = load_any(own.run)
+        ensemble = load_ensemble(own.run)
+        bridge = load_any(own.run) if ensemble is None else ensemble.bridge
         sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler), check=bridge.reference is not None)
     else:
         bridge, sampler = _student(own.run, own.calls, own.sampler)

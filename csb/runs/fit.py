@@ -12,13 +12,15 @@ from typing import Any
 
 from pydantic import create_model
 
+from csb.bridge import Ensemble
 from csb.bridge.student import Student
-from csb.errors import CSBError
+from csb.errors import CSBError, require_int
+from csb.files import write_json
 from csb.networks import Encoder, Network
 from csb.networks.diffusion import Denoiser
 from csb.problems import Problem
 from csb.runs.config import RunConfig, read
-from csb.runs.load import finished
+from csb.runs.load import ENSEMBLE, MOST_MEMBERS, finished, member_folder
 from csb.runs.options import Bounds, configured
 from csb.runs.presets import merged
 from csb.runs.recipe import DISTIL
@@ -58,6 +60,7 @@ def fit(
     logger: str | Mapping[str, Any] | None = None,
     progress: bool = True,
     drop_nan: bool = False,
+    ensemble: int | None = None,
 ) -> Run:
     """Train a bridge on pairs (x, y): ``csb.fit(x, y).bridge.sample(y_observed, 1000).x`` are draws of p(x | y).
 
@@ -93,6 +96,8 @@ def fit(
         logger: "csv", "wandb", "tensorboard" or "none"; or {"name": …, **options}. None: "csv" with ``out``.
         progress: whether a bar is shown.
         drop_nan: leave out pairs that hold NaN, masked or infinite values, which are refused otherwise.
+        ensemble: how many bridges are trained, on the same split, of the seeds ``seed``, ``seed + 1``, …; the run's
+            bridge is a :class:`csb.Ensemble` of them, and ``csb.Run.open(run.folder / "member_0")`` is a run of one.
 
     Returns:
         The run. After Ctrl+C that of an unfinished training, with the weights it had reached.
@@ -107,6 +112,8 @@ def fit(
         devices=devices, precision=precision, accelerator=accelerator, logger=logger, progress=progress,
         drop_nan=drop_nan,
     )  # fmt: skip
+    if ensemble is not None:
+        return _fit_ensemble(x, y, given, require_int("ensemble", ensemble, 2, MOST_MEMBERS))
     run, scratch = configured(x, y, given)
     ranks = _joined(run, scratch) if run.device.world > 1 else ALONE
     try:
@@ -121,9 +128,33 @@ def fit(
 
 
 _fields: Any = {
-    name: (Any, p.default) for name, p in inspect.signature(fit).parameters.items() if p.kind == p.KEYWORD_ONLY
+    name: (Any, p.default)
+    for name, p in inspect.signature(fit).parameters.items()
+    if p.kind == p.KEYWORD_ONLY and name != "ensemble"
 }
 Options: Any = create_model("Options", __base__=Arguments, **_fields)  # of fit, where they are given as **options
+
+
+def _fit_ensemble(x: Any, y: Any, given: Any, count: int) -> Run:
+    """The run of several bridges, that of each in a folder of its own."""
+    if given.devices > 1:
+        raise CSBError(f"ensemble={count} with devices={given.devices} is not possible; train members one by one")
+    scratch = TemporaryDirectory(prefix="csb-") if given.out is None else None
+    folder = Path(str(given.out)) if scratch is None else Path(scratch.name, "run")
+    options, runs = dict(given), []
+    for number in range(count):
+        place = member_folder(folder, number)
+        options |= {"seed": given.seed + number, "out": None if scratch else place}
+        runs.append(run := fit(x, y, **options))
+        if run.interrupted:
+            break
+        if scratch:
+            run.save(place)
+        names = getattr(x, "columns", None) if given.names is None else given.names
+        x, y, options = None, None, {**options, "problem": runs[0].given, "bounds": None, "names": names}
+    write_json(folder / ENSEMBLE, {"members": len(runs)})
+    bridge: Any = Ensemble([run.bridge for run in runs])
+    return Run(folder, bridge, bridge.about, runs[0].given, scratch, runs[-1].interrupted)
 
 
 def fit_score(x: Any = None, y: Any = None, *, method: str = "dpmpp", steps: int = 10, **options: Any) -> ScoreSampler:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from csb.bridge import Bridge
+from csb.bridge import Bridge, Ensemble
 from csb.bridge import load as load_file
 from csb.dtypes import default_device, usable_device
-from csb.errors import CSBError, in_one_line, require_place
+from csb.errors import CSBError, in_one_line, require_int, require_place
 from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.networks.base import is_own
@@ -23,6 +23,7 @@ from csb.renamed import groups_of_today, scores_of_today
 from csb.training.state import chosen_iteration
 
 WEIGHTS, CARD, PICTURE = "model.safetensors", "README.md", "samples.png"
+ENSEMBLE, MOST_MEMBERS = "ensemble.json", 1000  # in a folder of members
 CONFIG = "config.json"  # of folders that an older version exported
 FILES = [WEIGHTS, CONTEXTS, CARD, PICTURE, CONFIG]
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -120,7 +121,8 @@ def load(
     """Load a trained model, ready to sample: ``csb.load("outputs/two_moons").sample(y, 1000)``.
 
     Args:
-        source: the folder of a finished run or an exported one, which give the bridge; a file of any model: a bridge
+        source: the folder of a finished run or an exported one, which give the bridge, or that of an ensemble, which
+            gives a :class:`csb.Ensemble`; a file of any model: a bridge
             (also of one half-step), a score, a flow, a denoiser or a distilled sampler; or "owner/name" on the Hugging
             Face Hub (needs the extra ``hub``).
         device: where it goes; None: a GPU where there is one, else the CPU.
@@ -136,6 +138,8 @@ def load(
     for name, of in (networks or {}).items():
         register(of, name)
     path = require_place("source", source)
+    if (ensemble := load_ensemble(path, device)) is not None:
+        return ensemble.bridge
     is_model = path.is_file() and path.suffix in (SUFFIX, OLD_SUFFIX)
     return load_file(path, usable_device(device)) if is_model else load_any(source, device)
 
@@ -197,11 +201,31 @@ def load_run(folder: str | Path, device: str | None = None) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
+    if (folder / ENSEMBLE).exists():
+        raise CSBError(f"{folder} holds an ensemble; give one of its members, e.g. {member_folder(folder, 0)}")
     if not (path := model_file(folder, "bridge")).exists():
         state = " (it was interrupted: train again with resume=true)" if model_file(folder, "state").exists() else ""
         raise CSBError(f"{folder} holds no {path.name}{state}; give the folder of a finished run")
     bridge = load_file(path, device or default_device(), Bridge)
     return Run(folder, bridge, bridge.about)
+
+
+def member_folder(folder: Path, number: int) -> Path:
+    """Where an ensemble's member of a number, counted from 0, lies."""
+    return folder / f"member_{number}"
+
+
+def load_ensemble(folder: str | Path, device: str | None = None) -> Run | None:
+    """Return the run of an ensemble, whose bridge is a :class:`csb.Ensemble`; None where the folder holds none.
+
+    CSBError where the folder is damaged, or a member is not finished.
+    """
+    path = Path(folder) / ENSEMBLE
+    if not path.exists():
+        return None
+    count = require_int(f"members of {path}", read_json(path)["members"], 1, MOST_MEMBERS)
+    bridge: Any = Ensemble([load_run(member_folder(Path(folder), i), device).bridge for i in range(count)])
+    return Run(Path(folder), bridge, bridge.about)
 
 
 def is_folder(path: Path) -> bool:

@@ -48,7 +48,7 @@ class Run(load.Run):
     @classmethod
     def open(cls, folder: str | Path, device: str | None = None) -> "Run":
         """Open the run in a folder that a training wrote. CSBError where there is none, or it is not finished."""
-        return cls(**vars(load.load_run(folder, device)))
+        return cls(**vars(load.load_ensemble(folder, device) or load.load_run(folder, device)))
 
     @cached_property
     def problem(self) -> Problem:
