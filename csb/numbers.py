@@ -64,8 +64,17 @@ def _array(name: str, value: Any) -> Array:
         return _frame(name, value)
     if isinstance(value, list | tuple) and value and not isinstance(value[0], Real | str | bytes | None):
         parts = [_array(name, part) for part in value]  # numpy by itself drops the masks of arrays in a list
+        parts = _padded(parts)
         return np.ma.stack(parts) if any(np.ma.isMaskedArray(part) for part in parts) else np.stack(parts)
     return np.asarray(value)
+
+
+def _padded(parts: list[Array]) -> list[Array]:
+    """Series or sets (L, d) of several lengths, filled up with rows of NaN to the longest; all else as it is."""
+    if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim != 2 or len({len(part) for part in parts}) == 1:
+        return parts
+    longest, (width,) = max(map(len, parts)), parts[0].shape[1:]
+    return [np.ma.concatenate([p, np.full((longest - len(p), width), np.nan)]).filled(np.nan) for p in parts]
 
 
 def _frame(name: str, value: Any) -> Array:

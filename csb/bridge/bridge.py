@@ -198,7 +198,8 @@ class Bridge(Float32Module):
     def _observations(self, y: Numbers, check: bool | None = False) -> tuple[Tensor, bool]:
         """y as a batch, and whether it was a single one. Warns where it is far from the training, unless None."""
         maps = self.transform
-        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units)
+        missing = self.backward_kernel.network.missing
+        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units, missing)
         if check is not None and not (check and warned(self, y)):
             warn_far(maps, y)
         return y, single

@@ -159,7 +159,7 @@ class Kernel(Float32Module):
 
     def encode(self, c: Tensor) -> Tensor:
         """Return the context of encoded observations c (B, *c_shape), to be reused at every step."""
-        return self.network.encode(c)
+        return self.network.context(c)
 
     def forward(self, x: Tensor, k: Tensor, context: Tensor) -> Transition:
         """Return the law of the state after x (B, *z_shape), which is at k (backward) or k − 1 (forward).

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional as nnf
 
 from csb.errors import CSBError, in_one_line
 from csb.numbers import Numbers, as_numbers, require_present
@@ -82,8 +83,11 @@ def as_floats(
 def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
     """Return y as a batch (B, *shape), and whether it was a single observation; None where it is neither.
 
-    Of observations (1,) a bare number is one and (B,) are B, but (1,) is one.
+    Of observations (1,) a bare number is one and (B,) are B, but (1,) is one. Rows that a series or set lacks, of
+    observations (L, d), are NaN.
     """
+    if len(shape) == 2 and y.ndim in (2, 3) and y.shape[-1] == shape[1] and y.shape[-2] < shape[0]:
+        y = nnf.pad(y.double(), (0, 0, 0, shape[0] - y.shape[-2]), value=torch.nan).to(y)
     if shape == (1,) and y.ndim < 2 and tuple(y.shape) != shape:
         return (y.view(1, 1), True) if y.ndim == 0 else (y[:, None], False)
     if tuple(y.shape) == shape:
@@ -92,18 +96,24 @@ def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
 
 
 def check_observations(
-    y: Numbers, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, any_units: bool
+    y: Numbers,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    any_units: bool,
+    missing: bool = False,
 ) -> tuple[Tensor, bool]:
     """Return y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
 
-    CSBError where y is not made of numbers, of another shape, empty or not finite.
+    CSBError where y is not made of numbers, of another shape, empty, infinite, or NaN where nothing may be ``missing``.
     """
     y = as_floats("y", y, shape, device, dtype, any_units)
     found = batched(y, shape)
     if found is None or len(found[0]) == 0:
         expected = f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}"
         raise CSBError(expected if found is None else "y holds no observation; pass at least one")
-    require_present("y", found[0], "pass finite observations")
+    remedy = "pass finite observations; of which values may be missing, train with training.missing=0.5"
+    require_present("y", found[0].masked_fill(found[0].isnan(), 0) if missing else found[0], remedy)
     return found
 
 

@@ -83,6 +83,7 @@ class Student(ConditionalModel):
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__(build_transform(spec.transform), spec.precision)
         self.spec = spec
+        self.missing = spec.network.get("missing", False)
         self.grid = Grid(torch.tensor(spec.alpha_bar, dtype=torch.float64))
 
     @property
@@ -97,7 +98,7 @@ class Student(ConditionalModel):
         return timesteps_of(self.grid, calls)[:0:-1]
 
     def encode(self, c: Tensor) -> Tensor:
-        return self.network.encode(c)
+        return self.network.context(c)
 
     @abstractmethod
     def draw(self, z: Tensor, k: Tensor, context: Tensor, noise: Tensor) -> Tensor:

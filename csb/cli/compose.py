@@ -27,7 +27,7 @@ from csb.cli.ends import ending
 from csb.cli.launch import BASIC, Launch, check_launch, explain_missing, parallel, prepared
 from csb.errors import CSBError
 from csb.networks import NETWORKS
-from csb.networks.base import is_own
+from csb.networks.encoders import is_own
 from csb.problems import PROBLEMS
 from csb.renamed import key_of_today
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, SCHEMAS, preset

@@ -109,7 +109,7 @@ def posterior_grid(
         )
     if not 1 <= B <= MAX_ROWS or samples.shape[1] < 2:
         raise CSBError(f"B={B} observations, n={samples.shape[1]} samples; a grid shows 1 to {MAX_ROWS} rows of n ≥ 2")
-    x, y, draws = _array("truth", truth), _array("observation", observation), _array("samples", samples)
+    x, y, draws = _array("truth", truth), _array("observation", observation, 0.0), _array("samples", samples)
     mean = draws.mean(1)
     std, error = draws.std(1, ddof=1).mean(1), np.abs(mean - x).mean(1)
     top = max(float(np.percentile(np.stack([std, error]), 99.8)), 1e-6)
@@ -120,10 +120,13 @@ def posterior_grid(
     return Path(path)
 
 
-def _array(name: str, x: Tensor) -> np.ndarray:
-    if not bool(torch.isfinite(x).all()):
+def _array(name: str, x: Tensor, missing: float | None = None) -> np.ndarray:
+    """As an array, with a value in place of what is missing, NaN, where that may be."""
+    gaps = x.isnan() if missing is not None else torch.zeros((), dtype=torch.bool)
+    if not bool((torch.isfinite(x) | gaps).all()):
         raise CSBError(f"{name} of shape {tuple(x.shape)} holds NaN or infinite values; expected finite ones to draw")
-    return x.detach().cpu().double().numpy()
+    shown = x if missing is None else x.masked_fill(gaps, missing)
+    return shown.detach().cpu().double().numpy()
 
 
 @plots.drawing()
@@ -174,7 +177,7 @@ def posterior_scatter(
         raise CSBError(f"B={B} observations; a scatter picture shows 1 to {MAX_ROWS}, choose some")
     x, t = _array("samples", samples)[..., :2], _array("truth", truth)[:, :2]
     e = [None] * B if exact is None else _array("exact", exact)[..., :2]
-    labels = [observation_label(y) for y in _array("observations", observations).reshape(B, -1)]
+    labels = [observation_label(y) for y in _array("observations", observations, np.nan).reshape(B, -1)]
     drawn = [Tile(labels[i], partial(_draw_points, x=x[i], e=e[i], t=t[i])) for i in range(B)]
     across = 3 if B in (5, 6, 9) else min(B, 4)
     side = min(plots.WIDE / across, 400)
@@ -186,7 +189,7 @@ def posterior_scatter(
 
 def observation_label(y: np.ndarray) -> str:
     """A short observation (d,) in words; "" for a long one."""
-    numbers = ", ".join(f"{v:.2f}" for v in y).replace("-", "−")
+    numbers = ", ".join(f"{v:.2f}" for v in y).replace("-", "−").replace("nan", "?")
     return f"y = ({numbers})".replace(" ", "\N{NO-BREAK SPACE}") if len(y) <= 5 else ""
 
 

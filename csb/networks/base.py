@@ -1,8 +1,7 @@
-"""What every drift network looks like from outside, its encoder of observations, and the networks of vectors."""
+"""What every drift network looks like from outside, and the networks of vectors."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -10,9 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from csb.dtypes import Float32Module, float32_layers, off_meta
-from csb.errors import CSBError, is_one_of
+from csb.errors import CSBError
+from csb.networks.encoders import build_encoder, build_named, masked_shape, with_mask
 from csb.process.schedule import Steps
-from csb.schema import arguments_of, shown
+from csb.schema import shown
 
 MOST_WIDTH = 2**16
 Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]  # of any layer
@@ -23,17 +23,27 @@ class Network(Float32Module, ABC):
 
     The observation is encoded once and its context reused at every step and for every sample of it. A network's options
     are keyword-only arguments of its constructor, after these three, which :func:`csb.networks.build_network` checks by
-    their annotations.
+    their annotations; ``missing``, which that function also takes, is an option of all.
 
     Args:
         z_shape: shape of one state.
         c_shape: shape of one encoded observation.
         heads: outputs of the state's shape: the mean, then what the kernel's covariance takes.
+
+    Attributes:
+        missing: whether values of an observation may be missing, which are NaN. ``c_shape`` is then that of values and
+            mask, see :func:`with_mask`.
     """
+
+    missing: bool = False
 
     def __init__(self, z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> None:
         super().__init__()
         self.z_shape, self.c_shape, self.heads = tuple(z_shape), tuple(c_shape), heads
+
+    def context(self, c: Tensor) -> Tensor:
+        """Encode observations as the transform gives them, with NaN where values are missing, to a context (B, …)."""
+        return self.encode(with_mask(c) if self.missing else c)
 
     @abstractmethod
     def encode(self, c: Tensor) -> Tensor:
@@ -45,94 +55,23 @@ class Network(Float32Module, ABC):
 
 
 NETWORKS: dict[str, type[Network]] = {}  # by their names, which csb.networks enters; nothing else is built from files
-Made = TypeVar("Made", bound=nn.Module)
-
-
-def build_named(
-    kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str, Any], group: str, *shapes: Any
-) -> Made:
-    """Make the registered class of the name in {"name": …, **options}, of shapes and options.
-
-    CSBError, where ``kind`` is what the registry holds and ``group`` the options, for an unknown name, or options that
-    are unknown, missing or out of the range that the class declares.
-    """
-    name, options = spec.get("name"), {key: value for key, value in spec.items() if key != "name"}
-    if not is_one_of(name, registry):
-        raise CSBError(
-            f"{kind} {shown(name)} is unknown; choose one of {', '.join(registry)}; one of your own is known after "
-            f"import=its_module, or in csb.load(…, networks={{{shown(name)}: My{kind.capitalize()}}})"
-        )
-    arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
-    return registry[name](*shapes, **options)
 
 
 def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> Network:
     """Make a float32 network from plain data: {"name": one of NETWORKS, **options}; lists stand for tuples.
 
+    With {"missing": true} among them, it takes observations of which values are missing.
+
     CSBError for an unknown name, or options that are unknown, missing or out of the range that the network declares.
     """
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    if not isinstance(missing := options.pop("missing", False), bool):
+        raise CSBError(f"network.options.missing={shown(missing)} is not possible; give true or false")
+    shape = masked_shape(tuple(c_shape)) if missing else c_shape
     with float32_layers():
-        return build_named("network", NETWORKS, options, "network.options", z_shape, c_shape, heads)
-
-
-def is_own(cls: type) -> bool:
-    """Whether a class is a user's."""
-    return not cls.__module__.startswith("csb.")
-
-
-class Encoder(nn.Module, ABC):
-    """What a network is told of y: a function of an encoded observation c, trained together with the network.
-
-    It is computed once for all steps and samples. Its options are keyword-only arguments of its constructor, after
-    these two, checked as a network's are.
-
-    Args:
-        c_shape: shape of one encoded observation, which has the shape of y.
-        width: numbers of the context.
-    """
-
-    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.c_shape, self.width = tuple(c_shape), width
-
-    @abstractmethod
-    def forward(self, c: Tensor) -> Tensor:
-        """c (B, *c_shape) to a context (B, width)."""
-
-
-class VectorEncoder(Encoder):
-    """Two layers on the flattened observation."""
-
-    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
-        super().__init__(c_shape, width)
-        layers = nn.Linear(math.prod(c_shape), width), nn.SiLU(), nn.Linear(width, width)
-        for number, layer in enumerate(layers):  # whose names in files are 0 and 2
-            self.add_module(str(number), layer)
-
-    def forward(self, c: Tensor) -> Tensor:
-        entry, activation, exit_ = self.children()
-        return exit_(activation(entry(c.flatten(1))))
-
-
-ENCODERS: dict[str, type[Encoder]] = {"vector": VectorEncoder}
-
-
-def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: int) -> Encoder:
-    """Make an encoder of a name, or of {"name": one of ENCODERS, **options}.
-
-    CSBError for an unknown name, wrong options, or a context of another shape than (B, width).
-    """
-    spec = {"name": spec} if isinstance(spec, str) else spec
-    encoder = build_named("encoder", ENCODERS, spec, "network.options.encoder", c_shape, width)
-    if is_own(type(encoder)):  # csb's are not run, which takes time on "meta"
-        with torch.no_grad():
-            found = encoder.eval()(torch.zeros(2, *c_shape))
-        if tuple(found.shape) != (2, width):
-            raise CSBError(
-                f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)"
-            )
-    return encoder.train()
+        network = build_named("network", NETWORKS, options, "network.options", z_shape, shape, heads)
+    network.missing = missing
+    return network
 
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)

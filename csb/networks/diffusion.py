@@ -136,6 +136,7 @@ class ConditionalModel(Float32Module, ABC):
 
     kind: ClassVar[str]
     about: dict[str, Any]  # see :class:`Denoiser`
+    missing: bool = False  # whether values of y may be NaN, which are missing
 
     def __init__(self, transform: Transform, precision: str = "32-true") -> None:
         super().__init__()
@@ -172,6 +173,7 @@ class NetworkModel(ConditionalModel):
         super().__init__(build_transform(spec.transform), spec.precision)
         self.spec = spec
         self.network = build_network(spec.network, self.transform.z_shape, self.transform.c_shape, 1)
+        self.missing = self.network.missing
         if isinstance(self.network, Affine) and self.network.steps < LEAST_STEPS:
             raise CSBError(
                 f"network=affine has maps for {self.network.steps} steps and stage={spec.kind} needs every noise "
@@ -179,7 +181,7 @@ class NetworkModel(ConditionalModel):
             )
 
     def encode(self, c: Tensor) -> Tensor:
-        return self.network.encode(c)
+        return self.network.context(c)
 
     def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
         """The network's output, (B, *z_shape), which the training fits."""

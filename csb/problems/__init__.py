@@ -12,6 +12,7 @@ from csb.problems.base import (
 )
 from csb.problems.benchmarks import BOD, SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture, TwoMoons
 from csb.problems.bounded import Probit, Reflect, Support
+from csb.problems.gaps import LinearGaps, NormalSet
 from csb.problems.gaussian_ipf import exact_ipf
 from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
 from csb.problems.mixture import Mixture

@@ -54,6 +54,7 @@ class Problem(Schema):
         x_shape, y_shape: of one x and of one y.
         is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
         support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
+        may_miss: whether values of y may be missing, which are NaN.
         is_endless: whether :meth:`fresh` gives other pairs for each round.
         shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
     """
@@ -66,6 +67,7 @@ class Problem(Schema):
     is_digit: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
+    may_miss: ClassVar[bool] = False
     is_endless: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **values: Any) -> None:
@@ -149,9 +151,11 @@ class Problem(Schema):
         return self.spec()
 
     def check_observation(self, y: Tensor) -> Tensor:
-        """y in float64 on the CPU, checked to be one finite observation."""
-        if isinstance(y, Tensor) and tuple(y.shape) == self.y_shape and bool(torch.isfinite(y.float()).all()):
-            return y.detach().to(device="cpu", dtype=torch.float64)
+        """y in float64 on the CPU, checked to be one observation: finite, or NaN where values may be missing."""
+        if isinstance(y, Tensor) and tuple(y.shape) == self.y_shape:
+            usable = torch.isfinite(y.float()) | (y.isnan() if self.may_miss else False)
+            if bool(usable.all()):
+                return y.detach().to(device="cpu", dtype=torch.float64)
         what = f"of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise CSBError(
             f"y, {what}, is not ONE observation of {self.name}; pass a tensor of shape {self.y_shape}, all of it "

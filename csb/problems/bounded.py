@@ -23,7 +23,7 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.operators import Image
 from csb.problems.rows import FEWEST, Rows, finest_scale, pool
-from csb.problems.standardise import Standardise, Vector
+from csb.problems.standardise import Standardise, Table, Vector
 from csb.problems.transform import TRANSFORMS, Transform
 from csb.process import Stream, seeded
 from csb.schema import checked
@@ -71,7 +71,7 @@ class Boxed(Standardise):
     lower: Tensor
     upper: Tensor
 
-    def __init__(self, x_shape: Vector | Image, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+    def __init__(self, x_shape: Vector | Image, y_shape: Vector | Table | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape)
         self.low, self.high = low, high
         lower, upper = [-torch.inf if v is None else v for v in low], [torch.inf if v is None else v for v in high]
@@ -115,7 +115,7 @@ class Reflect(Boxed):
     softness: Tensor
 
     @checked
-    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+    def __init__(self, x_shape: Vector, y_shape: Vector | Table | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         self.register_buffer("softness", torch.zeros(self.x_shape, dtype=torch.float32))
 
@@ -187,7 +187,7 @@ class Probit(Boxed):
     name = "probit"
 
     @checked
-    def __init__(self, x_shape: Vector, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+    def __init__(self, x_shape: Vector, y_shape: Vector | Table | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
         if half := [i for i, (a, b) in enumerate(zip(low, high)) if (a is None) != (b is None)]:
             raise CSBError(f"coordinate {half[0]} of x has one bound; probit needs both or none; use transform=reflect")
@@ -236,7 +236,7 @@ class Clamp(Boxed):
     name = "clamp"
 
     @checked
-    def __init__(self, x_shape: Image, y_shape: Vector | Image, low: Bounds, high: Bounds) -> None:
+    def __init__(self, x_shape: Image, y_shape: Vector | Table | Image, low: Bounds, high: Bounds) -> None:
         super().__init__(x_shape, y_shape, low, high)
 
     def _back(self, v: Tensor) -> Tensor:

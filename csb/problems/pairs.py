@@ -17,7 +17,7 @@ from csb.errors import CSBError, is_number
 from csb.numbers import named
 from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
 from csb.problems.bounded import KINDS, Support, make_bounded
-from csb.problems.rows import MISSING, NAMES, REMEDY, Rows
+from csb.problems.rows import NAMES, REMEDY, UNUSABLE, Rows, unusable
 from csb.problems.sources import LEAST, SCHEME, open_source
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
@@ -230,16 +230,20 @@ class FilePairs(Problem):
 def _digest(rows: Rows, support: Support | None) -> str:
     """The digest of x and y, from one reading of all pairs.
 
-    CSBError for values that are not finite as float32, columns of vectors that are constant, and x outside the bounds.
+    CSBError for values that are not finite as float32 (NaN in y is missing), columns of vectors that are constant or
+    missing, and x outside the bounds.
     A second reading finds what is wrong where.
     """
     digests = [hashlib.sha256() for _ in NAMES]  # one each: the digest does not depend on the blocks
-    ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is
+    ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is, in x
     for _, *both in rows.chunks():
         for name, digest, values in zip(NAMES, digests, both):
             digest.update(values.numpy().tobytes())
-            low, high = ends.get(name, (values[0], values[0]))
-            ends[name] = low.minimum(values.amin(0)), high.maximum(values.amax(0))
+            least, largest = values, values
+            if name == "y":  # whose NaN are missing
+                least, largest = (values.nan_to_num(empty, math.inf, -math.inf) for empty in (math.inf, -math.inf))
+            low, high = ends.get(name, (least[0], largest[0]))
+            ends[name] = low.minimum(least.amin(0)), high.maximum(largest.amax(0))
     for name in NAMES:
         _require_usable(rows, name, *ends[name])
     if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
@@ -249,12 +253,15 @@ def _digest(rows: Rows, support: Support | None) -> str:
 
 def _require_usable(rows: Rows, name: str, low: Tensor, high: Tensor) -> None:
     """CSBError where x, or y, cannot be learned from, by the least and the largest of each number."""
-    label, bad = rows.source.labels[name], ~(low.isfinite() & high.isfinite())
+    label, absent = rows.source.labels[name], low > high
+    bad = ~(low.isfinite() & high.isfinite() | absent)
     if bool(bad.any()):
-        count, row, _ = _found(rows, name, lambda values: ~torch.isfinite(values))
+        count, row, _ = _found(rows, name, lambda values: unusable(name, values))
         columns = bad.nonzero()[:, 0].tolist() if low.ndim == 1 else []
         where = f"{named(columns)}the first in row {row}"
-        raise CSBError(f"{label} holds {count} values that are {MISSING}, {where}; {REMEDY}")
+        raise CSBError(f"{label} holds {count} values that are {UNUSABLE[name]}, {where}; {REMEDY}")
+    if low.ndim == 1 and bool(absent.any()):
+        raise CSBError(f"column {int(absent.nonzero()[0])} of {label} is missing in all rows; leave it out")
     if low.ndim == 1 and len(same := (low == high).nonzero()):
         number = int(same[0])
         raise CSBError(

@@ -19,7 +19,10 @@ from csb.errors import CSBError
 Array = np.ndarray[Any, Any]
 Numbers = Tensor | slice  # of rows: (B,), int64, or a slice with a start and a stop
 NAMES: tuple[str, ...] = ("x", "y")
-MISSING = "NaN, infinite or beyond the range of float32"
+UNUSABLE = {  # values: NaN stands for a missing one in y
+    "x": "NaN, infinite or beyond the range of float32",
+    "y": "infinite or beyond the range of float32",
+}
 REMEDY = "fix or leave out these pairs, or give data.drop_nan=true"
 _BLOCK_ROWS, _BLOCK_BYTES = 8192, 16 * 2**20
 _SOME = 1000  # rows that tell whether float32 will do
@@ -176,10 +179,12 @@ class Rows:
         found = self.source.take(rows, names)
         of_tensors = isinstance(self.source.headers["x"].dtype, torch.dtype)
         for name, values in zip(names, () if of_tensors else found):  # to ask tensors of a GPU is to wait for it
-            if not bool(torch.isfinite(values).all()):
-                wrong = ~torch.isfinite(values).flatten(1).all(1)
+            if bool((wrong := unusable(name, values)).any()):
+                wrong = wrong.flatten(1).any(1)
                 row = int((torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)[wrong][0])
-                raise CSBError(f"{self.source.labels[name]} holds values in row {row} that are {MISSING}; {REMEDY}")
+                raise CSBError(
+                    f"{self.source.labels[name]} holds values in row {row} that are {UNUSABLE[name]}; {REMEDY}"
+                )
         return found
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -202,6 +207,11 @@ class Rows:
             yield Pairs(x[ours[rows]], y[ours[rows]])
 
 
+def unusable(name: str, values: Tensor) -> Tensor:
+    """What cannot be learned from in x, or y: infinite values, and NaN, which in y stands for a missing value."""
+    return values.isinf() if name == "y" else ~torch.isfinite(values)
+
+
 def as_floats(array: Array, wide: bool = False) -> Array:
     """As float32, or float64 where ``wide``; without a warning: the check of values tells what became infinite."""
     with np.errstate(over="ignore"):
@@ -215,46 +225,26 @@ def is_wide(array: Array) -> bool:
     The median and the range from the quantile .05 to .95 tell, so that no row far out does.
     """
     values = as_floats(array, wide=True)
-    values = values[np.isfinite(values).all(tuple(range(1, values.ndim)))]  # the others are refused or left out
-    if not len(values):
-        return False
-    values = (np.moveaxis(values, 1, -1) if values.ndim == 4 else values).reshape(-1, values.shape[1])
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), axis=0, method="nearest")
-    return bool((np.abs(middle) > COARSE * (high - low) / _NORMAL_RANGE).any())
-
-
-class Moments:
-    """Mean and standard deviation of each coordinate of (N, d), or channel of (N, C, H, W), in one pass, in float64.
-
-    Blocks are merged as Chan, Golub & LeVeque 1979 do it, which loses no digits where the mean is far from 0.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self._square = torch.zeros((), dtype=torch.float64)
-
-    def update(self, values: Tensor) -> None:
-        """Adds a block (n, …)."""
-        if not len(values):
-            return
-        values, axes = values.double(), [0, *range(2, values.ndim)]
-        count = values.numel() // values.shape[1]
-        mean = values.mean(axes)
-        square = (values - mean.view(-1, *[1] * (values.ndim - 2))).square().sum(axes)
-        share, gap = count / (self.count + count), mean - self.mean
-        self._square = self._square + square + gap.square() * (self.count * share)
-        self.mean = self.mean + gap * share
-        self.count += count
-
-    @property
-    def std(self) -> Tensor:
-        """√(Σ (v − mean)²/N)."""
-        return (self._square / self.count).sqrt()
+    values = np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+    for column in values.reshape(-1, values.shape[-1]).T:
+        finite = column[np.isfinite(column)]  # NaN is missing, or refused
+        low, middle, high = np.quantile(finite, (0.05, 0.5, 0.95), method="nearest") if len(finite) else (0, 0, 0)
+        if abs(middle) > COARSE * (high - low) / _NORMAL_RANGE:
+            return True
+    return False
 
 
 def pool(z_shape: tuple[int, ...], c_shape: tuple[int, ...]) -> int:
     """How many pairs the scale is read off at most: 100,000, and 256 MiB as float32."""
     return max(FEWEST, _within(_POOL, _POOL_BYTES, z_shape, c_shape))
+
+
+def _summary(c: Tensor) -> Tensor:
+    """Observations (N, …) as vectors (N, m), 0 where a value is missing; mean and spread of the rows of (N, L, d)."""
+    if c.ndim != 3:
+        return c.flatten(1).nan_to_num(0.0)
+    mean = c.nanmean(1, keepdim=True)
+    return torch.cat([mean[:, 0], (c - mean).square().nanmean(1).sqrt()], 1).nan_to_num(0.0)
 
 
 def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
@@ -266,11 +256,11 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     neighbours lie far apart, the number says how finely they themselves are known. CSBError for fewer than 50 pairs.
 
     Args:
-        z, c: (N, …) each, of about unit scale.
+        z, c: (N, …) each, of about unit scale; of a c in rows (N, L, d), the mean and spread of each column count.
         generator: draws the probes.
     """
     most = pool(tuple(z.shape[1:]), tuple(c.shape[1:]))
-    z, c = z[:most].flatten(1).double(), c[:most].flatten(1).double()
+    z, c = z[:most].flatten(1).double(), _summary(c[:most].double())
     if len(z) < FEWEST:
         raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give schedule.power or more pairs")
     d, m = z.shape[1], c.shape[1]

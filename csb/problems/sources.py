@@ -81,20 +81,24 @@ def _require_file(path: Path, what: str) -> None:
         raise CSBError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the {what}")
 
 
-def _fault(header: Header) -> str:
-    """Why an array holds neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else ""."""
+def _fault(name: str, header: Header) -> str:
+    """Why an array is neither vectors (N, d) nor images (N, C, H, W) of real numbers, and what to do; else "".
+
+    y may also be series or sets (N, L, d).
+    """
     shape = header.shape
     if header.dtype.kind not in "fiub":
         return f"the type {header.dtype}; expected real numbers; convert it, e.g. to float32"
-    if len(shape) not in (2, 4):
-        return f"shape {shape}; expected vectors (N, d) or images (N, C, H, W); reshape it"
+    if len(shape) not in ((2, 4) if name == "x" else (2, 3, 4)):
+        rows = "" if name == "x" else ", series or sets (N, L, d)"
+        return f"shape {shape}; expected vectors (N, d){rows} or images (N, C, H, W); reshape it"
     if len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[2] > shape[3]:
         return f"shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give numpy.moveaxis(…, -1, 1)"
     return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 
 
 def _checked(source: Source) -> Source:
-    faults = [f"{source.labels[name]} has {fault}" for name in NAMES if (fault := _fault(source.headers[name]))]
+    faults = [f"{source.labels[name]} has {fault}" for name in NAMES if (fault := _fault(name, source.headers[name]))]
     x, y = (source.headers[name].shape[0] if source.headers[name].shape else 0 for name in NAMES)
     if x != y:
         faults.append(f"{source.where} holds {x} x and {y} y; give one y for each x, in the same order")

@@ -25,11 +25,13 @@ class Transform(Float32Module, ABC):
     Attributes:
         x_shape, y_shape: shapes of one data point and one observation.
         z_shape, c_shape: shapes of one bridge state and one condition.
+        has_gaps: whether, once it is fitted, values of the training's observations are missing, which are NaN.
         any_units: whether pixels may have any unit, that of the training pairs; else they lie in [0, 1].
     """
 
     name: ClassVar[str]
     any_units: ClassVar[bool] = False
+    has_gaps: bool = False
     works_in = (torch.float32, torch.float64)
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:

@@ -84,10 +84,18 @@ class RunConfig:
 
     def bridge_spec(self, transform: Transform) -> BridgeSpec:
         """The description of the bridge, once the data have set the transform."""
+        backward, forward = (
+            of.replace(network=self._network(of.network, transform)) for of in (self.backward, self.forward)
+        )
         return BridgeSpec(
-            alpha_bar=self.grid.alpha_bar.tolist(), transform=transform.spec(), backward=self.backward,
-            forward=self.forward, precision=self.device.precision,
+            alpha_bar=self.grid.alpha_bar.tolist(), transform=transform.spec(), backward=backward, forward=forward,
+            precision=self.device.precision,
         )  # fmt: skip
+
+    def _network(self, spec: dict[str, Any], transform: Transform) -> dict[str, Any]:
+        """The network's description, for observations with gaps where the training shows any; rows may be padded."""
+        gaps = self.training.missing > 0 or transform.has_gaps or len(transform.y_shape) == 2
+        return {**spec, "missing": True} if gaps else spec
 
     def resolved(self, pairs: EncodedPairs) -> "RunConfig":
         """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs.
@@ -120,8 +128,8 @@ class RunConfig:
             long = self.schedule.replace(alpha_bar_end=self.conditional.alpha_bar_end)  # "auto": default power
             schedule = {"name": next(name for name, of in SCHEDULES.items() if type(long) is of), **vars(long)}
         return ConditionalSpec(
-            kind=kind, network=self.backward.network, transform=transform.spec(), schedule=schedule,
-            precision=self.device.precision,
+            kind=kind, network=self._network(self.backward.network, transform), transform=transform.spec(),
+            schedule=schedule, precision=self.device.precision,
         )  # fmt: skip
 
     def fingerprint(self) -> dict[str, Any]:
@@ -134,6 +142,8 @@ class RunConfig:
         reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
             reported.pop("problem.drop_nan", None)
+        if not self.training.missing:  # likewise
+            reported.pop("training.missing", None)
         return {key: value for key, value in reported.items() if key not in FREE}
 
 

@@ -16,7 +16,7 @@ from csb.dtypes import default_device, usable_device
 from csb.errors import CSBError, in_one_line, require_int, require_place
 from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
-from csb.networks.base import is_own
+from csb.networks.encoders import is_own
 from csb.problems import PROBLEMS, Problem, build_problem
 from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today

@@ -12,6 +12,7 @@ from csb.bridge.objectives import OBJECTIVES
 from csb.dtypes import automatic_precision
 from csb.errors import MOST_DRAWS, CSBError
 from csb.networks.diffusion import CONDITIONAL
+from csb.networks.encoders import automatic_encoder
 from csb.problems import FilePairs, Problem
 from csb.process.schedule import MOST_STEPS, Horizon, Steps
 from csb.samplers import GUIDED, RESAMPLING
@@ -57,6 +58,10 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     options = plain["network"].get("options")
     if isinstance(options, dict):
         options = _filled(_filled(options, chosen.pop("options")), {"steps": top.T}, None)
+        encoder = automatic_encoder(problem.y_shape)
+        if plain["network"]["name"] == "mlp" and encoder != "vector":
+            options = {"encoder": AUTO, **options}
+        options = _filled(options, {"encoder": encoder})
         found["network"] = {**plain["network"], "options": options}
     for name in chosen.keys() & found.keys():
         found[name] = _filled(found[name], chosen[name])

@@ -49,9 +49,9 @@ from csb.problems import (
     Problem,
     SbiGaussianLinear,
 )
-from csb.problems.rows import Moments, Rows, pool
+from csb.problems.rows import Rows, pool
+from csb.problems.scale import ROWS, Moments, bulk, columns
 from csb.problems.sources import same_problem
-from csb.problems.standardise import ROWS, bulk, columns
 from csb.runs.config import RunConfig, schedule_of
 from csb.runs.folder import (
     check_folder,
@@ -223,7 +223,9 @@ def _amortize(run: RunConfig) -> None:
     own = {k: v for k, v in vars(run.conditional).items() if k not in ("checkpoint_every", "alpha_bar_end")}
     with _recorded(run, spec, {"conditional": own}) as setup:
         schedule = model.schedule if isinstance(model, ScoreNetwork) else None
-        train_by_regression(model, encoded(transform, rows), schedule, run.conditional, setup, run.resume)
+        train_by_regression(
+            model, encoded(transform, rows, run.training.missing), schedule, run.conditional, setup, run.resume
+        )
 
 
 def student_spec(run: RunConfig, bridge: Bridge) -> StudentSpec:
@@ -267,7 +269,7 @@ def _distil(run: RunConfig) -> None:
     of = checksum(model_file(source.folder, "bridge"))
     own = {k: v for k, v in vars(run.distil).items() if k not in ("checkpoint_every", "out")}
     with _recorded(run, spec, {"distil": own, "run": of}, bridge=of) as setup:
-        pairs = encoded(bridge.transform, run.problem.rows("train"))
+        pairs = encoded(bridge.transform, run.problem.rows("train"), run.training.missing)
         train_student(student, bridge, pairs, run.distil, setup, run.resume)
 
 

@@ -105,7 +105,8 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
     rows = problem.rows("train")
     require_pairs(len(rows), run.training)
     transform = problem.make_transform(rows)
-    pairs, val = encoded(transform, rows), problem.first("val", _WATCHED)
+    gaps = run.training.missing
+    pairs, val = encoded(transform, rows, gaps), problem.first("val", _WATCHED)
     fingerprint, run = run.fingerprint(), run.resolved(pairs)
     bridge = build_bridge(run.bridge_spec(transform), run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
@@ -113,13 +114,13 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
     def fresh(half_step: int, number: int) -> EncodedPairs:
         rows = problem.fresh(half_step, number)
         assert rows is not None
-        return encoded(transform, rows)
+        return encoded(transform, rows, gaps)
 
     with Logs(run.logger if ranks.is_rank_zero else run.logger.replace(name="none"), run.folder, run.plain) as logs:
         trainer = BridgeTrainer(
             bridge, run.objective, pairs, run.training, setup_of(run, fingerprint, logs),
             observer=observer or RunObserver(run, val, logs, draws), calibrate=partial(_calibrate, run=run, val=val),
-            val=encoded(transform, problem.rows("val")), fresh=fresh if problem.is_endless else None,
+            val=encoded(transform, problem.rows("val"), gaps), fresh=fresh if problem.is_endless else None,
         )  # fmt: skip
         if ranks.is_rank_zero:
             if run.overwrite:  # nothing of the old run is touched before all that can be checked has been
@@ -169,9 +170,10 @@ def _scored(run: RunConfig, bridge: Bridge, val: Pairs, progress: Progress, logs
 def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
     """What the data and the settings have decided, in one line."""
     maps, grid, kernel = bridge.transform, bridge.grid, run.backward
+    network = " ".join(str(part) for key in ("name", "encoder") if (part := kernel.network.get(key)))
     first, later, half_steps = run.training.first_steps, run.training.steps, len(plan(run.training))
     return (
-        f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {kernel.network['name']}, {kernel.covariance} "
+        f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {network}, {kernel.covariance} "
         f"covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; {half_steps} half-steps, of at most "
         f"{first} and then {later} optimiser steps on batches of {run.training.batch_size}"
     )

@@ -44,6 +44,7 @@ class Sampler(ABC):
     Settings: ClassVar[type[Schema]] = Arguments
     y_dtype: torch.dtype = torch.float32  # of observations as data
     any_units: bool = False  # of images: see csb.problems.Transform
+    missing = False  # whether values of y may be NaN, which are missing
 
     def __init_subclass__(cls) -> None:
         own: dict[str, Any] = {
@@ -71,7 +72,7 @@ class Sampler(ABC):
             seed: of a generator, in its place.
         """
         n = require_int("n", n, 1)
-        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units)
+        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units, self.missing)
         noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
             found = self._sample(y, n, noise)
@@ -102,7 +103,7 @@ class ExactSampler(Sampler):
         super().__init__(problem.x_shape, problem.y_shape)
         if not problem.has_exact_posterior:
             raise CSBError(f"the exact posterior of {problem.name} is not known; leave out the method exact")
-        self.problem = problem
+        self.problem, self.missing = problem, problem.may_miss
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         generators = noise.parts if len(noise.parts) > 1 else noise.parts * len(y)
@@ -126,6 +127,7 @@ class BridgeSampler(Sampler):
             )
         self.bridge, self.options = bridge, options
         self.y_dtype, self.any_units = bridge.transform.dtype_of("y"), bridge.transform.any_units
+        self.missing = bridge.backward_kernel.network.missing
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         return self.bridge.sample(y, n, generator=noise.generator, **self.options)
@@ -156,6 +158,7 @@ class AmortizedSampler(Sampler):
         self.model = model.eval().requires_grad_(False)
         self.precision = self.precision or model.precision
         self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
+        self.missing = model.missing
 
     @classmethod
     def require_kind(cls, model: Any) -> None:

@@ -73,7 +73,7 @@ def jump_batches(
         z = reference.pinned_both(k).draw(x_0, x_T, generator)
         if noise_size:
             noise = torch.randn((size * settings.draws, noise_size), dtype=torch.float32, generator=generator)
-        yield Jumps(z, k, x_0, pairs.conditions(cache.owner[paths]), width[k], noise, step)
+        yield Jumps(z, k, x_0, cache.conditions(pairs, paths), width[k], noise, step)
 
 
 def level_shares(student: Student) -> Tensor:

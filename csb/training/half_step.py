@@ -115,7 +115,8 @@ class Batches:
         return Batch(x_k, k, c, self.draw.objective.first_target(self.reference, k, x_k, x_0), step)
 
     def _from_cache(self, step: int, k: Tensor, paths: Tensor, noise: torch.Generator, cache: Cache) -> Batch:
-        rows, c = repeated(paths, self.draw.states_per_pair), self.pairs.conditions(cache.owner[paths])
+        rows = repeated(paths, self.draw.states_per_pair)
+        c = cache.conditions(self.pairs, paths)
         if self.draw.objective.caches == "ends":
             ends = cache.states[0, rows].float(), cache.states[1, rows].float()
             x, target = bridged(self.reference, self.half_step.direction, k, *ends, noise)

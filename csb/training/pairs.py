@@ -17,6 +17,7 @@ from csb.problems import Pairs, Rows, Transform
 from csb.process import Noise, seeded
 from csb.training.ranks import ALONE, Ranks
 
+_NOTHING = 0.1  # of the observations with gaps, the share that shows nothing
 _OWNER_BYTES = 8  # of the index of a trajectory's pair
 _KEPT = (lambda z, c: z, lambda c: c)  # encodes what is encoded already
 _ENCODED = 8192  # pairs at a time: what encoding takes beside its result would be several times that of all pairs
@@ -31,6 +32,7 @@ class EncodedPairs:
         z_shape: of one state.
         encode_x, encode_y: x and y → z, and y → c.
         transform: draws, of the states that stand for the same x, the one to train on; None where there is one.
+        missing: the chance that an observation to train on has gaps, see :func:`hidden`.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class EncodedPairs:
         encode_x: Callable[[Tensor, Tensor], Tensor],
         encode_y: Callable[[Tensor], Tensor],
         transform: Transform | None = None,
+        missing: float = 0.0,
     ) -> None:
         self.z_shape, self.transform, self.in_memory = tuple(z_shape), transform, source.in_memory
+        self.missing = missing
         self.source, self.encode_x, self.encode_y = source, encode_x, encode_y
         if self.in_memory and (encode_x, encode_y) != _KEPT:
             starts = range(0, len(source), _ENCODED)
@@ -50,10 +54,12 @@ class EncodedPairs:
             self.encode_x, self.encode_y = _KEPT
 
     @classmethod
-    def of(cls, z: Tensor, c: Tensor | None = None, transform: Transform | None = None) -> "EncodedPairs":
+    def of(
+        cls, z: Tensor, c: Tensor | None = None, transform: Transform | None = None, missing: float = 0.0
+    ) -> "EncodedPairs":
         """Take z (N, *z_shape) and c (N, *c_shape) that are encoded; without c there are no conditions: c (N, 0)."""
         pairs = Pairs(z, z.new_empty(len(z), 0) if c is None else c)
-        return cls(Rows.of(pairs), tuple(z.shape[1:]), *_KEPT, transform)
+        return cls(Rows.of(pairs), tuple(z.shape[1:]), *_KEPT, transform, missing)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -62,31 +68,55 @@ class EncodedPairs:
         """Copy pairs in memory to a device; what they are asked for, and the generator, live there."""
         transform = None if self.transform is None else copy.deepcopy(self.transform).to(device)
         z, c = self.head(len(self))
-        return EncodedPairs.of(z.to(device), c.to(device), transform)
+        return EncodedPairs.of(z.to(device), c.to(device), transform, self.missing)
 
     def plain(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return z (B, *z_shape) and c (B, *c_shape) of the pairs of these numbers (B,), int64; z as x is encoded."""
         x, y, _ = self.source.read(indices)  # in memory these are z and c already
         return self.encode_x(x, y), self.encode_y(y)
 
-    def conditions(self, indices: Tensor) -> Tensor:
-        """Return the c of :meth:`plain` alone."""
-        return self.encode_y(self.source.read_y(indices))
+    def conditions(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the c of :meth:`plain` alone; with a generator as :meth:`to_train_on`."""
+        c = self.encode_y(self.source.read_y(indices))
+        return hidden(c, self.missing, generator) if generator is not None else c
 
     def to_train_on(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Do as :meth:`plain`, with states to train on; the generator, where z lies, draws where there is a choice."""
+        """Do as :meth:`plain`, with states to train on, and gaps in c.
+
+        The generator, where z lies, draws where there is a choice.
+        """
         z, c = self.plain(indices)
-        return (z if self.transform is None else self.transform.preimage(z, generator)), c
+        z = z if self.transform is None else self.transform.preimage(z, generator)
+        return z, hidden(c, self.missing, generator)
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
         """Return :meth:`plain` of the first n pairs; of all where there are fewer."""
         return self.plain(slice(0, min(n, len(self))))
 
 
-def encoded(transform: Transform, source: Rows) -> EncodedPairs:
+def encoded(transform: Transform, source: Rows, missing: float = 0.0) -> EncodedPairs:
     """Encode the pairs of a source by a copy of a fitted transform, which may move to another device."""
     own = copy.deepcopy(transform).cpu().requires_grad_(False)
-    return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own)
+    return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own, missing)
+
+
+def hidden(c: Tensor, chance: float, generator: torch.Generator) -> Tensor:
+    """Return observations c (B, *c_shape) with NaN in place of values, so that a training sees gaps of any pattern.
+
+    Each of the B has gaps with the given chance. Then a share, uniform in [0, 1], of its values is hidden, each by
+    itself, or each row of a series or set (L, d); but one in ten shows nothing, which leaves the prior to be learned.
+    No random number is drawn where the chance is 0.
+    """
+    if not chance:
+        return c
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, dtype=torch.float32, device=c.device, generator=generator)
+
+    share = torch.where(uniform(len(c)) < _NOTHING, 1.0, uniform(len(c)))
+    share = torch.where(uniform(len(c)) < chance, share, 0.0)
+    rows = uniform(*c.shape[:2], 1) if c.ndim == 3 else uniform(*c.shape)
+    return c.masked_fill(rows < share.view(-1, *[1] * (c.ndim - 1)), torch.nan)
 
 
 class Cache(NamedTuple):
@@ -95,6 +125,11 @@ class Cache(NamedTuple):
     states: Tensor  # (T + 1, N, *z_shape), by k; (2, N, *z_shape), x_0 and x_T, where end points are all that is kept
     targets: Tensor | None  # (T, N, *z_shape), that of step k at k − 1; None where the state itself is the target
     owner: Tensor  # (N,), the pair whose observation goes with the trajectory: y is stored once, in the data
+    gaps: Tensor | None = None  # (N, *c_shape), the observations as the kernels saw them, where values were hidden
+
+    def conditions(self, pairs: EncodedPairs, paths: Tensor) -> Tensor:
+        """Return the observations of trajectories (B,), int64, as the kernels saw them; ``pairs`` are the cache's."""
+        return pairs.conditions(self.owner[paths]) if self.gaps is None else self.gaps[paths]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -146,6 +181,7 @@ def fill(
     new = torch.empty if ranks.size == 1 else torch.zeros  # of several, 0 where the others compute
     states = new((len(row_of), size, *pairs.z_shape), dtype=dtype)
     targets = new((T, size, *pairs.z_shape), dtype=dtype) if objective.caches == "targets" else None
+    seen: list[Tensor] = []
     with torch.no_grad(), autocast(bridge.precision, bridge.device):
         for rows in torch.arange(size).split(_CHUNK):
             part, first = ranks.part(len(rows)), int(rows[0])
@@ -154,9 +190,10 @@ def fill(
                 start = torch.randn(
                     (len(rows), *pairs.z_shape), dtype=torch.float32, device=bridge.device, generator=generator
                 )
-                c = pairs.conditions(owner[rows])
+                c = pairs.conditions(owner[rows], choice)
             else:
                 start, c = pairs.to_train_on(owner[rows], choice)
+            seen += [c] if pairs.missing else []
             if part.start == part.stop:  # of the last chunk alone, so that no later noise is missed
                 continue
             start, noise = start[part].to(bridge.device), _Part(generator, len(rows), bridge.device, part)
@@ -172,10 +209,10 @@ def fill(
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end
-    cache = Cache(states, targets, owner)
-    for tensor in cache.tensors[:-1]:
-        ranks.all_reduce(tensor)
-    return cache
+    for tensor in (states, targets):
+        if tensor is not None:
+            ranks.all_reduce(tensor)
+    return Cache(states, targets, owner, torch.cat(seen) if seen else None)
 
 
 class _Part(Noise):

@@ -44,6 +44,10 @@ class TrainingSettings(Schema):
     select: Annotated[str, OneOf(("best", "last"))] = "best"
     """Which iteration's kernels the run's bridge file holds: "best", the earliest whose energy score on validation
     pairs no other beats by more than its standard error, or "last"."""
+    missing: Share = 0.0
+    """Chance that the observation of a pair is trained on with gaps (see csb.training.pairs.hidden): half, for a bridge
+    that takes observations of which any values are missing, and the product of several; 0 where y has no gaps, or gaps
+    of its own, whose pattern may mean something."""
     validate_every: Count = Field(default=250, description="optimiser steps between evaluations of the validation loss")
     patience: Whole = 8
     """A half-step stops after this many evaluations of the validation loss without a lower one, and ends with the

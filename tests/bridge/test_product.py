@@ -23,7 +23,8 @@ class Both(Network):
         self.given, self.prior = given, prior
 
     def encode(self, c):
-        return torch.cat([c.nan_to_num(0), c.isnan().any(1, keepdim=True)], 1)
+        values, mask = c.chunk(2, 1)
+        return torch.cat([values, 1 - mask.amin(1, keepdim=True)], 1)
 
     def forward(self, z, time, context):
         y, missing = context[:, :-1], context[:, -1].bool()[:, None, None]

@@ -12,7 +12,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from csb.errors import CSBError
 from csb.problems import FilePairs, from_dataset
-from csb.problems.rows import Moments, Pairs, Rows, Source
+from csb.problems.rows import Pairs, Rows, Source
+from csb.problems.scale import Moments
 from csb.problems.sources import same_problem
 from csb.process import seeded
 from tests.problems.conftest import KINDS, Items, N, good, numbers, prepared, refusal, write
@@ -155,7 +156,8 @@ BAD = {
     "strings": (good() | {"x": np.array([[b"a"] * 3] * N)}, "x of"),
     "complex": (good() | {"x": good()["x"] + 1j}, "type complex128"),
     "empty": (good() | {"x": good()["x"][:, :0]}, "has shape (300, 0), which holds no numbers"),
-    "3 dims": (good() | {"y": good()["y"][:, None]}, "has shape (300, 1, 2); expected vectors"),
+    "3 dims": (good() | {"x": good()["x"][:, None]}, "has shape (300, 1, 3); expected vectors"),
+    "missing": (bad("y", (slice(None), 1), np.nan), "is missing in all rows; leave it out"),
     "channels": (good() | {"x": numbers(N, 8, 6, 3)}, "looks like (N, H, W, C); images are (N, C, H, W): give"),
 }
 

@@ -24,7 +24,7 @@ Y_BOD = torch.tensor([0.18, 0.32, 0.42, 0.49, 0.54])
 
 def features(x, y):
     """Functions whose means under p(x, y) a posterior must reproduce, (N, F), float64."""
-    x, y = x.double(), y.double()
+    x, y = x.double(), y.double().flatten(1).nan_to_num(0.0)
     products = (x[:, :, None] * x[:, None]).flatten(1), (x[:, :, None] * y[:, None]).flatten(1)
     return torch.cat([x, *products, x**3, x.abs(), (x[:, :1] + x[:, 1:2]).abs() * y[:, :1]], dim=1)
 
@@ -33,7 +33,8 @@ def features(x, y):
     ("name", "n"),
     [
         ("linear_gaussian", 3000), ("two_moons", 1000), ("gaussian_mixture", 1000), ("sbi_gaussian_linear", 2000),
-        ("sbi_gaussian_linear_uniform", 500), ("sbi_gaussian_mixture", 500), ("bod", 10),
+        ("sbi_gaussian_linear_uniform", 500), ("sbi_gaussian_mixture", 500), ("bod", 10), ("normal_set", 1000),
+        ("linear_gaps", 1000),
     ],
 )  # fmt: skip
 def test_draws_over_observations_reproduce_the_prior(name, n):

@@ -9,7 +9,7 @@ import torch
 from csb.errors import CSBError
 from csb.problems import FilePairs, Pairs, Probit, Reflect, Standardise, TwoMoons, build_transform
 from csb.problems.rows import Rows, finest_scale
-from csb.problems.standardise import Scale, bulk, codes
+from csb.problems.scale import Scale, bulk, codes
 from csb.process import seeded
 from tests.problems.conftest import KINDS, write
 
@@ -230,7 +230,7 @@ class TestTheFinestScale:
 
     def test_shapes_and_too_few(self):
         z, c = noisy(0.1)
-        assert finest_scale(z.view(-1, 1, 2), c.view(-1, 2, 1), seeded(0)) == finest_scale(z, c, seeded(0))
+        assert finest_scale(z.view(-1, 1, 2), c.view(-1, 2, 1, 1), seeded(0)) == finest_scale(z, c, seeded(0))
         assert 0 < finest_scale(z[:60], c[:60].repeat(1, 40), seeded(0)) < 1  # more numbers in c than pairs
         with pytest.raises(CSBError, match="40 pairs are too few"):
             finest_scale(z[:40], c[:40], seeded(0))

@@ -1,0 +1,226 @@
+"""Encoders of observations: vectors, images, series and sets, each to one context for all steps and samples.
+
+An encoder is trained together with its network. Where values may be missing it gets values and mask, as
+:func:`with_mask` makes them; series and sets always come with one, as they are filled up to the
+longest. Rows of which nothing is there count for nothing, so that a context does not depend on how far it was filled.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from csb.errors import CSBError, is_one_of
+from csb.schema import arguments_of, shown
+
+Made = TypeVar("Made", bound=nn.Module)
+Depth = Annotated[int, Field(ge=1, le=12)]
+Features = Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+
+
+def with_mask(c: Tensor) -> Tensor:
+    """Return values and mask of observations c (B, *c_shape), in which NaN stands for what is missing.
+
+    Values are 0 and the mask is 0 where a value is missing; elsewhere the mask is 1. The mask follows the values as
+    further channels of images (B, C, H, W), and along the last axis of everything else.
+    """
+    present = ~c.isnan()
+    return torch.cat([torch.where(present, c, 0.0), present.to(c)], dim=1 if c.ndim == 4 else -1)
+
+
+def masked_shape(c_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what :func:`with_mask` returns."""
+    axis = 0 if len(c_shape) == 3 else len(c_shape) - 1
+    return tuple(2 * size if i == axis else size for i, size in enumerate(c_shape))
+
+
+def build_named(
+    kind: str, registry: Mapping[str, type[Made]], spec: Mapping[str, Any], group: str, *shapes: Any
+) -> Made:
+    """Make the registered class of the name in {"name": …, **options}, of shapes and options.
+
+    CSBError, where ``kind`` is what the registry holds and ``group`` the options, for an unknown name, or options that
+    are unknown, missing or out of the range that the class declares.
+    """
+    name, options = spec.get("name"), {key: value for key, value in spec.items() if key != "name"}
+    if not is_one_of(name, registry):
+        raise CSBError(
+            f"{kind} {shown(name)} is unknown; choose one of {', '.join(registry)}; one of your own is known after "
+            f"import=its_module, or in csb.load(…, networks={{{shown(name)}: My{kind.capitalize()}}})"
+        )
+    arguments_of(registry[name].__init__, keyword_only=True).read(options, group)
+    return registry[name](*shapes, **options)
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is a user's."""
+    return not cls.__module__.startswith("csb.")
+
+
+class Encoder(nn.Module, ABC):
+    """What a network is told of y: a function of an encoded observation c, trained together with the network.
+
+    It is computed once for all steps and samples. Its options are keyword-only arguments of its constructor, after
+    these two, checked as a network's are.
+
+    Args:
+        c_shape: shape of one encoded observation, which has the shape of y.
+        width: numbers of the context.
+    """
+
+    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.c_shape, self.width = tuple(c_shape), width
+
+    @abstractmethod
+    def forward(self, c: Tensor) -> Tensor:
+        """c (B, *c_shape) to a context (B, width)."""
+
+
+class VectorEncoder(Encoder):
+    """Two layers on the flattened observation."""
+
+    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
+        super().__init__(c_shape, width)
+        layers = nn.Linear(math.prod(c_shape), width), nn.SiLU(), nn.Linear(width, width)
+        for number, layer in enumerate(layers):  # whose names in files are 0 and 2
+            self.add_module(str(number), layer)
+
+    def forward(self, c: Tensor) -> Tensor:
+        entry, activation, exit_ = self.children()
+        return exit_(activation(entry(c.flatten(1))))
+
+
+class ImageEncoder(Encoder):
+    """Convolutions of an image (C, H, W), each with stride 2, to a map of at most 8 × 8, and a linear layer on it."""
+
+    def __init__(self, c_shape: tuple[int, ...], width: int) -> None:
+        super().__init__(c_shape, width)
+        if len(c_shape) != 3:
+            raise CSBError(f"encoder=image is for images (C, H, W), not for observations {c_shape}; choose another")
+        channels, *size = c_shape
+        layers: list[nn.Module] = []
+        for out in (32, 64, 64, 64, 64):
+            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.GroupNorm(8, out), nn.SiLU()]
+            channels, size = out, [(side + 1) // 2 for side in size]
+            if max(size) <= 8:
+                break
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * math.prod(size), width))
+
+    def forward(self, c: Tensor) -> Tensor:
+        return self.layers(c)
+
+
+class RowsEncoder(Encoder):
+    """What encoders of rows (L, d) share: they get (L, 2d), values and mask.
+
+    The context is a map of two layers of the mean and the maximum of the rows' features, and of the logarithm of their
+    number.
+
+    Args:
+        features: numbers of a row.
+    """
+
+    def __init__(self, c_shape: tuple[int, ...], width: int, features: int) -> None:
+        super().__init__(c_shape, width)
+        if len(c_shape) != 2:
+            raise CSBError(f"the encoder is for series and sets (L, d), not for observations {c_shape}; choose another")
+        self.exit = nn.Sequential(nn.Linear(2 * features + 1, width), nn.SiLU(), nn.Linear(width, width))
+
+    @abstractmethod
+    def features(self, c: Tensor, present: Tensor) -> Tensor:
+        """c (B, L, 2d), and 1 for the rows of which something is there, else 0, (B, L, 1), to (B, L, features)."""
+
+    def forward(self, c: Tensor) -> Tensor:
+        present = c[..., c.shape[-1] // 2 :].amax(-1, keepdim=True)
+        h, count = self.features(c, present), present.sum(1)
+        mean = (h * present).sum(1) / count.clamp_min(1)
+        most = h.masked_fill(present == 0, -torch.inf).amax(1).masked_fill(count == 0, 0.0)
+        return self.exit(torch.cat([mean, most, count.log1p() - 1], 1))
+
+
+class SetEncoder(RowsEncoder):
+    """A set of n rows in no order: DeepSets (Zaheer et al. 2017), a network of each row and a pool of all.
+
+    Args:
+        features: numbers of a row.
+        depth: layers of the rows' network.
+        attention: blocks of self-attention between the rows (Lee et al. 2019); 0 looks at each row alone.
+    """
+
+    def __init__(
+        self,
+        c_shape: tuple[int, ...],
+        width: int,
+        *,
+        features: Features = 64,
+        depth: Depth = 2,
+        attention: Annotated[int, Field(ge=0, le=12)] = 0,
+    ) -> None:
+        super().__init__(c_shape, width, features)
+        self.entry = nn.Linear(c_shape[-1], features)
+        self.layers = nn.ModuleList(nn.Linear(features, features) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in range(attention))
+        self.blocks = nn.ModuleList(nn.MultiheadAttention(features, 4, batch_first=True) for _ in range(attention))
+
+    def features(self, c: Tensor, present: Tensor) -> Tensor:
+        h = self.entry(c)
+        for layer in self.layers:
+            h = h + layer(nnf.silu(h))
+        absent = (present[..., 0] == 0) & (present.sum(1) > 0)  # attention to nothing at all would be NaN
+        for norm, block in zip(self.norms, self.blocks):
+            inner = norm(h)
+            h = h + block(inner, inner, inner, key_padding_mask=absent, need_weights=False)[0]
+        return h
+
+
+class SeriesEncoder(RowsEncoder):
+    """A series of L rows: residual convolutions along time, with a dilation that doubles (van den Oord et al. 2016).
+
+    Args:
+        features: numbers of a row.
+        depth: convolutions of three rows each, which together see 2^(depth + 1) − 1 rows at once.
+    """
+
+    def __init__(self, c_shape: tuple[int, ...], width: int, *, features: Features = 64, depth: Depth = 4) -> None:
+        super().__init__(c_shape, width, features)
+        self.entry = nn.Linear(c_shape[-1], features)
+        self.layers = nn.ModuleList(nn.Conv1d(features, features, 3, padding=2**i, dilation=2**i) for i in range(depth))
+
+    def features(self, c: Tensor, present: Tensor) -> Tensor:
+        h, there = self.entry(c).mT, present.mT
+        for layer in self.layers:
+            h = h + layer(nnf.silu(h * there))
+        return h.mT
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "vector": VectorEncoder, "image": ImageEncoder, "series": SeriesEncoder, "set": SetEncoder,
+}  # fmt: skip
+
+
+def automatic_encoder(y_shape: tuple[int, ...]) -> str:
+    """Return what suits observations of this shape: "vector" (d,), "series" (L, d) or "image" (C, H, W)."""
+    return ("vector", "series", "image")[len(y_shape) - 1]
+
+
+def build_encoder(spec: str | dict[str, Any], c_shape: tuple[int, ...], width: int) -> Encoder:
+    """Make an encoder of a name, or of {"name": one of ENCODERS, **options}.
+
+    CSBError for an unknown name, wrong options, or a context of another shape than (B, width).
+    """
+    spec = {"name": spec} if isinstance(spec, str) else spec
+    encoder = build_named("encoder", ENCODERS, spec, "network.options.encoder", c_shape, width)
+    if is_own(type(encoder)):  # csb's are not run, which takes time on "meta"
+        with torch.no_grad():
+            found = encoder.eval()(torch.zeros(2, *c_shape))
+        if tuple(found.shape) != (2, width):
+            raise CSBError(
+                f"encoder {spec['name']} gives contexts of shape {tuple(found.shape[1:])}; expected ({width},)"
+            )
+    return encoder.train()
