@@ -1,21 +1,43 @@
 """csb beside sbi's NPE on the same pairs, in one run: seconds, and C2ST of both against the exact posterior.
 
-Run from a checkout: python scripts/beside_sbi.py [--pairs 20000] [--csb-only]. The unknown has three parameters,
-uniform on a cube, the observation eight numbers; the exact posterior is drawn from a grid of 100³ cells. Prints a table
-in Markdown.
+Run from a checkout: python scripts/beside_sbi.py [--task cube] [--pairs 20000] [--only csb]. Prints a table in
+Markdown, with a row for each method and group of observations.
+
+- cube: the unknown has three parameters, uniform on a cube, the observation eight numbers; the exact posterior is drawn
+  from a grid of 100³ cells.
+- normal_set: mean and scale of a normal law from 1, 5, 20 or 50 readings (csb.problems.NormalSet); sbi embeds the sets
+  by its PermutationInvariantEmbedding.
+- linear_gaps: a linear-Gaussian problem with gaps (csb.problems.LinearGaps); sbi gets values, 0 where one is missing,
+  and mask, for it has no other place for them.
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import csb
+from csb.problems import LinearGaps, NormalSet
+from csb.process import seeded
 
 NOISE, CELLS, OBSERVATIONS, SAMPLES = 0.1, 100, 10, 2000
+Draw = Callable[[Tensor], Tensor]
+
+
+class Task(NamedTuple):
+    """theta (N, d) and x (N, …), observations by a word for their group, and what differs between the methods."""
+
+    theta: Tensor
+    x: Tensor
+    observed: dict[str, Tensor]
+    exact: Callable[[Tensor, torch.Generator], Tensor]  # of one observation, (SAMPLES, d)
+    csb: dict[str, Any]  # options of csb.fit
+    prior: Callable[[], Any]  # of sbi
+    network: Callable[[Tensor], Any]  # what embeds x for sbi
+    prepared: Callable[[Tensor], Tensor]  # x as sbi gets it
 
 
 def clean(theta: Tensor) -> Tensor:
@@ -39,47 +61,112 @@ def exact(x: Tensor, generator: torch.Generator) -> Tensor:
     return grid[cells] + (2 * torch.rand(SAMPLES, 3, generator=generator) - 1) / CELLS
 
 
-def with_csb(theta: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+def cube(n: int) -> Task:
+    from sbi.utils import BoxUniform
+
+    theta, x = pairs(n, torch.Generator().manual_seed(1))
+    _, observed = pairs(OBSERVATIONS, torch.Generator().manual_seed(2))
+    box = (-torch.ones(3), torch.ones(3))
+    same = torch.nn.Identity()
+    return Task(theta, x, {"all": observed}, exact, {"bounds": (-1, 1)}, lambda: BoxUniform(*box), lambda x: same, same)
+
+
+def normal_set(n: int) -> Task:
+    from sbi.neural_nets.embedding_nets import FCEmbedding, PermutationInvariantEmbedding
+
+    problem = NormalSet(n_train=n)
+    theta, x, _ = problem.pairs("train")
+    truth, noise = (
+        problem.prior(OBSERVATIONS, seeded(2)),
+        torch.randn(OBSERVATIONS, problem.largest, generator=seeded(3)),
+    )
+    full = (truth[:, :1] + truth[:, 1:].exp() * noise)[..., None]
+    groups = {f"{count} readings": full.clone() for count in (1, 5, 20, 50)}
+    for name, y in groups.items():
+        y[:, int(name.split()[0]) :] = torch.nan
+
+    def network(x: Tensor) -> Any:
+        return PermutationInvariantEmbedding(FCEmbedding(1, output_dim=20), trial_net_output_dim=20, output_dim=20)
+
+    return Task(
+        theta, x, groups, _posterior(problem), {"encoder": "set", "L": 1}, lambda: _wide(2), network, lambda x: x
+    )
+
+
+def linear_gaps(n: int) -> Task:
+    problem = LinearGaps(n_train=n)
+    theta, x, _ = problem.pairs("train")
+    observed = {"all": problem.pairs("test", OBSERVATIONS).y}
+    same = torch.nn.Identity()
+
+    def prepared(x: Tensor) -> Tensor:
+        return torch.cat([x.nan_to_num(0.0), (~x.isnan()).float()], -1)
+
+    return Task(theta, x, observed, _posterior(problem), {"L": 1}, lambda: _wide(3), lambda x: same, prepared)
+
+
+def _posterior(problem: Any) -> Callable[[Tensor, torch.Generator], Tensor]:
+    return lambda y, generator: problem.posterior(y).sample(SAMPLES, generator)
+
+
+def _wide(d: int) -> Any:
+    """A law on all of ℝ^d: of NPE's prior only the support matters here."""
+    return torch.distributions.MultivariateNormal(torch.zeros(d), 9 * torch.eye(d))
+
+
+TASKS = {task.__name__: task for task in (cube, normal_set, linear_gaps)}
+
+
+def with_csb(task: Task) -> Draw:
     """What a user of csb writes."""
-    run = csb.fit(theta, x, bounds=(-1, 1), progress=False)
+    run = csb.fit(task.theta, task.x, **task.csb, progress=False)
     return lambda observed: run.bridge.sample(observed, SAMPLES, seed=0).x
 
 
-def with_sbi(theta: Tensor, x: Tensor) -> Callable[[Tensor], Tensor]:
+def with_sbi(task: Task) -> Draw:
     """What a user of sbi writes."""
     from sbi.inference import NPE
-    from sbi.utils import BoxUniform
+    from sbi.neural_nets import posterior_nn
 
-    inference = NPE(BoxUniform(-torch.ones(3), torch.ones(3)), show_progress_bars=False)
-    inference.append_simulations(theta, x).train()
+    x = task.prepared(task.x)
+    scaling = "none" if x.isnan().any() else "independent"  # as sbi asks for where NaN fills up sets
+    estimator = posterior_nn("maf", embedding_net=task.network(x), z_score_x=scaling)
+    inference = NPE(task.prior(), density_estimator=estimator, show_progress_bars=False)
+    inference.append_simulations(task.theta, x, exclude_invalid_x=False).train()
     posterior = inference.build_posterior()
-    return lambda observed: posterior.sample((SAMPLES,), x=observed, show_progress_bars=False)
+    return lambda observed: posterior.sample((SAMPLES,), x=task.prepared(observed), show_progress_bars=False)
 
 
-def row(name: str, method: Any, theta: Tensor, x: Tensor, observed: Tensor) -> str:
-    """A row of the table."""
+METHODS = {"csb": with_csb, "sbi NPE": with_sbi}
+
+
+def rows(name: str, task: Task) -> list[str]:
+    """The rows of a method."""
     torch.manual_seed(0)
     start = time.perf_counter()
-    draw = method(theta, x)
-    trained = time.perf_counter() - start
-    start = time.perf_counter()
-    draws = [draw(one) for one in observed]
-    drawn = time.perf_counter() - start
-    references = [exact(one, torch.Generator().manual_seed(i)) for i, one in enumerate(observed)]
-    scores = torch.tensor([csb.metrics.c2st(a, b) for a, b in zip(draws, references)])
-    return f"| {name} | {trained:.0f} | {drawn:.2f} | {scores.mean():.3f} | {scores.max():.3f} |"
+    draw = METHODS[name](task)
+    trained, found = time.perf_counter() - start, []
+    for group, observed in task.observed.items():
+        start = time.perf_counter()
+        draws = [draw(one) for one in observed]
+        drawn = time.perf_counter() - start
+        references = [task.exact(one, torch.Generator().manual_seed(i)) for i, one in enumerate(observed)]
+        scores = torch.tensor([csb.metrics.c2st(a, b) for a, b in zip(draws, references)])
+        c2st = f"{scores.mean():.3f} ± {scores.std() / len(scores) ** 0.5:.3f} | {scores.max():.3f}"
+        found.append(f"| {name} | {group} | {trained:.0f} | {drawn:.2f} | {c2st} |")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--task", choices=list(TASKS), default="cube", help="what is learned")
     parser.add_argument("--pairs", type=int, default=20_000, help="simulations")
-    parser.add_argument("--csb-only", action="store_true", help="leave sbi out")
+    parser.add_argument("--only", choices=list(METHODS), help="one method alone")
     given = parser.parse_args()
-    theta, x = pairs(given.pairs, torch.Generator().manual_seed(1))
-    _, observed = pairs(OBSERVATIONS, torch.Generator().manual_seed(2))
-    print("| | training, s | drawing, s | C2ST, mean | C2ST, worst |\n|---|---|---|---|---|")
-    for name, method in (("csb", with_csb), *([] if given.csb_only else [("sbi NPE", with_sbi)])):
-        print(row(name, method, theta, x, observed), flush=True)
+    task = TASKS[given.task](given.pairs)
+    print("| | observations | training, s | drawing, s | C2ST, mean ± se | C2ST, worst |\n|---|---|---|---|---|---|")
+    for name in METHODS if given.only is None else [given.only]:
+        print("\n".join(rows(name, task)), flush=True)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def prepare(given: Given) -> Callable[[], None]:
         bridge, sampler = _student(own.run, own.calls, own.sampler)
     if own.y is not None:
         maps = bridge.transform
-        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units)
+        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units, sampler.missing)
         return partial(_run, own, bridge, sampler, lambda: y)
     try:
         problem = problem_of(bridge, own.run)
@@ -94,7 +94,11 @@ def _run(own: SampleSettings, bridge: Bridge, sampler: Sampler, observed: Callab
 
 
 def read_observations(
-    path: str | Path, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, any_units: bool = False
+    path: str | Path,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    any_units: bool = False,
+    missing: bool = False,
 ) -> Tensor:
     """The observations of a file, (B, *shape); a single one, of ``shape``, gives B = 1.
 
@@ -103,6 +107,7 @@ def read_observations(
         shape: of one observation.
         dtype: float64 where float32 is too coarse for them.
         any_units: of images, see :class:`csb.problems.transform.Transform`.
+        missing: whether values may be NaN, which are missing.
 
     Raises:
         CSBError: no such file or array, anything but numbers (pickled objects are never loaded), another shape, no
@@ -114,7 +119,7 @@ def read_observations(
     if found is None or y.numel() == 0:
         several = f"(B, {', '.join(map(str, shape))})"
         raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {several}")
-    require_present(name, found[0], "give finite observations")
+    require_present(name, found[0].masked_fill(found[0].isnan() & missing, 0), "give finite observations")
     return found[0]
 
 

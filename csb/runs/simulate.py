@@ -74,14 +74,14 @@ def problem(
     """Make a problem of a prior and a simulator, for ``csb.fit(problem=…)``.
 
     The global random number generators of torch, numpy and random are seeded for the simulations, and put back
-    afterwards. Pairs whose y is not finite are left out with a warning: what is learned is the posterior given that y
-    is finite.
+    afterwards. Values of y that are NaN are missing. Pairs whose y holds infinite values, or nothing but NaN, are left
+    out with a warning, as of a simulation that failed: what is learned is the posterior given that it did not.
 
     Args:
         prior: of x: a torch or sbi distribution, a list of independent ones, a function n → (n, d), or an array (n, …)
             of its draws.
-        simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is neither a vector nor an
-            image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for noise.
+        simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is no vector, series
+            or set (L, d), or image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for noise.
         n: simulations, 100 or more; of an array of draws, at most its length. None: 10,000 fresh pairs for each round
             of the training's trajectory cache, a function of the seed and the round, so that a resumed training meets
             the same; the pairs for validation and tests stay. Of an array all draws are simulated once.
@@ -182,13 +182,14 @@ def _simulated(simulator: Callable[..., Any], x: Tensor, batch_size: int, genera
             f"the simulator failed ({type(error).__name__}: {in_one_line(error)}); it is given one x of shape "
             f"{tuple(x.shape[1:])}, or a batch of them"
         ) from error
-    return y if y.ndim in (2, 4) else y.reshape(len(y), -1)
+    return y if y.ndim in (2, 3, 4) else y.reshape(len(y), -1)
 
 
 def _finite(x: Tensor, y: Tensor) -> Pairs:
-    valid = torch.isfinite(y.double()).flatten(1).all(1)
+    rows = y.double().flatten(1)
+    valid = ~rows.isinf().any(1) & ~rows.isnan().all(1)
     if (kept := int(valid.sum())) < LEAST:
         raise CSBError(f"{kept} of {len(y)} simulated y are finite; at least {LEAST} are needed; fix the simulator")
     if kept < len(y):
-        logger.warning("%d of %d simulated y hold NaN or infinite values and are left out", len(y) - kept, len(y))
+        logger.warning("%d of %d simulated y are infinite, or all NaN, and are left out", len(y) - kept, len(y))
     return Pairs(x[valid], y[valid])

@@ -243,9 +243,13 @@ def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
 
 
 def test_simulations_are_flattened_and_left_out_where_they_are_not_finite(caplog):
-    for inner, kept in (((3, 4), (12,)), ((1, 3, 4), (1, 3, 4))):  # a series, and an image
+    for inner, kept in (((3, 4), (3, 4)), ((1, 3, 4), (1, 3, 4)), ((1, 1, 3, 4), (12,))):  # a series, and an image
         found = csb.problem(torch.randn(100, 2), lambda theta, i=inner: torch.rand(len(theta), *i), 100)
         assert found.y_shape == kept
+    gaps = csb.problem(
+        torch.randn(1000, 2), lambda theta: torch.where(theta[:, :1] > 1, theta * torch.tensor([1, torch.nan]), theta)
+    )
+    assert sum(gaps.sizes.values()) == 1000  # a value that is missing is no failure
     found = csb.problem(torch.randn(1000, 2), lambda theta: torch.where(theta[:, :1] > 1, torch.nan, theta))
     assert not found.is_endless  # an array of draws is simulated once
     assert 800 < sum(found.sizes.values()) < 880  # Φ(1) = .841
