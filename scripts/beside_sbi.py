@@ -132,9 +132,19 @@ def with_sbi(task: Task) -> Draw:
     scaling = "none" if x.isnan().any() else "independent"  # as sbi asks for where NaN fills up sets
     estimator = posterior_nn("maf", embedding_net=task.network(x), z_score_x=scaling)
     inference = NPE(task.prior(), density_estimator=estimator, show_progress_bars=False)
-    inference.append_simulations(task.theta, x, exclude_invalid_x=False).train()
+    trained = inference.append_simulations(task.theta, x, exclude_invalid_x=False).train()
     posterior = inference.build_posterior()
-    return lambda observed: posterior.sample((SAMPLES,), x=task.prepared(observed), show_progress_bars=False)
+
+    @torch.no_grad()
+    def draw(observed: Tensor) -> Tensor:
+        y = task.prepared(observed)
+        if (
+            y.isnan().any()
+        ):  # which sbi's posterior refuses; it cuts at the prior's support, of which there is none here
+            return trained.sample(torch.Size((SAMPLES,)), y[None])[:, 0]
+        return posterior.sample((SAMPLES,), x=y[None], show_progress_bars=False)
+
+    return draw
 
 
 METHODS = {"csb": with_csb, "sbi NPE": with_sbi}

@@ -24,6 +24,11 @@ _KAPPA, _A, _B = 0.25, 3.0, 2.0
 _NOISE = 0.5  # standard deviation of the readings of "linear gaps"
 
 
+def _gamma(a: float, n: int, generator: torch.Generator) -> Tensor:
+    """n draws of Gamma(a, 1), float64, for 2a a whole number: half of χ² of 2a degrees of freedom."""
+    return torch.randn(n, round(2 * a), dtype=torch.float64, generator=generator).square().sum(1) / 2
+
+
 class NormalPosterior(Posterior):
     """Exact draws of (μ, log σ) given readings y (n,), float64."""
 
@@ -37,7 +42,7 @@ class NormalPosterior(Posterior):
         super().__init__({"mean": mean, "cov": var.diag()})
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        var = self.b / torch._standard_gamma(self.a.expand(n).contiguous(), generator)
+        var = self.b / _gamma(float(self.a), n, generator)
         noise = torch.randn(n, dtype=torch.float64, generator=generator)
         return torch.stack([self.mean_of_mu + (var / self.kappa).sqrt() * noise, var.log() / 2], 1).float()
 
@@ -60,7 +65,7 @@ class NormalSet(Simulated):
         return (self.largest, 1)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        var = _B / torch._standard_gamma(torch.full((n,), _A, dtype=torch.float64), generator)
+        var = _B / _gamma(_A, n, generator)
         mu = (var / _KAPPA).sqrt() * torch.randn(n, dtype=torch.float64, generator=generator)
         return torch.stack([mu, var.log() / 2], 1).float()
 

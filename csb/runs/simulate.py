@@ -80,8 +80,9 @@ def problem(
     Args:
         prior: of x: a torch or sbi distribution, a list of independent ones, a function n → (n, d), or an array (n, …)
             of its draws.
-        simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is no vector, series
-            or set (L, d), or image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator for noise.
+        simulator: x (B, d) → y (B, …); a function of one x (d,) will do as well. A y that is no vector, series or set
+            (L, d), or image (C, H, W) is flattened. A keyword ``generator``, where it takes one, is a torch.Generator
+            for noise.
         n: simulations, 100 or more; of an array of draws, at most its length. None: 10,000 fresh pairs for each round
             of the training's trajectory cache, a function of the seed and the round, so that a resumed training meets
             the same; the pairs for validation and tests stay. Of an array all draws are simulated once.
