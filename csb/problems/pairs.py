@@ -1,9 +1,7 @@
 """Your own pairs (x, y), from files or a torch Dataset: nothing is known of them but the data."""
 
-import hashlib
 import logging
 import math
-from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Self
 from weakref import WeakValueDictionary
@@ -14,10 +12,10 @@ from torch import Tensor
 
 from csb.dtypes import require_memory
 from csb.errors import CSBError, is_number
-from csb.numbers import named
 from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
 from csb.problems.bounded import KINDS, Support, make_bounded
-from csb.problems.rows import NAMES, REMEDY, UNUSABLE, Rows, unusable
+from csb.problems.checks import read_all
+from csb.problems.rows import Rows
 from csb.problems.sources import LEAST, SCHEME, open_source
 from csb.problems.transform import Transform
 from csb.process import Stream, seeded
@@ -191,7 +189,7 @@ class FilePairs(Problem):
     @cached_property
     def _checked(self) -> str:
         """The digest of the pairs, which are checked on the way."""
-        return _digest(self._whole, self.support)
+        return read_all(self._whole, self.support)
 
     @cached_property
     def _shared(self) -> tuple[str, Rows]:
@@ -225,72 +223,3 @@ class FilePairs(Problem):
         if self.support is None:
             return super().new_transform()
         return make_bounded(kind, self.x_shape, self.y_shape, self.support)
-
-
-def _digest(rows: Rows, support: Support | None) -> str:
-    """The digest of x and y, from one reading of all pairs.
-
-    CSBError for values that are not finite as float32 (NaN in y is missing), columns of vectors that are constant or
-    missing, and x outside the bounds.
-    A second reading finds what is wrong where.
-    """
-    digests = [hashlib.sha256() for _ in NAMES]  # one each: the digest does not depend on the blocks
-    ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is, in x
-    for _, *both in rows.chunks():
-        for name, digest, values in zip(NAMES, digests, both):
-            digest.update(values.numpy().tobytes())
-            least, largest = values, values
-            if name == "y":  # whose NaN are missing
-                least, largest = (values.nan_to_num(empty, math.inf, -math.inf) for empty in (math.inf, -math.inf))
-            low, high = ends.get(name, (least[0], largest[0]))
-            ends[name] = low.minimum(least.amin(0)), high.maximum(largest.amax(0))
-    for name in NAMES:
-        _require_usable(rows, name, *ends[name])
-    if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
-        raise CSBError(_outside(rows, support))
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
-
-
-def _require_usable(rows: Rows, name: str, low: Tensor, high: Tensor) -> None:
-    """CSBError where x, or y, cannot be learned from, by the least and the largest of each number."""
-    label, absent = rows.source.labels[name], low > high
-    bad = ~(low.isfinite() & high.isfinite() | absent)
-    if bool(bad.any()):
-        count, row, _ = _found(rows, name, lambda values: unusable(name, values))
-        columns = bad.nonzero()[:, 0].tolist() if low.ndim == 1 else []
-        where = f"{named(columns)}the first in row {row}"
-        raise CSBError(f"{label} holds {count} values that are {UNUSABLE[name]}, {where}; {REMEDY}")
-    if low.ndim == 1 and bool(absent.any()):
-        raise CSBError(f"column {int(absent.nonzero()[0])} of {label} is missing in all rows; leave it out")
-    if low.ndim == 1 and len(same := (low == high).nonzero()):
-        number = int(same[0])
-        raise CSBError(
-            f"column {number} of {label} is constant at {float(low[number]):g} in all rows; leave it out, there is "
-            f"nothing to learn from it"
-        )
-
-
-def _outside(rows: Rows, support: Support) -> str:
-    """Which x lie outside the bounds, and what to do."""
-    count, row, x = _found(rows, "x", lambda values: ~support.contains(values)[:, None])
-    low, high = (side.expand(1, *x.shape)[0] for side in support.tensors(x[None]))
-    at = tuple(int(i) for i in ((x < low) | (x > high)).nonzero()[0])
-    what = f"column {at[0]}" if len(at) == 1 else f"pixel {at}"
-    return (
-        f"{count} of the {len(rows)} x of {rows.source.where} lie outside the bounds, the first in row {row}: {what} "
-        f"is {float(x[at]):g} and not in [{float(low[at]):g}, {float(high[at]):g}]; fix the bounds (problem.low, "
-        f"problem.high) or leave out these pairs"
-    )
-
-
-def _found(rows: Rows, name: str, wrong: Callable[[Tensor], Tensor]) -> tuple[int, int, Tensor]:
-    """How many values (n, …) of x, or of y, are wrong; the row of the first, and what it holds."""
-    count, first = 0, (-1, torch.empty(0))
-    for numbers, *both in rows.chunks():
-        values = both[NAMES.index(name)]
-        bad = wrong(values)
-        if not count and bool(bad.any()):
-            index = int(bad.flatten(1).any(1).nonzero()[0])
-            first = int(numbers[index]), values[index]
-        count += int(bad.sum())
-    return count, *first
