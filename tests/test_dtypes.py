@@ -34,6 +34,7 @@ NETWORKS = {
 }
 BOUNDS = {"low": [0.1, None], "high": [1.7, None]}
 TRANSFORMS = {"identity": PLAIN, "standardise": PLAIN, "reflect": PLAIN | BOUNDS, "probit": PLAIN | BOUNDS}
+TRANSFORMS["mixed"] = PLAIN | BOUNDS | {"kinds": ["angle", "integer"]}
 MLP, STANDARDISE = NETWORKS["mlp"][0], {"name": "standardise", **PLAIN}
 
 
@@ -187,7 +188,7 @@ def test_a_conversion_of_a_part_is_refused(part):
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_transform_by_itself_computes_in_double_too_and_not_in_less(transform):
     made = build_transform({"name": transform, **TRANSFORMS[transform]})
-    x = torch.tensor([[0.4, 0.2]], dtype=torch.float64)
+    x = torch.tensor([[0.4, 1.0]], dtype=torch.float64)
     before = made.encode_x(x)
     with pytest.raises(CSBError, match="cannot be converted"):
         made.half()

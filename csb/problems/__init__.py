@@ -15,6 +15,7 @@ from csb.problems.bounded import Probit, Reflect, Support
 from csb.problems.gaps import LinearGaps, NormalSet
 from csb.problems.gaussian_ipf import exact_ipf
 from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
+from csb.problems.kinds import Mixed
 from csb.problems.mixture import Mixture
 from csb.problems.mnist_problem import (
     MnistClass,

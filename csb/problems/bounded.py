@@ -40,6 +40,12 @@ class Support(NamedTuple):
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    @property
+    def plain(self) -> tuple[Bounds, Bounds]:
+        """low and high, None where there is no bound."""
+        low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in self)
+        return low, high
+
     def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """low and high, broadcastable to a batch (B, d) or (B, C, H, W), in its dtype and on its device."""
         shape = (-1, *[1] * (like.ndim - 2))
@@ -124,7 +130,8 @@ class Reflect(Boxed):
         if len(rows) < FEWEST:
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
-        finest = finest_scale(self.encode_x(x), self.encode_y(y), seeded(Stream.REFLECTED_SCALE))
+        z = self.dequantised(self.encode_x(x), seeded(Stream.DEQUANTISED))
+        finest = finest_scale(z, self.encode_y(y), seeded(Stream.REFLECTED_SCALE))
         low, high = self._state_bounds()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))
@@ -145,12 +152,17 @@ class Reflect(Boxed):
             z = torch.where(plain, z, fold(z, *self._state_bounds()))
         return super().decode(z, y)
 
+    def _image(self, z: Tensor, bound: Tensor) -> Tensor:
+        """The other state that decodes to the same x, beyond this end of :meth:`_state_bounds`."""
+        return 2 * bound - z
+
     def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        z = self.dequantised(z, generator)
         low, high = self._state_bounds()
         bound = torch.where(z - low < high - z, low, high)
         chance = torch.special.ndtr(-(z - bound).abs() / self.softness)  # of no softness: 0, and ½ at the bound itself
         mirrored = torch.rand(z.shape, dtype=z.dtype, generator=generator, device=z.device) < chance.nan_to_num(0.5)
-        return torch.where(mirrored, 2 * bound - z, z)
+        return torch.where(mirrored, self._image(z, bound), z)
 
     def _back(self, v: Tensor) -> Tensor:
         return fold(v, *self._sides(v))
@@ -159,7 +171,7 @@ class Reflect(Boxed):
         return torch.where(self._outside(x), -torch.inf, super()._log_slope(x))
 
     def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """z itself or its mirror image at a bound, coordinate by coordinate, with the chances of :meth:`preimage`.
+        """z itself or its image beyond a bound, coordinate by coordinate, with the chances of :meth:`preimage`.
 
         No chance is below :data:`IMAGE`, so that mass beyond a bound is found that training did not put there. States
         farther outside than the box is wide, which fold twice, are left out.
@@ -173,7 +185,7 @@ class Reflect(Boxed):
         )
         down, up = uniform < first, uniform > 1 - second
         chance = torch.where(down, first, torch.where(up, second, 1 - first - second))
-        z = torch.where(down, 2 * low - z, torch.where(up, 2 * high - z, z))
+        z = torch.where(down, self._image(z, low), torch.where(up, self._image(z, high), z))
         return z, log_scale - chance.log().sum(1)
 
 
@@ -250,6 +262,5 @@ def make_bounded(kind: str, x_shape: tuple[int, ...], y_shape: tuple[int, ...], 
     """The transform of a name in KINDS for a support, still to be fitted; of images that which clamps."""
     if kind == "standardise":
         return Standardise(x_shape, y_shape)
-    low, high = (tuple(v if abs(v) < torch.inf else None for v in side) for side in support)
     of = Clamp if len(x_shape) == 3 else Reflect if kind == "reflect" else Probit
-    return of(x_shape, y_shape, low, high)
+    return of(x_shape, y_shape, *support.plain)

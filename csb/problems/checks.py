@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,21 +10,29 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.numbers import named
 from csb.problems.bounded import Support
+from csb.problems.kinds import WHOLE
 from csb.problems.rows import NAMES, REMEDY, UNUSABLE, Rows, unusable
 
 
-def read_all(rows: Rows, support: Support | None) -> str:
-    """The digest of x and y, from one reading of all pairs.
+def read_all(rows: Rows, support: Support | None, kinds: Sequence[str]) -> tuple[str, Tensor]:
+    """The digest of x and y and the largest of each number of x, from one reading of all pairs.
 
     CSBError for values that are not finite as float32 (NaN in y is missing), columns of vectors that are constant or
-    missing, and x outside the bounds.
-    A second reading finds what is wrong where.
+    missing, x outside the bounds, and fractions where the kinds (d of them, or none) say that x is whole. A second
+    reading finds what is wrong where.
     """
+    whole = torch.tensor([kind in WHOLE for kind in kinds], dtype=torch.bool)
     digests = [hashlib.sha256() for _ in NAMES]  # one each: the digest does not depend on the blocks
     ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest of each number; NaN where one is, in x
-    for _, *both in rows.chunks():
+    for numbers, *both in rows.chunks():
         for name, digest, values in zip(NAMES, digests, both):
             digest.update(values.numpy().tobytes())
+            if name == "x" and len(whole) and bool((bad := (values % 1 > 0) & whole).any()):
+                row, column = bad.nonzero()[0].tolist()
+                raise CSBError(
+                    f"column {column} of {rows.source.labels[name]} is {float(values[row, column]):g} in row "
+                    f"{int(numbers[row])}; as {kinds[column]} it must be whole: round it, or call it real"
+                )
             least, largest = values, values
             if name == "y":  # whose NaN are missing
                 least, largest = (values.nan_to_num(empty, math.inf, -math.inf) for empty in (math.inf, -math.inf))
@@ -34,7 +42,7 @@ def read_all(rows: Rows, support: Support | None) -> str:
         _require_usable(rows, name, *ends[name])
     if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
         raise CSBError(_outside(rows, support))
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest(), ends["x"][1]
 
 
 def _require_usable(rows: Rows, name: str, low: Tensor, high: Tensor) -> None:

@@ -15,6 +15,7 @@ from csb.errors import CSBError, is_number
 from csb.problems.base import PROBLEMS, SPLITS, Pairs, Problem, Request, requested
 from csb.problems.bounded import KINDS, Support, make_bounded
 from csb.problems.checks import read_all
+from csb.problems.kinds import Kind, Mixed, fitting, support_of
 from csb.problems.rows import Rows
 from csb.problems.sources import LEAST, SCHEME, open_source
 from csb.problems.transform import Transform
@@ -63,6 +64,9 @@ class FilePairs(Problem):
             are others: the SHA-256 of those of all x and of all y, as float32.
         drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value, which are refused
             otherwise: one reading of all finds them, and the number of pairs is that of the others.
+        kinds: of the coordinates of vectors x, "real", "angle", "integer" or "category" each (see
+            :mod:`csb.problems.kinds`); None: all are real. An angle without bounds is in [−π, π]; a category without is
+            one of 0, …, K − 1, the largest in the pairs. Fractions in an integer or a category are refused.
     """
 
     path: str | None = None
@@ -77,6 +81,7 @@ class FilePairs(Problem):
     length: int | None = None
     digest: str | None = None
     drop_nan: bool = False
+    kinds: tuple[Kind, ...] | None = None
 
     name = "pairs"
 
@@ -87,6 +92,8 @@ class FilePairs(Problem):
                 "path is missing; give the .npz or HDF5 file of your pairs (data.path=…), or two .npy files (data.x=… "
                 "data.y=…)"
             )
+        if self.kinds is not None and self.transform != AUTO:
+            raise CSBError(f"transform={self.transform} knows no kinds of x; leave transform at auto, or kinds out")
         if self.low is None and self.high is None and self.transform in ("reflect", "probit"):
             raise CSBError(
                 f"transform={self.transform} needs the bounds of x; give data.low=[…] and data.high=[…], a number or "
@@ -118,15 +125,15 @@ class FilePairs(Problem):
         return self._whole.source.where
 
     def spec(self) -> dict[str, Any]:
-        """As in :class:`Problem`, with the share for "auto"; without ``drop_nan`` where it is off, as once."""
+        """As in :class:`Problem`, with the share for "auto"; ``drop_nan`` and ``kinds`` where they are set."""
         found = super().spec() | {"val": self.held_out}
         if self._is_here:  # another call may give other pairs under the same name
             found["digest"] = self.digest or self._shared[0]
-        return {key: value for key, value in found.items() if key != "drop_nan" or value}
+        return {key: value for key, value in found.items() if value or key not in ("drop_nan", "kinds")}
 
     def record(self) -> dict[str, Any]:
         """The spec with the number of pairs and their digest, for which all are read once."""
-        return {**self.spec(), "length": len(self._whole), "digest": self._checked}
+        return {**self.spec(), "length": len(self._whole), "digest": self._checked[0]}
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -138,10 +145,11 @@ class FilePairs(Problem):
 
     @property
     def support(self) -> Support | None:
-        """The box of the bounds, or None without any. CSBError for another number of bounds."""
-        if self.low is None and self.high is None:
+        """The box of the bounds and of what the kinds say, or None without any. CSBError for another number of them."""
+        if self.low is None and self.high is None and self.kinds is None:
             return None
-        return Support(self._side("low", -math.inf), self._side("high", math.inf))
+        box = Support(self._side("low", -math.inf), self._side("high", math.inf))
+        return box if self.kinds is None else support_of(fitting(self.kinds, self.x_shape), box)
 
     def _side(self, name: str, unbounded: float) -> tuple[float, ...]:
         value, shape = getattr(self, name), self.x_shape
@@ -180,21 +188,21 @@ class FilePairs(Problem):
 
     def prepare(self) -> None:
         """Reads and checks all pairs once, a block at a time. CSBError where they are not those of ``digest``."""
-        if self.digest not in (None, self._checked):
+        if self.digest not in (None, self._checked[0]):
             raise CSBError(
-                f"{self.where} holds other pairs than when the run was trained (SHA-256 {self._checked[:12]}…, not "
+                f"{self.where} holds other pairs than when the run was trained (SHA-256 {self._checked[0][:12]}…, not "
                 f"{str(self.digest)[:12]}…); restore it, or train on these under another name"
             )
 
     @cached_property
-    def _checked(self) -> str:
-        """The digest of the pairs, which are checked on the way."""
-        return read_all(self._whole, self.support)
+    def _checked(self) -> tuple[str, Tensor]:
+        """The digest of the pairs, which are checked on the way, and the largest of each number of x."""
+        return read_all(self._whole, self.support, self.kinds or ())
 
     @cached_property
     def _shared(self) -> tuple[str, Rows]:
         """The digest, and the pairs that are found by it for as long as a problem holds them."""
-        return self._checked, _HELD.setdefault(self._checked, self._whole)
+        return self._checked[0], _HELD.setdefault(self._checked[0], self._whole)
 
     @property
     def _is_here(self) -> bool:
@@ -222,4 +230,7 @@ class FilePairs(Problem):
             )
         if self.support is None:
             return super().new_transform()
+        if self.kinds is not None:
+            support = support_of(self.kinds, self.support, self._checked[1].tolist())
+            return Mixed(self.x_shape, self.y_shape, *support.plain, self.kinds)
         return make_bounded(kind, self.x_shape, self.y_shape, self.support)

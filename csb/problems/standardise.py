@@ -102,7 +102,7 @@ class Standardise(Transform):
                     f"deviation {float(std[column]):g}); remove it or fix the data"
                 )
             sample = columns(values)
-            scale = Scale.fit(sample, mean, std)
+            scale = self._fitted(key, sample, mean, std)
             for name, value in zip(_PARTS, scale):
                 self.get_buffer(f"{key}_{name}").view(-1).copy_(value)
             for column, value in codes(sample, scale):
@@ -118,6 +118,10 @@ class Standardise(Transform):
             ends = torch.cat([quantiles(present(v).double(), (level,)) for v in extreme.unbind(1)])
             self.get_buffer(f"y_{side}").view(-1).copy_(ends)
         return self
+
+    def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor) -> Scale:
+        """The scale of "x" or "y", by a sample of its columns (n, d), and the mean and standard deviation of all."""
+        return Scale.fit(values, mean, std)
 
     def y_range(self) -> tuple[Tensor, Tensor] | None:
         return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None

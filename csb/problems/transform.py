@@ -87,6 +87,10 @@ class Transform(Float32Module, ABC):
         """
         return z
 
+    def dequantised(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """z (B, *z_shape) with uniform noise where x takes whole numbers only; elsewhere, and by default, z itself."""
+        return z
+
     def log_jacobian(self, x: Tensor) -> Tensor:
         """log |det dz/dx| at x (B, *x_shape), (B,), float64; −∞ where no state decodes to x.
 

@@ -42,6 +42,7 @@ class Stream(IntEnum):
     COMPARISON_TARP = 64
     COMPARISON_SLICES = 65
     SPEED_PAIRS = 66
+    DEQUANTISED = 70  # whole numbers, for their scales
     SCALE = 71  # of the data, for the automatic schedule
     REFLECTED_SCALE = 72  # of the data, for the softness of bounds
     FIRST_SAMPLES = 73  # that are timed at the end of a training

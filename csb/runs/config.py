@@ -111,6 +111,8 @@ class RunConfig:
         scale = group.get("scale")
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
+            if pairs.transform is not None:
+                z = pairs.transform.dequantised(z, seeded(self.seed, Stream.DEQUANTISED))
             scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
         end = group["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
@@ -140,8 +142,8 @@ class RunConfig:
             {k: v for k, v in self.plain.items() if k not in free} | {"trainer": self.device.fingerprint()}
         )
         reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
-        if isinstance(self.problem, FilePairs) and not self.problem.drop_nan:  # as before there was one
-            reported.pop("problem.drop_nan", None)
+        if isinstance(self.problem, FilePairs):  # as before there were these
+            reported = {k: v for k, v in reported.items() if v or k not in ("problem.drop_nan", "problem.kinds")}
         if not self.training.missing:  # likewise
             reported.pop("training.missing", None)
         return {key: value for key, value in reported.items() if key not in FREE}

@@ -102,12 +102,12 @@ class TestBounded:
 
     Y = torch.tensor([0.9])
 
-    def bridge(self, name, low, high):
+    def bridge(self, name, low, high, **more):
         """The bridge, and the log-density of its state."""
         grid = Grid.from_schedule(Power(0.3, 2.0), 5)
         steps = exact_ipf(grid, torch.tensor([[0.6]]), torch.tensor([0.2]), torch.tensor([[0.3]]), 4)
         part = KernelSpec({"name": "affine", "steps": 5}, "v", "full", variance_floor=0.0)
-        transform = {"name": name, "x_shape": [1], "y_shape": [1], "low": [low], "high": [high]}
+        transform = {"name": name, "x_shape": [1], "y_shape": [1], "low": [low], "high": [high], **more}
         bridge = build_bridge(BridgeSpec(grid.alpha_bar.tolist(), transform, part, part))
         set_affine(bridge, "backward", steps[-2].kernels)
         set_affine(bridge, "forward", steps[-1].kernels)
@@ -140,6 +140,38 @@ class TestBounded:
         error = (found.double() - density.log())[likely]
         assert float(error.abs().mean()) < 0.03
         assert bool((error.abs() < 5 * info.standard_error.double()[likely] + 5e-3).all())
+
+    @pytest.mark.parametrize("softness", [0.0, 0.2])
+    def test_an_angle_has_the_wrapped_density(self, softness):
+        bridge, log_density = self.bridge("mixed", 0.5, 4.5, kinds=["angle"])
+        bridge.transform.softness.fill_(softness)
+        x = torch.linspace(0.5, 4.5, 61).double()
+        density = sum(log_density(x + 4 * turns).exp() / 1.5 for turns in range(-5, 6))
+        found = bridge.log_prob(x.float()[:, None], self.Y, n=2000, generator=seeded(1)).double().exp()
+        assert float(torch.trapezoid(found, x)) == pytest.approx(1, abs=0.01)
+        assert float((found / density).log().abs().mean()) < 0.03
+        drawn = bridge.sample(self.Y, 20_000, generator=seeded(2)).x
+        share = float(torch.trapezoid(density[:16], x[:16]))  # below 1.5
+        assert float((drawn < 1.5).double().mean()) == pytest.approx(share, abs=0.02)
+
+    @pytest.mark.parametrize(
+        ("kind", "low", "high"), [("integer", None, None), ("integer", 0, None), ("integer", -2, 1), ("category", 0, 3)]
+    )
+    def test_whole_numbers_have_the_masses_of_their_cells(self, kind, low, high):
+        bridge, log_density = self.bridge("mixed", low, high, kinds=[kind])
+        bridge.transform.softness.fill_(0.2)
+        values = torch.arange(-9.0 if low is None else low, 11.0 if high is None else high + 1.0)
+        v = values[:, None].double() + torch.linspace(-0.5, 0.5, 101).double()  # a cell each
+        twice = [2 * end + side for end, side in ((low, -1), (high, 1)) if end is not None]
+        states = [v, *(mirror - v for mirror in twice)]
+        masses = sum(torch.trapezoid(log_density(state).exp() / 1.5, v, dim=1) for state in states)
+        found = bridge.log_prob(values[:, None], self.Y, n=10_000, generator=seeded(1)).double().exp()
+        assert float(found.sum()) == pytest.approx(1, abs=0.02)
+        torch.testing.assert_close(found, masses, atol=0.01, rtol=0)
+        drawn = bridge.sample(self.Y, 20_000, generator=seeded(2)).x[:, 0]
+        torch.testing.assert_close((drawn[:, None] == values).double().mean(0), masses, atol=0.015, rtol=0)
+        others = torch.tensor([[0.5]] if low is None else [[0.5], [low - 1.0]])
+        assert bool(bridge.log_prob(others, self.Y, n=8, generator=seeded(3)).isneginf().all())
 
     @pytest.mark.parametrize("name", ["probit", "reflect"])
     def test_outside_the_bounds_the_density_is_zero(self, name):

@@ -25,7 +25,7 @@ def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
-    transforms = "clamp hole identity moving_hole pixel_range probit reflect standardise"
+    transforms = "clamp hole identity mixed moving_hole pixel_range probit reflect standardise"
     assert sorted(TRANSFORMS) == transforms.split()
 
 
