@@ -47,7 +47,8 @@ def fit(
     encoder: str | Mapping[str, Any] | type[Encoder] | None = None,
     schedule: str | Mapping[str, Any] | None = None,
     objective: str | Mapping[str, Any] | None = None,
-    bounds: Bounds | None = None,
+    bounds: Bounds | Mapping[Any, Bounds] | None = None,
+    kinds: Mapping[Any, str] | Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -81,7 +82,9 @@ def fit(
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where
-            there is none; samples stay inside, e.g. (0, 1) for images.
+            there is none; samples stay inside, e.g. (0, 1) for images. Or {coordinate: (low, high)}, by name or number.
+        kinds: {coordinate: kind}, by name or number, or a list of one for each: "real", "angle", which wraps at its
+            bounds (−π, π by default), "integer" or "category", 0, …, K − 1; see :mod:`csb.problems.kinds`.
         names: of the coordinates of x, for figures and tables.
         training: further settings by name, of :class:`csb.training.settings.TrainingSettings`, ``OptimizerSettings``
             and ``DeviceSettings``: {"steps": 500, "batch_size": 256, "lr": 1e-3, …}.
@@ -108,9 +111,9 @@ def fit(
     """
     given = Options(
         problem=problem, T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective,
-        bounds=bounds, names=names, training=training, seed=seed, out=out, resume=resume, overwrite=overwrite,
-        devices=devices, precision=precision, accelerator=accelerator, logger=logger, progress=progress,
-        drop_nan=drop_nan,
+        bounds=bounds, kinds=kinds, names=names, training=training, seed=seed, out=out, resume=resume,
+        overwrite=overwrite, devices=devices, precision=precision, accelerator=accelerator, logger=logger,
+        progress=progress, drop_nan=drop_nan,
     )  # fmt: skip
     if ensemble is not None:
         return _fit_ensemble(x, y, given, require_int("ensemble", ensemble, 2, MOST_MEMBERS))

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from csb.errors import CSBError
+from csb.errors import CSBError, is_int
 from csb.networks import NETWORKS, Encoder, Network
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.rows import Source
-from csb.problems.sources import SCHEME, hold
+from csb.problems.sources import SCHEME, hold, open_source
 from csb.runs.config import RunConfig, read
 from csb.runs.load import register
 from csb.runs.presets import PRESETS, SCHEMAS, merged, own_pairs, preset
@@ -32,7 +32,9 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
         x, y: as of :func:`csb.fit`; ``o`` has its other arguments by their names.
         stage: what is trained.
     """
-    held, problem = _problem(x, y, o.problem, o.bounds, o.seed, o.drop_nan)
+    columns = getattr(x, "columns", None) if o.names is None else o.names  # a frame's
+    names = None if columns is None else [str(name) for name in columns]
+    held, problem = _problem(x, y, o, names or [])
     changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
     changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
     plain = merged(own_pairs(problem.is_image), changes)
@@ -47,31 +49,49 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
     scratch = TemporaryDirectory(prefix="csb-") if o.out is None else None
     folder = Path(str(o.out)) if scratch is None else Path(scratch.name, "run")
     plain |= {"out": "outputs", "name": problem.name} if scratch else {"out": str(folder.parent), "name": folder.name}
-    names = getattr(x, "columns", None) if o.names is None else o.names  # a frame's
     if names is not None:
-        plain["names"] = [str(name) for name in names]
+        plain["names"] = names
     run = replace(read(plain, problem), folder=folder)
     del held  # the problem has it now
     return run, scratch
 
 
-def _problem(
-    x: Any, y: Any, problem: Problem | None, bounds: Bounds | None, seed: int, drop_nan: bool
-) -> tuple[Source | None, Problem]:
+def _problem(x: Any, y: Any, o: Any, names: list[str]) -> tuple[Source | None, Problem]:
     """The problem that is given, or that of the arrays; with the arrays, which must outlive the first reading."""
-    if problem is not None:
-        if x is not None or y is not None:
-            raise CSBError("x, y and problem are given; give pairs, or a problem that draws them")
-        if not isinstance(problem, Problem):
-            raise CSBError(f"problem={shown(problem)} is no csb.problems.Problem; make one with csb.problem(…)")
-        return None, problem
-    options: dict[str, Any] = {"val": "auto", "seed": seed, "drop_nan": drop_nan}
-    options |= sides(bounds)
+    if o.problem is not None:
+        if x is not None or y is not None or o.kinds:
+            raise CSBError("x, y or kinds and problem are given; give pairs, or a problem that draws them")
+        if not isinstance(o.problem, Problem):
+            raise CSBError(f"problem={shown(o.problem)} is no csb.problems.Problem; make one with csb.problem(…)")
+        return None, o.problem
     if isinstance(x, Dataset) and y is None:
-        return None, FilePairs(path=from_dataset(x, _NAME), **options)
-    if x is None or y is None:
+        held, path = None, from_dataset(x, _NAME)
+    elif x is None or y is None:
         raise CSBError("x and y are missing; give both, a torch Dataset of pairs as x, or problem=…")
-    return hold(x, y, _NAME), FilePairs(path=SCHEME + _NAME, **options)
+    else:
+        held, path = hold(x, y, _NAME), SCHEME + _NAME
+    bounds, kinds = o.bounds, o.kinds
+    if isinstance(bounds, Mapping):
+        pairs = _by_number("bounds", bounds, path, names, (None, None))
+        if wrong := [pair for pair in pairs if not isinstance(pair, list | tuple) or len(pair) != 2]:
+            raise CSBError(f"bounds has {shown(wrong[0])} for a coordinate; give (low, high), None where there is none")
+        bounds = [low for low, _ in pairs], [high for _, high in pairs]
+    if isinstance(kinds, Mapping):
+        kinds = _by_number("kinds", kinds, path, names, "real")
+    options = {"val": "auto", "seed": o.seed, "drop_nan": o.drop_nan, "kinds": tuple(kinds) if kinds else None}
+    return held, FilePairs(path=path, **options, **sides(bounds))
+
+
+def _by_number(what: str, given: Mapping[Any, Any], path: str, names: list[str], default: Any) -> list[Any]:
+    """The values of all coordinates of x, of which some are given by their names or numbers. CSBError for others."""
+    found = [default] * open_source(path, None, None).headers["x"].shape[1]
+    for key, value in given.items():
+        number = names.index(key) if key in names else key
+        if not is_int(number) or not 0 <= number < len(found):
+            known = f"{', '.join(names) or 'names=[…], which is not given,'} or numbers 0..{len(found) - 1}"
+            raise CSBError(f"{what} has no coordinate {shown(key)}; choose among {known}{nearest(key, names)}")
+        found[number] = value
+    return found
 
 
 def sides(bounds: Bounds | None) -> dict[str, Any]:

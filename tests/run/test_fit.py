@@ -216,6 +216,26 @@ def test_what_cannot_be_imported_or_registered(tmp_path):
         assert message in one_line(lambda cls=cls: csb.register(cls))
 
 
+def test_kinds_and_bounds_by_name_or_number(tmp_path):
+    y, names = pairs()[1], ["rate", "phase", "count", "group"]
+    x = torch.stack([y[:, 0].exp(), (3 * y[:, 1]).sin(), y[:, 2].exp().floor(), (y[:, :2] > 0).sum(1)], 1)
+    bounds, kinds = {"rate": (0, None), 1: (-1.0, 1.0)}, {"phase": "angle", 2: "integer", "group": "category"}
+    csb.fit(x, y, names=names, bounds=bounds, kinds=kinds, **SMALL, out=tmp_path / "run")
+    bridge = csb.load(tmp_path / "run")
+    spec = bridge.transform.spec()
+    assert (spec["low"], spec["high"]) == ([0.0, -1.0, None, 0.0], [None, 1.0, None, 2.0])
+    assert spec["kinds"] == ["real", "angle", "integer", "category"]
+    assert bool(bridge.log_prob(bridge.sample(y[:3], 50).x, y[:3], 8).isfinite().all())  # where samples may be
+    for wrong, message in (
+        ({"kinds": {"phse": "angle"}}, "choose among rate, phase, count, group or numbers 0..3 (did you mean phase?)"),
+        ({"kinds": {"phase": "angel"}}, "kinds[1]='angel' is unknown; choose one of real, angle"),
+        ({"bounds": {4: (0, 1)}}, "bounds has no coordinate 4"),
+        ({"bounds": {"rate": 0}}, "bounds has 0 for a coordinate; give (low, high)"),
+        ({"problem": TwoMoons(), "kinds": {0: "angle"}}, "give pairs, or a problem"),
+    ):
+        assert message in one_line(lambda wrong=wrong: csb.fit(x, y, names=names, **wrong, **SMALL))
+
+
 def gaussian(n):
     return torch.randn(n, 1)
 
