@@ -234,6 +234,7 @@ def test_kinds_and_bounds_by_name_or_number(tmp_path):
         ({"problem": TwoMoons(), "kinds": {0: "angle"}}, "give pairs, or a problem"),
     ):
         assert message in one_line(lambda wrong=wrong: csb.fit(x, y, names=names, **wrong, **SMALL))
+    assert "not known to denoisers" in one_line(lambda: csb.fit_denoiser(x, kinds=["real"] * 4, progress=False))
 
 
 def gaussian(n):
