@@ -40,7 +40,7 @@ _HELD: WeakValueDictionary[str, Rows] = WeakValueDictionary()  # pairs of this p
 
 @PROBLEMS.register
 class FilePairs(Problem):
-    """x (N, …) and y (N, …) of files, each vectors (N, d) or images (N, C, H, W), of any numbers.
+    """x (N, …) and y (N, …) of files, vectors (N, d) or images (N, C, H, W), y also series or sets (N, L, d).
 
     The pairs are shuffled by the seed; the first are held out for the test, the next for validation, the others are
     learned from. Files are read when their data are asked for, and not to load a bridge or to draw from it. Whatever
@@ -63,7 +63,7 @@ class FilePairs(Problem):
         digest: of the pairs that there must be, None for any: kept with a run, whose pairs are read no more once they
             are others: the SHA-256 of those of all x and of all y, as float32.
         drop_nan: leave out the pairs in which x or y holds NaN, a masked or an infinite value, which are refused
-            otherwise: one reading of all finds them, and the number of pairs is that of the others.
+            otherwise, but for NaN in y: one reading of all finds them, and the number of pairs is that of the others.
         kinds: of the coordinates of vectors x, "real", "angle", "integer" or "category" each (see
             :mod:`csb.problems.kinds`); None: all are real. An angle without bounds is in [−π, π]; a category without is
             one of 0, …, K − 1, the largest in the pairs. Fractions in an integer or a category are refused.

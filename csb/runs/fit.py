@@ -72,13 +72,15 @@ def fit(
         x: (N, d) vectors or (N, C, H, W) images to be drawn, N ≥ 100; a tensor, an array, a memory map, a dataset of
             HDF5, a list, or a frame of pandas, whose columns become ``names``. Or a map-style torch Dataset of pairs
             (x, y), without ``y``. Memory maps, datasets of HDF5 and a Dataset are read by rows.
-        y: (N, d) or (N, C, H, W), the observations of x in the same order.
+        y: (N, d), (N, C, H, W), or series or sets (N, L, d), the observations of x in the same order; NaN is a missing
+            value. A list of (L_i, d) is filled up with NaN.
         problem: in place of x and y: a problem of :mod:`csb.problems`, or what :func:`csb.problem` returned.
         T: steps of the bridge: network calls of a sample. 10 by default.
         L: iterations, each a backward and a forward half-step. 3 by default, of images 2.
         network: "mlp", "unet" or "affine"; {"name": …, **options}; or a subclass of :class:`csb.networks.Network`.
-        encoder: of y, for the network "mlp": "vector"; {"name": …, **options}; or a subclass of
-            :class:`csb.networks.Encoder`, which is trained with the network.
+        encoder: of y, for the network "mlp": "vector", "image", "series" or "set"; {"name": …, **options}; or a
+            subclass of :class:`csb.networks.Encoder`, which is trained with the network. "auto" goes by y's shape, and
+            takes rows for a series.
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where
@@ -98,7 +100,7 @@ def fit(
         accelerator: "auto", "cpu" or "gpu".
         logger: "csv", "wandb", "tensorboard" or "none"; or {"name": …, **options}. None: "csv" with ``out``.
         progress: whether a bar is shown.
-        drop_nan: leave out pairs that hold NaN, masked or infinite values, which are refused otherwise.
+        drop_nan: leave out pairs that hold NaN, masked or infinite values; otherwise all but NaN in y are refused.
         ensemble: how many bridges are trained, on the same split, of the seeds ``seed``, ``seed + 1``, …; the run's
             bridge is a :class:`csb.Ensemble` of them, and ``csb.Run.open(run.folder / "member_0")`` is a run of one.
 

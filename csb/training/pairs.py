@@ -187,9 +187,8 @@ def fill(
             part, first = ranks.part(len(rows)), int(rows[0])
             where = slice(first + part.start, first + part.stop)
             if source == "backward":
-                start = torch.randn(
-                    (len(rows), *pairs.z_shape), dtype=torch.float32, device=bridge.device, generator=generator
-                )
+                shape, like = (len(rows), *pairs.z_shape), {"dtype": torch.float32, "device": bridge.device}
+                start = torch.randn(shape, **like, generator=generator)
                 c = pairs.conditions(owner[rows], choice)
             else:
                 start, c = pairs.to_train_on(owner[rows], choice)
@@ -209,9 +208,8 @@ def fill(
                     number, mean = torch.tensor([step], device=end.device), laws.pop().mean
                     targets[step - 1, where] = objective.cached_target(kernel, number, start, end, mean, context).cpu()
                 start = end
-    for tensor in (states, targets):
-        if tensor is not None:
-            ranks.all_reduce(tensor)
+    for tensor in (states, *([] if targets is None else [targets])):
+        ranks.all_reduce(tensor)
     return Cache(states, targets, owner, torch.cat(seen) if seen else None)
 
 
