@@ -20,6 +20,7 @@ from csb.schema import arguments_of, shown
 
 Made = TypeVar("Made", bound=nn.Module)
 Depth = Annotated[int, Field(ge=1, le=12)]
+_LEAST = 1e-3  # standard deviation of a column within an observation, in units of that of all
 Features = Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
 
 
@@ -119,8 +120,9 @@ class ImageEncoder(Encoder):
 class RowsEncoder(Encoder):
     """What encoders of rows (L, d) share: they get (L, 2d), values and mask.
 
-    The context is a map of two layers of the mean and the maximum of the rows' features, and of the logarithm of their
-    number.
+    The context is a map of two layers of the mean and the maximum of the rows' features, of mean and logarithm of the
+    standard deviation of each column, and of the logarithm of the number of rows. The columns' figures are there
+    because a small spread beside a large mean is a difference that a pool of features resolves badly.
 
     Args:
         features: numbers of a row.
@@ -130,18 +132,25 @@ class RowsEncoder(Encoder):
         super().__init__(c_shape, width)
         if len(c_shape) != 2:
             raise CSBError(f"the encoder is for series and sets (L, d), not for observations {c_shape}; choose another")
-        self.exit = nn.Sequential(nn.Linear(2 * features + 1, width), nn.SiLU(), nn.Linear(width, width))
+        size = 2 * features + c_shape[1] + 1
+        self.exit = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
 
     @abstractmethod
-    def features(self, c: Tensor, present: Tensor) -> Tensor:
-        """c (B, L, 2d), and 1 for the rows of which something is there, else 0, (B, L, 1), to (B, L, features)."""
+    def features(self, c: Tensor, scaled: Tensor, present: Tensor) -> Tensor:
+        """Rows as they come and with columns of mean 0 and variance 1, (B, L, 2d) and (B, L, d), to (B, L, features).
+
+        ``present`` (B, L, 1) is 1 for the rows of which something is there, else 0.
+        """
 
     def forward(self, c: Tensor) -> Tensor:
-        present = c[..., c.shape[-1] // 2 :].amax(-1, keepdim=True)
-        h, count = self.features(c, present), present.sum(1)
-        mean = (h * present).sum(1) / count.clamp_min(1)
-        most = h.masked_fill(present == 0, -torch.inf).amax(1).masked_fill(count == 0, 0.0)
-        return self.exit(torch.cat([mean, most, count.log1p() - 1], 1))
+        values, mask = c.chunk(2, dim=-1)
+        present, count = mask.amax(-1, keepdim=True), mask.sum(1, keepdim=True).clamp_min(1)
+        mean = values.sum(1, keepdim=True) / count
+        std = (((values - mean) * mask).square().sum(1, keepdim=True) / count + _LEAST**2).sqrt()
+        h, number = self.features(c, (values - mean) / std * mask, present), present.sum(1)
+        pooled = (h * present).sum(1) / number.clamp_min(1)
+        most = h.masked_fill(present == 0, -torch.inf).amax(1).masked_fill(number == 0, 0.0)
+        return self.exit(torch.cat([pooled, most, mean[:, 0], std[:, 0].log() / 2 + 1, number.log1p() - 1], 1))
 
 
 class SetEncoder(RowsEncoder):
@@ -163,13 +172,18 @@ class SetEncoder(RowsEncoder):
         attention: Annotated[int, Field(ge=0, le=12)] = 0,
     ) -> None:
         super().__init__(c_shape, width, features)
-        self.entry = nn.Linear(c_shape[-1], features)
+        self.entry = nn.Linear(c_shape[-1] // 2 * 3, features)
         self.layers = nn.ModuleList(nn.Linear(features, features) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in range(attention))
         self.blocks = nn.ModuleList(nn.MultiheadAttention(features, 4, batch_first=True) for _ in range(attention))
 
-    def features(self, c: Tensor, present: Tensor) -> Tensor:
-        h = self.entry(c)
+    def forward(self, c: Tensor) -> Tensor:
+        # in an order of their own, so that sums of the same rows are the same to the last bit
+        order = torch.where(c[..., c.shape[-1] // 2] > 0, c[..., 0], torch.inf).argsort(1)
+        return super().forward(c.gather(1, order[..., None].expand(c.shape)))
+
+    def features(self, c: Tensor, scaled: Tensor, present: Tensor) -> Tensor:
+        h = self.entry(torch.cat([c, scaled], -1))
         for layer in self.layers:
             h = h + layer(nnf.silu(h))
         absent = (present[..., 0] == 0) & (present.sum(1) > 0)  # attention to nothing at all would be NaN
@@ -189,11 +203,11 @@ class SeriesEncoder(RowsEncoder):
 
     def __init__(self, c_shape: tuple[int, ...], width: int, *, features: Features = 64, depth: Depth = 4) -> None:
         super().__init__(c_shape, width, features)
-        self.entry = nn.Linear(c_shape[-1], features)
+        self.entry = nn.Linear(c_shape[-1] // 2 * 3, features)
         self.layers = nn.ModuleList(nn.Conv1d(features, features, 3, padding=2**i, dilation=2**i) for i in range(depth))
 
-    def features(self, c: Tensor, present: Tensor) -> Tensor:
-        h, there = self.entry(c).mT, present.mT
+    def features(self, c: Tensor, scaled: Tensor, present: Tensor) -> Tensor:
+        h, there = self.entry(torch.cat([c, scaled], -1)).mT, present.mT
         for layer in self.layers:
             h = h + layer(nnf.silu(h * there))
         return h.mT
