@@ -18,7 +18,7 @@ Calibration alone says little: samples of the prior pass SBC, coverage and TARP,
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -58,10 +58,13 @@ class Diagnosis:
             "sbc_p", the Kolmogorov–Smirnov p-value of uniform ranks: compare the least of d with 0.05/d.
         figures: "corner", "recovery", "sbc_histogram", "sbc_ecdf", "coverage", "tarp", "z_contraction", and "loss"
             where losses were given.
+        local: at the observation that was asked for, "l_c2st" and "l_c2st_p" (:mod:`csb.metrics.local`), and
+            "predictive_p" where the problem has a simulator; empty without one.
     """
 
     table: list[dict[str, float | str]]
     figures: dict[str, Figure]
+    local: dict[str, float] = field(default_factory=dict)
 
     def show(self) -> None:
         """Display all figures: with the table in a notebook, else in pyplot's windows, which need a display."""

@@ -11,11 +11,25 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from csb.metrics import calibration, distances, ensemble
+from csb.metrics import calibration, distances, ensemble, local
 from csb.numbers import as_numbers
 from csb.process import Stream, seeded
 
-_ARRAYS = ("a", "b", "samples", "truth", "ranks", "reference", "log_weights", "log_weights_a", "log_weights_b")
+_ARRAYS = (
+    "a",
+    "b",
+    "samples",
+    "truth",
+    "ranks",
+    "reference",
+    "drawn",
+    "y",
+    "at",
+    "simulated",
+    "log_weights",
+    "log_weights_a",
+    "log_weights_b",
+)
 
 
 def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,3 +62,5 @@ sbc_ranks = _of_arrays(calibration.sbc_ranks)
 rank_uniformity = _of_arrays(calibration.rank_uniformity)
 central_coverage = _of_arrays(calibration.central_coverage)
 tarp = _of_arrays(calibration.tarp)
+local_c2st = _of_arrays(local.local_c2st)
+predictive_p = _of_arrays(local.predictive_p)

@@ -1,5 +1,6 @@
 """The report of a run: its bridge beside guided samplers and the exact posterior, from methods to the page."""
 
+import contextlib
 import datetime
 import logging
 import re
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csb.bridge import Bridge
+from csb.bridge.samples import check_observations
 from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
 from csb.evaluation.pictures import as_images, drawn_channels
@@ -16,7 +19,9 @@ from csb.evaluation.report import write_report
 from csb.evaluation.results import Drawn, Reference, against_exact, class_row, draw, image_row, point_row
 from csb.evaluation.rows import ImageGrid, PointGrid, Report, Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, nearness, pairs_at_once
+from csb.metrics.local import local_c2st, predictive_p
 from csb.networks.diffusion import Denoiser
+from csb.numbers import Numbers
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.sources import same_pairs
@@ -206,14 +211,38 @@ def losses_of(run: Run) -> list[dict[str, Any]]:
     return [{"half_step": row["half_step"], **row["curve"]} for row in run.history if "curve" in row]
 
 
-def diagnose_run(run: Run, test: Pairs, samples: Tensor, generator: torch.Generator, seed: int) -> Diagnosis:
-    """Diagnose samples (B, n, d) of the run's bridge for held-out pairs.
+def diagnose_run(
+    run: Run, test: Pairs, samples: Tensor, generator: torch.Generator, seed: int, y: Numbers | None = None
+) -> Diagnosis:
+    """Diagnose samples (B, n, d) of the run's bridge for held-out pairs, and at an observation y where one is given.
 
-    The corner plot is of the first pair, with more samples, drawn with the generator. CSBError for images, and for
-    fewer than 10 pairs.
+    The corner plot is of y, or of the first pair, with more samples, drawn with the generator. CSBError for images, for
+    fewer than 10 pairs, and fewer than 50 with y.
     """
-    first = run.bridge.sample(test.y[0], _PRIOR, generator=generator).x.cpu()
-    return diagnose(
+    at, truth = (test.y[0], test.x[0]) if y is None else (_one(run.bridge, y), None)
+    first = run.bridge.sample(at, _PRIOR, generator=generator).x.cpu()
+    found = diagnose(
         samples, test.x, prior=run.problem.first("train", _PRIOR).x, names=names_of(run),
-        observed=(first, test.x[0]), losses=losses_of(run), seed=seed,
+        observed=(first, truth), losses=losses_of(run), seed=seed,
     )  # fmt: skip
+    return found if y is None else replace(found, local=_local(run, test, samples, at, first, seed))
+
+
+def _one(bridge: Bridge, y: Numbers) -> Tensor:
+    """y as one checked observation, on the CPU."""
+    maps, missing = bridge.transform, bridge.backward_kernel.network.missing
+    found, single = check_observations(
+        y, maps.y_shape, torch.device("cpu"), maps.dtype_of("y"), maps.any_units, missing
+    )
+    if not single:
+        raise CSBError(f"y has shape {tuple(found.shape)}; give one observation {maps.y_shape} to look at")
+    return found[0]
+
+
+def _local(run: Run, test: Pairs, samples: Tensor, at: Tensor, first: Tensor, seed: int) -> dict[str, float]:
+    """The checks at one observation, from samples (n, d) there."""
+    test_at = local_c2st(samples[:, 0], test.x, test.y, at, first, seed=seed)
+    found = {"l_c2st": test_at.statistic, "l_c2st_p": test_at.p}
+    with contextlib.suppress(CSBError):  # no simulator
+        found["predictive_p"] = predictive_p(run.problem.observe(first, seeded(seed, Stream.DIAGNOSIS, 3)), at)
+    return found

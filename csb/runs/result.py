@@ -16,6 +16,7 @@ from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.rows import Report
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out, pairs_at_once
+from csb.numbers import Numbers
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
@@ -93,13 +94,16 @@ class Run(load.Run):
         of: list[load.Run] = list(others or [])
         return evaluate.compare_run(self, of, chosen, SamplerSettings(), drawn, seed, "run.compare()")
 
-    def diagnose(self, observations: int = 500, samples: int = 200, seed: int = 0) -> Diagnosis:
+    def diagnose(
+        self, observations: int = 500, samples: int = 200, seed: int = 0, y: Numbers | None = None
+    ) -> Diagnosis:
         """Draw the diagnostics of an amortized posterior on held-out observations: figures, and a table by parameter.
 
         Args:
             observations: of the test split, at most; all of it where it is smaller.
             samples: of each.
             seed: of all samples.
+            y: one observation (*y_shape), at which the corner plot and the local checks are then made.
 
         Raises:
             CSBError: x are images; the pairs of the run are not here.
@@ -108,7 +112,7 @@ class Run(load.Run):
         test = held_out(self.problem, observations)
         generator, size = seeded(seed, Stream.HELD_OUT_DRAW, device=self.bridge.device), pairs_at_once(samples)
         drawn = [self.bridge.sample(part, samples, generator=generator).x.cpu() for part in test.y.split(size)]
-        return diagnose_run(self, test, torch.cat(drawn), generator, seed)
+        return diagnose_run(self, test, torch.cat(drawn), generator, seed, y)
 
     def plot_losses(self) -> Any:
         """Draw the training and validation losses of every half-step. Returns the figure."""
