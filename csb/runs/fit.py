@@ -156,7 +156,7 @@ def _fit_ensemble(x: Any, y: Any, given: Any, count: int) -> Run:
         if scratch:
             run.save(place)
         names = getattr(x, "columns", None) if given.names is None else given.names
-        x, y, options = None, None, {**options, "problem": runs[0].given, "bounds": None, "names": names}
+        x, y, options = None, None, {**options, "problem": runs[0].given, "bounds": None, "kinds": None, "names": names}
     write_json(folder / ENSEMBLE, {"members": len(runs)})
     bridge: Any = Ensemble([run.bridge for run in runs])
     return Run(folder, bridge, bridge.about, runs[0].given, scratch, runs[-1].interrupted)

@@ -55,3 +55,12 @@ def test_the_reference_of_a_training_is_the_test_split(kept, tmp_path):
     assert torch.equal(shared.reference.held_out, reference.held_out)
     (tmp_path / "shared" / CONTEXTS).unlink()
     assert csb.load(tmp_path / "shared", "cpu").reference is None
+
+
+def test_members_share_bounds_and_kinds():
+    x = torch.stack([X[:, 0], X[:, 1].round()], 1)
+    run = csb.fit(x, Y, ensemble=2, kinds={1: "integer"}, bounds={0: (-9, None)}, **SMALL)
+    for member in run.bridge.members:
+        drawn = member.sample(Y[:3], 20, seed=0).x
+        assert torch.equal(drawn[..., 1], drawn[..., 1].round())
+        assert float(drawn[..., 0].min()) >= -9
