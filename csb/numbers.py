@@ -136,8 +136,12 @@ def named(columns: list[int], most: int = 5) -> str:
     return f"in column{'s' if len(columns) > 1 else ''} {shown}, "
 
 
-def require_present(name: str, values: Tensor, remedy: str) -> None:
-    """CSBError where values (n, …) are NaN, as masked ones are, or infinite: the one place that refuses them."""
+def require_present(name: str, values: Tensor, remedy: str, gaps: bool = False) -> None:
+    """CSBError where values (n, …) are NaN, as masked ones are, or infinite: the one place that refuses them.
+
+    With ``gaps`` NaN is a missing value, and infinite ones alone are refused.
+    """
+    values = values.masked_fill(values.isnan(), 0) if gaps else values
     if where := missing(values):
         count = int((~torch.isfinite(values)).sum())
         dtype = str(values.dtype).removeprefix("torch.")

@@ -113,7 +113,7 @@ def check_observations(
         expected = f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}"
         raise CSBError(expected if found is None else "y holds no observation; pass at least one")
     remedy = "pass finite observations; of which values may be missing, train with training.missing=0.5"
-    require_present("y", found[0].masked_fill(found[0].isnan(), 0) if missing else found[0], remedy)
+    require_present("y", found[0], remedy, missing)
     return found
 
 

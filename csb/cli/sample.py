@@ -119,7 +119,7 @@ def read_observations(
     if found is None or y.numel() == 0:
         several = f"(B, {', '.join(map(str, shape))})"
         raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {several}")
-    require_present(name, found[0].masked_fill(found[0].isnan() & missing, 0), "give finite observations")
+    require_present(name, found[0], "give finite observations", missing)
     return found[0]
 
 

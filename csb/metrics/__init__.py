@@ -16,20 +16,9 @@ from csb.numbers import as_numbers
 from csb.process import Stream, seeded
 
 _ARRAYS = (
-    "a",
-    "b",
-    "samples",
-    "truth",
-    "ranks",
-    "reference",
-    "drawn",
-    "y",
-    "at",
-    "simulated",
-    "log_weights",
-    "log_weights_a",
+    "a", "b", "samples", "truth", "ranks", "reference", "drawn", "y", "at", "simulated", "log_weights", "log_weights_a",
     "log_weights_b",
-)
+)  # fmt: skip
 
 
 def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ r"""Tasks whose observations are sets of any size, or have gaps, with exact post
 """
 
 import math
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -99,7 +100,7 @@ class LinearGaps(Simulated):
     def y_shape(self) -> tuple[int, ...]:
         return (self.dy,)
 
-    @property
+    @cached_property
     def matrix(self) -> Tensor:
         """A (dy, dx), float64, random with rows of about unit length; the same for every seed of the pairs."""
         return torch.randn(self.dy, self.dx, dtype=torch.float64, generator=seeded(0)) / math.sqrt(self.dx)
