@@ -153,10 +153,12 @@ def unpacked(root):
 def mixture_of(log_weights, means, rows, var):
     """The mixture of given Gaussians: means (B, M, *z_shape), rows (B, M, d, d), var (B, M, d)."""
 
-    def full(raw, rows):
-        return FullGaussian(raw.flatten(0, 1), rows.flatten(0, 1), rows.diagonal(dim1=-2, dim2=-1).flatten(0, 1))
+    def parts(chosen):
+        each = (means, rows, var)
+        taken = each if chosen is None else [part[torch.arange(len(chosen)), chosen][:, None] for part in each]
+        return FullGaussian(*(part.flatten(0, 1) for part in taken))
 
-    return MixtureOfGaussians(log_weights, means, rows.tril(-1) + torch.diag_embed(var), full)
+    return MixtureOfGaussians(log_weights, parts)
 
 
 @pytest.fixture

@@ -124,10 +124,12 @@ class Kernel(Float32Module):
     Attributes:
         replayed: whether the network is a CUDA graph that is replayed.
         table: (5, T + 1), by k the time k/T, skip and gain of the mean, log β_k, and the reach of the low-rank part.
+        columns: (components, d + d²), the outputs that make each Gaussian of a mixture, else None.
         inflation: factor on the low-rank part of the covariance, 1 while kernels are fitted; saved with the weights.
     """
 
     table: Tensor
+    columns: Tensor
     inflation: Tensor
 
     def __init__(
@@ -152,9 +154,12 @@ class Kernel(Float32Module):
             beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
             log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
             reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
+            d, each = math.prod(network.z_shape), torch.arange(components)[:, None]
+            columns = torch.cat([each * d + torch.arange(d), (components + each * d) * d + torch.arange(d * d)], dim=1)
             time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
             table = torch.stack([time, skip, gain, log_beta, reach]).float()  # one look-up a call
         self.register_buffer("table", table, persistent=False)
+        self.register_buffer("columns", columns if covariance == "mixture" else None, persistent=False)
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     def encode(self, c: Tensor) -> Tensor:
@@ -195,9 +200,16 @@ class Kernel(Float32Module):
         return FullGaussian(mean.flatten(0, 1), rows.flatten(0, 1), var.flatten(0, 1))
 
     def _mixture(self, out: Tensor, full: Callable[[Tensor, Tensor], FullGaussian]) -> MixtureOfGaussians:
-        M, d = self.components, math.prod(self.network.z_shape)
-        means, rows, logits = out.flatten(1).split([M * d, M * d * d, self.network.heads * d - M * d * (1 + d)], dim=1)
-        return MixtureOfGaussians(logits[:, :M], means.view(-1, M, *self.network.z_shape), rows.view(-1, M, d, d), full)
+        out, M, d = out.flatten(1), self.components, math.prod(self.network.z_shape)
+
+        def parts(chosen: Tensor | None) -> FullGaussian:
+            m = M if chosen is None else 1
+            taken = out if chosen is None else out.gather(1, self.columns.index_select(0, chosen))
+            raw, rows, _ = taken.split([m * d, m * d * d, taken.shape[1] - m * d * (1 + d)], dim=1)
+            return full(raw.reshape(-1, m, *self.network.z_shape), rows.reshape(-1, m, d, d))
+
+        start = M * d * (1 + d)
+        return MixtureOfGaussians(out[:, start : start + M], parts)
 
     def _variance(self, raw: Tensor, log_beta: Tensor) -> Tensor:
         return (log_beta + raw.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)).exp() + self.variance_floor

@@ -245,24 +245,17 @@ class LowRankGaussian(Transition):
 class MixtureOfGaussians(Transition):
     """A mixture of M Gaussians: a few large steps leave laws of several modes, which no Gaussian draws.
 
-    ``full`` makes B·m Gaussians from ``raw`` and ``rows`` of m for each state, when they are needed: a draw takes one,
-    and the time to make all M would count beside that of a small network.
+    ``parts`` makes the Gaussians when needed: of each state the one ``chosen``, (B,), or all B·M of them, those of a
+    state side by side. A draw takes one, and the time to make all M would count beside that of a small network.
     """
 
     logits: Tensor  # (B, M), log-weights up to a constant
-    raw: Tensor  # (B, M, *z_shape), what the means are made of
-    rows: Tensor  # (B, M, d, d)
-    full: Callable[[Tensor, Tensor], FullGaussian]
+    parts: Callable[[Tensor | None], FullGaussian]
 
     @functools.cached_property
     def mean(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        means = self.parts.mean.view_as(self.raw)
+        means = self.parts(None).mean.unflatten(0, self.logits.shape)
         return (self._weights.reshape(self.logits.shape + (1,) * (means.ndim - 2)) * means).sum(1)
-
-    @property
-    def parts(self) -> FullGaussian:
-        """All B·M of them, those of a state side by side."""
-        return self.full(self.raw, self.rows)
 
     @property
     def _weights(self) -> Tensor:
@@ -272,10 +265,7 @@ class MixtureOfGaussians(Transition):
         """One component of each mixture, by its weight and a standard normal number, (B, 1)."""
         level = 0.5 * torch.erfc(-math.sqrt(0.5) * noise)  # ndtr, which makes tensors of its constants, takes longer
         inner = self._weights.T[:-1].cumsum(0)  # bounds: the last component takes what rounding leaves
-        chosen = (inner < level.T).sum(0)
-        own = torch.arange(len(chosen), device=chosen.device)
-        raw, rows = self.raw[own, chosen][:, None], self.rows[own, chosen][:, None]
-        return self.full(raw, rows)
+        return self.parts((inner < level.T).sum(0))
 
     def draw(self, noise: Tensor) -> Tensor:
         return self._chosen(noise[:, :1]).draw(noise[:, 1:])
@@ -287,11 +277,11 @@ class MixtureOfGaussians(Transition):
         assert isinstance(target_var, float | int), "it has no closed form at an uncertain target; draw that first"
         assert target_var == 0
         M, log_weights = self.logits.shape[1], self.logits.T.log_softmax(0).T
-        each = self.parts.nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
+        each = self.parts(None).nll(repeated(target, M)).flatten(1).sum(1).view(-1, M)
         return _shared(-(log_weights - each).logsumexp(1), target)
 
     def covariance(self) -> Tensor:
-        parts = self.parts
+        parts = self.parts(None)
         within = parts.covariance().unflatten(0, self.logits.shape)
-        apart = (parts.mean.view_as(self.raw) - self.mean[:, None]).flatten(2)
+        apart = (parts.mean.unflatten(0, self.logits.shape) - self.mean[:, None]).flatten(2)
         return (self._weights[..., None, None] * (within + apart[..., :, None] * apart[..., None, :])).sum(1)

@@ -91,6 +91,8 @@ class Scale(NamedTuple):
 
     def decode(self, z: Tensor) -> Tensor:
         """z → v: the inverse of :meth:`encode`."""
+        if bool(self.plain.all()):
+            return self.mean + self.std * z
         u = torch.where(self._beyond(z) > 0, z.sign() * (self.tail + self._beyond(z).expm1()), z)
         v = self.mean + self.std * u
         return torch.where(self.log > 0, self.log * torch.where(self.log > 0, v, 0.0).sinh(), v)

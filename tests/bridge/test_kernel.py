@@ -169,7 +169,7 @@ class TestMixtureOfGaussians:
         found = law("mixture", *self.rows, components=2)
         torch.testing.assert_close(found.logits.softmax(1), torch.tensor([[0.25, 0.75]]).expand(3, 2))
         gain = coefficients("v", GRID, "backward").gain[KS].float()[:, None]
-        means, covariances = found.parts.mean.view(3, 2, 2), found.parts.covariance().view(3, 2, 2, 2)
+        means, covariances = found.parts(None).mean.view(3, 2, 2), found.parts(None).covariance().view(3, 2, 2, 2)
         torch.testing.assert_close(means[:, 1] - means[:, 0], gain * (torch.tensor([1.0, -1.0]) - 0.7))
         torch.testing.assert_close(covariances[:, 0], BETA[KS] * INNOVATIONS)
         torch.testing.assert_close(covariances[:, 1], BETA[KS] * I)
