@@ -15,6 +15,7 @@ from csb.problems.bounded import Probit, Reflect, Support
 from csb.problems.gaps import LinearGaps, NormalSet
 from csb.problems.gaussian_ipf import exact_ipf
 from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
+from csb.problems.grid import GridPosterior, GridProblem
 from csb.problems.kinds import Mixed
 from csb.problems.mixture import Mixture
 from csb.problems.mnist_problem import (
@@ -28,6 +29,7 @@ from csb.problems.mnist_problem import (
 from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.rows import Pairs, Rows, finest_scale
+from csb.problems.series import SIR, Counts, Oscillator
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.svd import SVD

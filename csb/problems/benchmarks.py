@@ -28,16 +28,14 @@ from csb.errors import CSBError
 from csb.problems.base import PROBLEMS, AdditiveNoise, Bounded, LinearProblem, Posterior, Simulated
 from csb.problems.bounded import KINDS, Support
 from csb.problems.gaussians import GaussianPosterior
-from csb.problems.mixture import Mixture, TruncatedMixture, pick
+from csb.problems.grid import GridProblem
+from csb.problems.mixture import Mixture, TruncatedMixture
 from csb.problems.operators import Matrix
 from csb.process import noise_like
 from csb.schema import OneOf
 
 _ROUNDS, _BATCH = 2000, 4096  # of proposals for the posterior of two moons
 _VAR = 1e-3  # of BOD's readings
-_REACH = 8.0  # BOD's prior beyond ±8 holds 1e-15 of the mass
-_COARSE, _FINE = 400, 600  # cells along a side of its grid
-_LOG_CUT = 40.0
 _DIMENSIONS, _VARIANCE = 10, 0.1  # of "Gaussian linear"
 _BOUND, _SCALES = 10.0, (1.0, 0.1)  # of "Gaussian mixture"; standard deviations
 
@@ -115,64 +113,19 @@ def curve(x: Tensor) -> Tensor:
     return A * (1 - torch.exp(-B * t))
 
 
-class GridPosterior(Posterior):
-    """The posterior of y (5,), float64, on a fine grid where its mass lies; moments by the midpoint rule.
-
-    Draws are uniform in a cell drawn by its weight.
-    """
-
-    def __init__(self, y: Tensor) -> None:
-        low, width = self._locate(y)
-        centres, log_p = self._evaluate(y, low, width, _FINE)
-        self._centres, self._width = centres, width / _FINE
-        w = (log_p - log_p.max()).exp()
-        self._weights = w = w / w.sum()
-        mean = w @ centres
-        centred = centres - mean
-        cov = (centred * w[:, None]).T @ centred
-        unit = centred / cov.diagonal().sqrt()
-        super().__init__({"mean": mean, "cov": cov, "skew": w @ unit**3, "kurtosis": w @ unit**4})
-
-    @staticmethod
-    def _evaluate(y: Tensor, low: Tensor, width: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-        """Centres (cells², 2) of the box's cells and the unnormalised log posterior there (cells²,)."""
-        unit = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-        centres = torch.cartesian_prod(low[0] + width[0] * unit, low[1] + width[1] * unit)
-        misfit = (curve(centres) - y).square().sum(dim=1) / _VAR
-        return centres, -0.5 * (misfit + centres.square().sum(dim=1))
-
-    @classmethod
-    def _locate(cls, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Corner and widths, (2,) each, of a box outside which the density is below e⁻⁴⁰ of its largest value."""
-        low, width = torch.full((2,), -_REACH, dtype=torch.float64), torch.full((2,), 2 * _REACH, dtype=torch.float64)
-        centres, log_p = cls._evaluate(y, low, width, _COARSE)
-        inside = centres[log_p > log_p.max() - _LOG_CUT]
-        margin = 2 * width / _COARSE
-        low = inside.amin(dim=0) - margin
-        return low, inside.amax(dim=0) + margin - low
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        cell = pick(self._weights, n, generator)
-        jitter = torch.rand(n, 2, generator=generator, dtype=torch.float64) - 0.5
-        return (self._centres[cell] + self._width * jitter).float()
-
-
 @PROBLEMS.register
-class BOD(Simulated, AdditiveNoise):
+class BOD(GridProblem, AdditiveNoise):
     """x in ℝ², standard normal; y in ℝ⁵."""
 
     name = "bod"
-    x_shape, y_shape = (2,), (5,)
+    y_shape = (5,)
     noise_std = math.sqrt(_VAR)
 
     def forward(self, x: Tensor) -> Tensor:
         return curve(x)
 
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, 2, dtype=torch.float32, generator=generator)
-
-    def posterior(self, y: Tensor) -> GridPosterior:
-        return GridPosterior(self.check_observation(y))
+    def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
+        return -0.5 * (curve(x) - y).square().sum(dim=1) / _VAR
 
 
 class NoisyCopy(LinearProblem):

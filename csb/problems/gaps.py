@@ -30,6 +30,23 @@ def _gamma(a: float, n: int, generator: torch.Generator) -> Tensor:
     return torch.randn(n, round(2 * a), dtype=torch.float64, generator=generator).square().sum(1) / 2
 
 
+def set_sizes(x: Tensor, largest: int, generator: torch.Generator) -> Tensor:
+    """Sizes in 1..largest for each of x (B, …), about log-uniform, so that few and many are learned alike; (B, 1)."""
+    u = torch.rand(len(x), 1, generator=generator, dtype=torch.float32, device=x.device)
+    return (u * math.log(largest + 1)).exp().floor().clamp(max=largest)
+
+
+def first_rows(y: Tensor, count: Tensor) -> Tensor:
+    """The first count (B, 1) of the numbers y (B, L), as rows (B, L, 1), of which the others are NaN."""
+    return y.masked_fill(torch.arange(y.shape[1], device=y.device) >= count, torch.nan)[..., None]
+
+
+def hide(y: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """y (B, L) of which a share, uniform in [0, most] for each y, is missing, each value by itself."""
+    share = most * torch.rand(len(y), 1, generator=generator, dtype=y.dtype, device=y.device)
+    return y.masked_fill(torch.rand(y.shape, generator=generator, dtype=y.dtype, device=y.device) < share, torch.nan)
+
+
 class NormalPosterior(Posterior):
     """Exact draws of (μ, log σ) given readings y (n,), float64."""
 
@@ -50,10 +67,7 @@ class NormalPosterior(Posterior):
 
 @PROBLEMS.register
 class NormalSet(Simulated):
-    """x = (μ, log σ); y a set of n ≤ ``largest`` readings, (largest, 1), whose other rows are NaN.
-
-    n is about log-uniform, so that few and many readings are learned alike.
-    """
+    """x = (μ, log σ); y a set of n ≤ ``largest`` readings, (largest, 1), whose other rows are NaN."""
 
     largest: Count = 50
 
@@ -71,10 +85,8 @@ class NormalSet(Simulated):
         return torch.stack([mu, var.log() / 2], 1).float()
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        u = torch.rand(len(x), 1, generator=generator, dtype=torch.float32, device=x.device)
-        count = (u * math.log(self.largest + 1)).exp().floor().clamp(max=self.largest)
-        y = x[:, :1] + x[:, 1:].exp() * noise_like(x[:, :1].expand(-1, self.largest), generator)
-        return y.masked_fill(torch.arange(self.largest, device=x.device) >= count, torch.nan)[..., None]
+        count = set_sizes(x, self.largest, generator)
+        return first_rows(x[:, :1] + x[:, 1:].exp() * noise_like(x[:, :1].expand(-1, self.largest), generator), count)
 
     def posterior(self, y: Tensor) -> NormalPosterior:
         y = self.check_observation(y)
@@ -110,10 +122,7 @@ class LinearGaps(Simulated):
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         y = x @ self.matrix.to(x).T
-        y = y + _NOISE * noise_like(y, generator)
-        share = self.gaps * torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device)
-        missing = torch.rand(y.shape, generator=generator, dtype=x.dtype, device=x.device) < share
-        return y.masked_fill(missing, torch.nan)
+        return hide(y + _NOISE * noise_like(y, generator), self.gaps, generator)
 
     def posterior(self, y: Tensor) -> GaussianPosterior:
         y = self.check_observation(y)

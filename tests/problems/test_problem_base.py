@@ -10,8 +10,8 @@ from csb.problems import PROBLEMS, TRANSFORMS, LinearGaussian, TwoMoons, build_p
 from csb.process import seeded
 
 SIMULATED = [
-    "bod", "gaussian_mixture", "linear_gaps", "linear_gaussian", "mixture_class", "normal_set", "sbi_gaussian_linear",
-    "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "two_moons",
+    "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "mixture_class", "normal_set", "oscillator",
+    "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir", "two_moons",
 ]  # fmt: skip
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
 

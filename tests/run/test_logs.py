@@ -102,8 +102,8 @@ def test_two_runs_of_wandb_in_one_process_are_separate_and_finished(command, tin
 @pytest.mark.parametrize(
     "problem",
     [
-        "bod", "gaussian_mixture", "linear_gaps", "linear_gaussian", "normal_set", "sbi_gaussian_linear",
-        "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture",
+        "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "normal_set", "oscillator",
+        "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir",
     ],
 )  # fmt: skip
 def test_each_simulated_problem_trains(tiny, tmp_path, problem):
