@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.bridge.check import MOST, Check, ContextReference, assess, embedded, warned
+from csb.bridge.check import MOST, Check, ContextReference, assess, embedded, p_values, warned
 from csb.bridge.kernel import Direction, Kernel, KernelSpec, heads
 from csb.bridge.paths import DensityInfo, check_points, check_skips, estimate, moved, planned_calls, timesteps_of
 from csb.bridge.samples import SampleInfo, Samples, call_bar, check_observations, measured, require_finite, warn_far
@@ -66,6 +66,10 @@ class Bridge(Float32Module):
         setattr(self, f"{direction}_kernel", kernel)
 
     @property
+    def missing(self) -> bool:
+        return self.backward_kernel.network.missing  # whether values of observations may be, which are NaN
+
+    @property
     def device(self) -> torch.device:
         return self.backward_kernel.table.device  # asked for often: parameters() walks through all modules
 
@@ -83,7 +87,7 @@ class Bridge(Float32Module):
         sample_steps: int | None = None,
         progress: bool = False,
         combine: str | None = None,
-        check: bool = False,
+        check: bool | None = False,
     ) -> Samples:
         """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps. batch_size changes no sample.
 
@@ -102,17 +106,16 @@ class Bridge(Float32Module):
             progress: show a bar over the network calls on standard error.
             combine: "product": y (m, *y_shape) are observations of one unknown, independent given x, and the samples,
                 weighted, of p(x | y_1, …, y_m), as of one observation (:mod:`csb.bridge.several`).
-            check: warn of observations of p < .01 in :meth:`check`, not of those far outside the training's range.
+            check: warn of p < .01 in :meth:`check`, not of y far outside the training's range; None: of neither.
 
         CSBError for an argument out of its range, too little memory, impossible skips, and states that are not finite.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         refine = require_int("refine", refine, 0)
         timesteps = self.timesteps(refine, sample_steps)
-        flags = {"mean_only": mean_only, "trajectory": trajectory, "progress": progress, "check": check}
-        for name, value in flags.items():
-            require_flag(name, value)
-        y, single = self._observations(y, check)
+        for name, value in dict(mean_only=mean_only, trajectory=trajectory, progress=progress, check=check).items():
+            require_flag(name, value or False)
+        y, single = self.observations(y, check)
         generator = seeded_or(generator, seed, self.device)
         if combine is not None:
             check_combine(combine, mean_only=mean_only, refine=refine, trajectory=trajectory, sample_steps=sample_steps)
@@ -123,8 +126,7 @@ class Bridge(Float32Module):
         with self.frozen(), measured(self.device) as cost, bar as tick:
             c, path = self.transform.encode_y(y), [noise.normal(n, *self.transform.z_shape)]
             step_noise = None if mean_only else noise
-            again: tuple[Direction, ...] = ("forward", "backward")
-            passes: tuple[Direction, ...] = ("backward", *again * refine)
+            passes: Any = ("backward", *("forward", "backward") * refine)
             for direction in passes:
                 contexts = self.contexts(direction, c, batch_size)
                 path = path[-1:]
@@ -133,8 +135,7 @@ class Bridge(Float32Module):
             x = self.transform.decode(path[-1], repeated(y, n)).unflatten(0, (len(y), n))
             require_finite("the bridge", x)
             states = torch.stack(path[::-1]).unflatten(1, (len(y), n)).cpu() if trajectory else None
-        info = SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states)
-        return Samples(x[0] if single else x, info)
+        return Samples(x[0] if single else x, SampleInfo(calls, 0, cost.seconds, cost.peak_memory, trajectory=states))
 
     def log_prob(
         self,
@@ -167,7 +168,7 @@ class Bridge(Float32Module):
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
         require_flag("with_info", with_info)
-        y, single = self._observations(y)
+        y, single = self.observations(y)
         x, shape = check_points(x, self.transform, len(y), single, self.device)
         noise = Noise(generator, len(y), self.device)
         with self.frozen(), measured(self.device) as cost:
@@ -184,7 +185,7 @@ class Bridge(Float32Module):
 
         ``seed`` is of the permutations behind ``set_p``. CSBError as :meth:`sample`, and without a reference.
         """
-        return assess(self, self._observations(y, None)[0], seed)
+        return assess(self, self.observations(y, None)[0], seed)
 
     def set_reference(self, training: Numbers, held_out: Numbers) -> None:
         """Set what :meth:`check` compares with. A training does it by itself; an older bridge may be given one.
@@ -192,15 +193,14 @@ class Bridge(Float32Module):
         Of ``training``, m ≥ 10 of the observations (m, *y_shape) that it was trained on, and ``held_out``, others of
         the same law that no decision of the training rests on, 1,000 each are kept at most.
         """
-        of = (embedded(self, self._observations(part, None)[0][:MOST]) for part in (training, held_out))
+        of = (embedded(self, self.observations(part, None)[0][:MOST]) for part in (training, held_out))
         self.reference = ContextReference.of(*of)
 
-    def _observations(self, y: Numbers, check: bool | None = False) -> tuple[Tensor, bool]:
-        """y as a batch, and whether it was a single one. Warns where it is far from the training, unless None."""
+    def observations(self, y: Numbers, check: bool | None = False) -> tuple[Tensor, bool]:
+        """Return y as a batch, and whether it was a single one; warn as :meth:`sample` does. CSBError as there."""
         maps = self.transform
-        missing = self.backward_kernel.network.missing
-        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units, missing)
-        if check is not None and not (check and warned(self, y)):
+        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units, self.missing)
+        if check is not None and not (check and warned(self, p_values(self, y))):
             warn_far(maps, y)
         return y, single
 

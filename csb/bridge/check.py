@@ -159,12 +159,16 @@ def assess(bridge: Any, y: Tensor, seed: int) -> Check:
     return Check(reference.p_values(distance), distance, reference.set_p(features, seed))
 
 
-def warned(bridge: Any, y: Tensor) -> bool:
-    """Warn once where p-values of checked observations are below .01; False where too few are held out to say so."""
+def p_values(bridge: Any, y: Tensor) -> Tensor:
+    """The p-values (B,) alone of :meth:`csb.bridge.Bridge.check`, of checked observations."""
     reference = _reference_of(bridge)
-    if 1 / (len(reference.held_out) + 1) >= UNUSUAL:
+    return reference.p_values(reference.distance(reference.features(embedded(bridge, y))))
+
+
+def warned(bridge: Any, p: Tensor) -> bool:
+    """Warn once where p-values (B,) are below .01; False where too few observations are held out to say so."""
+    if 1 / (len(bridge.reference.held_out) + 1) >= UNUSUAL:
         return False
-    p = reference.p_values(reference.distance(reference.features(embedded(bridge, y))))
     if len(found := (p < UNUSUAL).nonzero()):
         logger.warning(
             "%d of %d observations are unlike those of the training (p < %g, as one in %.0f usual ones has), the first "

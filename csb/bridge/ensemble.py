@@ -18,7 +18,10 @@ from csb.errors import CSBError, require_int
 from csb.numbers import Numbers
 from csb.process import Generators, Noise, Stream, seeded, seeded_or
 
-_OF_FIRST = ("transform", "grid", "backward_kernel", "device", "about", "reference", "check")
+_OF_FIRST = (
+    "transform", "grid", "backward_kernel", "device", "about", "reference", "missing", "observations", "check",
+    "contexts", "frozen",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Ensemble(nn.Module):
 
     Attributes:
         members: as given.
-        transform, grid, backward_kernel, device, about, reference, check: those of the first member.
+        transform, grid, backward_kernel, device, about, reference, missing, observations, check, contexts, frozen:
+            those of the first member.
     """
 
     def __init__(self, members: Sequence[Bridge]) -> None:
@@ -72,7 +76,7 @@ class Ensemble(nn.Module):
         *,
         seed: int | None = None,
         generator: Generators = None,
-        check: bool = False,
+        check: bool | None = False,
         **options: Any,
     ) -> Samples:
         """Draw pooled samples: one of each member in a random order, again and again; the first k are spread evenly.
@@ -91,7 +95,7 @@ class Ensemble(nn.Module):
         generator = seeded_or(generator, seed, self.device)
         each = -(-n // M)
         found = [
-            member.sample(y, each, generator=generator, check=check and i == 0, **options)
+            member.sample(y, each, generator=generator, check=None if i else check, **options)
             for i, member in enumerate(self.members)
         ]
         shape = tuple(self.transform.x_shape)

@@ -114,7 +114,7 @@ def require_products(bridge: "Bridge", y: Tensor) -> None:
     kernel, m, end, fault = bridge.backward_kernel, len(y), float(bridge.grid.alpha_bar[-1]), ""
     if kernel.covariance not in COVARIANCES:
         fault = f"covariance={kernel.covariance}; expected diagonal or full: train it with objective.covariance=full"
-    elif not kernel.network.missing:
+    elif not bridge.missing:
         fault = "a network that does not know missing values; train it with training.missing=0.5"
     elif m > 1 and m * end > 1.01 * MOST:
         fault = (

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge
+from csb.bridge.check import p_values, warned
 from csb.bridge.samples import as_floats, batched
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.scores import SamplerSettings
@@ -63,7 +64,7 @@ def prepare(given: Given) -> Callable[[], None]:
     if own.calls is None:
         ensemble = load_ensemble(own.run)
         bridge = load_any(own.run) if ensemble is None else ensemble.bridge
-        sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler), check=bridge.reference is not None)
+        sampler: Sampler = BridgeSampler(bridge, **vars(own.sampler))
     else:
         bridge, sampler = _student(own.run, own.calls, own.sampler)
     if own.y is not None:
@@ -83,11 +84,13 @@ def _run(own: SampleSettings, bridge: Bridge, sampler: Sampler, observed: Callab
         y = observed()
     except CSBError as error:
         raise CSBError(f"{error} (y= is not given, so that test observations are needed)") from error
-    samples = sampler.sample(y, own.n, seeded(own.seed, device=sampler.device))
-    x = samples.x.cpu().numpy()
-    arrays: dict[str, Any] = {"x": x, "y": y.numpy()}
+    arrays: dict[str, Any] = {"y": y.numpy()}
     if bridge.reference is not None:
-        arrays["p"] = bridge.check(y).p.numpy()
+        arrays["p"] = p = p_values(bridge, bridge.observations(y, None)[0])
+        if isinstance(sampler, BridgeSampler) and warned(bridge, p):  # then the range of training needs no warning
+            sampler.options["check"] = None
+    samples = sampler.sample(y, own.n, seeded(own.seed, device=sampler.device))
+    arrays["x"] = samples.x.cpu().numpy()
     write_atomically(Path(own.out), lambda file: np.savez(file, **arrays))
     calls = samples.info.forward_evaluations
     print(f"{own.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")

@@ -66,6 +66,11 @@ class Diagnosis:
     figures: dict[str, Figure]
     local: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> list[dict[str, float | str]]:
+        """The table with ``local`` as a last row, "at y": what is shown and saved."""
+        return [*self.table, *([{"parameter": "at y", **self.local}] if self.local else [])]
+
     def show(self) -> None:
         """Display all figures: with the table in a notebook, else in pyplot's windows, which need a display."""
         if "ipykernel" in sys.modules:
@@ -89,17 +94,17 @@ class Diagnosis:
         paths = [place / f"{name}.png" for name in self.figures]
         for path, figure in zip(paths, self.figures.values()):
             write_png(path, figure)
-        return [*paths, write_json(place / "table.json", self.table), write_text(place / "table.md", str(self))]
+        return [*paths, write_json(place / "table.json", self.rows), write_text(place / "table.md", str(self))]
 
     def __str__(self) -> str:
-        return markdown_table(self.table)
+        return markdown_table(self.rows)
 
     def _repr_html_(self) -> str:
         pictures = (
             f'<img alt="{name}" width="{figure.get_figwidth() / UNIT:.0f}" src="{data_uri(png(figure))}">'
             for name, figure in self.figures.items()
         )
-        return html_table(self.table) + "".join(pictures)
+        return html_table(self.rows) + "".join(pictures)
 
 
 def diagnose(

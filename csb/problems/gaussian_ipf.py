@@ -181,15 +181,3 @@ def exact_ipf(
         forward = fit(grid, noise, backward[::-1], False)[::-1]
         steps.append(HalfStep("forward", tuple(forward), _end(data, forward)))
     return steps
-
-
-def static_bridge(alpha_bar_end: float, G: Tensor, g: Tensor, C: Tensor) -> AffineGaussian:
-    """The law of (x_0, x_T) given y of the Schrödinger bridge between N(G y + g, C) and N(0, I), float64."""
-    signal, var = alpha_bar_end**0.5, 1 - alpha_bar_end
-    values, vectors = torch.linalg.eigh(C.double())
-    cross = (
-        vectors @ torch.diag(((4 * alpha_bar_end * values.clamp_min(0) + var**2).sqrt() - var) / 2) @ vectors.T / signal
-    )
-    eye, zero = torch.eye(len(C), dtype=torch.float64), torch.zeros(len(C), dtype=torch.float64)
-    P = torch.cat([torch.cat([C.double(), cross], 1), torch.cat([cross.T, eye], 1)])
-    return AffineGaussian(torch.cat([G.double(), torch.zeros_like(G.double())]), torch.cat([g.double(), zero]), P)

@@ -125,15 +125,6 @@ class Mixture:
         """The law of H x + N(0, R): H (n, d), R (n, n), float64."""
         return Mixture(self.weights, self.means @ H.T, H @ self.covs @ H.T + R)
 
-    def affine(self, scale: Tensor, shift: Tensor) -> "Mixture":
-        """The law of scale·x + shift, coordinate by coordinate: (d,) each, float64; scale not 0."""
-        return Mixture(self.weights, scale * self.means + shift, scale[:, None] * self.covs * scale)
-
-    def diffused(self, alpha_bar: float) -> "Mixture":
-        """The law of √ᾱ x + N(0, (1 − ᾱ) I), ᾱ in (0, 1]."""
-        eye = torch.eye(self.means.shape[1], dtype=torch.float64)
-        return self.observed(math.sqrt(alpha_bar) * eye, (1 - alpha_bar) * eye)
-
     @cached_property
     def _axes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Eigenvalues of the covariances (K or 1, d), eigenvectors (K or 1, d, d), the means along them (K, 1, d)."""

@@ -55,10 +55,6 @@ class SVD:
         kept = (self.values > share * self.values.amax(0, keepdim=True)).nonzero()[:, 0] if self.rank else self.values
         return self if len(kept) == self.rank else self.only(kept)
 
-    def seen(self, x: Tensor) -> Tensor:
-        """VVᵀ x, (B, *x_shape): the part of x that A sees."""
-        return self.v(self.vt(x))
-
 
 def _fits(A: Tensor, digits: int) -> bool:
     """Whether so many binary digits do for every number of A."""

@@ -254,8 +254,8 @@ def _check_bridge(run: RunConfig) -> None:
 
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
-    z_shape, sizes, training = run.problem.new_transform().z_shape, run.problem.sizes, run.training
-    each = bytes_per_trajectory(z_shape, run.grid.T, run.objective, DTYPES[training.cache_dtype])
+    maps, sizes, training = run.problem.new_transform(), run.problem.sizes, run.training
+    each = bytes_per_trajectory(maps, run.grid.T, run.objective, training.missing, DTYPES[training.cache_dtype])
     capacity(each, training.trajectories, training.cache_bytes)
     require_pairs(sizes["train"], run.training)
     name = "exact_observations" if run.problem.has_exact_posterior else "observations"

@@ -231,16 +231,6 @@ def write_provenance(
     write_json(path, {**before, job: entry})
 
 
-def forget_provenance(folder: Path, job: str) -> None:
-    """Takes a job's entry out, where there is one: its results are no more."""
-    try:
-        entries = read_provenance(folder)
-    except CSBError:
-        return
-    if entries.pop(job, None) is not None:
-        write_json(folder / PROVENANCE, entries)
-
-
 def read_provenance(folder: Path) -> dict[str, Any]:
     """The entries of a folder by job; none where it has no file. CSBError where the file is damaged."""
     path = folder / PROVENANCE

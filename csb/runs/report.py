@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from csb.bridge import Bridge
-from csb.bridge.samples import check_observations
 from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
 from csb.evaluation.pictures import as_images, drawn_channels
@@ -230,13 +229,10 @@ def diagnose_run(
 
 def _one(bridge: Bridge, y: Numbers) -> Tensor:
     """y as one checked observation, on the CPU."""
-    maps, missing = bridge.transform, bridge.backward_kernel.network.missing
-    found, single = check_observations(
-        y, maps.y_shape, torch.device("cpu"), maps.dtype_of("y"), maps.any_units, missing
-    )
+    found, single = bridge.observations(y, None)
     if not single:
-        raise CSBError(f"y has shape {tuple(found.shape)}; give one observation {maps.y_shape} to look at")
-    return found[0]
+        raise CSBError(f"y has shape {tuple(found.shape)}; give one observation {tuple(found.shape[1:])} to look at")
+    return found[0].cpu()
 
 
 def _local(run: Run, test: Pairs, samples: Tensor, at: Tensor, first: Tensor, seed: int) -> dict[str, float]:

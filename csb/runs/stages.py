@@ -255,7 +255,7 @@ def teacher(run: RunConfig) -> Run:
     if spec.law == GENERATOR:
         check_patches(run.distil.patches, found.bridge.transform.z_shape)
     build_student(spec)
-    cache_size(found.bridge, run.distil)
+    cache_size(found.bridge, run.distil, run.training.missing)
     return found
 
 

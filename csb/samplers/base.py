@@ -127,7 +127,7 @@ class BridgeSampler(Sampler):
             )
         self.bridge, self.options = bridge, options
         self.y_dtype, self.any_units = bridge.transform.dtype_of("y"), bridge.transform.any_units
-        self.missing = bridge.backward_kernel.network.missing
+        self.missing = bridge.missing
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         return self.bridge.sample(y, n, generator=noise.generator, **self.options)

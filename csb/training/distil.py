@@ -145,7 +145,7 @@ def train_student(
         pairs: the encoded training pairs, of which observations are taken.
         settings, setup, resume: as for :func:`csb.training.regression.train_network`.
     """
-    size, seed = cache_size(bridge.requires_grad_(False), settings), setup.seed
+    size, seed = cache_size(bridge.requires_grad_(False), settings, pairs.missing), setup.seed
 
     def batches(start: int, bar: Bar) -> Iterator[Jumps]:
         number = start // settings.refresh
@@ -160,7 +160,7 @@ def train_student(
     train_network(student, NAME, loss, batches, settings, setup, resume, "distillation")
 
 
-def cache_size(bridge: Bridge, settings: DistilSettings) -> int:
+def cache_size(bridge: Bridge, settings: DistilSettings, missing: float) -> int:
     """Return how many paths the cache holds. CSBError where its budget holds none."""
-    each = bytes_per_trajectory(bridge.transform.z_shape, bridge.grid.T, BridgeMatching())
+    each = bytes_per_trajectory(bridge.transform, bridge.grid.T, BridgeMatching(), missing)
     return capacity(each, settings.trajectories, settings.cache_bytes, "distil")

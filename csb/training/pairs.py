@@ -137,11 +137,15 @@ class Cache(NamedTuple):
 
 
 def bytes_per_trajectory(
-    z_shape: tuple[int, ...], T: int, objective: Objective, dtype: torch.dtype = torch.float32
+    maps: Transform, T: int, objective: Objective, missing: float, dtype: torch.dtype = torch.float32
 ) -> int:
-    """Count the states, the targets where the objective needs them, and the index of the observation."""
+    """Count the states, the targets where the objective needs them, and the observation's index, or a copy with gaps.
+
+    The copy comes with the index where a chance of ``missing`` values is set.
+    """
     kept = {"states": T + 1, "targets": 2 * T + 1, "ends": 2}[objective.caches]
-    return dtype.itemsize * math.prod(z_shape) * kept + _OWNER_BYTES
+    gaps = torch.float32.itemsize * math.prod(maps.c_shape) if missing else 0
+    return dtype.itemsize * math.prod(maps.z_shape) * kept + gaps + _OWNER_BYTES
 
 
 def capacity(each: int, wanted: int, budget: int, group: str = "training") -> int:

@@ -76,7 +76,7 @@ class BridgeTrainer:
             bridge.grid, objective, settings.batch_size, settings.states_per_pair, setup.seed, ranks=self.ranks
         )
         self.dtype = DTYPES[settings.cache_dtype]
-        each = bytes_per_trajectory(pairs.z_shape, bridge.grid.T, objective, self.dtype)
+        each = bytes_per_trajectory(bridge.transform, bridge.grid.T, objective, pairs.missing, self.dtype)
         self.cache_size = capacity(each, settings.trajectories, settings.cache_bytes)
         self.cache_bytes = self.cache_size * each
 

@@ -93,6 +93,8 @@ def test_one_warning_in_plain_words(case, caplog):
     with caplog.at_level(logging.WARNING):
         assert torch.equal(bridge.sample(usual, 2, seed=1, check=True).x, plain)
         assert not caplog.records
+        bridge.sample(usual + 1000, 2, check=None)
+        assert not caplog.records
         bridge.sample(torch.cat([usual, usual + 1000]), 2, check=True)
     (record,) = caplog.records
     assert "3 of 6 observations are unlike those of the training" in record.getMessage()

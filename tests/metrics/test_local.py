@@ -1,5 +1,7 @@
 """L-C2ST and the predictive check on a Gaussian problem, where right and wrong posteriors are known."""
 
+import json
+
 import pytest
 import torch
 
@@ -65,12 +67,15 @@ def test_what_cannot_be_judged():
         predictive_p(y[:5], at)
 
 
-def test_diagnose_at_an_observation():
+def test_diagnose_at_an_observation(tmp_path):
     x = torch.randn(1000, 2, generator=seeded(1))
     small = {"first_steps": 20, "steps": 10, "batch_size": 64}
     run = csb.fit(x, x + torch.randn(1000, 2, generator=seeded(2)), L=1, T=2, training=small, progress=False)
     found = run.diagnose(observations=60, samples=20, y=[0.3, -0.1])
     assert set(found.local) == {"l_c2st", "l_c2st_p"}
+    assert found.rows == [*found.table, {"parameter": "at y", **found.local}]
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text()) == found.rows
     assert found.local["l_c2st_p"] <= 1
     with pytest.raises(CSBError, match="give one observation"):
         run.diagnose(observations=60, samples=20, y=[[0.3, -0.1], [0.0, 0.0]])

@@ -78,14 +78,6 @@ def test_conditioning_is_bayes_rule_pointwise(mixture, points):
     torch.testing.assert_close(posterior.log_prob(points), mixture.log_prob(points) + likelihood - evidence)
 
 
-def test_affine_and_diffused(mixture, points):
-    scale, shift = torch.tensor([2.0, -0.5]).double(), torch.tensor([1.0, 3.0]).double()
-    moved = mixture.affine(scale, shift).log_prob(scale * points + shift)
-    torch.testing.assert_close(moved, mixture.log_prob(points) - scale.abs().log().sum())
-    torch.testing.assert_close(mixture.diffused(1.0).log_prob(points), mixture.log_prob(points))
-    torch.testing.assert_close(mixture.diffused(0.36).mean, 0.6 * mixture.mean)
-
-
 def test_samples_have_the_moments(mixture):
     x = mixture.sample(200_000, seeded(3))
     error = 5 * (mixture.cov.diagonal().max() / 200_000).sqrt()

@@ -91,7 +91,7 @@ class TestSVD:
         torch.testing.assert_close(svd.u(svd.values * svd.vt(x)), A(x), rtol=1e-10, atol=1e-12)
         y = normal(4, *A.y_shape, seed=1)
         torch.testing.assert_close(svd.v(svd.values * svd.ut(y)), A.adjoint(y), rtol=1e-10, atol=1e-12)
-        rest = A(x - svd.seen(x))
+        rest = A(x - svd.v(svd.vt(x)))
         torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
         c = svd.vt(x.float())
         assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import csb
+from csb.bridge import check
 from csb.files import CONTEXTS
 from tests.conftest import checked, one_line
 from tests.run.test_fit import SMALL, pairs
@@ -36,7 +37,11 @@ def test_members_are_runs_of_their_seeds_on_one_split(kept, tmp_path):
     assert "give one of its members" in one_line(lambda: run.export(tmp_path / "shared"))
 
 
-def test_the_command_line_writes_p_values(kept, tmp_path):
+def test_the_command_line_writes_p_values(kept, tmp_path, monkeypatch):
+    """Of one embedding each, without the permutations of a check."""
+    embed, seen = check.embedded, []
+    monkeypatch.setattr(check, "embedded", lambda bridge, y: seen.append(len(y)) or embed(bridge, y))
+    monkeypatch.delattr(check.ContextReference, "set_p")
     np.save(tmp_path / "y.npy", torch.cat([Y[:5], Y[:5] + 1000]).numpy())
     for source in (kept, kept / "member_0"):
         checked("sample", f"run={source}", f"y={tmp_path}/y.npy", "n=4", f"out={tmp_path}/s.npz")()
@@ -44,6 +49,7 @@ def test_the_command_line_writes_p_values(kept, tmp_path):
             assert found["x"].shape == (10, 4, 2)
             assert (found["p"][5:] == 1 / 31).all()  # of 300 pairs 30 are held out
             assert found["p"][:5].max() > 0.1
+    assert seen == [10, 10]
 
 
 def test_the_reference_of_a_training_is_the_test_split(kept, tmp_path):

@@ -27,9 +27,8 @@ class GaussianTask:
         self.A, self.std, self.shift, self.scale = problem.A, problem.noise_std, shift, scale
         self.mean = torch.zeros(d, dtype=torch.float64) if mean is None else mean
         self.cov = torch.eye(d, dtype=torch.float64) if cov is None else cov
-        prior = Mixture(torch.ones(1, dtype=torch.float64), self.mean[None], self.cov[None])
-        units = torch.full((d,), 1 / scale, dtype=torch.float64), torch.full((d,), -shift / scale, dtype=torch.float64)
-        self.prior = prior.affine(*units)  # of z
+        one = torch.ones(1, dtype=torch.float64)
+        self.prior = Mixture(one, (self.mean[None] - shift) / scale, self.cov[None] / scale**2)  # of z
         self.denoiser = Moved(self.prior, shift, scale)
         self.z_variance = float(self.prior.cov.diagonal().mean())
         spread = (self.A @ self.cov @ self.A.T).diagonal()

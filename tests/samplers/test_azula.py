@@ -14,7 +14,7 @@ from azula.guidance.tds import TDSSampler
 from azula.noise import Schedule
 from azula.sample import DDPMSampler
 
-from csb.problems import GaussianMixture
+from csb.problems import GaussianMixture, Mixture
 from csb.process import Cosine, Grid, LinearBeta, Noise, Power, seeded
 from csb.samplers import DPS, TDS, GaussianLikelihood
 from tests.conftest import Moved
@@ -23,8 +23,8 @@ T = 8
 PROBLEM = GaussianMixture(dx=4, dy=2, seed=4)
 Y = PROBLEM.pairs("test", 1).y
 SCHEDULES = {"linear": LinearBeta(1e-4), "cosine": Cosine(1e-3), "power": Power(0.1, 3.0)}
-UNITS = torch.full((4,), 1 / 11.0).double(), torch.full((4,), -3 / 11.0).double()
-DENOISER = Moved(PROBLEM.mixture.affine(*UNITS), 3.0, 11.0)  # for z = (x − 3)/11
+X = PROBLEM.mixture
+DENOISER = Moved(Mixture(X.weights, (X.means - 3) / 11, X.covs / 121), 3.0, 11.0)  # for z = (x − 3)/11
 
 
 class OnGrid(Schedule):

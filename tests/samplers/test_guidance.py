@@ -56,7 +56,9 @@ class Exactly:
             return super().guide(z, k, y, score, gradient)
         at, alpha_bar = z.detach().requires_grad_(), float(self.grid.alpha_bar[k])
         with torch.enable_grad():
-            chance = self.denoiser.mixture.diffused(alpha_bar).log_responsibilities(at)
+            eye = torch.eye(at.shape[1], dtype=torch.float64)
+            diffused = self.denoiser.mixture.observed(alpha_bar**0.5 * eye, (1 - alpha_bar) * eye)
+            chance = diffused.log_responsibilities(at)
             value = (y * chance).sum(1)
             (slope,) = torch.autograd.grad(value.sum(), at)
         return Guidance(z, self.denoise(z, k), value.detach().double(), slope)

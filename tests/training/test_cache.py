@@ -8,6 +8,7 @@ from csb.bridge.objectives import BridgeMatching, Likelihood, MeanMatching
 from csb.errors import CSBError
 from csb.problems import FilePairs
 from csb.problems.gaussian_ipf import AffineGaussian
+from csb.problems.transform import Identity
 from csb.process import Grid, Power, seeded
 from csb.training.half_step import Batches, Draw
 from csb.training.pairs import EncodedPairs, bytes_per_trajectory, capacity, encoded, fill
@@ -116,7 +117,7 @@ class TestBudget:
     @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.caches)
     def test_bytes_are_what_is_said_and_states_those_of_float32_rounded(self, exact, objective, name):
         cache = filled(exact, objective=objective, size=37, dtype=DTYPES[name])
-        each = bytes_per_trajectory((2,), 4, objective, DTYPES[name])
+        each = bytes_per_trajectory(Identity((2,), (2,)), 4, objective, 0.0, DTYPES[name])
         assert sum(tensor.nbytes for tensor in cache.tensors) == 37 * each
         kept = {"states": 5, "targets": 9, "ends": 2}[objective.caches]
         assert each == (4 if name == "float32" else 2) * 2 * kept + 8

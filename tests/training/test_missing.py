@@ -62,7 +62,7 @@ def test_missing_values_change_the_context_as_a_value_of_0_does_not():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_later_half_steps_see_the_gaps_of_their_trajectories(objective, bridge):
-    from csb.training.pairs import EncodedPairs, fill
+    from csb.training.pairs import EncodedPairs, bytes_per_trajectory, fill
 
     x, y = pairs(50)
     data = EncodedPairs.of(x, y, missing=1.0)
@@ -72,6 +72,8 @@ def test_later_half_steps_see_the_gaps_of_their_trajectories(objective, bridge):
         assert 0.4 < float(c.isnan().double().mean()) < 0.7
         seen = ~c.isnan()
         assert torch.equal(c[seen], y[cache.owner][seen])
+        each = bytes_per_trajectory(bridge.transform, bridge.grid.T, OBJECTIVES[objective](), data.missing)
+        assert sum(tensor.nbytes for tensor in cache.tensors) == 200 * each
 
 
 def test_gaps_of_the_data_make_a_bridge_that_takes_them(tmp_path):

@@ -45,13 +45,13 @@ def half_steps(recipe: Recipe, L: int, shrink: int) -> list[dict[str, Any]]:
 def cache_sizes(recipe: Recipe) -> list[dict[str, Any]]:
     """A row for each objective: bytes of a trajectory as counted and as budgeted, and MiB of the recipe's cache."""
     rows = []
-    shape, T, training = recipe.transform.z_shape, recipe.run.grid.T, recipe.run.training
+    T, training = recipe.run.grid.T, recipe.run.training
     bridge = recipe.bridge().eval()
     for name in OBJECTIVES:
         objective = OBJECTIVES[name]()
         cache = fill(bridge, "forward", objective, recipe.pairs(_FEW), _FEW, (0,))
         counted = sum(tensor.nbytes for tensor in cache.tensors)
-        each = bytes_per_trajectory(shape, T, objective)
+        each = bytes_per_trajectory(recipe.transform, T, objective, training.missing)
         held = capacity(each, training.trajectories, training.cache_bytes)
         rows.append(
             {
