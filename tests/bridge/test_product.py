@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from observations import product_errors
 
 from csb.bridge import Bridge, BridgeSpec, Kernel, KernelSpec, build_bridge
 from csb.bridge.product import ratio
@@ -104,6 +105,8 @@ def test_a_short_horizon_moves_the_mean_as_far_as_joint_laws_say(L, expected):
     ys = torch.full((2, 1), 2.0)
     mean, _ = moments(SCALAR.bridge(alpha_bar_end=0.1, L=L).sample(ys, 20_000, seed=1, combine="product"))
     assert float(4 / 3 - mean) * 3**0.5 == pytest.approx(expected, abs=4 / 20_000**0.5)
+    unit = torch.eye(1, dtype=torch.float64)
+    assert product_errors((unit, unit, unit), 2, 0.1, L, 8, "likelihood")[0] == pytest.approx(expected, abs=5e-4)
 
 
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
