@@ -111,10 +111,10 @@ class Bridge(Float32Module):
         CSBError for an argument out of its range, too little memory, impossible skips, and states that are not finite.
         """
         n, batch_size = require_int("n", n, 1), require_int("batch_size", batch_size, 1)
-        refine = require_int("refine", refine, 0)
-        timesteps = self.timesteps(refine, sample_steps)
-        for name, value in dict(mean_only=mean_only, trajectory=trajectory, progress=progress, check=check).items():
-            require_flag(name, value or False)
+        timesteps = self.timesteps(refine := require_int("refine", refine, 0), sample_steps)
+        flags = dict(mean_only=mean_only, trajectory=trajectory, progress=progress, check=check is not None and check)
+        for name, value in flags.items():
+            require_flag(name, value)
         y, single = self.observations(y, check)
         generator = seeded_or(generator, seed, self.device)
         if combine is not None:
