@@ -190,7 +190,7 @@ def posterior_scatter(
 def observation_label(y: np.ndarray) -> str:
     """A short observation (d,) in words; "" for a long one."""
     numbers = ", ".join(f"{v:.2f}" for v in y).replace("-", "−").replace("nan", "?")
-    return f"y = ({numbers})".replace(" ", "\N{NO-BREAK SPACE}") if len(y) <= 5 else ""
+    return f"y\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}({numbers})" if len(y) <= 5 else ""
 
 
 def _draw_points(axes: Axes, x: np.ndarray, e: np.ndarray | None, t: np.ndarray) -> None:

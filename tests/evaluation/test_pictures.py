@@ -10,7 +10,14 @@ from matplotlib.image import imread
 
 from csb.errors import CSBError
 from csb.evaluation import plots
-from csb.evaluation.pictures import as_images, draw_samples, posterior_grid, posterior_scatter, to_rgb
+from csb.evaluation.pictures import (
+    as_images,
+    draw_samples,
+    observation_label,
+    posterior_grid,
+    posterior_scatter,
+    to_rgb,
+)
 from csb.problems import FilePairs, MnistSuperres
 from csb.process import seeded
 
@@ -108,4 +115,7 @@ def test_an_old_picture_survives_bad_input(tmp_path: Path, draw, arguments, matc
 
 def test_words_of_a_label_stay_whole():
     assert plots.wrap("Spread/skill, fair", 40) == "Spread/skill,\nfair"
+    label = plots.wrap(observation_label(np.array([-0.53, -0.25, -0.3, 0.83, -0.28])), 250)
+    assert "\n" in label
+    assert all(line.endswith(",") for line in label.splitlines()[:-1])
     assert max(map(len, plots.wrap("x" * 70, 40).splitlines())) == 20  # no label is as wide as the figure
