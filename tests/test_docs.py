@@ -48,7 +48,7 @@ TINY = [
     "conditional.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8", "distil.calls=[1,2]",
 ]  # fmt: skip
 VECTORS = [*TINY, "T=4"]  # as many steps as students have calls by default
-SIMULATED = [*VECTORS, "problem.n_train=1000", "+problem.n_val=100"]
+SIMULATED = [*VECTORS, "++problem.n_train=1000", "+problem.n_val=100"]
 MLP = "network.options={width: 16, depth: 1}"
 IMAGES = [
     *TINY, "T=10", "training.inflate=false", "objective.rank=2", "metrics.observations=2",
