@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from itertools import zip_longest
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -126,12 +127,17 @@ class ResidualBlock(nn.Module):
         self.inner, self.outer = nn.Linear(width, width), zero_init(nn.Linear(width, width))
         self.film = nn.Linear(embedding, 2 * width)
 
-    def forward(self, h: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
-        """h (B, width); embedding (U, embedding), of which rows (B,) takes each row's; None: of all rows, or one."""
+    def forward(self, h: Tensor, embedding: Tensor, rows: Tensor | None, gain: Tensor | None = None) -> Tensor:
+        """h (B, width); embedding (U, embedding), of which rows (B,) takes each row's; None: of all rows, or one.
+
+        ``gain`` (B, width), if any, is added to a.
+        """
         film = self.film(embedding)
         if rows is not None:
             film = film.index_select(0, rows)  # whose backward pass takes a fifth of that of film[rows]
         scale, shift = film.chunk(2, dim=1)
+        if gain is not None:
+            scale = scale + gain.to(scale.dtype)
         inner = torch.addcmul(shift, self.inner(self.norm(h)), 1 + scale)
         return h + self.outer(nn.functional.silu(inner))
 
@@ -139,12 +145,14 @@ class ResidualBlock(nn.Module):
 class MLP(Network):
     """A residual MLP on the sum of embedded state and observation context.
 
-    The context (B, width) is the encoder's. The first and last layers stay in float32 under autocast: near the data a
+    The context (B, width) is the encoder's. With ``film`` it also scales the features of each block, so that products
+    of state and observation need not be made of sums; the context is then (B, width·(1 + depth)), the code and these
+    gains, which are linear in SiLU(code). The first and last layers stay in float32 under autocast: near the data a
     step is finer than bfloat16 resolves a state.
     """
 
     def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4,
-                 encoder: str | dict[str, Any] = "vector") -> None:  # fmt: skip
+                 encoder: str | dict[str, Any] = "vector", film: bool = False) -> None:  # fmt: skip
         super().__init__(*shapes)
         z_dim, heads = math.prod(self.z_shape), self.heads
         self.encoder = build_encoder(encoder, self.c_shape, width)
@@ -152,20 +160,23 @@ class MLP(Network):
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList([ResidualBlock(width, width) for _ in range(depth)])
         self.exit = nn.Sequential(nn.LayerNorm(width), exit_init(nn.Linear(width, heads * z_dim), heads))
+        self.gains = nn.Linear(width, width * depth, bias=False) if film else None
 
     def encode(self, c: Tensor) -> Tensor:
         with torch.autocast(c.device.type, enabled=False):
-            return self.encoder(c)
+            code = self.encoder(c)
+            return code if self.gains is None else torch.cat([code, self.gains(nn.functional.silu(code))], dim=1)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        code, *gains = context.split(self.entry.out_features, dim=1)
         with torch.autocast(z.device.type, enabled=False):
-            h = self.entry(z.flatten(1)) + context
+            h = self.entry(z.flatten(1)) + code
         rows = None
         if len(time) > 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
             time, rows = torch.unique(time, return_inverse=True)
         embedding = nn.functional.silu(self.time(time))
-        for block in self.blocks:
-            h = block(h, embedding, rows)
+        for block, gain in zip_longest(self.blocks, gains):
+            h = block(h, embedding, rows, gain)
         with torch.autocast(z.device.type, enabled=False):
             return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
 

@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Plain]] = {
             "name": "affine", "options": {"steps": None}, "parametrisation": {"backward": "drift", "forward": "drift"},
         },
         "mlp": {
-            "name": "mlp", "options": {"width": AUTO, "depth": AUTO},
+            "name": "mlp", "options": {"width": AUTO, "depth": AUTO, "film": True},
             "parametrisation": {"backward": "v", "forward": "v"},
         },
         "unet": {"name": "unet", "options": _UNET, "parametrisation": {"backward": "x0", "forward": "v"}},

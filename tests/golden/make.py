@@ -18,7 +18,7 @@ TINY = [
     "training.checkpoint_every=20", "training.validate_every=20", "metrics.exact_observations=2",
     "metrics.exact_samples=100", "metrics.picture_rows=2", "logger=none", "progress=false",
 ]  # fmt: skip
-SMALL = ["network.options.width=8", "network.options.depth=1"]
+SMALL = ["network.options.width=8", "network.options.depth=1", "network.options.film=false"]
 MOONS = ["experiment=two_moons", "problem.n_train=1000", *SMALL]
 IMAGES = [
     "experiment=pairs_images", "data.path=images.npz",

@@ -24,7 +24,7 @@ TINY = [
     "experiment=two_moons", "T=3", "training.first_steps=12", "training.steps=10", "training.batch_size=256",
     "training.refresh=4", "optimizer.lr=0.001",
     "training.trajectories=512", "training.checkpoint_every=3", "training.validate_every=10", "training.select=last",
-    "problem.n_train=1000", "network.options.width=8", "network.options.depth=1",
+    "problem.n_train=1000", "network.options.width=8", "network.options.depth=1", "network.options.film=false",
     "metrics.exact_observations=2", "metrics.exact_samples=100", "metrics.picture_rows=2", "metrics.samples=8",
     "metrics.observations=8", "logger=none", "progress=false", "trainer.accelerator=cpu", "trainer.precision=32-true",
 ]  # fmt: skip

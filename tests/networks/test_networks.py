@@ -10,6 +10,7 @@ from csb.process import seeded
 VECTORS = [
     ({"name": "mlp", "width": 16, "depth": 2}, (3,), (5,)),
     ({"name": "mlp", "width": 16, "depth": 1}, (2, 3), (1, 4, 4)),
+    ({"name": "mlp", "width": 16, "depth": 2, "film": True}, (3,), (5,)),
     ({"name": "affine", "steps": 4}, (3,), (5,)),
 ]
 UNET = {"name": "unet", "channels": 8}
@@ -101,6 +102,22 @@ def test_affine_is_the_affine_map_of_its_step_at_every_k(T):
     expected = (network.weight[k] @ torch.cat([z, c], 1)[:, :, None])[..., 0] + network.bias[k]
     torch.testing.assert_close(out[:, 0], expected)
     torch.testing.assert_close(out[:, 1:], network.spread[k])
+
+
+@torch.no_grad()
+def test_film_scales_the_features_of_each_block_by_the_observation():
+    film, plain = (randomise(build({**VECTORS[0][0], "film": film}, (3,), (5,))) for film in (True, False))
+    plain.load_state_dict({name: value for name, value in film.state_dict().items() if name != "gains.weight"})
+    (z, c), time = inputs((3,), (5,)), torch.tensor([0.5])
+    code = plain.encode(c)
+    h, embedding = plain.entry(z) + code, torch.nn.functional.silu(plain.time(time))
+    for i, block in enumerate(plain.blocks):
+        a, b = block.film(embedding).chunk(2, dim=1)
+        gain = torch.nn.functional.silu(code) @ film.gains.weight[16 * i : 16 * (i + 1)].T
+        h = h + block.outer(torch.nn.functional.silu(block.inner(block.norm(h)) * (1 + a + gain) + b))
+    torch.testing.assert_close(film(z, time, film.encode(c)), plain.exit(h).unflatten(1, (2, 3)))
+    film.gains.weight.zero_()
+    torch.testing.assert_close(film(z, time, film.encode(c)), plain(z, time, code))
 
 
 class TestUNetSees:
