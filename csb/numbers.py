@@ -1,6 +1,6 @@
 """Numbers as people hold them, as tensors: items of a Dataset, observations and points go through here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from csb.errors import LARGEST, CSBError
 
 Numbers = Tensor | np.ndarray | Sequence[Any] | float
+Observed = Numbers | Mapping[str, Numbers]  # y as one array, or as named parts
 Array = np.ndarray[Any, Any]
 _WANTED = "pass a tensor, an array or a nested list of real numbers"
 

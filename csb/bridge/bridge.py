@@ -18,7 +18,7 @@ from csb.bridge.transitions import Transition
 from csb.dtypes import Float32Module, Precision, off_meta
 from csb.errors import require_flag, require_int
 from csb.networks import build_network
-from csb.numbers import Numbers
+from csb.numbers import Numbers, Observed
 from csb.problems.transform import Transform, build_transform
 from csb.process import Generators, Grid, Noise, initialised, joined, repeated, seeded_or
 from csb.process.schedule import MOST_STEPS
@@ -75,7 +75,7 @@ class Bridge(Float32Module):
 
     def sample(
         self,
-        y: Numbers,
+        y: Observed,
         n: int = 1,
         *,
         seed: int | None = None,
@@ -92,8 +92,8 @@ class Bridge(Float32Module):
         """Draw posterior samples x ~ p(x | y): x_T ~ N(0, I), then T backward steps. batch_size changes no sample.
 
         Args:
-            y: one observation (*y_shape) or several (B, *y_shape), as :func:`csb.numbers.as_numbers` takes numbers;
-                where y has one coordinate, also a bare number or (B,). Images in [0, 1] must be floats.
+            y: one observation (*y_shape) or several (B, *y_shape), as :func:`csb.numbers.as_numbers` takes numbers, or
+                {name: …} of named parts; of one coordinate also a bare number or (B,). Images in [0, 1] must be floats.
             n: samples of each observation.
             seed, generator: one of them, of all random numbers. The generator is on the bridge's device; a list of B
                 gives each observation its own numbers; without both, torch's global generator draws.
@@ -140,7 +140,7 @@ class Bridge(Float32Module):
     def log_prob(
         self,
         x: Numbers,
-        y: Numbers,
+        y: Observed,
         n: int = 64,
         generator: Generators = None,
         *,
@@ -180,14 +180,14 @@ class Bridge(Float32Module):
         info = DensityInfo(ess.view(shape), error.view(shape), proposal, calls, cost.seconds, cost.peak_memory)
         return value.view(shape), info
 
-    def check(self, y: Numbers, seed: int = 0) -> Check:
+    def check(self, y: Observed, seed: int = 0) -> Check:
         """Tell how usual observations (as in :meth:`sample`) are, by their embedding (:mod:`csb.bridge.check`).
 
         ``seed`` is of the permutations behind ``set_p``. CSBError as :meth:`sample`, and without a reference.
         """
         return assess(self, self.observations(y, None)[0], seed)
 
-    def set_reference(self, training: Numbers, held_out: Numbers) -> None:
+    def set_reference(self, training: Observed, held_out: Observed) -> None:
         """Set what :meth:`check` compares with. A training does it by itself; an older bridge may be given one.
 
         Of ``training``, m ≥ 10 of the observations (m, *y_shape) that it was trained on, and ``held_out``, others of
@@ -196,10 +196,10 @@ class Bridge(Float32Module):
         of = (embedded(self, self.observations(part, None)[0][:MOST]) for part in (training, held_out))
         self.reference = ContextReference.of(*of)
 
-    def observations(self, y: Numbers, check: bool | None = False) -> tuple[Tensor, bool]:
+    def observations(self, y: Observed, check: bool | None = False) -> tuple[Tensor, bool]:
         """Return y as a batch, and whether it was a single one; warn as :meth:`sample` does. CSBError as there."""
-        maps = self.transform
-        y, single = check_observations(y, maps.y_shape, self.device, maps.dtype_of("y"), maps.any_units, self.missing)
+        maps, dtype = self.transform, self.transform.dtype_of("y")
+        y, single = check_observations(y, maps.y_shape, self.device, dtype, maps.any_units, self.missing, maps.parts)
         if check is not None and not (check and warned(self, p_values(self, y))):
             warn_far(maps, y)
         return y, single

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from csb.bridge.bridge import Bridge
 from csb.bridge.samples import SampleInfo, Samples
 from csb.errors import CSBError, require_int
-from csb.numbers import Numbers
+from csb.numbers import Observed
 from csb.process import Generators, Noise, Stream, seeded, seeded_or
 
 _OF_FIRST = (
@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
 
     def sample(
         self,
-        y: Numbers,
+        y: Observed,
         n: int = 1,
         *,
         seed: int | None = None,
@@ -109,7 +109,7 @@ class Ensemble(nn.Module):
         single = found[0].x.ndim == 1 + len(shape)
         return Samples(pooled[0] if single else pooled, SampleInfo(calls, 0, seconds, peak))
 
-    def disagreement(self, y: Numbers, n: int = 200, *, seed: int = 0, **options: Any) -> Disagreement:
+    def disagreement(self, y: Observed, n: int = 200, *, seed: int = 0, **options: Any) -> Disagreement:
         """Tell how far the members differ at observations, from 2·n samples of each.
 
         Args:

@@ -7,10 +7,10 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError, in_one_line
-from csb.numbers import Numbers, as_numbers, require_present
+from csb.numbers import Numbers, Observed, as_numbers, require_present
 from csb.problems.transform import Transform
 
 
@@ -95,22 +95,50 @@ def batched(y: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, bool] | None:
     return (y, False) if y.ndim > 0 and tuple(y.shape[1:]) == shape else None
 
 
+def packed(y: Any, parts: Mapping[str, tuple[int, ...]] | None) -> Any:
+    """Observations {name: values} of a model of named ``parts``, side by side, (B, D), or (D,) of one; others as given.
+
+    CSBError for a name that is missing or unknown, and parts of other shapes or of different numbers of observations.
+    """
+    if not isinstance(y, Mapping):
+        return y
+    if parts is None:
+        raise CSBError(f"y has the parts {', '.join(map(str, y))} and was one array in training; give one array")
+    if odd := [name for name in (*y, *parts) if name not in parts or name not in y]:
+        what = "lacks the part" if odd[0] in parts else "has an unknown part"
+        raise CSBError(f"y {what} {odd[0]!r:.80}; give {', '.join(parts)}")
+    found: list[tuple[Tensor, bool]] = []
+    for name, shape in parts.items():
+        values = as_numbers(f"{name} of y", y[name]).cpu()
+        if (one := batched(values, shape)) is None:
+            given = tuple(values.shape)
+            raise CSBError(f"{name} of y has shape {given}; expected {shape} or a batch (B, {str(shape)[1:]}")
+        found.append(one)
+    if len({len(values) for values, _ in found}) > 1:
+        counts = ", ".join(f"{len(values)} {name}" for name, (values, _) in zip(parts, found))
+        raise CSBError(f"y holds {counts}; give one of each for every observation")
+    flat = torch.cat([values.flatten(1) for values, _ in found], 1)
+    return flat[0] if all(single for _, single in found) else flat
+
+
 def check_observations(
-    y: Numbers,
+    y: Observed,
     shape: tuple[int, ...],
     device: torch.device,
     dtype: torch.dtype,
     any_units: bool,
     missing: bool = False,
+    parts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Tensor, bool]:
-    """Return y as a batch (B, *shape) of a dtype, on the device, and whether it was a single observation.
+    """Return y, or {name: values} of ``parts``, as a batch (B, *shape), and whether it was a single observation.
 
     CSBError where y is not made of numbers, of another shape, empty, infinite, or NaN where nothing may be ``missing``.
     """
-    y = as_floats("y", y, shape, device, dtype, any_units)
+    y = as_floats("y", packed(y, parts), shape, device, dtype, any_units)
     found = batched(y, shape)
     if found is None or len(found[0]) == 0:
         expected = f"y has shape {tuple(y.shape)}; expected {shape} or a batch (B, {str(shape)[1:]}"
+        expected += f", or its parts {{name: …}}: {', '.join(parts)}" if parts else ""
         raise CSBError(expected if found is None else "y holds no observation; pass at least one")
     remedy = "pass finite observations; of which values may be missing, train with training.missing=0.5"
     require_present("y", found[0], remedy, missing)

@@ -1,4 +1,4 @@
-"""Encoders of observations: vectors, images, series and sets, each to one context for all steps and samples.
+"""Encoders of observations: vectors, images, series, sets, and several of these, to one context for all steps.
 
 An encoder is trained together with its network. Where values may be missing it gets values and mask, as
 :func:`with_mask` makes them; series and sets always come with one, as they are filled up to the
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from csb.errors import CSBError, is_one_of
+from csb.problems.parts import Parts, parts_of, views
 from csb.schema import arguments_of, shown
 
 Made = TypeVar("Made", bound=nn.Module)
@@ -213,8 +214,36 @@ class SeriesEncoder(RowsEncoder):
         return h.mT
 
 
+class PartsEncoder(Encoder):
+    """An encoder for each named part of an observation (:mod:`csb.problems.parts`), and a layer that mixes contexts.
+
+    Args:
+        shapes: of the parts, by name, which fill the vector of the observation.
+        encoders: of each part, as :func:`build_encoder` takes them.
+    """
+
+    def __init__(
+        self, c_shape: tuple[int, ...], width: int, *, shapes: Parts, encoders: dict[str, str | dict[str, Any]]
+    ) -> None:
+        super().__init__(c_shape, width)
+        self.masked = c_shape == (2 * sum(math.prod(shape) for shape in shapes.values()),)
+        self.shapes = parts_of(shapes, (c_shape[0] // 2,) if self.masked else c_shape) or {}
+        if encoders.keys() != shapes.keys():
+            raise CSBError(f"encoder has the parts {', '.join(encoders)} and y {', '.join(shapes)}; give one for each")
+        self.parts = nn.ModuleList(
+            build_encoder(encoders[name], masked_shape(shape) if self.masked else shape, width)
+            for name, shape in self.shapes.items()
+        )
+        self.exit = nn.Sequential(nn.SiLU(), nn.Linear(len(shapes) * width, width))
+
+    def forward(self, c: Tensor) -> Tensor:
+        values, *mask = (views(half, self.shapes) for half in (c.chunk(2, 1) if self.masked else [c]))
+        both = [torch.cat(part, 1 if part[0].ndim == 4 else -1) for part in zip(values, *mask)]
+        return self.exit(torch.cat([encode(part) for encode, part in zip(self.parts, both)], 1))
+
+
 ENCODERS: dict[str, type[Encoder]] = {
-    "vector": VectorEncoder, "image": ImageEncoder, "series": SeriesEncoder, "set": SetEncoder,
+    "vector": VectorEncoder, "image": ImageEncoder, "series": SeriesEncoder, "set": SetEncoder, "parts": PartsEncoder,
 }  # fmt: skip
 
 

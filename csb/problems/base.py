@@ -54,6 +54,7 @@ class Problem(Schema):
         x_shape, y_shape: of one x and of one y.
         is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
         support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
+        parts: of a y of named parts, their shapes by name (:mod:`csb.problems.parts`); None for other y.
         may_miss: whether values of y may be missing, which are NaN.
         is_endless: whether :meth:`fresh` gives other pairs for each round.
         shared_prior: of problems with one law of x, and so one denoiser; "": a law of its own.
@@ -67,6 +68,7 @@ class Problem(Schema):
     is_digit: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
+    parts: ClassVar[dict[str, tuple[int, ...]] | None] = None
     may_miss: ClassVar[bool] = False
     is_endless: ClassVar[bool] = False
 

@@ -131,7 +131,7 @@ class Reflect(Boxed):
             return self  # states stay where they are
         x, y, _ = rows.head(pool(rows.x_shape, rows.y_shape))
         z = self.dequantised(self.encode_x(x), seeded(Stream.DEQUANTISED))
-        finest = finest_scale(z, self.encode_y(y), seeded(Stream.REFLECTED_SCALE))
+        finest = finest_scale(z, self.encode_y(y), seeded(Stream.REFLECTED_SCALE), self.parts)
         low, high = self._state_bounds()
         width = torch.where(self.scale("x").plain, (self.upper - self.lower).to(low.dtype) / self.x_std, high - low)
         self.softness.copy_((width / 8).clamp(max=finest))

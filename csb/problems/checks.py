@@ -11,6 +11,7 @@ from csb.errors import CSBError
 from csb.numbers import named
 from csb.problems.bounded import Support
 from csb.problems.kinds import WHOLE
+from csb.problems.parts import views
 from csb.problems.rows import NAMES, REMEDY, UNUSABLE, Rows, unusable
 
 
@@ -42,26 +43,29 @@ def read_all(rows: Rows, support: Support | None, kinds: Sequence[str]) -> tuple
         _require_usable(rows, name, *ends[name])
     if support is not None and not bool(support.contains(torch.stack(ends["x"])).all()):
         raise CSBError(_outside(rows, support))
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest(), ends["x"][1]
+    named_parts = repr(rows.source.parts).encode() if rows.source.parts else b""
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests) + named_parts).hexdigest(), ends["x"][1]
 
 
 def _require_usable(rows: Rows, name: str, low: Tensor, high: Tensor) -> None:
     """CSBError where x, or y, cannot be learned from, by the least and the largest of each number."""
-    label, absent = rows.source.labels[name], low > high
-    bad = ~(low.isfinite() & high.isfinite() | absent)
+    label, bad = rows.source.labels[name], ~(low.isfinite() & high.isfinite() | (low > high))
     if bool(bad.any()):
         count, row, _ = _found(rows, name, lambda values: unusable(name, values))
         columns = bad.nonzero()[:, 0].tolist() if low.ndim == 1 else []
         where = f"{named(columns)}the first in row {row}"
         raise CSBError(f"{label} holds {count} values that are {UNUSABLE[name]}, {where}; {REMEDY}")
-    if low.ndim == 1 and bool(absent.any()):
-        raise CSBError(f"column {int(absent.nonzero()[0])} of {label} is missing in all rows; leave it out")
-    if low.ndim == 1 and len(same := (low == high).nonzero()):
-        number = int(same[0])
-        raise CSBError(
-            f"column {number} of {label} is constant at {float(low[number]):g} in all rows; leave it out, there is "
-            f"nothing to learn from it"
-        )
+    parts = rows.source.parts if name == "y" else None
+    labels = [label] if parts is None else [f"{part} of {label}" for part in parts]
+    for label, (least,), (most,) in zip(labels, views(low[None], parts), views(high[None], parts)):
+        if least.ndim == 1 and len(absent := (least > most).nonzero()):
+            raise CSBError(f"column {int(absent[0])} of {label} is missing in all rows; leave it out")
+        if least.ndim == 1 and len(same := (least == most).nonzero()):
+            number = int(same[0])
+            raise CSBError(
+                f"column {number} of {label} is constant at {float(least[number]):g} in all rows; leave it out, there "
+                f"is nothing to learn from it"
+            )
 
 
 def _outside(rows: Rows, support: Support) -> str:

@@ -87,9 +87,9 @@ class Mixed(Reflect):
         self.lower -= self.is_whole / 2  # the outer ends of the cells
         self.upper += self.is_whole / 2
 
-    def _values(self, key: str, pairs: Pairs) -> Tensor:
-        values = super()._values(key, pairs)
-        return values if key == "y" else values + self._noise(values, seeded(Stream.DEQUANTISED))
+    def _values(self, pairs: Pairs) -> list[Tensor]:
+        x, *rest = super()._values(pairs)
+        return [x + self._noise(x, seeded(Stream.DEQUANTISED)), *rest]
 
     def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform in [−½, ½) where x is whole, else 0."""

@@ -144,6 +144,10 @@ class FilePairs(Problem):
         return self._whole.y_shape
 
     @property
+    def parts(self) -> dict[str, tuple[int, ...]] | None:
+        return self._whole.source.parts
+
+    @property
     def support(self) -> Support | None:
         """The box of the bounds and of what the kinds say, or None without any. CSBError for another number of them."""
         if self.low is None and self.high is None and self.kinds is None:
@@ -223,6 +227,11 @@ class FilePairs(Problem):
         return self.rows(split).head(count)
 
     def new_transform(self) -> Transform:
+        found = self._transform()
+        found.parts = self.parts
+        return found
+
+    def _transform(self) -> Transform:
         kind = "reflect" if self.transform == AUTO else self.transform
         if kind == self.transform != "standardise" and len(self.x_shape) == 3:
             raise CSBError(

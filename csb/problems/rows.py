@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
+from csb.problems.parts import views
 
 Array = np.ndarray[Any, Any]
 Numbers = Tensor | slice  # of rows: (B,), int64, or a slice with a start and a stop
@@ -69,6 +70,7 @@ class Source:
             float32, or as float64 where float32 is too coarse.
         headers: of x and y, and of the labels where there are any.
         in_memory: whether the pairs lie in memory, so that another copy of them fits as well.
+        parts: the shapes by name of a y of named parts (:mod:`csb.problems.parts`), else None.
     """
 
     where: str
@@ -76,12 +78,13 @@ class Source:
     opened: Callable[[tuple[str, ...]], AbstractContextManager[Mapping[str, Any]]]
     headers: dict[str, Header]
     in_memory: bool = False
+    parts: dict[str, tuple[int, ...]] | None = None
 
     @classmethod
-    def of(cls, where: str, arrays: Mapping[str, Any], in_memory: bool) -> Self:
+    def of(cls, where: str, arrays: Mapping[str, Any], in_memory: bool, parts: Any = None) -> Self:
         """That of arrays which are open."""
         labels = {name: name for name in arrays}
-        return cls(where, labels, lambda _: nullcontext(arrays), Header.of_all(arrays), in_memory)
+        return cls(where, labels, lambda _: nullcontext(arrays), Header.of_all(arrays), in_memory, parts)
 
     def _picked(self, rows: Numbers, names: tuple[str, ...]) -> list[Any]:
         """Copies of these rows, which hold no file open. CSBError for arrays that are not those of the headers."""
@@ -247,7 +250,7 @@ def _summary(c: Tensor) -> Tensor:
     return torch.cat([mean[:, 0], (c - mean).square().nanmean(1).sqrt()], 1).nan_to_num(0.0)
 
 
-def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
+def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator, parts: Mapping[str, Any] | None = None) -> float:
     """The standard deviation of z given c in its narrowest direction, at the finest tenth of places.
 
     Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c, where they suffice; the
@@ -258,9 +261,10 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator) -> float:
     Args:
         z, c: (N, …) each, of about unit scale; of a c in rows (N, L, d), the mean and spread of each column count.
         generator: draws the probes.
+        parts: of a c of named parts, their shapes.
     """
     most = pool(tuple(z.shape[1:]), tuple(c.shape[1:]))
-    z, c = z[:most].flatten(1).double(), _summary(c[:most].double())
+    z, c = z[:most].flatten(1).double(), torch.cat([_summary(v) for v in views(c[:most].double(), parts)], 1)
     if len(z) < FEWEST:
         raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give schedule.power or more pairs")
     d, m = z.shape[1], c.shape[1]

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from csb.dtypes import require_memory
 from csb.errors import CSBError, in_one_line
 from csb.numbers import as_numbers
+from csb.problems.parts import joined
 from csb.problems.rows import NAMES, Array, Header, Source
 
 LEAST = 100  # pairs
@@ -257,14 +258,14 @@ def hold(x: Any, y: Any, name: str) -> Source:
 
     Args:
         x, y: tensors, arrays, lists, frames, which are copied into memory; or memory maps and datasets of HDF5, which
-            are read by rows.
+            are read by rows. y may be named parts, {name: (N, …)}, which are copied into memory.
         name: by which specs remember them.
     """
+    y, parts = joined(y) if isinstance(y, Mapping) else (y, None)
     given = dict(zip(NAMES, (x, y)))
     by_rows = [k for k, v in given.items() if isinstance(v, np.memmap) or type(v).__module__.startswith("h5py.")]
     arrays = {k: value if k in by_rows else as_numbers(k, value).cpu().numpy() for k, value in given.items()}
-    source = Source.of("the arrays", arrays, in_memory=not by_rows)
-    ARRAYS[name] = _checked(source)
+    ARRAYS[name] = source = _checked(Source.of("the arrays", arrays, not by_rows, parts))
     return source
 
 

@@ -1,6 +1,7 @@
 """The transform of unit scale, fitted to the training pairs (:mod:`csb.problems.scale`)."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from csb.errors import CSBError
 from csb.problems.operators import Image
+from csb.problems.parts import views
 from csb.problems.rows import COARSE, NAMES, Pairs, Rows, pool
 from csb.problems.scale import ROWS, Moments, Scale, codes, columns, present, quantiles
 from csb.problems.transform import TRANSFORMS, Transform
@@ -25,9 +27,10 @@ class Standardise(Transform):
     """z = (x − mean)/std, c = (y − mean)/std, or the map of the module's docstring where those do not fit the bulk.
 
     Vectors (d,), and the rows of series and sets y (L, d), are scaled coordinate by coordinate; images (C, H, W)
-    channel by channel. Missing values of y, which are NaN, are left out, and stay NaN in c. Samples may be anywhere;
-    subclasses map x to unbounded coordinates first. Offsets leave, and come back, in float64 where float32 is too
-    coarse for them; states and conditions are float32.
+    channel by channel. So is each part of a y of named parts (:mod:`csb.problems.parts`): all rows of a series share a
+    scale. Missing values of y, which are NaN, are left out, and stay NaN in c. Samples may be anywhere; subclasses map
+    x to unbounded coordinates first. Offsets leave, and come back, in float64 where float32 is too coarse for them;
+    states and conditions are float32.
     """
 
     name = "standardise"
@@ -73,10 +76,14 @@ class Standardise(Transform):
         scale = self.scale(key)
         return torch.where(scale.log > 0, 0.0, scale.mean).abs() > COARSE * scale.std
 
-    def _values(self, key: str, pairs: Pairs) -> Tensor:
-        if key == "x":
-            return self._free(pairs.x)
-        return pairs.y.flatten(0, 1) if pairs.y.ndim == 3 else pairs.y
+    def _values(self, pairs: Pairs) -> list[Tensor]:
+        """What has scales of its own, vectors (n, d) or images (n, C, H, W): x, and y or each of its parts."""
+        return [self._free(pairs.x), *(v.flatten(0, 1) if v.ndim == 3 else v for v in views(pairs.y, self.parts))]
+
+    def _set(self, name: str, found: Sequence[Tensor]) -> None:
+        """Set a tensor of the observations to numbers of each column or channel, of y or of each of its parts."""
+        for place, values in zip(views(self.get_buffer(name)[None], self.parts), found):
+            place.copy_(values.view(-1, 1, 1) if place.ndim == 4 else values)
 
     def fit(self, rows: Rows) -> Self:
         """In one pass over the rows' blocks, and a sample of them for the quantiles.
@@ -84,13 +91,13 @@ class Standardise(Transform):
         CSBError for a coordinate or channel that is constant or holds values that are not finite. Warns of values that
         are most likely codes.
         """
-        found = {"x": Moments(), "y": Moments(missing=True)}
+        labels, scales = ["x", *(f"{name} of y" for name in self.parts or ())] + ["y"] * (self.parts is None), []
+        found = [Moments(missing=label != "x") for label in labels]
         for block in rows.blocks():
-            for key, moments in found.items():
-                moments.update(self._values(key, block))
+            for moments, values in zip(found, self._values(block)):
+                moments.update(values)
         head = rows.head(min(ROWS, pool(rows.x_shape, rows.y_shape)))
-        for key, moments in found.items():
-            values = self._values(key, head)
+        for i, (label, moments, values) in enumerate(zip(labels, found, self._values(head))):
             part = "channel" if values.ndim == 4 else "column"
             mean, std = moments.mean, moments.std
             self.has_gaps = self.has_gaps or moments.gaps
@@ -98,25 +105,27 @@ class Standardise(Transform):
             if not bool(varies.all()):
                 column = int((~varies).nonzero()[0])
                 raise CSBError(
-                    f"{part} {column} of {key} is constant or not finite (mean {float(mean[column]):g}, standard "
+                    f"{part} {column} of {label} is constant or not finite (mean {float(mean[column]):g}, standard "
                     f"deviation {float(std[column]):g}); remove it or fix the data"
                 )
             sample = columns(values)
-            scale = self._fitted(key, sample, mean, std)
-            for name, value in zip(_PARTS, scale):
-                self.get_buffer(f"{key}_{name}").view(-1).copy_(value)
+            scales.append(scale := self._fitted(label[-1], sample, mean, std))
             for column, value in codes(sample, scale):
-                of_column = (self._values(key, block)[:, column] for block in rows.blocks())
+                of_column = (self._values(block)[i][:, column] for block in rows.blocks())
                 count = sum(int((v.double() == value).reshape(len(v), -1).any(1).sum()) for v in of_column)
                 logger.warning(
-                    f"{part} {column} of {key} is {value:g} in {count} rows, far outside all other values: most likely "
-                    f"outliers that stand for missing values; leave these rows out, or put NaN there and drop them"
+                    f"{part} {column} of {label} is {value:g} in {count} rows, far outside all other values: most "
+                    f"likely outliers that stand for missing values; leave these rows out, or put NaN there and drop "
+                    f"them"
                 )
-        c = self.encode_y(head.y)
-        c = c.flatten(0, 1)[..., None] if c.ndim == 3 else c.flatten(2) if c.ndim == 4 else c[..., None]
-        for side, extreme, level in (("low", c.amin(2), _EDGE), ("high", c.amax(2), 1 - _EDGE)):
-            ends = torch.cat([quantiles(present(v).double(), (level,)) for v in extreme.unbind(1)])
-            self.get_buffer(f"y_{side}").view(-1).copy_(ends)
+        for name, values in zip(_PARTS, zip(*scales)):
+            self.get_buffer(f"x_{name}").view(-1).copy_(values[0])
+            self._set(f"y_{name}", values[1:])
+        c = [v.flatten(0, 1) if v.ndim == 3 else v for v in views(self.encode_y(head.y), self.parts)]
+        c = [v.flatten(2) if v.ndim == 4 else v[..., None] for v in c]
+        for side, of, level in (("low", torch.amin, _EDGE), ("high", torch.amax, 1 - _EDGE)):
+            ends = [[quantiles(present(e).double(), (level,)) for e in of(v, 2).unbind(1)] for v in c]
+            self._set(f"y_{side}", [torch.cat(part) for part in ends])
         return self
 
     def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor) -> Scale:

@@ -15,6 +15,7 @@ from torch.nn import functional as nnf
 from csb.dtypes import Float32Module
 from csb.errors import CSBError
 from csb.problems.operators import Box, Image, InpaintBox
+from csb.problems.parts import parts_of
 from csb.problems.rows import Rows
 from csb.schema import Count, Registry, build, checked, to_spec
 
@@ -26,12 +27,14 @@ class Transform(Float32Module, ABC):
         x_shape, y_shape: shapes of one data point and one observation.
         z_shape, c_shape: shapes of one bridge state and one condition.
         has_gaps: whether, once it is fitted, values of the training's observations are missing, which are NaN.
+        parts: of a y of named parts, their shapes by name (:mod:`csb.problems.parts`); None for other y.
         any_units: whether pixels may have any unit, that of the training pairs; else they lie in [0, 1].
     """
 
     name: ClassVar[str]
     any_units: ClassVar[bool] = False
     has_gaps: bool = False
+    parts: dict[str, tuple[int, ...]] | None = None
     works_in = (torch.float32, torch.float64)
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
@@ -111,9 +114,14 @@ class Transform(Float32Module, ABC):
         scale = self.log_jacobian(x)
         return self.encode_x(x), scale
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether y, or a part of it, is a series or set (L, d), which may be filled up."""
+        return 2 in map(len, self.parts.values() if self.parts else [self.y_shape])
+
     def spec(self) -> dict[str, Any]:
-        """{"name": …, **arguments} as plain data."""
-        return to_spec(self)
+        """{"name": …, **arguments} as plain data, with the parts of y where it has any."""
+        return to_spec(self) | ({"parts": {k: list(v) for k, v in self.parts.items()}} if self.parts else {})
 
 
 TRANSFORMS: Registry[Transform] = Registry()
@@ -121,7 +129,9 @@ TRANSFORMS: Registry[Transform] = Registry()
 
 def build_transform(spec: Mapping[str, Any]) -> Transform:
     """The transform of a spec, its fitted tensors still to be loaded. CSBError for a bad name or argument."""
-    return build("transform", TRANSFORMS, spec)
+    found = build("transform", TRANSFORMS, {key: value for key, value in spec.items() if key != "parts"})
+    found.parts = parts_of(spec.get("parts"), found.y_shape)
+    return found
 
 
 @TRANSFORMS.register

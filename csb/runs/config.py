@@ -94,7 +94,7 @@ class RunConfig:
 
     def _network(self, spec: dict[str, Any], transform: Transform) -> dict[str, Any]:
         """The network's description, for observations with gaps where the training shows any; rows may be padded."""
-        gaps = self.training.missing > 0 or transform.has_gaps or len(transform.y_shape) == 2
+        gaps = self.training.missing > 0 or transform.has_gaps or transform.has_rows
         return {**spec, "missing": True} if gaps else spec
 
     def resolved(self, pairs: EncodedPairs) -> "RunConfig":
@@ -113,7 +113,8 @@ class RunConfig:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             if pairs.transform is not None:
                 z = pairs.transform.dequantised(z, seeded(self.seed, Stream.DEQUANTISED))
-            scale = min(max(0.5 * finest_scale(z, c, seeded(self.seed, Stream.SCALE)), _FINEST), 0.5)
+            finest = finest_scale(z, c, seeded(self.seed, Stream.SCALE), self.problem.parts)
+            scale = min(max(0.5 * finest, _FINEST), 0.5)
         end = group["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
         plain = {**self.plain, "schedule": {"name": "power", **vars(schedule)}}

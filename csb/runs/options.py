@@ -38,7 +38,8 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
     changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
     changes |= {key: value for key, value in (("T", o.T), ("L", o.L)) if value is not None}
     plain = merged(own_pairs(problem.is_image), changes)
-    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network, o.encoder)
+    encoder = _encoder(o.encoder, problem.parts)
+    plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network, encoder)
     plain["schedule"] = _group("schedule", plain["schedule"], o.schedule)
     plain["objective"] = _group("objective", plain["objective"], o.objective)
     default = "none" if o.out is None else "csv"
@@ -115,9 +116,19 @@ def _network(default: dict[str, Any], given: Any, encoder: Any) -> dict[str, Any
         found = {**default, "name": register(given).__name__, "options": {}}
     else:
         found = _group("network", default, given)
-    if isinstance(encoder, type) and issubclass(encoder, Encoder):
-        encoder = register(encoder).__name__
     return found if encoder is None else merged(found, {"options": {"encoder": encoder}})
+
+
+def _encoder(given: Any, parts: Mapping[str, Any] | None) -> Any:
+    """An encoder as plain data; of y of named ``parts`` also {name: encoder}, which is checked to have them all."""
+    if isinstance(given, type) and issubclass(given, Encoder):
+        return register(given).__name__
+    if parts is None or not isinstance(given, Mapping) or ("name" in given and given.keys() != parts.keys()):
+        return given
+    if odd := sorted(given.keys() ^ parts.keys()):
+        what = "lacks the part" if odd[0] in parts else "has an unknown part"
+        raise CSBError(f"encoder {what} {shown(odd[0])}; give one, or auto, for each of {', '.join(parts)}")
+    return {"name": "parts", "shapes": dict(parts), "encoders": {name: _encoder(given[name], None) for name in parts}}
 
 
 def _group(group: str, default: dict[str, Any], given: Any) -> dict[str, Any]:

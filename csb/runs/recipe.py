@@ -58,10 +58,10 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     options = plain["network"].get("options")
     if isinstance(options, dict):
         options = _filled(_filled(options, chosen.pop("options")), {"steps": top.T}, None)
-        encoder = automatic_encoder(problem.y_shape)
-        if plain["network"]["name"] == "mlp" and encoder != "vector":
+        if plain["network"]["name"] == "mlp" and (problem.parts or len(problem.y_shape) > 1):
             options = {"encoder": AUTO, **options}
-        options = _filled(options, {"encoder": encoder})
+        if "encoder" in options:
+            options["encoder"] = _encoder(options["encoder"], problem)
         found["network"] = {**plain["network"], "options": options}
     for name in chosen.keys() & found.keys():
         found[name] = _filled(found[name], chosen[name])
@@ -74,6 +74,17 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
         "lr": OptimizerSettings.read(found["optimizer"]).lr, "checkpoint_every": training.checkpoint_every,
     }  # fmt: skip
     return found | {"conditional": _filled(found["conditional"], bridge, None)}
+
+
+def _encoder(given: Any, problem: Problem) -> Any:
+    """An encoder of y, with what suits y, or each of its parts, for "auto"."""
+    if (parts := problem.parts) is None:
+        return automatic_encoder(problem.y_shape) if given == AUTO else given
+    if given == AUTO:
+        given = {"name": "parts", "shapes": dict(parts), "encoders": dict.fromkeys(parts, AUTO)}
+    if isinstance(given, dict) and given.get("name") == "parts" and isinstance(of := given.get("encoders"), dict):
+        given = {**given, "encoders": _filled(of, {name: automatic_encoder(shape) for name, shape in parts.items()})}
+    return given
 
 
 def _by_count(is_image: bool, count: int) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from csb.evaluation.rows import ImageGrid, PointGrid, Report, Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, nearness, pairs_at_once
 from csb.metrics.local import local_c2st, predictive_p
 from csb.networks.diffusion import Denoiser
-from csb.numbers import Numbers
+from csb.numbers import Observed
 from csb.problems import ClassProblem, FilePairs, Pairs, Problem
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.sources import same_pairs
@@ -211,7 +211,7 @@ def losses_of(run: Run) -> list[dict[str, Any]]:
 
 
 def diagnose_run(
-    run: Run, test: Pairs, samples: Tensor, generator: torch.Generator, seed: int, y: Numbers | None = None
+    run: Run, test: Pairs, samples: Tensor, generator: torch.Generator, seed: int, y: Observed | None = None
 ) -> Diagnosis:
     """Diagnose samples (B, n, d) of the run's bridge for held-out pairs, and at an observation y where one is given.
 
@@ -227,7 +227,7 @@ def diagnose_run(
     return found if y is None else replace(found, local=_local(run, test, samples, at, first, seed))
 
 
-def _one(bridge: Bridge, y: Numbers) -> Tensor:
+def _one(bridge: Bridge, y: Observed) -> Tensor:
     """y as one checked observation, on the CPU."""
     found, single = bridge.observations(y, None)
     if not single:

@@ -16,7 +16,7 @@ from csb.evaluation.diagnose import Diagnosis
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.rows import Report
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out, pairs_at_once
-from csb.numbers import Numbers
+from csb.numbers import Observed
 from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs import evaluate, load
@@ -95,7 +95,7 @@ class Run(load.Run):
         return evaluate.compare_run(self, of, chosen, SamplerSettings(), drawn, seed, "run.compare()")
 
     def diagnose(
-        self, observations: int = 500, samples: int = 200, seed: int = 0, y: Numbers | None = None
+        self, observations: int = 500, samples: int = 200, seed: int = 0, y: Observed | None = None
     ) -> Diagnosis:
         """Draw the diagnostics of an amortized posterior on held-out observations: figures, and a table by parameter.
 

@@ -170,7 +170,9 @@ def _scored(run: RunConfig, bridge: Bridge, val: Pairs, progress: Progress, logs
 def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
     """What the data and the settings have decided, in one line."""
     maps, grid, kernel = bridge.transform, bridge.grid, run.backward
-    network = " ".join(str(part) for key in ("name", "encoder") if (part := kernel.network.get(key)))
+    encoder = kernel.network.get("encoder")
+    encoder = encoder.get("encoders", encoder) if isinstance(encoder, dict) else encoder
+    network = " ".join(str(part) for part in (kernel.network["name"], encoder) if part)
     first, later, half_steps = run.training.first_steps, run.training.steps, len(plan(run.training))
     return (
         f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {network}, {kernel.covariance} "

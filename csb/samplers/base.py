@@ -18,7 +18,7 @@ from csb.bridge.samples import REACH, check_observations, measured, require_fini
 from csb.bridge.student import Student
 from csb.dtypes import Precision
 from csb.errors import MOST_ROUNDS, CSBError, require_int
-from csb.numbers import Numbers
+from csb.numbers import Observed
 from csb.problems import Problem
 from csb.process import Generators, Noise, Reference, mix, seeded_or
 from csb.schema import Arguments, Count, Schema
@@ -45,6 +45,7 @@ class Sampler(ABC):
     y_dtype: torch.dtype = torch.float32  # of observations as data
     any_units: bool = False  # of images: see csb.problems.Transform
     missing = False  # whether values of y may be NaN, which are missing
+    parts = None  # of a y of named parts, their shapes
 
     def __init_subclass__(cls) -> None:
         own: dict[str, Any] = {
@@ -60,7 +61,7 @@ class Sampler(ABC):
         self.x_shape, self.y_shape, self.device = tuple(x_shape), tuple(y_shape), torch.device(device)
         vars(self).update(vars(self.Settings.read(settings, self.name)))
 
-    def sample(self, y: Numbers, n: int = 1, generator: Generators = None, *, seed: int | None = None) -> Samples:
+    def sample(self, y: Observed, n: int = 1, generator: Generators = None, *, seed: int | None = None) -> Samples:
         """Draw n samples for each observation, (B, n, *x_shape), or (n, *x_shape) for one, with their weights and cost.
 
         CSBError for y of another shape or not finite, or an n that the method cannot give.
@@ -72,7 +73,8 @@ class Sampler(ABC):
             seed: of a generator, in its place.
         """
         n = require_int("n", n, 1)
-        y, single = check_observations(y, self.y_shape, self.device, self.y_dtype, self.any_units, self.missing)
+        of = self.y_shape, self.device, self.y_dtype, self.any_units, self.missing, self.parts
+        y, single = check_observations(y, *of)
         noise = Noise(seeded_or(generator, seed, self.device), len(y), self.device)
         with torch.inference_mode(False), torch.no_grad(), measured(self.device) as cost:
             found = self._sample(y, n, noise)
@@ -83,6 +85,11 @@ class Sampler(ABC):
             part if part is None else part[0] for part in (found.log_weights, info.ess, info.unique_ancestors)
         )
         return Samples(found.x[0], replace(info, ess=ess, unique_ancestors=ancestors), weights)
+
+    def _observe_as(self, model: Any) -> None:
+        """Take the observations that a model takes, a bridge or what else has a transform."""
+        maps, self.missing = model.transform, model.missing
+        self.y_dtype, self.any_units, self.parts = maps.dtype_of("y"), maps.any_units, maps.parts
 
     @abstractmethod
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
@@ -126,8 +133,7 @@ class BridgeSampler(Sampler):
                 "combine is not possible here, which draws for each observation by itself; use bridge.sample"
             )
         self.bridge, self.options = bridge, options
-        self.y_dtype, self.any_units = bridge.transform.dtype_of("y"), bridge.transform.any_units
-        self.missing = bridge.missing
+        self._observe_as(bridge)
 
     def _sample(self, y: Tensor, n: int, noise: Noise) -> Samples:
         return self.bridge.sample(y, n, generator=noise.generator, **self.options)
@@ -157,8 +163,7 @@ class AmortizedSampler(Sampler):
         super().__init__(model.transform.x_shape, model.transform.y_shape, model.device, **settings)
         self.model = model.eval().requires_grad_(False)
         self.precision = self.precision or model.precision
-        self.y_dtype, self.any_units = model.transform.dtype_of("y"), model.transform.any_units
-        self.missing = model.missing
+        self._observe_as(model)
 
     @classmethod
     def require_kind(cls, model: Any) -> None:
