@@ -1,6 +1,6 @@
 """csb sample: posterior samples from a trained bridge, or the student distilled from it, into a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.bridge.check import p_values, warned
-from csb.bridge.samples import as_floats, batched
+from csb.bridge.samples import as_floats, batched, packed
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.scores import SamplerSettings
 from csb.files import write_atomically
@@ -28,7 +28,8 @@ class SampleSettings(Schema):
 
     run: Place = Field(description="the folder of a finished run, one of its files, or an exported folder")
     y: Place | None = None
-    """One observation or several: a .npy file, or an .npz file with an array y or only one; null: test observations."""
+    """One observation or several: a .npy file, or an .npz file with an array y or only one, or with the named parts of
+    y; null: test observations."""
     observations: Count = Field(default=4, description="how many of the problem's test observations, where y is null")
     n: Count = Field(default=64, description="samples of each observation")
     seed: Whole = Field(default=0, description="of the noise")
@@ -69,7 +70,7 @@ def prepare(given: Given) -> Callable[[], None]:
         bridge, sampler = _student(own.run, own.calls, own.sampler)
     if own.y is not None:
         maps = bridge.transform
-        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units, sampler.missing)
+        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units, sampler.missing, maps.parts)
         return partial(_run, own, bridge, sampler, lambda: y)
     try:
         problem = problem_of(bridge, own.run)
@@ -102,6 +103,7 @@ def read_observations(
     dtype: torch.dtype = torch.float32,
     any_units: bool = False,
     missing: bool = False,
+    parts: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Tensor:
     """The observations of a file, (B, *shape); a single one, of ``shape``, gives B = 1.
 
@@ -111,13 +113,14 @@ def read_observations(
         dtype: float64 where float32 is too coarse for them.
         any_units: of images, see :class:`csb.problems.transform.Transform`.
         missing: whether values may be NaN, which are missing.
+        parts: of y of named parts, their shapes; an .npz file may then hold an array for each of these names.
 
     Raises:
         CSBError: no such file or array, anything but numbers (pickled objects are never loaded), another shape, no
             observation at all, values that are not finite in this dtype, or whole numbers for pixels in [0, 1].
     """
     name, cpu = f"y={path}", torch.device("cpu")
-    y = as_floats(name, _array(Path(path)), shape, cpu, dtype, any_units)
+    y = as_floats(name, packed(_array(Path(path), parts or {}), parts), shape, cpu, dtype, any_units)
     found = batched(y, shape)
     if found is None or y.numel() == 0:
         several = f"(B, {', '.join(map(str, shape))})"
@@ -126,7 +129,7 @@ def read_observations(
     return found[0]
 
 
-def _array(path: Path) -> np.ndarray[Any, Any]:
+def _array(path: Path, parts: Mapping[str, Any]) -> Any:
     if not path.is_file():
         raise CSBError(f"y={path} is not a file; give a .npy or .npz file of observations")
     try:
@@ -135,6 +138,8 @@ def _array(path: Path) -> np.ndarray[Any, Any]:
             if isinstance(found, np.ndarray):
                 return found
             names = found.files
+            if parts and parts.keys() <= set(names):
+                return {part: found[part] for part in parts}
             if "y" in names or len(names) == 1:
                 return found["y" if "y" in names else names[0]]
     except MemoryError:
@@ -142,4 +147,6 @@ def _array(path: Path) -> np.ndarray[Any, Any]:
     except Exception as error:  # damaged headers and archives raise whatever the parser of the moment does
         raise CSBError(f"cannot read y={path} ({in_one_line(error)}); give a .npy or .npz file of numbers") from error
     held = f"the arrays {', '.join(names)}" if names else "no array"
-    raise CSBError(f"y={path} holds {held}; give a file with an array named y, or with one array")
+    raise CSBError(
+        f"y={path} holds {held}; give a file with an array named y, or with one array{', or ' * bool(parts)}{', '.join(parts)}"
+    )

@@ -59,6 +59,7 @@ class Stream(IntEnum):
     TARGET_DRAW = 93
     CHECK = 94  # of a set of observations: permutations
     ENSEMBLE = 95  # samples by which members are compared
+    ORDER = 96  # permutations of rows, whether they are a set
     PROBLEM = 1000  # constants of a problem: its matrix, its weights, the order of own pairs
     PROBLEM_MATRIX = 1001  # of a problem that also has weights
 

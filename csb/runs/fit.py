@@ -73,14 +73,16 @@ def fit(
             HDF5, a list, or a frame of pandas, whose columns become ``names``. Or a map-style torch Dataset of pairs
             (x, y), without ``y``. Memory maps, datasets of HDF5 and a Dataset are read by rows.
         y: (N, d), (N, C, H, W), or series or sets (N, L, d), the observations of x in the same order; NaN is a missing
-            value. A list of (L_i, d) is filled up with NaN.
+            value. A list of (L_i, d) is filled up with NaN. Or several of these by name, {name: …}, which the bridge is
+            then given by name, too.
         problem: in place of x and y: a problem of :mod:`csb.problems`, or what :func:`csb.problem` returned.
         T: steps of the bridge: network calls of a sample. 10 by default.
         L: iterations, each a backward and a forward half-step. 3 by default, of images 2.
         network: "mlp", "unet" or "affine"; {"name": …, **options}; or a subclass of :class:`csb.networks.Network`.
         encoder: of y, for the network "mlp": "vector", "image", "series" or "set"; {"name": …, **options}; or a
-            subclass of :class:`csb.networks.Encoder`, which is trained with the network. "auto" goes by y's shape, and
-            takes rows for a series.
+            subclass of :class:`csb.networks.Encoder`, which is trained with the network; of a y of named parts one of
+            these for each, {name: …}. "auto" goes by y's shape, and takes rows for a series, but for a set where many
+            of them show no order (:mod:`csb.metrics.order`).
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where
@@ -119,7 +121,8 @@ def fit(
     )  # fmt: skip
     if ensemble is not None:
         return _fit_ensemble(x, y, given, require_int("ensemble", ensemble, 2, MOST_MEMBERS))
-    run, scratch = configured(x, y, given)
+    with _told(progress and devices == 1):  # of what is chosen
+        run, scratch = configured(x, y, given)
     ranks = _joined(run, scratch) if run.device.world > 1 else ALONE
     try:
         with _told(run.progress and ranks.is_rank_zero):

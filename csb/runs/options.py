@@ -73,17 +73,17 @@ def _problem(x: Any, y: Any, o: Any, names: list[str]) -> tuple[Source | None, P
         held, path = hold(x, y, _NAME), SCHEME + _NAME
     bounds, kinds = o.bounds, o.kinds
     if isinstance(bounds, Mapping):
-        pairs = _by_number("bounds", bounds, path, names, (None, None))
+        pairs = by_number("bounds", bounds, path, names, (None, None))
         if wrong := [pair for pair in pairs if not isinstance(pair, list | tuple) or len(pair) != 2]:
             raise CSBError(f"bounds has {shown(wrong[0])} for a coordinate; give (low, high), None where there is none")
         bounds = [low for low, _ in pairs], [high for _, high in pairs]
     if isinstance(kinds, Mapping):
-        kinds = _by_number("kinds", kinds, path, names, "real")
+        kinds = by_number("kinds", kinds, path, names, "real")
     options = {"val": "auto", "seed": o.seed, "drop_nan": o.drop_nan, "kinds": tuple(kinds) if kinds else None}
     return held, FilePairs(path=path, **options, **sides(bounds))
 
 
-def _by_number(what: str, given: Mapping[Any, Any], path: str, names: list[str], default: Any) -> list[Any]:
+def by_number(what: str, given: Mapping[Any, Any], path: str, names: list[str], default: Any) -> list[Any]:
     """The values of all coordinates of x, of which some are given by their names or numbers. CSBError for others."""
     found = [default] * open_source(path, None, None).headers["x"].shape[1]
     for key, value in given.items():

@@ -1,9 +1,11 @@
 """Groups of a configuration with a choice to check, and the values "auto" that follow from the data's shape."""
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, TypeVar
 
+import torch
 from pydantic import Field, model_validator
 
 from csb.bridge import KernelSpec
@@ -11,9 +13,12 @@ from csb.bridge.kernel import COVARIANCES, MOST, PARAMETRISATIONS, automatic_cov
 from csb.bridge.objectives import OBJECTIVES
 from csb.dtypes import automatic_precision
 from csb.errors import MOST_DRAWS, CSBError
+from csb.metrics.order import most, order_p_value
 from csb.networks.diffusion import CONDITIONAL
 from csb.networks.encoders import automatic_encoder
 from csb.problems import FilePairs, Problem
+from csb.problems.parts import views
+from csb.process import Stream, seeded
 from csb.process.schedule import MOST_STEPS, Horizon, Steps
 from csb.samplers import GUIDED, RESAMPLING
 from csb.schema import Count, Kept, OneOf, Place, Positive, Schema, Share, Whole
@@ -26,6 +31,7 @@ from csb.training.settings import (
     plan,
 )
 
+logger = logging.getLogger(__name__)
 _SHARED = ("batch_size", "precision", "particles", "resampling", "ess_threshold")  # given by settings of their own
 SWEPT = [name for name, method in GUIDED.items() if method.swept]
 Method = Annotated[str, OneOf(GUIDED)]
@@ -34,6 +40,7 @@ DISTIL = "distil"
 STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 ENDLESS = 100_000  # pairs that a problem counts for which simulates others all the time
+_ENOUGH, _UNLIKELY = 2000, 0.05  # pairs of rows that show whether these are a set, and the p-value of a series
 _MANY = 30_000  # vectors from which on a wide network pays
 # the most states a step of the bridge and the stages beside it, of vectors and of images
 _BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
@@ -79,12 +86,38 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
 def _encoder(given: Any, problem: Problem) -> Any:
     """An encoder of y, with what suits y, or each of its parts, for "auto"."""
     if (parts := problem.parts) is None:
-        return automatic_encoder(problem.y_shape) if given == AUTO else given
+        return _chosen(problem, {"y": problem.y_shape})["y"] if given == AUTO else given
     if given == AUTO:
         given = {"name": "parts", "shapes": dict(parts), "encoders": dict.fromkeys(parts, AUTO)}
     if isinstance(given, dict) and given.get("name") == "parts" and isinstance(of := given.get("encoders"), dict):
-        given = {**given, "encoders": _filled(of, {name: automatic_encoder(shape) for name, shape in parts.items()})}
+        shapes = {name: shape for name, shape in parts.items() if of.get(name) == AUTO}
+        given = {**given, "encoders": {**of, **_chosen(problem, shapes)}}
     return given
+
+
+def _chosen(problem: Problem, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Encoders by the shapes of y, or of some of its parts; rows are a set where their order is seen to tell nothing.
+
+    That is where many pairs of neighbouring rows look as those of a random order do (:mod:`csb.metrics.order`). What is
+    chosen, and why, is said in one line.
+    """
+    found = {name: automatic_encoder(shape) for name, shape in shapes.items()}
+    for name in [name for name, encoder in found.items() if encoder == "series"]:
+        number = list(problem.parts).index(name) if problem.parts else 0
+        y = views(problem.first("train", most(shapes[name])).y, problem.parts)[number]
+        p, pairs = order_p_value(y, seeded(0, Stream.ORDER))
+        is_set = pairs >= _ENOUGH and p >= _UNLIKELY
+        found[name] = "set" if is_set else "series"
+        told = "tells nothing" if is_set else "tells something" if p < _UNLIKELY else "may tell something"
+        there = ~y.isnan()
+        sizes = there.any(2).sum(1)
+        ragged = there == (torch.arange(y.shape[1]) < sizes[:, None])[..., None]  # each filled up at its end alone
+        rows = f"{int(sizes.min())} to {int(sizes.max())} rows" if bool(ragged.all()) else "rows with gaps"
+        logger.info(
+            "%s: %s whose order %s (p = %.2g of %d pairs of neighbours): encoder %s; encoder= chooses another",
+            name, rows, told, p, pairs, found[name],
+        )  # fmt: skip
+    return found
 
 
 def _by_count(is_image: bool, count: int) -> dict[str, dict[str, Any]]:

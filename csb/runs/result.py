@@ -148,7 +148,7 @@ class Run(load.Run):
         state = "interrupted" if self.interrupted else self.iteration
         where = "a temporary folder; run.save(…) keeps it" if self.scratch is not None else str(self.folder)
         return [
-            ("problem", f"{problem}: x {maps.x_shape}, y {maps.y_shape}"),
+            ("problem", f"{problem}: x {maps.x_shape}, y {maps.parts or maps.y_shape}"),
             ("bridge", f"T = {grid.T}, {self.bridge.backward_kernel.covariance} covariance, {state}"),
             ("scores", figures or "none"),
             ("files", where),

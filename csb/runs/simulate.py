@@ -2,8 +2,9 @@
 
 import inspect
 import logging
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,9 +17,10 @@ from torch.distributions import Distribution, Independent, constraints
 from csb.errors import CSBError, in_one_line, require_int
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Pairs, Rows
+from csb.problems.kinds import WHOLE
 from csb.problems.sources import LEAST, SCHEME, hold
 from csb.process import Stream, seeded
-from csb.runs.options import Bounds, sides
+from csb.runs.options import Bounds, by_number, sides
 from csb.runs.prior import draws_needed, prior_bounds, require_volume
 
 _NAME = "simulated"  # of the pairs
@@ -68,6 +70,7 @@ def problem(
     n: int | None = None,
     *,
     bounds: Bounds | Literal["prior"] | None = "prior",
+    kinds: Mapping[Any, str] | Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 1000,
 ) -> FilePairs:
@@ -87,6 +90,8 @@ def problem(
             of the training's trajectory cache, a function of the seed and the round, so that a resumed training meets
             the same; the pairs for validation and tests stay. Of an array all draws are simulated once.
         bounds: (low, high) of x, as of :func:`csb.fit`; "prior" reads them off the support of a distribution.
+        kinds: of the coordinates of x, as of :func:`csb.fit`, by number. With whole ones a prior may have no density;
+            it then needs ``bounds``, and so does a category of which fresh pairs are drawn.
         seed: of all simulations.
         batch_size: x that the simulator is given at a time.
 
@@ -100,8 +105,10 @@ def problem(
     require_int("batch_size", batch_size, 1)
     if not callable(simulator):
         raise CSBError(f"simulator is a {type(simulator).__name__}; give a function of x")
+    given = kinds.items() if isinstance(kinds, Mapping) else enumerate(kinds or ())
+    is_whole = any(kind in WHOLE for _, kind in given)
     law = _distribution(prior)
-    if law is not None:  # the prior fills a volume
+    if law is not None and not is_whole:  # the prior fills a volume
         d = int(torch.Size(law.batch_shape + law.event_shape).numel())
         with isolate_rng():
             require_volume(law, law.sample((draws_needed(d),)).reshape(-1, d))
@@ -113,7 +120,15 @@ def problem(
     if bounds == "prior":
         bounds = None if law is None else prior_bounds(law, x.shape[1])
     held = hold(x.numpy(), y.numpy(), _NAME)  # which the problem holds from its first look at them
-    found = (EndlessPairs if endless else FilePairs)(path=SCHEME + _NAME, val="auto", **sides(bounds))
+    if isinstance(kinds, Mapping):
+        kinds = by_number("kinds", kinds, SCHEME + _NAME, [], "real")
+    of = {"path": SCHEME + _NAME, "val": "auto", "kinds": tuple(kinds) if kinds else None, **sides(bounds)}
+    found = (EndlessPairs if endless else FilePairs)(**of)
+    for i, kind in enumerate(found.kinds or ()):
+        if endless and kind == "category" and found.support is not None and math.isinf(found.support.high[i]):
+            raise CSBError(
+                f"coordinate {i} is a category without bounds, and fresh pairs may hold others; give bounds="
+            )
     if isinstance(found, EndlessPairs):
         found._simulation = simulation
     found.prepare()

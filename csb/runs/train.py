@@ -175,7 +175,7 @@ def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
     network = " ".join(str(part) for part in (kernel.network["name"], encoder) if part)
     first, later, half_steps = run.training.first_steps, run.training.steps, len(plan(run.training))
     return (
-        f"{count} training pairs, x {maps.x_shape}, y {maps.y_shape}: {network}, {kernel.covariance} "
+        f"{count} training pairs, x {maps.x_shape}, y {maps.parts or maps.y_shape}: {network}, {kernel.covariance} "
         f"covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; {half_steps} half-steps, of at most "
         f"{first} and then {later} optimiser steps on batches of {run.training.batch_size}"
     )

@@ -8,6 +8,8 @@ from csb.errors import CSBError
 from csb.networks import build_network
 from csb.networks.encoders import build_encoder, with_mask
 from csb.process import seeded
+from csb.runs.fit import Options
+from csb.runs.options import configured
 
 nan = float("nan")
 SHORT = {"first_steps": 20, "steps": 10, "batch_size": 64, "trajectories": 128, "refresh": 10, "patience": 0}
@@ -85,6 +87,36 @@ def test_the_shape_of_y_chooses_the_encoder(shape, kind, caplog):
     assert type(run.bridge.backward_kernel.network.encoder).__name__ == kind
     assert f"mlp {kind.removesuffix('Encoder').lower()}, " in caplog.text
     assert run.bridge.sample(y[:3], 4, seed=0).x.shape == (3, 4, 2)
+
+
+def chosen(y, **options):
+    """The encoder of a configuration, without a training."""
+    run, scratch = configured(torch.randn(500, 2, generator=seeded(1)), y, Options(L=1, T=2, progress=False, **options))
+    scratch.cleanup()
+    return run.backward.network["encoder"]
+
+
+def test_many_rows_in_no_order_are_a_set(caplog):
+    noise = torch.randn(500, 8, 1, generator=seeded(2))
+    count = 1 + torch.arange(500)[:, None] % 8
+    ragged = noise.masked_fill((torch.arange(8) >= count)[..., None], nan)
+    with caplog.at_level("INFO"):
+        assert [chosen(y) for y in (noise, noise.cumsum(1), noise[:, :2], ragged)] == [
+            "set",
+            "series",
+            "series",
+            "series",
+        ]
+        of_parts = chosen({"a": noise, "b": noise[:, 0], "c": noise}, encoder={"a": "auto", "b": "auto", "c": "series"})
+    assert of_parts["encoders"] == {"a": "set", "b": "vector", "c": "series"}
+    lines = [record.getMessage() for record in caplog.records if "whose order" in record.getMessage()]
+    assert "y: 8 to 8 rows whose order tells nothing (p = " in lines[0]
+    assert "of 2800 pairs of neighbours): encoder set; encoder= chooses another" in lines[0]
+    assert "y: 8 to 8 rows whose order tells something (p = 0.01 of" in lines[1]
+    assert "y: 2 to 2 rows whose order may tell something" in lines[2]
+    assert "y: 1 to 8 rows whose order may tell something" in lines[3]
+    assert "a: 8 to 8 rows whose order tells nothing" in lines[4]
+    assert len(lines) == 5
 
 
 def test_sets_of_several_sizes(tmp_path):

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Independent, Normal, Uniform
+from torch.distributions import Independent, Normal, Poisson, Uniform
 from torch.utils.data import TensorDataset
 
 import csb
@@ -237,6 +237,10 @@ def test_kinds_and_bounds_by_name_or_number(tmp_path):
     assert "not known to denoisers" in one_line(lambda: csb.fit_denoiser(x, kinds=["real"] * 4, progress=False))
 
 
+def counts(n):
+    return torch.stack([torch.randn(n), torch.randint(4, (n,)).float()], 1)
+
+
 def gaussian(n):
     return torch.randn(n, 1)
 
@@ -261,6 +265,19 @@ def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
     assert found.support.high == (1.0, torch.inf)
     x, y, _ = found.pairs("train")
     assert torch.allclose(y[:, 1], 2 * x[:, 1])
+
+
+def test_a_problem_with_kinds():
+    """Fresh pairs hold whole numbers of a prior that has no density."""
+    prior, bounds = [Uniform(torch.zeros(1), torch.ones(1)), Poisson(3 * torch.ones(1))], ([0, 0], [1, 40])
+    found = csb.problem(prior, lambda x: x + 0.1, bounds=bounds, kinds={1: "integer"})
+    assert found.kinds == ("real", "integer")
+    assert found.new_transform().spec()["kinds"] == ["real", "integer"]
+    fresh = found.fresh(0, 0).head(100).x
+    assert torch.equal(fresh[:, 1], fresh[:, 1].round())
+    run = csb.fit(problem=found, L=1, T=2, training={"first_steps": 20, "steps": 5, "batch_size": 32}, progress=False)
+    drawn = run.bridge.sample(found.pairs("test", 3).y, 20, seed=0).x
+    assert torch.equal(drawn[..., 1], drawn[..., 1].round())
 
 
 def test_simulations_are_flattened_and_left_out_where_they_are_not_finite(caplog):
@@ -308,6 +325,9 @@ def test_simulations_are_flattened_and_left_out_where_they_are_not_finite(caplog
         (lambda: csb.problem(torch.randn(200, 2), lambda x: 1 / 0, 200), "ZeroDivisionError"),
         (lambda: csb.problem(torch.randn(200, 2), lambda x: x * torch.nan, 200), "0 of 200 simulated y are finite"),
         (lambda: csb.problem(Independent(Normal(torch.zeros(2), 1.0), 1), lambda x: x, 5), "n=5"),
+        (lambda: csb.problem([Poisson(3 * torch.ones(1))] * 2, lambda x: x, kinds=["integer"] * 2), "give bounds="),
+        (lambda: csb.problem(counts, lambda x: x, kinds={1: "category"}), "a category without bounds"),
+        (lambda: csb.problem(counts, lambda x: x, kinds={2: "category"}), "kinds has no coordinate 2"),
         (lambda: csb.compare([3], TwoMoons()), "3 is no sampler"),
         (lambda: csb.load("nowhere"), "nowhere"),
     ],

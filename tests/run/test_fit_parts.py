@@ -8,7 +8,7 @@ import csb
 from csb.errors import CSBError
 from csb.problems.parts import joined
 from csb.process import seeded
-from tests.conftest import one_line
+from tests.conftest import checked, one_line
 
 STD = 0.5
 ROWS = 6
@@ -70,6 +70,19 @@ def test_a_loaded_bridge_takes_the_names(run, tmp_path):
             bridge.sample(bad)
     sampler = csb.samplers.BridgeSampler(bridge)
     assert torch.equal(sampler.sample(y, 5, seed=0).x, bridge.sample(y, 5, seed=0).x)
+
+
+def test_the_command_line_reads_named_arrays(run, tmp_path):
+    _, y = pairs(5, 3)
+    np.savez(tmp_path / "y.npz", other=0, **{name: values.numpy() for name, values in y.items()})
+    kept = run.save(tmp_path / "kept")
+    checked("sample", f"run={kept}", f"y={tmp_path}/y.npz", "n=4", f"out={tmp_path}/s.npz")()
+    with np.load(tmp_path / "s.npz") as found:
+        assert found["x"].shape == (5, 4, 2)
+        assert np.array_equal(found["y"], joined(y)[0].numpy(), equal_nan=True)
+    np.savez(tmp_path / "y.npz", k=y["k"].numpy(), other=0)
+    refused = one_line(lambda: checked("sample", f"run={kept}", f"y={tmp_path}/y.npz", f"out={tmp_path}/s.npz"))
+    assert "holds the arrays k, other; give a file with an array named y, or with one array, or k, readings" in refused
 
 
 def test_order_of_readings_and_filling_change_nothing(run):
