@@ -147,6 +147,5 @@ def _array(path: Path, parts: Mapping[str, Any]) -> Any:
     except Exception as error:  # damaged headers and archives raise whatever the parser of the moment does
         raise CSBError(f"cannot read y={path} ({in_one_line(error)}); give a .npy or .npz file of numbers") from error
     held = f"the arrays {', '.join(names)}" if names else "no array"
-    raise CSBError(
-        f"y={path} holds {held}; give a file with an array named y, or with one array{', or ' * bool(parts)}{', '.join(parts)}"
-    )
+    known = f", or {', '.join(parts)}" if parts else ""
+    raise CSBError(f"y={path} holds {held}; give a file with an array named y, or with one array{known}")
