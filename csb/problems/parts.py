@@ -1,9 +1,10 @@
 """Observations of named parts, as {"series": (N, L, d), "covariates": (N, k)}: laid side by side in one vector.
 
 Everything else then meets vectors (N, D), in the order of the names: files, caches, digests, missing values. The shapes
-of the parts stand in the transform's description, and so in a model's file. Two that are no part of any vector's
-meaning look at them: the transform, which scales a series, a set or an image column by column or channel by channel,
-and the encoder (:class:`csb.networks.encoders.PartsEncoder`).
+of the parts stand in the transform's description, and so in a model's file. Only two look at them: the encoder
+(:class:`csb.networks.encoders.PartsEncoder`), and the transform, which scales a series, a set or an image column by
+column or channel by channel, as it scales a y that is one of these. So the order of a set and how far it is filled up
+change nothing, and pixels may be constant; a course that all series share is left to the encoder.
 """
 
 import math
