@@ -312,6 +312,13 @@ def test_pages_import_csb_alone():
             assert set(re.findall(r"\bcsb\.(\w+)", block.code)) <= set(csb.__all__), where
 
 
+def test_the_gallery_shows_every_problem():
+    shown = (ROOT / "docs/pages/gallery.md").read_text()
+    known = {path.stem for path in (ROOT / "conf/problem").glob("*.yaml")} - {"pairs"}  # of the user
+    absent = {name for name in known if not re.search(rf"(experiment|problem)={name}\b", shown)}
+    assert absent <= {"counts", "linear_gaps", "oscillator"}
+
+
 def test_a_block_is_found_with_its_language_its_line_and_its_comment():
     text = "a\n<!-- not run: no such thing -->\n```bash\nx\n```\n\n  ```python\n  y = 1\n    z\n  ```\n"
     assert blocks(text) == [Block("bash", "x", 3, {"not run": "no such thing"}), Block("python", "y = 1\n  z", 7, {})]
