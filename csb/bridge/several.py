@@ -20,7 +20,8 @@ taken, C and ρC from the kernels (:mod:`csb.bridge.paths`), 1 − ρ as its ave
 
 Kernels of covariance "fixed" reverse no process (with m = 20 and T = 8 their product has no finite mass) and are
 refused. Diagonal kernels of correlated coordinates reverse one as far as steps are small: of two coordinates with
-m = 20 and m ᾱ_T = 0.2 the product has no finite mass at T = 8, and variances are within 1 % at T = 16 and 32. The start
+m = 20 and m ᾱ_T = 0.2 the product has no finite mass at T = 8, and variances are within 1 % at T = 16 and 32. How small
+steps have to be depends on the problem, so that diagonal kernels are accepted of a single coordinate alone. The start
 of a first iteration leaves out what x_T knows of y, and the process of later ones depends on y a little. With exact
 kernels of x ~ N(0, 1) and y = x + noise of variance 0.01 to 4, all y = 2, the mean of x_0 was off by at most, in
 standard deviations of the posterior (``python scripts/observations.py product``),
@@ -34,6 +35,7 @@ and its variance by 0.4 % at m ᾱ_T = 0.2: the error grows as √m ᾱ_T, until
 MOST is the largest m ᾱ_T that is accepted for m > 1; a single y has the error of plain sampling.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +51,6 @@ from csb.process.resampling import effective_sample_size, systematic
 if TYPE_CHECKING:
     from csb.bridge.bridge import Bridge
 
-COVARIANCES = ("diagonal", "full")  # of kernels whose products are closed, and near the posterior
 MOST = 0.2  # m·ᾱ_T, of more than one observation
 
 
@@ -112,9 +113,9 @@ def _ratio(bridge: "Bridge", z: Tensor, k: int, contexts: Tensor, batch: int, ti
 
 def require_products(bridge: "Bridge", y: Tensor) -> None:
     """CSBError where products given y (m, *y_shape) of a bridge's kernels, horizon and states are not sound."""
-    kernel, m, end, fault = bridge.backward_kernel, len(y), float(bridge.grid.alpha_bar[-1]), ""
-    if kernel.covariance not in COVARIANCES:
-        fault = f"covariance={kernel.covariance}; expected diagonal or full: train it with objective.covariance=full"
+    covariance, m, end, fault = bridge.backward_kernel.covariance, len(y), float(bridge.grid.alpha_bar[-1]), ""
+    if covariance != "full" and (covariance != "diagonal" or math.prod(bridge.transform.z_shape) > 1):
+        fault = f"covariance={covariance}; expected full: train it with objective.covariance=full"
     elif not bridge.missing:
         fault = "a network that does not know missing values; train it with training.missing=0.5"
     elif m > 1 and m * end > 1.01 * MOST:

@@ -135,8 +135,10 @@ class TestRefused:
 
     def test_kernels(self):
         assert "train it with training.missing=0.5" in self.line(make_untrained_bridge(1, 1))
-        assert "covariance=mixture; expected diagonal or full" in self.line(make_untrained_bridge(1, 1, "mixture"))
+        assert "covariance=mixture; expected full" in self.line(make_untrained_bridge(1, 1, "mixture"))
         assert "covariance=fixed" in self.line(SCALAR.bridge("fixed"))
+        of_two = one_line(lambda: VECTOR.bridge("diagonal").sample(VECTOR.observations(2), 10, combine="product"))
+        assert "covariance=diagonal; expected full" in of_two
 
     def test_a_short_horizon(self):
         bridge = SCALAR.bridge(alpha_bar_end=0.05)
