@@ -104,6 +104,12 @@ def heads(covariance: str, z_shape: tuple[int, ...], rank: int, components: int)
     return {"fixed": 1, "diagonal": 2, "low_rank": 2 + rank, "full": 1 + d, "mixture": mixture}[covariance]
 
 
+def _columns(M: int, d: int) -> Tensor:
+    """Where the outputs of each Gaussian of a mixture lie, (M, d + d²): those of its mean, then of its root."""
+    each = torch.arange(M)[:, None]
+    return torch.cat([each * d + torch.arange(d), (M + each * d) * d + torch.arange(d * d)], dim=1)
+
+
 class Kernel(Float32Module):
     """backward: x_k ↦ law of x_{k−1}; forward: x_{k−1} ↦ law of x_k; both given the observation.
 
@@ -154,12 +160,11 @@ class Kernel(Float32Module):
             beta = 1 - grid.alpha_bar[1:] if jump else grid.beta[1:]
             log_beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta.log()])
             reach = of("v").gain.abs()  # of the uncertainty that a step leaves, as k varies
-            d, each = math.prod(network.z_shape), torch.arange(components)[:, None]
-            columns = torch.cat([each * d + torch.arange(d), (components + each * d) * d + torch.arange(d * d)], dim=1)
+            columns = _columns(components, math.prod(network.z_shape)) if covariance == "mixture" else None
             time = torch.arange(self.T + 1, dtype=torch.float64) / self.T
             table = torch.stack([time, skip, gain, log_beta, reach]).float()  # one look-up a call
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("columns", columns if covariance == "mixture" else None, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("inflation", torch.ones((), dtype=torch.float32))
 
     def encode(self, c: Tensor) -> Tensor:

@@ -113,6 +113,12 @@ def test_mean(direction, name):
     torch.testing.assert_close(at(kernel, k, x).mean, expected.float(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_large_state_makes_no_table_of_its_square():
+    network = Says((0.1, 0.1))
+    network.z_shape = (1, 2**22, 2**22)
+    assert Kernel(network, GRID, "backward", "v").columns is None
+
+
 def test_one_k_serves_the_whole_batch():
     kernel = Kernel(Says((0.1, 0.1)), GRID, "backward", "x0")
     one, many = at(kernel, torch.tensor([4])), at(kernel, torch.tensor([4, 4, 4]))
