@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 PERMUTATIONS = 199
-_VALUES, _LONGEST = 200_000, 200  # numbers of all observations that count, and rows of one
+_VALUES, _LONGEST, _WIDEST = 200_000, 200, 32  # numbers of all observations that count, rows of one, and columns
 
 
 def most(shape: tuple[int, ...]) -> int:
     """How many observations (L, d) count."""
-    return max(1, _VALUES // (min(shape[0], _LONGEST) * shape[1]))
+    return max(1, _VALUES // (min(shape[0], _LONGEST) * min(shape[1], _WIDEST)))
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -31,10 +31,11 @@ def order_p_value(y: Tensor, generator: torch.Generator) -> tuple[float, int]:
     """The p-value, in [0.01, 1], of rows in no order, and how many pairs of neighbours tell.
 
     Args:
-        y: observations (N, L, d), of which 200,000 numbers and the first 200 rows count; NaN is missing.
+        y: observations (N, L, d), of which 200,000 numbers, the first 200 rows and the first 32 columns count; NaN is
+            missing.
         generator: of the permutations.
     """
-    y = y[: most(tuple(y.shape[1:])), :_LONGEST].double()
+    y = y[: most(tuple(y.shape[1:])), :_LONGEST, :_WIDEST].double()
     there = ~y.isnan().all(2)
     u = torch.stack([ranks(column).view(there.shape) for column in y.flatten(0, 1).unbind(1)], 2)
     u = u - u.nanmean(1, keepdim=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from csb.metrics.order import order_p_value, ranks
+from csb.metrics.order import most, order_p_value, ranks
 from csb.process import seeded
 
 N, L, RUNS = 150, 15, 20
@@ -62,3 +62,10 @@ def test_pairs_of_neighbours_are_counted():
     y = torch.randn(3, 4, 1, generator=seeded(0))
     y[0, 2:], y[1] = torch.nan, torch.nan
     assert order_p_value(y, seeded(0))[1] == 1 + 0 + 3
+
+
+def test_of_many_columns_the_first_count():
+    """The memory would grow with their square."""
+    y = torch.randn(20, 6, 40, generator=seeded(0))
+    assert order_p_value(y, seeded(1)) == order_p_value(y[..., :32], seeded(1))
+    assert most((6, 1000)) == most((6, 32))
