@@ -228,6 +228,8 @@ class PartsEncoder(Encoder):
         super().__init__(c_shape, width)
         self.masked = c_shape == (2 * sum(math.prod(shape) for shape in shapes.values()),)
         self.shapes = parts_of(shapes, (c_shape[0] // 2,) if self.masked else c_shape) or {}
+        if not self.masked and any(len(shape) == 2 for shape in shapes.values()):
+            raise CSBError("encoder parts has series or sets, but y is one array; give csb.fit y by the same names")
         if encoders.keys() != shapes.keys():
             raise CSBError(f"encoder has the parts {', '.join(encoders)} and y {', '.join(shapes)}; give one for each")
         self.parts = nn.ModuleList(

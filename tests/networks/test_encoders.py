@@ -142,3 +142,10 @@ def test_the_mask_is_an_option_of_every_network():
     assert bool(network.context(c).isfinite().all())
     with pytest.raises(CSBError, match="missing='yes' is not possible"):
         build_network({"name": "mlp", "missing": "yes"}, (2,), (2,), 1)
+
+
+def test_rows_among_parts_need_the_mask_that_named_observations_have():
+    spec = {"name": "parts", "shapes": {"a": [3, 1], "b": [2]}, "encoders": {"a": "set", "b": "vector"}}
+    assert build_encoder(spec, (10,), 8)(torch.ones(4, 10)).shape == (4, 8)
+    with pytest.raises(CSBError, match="but y is one array"):
+        build_encoder(spec, (5,), 8)
