@@ -20,6 +20,7 @@ from torch.nn import functional as nnf
 
 from csb.errors import CSBError, in_one_line
 from csb.numbers import Numbers, Observed, as_numbers, require_present
+from csb.problems.parts import numbers_of
 from csb.problems.transform import Transform
 
 
@@ -109,7 +110,7 @@ def packed(y: Any, parts: Mapping[str, tuple[int, ...]] | None) -> Any:
         raise CSBError(f"y {what} {odd[0]!r:.80}; give {', '.join(parts)}")
     found: list[tuple[Tensor, bool]] = []
     for name, shape in parts.items():
-        values = as_numbers(f"{name} of y", y[name]).cpu()
+        values = numbers_of(name, y[name])
         if (one := batched(values, shape)) is None:
             given = tuple(values.shape)
             raise CSBError(f"{name} of y has shape {given}; expected {shape} or a batch (B, {str(shape)[1:]}")

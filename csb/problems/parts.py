@@ -19,7 +19,8 @@ from csb.errors import CSBError
 from csb.numbers import as_numbers
 from csb.schema import Name, Schema, Shape
 
-Parts = Annotated[dict[Name, Shape], Field(min_length=1, max_length=100)]  # shape of each part, in the order of names
+MOST = 100  # parts
+Parts = Annotated[dict[Name, Shape], Field(min_length=1, max_length=MOST)]  # shape of each part, in the order of names
 
 
 class _Read(Schema):
@@ -44,16 +45,26 @@ def views(v: Tensor, parts: Mapping[str, tuple[int, ...]] | None) -> list[Tensor
     return [part.unflatten(1, shape) for part, shape in zip(v.split(sizes, 1), parts.values())]
 
 
+def numbers_of(name: str, values: Any) -> Tensor:
+    """The values of a part on the CPU, whole numbers beyond 2²⁴ as float64: float32 beside them would round them."""
+    found = as_numbers(f"{name} of y", values).cpu()
+    is_large = not found.is_floating_point() and found.numel() > 0 and int(found.abs().max()) > 2**24
+    return found.double() if is_large else found
+
+
 def joined(given: Mapping[str, Any]) -> tuple[Tensor, dict[str, tuple[int, ...]]]:
     """Arrays (N, …) by their names as vectors (N, D), and the shapes of the parts.
 
-    CSBError for names that are no texts, arrays of other shapes than observations have, and other numbers of them.
+    CSBError for too many parts, names that are no texts, and arrays of other shapes than observations have or of other
+    numbers of them.
     """
     if not given or not all(isinstance(name, str) and name for name in given):
         raise CSBError(f"y has the names {list(given)}; give {{name: array, …}}, a text for each part")
-    parts = {name: as_numbers(f"{name} of y", given[name]) for name in sorted(given)}
+    if len(given) > MOST:
+        raise CSBError(f"y has {len(given)} parts; give at most {MOST}: numbers (N,) may be one part (N, d)")
+    parts = {name: numbers_of(name, given[name]) for name in sorted(given)}
     parts = {name: v[:, None] if v.ndim == 1 else v for name, v in parts.items()}
-    count = len(next(iter(parts.values())))
+    count, *_ = (*next(iter(parts.values())).shape, 0)
     for name, v in parts.items():
         if v.ndim not in (2, 3, 4) or len(v) != count or 0 in v.shape:
             raise CSBError(

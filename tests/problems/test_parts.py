@@ -61,6 +61,14 @@ def test_observations_of_a_model_are_packed_alike():
     assert torch.equal(lists.nan_to_num(-1), flat[:2].nan_to_num(-1))
 
 
+def test_large_whole_numbers_beside_others_keep_their_values():
+    y = {"k": torch.zeros(2), "time": torch.tensor([1_700_000_001, 1_700_000_002])}
+    flat, parts = joined(y)
+    for found in (flat, packed(y, parts)):
+        assert found[:, 1].tolist() == y["time"].tolist()
+    assert joined({"k": torch.zeros(2), "class": torch.tensor([0, 3])})[0].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -94,6 +102,8 @@ def test_names_where_there_are_none():
             r"b of y has shape \(199, 1\).* as many observations N as a has",
         ),
         ({"a": torch.zeros(N, 1, 1, 1, 1)}, "a of y has shape"),
+        ({"a": 3.0, "b": torch.zeros(N)}, r"a of y has shape \(\); expected vectors"),
+        ({f"p{i}": torch.zeros(N) for i in range(101)}, "y has 101 parts; give at most 100"),
     ],
 )
 def test_what_makes_no_parts(y, message):
