@@ -59,6 +59,7 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
 
 def _problem(x: Any, y: Any, o: Any, names: list[str]) -> tuple[Source | None, Problem]:
     """The problem that is given, or that of the arrays; with the arrays, which must outlive the first reading."""
+    require_kinds(o.kinds)
     if o.problem is not None:
         if x is not None or y is not None or o.kinds:
             raise CSBError("x, y or kinds and problem are given; give pairs, or a problem that draws them")
@@ -81,6 +82,12 @@ def _problem(x: Any, y: Any, o: Any, names: list[str]) -> tuple[Source | None, P
         kinds = by_number("kinds", kinds, path, names, "real")
     options = {"val": "auto", "seed": o.seed, "drop_nan": o.drop_nan, "kinds": tuple(kinds) if kinds else None}
     return held, FilePairs(path=path, **options, **sides(bounds))
+
+
+def require_kinds(kinds: Any) -> None:
+    """CSBError unless kinds of coordinates are a list, {coordinate: kind} or None."""
+    if not isinstance(kinds, Mapping | list | tuple | None):
+        raise CSBError(f"kinds={shown(kinds)} is no list; give a kind for each coordinate, or {{coordinate: kind}}")
 
 
 def by_number(what: str, given: Mapping[Any, Any], path: str, names: list[str], default: Any) -> list[Any]:

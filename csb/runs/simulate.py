@@ -20,7 +20,7 @@ from csb.problems import FilePairs, Pairs, Rows
 from csb.problems.kinds import WHOLE
 from csb.problems.sources import LEAST, SCHEME, hold
 from csb.process import Stream, seeded
-from csb.runs.options import Bounds, by_number, sides
+from csb.runs.options import Bounds, by_number, require_kinds, sides
 from csb.runs.prior import draws_needed, prior_bounds, require_volume
 
 _NAME = "simulated"  # of the pairs
@@ -105,8 +105,8 @@ def problem(
     require_int("batch_size", batch_size, 1)
     if not callable(simulator):
         raise CSBError(f"simulator is a {type(simulator).__name__}; give a function of x")
-    given = kinds.items() if isinstance(kinds, Mapping) else enumerate(kinds or ())
-    is_whole = any(kind in WHOLE for _, kind in given)
+    require_kinds(kinds)
+    is_whole = any(kind in WHOLE for kind in (kinds.values() if isinstance(kinds, Mapping) else kinds or ()))
     law = _distribution(prior)
     if law is not None and not is_whole:  # the prior fills a volume
         d = int(torch.Size(law.batch_shape + law.event_shape).numel())

@@ -328,6 +328,8 @@ def test_simulations_are_flattened_and_left_out_where_they_are_not_finite(caplog
         (lambda: csb.problem([Poisson(3 * torch.ones(1))] * 2, lambda x: x, kinds=["integer"] * 2), "give bounds="),
         (lambda: csb.problem(counts, lambda x: x, kinds={1: "category"}), "a category without bounds"),
         (lambda: csb.problem(counts, lambda x: x, kinds={2: "category"}), "kinds has no coordinate 2"),
+        (lambda: csb.problem(counts, lambda x: x, kinds=5), "kinds=5 is no list"),
+        (lambda: csb.fit(*pairs(), kinds=np.array(["real"] * 3)), "is no list; give a kind for each coordinate"),
         (lambda: csb.compare([3], TwoMoons()), "3 is no sampler"),
         (lambda: csb.load("nowhere"), "nowhere"),
     ],
