@@ -11,8 +11,9 @@ r"""Tasks whose observations are series of any length, series with gaps, or sets
   z_{t+1} = e^{−γ + iω} z_t + √(1 − e^{−2γ}) N(0, I). y_t = Re z_t + s N(0, 1), of which readings are missing at random:
   a Gaussian process with the kernel e^{−γτ} cos ωτ (the "celerite" term of Foreman-Mackey et al. 2017). p(y | x) is the
   product of the one-step predictions of a Kalman filter, which skips the readings that are missing.
-- Counts, zero-inflated Poisson (Lambert 1992): each y_i is 0 with probability π, else Poisson(λ); x = (logit π, log λ).
-  p(0 | x) = π + (1 − π) e^{−λ}, p(k | x) = (1 − π) e^{−λ} λ^k/k! for k > 0.
+- Counts, zero-inflated Poisson (Lambert 1992): each k_i is 0 with probability π, else Poisson(λ); x = (logit π, log λ).
+  p(0 | x) = π + (1 − π) e^{−λ}, p(k | x) = (1 − π) e^{−λ} λ^k/k! for k > 0. y = √k, in which 0 stands out beside
+  large counts, and whose standard deviation is about ½ for every large λ.
 """
 
 import math
@@ -132,7 +133,7 @@ class Oscillator(GridProblem):
 
 @PROBLEMS.register
 class Counts(GridProblem):
-    """x = (logit π, log λ); y a set of n ≤ ``largest`` counts, (largest, 1), n about log-uniform; then NaN."""
+    """x = (logit π, log λ); y a set of roots of n ≤ ``largest`` counts, (largest, 1), n about log-uniform; then NaN."""
 
     largest: Annotated[Count, Field(description="counts, at most")] = 50
 
@@ -148,11 +149,11 @@ class Counts(GridProblem):
         count = set_sizes(x, self.largest, generator)
         y = torch.poisson(x[:, 1:].exp().expand(-1, self.largest), generator=generator)
         is_zero = torch.rand(y.shape, dtype=x.dtype, generator=generator, device=x.device) < x[:, :1].sigmoid()
-        return first_rows(y.masked_fill(is_zero, 0.0), count)
+        return first_rows(y.masked_fill(is_zero, 0.0).sqrt(), count)
 
     def log_likelihood(self, x: Tensor, y: Tensor) -> Tensor:
         y = y[~y.isnan()]
         (logit, log_rate), zeros = x.unbind(1), int((y == 0).sum())
         poisson = logsigmoid(-logit) - log_rate.exp()  # log of (1 − π) e^{−λ}
-        some = (len(y) - zeros) * poisson + float(y.sum()) * log_rate
+        some = (len(y) - zeros) * poisson + float(y.square().sum()) * log_rate
         return zeros * torch.logaddexp(logsigmoid(logit), poisson) + some

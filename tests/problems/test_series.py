@@ -128,15 +128,15 @@ class TestCounts:
         problem = Counts()
         for y, x in zip(problem.pairs("test", 10).y.double(), problem.prior(10, seeded(6)).double()):
             points = torch.stack([x, x + 0.5])
-            values = y[~y.isnan()].numpy()
+            values = y[~y.isnan()].square().round().numpy()
             exact = [np.log(self.pmf(values, *point.tolist())).sum() for point in points]
             found = problem.log_likelihood(points, y)
-            assert float(found[1] - found[0]) == pytest.approx(exact[1] - exact[0], rel=1e-7, abs=1e-7)
+            assert float(found[1] - found[0]) == pytest.approx(exact[1] - exact[0], rel=1e-6, abs=1e-5)
 
     def test_counts_have_the_probabilities(self):
         x = torch.tensor([[-0.5, 0.6]]).expand(20_000, 2)
         y = Counts(largest=5).observe(x, seeded(7)).double()
-        values = y[~y.isnan()].numpy()
+        values = y[~y.isnan()].square().round().numpy()
         for k in range(6):
             chance = self.pmf(np.array(k), -0.5, 0.6)
             assert (values == k).mean() == pytest.approx(chance, abs=5 * math.sqrt(chance / len(values)))
