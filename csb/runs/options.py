@@ -104,7 +104,11 @@ def by_number(what: str, given: Mapping[Any, Any], path: str, names: list[str], 
 
 def sides(bounds: Bounds | None) -> dict[str, Any]:
     """Bounds as the arguments low and high of :class:`csb.problems.FilePairs`."""
-    return {side: _side(side, value) for side, value in zip(("low", "high"), bounds or (None, None))}
+    try:
+        low, high = (None, None) if bounds is None else bounds
+    except (TypeError, ValueError):  # of what is no sequence, or not of two
+        raise CSBError(f"bounds={shown(bounds)} are no two sides; give (low, high), None where there is none") from None
+    return {"low": _side("low", low), "high": _side("high", high)}
 
 
 def _side(side: str, value: Any) -> Any:
@@ -130,6 +134,8 @@ def _encoder(given: Any, parts: Mapping[str, Any] | None) -> Any:
     """An encoder as plain data; of y of named ``parts`` also {name: encoder}, which is checked to have them all."""
     if isinstance(given, type) and issubclass(given, Encoder):
         return register(given).__name__
+    if parts is None and isinstance(given, Mapping) and "name" not in given:
+        raise CSBError(f"encoder={shown(given)} has no name; give {{'name': …, **options}}: y has no named parts")
     if parts is None or not isinstance(given, Mapping) or ("name" in given and given.keys() != parts.keys()):
         return given
     if odd := sorted(given.keys() ^ parts.keys()):

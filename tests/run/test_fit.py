@@ -231,6 +231,9 @@ def test_kinds_and_bounds_by_name_or_number(tmp_path):
         ({"kinds": {"phase": "angel"}}, "kinds[1]='angel' is unknown; choose one of real, angle"),
         ({"bounds": {4: (0, 1)}}, "bounds has no coordinate 4"),
         ({"bounds": {"rate": 0}}, "bounds has 0 for a coordinate; give (low, high)"),
+        ({"bounds": 5}, "bounds=5 are no two sides; give (low, high)"),
+        ({"bounds": (0, 1, 2)}, "bounds=(0, 1, 2) are no two sides; give (low, high)"),
+        ({"encoder": {"a": "set"}}, "encoder={'a': 'set'} has no name"),
         ({"problem": TwoMoons(), "kinds": {0: "angle"}}, "give pairs, or a problem"),
     ):
         assert message in one_line(lambda wrong=wrong: csb.fit(x, y, names=names, **wrong, **SMALL))
