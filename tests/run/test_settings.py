@@ -95,7 +95,7 @@ def test_what_was_given_stays(tmp_path):
     run = of_pairs(tmp_path, 100, *given, "network.options.width=7")
     assert (run.training.batch_size, run.conditional.batch_size, run.distil.batch_size) == (16, 16, 300)
     assert (run.training.steps, run.training.trajectories, run.problem.sizes["val"]) == (7, 16 * 7 // 5, 7)
-    assert run.plain["network"]["options"] == {"width": 7, "depth": 4}
+    assert run.plain["network"]["options"] == {"width": 7, "depth": 4, "film": True}
     moons = config("schedule=power", "schedule.power=3")
     assert moons.resolved(encoded(0.1)) is moons
     with pytest.raises(CSBError, match=r"65 training pairs are fewer than training.batch_size=1024; lower it"):
