@@ -31,7 +31,7 @@ def on_gpu(module):
         for name, value in part._parameters.items():
             part._parameters[name] = nn.Parameter(torch.empty_like(value, device=GPU))
         for name, value in part._buffers.items():
-            part._buffers[name] = torch.empty_like(value, device=GPU)
+            part._buffers[name] = None if value is None else torch.empty_like(value, device=GPU)
 
 
 def test_devices_are_told_apart():
