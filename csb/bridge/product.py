@@ -9,9 +9,8 @@ For a power λ, N(x; μ_0, Λ_0⁻¹) r(x)^λ = Z·N(u; Λ⁻¹ λη, Λ⁻¹) w
 
     log Z = λc + ½ (log|Λ_0| − log|Λ| + λ² ηᵀ Λ⁻¹ η),
 
-and λ = 1 is the product of the m laws over N(μ_0, Λ_0⁻¹) to the power m − 1. Precisions stand in independent blocks,
-(B, d, 1, 1) of diagonal laws and (B, 1, d, d) of full ones, vectors beside them in (B, d, 1, 1) or (B, 1, d, 1). All is
-float64: differences of precisions that agree to several digits enter.
+and λ = 1 is the product of the m laws over N(μ_0, Λ_0⁻¹) to the power m − 1. Precisions are (B, d, d), vectors beside
+them (B, d, 1). All is float64: differences of precisions that agree to several digits enter.
 """
 
 from collections.abc import Iterable
@@ -52,22 +51,22 @@ class Ratio(NamedTuple):
 
     def log(self, u: Tensor) -> Tensor:
         """Return log r(μ_0 + u), (B,), of u as in :meth:`Tilted.draw`."""
-        return self.constant + (u * (self.eta - 0.5 * self.delta @ u)).sum((1, 2, 3))
+        return self.constant + (u * (self.eta - 0.5 * self.delta @ u)).sum((1, 2))
 
     def tilted(self, power: float) -> Tilted:
         """Return the law in proportion to N(μ_0, Λ_0⁻¹) r^power. CSBError where at some state it has no covariance."""
         precision = self.base + power * self.delta
         require_finite("the bridge", precision[None])
-        factor, failed = torch.linalg.cholesky_ex(precision.flip(2, 3))
+        factor, failed = torch.linalg.cholesky_ex(precision.flip(1, 2))
         if bool(failed.any()):
             raise CSBError(
-                f"a product of kernels has no positive definite covariance at {int((failed > 0).any(1).sum())} of "
+                f"a product of kernels has no positive definite covariance at {int((failed > 0).sum())} of "
                 f"{len(failed)} states; give fewer observations at a time, or train the bridge longer"
             )
-        root = factor.flip(2, 3).mT
+        root = factor.flip(1, 2).mT
         white = torch.linalg.solve_triangular(root.mT, power * self.eta, upper=True)
-        log_z = power * self.constant + 0.5 * (self.log_det + white.square().sum((1, 2, 3)))
-        return Tilted(root, white, log_z - root.diagonal(dim1=2, dim2=3).log().sum((1, 2)))
+        log_z = power * self.constant + 0.5 * (self.log_det + white.square().sum((1, 2)))
+        return Tilted(root, white, log_z - root.diagonal(dim1=1, dim2=2).log().sum(1))
 
     def temper(self, m: int, grid: Grid, k: int) -> float:
         """Return λ_{k−1} of :mod:`csb.bridge.several`, from the average laws of step k, moved to k − 1 as Gaussians."""
@@ -75,9 +74,9 @@ class Ratio(NamedTuple):
             return 1.0
         pinned, snr = Reference(grid).pinned_start(k), grid.alpha_bar / (1 - grid.alpha_bar)
         own, given = (
-            (torch.linalg.inv(blocks).diagonal(dim1=2, dim2=3).flatten(1).mean(0) - float(pinned.var)).clamp_min(1e-12)
+            (torch.linalg.inv(precision).diagonal(dim1=1, dim2=2).mean(0) - float(pinned.var)).clamp_min(1e-12)
             / float(pinned.far) ** 2
-            for blocks in (self.base, self.base + self.delta / m)
+            for precision in (self.base, self.base + self.delta / m)
         )  # C and ρC at k
         known = ((1 / given - 1 / own) / (1 / given + float(snr[k - 1] - snr[k]))).clamp(0, 1)  # 1 − ρ at k − 1
         return 1 / (1 + (m - 1) * float(known.square().sum() / known.sum().clamp_min(1e-12)))
@@ -85,21 +84,21 @@ class Ratio(NamedTuple):
 
 def ratio(prior: Gaussian, laws: Iterable[Gaussian]) -> Ratio:
     """Return ∏ laws / prior^m of batches of B laws of one kind, the m of ``laws`` taken one after the other."""
-    base, log_det = _blocks(prior)
+    base, log_det = _precision(prior)
     delta, eta, constant = torch.zeros_like(base), torch.zeros_like(base[..., :1]), torch.zeros_like(log_det)
     for law in laws:
-        own, own_det = _blocks(law)
+        own, own_det = _precision(law)
         away = (law.mean.double() - prior.mean.double()).view_as(eta)
         pull = own @ away
         delta, eta = delta + (own - base), eta + pull
-        constant = constant + 0.5 * (own_det - log_det - (away * pull).sum((1, 2, 3)))
+        constant = constant + 0.5 * (own_det - log_det - (away * pull).sum((1, 2)))
     return Ratio(prior.mean, base, log_det, delta, eta, constant)
 
 
-def _blocks(law: Gaussian) -> tuple[Tensor, Tensor]:
-    """The precision in blocks, and its log-determinant (B,)."""
+def _precision(law: Gaussian) -> tuple[Tensor, Tensor]:
+    """The precision (B, d, d), and its log-determinant (B,)."""
     var = law.var.double().flatten(1)
     if isinstance(law, DiagonalGaussian):
-        return 1 / var[..., None, None], -var.log().sum(1)
+        return torch.diag_embed(1 / var), -var.log().sum(1)
     unit = law.unit().double()
-    return (unit.mT @ (unit / var[..., None]))[:, None], -var.log().sum(1)
+    return unit.mT @ (unit / var[..., None]), -var.log().sum(1)
