@@ -195,23 +195,30 @@ class SetEncoder(RowsEncoder):
 
 
 class SeriesEncoder(RowsEncoder):
-    """A series of L rows: residual convolutions along time, with a dilation that doubles (van den Oord et al. 2016).
+    """A series of L rows: a gated recurrent unit (Cho et al. 2014) along time, and one against it.
+
+    A recurrence can hold what a filter holds, the state of the system given the rows so far, over gaps of any length.
 
     Args:
-        features: numbers of a row.
-        depth: convolutions of three rows each, which together see 2^(depth + 1) − 1 rows at once.
+        features: numbers of a row, of each direction.
+        depth: layers, each of which runs in both directions.
     """
 
-    def __init__(self, c_shape: tuple[int, ...], width: int, *, features: Features = 64, depth: Depth = 4) -> None:
-        super().__init__(c_shape, width, features)
-        self.entry = nn.Linear(c_shape[-1] // 2 * 3, features)
-        self.layers = nn.ModuleList(nn.Conv1d(features, features, 3, padding=2**i, dilation=2**i) for i in range(depth))
+    def __init__(self, c_shape: tuple[int, ...], width: int, *, features: Features = 64, depth: Depth = 1) -> None:
+        super().__init__(c_shape, width, 2 * features)
+        sizes = [c_shape[-1] // 2 * 3] + (depth - 1) * [2 * features]
+        self.along, self.against = (
+            nn.ModuleList(nn.GRU(size, features, batch_first=True) for size in sizes) for _ in range(2)
+        )
 
     def features(self, c: Tensor, scaled: Tensor, present: Tensor) -> Tensor:
-        h, there = self.entry(torch.cat([c, scaled], -1)).mT, present.mT
-        for layer in self.layers:
-            h = h + layer(nnf.silu(h * there))
-        return h.mT
+        h, rows = torch.cat([c, scaled], -1), torch.arange(c.shape[1], device=c.device)
+        last = (present[..., 0] * rows).amax(1, keepdim=True).long()
+        turned = torch.where(rows <= last, last - rows, rows)[..., None]  # what follows the last row stays there
+        for along, against in zip(self.along, self.against):
+            back = against(h.gather(1, turned.expand(h.shape)))[0]
+            h = torch.cat([along(h)[0], back.gather(1, turned.expand(back.shape))], -1)
+        return h
 
 
 class PartsEncoder(Encoder):
