@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Plain]] = {
         "mean_matching": {"name": "mean_matching", "covariance": "fixed", "variance_floor": 0.0},
     },
     "training": {
-        "vectors": {**_COUNTED, "trajectories": AUTO},
+        "vectors": {**_COUNTED, "states_per_pair": AUTO, "trajectories": AUTO},
         "images": {
             **_COUNTED, "refresh": 350, "trajectories": 3072, "last_forward": False, "inflate": True, "patience": 0,
             "checkpoint_every": 100, "observe_every": 400,

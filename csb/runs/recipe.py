@@ -41,6 +41,7 @@ STAGES = ("bridge", "denoiser", *CONDITIONAL, DISTIL)
 AUTO = "auto"  # a value that is chosen: from the data, the shape of a state or the number of pairs
 ENDLESS = 100_000  # pairs that a problem counts for which simulates others all the time
 _ENOUGH, _UNLIKELY = 2000, 0.05  # pairs of rows that show whether these are a set, and the p-value of a series
+_DENSE = 2  # coordinates
 _MANY = 30_000  # vectors from which on a wide network pays
 # the most states a step of the bridge and the stages beside it, of vectors and of images
 _BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
@@ -53,7 +54,7 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     are pairs, and few pairs are learned, and then overfitted, in few steps. Null is the value of the bridge.
     """
     z_shape, found = problem.new_transform().z_shape, dict(plain)
-    chosen = _by_count(len(z_shape) > 1, ENDLESS if problem.is_endless else problem.sizes["train"])
+    chosen = _by_count(z_shape, ENDLESS if problem.is_endless else problem.sizes["train"])
     fixed = plain["objective"].get("name") == "mean_matching"  # which learns no covariance
     chosen["objective"] = {"covariance": "fixed" if fixed else automatic_covariance(z_shape)}
     chosen["optimizer"]["weight_decay"] = automatic_weight_decay(z_shape)
@@ -72,10 +73,15 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
         found["network"] = {**plain["network"], "options": options}
     for name in chosen.keys() & found.keys():
         found[name] = _filled(found[name], chosen[name])
-    training = TrainingSettings.read({"L": top.L, **found["training"], "trajectories": 1})
-    if found["training"].get("trajectories") == AUTO:  # each state is drawn about once in a round
-        states = training.batch_size * min(training.steps, training.refresh)
-        found["training"]["trajectories"] = max(1, min(50_000, states // top.T))
+    one, group = {"trajectories": 1, "states_per_pair": 1}, found["training"]
+    training = TrainingSettings.read({"L": top.L, **_filled(group, one)})
+    shapes = (problem.parts or {"y": problem.y_shape}).values()
+    is_long = any(len(shape) > 1 for shape in shapes)  # rows and images take more time to encode than states to fit
+    states = training.batch_size * min(training.steps, training.refresh)
+    found["training"] = _filled(group, {
+        "states_per_pair": math.gcd(4, training.batch_size) if is_long else 1,
+        "trajectories": max(1, min(50_000, states // top.T)),  # each state is drawn about once in a round
+    })  # fmt: skip
     bridge = {
         "steps": sum(half_step.steps for half_step in plan(training)), "batch_size": training.batch_size,
         "lr": OptimizerSettings.read(found["optimizer"]).lr, "checkpoint_every": training.checkpoint_every,
@@ -120,8 +126,12 @@ def _chosen(problem: Problem, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     return found
 
 
-def _by_count(is_image: bool, count: int) -> dict[str, dict[str, Any]]:
-    """Numbers that suit so many training pairs, by their groups; "options" are the network's."""
+def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
+    """Numbers that suit so many training pairs, by their groups; "options" are the network's.
+
+    Many pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these.
+    """
+    is_image = len(z_shape) > 1
     chosen: dict[str, dict[str, Any]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
@@ -132,8 +142,9 @@ def _by_count(is_image: bool, count: int) -> dict[str, dict[str, Any]]:
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
         batch = min(2 ** max(7, round(math.log2(count / 40))), *chosen["training"].values())
-        first = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
-        chosen["training"] = {"first_steps": first, "steps": first // 10, "batch_size": batch}
+        steps = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
+        first = max(steps, min(15000, 5 * count // 4)) if math.prod(z_shape) <= _DENSE else steps
+        chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen
 

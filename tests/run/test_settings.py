@@ -18,6 +18,7 @@ TINY = [
     "metrics.samples=8", "network.options={width: 8, depth: 1}", "logger=none", "trainer.accelerator=cpu",
     "progress=false",
 ]  # fmt: skip
+DENSE = {"two_moons": 12_500, "sbi_gaussian_mixture": 12_500, "sbi_gaussian_linear": 4166}  # optimiser steps
 
 
 def config(*overrides):
@@ -67,8 +68,8 @@ def test_covariance_and_weight_decay_by_shape():
     [
         (100, (65, 65, 65, 65), 25, (403, 40), 128, 260),
         (500, (128, 128, 400, 400), 50, (1000, 100), 128, 1280),
-        (12_500, (256, 256, 1024, 512), 1250, (4166, 416), 128, 10649),
-        (50_000, (1024, 1024, 1024, 512), 5000, (9166, 916), 256, 50_000),
+        (12_500, (256, 256, 1024, 512), 1250, (12_500, 416), 128, 10649),
+        (50_000, (1024, 1024, 1024, 512), 5000, (15_000, 916), 256, 50_000),
         (-100, (65, 65, 64, 65), 25, (825, 232), None, 3072),
         (-1000, (128, 128, 64, 128), 100, (4400, 350), None, 3072),
     ],
@@ -88,6 +89,18 @@ def test_few_pairs_take_small_batches_few_steps_and_a_small_network(
     assert run.problem.sizes == {"train": abs(n) - val - test, "val": val, "test": test}
     assert run.plain["problem"]["val"] == run.fingerprint()["problem.val"] == val / abs(n)
     assert run.training.patience == 8
+
+
+def test_more_unknowns_take_fewer_steps_of_as_many_pairs():
+    steps = {name: config(f"experiment={name}", "problem.n_train=10000").training.first_steps for name in DENSE}
+    assert steps == DENSE
+
+
+def test_series_are_encoded_once_for_four_states():
+    shared = {name: config(f"problem={name}").training.states_per_pair for name in ("sir", "normal_set", "two_moons")}
+    assert shared == {"sir": 4, "normal_set": 4, "two_moons": 1}
+    assert config("problem=sir", "training.batch_size=6").training.states_per_pair == 2
+    assert config("problem=sir", "training.batch_size=6", "training.states_per_pair=3").training.states_per_pair == 3
 
 
 def test_what_was_given_stays(tmp_path):
