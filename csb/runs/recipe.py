@@ -129,7 +129,7 @@ def _chosen(problem: Problem, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
     """Numbers that suit so many training pairs, by their groups; "options" are the network's.
 
-    Many pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these.
+    Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these.
     """
     is_image = len(z_shape) > 1
     chosen: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]
     else:
         batch = min(2 ** max(7, round(math.log2(count / 40))), *chosen["training"].values())
         steps = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
-        first = max(steps, min(15000, 5 * count // 4)) if math.prod(z_shape) <= _DENSE else steps
+        first = min(15000, 3 * steps) if math.prod(z_shape) <= _DENSE else steps
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen
