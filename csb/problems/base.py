@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -27,11 +28,17 @@ class Posterior(ABC):
 
     Args:
         moments: the exact ones that are known, float64, for x flattened to d numbers: "mean" (d,), "cov" (d, d), "skew"
-            (d,) and "kurtosis" (d,) (the fourth standardised moment: 3 for a Gaussian).
+            (d,) and "kurtosis" (d,) (the fourth standardised moment: 3 for a Gaussian). Or what computes them when they
+            are first asked for.
     """
 
-    def __init__(self, moments: Mapping[str, Tensor] | None = None) -> None:
-        self.moments: dict[str, Tensor] = dict(moments or {})
+    def __init__(self, moments: Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]] | None = None) -> None:
+        self._moments = moments
+
+    @cached_property
+    def moments(self) -> dict[str, Tensor]:
+        """By their names, as in the class's arguments."""
+        return dict((self._moments() if callable(self._moments) else self._moments) or {})
 
     @property
     def mean(self) -> Tensor | None:

@@ -188,10 +188,15 @@ class TruncatedNormal:
         self._centre = mean
 
     @property
-    def log_mass(self) -> Tensor:
-        """log P(low ≤ x ≤ high) of the uncut law, all coordinates together: (), float64."""
+    def log_masses(self) -> Tensor:
+        """log P(low_i ≤ x_i ≤ high_i) of the uncut law, (d,), float64."""
         left, right = torch.special.log_ndtr(self._a), torch.special.log_ndtr(self._b)
-        return (right + (-torch.expm1(left - right)).log()).sum()
+        return right + (-torch.expm1(left - right)).log()
+
+    @property
+    def log_mass(self) -> Tensor:
+        """The same of all coordinates together: (), float64."""
+        return self.log_masses.sum()
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Means and variances, (d,) each, float64."""
