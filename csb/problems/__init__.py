@@ -17,6 +17,7 @@ from csb.problems.gaussian_ipf import exact_ipf
 from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
 from csb.problems.grid import GridPosterior, GridProblem
 from csb.problems.kinds import Mixed
+from csb.problems.logistic import Logistic
 from csb.problems.mixture import Mixture
 from csb.problems.mnist_problem import (
     MnistClass,
@@ -26,11 +27,14 @@ from csb.problems.mnist_problem import (
     MnistProblem,
     MnistSuperres,
 )
+from csb.problems.modes import Modes
 from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
+from csb.problems.pushed import PushedGaussian
 from csb.problems.rows import Pairs, Rows, finest_scale
 from csb.problems.series import SIR, Counts, Oscillator
 from csb.problems.sources import from_dataset
 from csb.problems.standardise import Standardise
 from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, MovingHole, PixelRange, Transform, build_transform
+from csb.problems.wishart import NormalWishart

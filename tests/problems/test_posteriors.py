@@ -34,7 +34,8 @@ def features(x, y):
     [
         ("linear_gaussian", 3000), ("two_moons", 1000), ("gaussian_mixture", 1000), ("sbi_gaussian_linear", 2000),
         ("sbi_gaussian_linear_uniform", 500), ("sbi_gaussian_mixture", 500), ("bod", 20), ("normal_set", 1000),
-        ("linear_gaps", 1000), ("counts", 100),
+        ("linear_gaps", 1000), ("counts", 100), ("normal_wishart", 1000), ("modes", 1000), ("pushed", 1000),
+        ("logistic", 100),
     ],
 )  # fmt: skip
 def test_draws_over_observations_reproduce_the_prior(name, n):

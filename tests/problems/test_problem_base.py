@@ -10,7 +10,8 @@ from csb.problems import PROBLEMS, TRANSFORMS, LinearGaussian, TwoMoons, build_p
 from csb.process import seeded
 
 SIMULATED = [
-    "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "mixture_class", "normal_set", "oscillator",
+    "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "logistic", "mixture_class", "modes",
+    "normal_set", "normal_wishart", "oscillator", "pushed",
     "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir", "two_moons",
 ]  # fmt: skip
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}

@@ -102,7 +102,8 @@ def test_two_runs_of_wandb_in_one_process_are_separate_and_finished(command, tin
 @pytest.mark.parametrize(
     "problem",
     [
-        "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "normal_set", "oscillator",
+        "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "logistic", "modes", "normal_set",
+        "normal_wishart", "oscillator", "pushed",
         "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir",
     ],
 )  # fmt: skip
