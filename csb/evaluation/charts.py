@@ -1,4 +1,4 @@
-"""Accuracy against cost, calibration curves and samples: charts, each described in words for who cannot see it."""
+"""Accuracy against cost and calibration curves: charts, each described in words for who cannot see it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,19 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from csb.evaluation import plots
 from csb.evaluation.catalogue import Metric, accuracy_metrics, show
-from csb.evaluation.pictures import observation_label
 from csb.evaluation.plots import Look, Tile
-from csb.evaluation.rows import PointGrid, Report, Row
+from csb.evaluation.rows import Report, Row
 
 COSTS = {"evaluations": "network evaluations a sample", "seconds": "seconds a call"}
 TILE = 172  # units: two side by side on a phone
-_MAX_POINTS = 800  # of one law in a scatter
 
 
 class Chart(NamedTuple):
@@ -28,20 +24,15 @@ class Chart(NamedTuple):
     key: str  # for ids and file names
     title: str
     caption: str
-    alt: str  # words in place of it, where it is not tiled
+    alt: str  # words in place of it
     panels: Sequence[Tile]  # one or more of one size
     height: float  # of a panel, in units
     legend: Sequence[Look] = ()
-    tiled: bool = False  # whether the panels are narrow, and a page sets as many side by side as fit
+    tiled: bool = False  # whether the panels are narrow
 
     @plots.drawing()
     def figure(self) -> Figure:
         return plots.tiled(self.panels, (TILE if self.tiled else plots.NARROW, self.height), legend=self.legend)
-
-    @plots.drawing()
-    def tiles(self) -> list[tuple[Tile, Figure]]:
-        """Each panel with a figure of its own."""
-        return [(one, plots.tiled([one], (TILE, self.height), legend=())) for one in self.panels]
 
 
 def looks(methods: Sequence[Row]) -> dict[str, Look]:
@@ -203,12 +194,12 @@ def _std_error_chart(report: Report) -> list[Chart]:
 def _ranks_chart(report: Report) -> list[Chart]:
     found = [(m, one, curve.trials, np.array(curve.counts)) for m, one, curve in _with(report, "sbc")]
     most = max((float(counts.max() / counts.mean()) for *_, counts in found), default=0.0)
-    panels = []
+    panels, spans = [], []
     for m, one, trials, counts in found:
         draw = partial(plots.rank_bars, counts=counts, trials=trials or counts.sum(), color=one.color, most=most)
         low, high = counts.min() / counts.mean(), counts.max() / counts.mean()
-        alt = f"Ranks of the truth, {m.label}: bins between {low:.2f} and {high:.2f} of the expected count."
-        panels.append(Tile(m.label, draw, alt))
+        spans.append(f"{m.label}: {low:.2f} to {high:.2f}")
+        panels.append(Tile(m.label, draw))
     title = "Ranks of the truth (simulation-based calibration)"
     caption = (
         "Where the truth ranks among the samples, from below all of them (0) to above all (1): counts over their "
@@ -216,7 +207,8 @@ def _ranks_chart(report: Report) -> list[Chart]:
         "a hill: too wide; a slope: biased."
     )
     tiled = len(panels) > 1
-    return [Chart("sbc", title, caption, title, panels, 130 if tiled else 340, tiled=tiled)] if panels else []
+    alt = f"{title}. Counts of the bins over the expected one; {'; '.join(spans)}."
+    return [Chart("sbc", title, caption, alt, panels, 130 if tiled else 340, tiled=tiled)] if panels else []
 
 
 def calibration_charts(report: Report) -> list[Chart]:
@@ -235,41 +227,3 @@ def calibration_charts(report: Report) -> list[Chart]:
         *_std_error_chart(report),
         *_ranks_chart(report),
     ]
-
-
-def sample_charts(report: Report, grid: PointGrid) -> list[Chart]:
-    """A chart an observation, a panel a method, with the same axes in all its panels; of one method a single chart."""
-    shown = [m for m in report.methods if m.name in grid.samples]
-    charts = []
-    for b, y in enumerate(grid.observation):
-        title = ", ".join(filter(None, (f"Observation {b + 1}", observation_label(np.ravel(y)))))
-        panels = [_sample_panel(report, grid, b, m) for m in shown]
-        charts.append(Chart(f"samples-{b + 1}", title, "", title, panels, 190, tiled=True))
-    if len(shown) == 1:
-        panels = [chart.panels[0]._replace(label=chart.title) for chart in charts]
-        return [Chart("samples", shown[0].label, "", shown[0].label, panels, 190, tiled=True)]
-    return charts
-
-
-def _sample_panel(report: Report, grid: PointGrid, b: int, method: Row) -> Tile:
-    sets = list(grid.samples.values()) if grid.exact is None else [grid.exact]
-    truth, points = grid.truth[b, :2], grid.samples[method.name][b, :_MAX_POINTS]
-    x, y = plots.limits_of(np.concatenate([s[b, :, :2] for s in sets]), truth)
-    color = looks(report.methods)[method.name].color
-
-    def draw(axes: Axes) -> None:
-        if grid.exact is not None:
-            _dots(axes, grid.exact[b, :_MAX_POINTS], plots.DOTS, 2.2)
-        _dots(axes, points, color, 1.8 if len(points) > 100 else 4)
-        axes.scatter(*truth, s=60, c=plots.INK, marker="x", linewidths=1.8, zorder=3)
-        axes.set(xlim=x, ylim=y)
-
-    behind = "" if grid.exact is None else " in front of exact posterior samples"
-    return Tile(method.label, draw, f"Observation {b + 1}: samples of {method.label}{behind}; a cross marks the truth.")
-
-
-def _dots(axes: Axes, points: np.ndarray, color: str, size: float) -> None:
-    """Points (n, ≥ 2) as one path of dots, an eighth as large in an SVG as n markers, and coloured by the page."""
-    path = Path(points[:, :2].repeat(2, axis=0), np.tile([Path.MOVETO, Path.LINETO], len(points)))
-    path.should_simplify = False
-    axes.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=size, capstyle="round"))

@@ -2,7 +2,7 @@
 
 Lengths are in units of a 72nd of an inch: one CSS pixel where a figure is shown at its natural width. The colours stay
 apart (CIELAB distance ≥ 20) under normal and all three kinds of dichromatic vision, with a contrast of at least 3:1 to
-the page in both colour schemes; markers and dashes tell methods apart without colour.
+white; markers and dashes tell methods apart without colour.
 """
 
 import base64
@@ -26,9 +26,7 @@ from scipy.stats import binom
 
 from csb.files import write_atomically
 
-# On a white page, and the same on a dark one.
 SERIES = ("#15507f", "#a8381a", "#3c9f80", "#dc62c4", "#9f8a0d", "#7d3fd6")
-SERIES_DARK = ("#86b4ff", "#f0503a", "#6ee8d0", "#d060a8", "#efe04a", "#9a62f5")
 INK, MUTED, RULE, BAND, EXACT, DOTS = "#1b2128", "#59626d", "#d5dae0", "#8a94a0", "#2e343b", "#b3bac2"
 BLUE, RED = SERIES[0], "#d1352b"  # of the samples of one method, and of the truth among them
 # Of lengths without a common cycle: sixty methods before one look comes back.
@@ -69,11 +67,10 @@ class Look(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One of a figure's axes: what stands above it, what draws on it, and words for who cannot see it."""
+    """One of a figure's axes: what stands above it, and what draws on it."""
 
     label: str
     draw: Callable[[Axes], None]
-    alt: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,14 @@
-"""What a comparison of posterior samplers found, as plain frozen data that JSON can hold, and the samples it shows.
+"""What a comparison of posterior samplers found, as plain frozen data that JSON can hold.
 
-Numbers that are NaN or infinite become None in :meth:`Report.to_plain`, which JSON lacks; a table shows "–".
+Numbers that are NaN or infinite become null there; a table shows "–".
 """
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
-
-import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-
-from csb.errors import CSBError
-from csb.files import json_text
-from csb.renamed import scores_of_today
-from csb.schema import Name, OneOf, Share, Whole, shown
 
 FORMAT = 1
-KINDS = ("images", "points")
 Number = int | float | None
 Value = str | bool | Number
-AtLeast0 = Annotated[float, Field(ge=0)]
-AtLeast1 = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -32,9 +18,9 @@ class LevelCurve:
     ``trials``: independent cases behind each value, for the band of chance; None draws no band.
     """
 
-    levels: tuple[Share, ...]
-    coverage: tuple[Share, ...]
-    trials: AtLeast1 | None = None
+    levels: tuple[float, ...]
+    coverage: tuple[float, ...]
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,16 +31,16 @@ class RankHistogram:
     observation are not independent.
     """
 
-    counts: Annotated[tuple[AtLeast0, ...], Field(min_length=2)]
-    trials: AtLeast1 | None = None
+    counts: tuple[float, ...]
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
 class StdError:
     """Predicted standard deviation against the root mean squared error of the mean, a value a bin of pixels."""
 
-    std: tuple[AtLeast0, ...]
-    error: tuple[AtLeast0, ...]
+    std: tuple[float, ...]
+    error: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class Sweep:
     """
 
     title: str
-    rows: Annotated[tuple[dict[str, Value], ...], Field(min_length=1)]
+    rows: tuple[dict[str, Value], ...]
     chosen: int | None = None
     note: str = ""
 
@@ -101,15 +87,13 @@ class Row:
         family: methods of one family, e.g. a bridge at two T, share a colour and are joined in the charts.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: Name
-    label: Name
+    name: str
+    label: str
     schedule: str = ""
-    forward_evaluations: AtLeast0 = 0
-    backward_evaluations: AtLeast0 = 0
-    seconds: AtLeast0 | None = None
-    peak_memory: AtLeast0 | None = None
+    forward_evaluations: float = 0
+    backward_evaluations: float = 0
+    seconds: float | None = None
+    peak_memory: float | None = None
     ess: tuple[float, float] | None = None
     unique_ancestors: float | None = None
     metrics: dict[str, Number] = field(default_factory=dict)
@@ -150,16 +134,14 @@ class Report:
         command: what reproduces the report.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    title: Name
-    problem: Name
+    title: str
+    problem: str
     description: str
-    kind: Annotated[str, OneOf(KINDS)]
-    observations: AtLeast1
-    samples: AtLeast1
-    seed: Whole
-    methods: Annotated[tuple[Row, ...], Field(min_length=1)]
+    kind: str
+    observations: int
+    samples: int
+    seed: int
+    methods: tuple[Row, ...]
     date: str = ""
     warnings: tuple[str, ...] = ()
     settings: dict[str, Value] = field(default_factory=dict)
@@ -170,57 +152,3 @@ class Report:
     def compared(self) -> list[Row]:
         """The methods that compete: all but references."""
         return [m for m in self.methods if not m.reference]
-
-    def to_plain(self) -> dict[str, Any]:
-        """Objects, lists, text, finite numbers and None only. CSBError where a value has another type or range."""
-        try:
-            plain = {"format": FORMAT} | json.loads(json_text(self))
-        except TypeError as error:
-            raise CSBError(f"the report holds a value that JSON cannot: {error}; give text and numbers") from error
-        self.from_plain(plain)
-        return plain
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """The report that :meth:`to_plain` wrote. CSBError for another format, or values that are no report's."""
-        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
-            raise CSBError(f"this is no report of format {FORMAT}; write it with this version of csb")
-        values = scores_of_today({key: value for key, value in plain.items() if key != "format"})
-        try:
-            found = TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise CSBError(f"the report's {place}={shown(first['input'])} is not possible: {first['msg']}") from None
-        names = [method.name for method in found.methods]
-        if len(set(names)) < len(names):
-            raise CSBError(f"methods have the names {names}; give every name once")
-        if all(method.value(key) is None for method in found.methods for key in method.metrics):
-            raise CSBError(f"none of the methods {names} has a metric with a finite value; there is nothing to compare")
-        return found
-
-
-@dataclass(frozen=True)
-class ImageGrid:
-    """Posterior samples of images, of the same observations for every method, C = 1 channel or 3.
-
-    The mean and standard deviation are over all n ≥ 2 samples, of which the first few are drawn.
-    """
-
-    truth: np.ndarray  # (B, C, H, W)
-    observation: np.ndarray  # (B, C', h, w), drawn as it is
-    samples: Mapping[str, np.ndarray]  # from a method's name to (B, n, C, H, W)
-    value_range: tuple[float, float] = (0.0, 1.0)  # drawn black and white
-
-
-@dataclass(frozen=True)
-class PointGrid:
-    """Posterior samples of points, of the same observations for every method. The first two coordinates are drawn."""
-
-    truth: np.ndarray  # (B, d), d ≥ 2
-    observation: np.ndarray  # (B, …); printed where it has at most 5 numbers
-    samples: Mapping[str, np.ndarray]  # from a method's name to (B, n, d), n ≥ 2
-    exact: np.ndarray | None = None  # (B, m, d) exact posterior samples, drawn behind every method's
-
-
-Grid = ImageGrid | PointGrid

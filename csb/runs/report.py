@@ -8,15 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
-from csb.evaluation.pictures import as_images, drawn_channels
+from csb.evaluation.pictures import observation_label, samples_figure
 from csb.evaluation.report import write_report
 from csb.evaluation.results import Drawn, Reference, against_exact, class_row, draw, image_row, point_row
-from csb.evaluation.rows import ImageGrid, PointGrid, Report, Row
+from csb.evaluation.rows import Report, Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, nearness, pairs_at_once
 from csb.metrics.local import local_c2st, predictive_p
 from csb.networks.diffusion import Denoiser
@@ -60,10 +61,11 @@ def entries_of(
     """
     entries: list[Entry] = []
     warnings: list[str] = []
-    for one in (run, *others):
+    for i, one in enumerate((run, *others)):
         if not same_pairs(one.problem.spec(), run.problem.spec()):
             raise CSBError(f"{one.folder} is a run of {one.problem.spec()}, not of {run.problem.spec()}; leave it out")
-        T, name, schedule = one.bridge.grid.T, one.folder.name, schedule_text(one.config["schedule"], one.bridge.grid)
+        T, name = one.bridge.grid.T, one.folder.name + (f"_{i}" if i else "")
+        schedule = schedule_text(one.config["schedule"], one.bridge.grid)
         iteration = f", {one.iteration}" if one.iteration else ""
         row = Row(f"bridge_{name}", f"bridge, T = {T}", f"{schedule}{iteration}", family="bridge")
         entries.append((row, BridgeSampler(one.bridge, **vars(sampler))))
@@ -118,12 +120,12 @@ def compare(
     test = held_out(problem, metrics.compare_observations)
     n = metrics.compare_samples
     classifier = digit_classifier(problem.root, seed)[0] if isinstance(problem, MnistProblem) else None
-    rows, grids, diagnosis = [], {}, None
+    rows, shown, diagnosis = [], [], None
     for row, sampler in entries:
         logger.info("%s: %d observations × %d samples", row.label, len(test.y), n)
         drawn = draw(sampler, row, test.y, n, seed, pairs_at_once(n))
         rows.append(_score(run, sampler, drawn, test, classifier, metrics, seed))
-        grids[row.name] = _shown(drawn, metrics.picture_rows)
+        shown.append(_shown(drawn, metrics.picture_rows))
         if diagnosis is None and len(problem.x_shape) == 1 and len(test.x) >= FEWEST:  # of the run's own bridge
             generator = seeded(seed, Stream.HELD_OUT_DRAW, device=run.bridge.device)
             diagnosis = diagnose_run(run, test, drawn.x, generator, seed)
@@ -142,7 +144,7 @@ def compare(
         versions=run.about["versions"],
         command=command,
     )
-    write_report(report, _grid(run, test, grids, metrics.picture_rows), run.folder, diagnosis)
+    write_report(report, _pictures(run, test, rows, shown), run.folder, diagnosis)
     return report
 
 
@@ -181,16 +183,24 @@ def _shown(drawn: Drawn, rows: int) -> Tensor:
     return torch.stack([one[index] for one, index in zip(x, chosen)])
 
 
-def _grid(run: Run, test: Pairs, shown: dict[str, Tensor], rows: int) -> ImageGrid | PointGrid | None:
-    samples = {name: x.numpy() for name, x in shown.items()}
-    if run.problem.is_image:
-        truth, seen, value_range = as_images(run.problem, test.x[:rows], test.y[:rows])
-        drawn = {name: drawn_channels(x).numpy() for name, x in shown.items()}
-        return ImageGrid(truth.numpy(), seen.numpy(), drawn, value_range)
-    if len(run.problem.x_shape) != 1 or run.problem.x_shape[0] < 2:
-        return None
-    exact = samples.pop("exact", None)
-    return PointGrid(test.x[:rows].numpy(), test.y[:rows].numpy(), samples, exact)
+def _pictures(run: Run, test: Pairs, rows: list[Row], shown: list[Tensor]) -> list[Figure]:
+    """A picture for each of the first observations, with samples of every method beside each other.
+
+    Exact samples of vectors lie behind all others.
+    """
+    is_behind = [row.reference and not run.problem.is_image for row in rows]
+    exact = next((x for x, behind in zip(shown, is_behind) if behind), None)
+    labels = [row.label for row, behind in zip(rows, is_behind) if not behind]
+    samples, found = torch.stack([x for x, behind in zip(shown, is_behind) if not behind], 1), []
+    for b, drawn in enumerate(samples):
+        x, y, e = (None if part is None else torch.stack([part[b]] * len(drawn)) for part in (test.x, test.y, exact))
+        seen = "" if run.problem.is_image else observation_label(test.y[b].flatten().numpy())
+        title = ", ".join(filter(None, (f"Observation {b + 1}", seen)))
+        assert x is not None
+        assert y is not None
+        if (figure := samples_figure(run.problem, x, y, drawn, e, title, labels)) is not None:
+            found.append(figure)
+    return found
 
 
 _PRIOR = 5000  # draws of the prior, and of the posterior of one observation, in the corner plot

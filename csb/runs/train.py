@@ -221,7 +221,7 @@ class RunObserver:
         samples = bridge.sample(y, 32 if problem.is_image else 1000, generator=generator).x.cpu()
         path = run.folder / "pictures" / f"{name}.png"
         title = f"{problem.name}: {half_step.direction} half-step of iteration {half_step.iteration}, step {step}"
-        if draw_samples(path, problem, x, y, samples, self._exact(y), title) is not None:
+        if draw_samples(path, problem, x, y, samples, self._exact(y), title):
             before = sum(one.steps for one in plan(run.training)[: half_step.index])
             self.logs.picture("samples", path, before + step)
 

@@ -1,6 +1,6 @@
 """Pictures are PNG files that show what they were given, written whole or not at all."""
 
-import math
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from csb.errors import CSBError
 from csb.evaluation import plots
 from csb.evaluation.pictures import (
     as_images,
@@ -29,7 +28,8 @@ def uniform(*shape: int, key: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(("channels", "n"), [(1, 8), (3, 2)])
 def test_a_grid_is_grey_or_in_colour_beside_coloured_maps(tmp_path: Path, channels: int, n: int):
     truth, samples = uniform(2, channels, 6, 6), uniform(2, n, channels, 6, 6, key=1)
-    path = posterior_grid(tmp_path / "new" / "grid.png", truth, uniform(2, 1, 3, 3, key=2), samples, "title")
+    path = tmp_path / "new" / "grid.png"
+    plots.write_png(path, posterior_grid(truth, uniform(2, 1, 3, 3, key=2), samples, "title"))
     picture = imread(path)
     width = picture.shape[1]
     assert width > 1500
@@ -39,10 +39,15 @@ def test_a_grid_is_grey_or_in_colour_beside_coloured_maps(tmp_path: Path, channe
     assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
 
 
-def test_samples_without_error_or_spread(tmp_path: Path):
+def drawn(figure):
+    return imread(io.BytesIO(plots.png(figure)))
+
+
+def test_samples_without_error_or_spread():
     truth = uniform(1, 1, 8, 8)
-    path = posterior_grid(tmp_path / "grid.png", truth, truth, truth[:, None].expand(1, 2, 1, 8, 8), "perfect")
-    assert imread(path).std() > 0.05
+    figure = posterior_grid(truth, truth, truth[:, None].expand(1, 2, 1, 8, 8), "perfect", labels=["a method"])
+    assert drawn(figure).std() > 0.05
+    assert figure.axes[0].get_ylabel() == "a method"
 
 
 def test_channels_are_red_green_and_blue():
@@ -76,41 +81,16 @@ def test_constant_images_and_digits_have_their_own_range(tmp_path):
     ones = torch.ones(2, 1, 4, 5)
     assert as_images(FilePairs("p.npz"), ones, torch.ones(2, 2)).value_range == (1.0, 2.0)
     numbers = (torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 9, 1))  # make no picture
-    assert draw_samples(tmp_path / "s.png", Numbers("p"), *numbers, None, "") is None
+    assert not draw_samples(tmp_path / "s.png", Numbers("p"), *numbers, None, "")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("B", "d", "shift"), [(1, 2, None), (5, 3, 100.0)])
-def test_scatter(tmp_path: Path, B: int, d: int, shift: float | None):
+def test_scatter(B: int, d: int, shift: float | None):
     samples, exact = uniform(B, 50, d) + (shift or 0), None if shift is None else uniform(B, 80, d, key=1)
-    picture = imread(posterior_scatter(tmp_path / "s.png", uniform(B, 2), samples, exact, uniform(B, d, key=2), "t"))
+    picture = drawn(posterior_scatter(uniform(B, 2), samples, exact, uniform(B, d, key=2), "t"))
     assert picture.shape[1] >= 590
     assert ((picture[..., 0] > 0.7) & (picture[..., 1] < 0.4) & (picture[..., 2] < 0.4)).any()  # red
-
-
-X, SAMPLES, POINTS = uniform(2, 1, 6, 6), uniform(2, 3, 1, 6, 6), uniform(2, 9, 2)
-
-
-@pytest.mark.parametrize(
-    ("draw", "arguments", "match"),
-    [
-        (posterior_grid, (X, X, SAMPLES * math.nan), "samples of shape .* NaN"),
-        (posterior_grid, (X[:, 0], X, SAMPLES), "expected"),
-        (posterior_grid, (X, X[:1], SAMPLES), "differ in B"),
-        (posterior_grid, (X, X, SAMPLES[..., :5]), "differ in B"),
-        (posterior_grid, (X, X, SAMPLES[:, :1]), "n ≥ 2"),
-        (posterior_grid, (*(X.repeat(7, 1, 1, 1),) * 2, SAMPLES.repeat(7, 1, 1, 1, 1)), "1 to 12 rows"),
-        (posterior_scatter, (X[:, 0, 0], POINTS[..., :1], None, POINTS[:, 0, :1]), "expected observations"),
-        (posterior_scatter, (X[:, 0, 0], POINTS, POINTS[:1], POINTS[:, 0]), "expected observations"),
-        (posterior_scatter, (X[:, 0, 0], POINTS, POINTS * math.nan, POINTS[:, 0]), "exact of shape"),
-    ],
-)
-def test_an_old_picture_survives_bad_input(tmp_path: Path, draw, arguments, match):
-    path = tmp_path / "grid.png"
-    path.write_text("old")
-    with pytest.raises(CSBError, match=match):
-        draw(path, *arguments, "t")
-    assert path.read_text() == "old"
 
 
 def test_words_of_a_label_stay_whole():

@@ -10,7 +10,6 @@ import csb
 from csb.cli import sweep
 from csb.cli.compose import composed, note_renamed
 from csb.evaluation.results import FORMAT, Results
-from csb.evaluation.rows import Report, Row, Sweep
 from csb.files import load_state, save_state
 from csb.renamed import groups_of_today, key_of_today, scores_of_today
 from csb.runs.config import read
@@ -126,18 +125,3 @@ def test_an_older_comparison_is_read(tmp_path):
         "metrics": {"crps": 0.1, "spread_skill_fair": pytest.approx(0.8)},
         "standard_errors": {"crps": 0.01, "spread_skill_fair": pytest.approx(0.02)},
     }
-
-
-def test_an_older_report_is_read():
-    tables = (Sweep("of ζ", ({"ζ": 0.1, "spread_skill": 0.5},), 0),)
-    errors = {"spread_skill_fair": 0.02}
-    method = Row("a", "A", metrics={"spread_skill_fair": 0.8}, standard_errors=errors, sweeps=tables)
-    now = Report("t", "p", "d", "images", 5, 4, 0, (method,))
-    plain = now.to_plain()
-    of = plain["methods"][0]
-    of |= {"metrics": {"ratio_fair": 0.64}, "standard_errors": {"ratio_fair": 0.032}}
-    of["sweeps"][0]["rows"] = [{"ζ": 0.1, "spread/skill": 0.25}]
-    (found,) = Report.from_plain(plain).methods
-    assert found.metrics == pytest.approx(method.metrics)
-    assert found.standard_errors == pytest.approx(errors)
-    assert found.sweeps == tables

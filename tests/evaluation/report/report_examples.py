@@ -3,8 +3,11 @@
 import math
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 
-from csb.evaluation.rows import Curves, ImageGrid, LevelCurve, PointGrid, RankHistogram, Report, Row, StdError, Sweep
+from csb.evaluation.pictures import posterior_grid, posterior_scatter
+from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Report, Row, StdError, Sweep
 
 LEVELS = np.linspace(0.05, 0.95, 19)
 METHODS = (  # name, label, calls, PSNR of the mean, CRPS, distance to the exact posterior, width
@@ -77,17 +80,10 @@ def point_report(**changes) -> Report:
     return report_of(metrics, changes, kind="points")
 
 
-def image_grid(report: Report, B: int = 3, n: int = 8) -> ImageGrid:
-    """Discs of different radius."""
-    rng, radius = np.random.default_rng(0), np.hypot(*np.mgrid[-13.5:14, -13.5:14])
-
-    def draw(*shape: int) -> np.ndarray:
-        return 1.0 * (radius < rng.uniform(5, 10, shape)[..., None, None])
-
-    return ImageGrid(draw(B, 1), draw(B, 1), {m.name: draw(B, n, 1) for m in report.methods})
-
-
-def point_grid(report: Report, B: int = 2, n: int = 300) -> PointGrid:
-    rng = np.random.default_rng(1)
-    samples = {m.name: rng.normal(size=(B, n, 2)) for m in report.methods}
-    return PointGrid(rng.normal(size=(B, 2)), rng.normal(size=(B, 2)), samples, rng.normal(size=(B, n, 2)))
+def pictures(report: Report, n: int = 2) -> list[Figure]:
+    """Of discs, or of points."""
+    labels, x = [m.label for m in report.methods], torch.rand(len(report.methods), 1, 8, 8)
+    if report.kind == "images":
+        return [posterior_grid(x, x, torch.stack([x, 1 - x], 1), f"Observation {b}", labels=labels) for b in range(n)]
+    points = torch.randn(len(labels), 30, 2)
+    return [posterior_scatter(points[:, 0], points, None, points[:, 0], "Observation", labels) for _ in range(n)]

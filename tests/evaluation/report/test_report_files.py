@@ -1,7 +1,5 @@
 """The files of a report: self-contained, escaped, described in words, and written whole or not at all."""
 
-import base64
-import io
 import itertools
 import json
 import re
@@ -10,18 +8,17 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from report_examples import image_grid, image_report, point_grid, point_report
+from report_examples import image_report, pictures, point_report
 
 import csb.evaluation.report as writing
 from csb.errors import CSBError
 from csb.evaluation.diagnose import diagnose
 from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.report import write_report
-from csb.evaluation.rows import Curves, ImageGrid, LevelCurve, PointGrid, RankHistogram, Report, Row, StdError, Sweep
+from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Report, Row, StdError, Sweep
 
 
 class Page(HTMLParser):
@@ -63,12 +60,11 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     truth, samples = torch.randn(20, 3), torch.randn(20, 10, 3)
     losses = [HalfStepLosses(half_step="01_backward", losses=[2.0, 1.0])]
     found = diagnose(samples, truth, prior=torch.randn(50, 3), names=["depth (km)", "<b>", "$x$"], losses=losses)
-    grid = PointGrid(truth[:2].numpy(), truth[:2].numpy(), {"csb10": samples[:2].numpy()})
     folders = {name: tmp_path_factory.mktemp(name) for name in ("images", "points", "own")}
     return {
-        "images": write_report(images, image_grid(images, B=1), folders["images"])["html"],
-        "points": write_report(points, point_grid(points, B=1), folders["points"])["html"],
-        "own": write_report(own, grid, folders["own"], found)["html"],
+        "images": write_report(images, pictures(images), folders["images"])["html"],
+        "points": write_report(points, pictures(points), folders["points"])["html"],
+        "own": write_report(own, pictures(own), folders["own"], found)["html"],
     }
 
 
@@ -82,7 +78,7 @@ def test_four_files_that_need_nothing_from_outside(path: Path):
     picture = imread(path.with_suffix(".png"))
     assert picture.shape[1] > 1500
     assert picture[..., :3].std() > 0.05
-    assert Report.from_plain(json.loads(path.with_suffix(".json").read_text())).methods
+    assert json.loads(path.with_suffix(".json").read_text())["methods"]
     text = path.read_text()
     bare = re.sub(r"data:[a-z/+]+;base64,[A-Za-z0-9+/=]+", "data:", text)
     assert not re.search("//|@import|<script", bare)
@@ -101,21 +97,17 @@ def test_the_page_is_well_formed_and_described_in_words(path: Path):
     assert (levels[0], levels.count(1)) == (1, 1)
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
     assert all(len(a["alt"]) > 10 for tag, a in tags if tag == "img")
-    assert all(a["role"] == "img" and len(a["aria-label"]) > 20 for tag, a in tags if tag == "svg")
     assert ("html", "en") in [(tag, a.get("lang")) for tag, a in tags]
 
 
-def test_missing_and_best_values_and_colours_of_the_page(pages):
+def test_missing_and_best_values_of_the_page(pages):
     text, markdown = pages["images"].read_text(), pages["images"].with_suffix(".md").read_text()
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", Page(text).words, flags=re.I)
     assert ">–</td>" in text
     assert '<strong class="best">18.61</strong>' in text
     assert '<strong class="best">15.92</strong>' not in text  # single samples
     assert "**18.61 ± 0.02**" in markdown
-    charts = re.findall(r"<svg.*?</svg>", text, flags=re.S)
-    assert len(charts) == 4 + 3 + 3
-    assert all("var(--ink)" in chart for chart in charts)
-    assert set(re.findall("#[0-9a-f]{6}", "".join(charts))) <= {"#ffffff"}
+    assert text.count("data:image/svg+xml") == 4 + 4
 
 
 def test_one_method_is_not_drawn_as_a_comparison_but_by_its_parameters(pages):
@@ -126,8 +118,7 @@ def test_one_method_is_not_drawn_as_a_comparison_but_by_its_parameters(pages):
     page = Page(text)
     assert all(name in page.words for name in ("depth (km)", "<b>", "$x$", "coverage_90"))
     images = [a["alt"] for tag, a in page.tags if tag == "img"]
-    assert len(images) == 6
-    assert images[0].startswith("Corner plot")
+    assert [alt for alt in images if alt.startswith("Corner plot")]
     assert images[-1].startswith("Training and validation losses")
     assert "## Parameter by parameter" in markdown
     assert "Bold:" not in markdown
@@ -142,7 +133,7 @@ def test_everything_is_escaped(tmp_path: Path):
     methods = tuple(replace(one(EVIL + name, **more), schedule=EVIL) for name in "ab")
     texts = dict.fromkeys(("title", "problem", "description", "date", "command"), EVIL)
     report = image_report(methods=methods, warnings=(EVIL,), settings={EVIL: EVIL}, versions={EVIL: EVIL}, **texts)
-    paths = write_report(report, image_grid(report, B=1), tmp_path)
+    paths = write_report(report, pictures(report), tmp_path)
     text = paths["html"].read_text()
     assert not any(tag in ("script", "b") for tag, _ in Page(text).tags)
     assert "<script" not in text
@@ -169,19 +160,15 @@ ODD = {
 
 @pytest.mark.parametrize("methods", ODD.values(), ids=ODD)
 def test_odd_reports_are_written_too(tmp_path: Path, methods):
-    paths = write_report(image_report(methods=methods), None, tmp_path)
+    paths = write_report(image_report(methods=methods), [], tmp_path)
     assert all(p.stat().st_size > 500 for p in paths.values())
     assert 'id="samples"' not in paths["html"].read_text()
 
 
-def test_the_same_report_gives_the_same_files_and_colours_stay(tmp_path: Path):
-    report, colours = image_report(methods=(one(),)), np.zeros((1, 2, 3, 8, 12))
-    colours[:, :, 0] = 1
-    grid = ImageGrid(colours[:, 0], np.ones((1, 1, 2, 3)), {"a": colours})
-    a, b = (write_report(report, grid, tmp_path / name) for name in "ab")
+def test_the_same_report_gives_the_same_files(tmp_path: Path):
+    report = image_report(methods=(one(),))
+    a, b = (write_report(report, [], tmp_path / name) for name in "ab")
     assert all(a[k].read_bytes() == b[k].read_bytes() for k in a)
-    (truth, *_) = re.findall(r"data:image/png;base64,([^\"]+)", a["html"].read_text())
-    assert imread(io.BytesIO(base64.b64decode(truth)), "png")[0, 0].tolist() == [1, 0, 0, 1]
 
 
 def test_an_old_report_survives_a_failure(tmp_path: Path, monkeypatch):
@@ -193,5 +180,5 @@ def test_an_old_report_survives_a_failure(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(writing, "overview", fail)
     with pytest.raises(CSBError, match="planned"):
-        write_report(image_report(methods=(one(),)), None, tmp_path)
+        write_report(image_report(methods=(one(),)), [], tmp_path)
     assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}

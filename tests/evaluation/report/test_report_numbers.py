@@ -1,88 +1,24 @@
 """The report's data: what it refuses, who is best, the table, and the way through JSON and back."""
 
-import json
 import math
-from dataclasses import replace
 
 import pytest
-from report_examples import image_grid, image_report, point_grid, point_report
+from report_examples import image_report, point_report
 
-from csb.errors import CSBError
 from csb.evaluation import catalogue
 from csb.evaluation.catalogue import METRICS
 from csb.evaluation.charts import looks
 from csb.evaluation.plots import MARKERS, SERIES
-from csb.evaluation.report import write_report
-from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Report, Row, StdError, Sweep
+from csb.evaluation.rows import Row
 
 
 def method(name: str = "a", **changes) -> Row:
     return Row(name, name.upper(), **({"metrics": {"crps": 1.0}} | changes))
 
 
-@pytest.mark.parametrize("report", [image_report(), point_report()], ids=["images", "points"])
-def test_a_report_comes_back_from_json(report: Report):
-    plain = report.to_plain()
-    back = Report.from_plain(json.loads(json.dumps(plain, allow_nan=False)))
-    assert back.to_plain() == plain
-    assert [m.metrics.keys() for m in back.methods] == [m.metrics.keys() for m in report.methods]
-    assert back.methods[0].curves.sbc == RankHistogram(tuple(report.methods[0].curves.sbc.counts), 200)  # pyright: ignore
-
-
 def test_numbers_that_are_not_finite_are_missing():
     m = method(metrics={"x": math.nan, "y": 0.5}, standard_errors={"y": math.inf})
     assert (m.value("x"), m.value("y"), m.error("y")) == (None, 0.5, None)
-    assert image_report(methods=(m,)).to_plain()["methods"][0]["metrics"] == {"x": None, "y": 0.5}
-
-
-BAD = {
-    "no methods": ({"methods": ()}, "methods"),
-    "a name twice": ({"methods": (method(), method())}, "every name once"),
-    "no metric": ({"methods": (method(metrics={"crps": math.nan}),)}, "nothing to compare"),
-    "kind": ({"kind": "sounds"}, "images"),
-    "observations": ({"observations": 0}, "observations=0"),
-    "seconds": ({"methods": (method(seconds=-1.0),)}, "seconds=-1.0"),
-    "ess": ({"methods": (method(ess=(1.0,)),)}, "ess"),
-    "text for a metric": ({"methods": (method(metrics={"crps": "good"}),)}, "'good'"),
-    "levels": ({"methods": (method(curves=Curves(LevelCurve((0.5,), (1.5,)))),)}, "coverage"),
-    "counts": ({"methods": (method(curves=Curves(sbc=RankHistogram((1,)))),)}, "counts"),
-    "std": ({"methods": (method(curves=Curves(std_error=StdError((-0.1,), (0.1,)))),)}, "std"),
-    "no rows": ({"methods": (method(sweeps=(Sweep("t", ()),)),)}, "rows"),
-    "versions": ({"versions": {"a": object()}}, "JSON cannot"),
-}
-
-
-@pytest.mark.parametrize(("changes", "match"), BAD.values(), ids=BAD)
-def test_bad_data_is_refused_and_nothing_is_written(changes, match, tmp_path):
-    with pytest.raises(CSBError, match=match):
-        write_report(image_report(**changes), None, tmp_path)
-    assert not any(tmp_path.iterdir())
-
-
-PLAIN = image_report().to_plain()
-
-
-@pytest.mark.parametrize(
-    ("broken", "match"),
-    [
-        ([], "format 1"),
-        (PLAIN | {"format": 2}, "format 1"),
-        (PLAIN | {"colour": 1}, "colour"),
-        ({key: value for key, value in PLAIN.items() if key != "seed"}, "seed"),
-        (PLAIN | {"methods": [1]}, "methods"),
-    ],
-)
-def test_foreign_objects_are_refused(broken, match):
-    with pytest.raises(CSBError, match=match):
-        Report.from_plain(broken)
-
-
-def test_samples_of_other_methods_or_of_another_kind_are_refused(tmp_path):
-    images = image_report()
-    fewer = replace(images, methods=images.methods[:1])
-    for report, grid in ((images, point_grid(point_report())), (fewer, image_grid(images))):
-        with pytest.raises(CSBError, match="give samples of its kind and methods"):
-            write_report(report, grid, tmp_path)
 
 
 NONE = (None,) * 3
