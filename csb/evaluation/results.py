@@ -147,10 +147,12 @@ def digits(drawn: Drawn, labels: Tensor, classifier: nn.Module) -> Scores:
     return means, {key: float(values.std() / B**0.5) for key, values in each.items() if B > 1}
 
 
-def proper_scores(drawn: Drawn, truth: Tensor, keys: tuple[str, ...], **options: Any) -> Scores:
-    """Some of the scores of :class:`csb.metrics.EnsembleScores`, whose ``options`` are a mask or the unit of x."""
-    scores = EnsembleScores(**options)
-    scores.update(drawn.x, truth, drawn.log_weights)
+def proper_scores(
+    drawn: Drawn, truth: Tensor, keys: tuple[str, ...], scale: Tensor | float = 1.0, mask: Tensor | None = None
+) -> Scores:
+    """Some of the scores of :class:`csb.metrics.EnsembleScores`, in units of ``scale``, of what a mask selects."""
+    scores = EnsembleScores(scale)
+    scores.update(drawn.x, truth, drawn.log_weights, mask)
     found, errors = scores.compute(), scores.standard_errors()
     return {key: found[key] for key in keys}, {key: value for key, value in errors.items() if key in keys}
 

@@ -202,7 +202,7 @@ def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tens
     of_samples = (weights * (x - y[:, None]).square().flatten(2).mean(2)).sum(1)
     found = {
         "psnr_mean": psnr(posterior_mean(x, log_weights), y),
-        "psnr_sample": float(decibel(of_samples.mean(), 1.0)),
+        "psnr_sample": float(decibel(of_samples.mean())),
     }
     return found | (ssim_scores(x, y, log_weights)._asdict() if min(y.shape[2:]) >= SMALLEST else {})
 

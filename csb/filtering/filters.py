@@ -49,12 +49,11 @@ class Filter(ABC):
                 f"members {tuple(x.shape)} and y {tuple(y.shape)} do not fit {model.name}; expected (M, {model.dx}) "
                 f"and ({model.dy},), with M ≥ 2, better hundreds"
             )
-        if not bool(x.isfinite().all()):
+        if not bool(x.isfinite().all() and y.isfinite().all()):
             raise CSBError(
-                "forecast members are not finite: the filter diverged; use more members, inflation or less dt"
+                "forecast members or y are not finite: leave out what was not observed; where the filter diverged, use "
+                "more members, inflation or less dt"
             )
-        if not bool(y.isfinite().all()):
-            raise CSBError(f"y={y.tolist()} is not finite; leave out what was not observed")
         found, std = self._analyse(model, x, y, generator), spread(x)
         far = ((found.x - x.mean(0)).abs() / torch.where(std > 0, std, torch.inf)).max()
         if not bool(found.x.isfinite().all()) or not bool(far < _FAR):

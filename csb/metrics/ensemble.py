@@ -19,10 +19,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
-from csb.errors import CSBError
 from csb.metrics.fidelity import decibel
 from csb.metrics.inputs import concentration, ensembles, pairs_share, ratio
 
@@ -44,7 +42,6 @@ class Reliability(NamedTuple):
     predicted_std: Tensor
     rmse: Tensor
     pearson: float
-    spearman: float
 
 
 def _moments(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,23 +161,20 @@ def energy_score(
 def std_error_correlation(
     samples: Tensor, truth: Tensor, mask: Tensor | None = None, n_bins: int = 10, log_weights: Tensor | None = None
 ) -> Reliability:
-    """Does the predicted std map say where the error is? A reliability diagram and two correlations.
+    """Does the predicted std map say where the error is? A reliability diagram and a correlation.
 
     All selected pixels of all observations are sorted by predicted std and cut into ``n_bins`` groups of equal size;
     each gives the root mean predicted variance and the RMSE of the ensemble mean. Calibrated: rmse = √(1 + 1/n_eff)·std
-    in every bin, once n_eff (~100) keeps noise in the std from flattening the curve. ``pearson`` and ``spearman`` are
-    between std and |error|; NaN where one is constant. CSBError for fewer pixels than bins.
+    in every bin, once n_eff (~100) keeps noise in the std from flattening the curve. ``pearson`` is between std and
+    |error|; NaN where one is constant.
     """
     x, y, keep, w = ensembles(samples, truth, mask, log_weights)
     std, error = each(_std_error, x, y, keep, w).transpose(0, 1).flatten(1)
-    if not 1 <= n_bins <= len(std):
-        raise CSBError(f"n_bins={n_bins} does not fit {len(std)} pixels; choose between 1 and the number of pixels")
     order = std.argsort(stable=True)
     bins = [torch.stack([v[i].square().mean().sqrt() for v in (std, error)]) for i in order.tensor_split(n_bins)]
     pearson = correlation(*each(std_error_sums, x, y, keep, w).mean(0).tolist())
-    ranks = torch.stack([torch.from_numpy(rankdata(v.numpy())) for v in (std, error)])
     predicted, rmse = torch.stack(bins, dim=1)
-    return Reliability(predicted, rmse, pearson, float(torch.corrcoef(ranks)[0, 1]))
+    return Reliability(predicted, rmse, pearson)
 
 
 class EnsembleScores:
@@ -189,58 +183,40 @@ class EnsembleScores:
     Any split into chunks gives the numbers of one :meth:`update` with everything, and of the functions.
 
     Args:
-        mask: boolean of ``shape``, or None for every coordinate. The PSNRs are over all pixels whatever the mask.
-        data_range: as in :func:`psnr`.
         scale: the unit of x, broadcastable to ``shape``, by which samples and truth are divided, so that coordinates in
             other units count alike: that of :meth:`csb.problems.Transform.x_scale`.
     """
 
-    def __init__(self, mask: Tensor | None = None, data_range: float = 1.0, scale: Tensor | float = 1.0) -> None:
-        decibel(torch.ones((), dtype=torch.float32), data_range)
-        self._mask, self._data_range = mask, data_range
+    def __init__(self, scale: Tensor | float = 1.0) -> None:
         self._scale = torch.as_tensor(scale, dtype=torch.float64)
         self._rows: list[Tensor] = []
-        self._n: int | None = None
 
     def update(
         self, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None, mask: Tensor | None = None
     ) -> None:
-        """Add B observations; ``mask`` takes the place of the common one."""
-        x, y, keep, w = ensembles(samples, truth, self._mask if mask is None else mask, log_weights)
+        """Add B observations. The PSNRs are over all pixels whatever the mask."""
+        x, y, keep, w = ensembles(samples, truth, mask, log_weights)
         unit = self._scale.to(x.device).expand(truth.shape[1:]).flatten()
-        if self._n not in (None, x.shape[1]):
-            raise CSBError(f"samples hold n={x.shape[1]} draws, earlier chunks {self._n}; use one n for all chunks")
         inside = (spread_skill_terms, crps_term, energy_term, std_error_sums)
         scores = each(lambda *one: torch.cat([term(*one) for term in inside]), x, y, keep, w, unit)
         everywhere = each(spread_skill_terms, x, y, torch.ones_like(keep), w, unit)
-        n_eff = torch.tensor([[1 / concentration(v)] for v in w], dtype=torch.float64)
-        self._rows.append(torch.cat([scores, everywhere, n_eff], dim=1))
-        self._n = x.shape[1]
+        self._rows.append(torch.cat([scores, everywhere], dim=1))
 
     def compute(self) -> dict[str, float]:
         """Every score. Needs an update.
 
-        ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``n_effective``: the mean n_eff;
-        ``spread``, ``skill``, ``spread_skill``, ``spread_skill_fair``: as in :func:`spread_skill`, the first two in the
-        unit of x/scale; ``rmse``: ``skill`` under its other name.
+        ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``spread``, ``skill``,
+        ``spread_skill``, ``spread_skill_fair``: as in :func:`spread_skill`, the first two in the unit of x/scale.
         """
-        if not self._rows or self._n is None:
-            raise CSBError("no observation was added; call update(samples, truth) before compute()")
         rows = torch.cat(self._rows)
         inside, (crps, energy, *sums) = rows[:, :3], rows[:, 3:10].mean(0).tolist()
-        variance, mse_mean, of_mean, n_eff = rows[:, 10:].unbind(1)
+        variance, mse_mean, of_mean = rows[:, 10:].unbind(1)
         mse_sample = mse_mean + variance - of_mean  # Σ w_i (x_i − y)² = (m − y)² + (1 − Σw²)·variance
-        psnrs = [float(decibel(mse.mean(), self._data_range)) for mse in (mse_mean, mse_sample)]
-        spread = from_terms(inside)
         return {
-            "n_observations": float(len(rows)),
-            "n_samples": float(self._n),
-            "n_effective": float(n_eff.mean()),
-            "psnr_mean": psnrs[0],
-            "psnr_sample": psnrs[1],
-            "psnr_mean_per_image": float(decibel(mse_mean, self._data_range).mean()),
-            **spread._asdict(),
-            "rmse": spread.skill,
+            "psnr_mean": float(decibel(mse_mean.mean())),
+            "psnr_sample": float(decibel(mse_sample.mean())),
+            "psnr_mean_per_image": float(decibel(mse_mean).mean()),
+            **from_terms(inside)._asdict(),
             "crps": crps,
             "energy_score": energy,
             "std_error_pearson": correlation(*sums),
@@ -248,7 +224,7 @@ class EnsembleScores:
 
     def energy_scores(self) -> list[float]:
         """The energy score of each observation, in the order in which they were added."""
-        return torch.cat(self._rows)[:, 4].tolist() if self._rows else []
+        return torch.cat(self._rows)[:, 4].tolist()
 
     def standard_errors(self) -> dict[str, float]:
         """Of the means over observations: crps, energy_score, psnr_mean_per_image, spread_skill, spread_skill_fair.
@@ -256,7 +232,7 @@ class EnsembleScores:
         Empty for one observation. The root r = √(a/b) of a ratio of two means by the delta method:
         (r/2)·std(a_i/a − b_i/b)/√B.
         """
-        rows = torch.cat(self._rows) if self._rows else torch.empty(0, dtype=torch.float32)
+        rows = torch.cat(self._rows)
         if len(rows) < 2:
             return {}
 
@@ -267,7 +243,7 @@ class EnsembleScores:
         found = {
             "crps": error(rows[:, 3]),
             "energy_score": error(rows[:, 4]),
-            "psnr_mean_per_image": error(decibel(rows[:, 11], self._data_range)),
+            "psnr_mean_per_image": error(decibel(rows[:, 11])),
         }
         for key, above in (("spread_skill", variance), ("spread_skill_fair", variance + of_mean)):
             a, b = above.mean(), mse.mean()

@@ -1,13 +1,11 @@
 """How close an image is to the truth: PSNR and SSIM."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, is_number
-from csb.metrics.inputs import ensembles, finite, posterior_mean
+from csb.metrics.inputs import ensembles, posterior_mean
 
 SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
@@ -19,27 +17,17 @@ class SSIMScores(NamedTuple):
     ssim_sample: float
 
 
-def psnr(estimate: Tensor, truth: Tensor, data_range: float = 1.0, *, per_image: bool = False) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels; +∞ where the estimate is exact.
+def psnr(estimate: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pixels in [0, 1]; +∞ where the estimate is exact.
 
-    Args:
-        estimate, truth: (B, *shape).
-        data_range: the largest minus the smallest value a pixel can have, > 0.
-        per_image: False: 10·log₁₀(range²/MSE) of the mean squared error over all pixels and images, the convention of
-            every table here. True: the average over images of each image's PSNR, which is never smaller (Jensen).
-
-    CSBError where shapes differ, the input is empty or not finite, or data_range ≤ 0.
+    Of the mean squared error over all pixels and images of estimate and truth, (B, *shape) each.
     """
-    estimate, truth = _pair(estimate, truth)
-    mse = (estimate - truth).square().flatten(1).mean(1).cpu()
-    return float(decibel(mse, data_range).mean() if per_image else decibel(mse.mean(), data_range))
+    return float(decibel((estimate.double() - truth.double()).square().mean().cpu()))
 
 
-def decibel(mse: Tensor, data_range: float) -> Tensor:
-    """10·log₁₀(range²/MSE). CSBError unless data_range is positive and finite."""
-    if not is_number(data_range) or not 0 < data_range < math.inf:
-        raise CSBError(f"data_range={data_range!r} is not positive; give the largest minus the smallest pixel value")
-    return 10 * torch.log10(data_range**2 / mse)
+def decibel(mse: Tensor) -> Tensor:
+    """−10·log₁₀ MSE."""
+    return -10 * torch.log10(mse)
 
 
 def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -48,14 +36,12 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     Wang et al. 2004, eq. 13: the mean over pixels and channels of
     (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)), moments in an 11×11 Gaussian window of
     standard deviation 1.5, reflected at the border; c₁ = 0.01², c₂ = 0.03², for pixels in [0, 1].
-    CSBError where shapes differ, sides are below 6 pixels, or values are not finite.
+    Sides have :data:`SMALLEST` pixels or more.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
-    estimate, truth = _pair(estimate, truth)
-    if truth.ndim != 4 or min(truth.shape[2:]) < SMALLEST:
-        raise CSBError(f"images have shape {tuple(truth.shape)}; expected (B, C, H, W) with H, W ≥ {SMALLEST}")
-    found = structural_similarity_index_measure(estimate, truth, data_range=1.0, reduction="none")
+    pair = estimate.double(), truth.double().to(estimate.device)
+    found = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
     return torch.as_tensor(found).reshape(len(truth)).cpu()
 
 
@@ -68,10 +54,3 @@ def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = Non
     of_mean = ssim(posterior_mean(samples, log_weights), truth).mean()
     of_samples = [v @ ssim(x, y.expand_as(x)) for v, x, y in zip(w, samples, truth)]
     return SSIMScores(float(of_mean), float(torch.stack(of_samples).mean()))
-
-
-def _pair(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    if estimate.shape != truth.shape or estimate.ndim < 2:
-        shapes = f"estimate has shape {tuple(estimate.shape)}, truth {tuple(truth.shape)}"
-        raise CSBError(f"{shapes}; expected one shape (B, *shape)")
-    return finite("estimate", estimate).double(), finite("truth", truth.to(estimate.device)).double()

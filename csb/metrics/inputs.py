@@ -17,21 +17,11 @@ _SUM = 1e-4  # how far float32 log-weights may be from the sum 1
 
 
 def finite(name: str, x: Tensor) -> Tensor:
-    """x, detached. CSBError where it is empty, complex or not finite."""
-    if x.numel() == 0 or x.is_complex():
-        raise CSBError(f"{name} has shape {tuple(x.shape)} and dtype {x.dtype}; expected a non-empty real tensor")
-    if bad := x.numel() - int(torch.isfinite(x).sum()):
-        raise CSBError(
-            f"{name} has {bad} NaN or infinite values of {x.numel()}; expected finite ones; check its source"
-        )
+    """x, detached. CSBError where it is empty or not finite."""
+    bad = x.numel() - int(torch.isfinite(x).sum())
+    if bad or not x.numel():
+        raise CSBError(f"{name} has {bad} NaN or infinite values of {x.numel()}; give finite ones; check its source")
     return x.detach()
-
-
-def require_tensors(**values: object) -> None:
-    """CSBError for what is no tensor."""
-    for name, value in values.items():
-        if not isinstance(value, Tensor):
-            raise CSBError(f"{name} is a {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
 
 
 def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -43,11 +33,9 @@ def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch
             f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape {shape} or {(B, *shape)}"
         )
     flat = mask.to(device).expand(B, *shape).flatten(1)
-    counts = flat.sum(1)
-    if not bool(counts.all()):
-        raise CSBError(f"mask of shape {shape} selects no coordinate; set at least one to True")
-    if bool((counts != counts[0]).any()):
-        raise CSBError(f"mask selects {int(counts.min())} to {int(counts.max())} coordinates; select as many for each")
+    least, most = flat.sum(1).aminmax()
+    if least == 0 or least != most:
+        raise CSBError(f"mask selects {int(least)} to {int(most)} coordinates; select as many for each, at least one")
     return flat
 
 
@@ -55,7 +43,6 @@ def ensembles(
     samples: Tensor, truth: Tensor, mask: Tensor | None = None, log_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checked samples (B, n, P) and truth (B, P), in their own dtype, mask (B, P) and weights (B, n), on one device."""
-    require_tensors(samples=samples, truth=truth)
     if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
         shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected (B, n, *shape) and (B, *shape), the same B and shape")
@@ -69,28 +56,26 @@ def ensembles(
 def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:
     """Weights (B, n), float64, of sum 1, for samples (B, n, …). ``log_weights``: (B, n), (n,) for all B, or None."""
     B, n = samples.shape[:2]
-    if log_weights is not None and tuple(log_weights.shape) not in ((B, n), (n,)):
-        raise CSBError(f"log_weights has shape {tuple(log_weights.shape)}; expected ({B}, {n}) or ({n},), as samples")
-    return _weights("log_weights", log_weights, n, samples.device).expand(B, n)
+    return _weights("log_weights", log_weights, ((B, n), (n,)), samples.device).expand(B, n)
 
 
 def cloud_weights(name: str, log_weights: Tensor | None, cloud: Tensor) -> Tensor:
     """Weights (n,), float64, of sum 1, for a point cloud (n, …); ``name`` is that of the argument, for errors."""
-    n = len(cloud)
-    if log_weights is not None and tuple(log_weights.shape) != (n,):
-        raise CSBError(f"{name} has shape {tuple(log_weights.shape)}; expected ({n},), one for each sample")
-    return _weights(name, log_weights, n, cloud.device)
+    return _weights(name, log_weights, ((len(cloud),),), cloud.device)
 
 
-def _weights(name: str, log_weights: Tensor | None, n: int, device: torch.device) -> Tensor:
-    """exp of log-weights (…, n), float64, made to sum to 1 exactly; equal weights (n,) for None."""
+def _weights(
+    name: str, log_weights: Tensor | None, shapes: tuple[tuple[int, ...], ...], device: torch.device
+) -> Tensor:
+    """exp of log-weights of one of the shapes (…, n), float64, made to sum to 1; equal weights (n,) for None."""
     if log_weights is None:
+        n = shapes[0][-1]
         return torch.full((n,), 1 / n, dtype=torch.float64, device=device)
-    if not log_weights.is_floating_point() or bool((log_weights.isnan() | (log_weights == math.inf)).any()):
-        raise CSBError(f"{name} is {log_weights.dtype} or holds NaN or +∞; expected floats that are finite or −∞")
+    if tuple(log_weights.shape) not in shapes:
+        raise CSBError(f"{name} has shape {tuple(log_weights.shape)}; expected {' or '.join(map(str, shapes))}")
     w = log_weights.detach().double().exp()
     total = w.sum(-1, keepdim=True)
-    if float((total - 1).abs().max()) > _SUM:
+    if not bool(((total - 1).abs() <= _SUM).all()):
         worst = float(total.flatten()[(total - 1).abs().argmax()])
         raise CSBError(f"{name} has weights of sum {worst:.6g}; expected 1; subtract logsumexp over the samples")
     return (w / total).to(device)
@@ -126,7 +111,5 @@ def uniform(generator: Generator, *shape: int, device: torch.device) -> Tensor:
 
 def posterior_mean(samples: Tensor, log_weights: Tensor | None = None) -> Tensor:
     """The mean of each observation's samples (B, n, *shape), weighted by (B, n) or (n,): (B, *shape), float64."""
-    if samples.ndim < 3:
-        raise CSBError(f"samples have shape {tuple(samples.shape)}; expected (B, n, *shape)")
     w, x = ensemble_weights(log_weights, samples), finite("samples", samples).flatten(2)
     return torch.stack([v @ s.double() for v, s in zip(w, x)]).view(len(x), *samples.shape[2:])

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -160,20 +160,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-S = TypeVar("S", bound=Schema)
-
-
-def suite_settings(kind: type[S], suite: str, given: dict[str, Any]) -> S:
-    """The settings of a suite that stand at the top level, beside the group ``suite`` with its name.
-
-    CSBError with one line for the first thing that is wrong.
-    """
-    plain = dict(given)
-    if unknown := [key for key in plain.pop("suite") if key != "name"]:
-        raise CSBError(f"suite.{unknown[0]} is unknown; the settings of suite={suite} stand at the top level")
-    return kind.read(plain)
 
 
 class TrainSettings(Schema):

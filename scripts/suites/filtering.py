@@ -12,9 +12,9 @@ from csb.evaluation.table import markdown_table, print_table
 from csb.files import write_json, write_text
 from csb.filtering import FILTERS, MODELS, Filter, StateSpace, track, twin
 from csb.filtering.cycle import BATCHES
-from csb.runs.recipe import suite_settings
 from csb.schema import Distinct, Given, Place, Schema, Whole, build
 from suites.machine import machine
+from suites.settings import suite_settings
 
 
 class Job(NamedTuple):
@@ -78,7 +78,7 @@ def _method(key: str, given: dict[str, Any]) -> tuple[str, Filter]:
 
 def read(given: Given) -> FilteringSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    return suite_settings(FilteringSettings, "filtering", given)
+    return suite_settings(FilteringSettings, given)
 
 
 def row(job: Job, setup: FilteringSettings) -> dict[str, Any]:

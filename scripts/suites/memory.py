@@ -21,10 +21,10 @@ from pydantic import Field
 from csb.errors import LARGEST
 from csb.evaluation.table import print_table
 from csb.runs.folder import check_writable
-from csb.runs.recipe import suite_settings
 from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
 from suites.sbi.plan import training_config
+from suites.settings import suite_settings
 
 _CHUNK, _FEWEST = 10_000, 2_000
 _KINDS = ("npy", "npz")
@@ -92,7 +92,7 @@ def measure(setup: MemorySettings, kind: str, pairs: int) -> dict[str, Any]:
 
 def read(given: Given) -> MemorySettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    return suite_settings(MemorySettings, "memory", given)
+    return suite_settings(MemorySettings, given)
 
 
 def memory(given: Given) -> None:

@@ -16,7 +16,6 @@ from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import GaussianMixture
 from csb.process import SCHEDULES, Grid, seeded
 from csb.runs.config import schedule_of
-from csb.runs.recipe import suite_settings
 from csb.samplers import (
     DDRM,
     DPS,
@@ -36,6 +35,7 @@ from csb.samplers import (
 )
 from csb.schema import Count, Distinct, Given, Positive, Schema
 from suites.scores.tables import mean_and_error
+from suites.settings import suite_settings
 
 _DRAW, _EXACT, _SLICES, _FLOOR = 5, 6, 7, 8  # keys of the random streams
 _LIKELIHOOD = 2000  # training pairs that set the guidance likelihood's variance
@@ -122,7 +122,7 @@ def floors(setup: MixtureSettings, n: int) -> list[float]:
 
 def read(given: Given) -> MixtureSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    return suite_settings(MixtureSettings, "mixture", given)
+    return suite_settings(MixtureSettings, given)
 
 
 def mixture(given: Given) -> None:

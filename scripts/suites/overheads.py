@@ -4,8 +4,8 @@ from pydantic import Field
 
 from csb.evaluation.table import print_table
 from csb.runs.load import load_run
-from csb.runs.recipe import suite_settings
 from csb.schema import Count, Given, Place, Schema
+from suites.settings import suite_settings
 from suites.timing import sampling_overhead
 
 
@@ -20,12 +20,12 @@ class OverheadSettings(Schema):
 
 def check(given: Given) -> None:
     """CSBError where a number is wrong or the run is not there."""
-    load_run(suite_settings(OverheadSettings, "overheads", given).run)
+    load_run(suite_settings(OverheadSettings, given).run)
 
 
 def overheads(given: Given) -> None:
     """Prints the tables of one run."""
-    own = suite_settings(OverheadSettings, "overheads", given)
+    own = suite_settings(OverheadSettings, given)
     run = load_run(own.run)
     y = run.problem.pairs("test", own.observations).y
     row = sampling_overhead(run.bridge, y, own.samples, own.repeats)

@@ -22,12 +22,12 @@ from csb.problems import Problem
 from csb.process import Stream, seeded
 from csb.runs.config import RunConfig
 from csb.runs.folder import check_writable
-from csb.runs.recipe import suite_settings
 from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
 from csb.training.settings import HalfStep
 from suites.machine import machine
 from suites.sbi.plan import training_config
+from suites.settings import suite_settings
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class TargetSettings(Schema):
 
 def read_settings(given: Given) -> TargetSettings:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
-    return suite_settings(TargetSettings, "target", given)
+    return suite_settings(TargetSettings, given)
 
 
 def check(given: Given) -> Callable[[], None]:

@@ -2,8 +2,8 @@
 
 import torch
 
-from csb.filtering import Gaussian, LinearGaussianModel
 from csb.problems.mixture import Mixture
+from tests.filtering.kalman import Gaussian, LinearGaussianModel
 
 
 def gaussian_model(noise_std=0.8):

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from csb.filtering import BridgeFilter, EnKF, Gaussian, LinearGaussianModel
+from csb.filtering import BridgeFilter, EnKF
 from csb.filtering.regression import RIDGES, Fourier, Kernels
 from csb.filtering.whitening import uncorrelated
 from csb.metrics.distances import sliced_wasserstein
 from csb.process import Pinned, seeded
 from tests.filtering.filter_examples import BIMODAL, OBSERVED, errors, gaussian_model
+from tests.filtering.kalman import Gaussian, LinearGaussianModel
 
 M = 2000
 

@@ -9,8 +9,9 @@ process.
 import pytest
 import torch
 
-from csb.filtering import EnSF, Gaussian, LinearGaussianModel
+from csb.filtering import EnSF
 from csb.process import euler_maruyama, seeded
+from tests.filtering.kalman import Gaussian, LinearGaussianModel
 
 Y, R = 2.0, 0.6
 

@@ -14,8 +14,6 @@ from csb.filtering import (
     EnKF,
     EnSF,
     Filter,
-    Gaussian,
-    LinearGaussianModel,
     Lorenz63,
     Lorenz96,
     track,
@@ -25,6 +23,7 @@ from csb.filtering.cycle import batch_mean
 from csb.filtering.filters import gaspari_cohn
 from csb.process import seeded
 from tests.filtering.filter_examples import OBSERVED, errors, gaussian_model
+from tests.filtering.kalman import Gaussian, LinearGaussianModel
 
 SMALL = {"bridge": {"T": 2, "L": 1, "features": 4}, "ensf": {"steps": 20}}
 EYE = torch.eye(2).double()
@@ -173,7 +172,7 @@ def analysed(method, x=THREE, y=SEEN):
         (lambda: analysed(EnKF(), THREE[:, :2]), r"members \(3, 2\)"),
         (lambda: analysed(EnKF(), y=SEEN[:2]), r"y \(2,\)"),
         (lambda: analysed(EnKF(), THREE / 0), "the filter diverged"),
-        (lambda: analysed(EnKF(), y=np.ma.array(np.zeros(3), mask=[0, 1, 0])), "is not finite"),
+        (lambda: analysed(EnKF(), y=np.ma.array(np.zeros(3), mask=[0, 1, 0])), "are not finite"),
     ],
 )
 def test_bad_settings_and_what_does_not_fit(make, message):

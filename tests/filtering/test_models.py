@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.filtering import Gaussian, LinearGaussianModel, Lorenz63, Lorenz96, twin
+from csb.filtering import Lorenz63, Lorenz96, twin
 from csb.filtering.models import rk4
 from csb.process import seeded
 
@@ -76,18 +76,11 @@ def test_the_likelihood_and_the_linearised_observation(observed, h, slope):
     assert torch.allclose(model.log_likelihood(y, x), -0.5 * (h(x) ** 2).sum(1) / 0.49)
 
 
-EYE = torch.eye(2, dtype=torch.float64)
-START = Gaussian(torch.zeros(2).double(), EYE)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Lorenz63(noise_std=0.0), "noise_std=0.0 is not possible"),
         (lambda: Lorenz96(dx=3), "dx=3"),
-        (lambda: LinearGaussianModel(EYE, EYE, torch.eye(3).double(), START), "expected"),
-        (lambda: LinearGaussianModel(EYE, -EYE, EYE, START), "Q is no covariance"),
-        (lambda: LinearGaussianModel(EYE, EYE / 0, EYE, START), "Q is no covariance"),
         (lambda: twin(Lorenz63(), 0, 0), "cycles=0"),
         (lambda: Lorenz63().distance(), "have no distances"),
     ],
