@@ -39,16 +39,10 @@ def explain(error: Exception) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch's CPU allocator or a GPU has no memory left.
-
-    Libraries make other errors of that (``inspect`` a TypeError), so that what an error came of counts as well.
-    """
+    """Whether Python, torch's CPU allocator or a GPU has no memory left."""
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or on_cpu or no_memory:
-        return True
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return before is not None and is_out_of_memory(before)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or on_cpu or no_memory
 
 
 def fail(message: str | None, code: int = 2) -> NoReturn:
@@ -98,31 +92,6 @@ def ending(hint: str) -> Iterator[None]:
         logging.raiseExceptions = shown
 
 
-class _Handler:
-    """What ends a command by a signal: raised where it comes, and by an alarm again where nothing came of that.
-
-    A destructor, or a callback of the garbage collector, prints what is raised inside of it and goes on; a library may
-    take it for a mistake of its own.
-    """
-
-    number = 0
-    every = 0.5  # seconds
-
-    def __call__(self, number: int, frame: Any) -> None:
-        if number != signal.SIGALRM:
-            self.number = number
-            signal.setitimer(signal.ITIMER_REAL, self.every, self.every)
-        elif self._is_handled():
-            return
-        raise ended_by(self.number)
-
-    def _is_handled(self) -> bool:
-        handled = sys.exception()
-        while handled is not None and not isinstance(handled, KeyboardInterrupt | Terminated):
-            handled = handled.__context__
-        return handled is not None or not self.number
-
-
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise Terminated, and Ctrl+C KeyboardInterrupt; whatever becomes of it, so does this.
@@ -130,21 +99,24 @@ def terminable() -> Iterator[None]:
     A fit notes them, and ends after its step (csb.training.fit). A handler that is there already, or that a signal is
     ignored, is left as it is; so is all outside the main thread.
     """
-    handler, free = _Handler(), (signal.SIG_DFL, signal.default_int_handler)
+    come: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        come.append(number)
+        raise ended_by(number)
+
+    free = (signal.SIG_DFL, signal.default_int_handler)
     here = threading.current_thread() is threading.main_thread()
-    ours = [number for number in ENDING if here and signal.getsignal(number) in free]
-    before = {number: signal.getsignal(number) for number in [*ours, signal.SIGALRM] if ours}
+    before = {number: one for number in ENDING if here and (one := signal.getsignal(number)) in free}
+    for number in before:
+        signal.signal(number, handler)
     try:
-        for number in before:
-            signal.signal(number, handler)
         yield
     except BaseException as error:
-        if not handler.number or isinstance(error, KeyboardInterrupt | Terminated):
+        if not come or isinstance(error, KeyboardInterrupt | Terminated):
             raise
     finally:
-        if handler.number:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, one in before.items():
             signal.signal(number, one)
-    if handler.number:
-        raise ended_by(handler.number)
+    if come:
+        raise ended_by(come[-1])

@@ -5,14 +5,13 @@ torchrun, Slurm's srun, or in the tasks of a submitit job, the processes are the
 (:mod:`csb.training.ranks`).
 """
 
-import fcntl
 import logging
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +26,7 @@ from csb.errors import ENDING, CSBError
 BASIC, JOBLIB, LOCAL, SLURM = "BasicLauncher", "JoblibLauncher", "LocalLauncher", "SlurmLauncher"
 _PACKAGES = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_VISIBLE, _SLOTS = "CUDA_VISIBLE_DEVICES", "CSB_GPU_SLOTS"
-_held: list[Any] = []  # the lock of this worker's GPU, which it keeps until it ends
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Launch(NamedTuple):
@@ -101,45 +99,27 @@ def parallel(config: DictConfig, launcher: str, jobs: int) -> int:
 
 @contextmanager
 def prepared(launch: Launch) -> Iterator[None]:
-    """Inside, the environment that worker processes inherit is such that they share this machine.
-
-    Each gets its part of the cores as threads, where no number of threads is set; under joblib, with several GPUs, each
-    finds one by :func:`take_gpu`.
-    """
+    """Inside, worker processes inherit their part of the cores as threads, where no number of threads is set."""
     before = dict(os.environ)
     if launch.parallel > 1 or launch.launcher == LOCAL:
         for name in THREADS:
             os.environ.setdefault(name, str(max(1, cores() // launch.parallel)))
-    with tempfile.TemporaryDirectory(prefix="csb-") as folder:
-        if launch.launcher == JOBLIB and torch.cuda.device_count() > 1:
-            os.environ.setdefault(_VISIBLE, ",".join(map(str, range(torch.cuda.device_count()))))
-            os.environ[_SLOTS] = f"{launch.parallel}:{folder}"
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def take_gpu() -> None:
-    """In a worker of :func:`prepared`, before CUDA starts: keep one of the visible GPUs, the least taken, for itself.
+    """In a worker of joblib, before CUDA starts: see one of the GPUs alone, which goes by the worker's number.
 
     Workers outlive jobs, and CUDA keeps the devices it started with: the first job decides for all later ones.
     """
-    if _SLOTS not in os.environ or _held:
-        return
-    slots, _, folder = os.environ[_SLOTS].partition(":")
-    gpus = os.environ[_VISIBLE].split(",")
-    for slot in range(int(slots)):
-        file = open(Path(folder) / str(slot), "w")  # noqa: SIM115 (held, with its lock, as long as the process lives)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        _held.append(file)
-        os.environ[_VISIBLE] = gpus[slot % len(gpus)]
-        return
+    name, _, number = multiprocessing.current_process().name.partition("-")
+    gpus = (os.environ.get(_VISIBLE) or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    if name == "LokyProcess" and len(gpus) > 1:
+        os.environ[_VISIBLE] = gpus[(int(number) - 1) % len(gpus)]
 
 
 def is_requeued(config: Any, job_id: str, begun: dict[str, Any] | None) -> bool:

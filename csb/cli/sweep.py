@@ -80,12 +80,12 @@ def report(folder: Path) -> bool:
     text, table = "", []
     if is_swept(found):
         table = cell_rows(found)
-        name = f"L × T: {score.key}, {score.label} ({score.direction})" if score else "L × T"
+        name = f"L × T: {score.key}, {score.label} ({score.sense})" if score else "L × T"
         print_table(table, title=name)
         text = f"## {name}\n\n{markdown_table(table)}\n## Jobs\n\n"
     print_table([{k: v for k, v in row.items() if k != "job"} for row in rows], title=title)  # the names are long
     write_text(folder / "table.md", text + markdown_table(rows))
-    about = {"key": score.key, "label": score.label, "better": "higher" if score.higher else "lower"} if score else None
+    about = {"key": score.key, "label": score.label, "better": score.direction} if score else None
     write_json(folder / "table.json", {"score": about, "cells": table, "jobs": rows})
     if draw_sweep(folder / "heatmap.png", found, score):
         print(f"heat map: {folder / 'heatmap.png'}")

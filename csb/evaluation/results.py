@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -36,24 +35,17 @@ class Results:
 
     Args:
         path: of the file, which may not exist yet.
-        older: a folder with a file for each row, as suites kept them.
 
     Raises:
         CSBError: a file that is damaged or of another kind.
     """
 
-    def __init__(self, path: Path, older: Path | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            entries = []
-            for one in older.glob("*.json") if older is not None else ():
-                with suppress(CSBError):  # a damaged file is no row
-                    entry = read_json(one)
-                    entries.append({"key": entry["key"], "found": entry["scores"]})
-            if path.exists():
-                content = scores_of_today(read_json(path))
-                assert content["format"] == FORMAT
-                entries += [{"key": one["key"], "found": one["found"]} for one in content["entries"]]
+            content = scores_of_today(read_json(path)) if path.exists() else {"format": FORMAT, "entries": []}
+            assert content["format"] == FORMAT
+            entries = [{"key": one["key"], "found": one["found"]} for one in content["entries"]]
             self._entries = {digest(one["key"]): one for one in entries}
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise CSBError(f"{path} is damaged or of another kind; remove it, or choose another out=") from error

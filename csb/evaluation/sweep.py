@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from csb.evaluation.catalogue import METRICS, Metric
 from csb.evaluation.plots import INK, MUTED, RULE, SERIES, SMALL, TEXT, Tile, drawing, tiled, write_png
 
 Combination = tuple[tuple[str, str], ...]  # the other swept settings and their values
@@ -26,29 +27,9 @@ _DARK = 0.55  # of the scale; above it text is white
 logger = logging.getLogger(__name__)
 
 
-class Score(NamedTuple):
-    """A figure of a job: its key in ``result.json``, what it is, and whether higher values are better.
-
-    A heat map shows it divided by ``unit``.
-    """
-
-    key: str
-    label: str
-    higher: bool
-    unit: float = 1.0
-
-    @property
-    def direction(self) -> str:
-        return f"{'higher' if self.higher else 'lower'} is better"
-
-
 # The main score of a problem is the first of these that its results have: with an exact posterior the distance to it,
 # for digits PSNR, for other pairs the energy score.
-MAIN_SCORES = (
-    Score("sliced_w", "sliced Wasserstein distance to the exact posterior", False),
-    Score("psnr_mean_per_image", "PSNR of the posterior mean, dB", True),
-    Score("energy_score", "energy score, in units of the prior's standard deviation", False),
-)
+MAIN_SCORES = ("sliced_w", "psnr_mean_per_image", "energy_score")
 
 
 @dataclass(frozen=True)
@@ -83,10 +64,10 @@ class Cell:
     failed: int
 
 
-def main_score(jobs: Iterable[Job]) -> Score | None:
+def main_score(jobs: Iterable[Job]) -> Metric | None:
     """The first of :data:`MAIN_SCORES` that a job has; None where no job has one."""
     found = {key for job in jobs for key in job.figures}
-    return next((score for score in MAIN_SCORES if score.key in found), None)
+    return next((METRICS[key] for key in MAIN_SCORES if key in found), None)
 
 
 def _combinations(jobs: Sequence[Job]) -> list[Combination]:
@@ -172,31 +153,29 @@ def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-def quantities(found: Sequence[Cell], score: Score | None) -> list[Score]:
-    """What heat maps show: accuracy, training time in a unit that suits its largest value, and network calls."""
-    longest = max((cell.stats[SECONDS].mean for cell in found if SECONDS in cell.stats), default=0.0)
-    name, unit = ("s", 1.0) if longest < 600 else ("min", 60.0) if longest < 36_000 else ("h", 3600.0)
-    accuracy = Score("", "accuracy", True)  # where every job failed
+def quantities(score: Metric | None) -> list[Metric]:
+    """What heat maps show: accuracy, training time and network calls."""
+    accuracy = Metric("", "accuracy", direction="higher")  # where every job failed
     if score is not None:
-        accuracy = score._replace(label=f"{score.label} ({score.direction})")
-    time = Score(SECONDS, f"training time, {name}", False, unit)
-    return [accuracy, time, Score(CALLS, "network calls a sample", False)]
+        accuracy = replace(score, label=f"{score.label} ({score.sense})")
+    time = Metric(SECONDS, "training time, s", direction="lower")
+    return [accuracy, time, Metric(CALLS, "network calls a sample", direction="lower")]
 
 
-def cell_text(stat: Stat, of: Score) -> str:
+def cell_text(stat: Stat, of: Metric) -> str:
     """The mean to three digits, whole numbers whole, and ± its standard deviation to two below it."""
-    mean = stat.mean / of.unit
+    mean = stat.mean
     text = f"{mean:.0f}" if (of.key == CALLS and mean.is_integer()) or abs(mean) >= 1000 else f"{mean:#.3g}"
     text = text.rstrip(".")
-    return text if stat.sd is None or (of.key == CALLS and stat.sd == 0) else f"{text}\n± {stat.sd / of.unit:.2g}"
+    return text if stat.sd is None or (of.key == CALLS and stat.sd == 0) else f"{text}\n± {stat.sd:.2g}"
 
 
-def _means(found: Sequence[Cell], of: Score) -> list[float]:
+def _means(found: Sequence[Cell], of: Metric) -> list[float]:
     """From the worst to the best."""
-    return sorted((cell.stats[of.key].mean for cell in found if of.key in cell.stats), reverse=not of.higher)
+    return sorted((cell.stats[of.key].mean for cell in found if of.key in cell.stats), reverse=of.direction == "lower")
 
 
-def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Score) -> None:
+def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Metric) -> None:
     """Coloured squares with the values of one combination, T to the right, L upwards, darker for the better of all.
 
     Hatched, with the word, where all jobs failed.
@@ -227,7 +206,7 @@ def _draw_map(axes: Axes, own: Sequence[Cell], found: Sequence[Cell], of: Score)
 
 
 @drawing()
-def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
+def sweep_figure(found: Sequence[Cell], score: Metric | None) -> Figure | None:
     """One row of three heat maps over L × T for each combination of other settings; None where L, T are not swept.
 
     Colours are alike in all rows, darker being better; the best score of a row is bold. Cells with several seeds show
@@ -242,7 +221,7 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
     for combination in combinations[:_MOST]:
         own = [cell for cell in found if cell.combination == combination]
         name = ", ".join(f"{key}={value}" for key, value in combination)
-        for i, of in enumerate(quantities(found, score)):
+        for i, of in enumerate(quantities(score)):
             label = f"{name}\n{of.label}" if name and not i else of.label
             drawn.append(Tile(label, partial(_draw_map, own=own, found=found, of=of)))
     wide, tall = len({cell.T for cell in found}), len({cell.L for cell in found})
@@ -254,6 +233,6 @@ def sweep_figure(found: Sequence[Cell], score: Score | None) -> Figure | None:
     return figure
 
 
-def draw_sweep(path: Path, found: Sequence[Cell], score: Score | None) -> bool:
+def draw_sweep(path: Path, found: Sequence[Cell], score: Metric | None) -> bool:
     """Write the figure as PNG, atomically; False, and no file, where L and T are not swept."""
     return write_png(path, sweep_figure(found, score))

@@ -1,22 +1,31 @@
 """From a finished run to a folder to share: one file of tensors and their description, picture and model card."""
 
 import contextlib
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from csb.bridge import Bridge
 from csb.bridge.checkpoint import load, save
 from csb.errors import CSBError, in_one_line, require_place
+from csb.evaluation.catalogue import METRICS
 from csb.evaluation.table import format_value, markdown_table
-from csb.files import write_atomically, write_text
+from csb.files import CONTEXTS, write_atomically, write_text
 from csb.renamed import scores_of_today
 from csb.runs.inspection import facts, mapping
-from csb.runs.load import CARD, FILES, PICTURE, WEIGHTS, hub, is_folder, is_inside, is_repo_id, load_any, read_result
+from csb.runs.load import (
+    CARD,
+    CONFIG,
+    FILES,
+    PICTURE,
+    WEIGHTS,
+    hub,
+    is_folder,
+    is_inside,
+    is_repo_id,
+    load_any,
+    read_result,
+)
 
 
 def export(source: str | Path, out: str | Path, overwrite: bool = False, licence: str | None = None) -> Path:
@@ -39,58 +48,24 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     about = _without_paths({**bridge.about, "training": _training(Path(source), bridge)})
     picture = _picture(Path(source))
     text = _card(bridge, about, licence, picture is not None)  # before any file is written
-    image = b"" if picture is None else picture.read_bytes()
-
-    def write(folder: Path) -> None:
-        save(bridge, folder / WEIGHTS, about)
-        if image:
-            write_atomically(folder / PICTURE, lambda file: file.write(image))
-        write_text(folder / CARD, text)
-
-    _replace(out.resolve(), write)
+    image = None if picture is None else picture.read_bytes()
+    for name in (PICTURE, CONTEXTS, CONFIG):  # of an earlier export
+        (out / name).unlink(missing_ok=True)
+    save(bridge, out / WEIGHTS, about)
+    if image is not None:
+        write_atomically(out / PICTURE, lambda file: file.write(image))
+    write_text(out / CARD, text)
     return out
-
-
-def _replace(out: Path, write: Callable[[Path], None]) -> None:
-    """Fills a folder beside ``out``, then renames it into place: ``out`` is the old export or the new one, no mixture.
-
-    Files of an earlier folder there that are not csb's are kept. CSBError where it cannot be written.
-    """
-    new = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-        content = new / "new"  # the temporary folder is private, and what is made in it as readable as any
-        content.mkdir()
-        write(content)
-        if out.exists() and any(out.iterdir()):
-            os.rename(out, new / "old")
-        try:
-            os.replace(content, out)
-        except OSError:
-            if (new / "old").exists():
-                os.rename(new / "old", out)
-            raise
-        for path in (new / "old").glob("*"):
-            if path.name not in FILES:
-                os.rename(path, out / path.name)
-    except OSError as error:
-        raise CSBError(f"cannot write {out}: {error.strerror}; free space or choose another folder") from error
-    finally:
-        if new is not None:
-            shutil.rmtree(new, ignore_errors=True)
 
 
 def check_out(source: str | Path, out: Path, overwrite: bool, licence: str | None) -> None:
     """CSBError where :func:`export` could not write there, or would write over something else than an export."""
     if licence is not None and not (isinstance(licence, str) and re.fullmatch(r"[A-Za-z0-9.+-]{1,40}", licence)):
         raise CSBError(f"licence={licence!r:.60} is not possible; give an identifier such as mit or cc-by-4.0")
-    if out.exists() and not out.is_dir():
-        raise CSBError(f"out={out} is a file; choose another folder")
     if out.exists() and out.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
         raise CSBError(f"out={out} holds what is to be exported; choose another folder")
-    if out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out)):
-        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files; choose"
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (overwrite and is_folder(out))):
+        what = "an exported bridge; choose overwrite=true or" if is_folder(out) else "other files, or is one; choose"
         raise CSBError(f"out={out} holds {what} another folder")
 
 
@@ -124,23 +99,6 @@ def _without_paths(data: Any) -> Any:
     return data
 
 
-_FIGURES = {  # of result.json, and what they are
-    "sliced_w": "sliced Wasserstein-1 distance to the exact posterior",
-    "sliced_w_floor": "that of as many exact samples",
-    "mean_error": "relative error of the posterior mean",
-    "cov_error": "relative error of the posterior covariance",
-    "crps": "continuous ranked probability score in units of the prior's standard deviation, lower is better",
-    "energy_score": "energy score in the same units, lower is better",
-    "spread_skill": "spread/skill, a ratio of standard deviations, 1 where calibrated",
-    "spread_skill_fair": "spread/skill corrected for the number of samples",
-    "psnr_mean_per_image": "PSNR of the posterior mean, dB",
-    "psnr_sample": "PSNR of single samples, dB",
-    "coverage_deviation": "mean deviation of coverage from its level",
-    "tarp_deviation": "mean deviation of TARP from its level",
-    "deviation_floor": "that of an exact posterior",
-}
-
-
 def _card(bridge: Bridge, about: dict[str, Any], licence: str | None, pictured: bool) -> str:
     """The model card in Markdown: what the bridge is, what it was trained on, how good it is, and how to load it.
 
@@ -164,9 +122,9 @@ def _card(bridge: Bridge, about: dict[str, Any], licence: str | None, pictured: 
         "transform": type(maps).__name__,
     }
     figures = [
-        {"figure": f"{key}: {text}", "value": format_value(training[key])}
-        for key, text in _FIGURES.items()
-        if isinstance(training.get(key), int | float)
+        {"figure": f"{key}: {METRICS[key].label}", "what": METRICS[key].sense, "value": format_value(value)}
+        for key, value in training.items()
+        if key in METRICS and isinstance(value, int | float)
     ]
     table = [{"property": key, "value": format_value(value)} for key, value in rows.items() if value is not None]
     front = ["---", "library_name: csb", "tags:", "- schroedinger-bridge", "- simulation-based-inference"]

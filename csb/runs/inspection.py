@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from csb.bridge import Bridge, Direction, load
+from csb.bridge import Bridge, Direction
 from csb.evaluation.table import format_value, print_table
 from csb.files import model_file
-from csb.runs.load import half_step_files, load_any, read_history, read_result
-from csb.training.state import EACH
+from csb.runs.load import load_any, read_history, read_result
+from csb.training.state import EACH, chosen_iteration
 
 _NO_SCORES = ("L", "T", "calls", "loss", "x0_distance", "x0_floor", "seconds")  # of result.json: reported elsewhere
 _KERNELS: tuple[Direction, ...] = ("backward", "forward")
@@ -28,19 +26,18 @@ def inspect(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     bridge = load_any(path, "cpu")
     run = _run_of(path)
-    held, iterations = (None, None) if run is None else _iterations(bridge, path, run)
     history = [] if run is None else read_history(run)
     whole = run is not None and path.parent.name != "half_steps"
     result: dict[str, Any] = {}
     if run is not None and whole and (run / "result.json").exists():
         result = read_result(run)
-    of_file = [row.get("seconds") for row in history if row.get("half_step") == path.stem]
+    of_file = [row for row in history if row.get("half_step") == path.stem]
     return {
         "source": str(source),
         **facts(bridge),
-        "iterations": iterations,
-        "held": held,
-        "seconds": result.get("seconds") if whole else (of_file or [None])[0],
+        "iterations": max((int(row["iteration"]) for row in history), default=None),
+        "held": next((row["iteration"] for row in of_file), chosen_iteration(history) if history else None),
+        "seconds": result.get("seconds") if whole else next((row.get("seconds") for row in of_file), None),
         "scores": {key: value for key, value in result.items() if key not in _NO_SCORES} or None,
         "half_steps": [{key: value for key, value in row.items() if key != EACH} for row in history] or None,
     }
@@ -94,20 +91,6 @@ def _run_of(path: Path) -> Path | None:
     if path.parent.name == "half_steps":
         return path.parent.parent
     return path.parent if path.stem == "bridge" else None
-
-
-def _iterations(bridge: Bridge, path: Path, run: Path) -> tuple[int | None, int | None]:
-    """Which iteration's kernels these are, found by comparing the weights, and how many were trained."""
-    files = half_step_files(run)[::-1]  # the last first
-    trained = (int(files[0].stem.split("_")[0]) + 1) // 2 if files else None
-    own = bridge.state_dict()
-    for file in files:
-        if path.parent.name == "half_steps" and file.name != path.name:
-            continue
-        other = load(file, of=Bridge).state_dict()
-        if own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own):
-            return (int(file.stem.split("_")[0]) + 1) // 2, trained
-    return None, trained
 
 
 def print_inspection(found: dict[str, Any]) -> None:

@@ -54,8 +54,6 @@ class Sources:
 
     def __post_init__(self) -> None:
         for folder in (*self.folders, *([] if self.source is None else [self.source])):
-            if not folder.is_dir():
-                raise CSBError(f"run={folder} is not a folder; give that of a finished run, e.g. outputs/mnist_inpaint")
             if not any(model_file(folder, name).is_file() for name in MODELS):
                 raise CSBError(f"{folder} holds none of {', '.join(MODELS)}; give the folder of a finished training")
 

@@ -22,7 +22,7 @@ def work(folder: Path, processes: int) -> None:
     task = read_json(folder / "task.json")
     problem, settings = build_problem(task["spec"]), ScoreSettings(**task["score"])
     problem.prepare()
-    store = Results(folder / "scores.json", folder / "scores")
+    store = Results(folder / "scores.json")
     rows: list[dict[str, Any]] = []
     for T in task["T"]:
         for one in METHODS[task["method"]].candidates(folder, T, problem):

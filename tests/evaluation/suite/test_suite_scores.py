@@ -1,7 +1,5 @@
 """The scores of one sampler of a suite and how they are kept; its tables, published numbers and figure."""
 
-import json
-
 import pytest
 import torch
 from suites.scores import (
@@ -52,7 +50,7 @@ def score(tmp_path):
     """score(sampler, source=…, processes=…, **settings): the scores of a sampler, kept in a file."""
 
     def run(sampler, source="abc", processes=1, **settings):
-        store = Scores(Results(tmp_path / "scores.json", tmp_path / "scores"), {"source": source})
+        store = Scores(Results(tmp_path / "scores.json"), {"source": source})
         return score_sampler(sampler, sampler.exact.problem, ScoreSettings(**SMALL | settings), store, processes)
 
     return run
@@ -104,15 +102,6 @@ def test_what_is_kept_is_not_scored_again(score, change, more):
     assert sampler.used == 3 + more
     if set(change) <= {"observations"}:
         assert second["sliced_w_each"][:3] == first["sliced_w_each"]
-
-
-def test_older_files_are_read(tmp_path):
-    (tmp_path / "scores").mkdir()
-    key = {"sampler": {"source": "abc"}, "settings": {"a": 3}}
-    (tmp_path / "scores" / "x.json").write_text(json.dumps({"key": key, "scores": {"c2st": 0.7}}))
-    (tmp_path / "scores" / "y.json").write_text("{")  # a damaged one is no score
-    store = Scores(Results(tmp_path / "scores.json", tmp_path / "scores"), {"source": "abc"})
-    assert (store.load({"a": 1}), store.load({"a": 3})) == (None, {"c2st": 0.7})
 
 
 @pytest.mark.parametrize(
