@@ -9,22 +9,39 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from csb.bridge import Bridge
 from csb.bridge.samples import reset_peak
 from csb.errors import CSBError
 from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Row, StdError
-from csb.evaluation.scores import MetricsSettings
+from csb.evaluation.scores import (
+    MetricsSettings,
+    SamplerSettings,
+    exact_scores,
+    held_out,
+    nearness,
+    pairs_at_once,
+)
 from csb.files import digest, json_text, read_json, write_json
-from csb.metrics.calibration import MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
+from csb.metrics.calibration import (
+    LEVELS,
+    MAX_RANKED,
+    central_coverage,
+    deviation_floor,
+    rank_uniformity,
+    sbc_ranks,
+    tarp,
+)
 from csb.metrics.digits import digit_features, digit_probabilities
 from csb.metrics.distances import c2st, frechet, mmd, mode_weight_tv, moment_errors, sliced_wasserstein
 from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.fidelity import ssim_scores
 from csb.metrics.inputs import ensemble_weights, systematic
-from csb.problems import MixturePosterior, Pairs, Problem, Transform
+from csb.problems import ClassProblem, MixturePosterior, Pairs, Problem, Transform
 from csb.process import Stream, seeded
 from csb.renamed import scores_of_today
-from csb.samplers import Sampler
+from csb.samplers import BridgeSampler, Sampler
 
+_UNIFORM = 100  # observations that a test of ranks needs
 _MMD = 2000  # samples of each law: the kernel takes all pairs
 FORMAT = "csb-compare-1"
 Scores = tuple[dict[str, float], dict[str, float]]  # averages over observations, and their standard errors
@@ -117,7 +134,7 @@ def calibration(drawn: Drawn, truth: Tensor, seed: int, mask: Tensor | None = No
     histogram = None
     if (bins := min(20, len(ranks) // 5)) >= 2:  # fewer than ten observations tell nothing of uniformity
         uniformity = rank_uniformity(ranks, bins)
-        if ranks.shape[1] <= MAX_RANKED:
+        if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
             figures["sbc_p"] = uniformity.p_value
         histogram = RankHistogram(tuple(uniformity.counts.double().sum(1).tolist()), len(ranks))
     of_intervals, of_regions = (
@@ -149,11 +166,18 @@ def proper_scores(
     return {key: found[key] for key in keys}, {key: value for key, value in errors.items() if key in keys}
 
 
-def image_row(drawn: Drawn, test: Pairs, classifier: nn.Module | None, mask: Tensor | None, seed: int) -> Row:
+def image_row(
+    drawn: Drawn,
+    test: Pairs,
+    classifier: nn.Module | None,
+    mask: Tensor | None,
+    seed: int,
+    more: tuple[str, ...] = (),
+) -> Row:
     """The row with the scores of images: accuracy, calibration, digits."""
     keys = (
         "psnr_mean", "psnr_mean_per_image", "psnr_sample", "crps", "energy_score", "spread_skill",
-        "spread_skill_fair", "std_error_pearson",
+        "spread_skill_fair", "std_error_pearson", *more,
     )  # fmt: skip
     metrics, errors = proper_scores(drawn, test.x, keys, mask=mask)
     metrics |= ssim_scores(drawn.x, test.x, drawn.log_weights)._asdict()
@@ -166,9 +190,10 @@ def image_row(drawn: Drawn, test: Pairs, classifier: nn.Module | None, mask: Ten
     return replace(drawn.row, metrics=metrics | figures, standard_errors=errors, curves=curves)
 
 
-def point_row(drawn: Drawn, test: Pairs, seed: int, scale: Tensor) -> Row:
+def point_row(drawn: Drawn, test: Pairs, seed: int, scale: Tensor, more: tuple[str, ...] = ()) -> Row:
     """The row with the scores of vectors, in units of ``scale``, that need no exact posterior."""
-    metrics, errors = proper_scores(drawn, test.x, ("crps", "energy_score", "spread_skill_fair"), scale=scale)
+    keys = ("crps", "energy_score", "spread_skill_fair", *more)
+    metrics, errors = proper_scores(drawn, test.x, keys, scale=scale)
     figures, curves = calibration(drawn, test.x, seed)
     return replace(drawn.row, metrics=metrics | figures, standard_errors=errors, curves=curves)
 
@@ -236,9 +261,67 @@ def scored(
     if problem.has_exact_posterior:
         metrics, errors = against_exact(problem, drawn, test.y, seed, settings)
         return replace(drawn.row, metrics=metrics, standard_errors=errors)
+    return held_out_row(problem, transform, drawn, test, seed)
+
+
+def held_out_row(
+    problem: Problem,
+    transform: Transform,
+    drawn: Drawn,
+    test: Pairs,
+    seed: int,
+    classifier: nn.Module | None = None,
+    more: tuple[str, ...] = (),
+) -> Row:
+    """The row by proper scores and calibration on held-out pairs; of digits also by what a classifier reads.
+
+    ``more``: further scores of :class:`csb.metrics.EnsembleScores`, by their keys. Of classes without a classifier
+    proper scores alone.
+    """
+    if isinstance(problem, ClassProblem) and problem.is_digit:
+        if classifier is not None:
+            return class_row(drawn, test, classifier, Reference.of(problem))
+        metrics, errors = proper_scores(drawn, test.x, ("crps", "energy_score", *more))
+        return replace(drawn.row, metrics=metrics, standard_errors=errors)
     if problem.is_digit:
-        return image_row(drawn, test, None, transform.unknown(test.y), seed)
-    return point_row(drawn, test, seed, transform.x_scale())
+        return image_row(drawn, test, classifier, transform.unknown(test.y), seed, more)
+    row = point_row(drawn, test, seed, transform.x_scale(), more)
+    if not problem.is_image:
+        return row
+    return replace(row, metrics=nearness(problem, drawn.x, test.x, drawn.log_weights) | row.metrics)
+
+
+def bridge_row(
+    problem: Problem,
+    bridge: Bridge,
+    sampler: SamplerSettings,
+    settings: MetricsSettings,
+    seed: int,
+    classifier: nn.Module | None = None,
+) -> Row:
+    """The row of ``settings.samples`` samples of a bridge for at most ``settings.observations`` test pairs.
+
+    Beside :func:`held_out_row`: spread and skill; deviation_floor, the deviation of coverage that is expected of an
+    exact posterior with as many observations; known_error, the largest change of a pixel that the observation tells.
+    """
+    test, n = held_out(problem, settings.observations), settings.samples
+    made = BridgeSampler(bridge, **vars(sampler))
+    drawn = draw(made, Row("bridge", "bridge"), test.y, n, seed, pairs_at_once(n))
+    more = ("spread", "skill", "spread_skill")
+    row = held_out_row(problem, bridge.transform, drawn, test, seed, classifier, more)
+    found = {} if row.curves.tarp is None else {"deviation_floor": deviation_floor(LEVELS, len(test.y))}
+    if problem.is_digit and (mask := bridge.transform.unknown(test.y)) is not None:
+        found["known_error"] = float(((drawn.x - test.x[:, None]) * ~mask[:, None]).abs().max())
+    return replace(row, metrics=row.metrics | found)
+
+
+def final_scores(
+    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
+) -> dict[str, Any]:
+    """Scores against the exact posterior where it is known, else of held-out pairs."""
+    if problem.has_exact_posterior:
+        return exact_scores(problem, bridge, sampler, metrics, seed)
+    return bridge_row(problem, bridge, sampler, metrics, seed).metrics
 
 
 def scoring_transform(problem: Problem) -> Transform:

@@ -14,23 +14,21 @@ margin in which a short training is no failure:
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from csb.bridge import Bridge, SampleInfo
+from csb.bridge import Bridge
 from csb.errors import MOST_DRAWS
-from csb.metrics.calibration import LEVELS, MAX_RANKED, central_coverage, rank_uniformity, sbc_ranks, tarp
-from csb.metrics.digits import digit_probabilities, load_or_train
+from csb.metrics.calibration import LEVELS, deviation_floor
+from csb.metrics.digits import load_or_train
 from csb.metrics.distances import moment_errors, sliced_wasserstein
-from csb.metrics.ensemble import EnsembleScores, std_error_correlation
 from csb.metrics.fidelity import SMALLEST, decibel, psnr, ssim_scores
 from csb.metrics.inputs import ensemble_weights, posterior_mean
-from csb.problems import ClassProblem, Pairs, Problem, Simulated
+from csb.problems import Pairs, Problem, Simulated
 from csb.problems.mnist import load_mnist
 from csb.process import Stream, seeded
 from csb.schema import Count, Schema, Whole
@@ -38,9 +36,6 @@ from csb.schema import Count, Schema, Whole
 Draws = Annotated[int, Field(ge=1, le=MOST_DRAWS)]
 Several = Annotated[int, Field(ge=2, le=MOST_DRAWS)]
 _SLICED = 10_000  # samples that the sliced distance is computed on; moments use all of them
-_UNIFORM = 100  # observations that a test of ranks needs
-_DIGITS = 64  # observations of digits drawn at once
-_RELIABILITY = 100  # observations whose pixels are binned by their standard deviation
 _FEWEST = 20  # observations, of which the logarithm's law is near a normal one
 _LONGER = "more steps (training.first_steps, training.steps), more pairs"
 _WIDTH = f"another objective.covariance (diagonal), {_LONGER} or a larger network"
@@ -82,28 +77,6 @@ class MetricsSettings(Schema):
     """How many of the exact_observations C2ST is averaged over, at most all of them."""
 
 
-class Chunk(NamedTuple):
-    """Some test pairs, their samples (B, n, *x_shape) on the CPU, and what these cost."""
-
-    pairs: Pairs
-    samples: Tensor
-    info: SampleInfo
-
-
-def draw_chunks(
-    bridge: Bridge, test: Pairs, n: int, sampler: SamplerSettings, generator: torch.Generator, size: int
-) -> Iterator[Chunk]:
-    """n samples for each test pair, ``size`` pairs at a time, so that memory stays bounded.
-
-    All random numbers come from one generator: another size gives other samples.
-    """
-    for start in range(0, len(test.x), size):
-        part = slice(start, start + size)
-        pairs = Pairs(test.x[part], test.y[part], None if test.labels is None else test.labels[part])
-        drawn = bridge.sample(pairs.y, n, generator=generator, **vars(sampler))
-        yield Chunk(pairs, drawn.x.cpu(), drawn.info)
-
-
 def pairs_at_once(n: int) -> int:
     """How many pairs of n samples each make up to 4,096 states; at least 1."""
     return max(1, 4096 // n)
@@ -112,14 +85,6 @@ def pairs_at_once(n: int) -> int:
 def held_out(problem: Problem, n: int) -> Pairs:
     """The first n test pairs; all of them where the data end before."""
     return problem.pairs("test", n if isinstance(problem, Simulated) else min(n, problem.sizes["test"]))
-
-
-def final_scores(
-    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
-) -> dict[str, float]:
-    """Scores against the exact posterior where it is known, of digits those of pictures, else of held-out pairs."""
-    of = exact_scores if problem.has_exact_posterior else ensemble_scores if problem.is_digit else held_out_scores
-    return of(problem, bridge, sampler, metrics, seed)
 
 
 def exact_scores(
@@ -143,49 +108,6 @@ def exact_scores(
             row |= {"mean_error": errors.mean_scaled, "cov_error": errors.cov_relative}
         rows.append(row)
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-def ensemble_scores(
-    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
-) -> dict[str, float]:
-    """PSNR of the posterior mean (not of classes), spread/skill, CRPS and the like over test observations."""
-    scores, test = EnsembleScores(), problem.pairs("test", metrics.observations)
-    size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.SCORES, device=bridge.device)
-    for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
-        scores.update(chunk.samples, chunk.pairs.x, mask=bridge.transform.unknown(chunk.pairs.y))
-    found = scores.compute()
-    # Samples of a class are to be near some digit of it, and not near one.
-    near = () if isinstance(problem, ClassProblem) else ("psnr_mean_per_image", "psnr_mean", "psnr_sample")
-    keys = (*near, "spread", "skill", "spread_skill", "crps", "energy_score", "std_error_pearson")
-    return {key: found[key] for key in keys}
-
-
-def held_out_scores(
-    problem: Problem, bridge: Bridge, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
-) -> dict[str, float]:
-    """Proper scores and calibration of ``metrics.samples`` samples for at most ``metrics.observations`` test pairs.
-
-    Scores of :class:`csb.metrics.ensemble.EnsembleScores`, in units of the spread of x in training; coverage_deviation
-    and tarp_deviation, mean |coverage − level| of central intervals and of joint regions
-    (:mod:`csb.metrics.calibration`), and deviation_floor, what is expected of an exact posterior with as many
-    observations; sbc_p, the p-value of uniform ranks, for 100 observations or more of at most 16 coordinates.
-    At least 2 pairs. All samples are held in memory. Images have :func:`nearness` too.
-    """
-    scores, test = EnsembleScores(scale=bridge.transform.x_scale()), held_out(problem, metrics.observations)
-    size, generator = pairs_at_once(metrics.samples), seeded(seed, Stream.HELD_OUT_DRAW, device=bridge.device)
-    parts = []
-    for chunk in draw_chunks(bridge, test, metrics.samples, sampler, generator, size):
-        parts.append(chunk.samples)
-        scores.update(chunk.samples, chunk.pairs.x)
-    samples, found = torch.cat(parts), scores.compute()
-    ranks = sbc_ranks(samples, test.x, seeded(seed, Stream.HELD_OUT_RANKS))
-    central, joint = central_coverage(ranks), tarp(samples, test.x, seeded(seed, Stream.HELD_OUT_TARP))
-    keys = ("crps", "energy_score", "spread", "skill", "spread_skill", "spread_skill_fair")
-    row = {key: found[key] for key in keys}
-    row |= {"coverage_deviation": central.deviation, "tarp_deviation": joint.deviation, "deviation_floor": joint.floor}
-    if len(ranks) >= _UNIFORM and ranks.shape[1] <= MAX_RANKED:
-        row["sbc_p"] = rank_uniformity(ranks).p_value
-    return row | (nearness(problem, samples, test.x) if problem.is_image else {})
 
 
 def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> dict[str, float]:
@@ -214,39 +136,6 @@ def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:
     return load_or_train(Path(root) / "classifier.safetensors", *train, *test, seed)
 
 
-def score_digits(
-    bridge: Bridge, test: Pairs, classifier: nn.Module, sampler: SamplerSettings, metrics: MetricsSettings, seed: int
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Figures of ``metrics.samples`` samples of digits for each test pair, and a table of pixel std against error.
-
-    Besides :class:`csb.metrics.ensemble.EnsembleScores` (inside the hole, where there is one): digit_accuracy, the
-    share of samples that the classifier reads as the true digit; known_error, the largest change of a known pixel;
-    calls, network calls a sample; seconds.
-    """
-    scores, generator = EnsembleScores(), seeded(seed, Stream.IMAGES, device=bridge.device)
-    right, calls, seconds, known, kept, mask = 0, 0, 0.0, 0.0, [], None
-    for pairs, samples, info in draw_chunks(bridge, test, metrics.samples, sampler, generator, _DIGITS):
-        calls, seconds = info.forward_evaluations, seconds + info.seconds
-        mask = bridge.transform.unknown(pairs.y)
-        scores.update(samples, pairs.x, mask=mask)
-        assert pairs.labels is not None
-        read = digit_probabilities(classifier, samples.flatten(0, 1)).argmax(1).view(len(pairs.x), -1)
-        right += int((read == pairs.labels[:, None]).sum())
-        if mask is not None:
-            known = max(known, float(((samples - pairs.x[:, None]) * ~mask[:, None]).abs().max()))
-        if sum(len(part) for part in kept) < _RELIABILITY:
-            kept.append(samples)
-    row = {**scores.compute(), "digit_accuracy": right / (len(test.x) * metrics.samples)}
-    row |= {"calls": calls, "seconds": seconds} | ({} if mask is None else {"known_error": known})
-    x = torch.cat(kept)
-    bins = std_error_correlation(x, test.x[: len(x)], bridge.transform.unknown(test.y[: len(x)]))
-    reliability = [
-        {"bin": i, "pixel_std": float(std), "rmse_of_mean": float(rmse)}
-        for i, (std, rmse) in enumerate(zip(bins.predicted_std, bins.rmse), start=1)
-    ]
-    return row, reliability
-
-
 def failures(figures: Mapping[str, Any], observations: int, samples: int) -> list[str]:
     """What is far outside what a calibrated sampler gives, one sentence a figure; empty for a healthy run.
 
@@ -265,7 +154,7 @@ def failures(figures: Mapping[str, Any], observations: int, samples: int) -> lis
             f"spread/skill is {ratio:.2g}, 1 where calibrated ({1 / most:.2g} to {most:.2g} are passed): samples are "
             f"too {f'sure; try {_WIDTH}' if ratio < 1 else wide}"
         )
-    floor = sum(math.sqrt(2 * c * (1 - c) / (math.pi * observations)) for c in LEVELS) / len(LEVELS)
+    floor = deviation_floor(LEVELS, observations)
     for key, of in (("coverage_deviation", "single coordinates"), ("tarp_deviation", "joint regions")):
         if known.get(key, 0.0) > 3 * floor + 0.1:
             found.append(

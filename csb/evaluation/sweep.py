@@ -164,7 +164,7 @@ def quantities(score: Metric | None) -> list[Metric]:
 
 def cell_text(stat: Stat, of: Metric) -> str:
     """The mean to three digits, whole numbers whole, and ± its standard deviation to two below it."""
-    mean = stat.mean
+    mean = float(stat.mean)
     text = f"{mean:.0f}" if (of.key == CALLS and mean.is_integer()) or abs(mean) >= 1000 else f"{mean:#.3g}"
     text = text.rstrip(".")
     return text if stat.sd is None or (of.key == CALLS and stat.sd == 0) else f"{text}\n± {stat.sd:.2g}"

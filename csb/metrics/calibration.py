@@ -75,8 +75,13 @@ class Coverage:
 
     @property
     def floor(self) -> float:
-        """The deviation expected of an exact posterior with as many observations: mean √(2 level(1 − level)/(πB))."""
-        return float((2 * self.levels * (1 - self.levels) / (math.pi * self.observations)).sqrt().mean())
+        """The deviation expected of an exact posterior with as many observations."""
+        return deviation_floor(self.levels.tolist(), self.observations)
+
+
+def deviation_floor(levels: Sequence[float], observations: int) -> float:
+    """The mean over levels c of √(2c(1 − c)/(πB)), the mean |coverage − c| of an exact posterior."""
+    return sum(math.sqrt(2 * c * (1 - c) / (math.pi * observations)) for c in levels) / len(levels)
 
 
 def sbc_ranks(

@@ -1,7 +1,7 @@
 """The evaluation of a finished run: tables on the screen and ``evaluation.json``, ``.md``, ``.png`` in its folder."""
 
 import logging
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -9,23 +9,20 @@ from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.pictures import draw_samples
-from csb.evaluation.results import Reference, class_row, draw
-from csb.evaluation.rows import Report, Row
+from csb.evaluation.results import bridge_row
+from csb.evaluation.rows import Report
 from csb.evaluation.scores import (
     MetricsSettings,
     SamplerSettings,
     digit_classifier,
     exact_scores,
     held_out,
-    held_out_scores,
-    pairs_at_once,
-    score_digits,
     warn_of_failure,
 )
 from csb.evaluation.table import markdown_table, print_table
 from csb.files import write_json, write_text
 from csb.networks.diffusion import Denoiser
-from csb.problems import ClassProblem, LinearGaussian
+from csb.problems import LinearGaussian
 from csb.problems.mnist_problem import MnistProblem
 from csb.process import Stream, seeded
 from csb.runs.config import schedule_of
@@ -35,7 +32,6 @@ from csb.runs.load import Run
 from csb.runs.recipe import BaselineSettings
 from csb.runs.report import compare, entries_of
 from csb.runs.stages import stored_denoiser, train_stage
-from csb.samplers import BridgeSampler
 from csb.training.state import chosen_iteration, end_figures
 
 logger = logging.getLogger(__name__)
@@ -50,10 +46,6 @@ UNITS = "CRPS to skill in units of the prior's standard deviation"
 HALF_STEPS = (
     "half_step", "loss", "x0_distance", "x0_floor", "xT_distance", "xT_floor", "drift_norm", "inflation",
     "spread_skill_before", "fill_share", "cache_mib",
-)  # fmt: skip
-IMAGE_FIGURES = (
-    "psnr_mean_per_image", "psnr_mean", "psnr_sample", "spread_skill", "spread_skill_fair", "spread", "skill", "crps",
-    "energy_score", "digit_accuracy", "std_error_pearson", "known_error", "calls", "seconds",
 )  # fmt: skip
 
 
@@ -72,10 +64,7 @@ def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed:
 def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     problem = run.problem
     problem.prepare()
-    table = _exact if problem.has_exact_posterior else _held_out
-    if problem.is_digit:
-        table = _classes if isinstance(problem, ClassProblem) else _images
-    tables = table(run, sampler, metrics, seed)
+    tables = (_exact if problem.has_exact_posterior else _held_out)(run, sampler, metrics, seed)
     if run.history:
         rows = [{key: row[key] for key in HALF_STEPS if key in row} for row in run.history]
         tables["half-steps, as trained"] = rows
@@ -137,38 +126,6 @@ def compare_run(
     return report
 
 
-def _images(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
-    test = run.problem.pairs("test", metrics.observations)
-    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
-    rows, reliability = [], []
-    for iteration, bridge in iterations(run):
-        row, reliability = score_digits(bridge, test, classifier, sampler, metrics, seed)
-        rows.append({"iteration": iteration, **row})
-    n, m = metrics.observations, metrics.samples
-    return {
-        f"posterior samples, {n} test digits × {m} (classifier: {accuracy:.2%} on the test set)": [
-            {"figure": key, **{f"iteration {row['iteration']}": row[key] for row in rows}}
-            for key in IMAGE_FIGURES
-            if key in rows[0]
-        ],
-        "pixel std of the last iteration against its error, in ten bins of pixels": reliability,
-    }
-
-
-def _classes(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
-    test, n = run.problem.pairs("test", metrics.observations), metrics.samples
-    classifier, accuracy = digit_classifier(cast(MnistProblem, run.problem).root, seed)
-    real, rows = Reference.of(run.problem), []
-    for iteration, bridge in iterations(run):
-        made = BridgeSampler(bridge, **vars(sampler))
-        drawn = draw(made, Row("bridge", "bridge"), test.y, n, seed, pairs_at_once(n))
-        found = class_row(drawn, test, classifier, real)
-        cost = {"calls": found.forward_evaluations, "seconds": found.seconds}
-        rows.append({"iteration": iteration, **found.metrics, **cost})
-    title = f"samples of classes, {len(test.x)} × {n} (classifier: {accuracy:.2%} on the test set)"
-    return {title: rows}
-
-
 def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     problem = run.problem
     rows = [{"iteration": i, **exact_scores(problem, bridge, sampler, metrics, seed)} for i, bridge in iterations(run)]
@@ -188,12 +145,26 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
 
 
 def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
-    count = len(held_out(run.problem, metrics.observations).x)
-    rows = [
-        {"iteration": i, **held_out_scores(run.problem, bridge, sampler, metrics, seed)}
-        for i, bridge in iterations(run)
+    problem, classifier, title, units = run.problem, None, "held-out pairs", f", {UNITS}"
+    if isinstance(problem, MnistProblem):
+        classifier, accuracy = digit_classifier(problem.root, seed)
+        title, units = "test digits", f" (classifier: {accuracy:.2%} on the test set)"
+    rows, curves = [], None
+    for iteration, bridge in iterations(run):
+        row = bridge_row(problem, bridge, sampler, metrics, seed, classifier)
+        cost, curves = {"calls": row.forward_evaluations, "seconds": row.seconds}, row.curves.std_error
+        rows.append({"iteration": iteration, **row.metrics, **cost})
+    count = len(held_out(problem, metrics.observations).x)
+    title = f"on {count} {title} × {metrics.samples} samples{units}"
+    if curves is None:
+        return {title: rows}
+    figures = [
+        {"figure": key, **{f"iteration {row['iteration']}": row[key] for row in rows}}
+        for key in rows[0]
+        if key != "iteration"
     ]
-    return {f"on {count} held-out pairs × {metrics.samples} samples, {UNITS}": rows}
+    bins = [{"bin": i, "pixel_std": s, "rmse_of_mean": e} for i, (s, e) in enumerate(zip(curves.std, curves.error), 1)]
+    return {title: figures, "pixel std of the last iteration against its error, in ten bins of pixels": bins}
 
 
 def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:

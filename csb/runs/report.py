@@ -16,13 +16,13 @@ from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
 from csb.evaluation.pictures import observation_label, samples_figure
 from csb.evaluation.report import write_report
-from csb.evaluation.results import Drawn, Reference, against_exact, class_row, draw, image_row, point_row
+from csb.evaluation.results import Drawn, against_exact, draw, held_out_row
 from csb.evaluation.rows import Report, Row
-from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, nearness, pairs_at_once
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, pairs_at_once
 from csb.metrics.local import local_c2st, predictive_p
 from csb.networks.diffusion import Denoiser
 from csb.numbers import Observed
-from csb.problems import ClassProblem, FilePairs, Pairs, Problem
+from csb.problems import FilePairs, Pairs, Problem
 from csb.problems.mnist_problem import MnistProblem
 from csb.problems.sources import same_pairs
 from csb.process import Grid, Stream, seeded
@@ -157,14 +157,8 @@ def _score(
     metrics: MetricsSettings,
     seed: int,
 ) -> Row:
-    problem, transform = run.problem, run.bridge.transform
-    if isinstance(problem, ClassProblem) and classifier is not None:
-        return class_row(drawn, test, classifier, Reference.of(problem))
-    if problem.is_digit:
-        return image_row(drawn, test, classifier, transform.unknown(test.y), seed)
-    row = point_row(drawn, test, seed, transform.x_scale())
-    if problem.is_image:
-        row = replace(row, metrics=nearness(problem, drawn.x, test.x, drawn.log_weights) | row.metrics)
+    problem = run.problem
+    row = held_out_row(problem, run.bridge.transform, drawn, test, seed, classifier)
     if not problem.has_exact_posterior:
         return row
     y = test.y[: metrics.exact_observations]

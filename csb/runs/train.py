@@ -16,7 +16,8 @@ from csb.errors import CSBError
 from csb.evaluation.diagnose_figures import HalfStepLosses, loss
 from csb.evaluation.pictures import draw_samples
 from csb.evaluation.plots import write_png
-from csb.evaluation.scores import final_scores, warn_of_failure
+from csb.evaluation.results import final_scores
+from csb.evaluation.scores import warn_of_failure
 from csb.evaluation.selection import drift_norm, end_distances, inflate, validation_score
 from csb.files import SUFFIX, model_file, remove_leftovers, write_json
 from csb.problems import Pairs

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from csb.bridge import Bridge
 from csb.errors import LARGEST, CSBError
-from csb.evaluation.scores import MetricsSettings, SamplerSettings, ensemble_scores
+from csb.evaluation.results import final_scores
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.files import write_json
 from csb.metrics.distances import c2st
 from csb.problems import Problem
@@ -49,7 +50,7 @@ def c2st_score(bridge: Bridge, problem: Problem, observations: int, samples: int
 def psnr_score(bridge: Bridge, problem: Problem, observations: int, samples: int, seed: int) -> float:
     """PSNR of posterior means, dB, the mean over test digits."""
     metrics = MetricsSettings(observations=observations, samples=samples)
-    return ensemble_scores(problem, bridge, SamplerSettings(), metrics, seed)["psnr_mean_per_image"]
+    return final_scores(problem, bridge, SamplerSettings(), metrics, seed)["psnr_mean_per_image"]
 
 
 class Target(NamedTuple):

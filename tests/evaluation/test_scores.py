@@ -8,14 +8,13 @@ import pytest
 import torch
 from suites.timing import sampling_overhead
 
+from csb.evaluation.results import bridge_row
 from csb.evaluation.scores import (
     MetricsSettings,
     SamplerSettings,
-    draw_chunks,
     exact_scores,
     failures,
     held_out,
-    held_out_scores,
     warn_of_failure,
 )
 from csb.evaluation.selection import end_distances
@@ -57,7 +56,7 @@ def test_an_exact_bridge_is_at_the_floor_and_calibrated(exact):
     assert found["sliced_w"] < 1.6 * found["sliced_w_floor"]
     assert found["mean_error"] < 0.03
     assert found["cov_error"] < 0.05
-    found = held_out_scores(RIGHT, exact.bridge, SamplerSettings(), METRICS, seed=0)
+    found = bridge_row(RIGHT, exact.bridge, SamplerSettings(), METRICS, seed=0).metrics
     assert found["spread_skill_fair"] == pytest.approx(1, abs=0.05)
     assert found["coverage_deviation"] < 2.5 * found["deviation_floor"]
     assert found["tarp_deviation"] < 2.5 * found["deviation_floor"]
@@ -70,29 +69,16 @@ def test_a_biased_or_narrow_bridge_is_not(exact):
     assert found["sliced_w"] > 4 * found["sliced_w_floor"]
     expected = float(OFFSET.norm()) / float(PLAIN.C.trace()) ** 0.5
     assert found["mean_error"] == pytest.approx(expected, rel=0.05)
-    found = held_out_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
+    found = bridge_row(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0).metrics
     assert found["coverage_deviation"] > 0.03
     assert found["sbc_p"] < 1e-5
     found = exact_scores(RIGHT, exact.bridge, SamplerSettings(mean_only=True), METRICS, seed=0)
     assert found["cov_error"] > 0.2
 
 
-@pytest.mark.parametrize("labels", [None, torch.arange(7)], ids=["no labels", "labels"])
-def test_chunks_are_calls_of_the_bridge_one_after_the_other(exact, labels):
-    test = Pairs(*PLAIN.pairs("test", 7)[:2], labels)
-    chunks = list(draw_chunks(exact.bridge, test, 5, SamplerSettings(batch_size=4), seeded(3), 3))
-    assert [chunk.samples.shape for chunk in chunks] == [(3, 5, 2), (3, 5, 2), (1, 5, 2)]
-    generator = seeded(3)
-    for chunk, rows in zip(chunks, torch.arange(7).split(3)):
-        assert torch.equal(chunk.samples, exact.bridge.sample(test.y[rows], 5, generator=generator, batch_size=4).x)
-        assert torch.equal(chunk.pairs.x, test.x[rows])
-        assert chunk.pairs.labels is None if labels is None else torch.equal(chunk.pairs.labels, labels[rows])
-        assert chunk.info.forward_evaluations == exact.grid.T
-
-
 def test_few_observations_have_no_p_value_and_data_may_end(exact):
     few = MetricsSettings(observations=20, samples=10)
-    found = held_out_scores(RIGHT, exact.bridge, SamplerSettings(), few, seed=0)
+    found = bridge_row(RIGHT, exact.bridge, SamplerSettings(), few, seed=0).metrics
     assert "sbc_p" not in found
     assert found["deviation_floor"] > 0.05
     assert len(held_out(LinearGaussian(n_test=5), 7).x) == 7  # more of the same stream
@@ -184,7 +170,7 @@ def test_a_run_says_it_in_one_line_and_an_exact_one_says_nothing(caplog, tmp_pat
     def judge(**options):
         caplog.clear()
         sampler = SamplerSettings(**options)
-        found = held_out_scores(problem, bridge, sampler, metrics, 0)
+        found = bridge_row(problem, bridge, sampler, metrics, 0).metrics
         found |= end_distances(bridge, problem.pairs("val", 600), 0)
         with caplog.at_level(logging.WARNING, "csb"):
             warn_of_failure(tmp_path, found, problem, sampler, metrics)

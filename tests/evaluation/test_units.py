@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from csb.evaluation.results import draw, point_row
+from csb.evaluation.results import bridge_row, draw, point_row
 from csb.evaluation.rows import Row
-from csb.evaluation.scores import MetricsSettings, SamplerSettings, held_out_scores
+from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.evaluation.selection import inflate, validation_score
 from csb.metrics.calibration import sbc_ranks, tarp
 from csb.metrics.distances import c2st, mmd, sample_moments, sliced_wasserstein
@@ -63,7 +63,7 @@ def test_summary_scores_do_not_depend_on_units(units):
 
     def scores(units):
         problem, bridge = pairs_in(units), in_units(units)
-        held_out = held_out_scores(problem, bridge, SamplerSettings(), metrics, seed=0)
+        held_out = bridge_row(problem, bridge, SamplerSettings(), metrics, seed=0).metrics
         test = problem.pairs("test", 20)
         drawn = draw(BridgeSampler(bridge), Row("bridge", "bridge"), test.y, 8, 0, 20)
         return {key: held_out[key] for key in OF_UNITS}, point_row(drawn, test, 0, bridge.transform.x_scale()).metrics
