@@ -76,8 +76,6 @@ def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
         CSBError: processes that do not fit the settings, too few GPUs, a process that was killed.
     """
     if device.world == 1:
-        if (started := os.environ.get("WORLD_SIZE", "1")) != "1" and "TORCHELASTIC_RUN_ID" in os.environ:
-            raise CSBError(f"torchrun started {started} processes; give trainer.devices= those of a machine")
         return Ranks.of(device)
     if environment() is not None:
         if PARENT in os.environ:  # nobody else would stop this process, were the one that started it killed

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from csb.evaluation import plots
 from csb.evaluation.catalogue import Metric, accuracy_metrics, show
-from csb.evaluation.plots import Look, Tile
+from csb.evaluation.plots import Line, Look, Tile
 from csb.evaluation.rows import Report, Row
 
 COSTS = {"evaluations": "network evaluations a sample", "seconds": "seconds a call"}
@@ -65,7 +64,7 @@ def reference_lines(methods: Sequence[Row], of: Metric) -> list[tuple[float, Loo
     return found
 
 
-def _tick(value: float, _position: int = 0) -> str:
+def _tick(value: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,g}"
@@ -73,41 +72,23 @@ def _tick(value: float, _position: int = 0) -> str:
 
 def _points(report: Report, key: str, cost: str) -> list[tuple[Row, float, float]]:
     found = [(m, getattr(m, cost), m.value(key)) for m in report.compared]
-    return [(m, c, v) for m, c, v in found if c is not None and v is not None]
+    return [(m, c, v) for m, c, v in found if c and v is not None]
 
 
-def _draw_accuracy(axes: Axes, report: Report, of: Metric, cost: str) -> None:
-    """A point a method over a logarithmic cost; methods without network calls stand left of a rule, at 0."""
+def _accuracy_panel(report: Report, of: Metric, cost: str) -> Tile:
+    """A point a method over a logarithmic cost; those of a family are joined."""
     look_of, points = looks(report.methods), _points(report, of.key, cost)
-    costs = [c for _, c, _ in points if c > 0]
-    low, high = min(costs), max(costs)
-    zero = low / max(3.0, (high / low) ** 0.2)
-    axes.set_xscale("log")
+    lines = []
     for family in dict.fromkeys(m.family for m, _, _ in points if m.family):
-        own = [(m, max(c, zero), v) for m, c, v in points if m.family == family]
-        line = sorted((c, v) for _, c, v in own)
-        axes.plot(*zip(*line), color=look_of[own[0][0].name].color, linewidth=1, alpha=0.55)
+        own = sorted((c, v, m.name) for m, c, v in points if m.family == family)
+        color = look_of[own[0][2]].color
+        lines.append(Line(Look("", color, dash="-"), [c for c, *_ in own], [v for _, v, _ in own]))
     for m, c, v in points:
-        style = {**look_of[m.name].line, "linestyle": "none", "markersize": 8}
-        axes.errorbar(max(c, zero), v, m.error(of.key) or None, capsize=3, elinewidth=1.2, zorder=3, **style)
-    left = zero if any(c == 0 for _, c, _ in points) else low
-    axes.set_xlim(left / 1.6, high * 1.6)
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if left == zero:
-        ticks = [t for t in axes.get_xticks() if low / 1.01 <= t <= high * 1.6]
-        axes.set_xticks([zero, *ticks], ["0", *map(_tick, ticks)])
-        axes.minorticks_off()
-        axes.axvline((zero * low) ** 0.5, color=plots.BAND, linewidth=0.8, linestyle=(0, (1, 2)))
-    elif high / low < 20:
-        ticks = sorted({c for _, c, _ in points})
-        axes.set_xticks(ticks, [_tick(float(f"{t:.3g}")) for t in ticks])
-        axes.minorticks_off()
-    axes.margins(y=0.15)
-    for value, line in reference_lines(report.methods, of):
-        axes.axhline(value, color=line.color, linewidth=1.2, linestyle=line.dash, zorder=1)
-    axes.set_xlabel(COSTS[cost])
-    axes.grid()
+        error = m.error(of.key)
+        lines.append(Line(look_of[m.name]._replace(dash="none"), [c], [v], None if error is None else [error]))
+    levels = reference_lines(report.methods, of)
+    panel = plots.Panel("", COSTS[cost], "", lines, levels, "linear")
+    return Tile(axis_label(of), partial(plots.draw_panel, panel=panel, legend=False))
 
 
 def accuracy_charts(report: Report) -> list[Chart]:
@@ -121,7 +102,7 @@ def accuracy_charts(report: Report) -> list[Chart]:
     for of in accuracy_metrics(report):
         for cost, words in COSTS.items():
             points = _points(report, of.key, cost)
-            if not any(c > 0 for _, c, _ in points):
+            if not points:
                 continue
             lines = [line for _, line in reference_lines(report.methods, of)]
             legend = [*(look_of[m.name]._replace(dash="none") for m, _, _ in points), *lines]
@@ -131,7 +112,7 @@ def accuracy_charts(report: Report) -> list[Chart]:
                     f"{of.key}-{cost}", f"{of.label} against {words}",
                     f"{of.explanation} {of.sense.capitalize()}. The horizontal axis is logarithmic.",
                     f"{of.label} ({of.sense}) against {words}. {values}.",
-                    [Tile(axis_label(of), partial(_draw_accuracy, report=report, of=of, cost=cost))], 276, legend,
+                    [_accuracy_panel(report, of, cost)], 276, legend,
                 )
             )  # fmt: skip
     return charts

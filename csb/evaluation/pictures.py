@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from csb.bridge import Bridge
 from csb.evaluation import plots
-from csb.problems import Problem
+from csb.problems import Pairs, Problem
+from csb.process import Stream, seeded
 
 SAMPLE_COLUMNS = 6
 
@@ -50,6 +53,18 @@ def draw_samples(
 ) -> bool:
     """Write :func:`samples_figure` as PNG, atomically; False, and no file, where there is nothing to draw."""
     return plots.write_png(path, samples_figure(problem, x, y, samples, exact, title))
+
+
+def draw_bridge(
+    path: Path, bridge: Bridge, problem: Problem, pairs: Pairs, n: int, seed: int, stream: Stream, title: str
+) -> bool:
+    """:func:`draw_samples` of n samples of a bridge, and 1000 exact ones where there are any, for some pairs."""
+    generator = seeded(seed, stream, device=bridge.device)
+    samples, exact = bridge.sample(pairs.y, n, generator=generator).x.cpu(), None
+    if problem.has_exact_posterior:
+        laws = [problem.posterior(y) for y in pairs.y]
+        exact = torch.stack([law.sample(1000, seeded(seed, stream, i)) for i, law in enumerate(laws)])
+    return draw_samples(path, problem, pairs.x, pairs.y, samples, exact, title)
 
 
 def samples_figure(

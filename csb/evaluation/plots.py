@@ -185,7 +185,8 @@ def tiled(
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, legend: bool) -> None:
+def draw_panel(axes: Axes, panel: Panel, legend: bool) -> None:
+    """Draw a panel, with a legend inside where it is wanted."""
     axes.set_xscale("log")
     if xs := [x for line in panel.lines for x in line.x]:
         axes.set_xlim(min(xs) / 1.25, max(xs) * 1.25)
@@ -220,7 +221,7 @@ def curves_figure(panels: Sequence[Panel], legends: bool = False) -> Figure | No
         return None
     entries = dict.fromkeys(line.look for panel in panels for line in panel.lines)
     entries |= dict.fromkeys(entry for panel in panels for _, entry in panel.levels)
-    drawn = [Tile(panel.title, lambda axes, panel=panel: _draw(axes, panel, legends)) for panel in panels]
+    drawn = [Tile(panel.title, lambda axes, panel=panel: draw_panel(axes, panel, legends)) for panel in panels]
     return tiled(drawn, (WIDE / 2, _HEIGHT), across=2, legend=[] if legends else list(entries))
 
 

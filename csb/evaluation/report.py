@@ -9,13 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from csb.evaluation import plots
 from csb.evaluation.catalogue import (
-    Cell,
-    Column,
     amount,
     columns,
     findings,
@@ -27,14 +24,13 @@ from csb.evaluation.catalogue import (
 )
 from csb.evaluation.charts import Chart, accuracy_charts, calibration_charts
 from csb.evaluation.diagnose import Diagnosis
-from csb.evaluation.plots import INK, MUTED, RULE, TEXT, UNIT, WIDE, data_uri, drawing, png, wrap
+from csb.evaluation.plots import UNIT, WIDE, data_uri, drawing, png
 from csb.evaluation.rows import FORMAT, Report
 from csb.evaluation.table import escape_markdown, format_value, markdown_table
 from csb.files import write_atomically, write_json, write_text
 
 _FOLDER = Path(__file__).parent
-_PANELS, _METRICS = 3, 6  # of the picture
-_ROW = 22  # units: height of a line of its table
+_PANELS = 3  # of the picture
 _DIAGNOSES = {  # the figures of a diagnosis that the page shows, and words in place of each
     "corner": "Corner plot of one posterior beside the prior",
     "recovery": "Posterior means and intervals over the truth, parameter by parameter",
@@ -149,52 +145,18 @@ def render_markdown(report: Report, diagnosis: Diagnosis | None = None) -> str:
 
 @drawing()
 def overview(report: Report) -> Figure:
-    """The picture: accuracy against network evaluations, calibration, and an excerpt of the table."""
+    """The picture: accuracy against network evaluations, and calibration."""
     accuracy, calibration = accuracy_charts(report), [c for c in calibration_charts(report) if not c.tiled]
     order = {"coverage": 0, "std-error": 1, "tarp": 2}
     calibration.sort(key=lambda c: order.get(c.key, 9))
     charts = (accuracy[:1] + calibration + accuracy[1:])[:_PANELS]
-    plots_height, table = (300 if charts else 0), _ROW * (len(report.methods) + 3)
     line = f"{report.problem}: {report.observations:,} observations, {report.samples:,} samples each"
-    figure = plots.new_figure(WIDE, plots_height + table, f"{report.title}\n{line}")
-    heights = [plots_height, table] if charts else [table]
-    grid = figure.add_gridspec(len(heights), max(1, len(charts)), height_ratios=heights)
-    for i, chart in enumerate(charts):
-        axes = figure.add_subplot(grid[0, i])
-        chart.panels[0].draw(axes)
+    drawn = []
+    for chart in charts:
         titles = dict.fromkeys((chart.title, chart.panels[0].label))  # of what, and of the vertical axis
-        axes.set_title("\n".join(wrap(title, WIDE / len(charts) - 40) for title in titles))
-    _draw_table(figure.add_subplot(grid[-1, :]), report)
+        drawn.append(chart.panels[0]._replace(label="\n".join(titles)))
     shown = {look.label: look for chart in charts for look in chart.legend}  # one with its dashes comes after
-    if shown:
-        plots.add_legend(figure, [*shown.values()])
-    return figure
-
-
-def _draw_table(axes: Axes, report: Report) -> None:
-    """NFE, time, and up to _METRICS metrics, those of the summary first; in units of rows: the head takes three."""
-    found, left = {c.key: c for c in columns(report)}, 0.2
-    nfe = Column("", "NFE", "a sample", "evaluations", [Cell(amount(m.evaluations)) for m in report.methods])
-    keys = dict.fromkeys([*headline_keys(report), *(m.key for m in metrics_of(report))])
-    chosen = [found[key] for key in keys if key in found][:_METRICS]
-    shown = [nfe, *([found["seconds"]] if "seconds" in found else []), *chosen]
-    step = (1 - left) / len(shown)
-    axes.set(xlim=(0, 1), ylim=(len(report.methods), -3))
-    axes.set_axis_off()
-
-    def write(x: float, row: float, text: str, **style: Any) -> None:
-        axes.text(x, row, text, **{"va": "center", "color": INK, **style})
-
-    write(0, -0.5, "Method", weight="bold")
-    for j, column in enumerate(shown, start=1):
-        label = "\n".join(wrap(column.label, WIDE * step - 28).splitlines()[:2])
-        write(left + j * step, -1.1, label, ha="right", va="bottom", weight="bold", linespacing=1.05)
-        write(left + j * step, -0.5, column.note, ha="right", color=MUTED)
-    for i, method in enumerate(report.methods):
-        axes.axhline(i, color=RULE, linewidth=0.8)
-        style = {"style": "italic", "color": MUTED} if method.reference else {}
-        name = method.label if len(method.label) <= 28 else f"{method.label[:27]}…"
-        write(0, i + 0.5, name, fontsize=TEXT, **style)
-        for j, column in enumerate(shown, start=1):
-            cell = column.cells[i]
-            write(left + j * step, i + 0.5, cell.text, ha="right", weight="bold" if cell.best else "normal", **style)
+    title = f"{report.title}\n{line}"
+    if not drawn:
+        return plots.new_figure(WIDE, 0, title)
+    return plots.tiled(drawn, (WIDE / len(drawn), 300), title=title, legend=[*shown.values()])

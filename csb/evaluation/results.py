@@ -331,9 +331,9 @@ def scoring_transform(problem: Problem) -> Transform:
     return problem.make_transform(problem.rows("train"))
 
 
-def _evenly(drawn: Drawn, i: int) -> Tensor:
-    """The samples (n, d) of observation i, resampled to equal weight where they have weights."""
-    x = drawn.x[i].flatten(1)
+def evenly(drawn: Drawn, i: int) -> Tensor:
+    """The samples (n, *x_shape) of observation i, resampled to equal weight where they have weights."""
+    x = drawn.x[i]
     return x if drawn.log_weights is None else x[systematic(drawn.log_weights[i].exp(), len(x), 0.5)]
 
 
@@ -351,7 +351,7 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings
         row = {
             "sliced_w": sliced_wasserstein(x, first, seeded(seed, Stream.COMPARISON_SLICES), p=1, log_weights_a=w),
             "sliced_w_floor": sliced_wasserstein(second, first, seeded(seed, Stream.COMPARISON_SLICES), p=1),
-            "mmd": mmd(_evenly(drawn, i)[:_MMD], first[:_MMD]),
+            "mmd": mmd(evenly(drawn, i).flatten(1)[:_MMD], first[:_MMD]),
         }
         if law.mean is not None and law.cov is not None:
             errors = moment_errors(x, law.moments, w)
@@ -371,6 +371,6 @@ def against_exact(problem: Problem, drawn: Drawn, y: Tensor, seed: int, settings
 def _c2st(problem: Problem, drawn: Drawn, y: Tensor, i: int, seed: int, n: int) -> float:
     """C2ST of at most n samples of observation i."""
     exact = problem.posterior(y[i]).sample(n, seeded(seed, Stream.COMPARISON_EXACT, i, 3)).flatten(1)
-    x = _evenly(drawn, i)
+    x = evenly(drawn, i).flatten(1)
     n = min(n, len(x))
     return c2st(exact[:n], x[torch.randperm(len(x), generator=seeded(seed, Stream.COMPARISON_EXACT, i, 4))[:n]])

@@ -24,7 +24,7 @@ from csb.problems import Pairs, Problem
 from csb.runs.budgets import KEYS, Budget, Comparison, Fit, budget_table, cost_panels
 from csb.runs.guided import horizon_warnings
 from csb.runs.load import Run
-from csb.runs.methods import Method, methods_of
+from csb.runs.methods import Method, bridge_method, methods_of
 from csb.runs.sources import Sources, without_places
 from csb.samplers import GUIDED, BridgeSampler, Sampler
 from csb.schema import shown
@@ -272,12 +272,7 @@ def _method(given: Any) -> Method:
     """A run, bridge or sampler as a method: a bridge with 1 to T steps, any other sampler as it is."""
     given = given.bridge if isinstance(given, Run) else given
     if isinstance(given, Bridge):
-        T = given.grid.T
-
-        def make(steps: int) -> Sampler:
-            return BridgeSampler(given, sample_steps=None if steps == T else steps)
-
-        return Method("bridge", BridgeSampler.__name__, make, lambda steps: steps, steps=tuple(range(1, T + 1)))
+        return bridge_method(given, "bridge", BridgeSampler.__name__, {}, tuple(range(1, given.grid.T + 1)))
     if not isinstance(given, Sampler):
         raise CSBError(f"{shown(given)} is no sampler; give runs, bridges or samplers of csb.samplers")
     name = getattr(given, "label", type(given).__name__)

@@ -3,12 +3,10 @@
 import logging
 from typing import Any
 
-import torch
-
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
-from csb.evaluation.pictures import draw_samples
+from csb.evaluation.pictures import draw_bridge
 from csb.evaluation.results import bridge_row
 from csb.evaluation.rows import Report
 from csb.evaluation.scores import (
@@ -24,7 +22,7 @@ from csb.files import write_json, write_text
 from csb.networks.diffusion import Denoiser
 from csb.problems import LinearGaussian
 from csb.problems.mnist_problem import MnistProblem
-from csb.process import Stream, seeded
+from csb.process import Stream
 from csb.runs.config import schedule_of
 from csb.runs.folder import writing
 from csb.runs.guided import can_be_guided
@@ -170,18 +168,7 @@ def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed
 def _picture(run: Run, metrics: MetricsSettings, seed: int) -> None:
     """Posterior samples of the first test observations."""
     problem, rows = run.problem, metrics.picture_rows
-    test = held_out(problem, rows)
-    generator = seeded(seed, Stream.EVALUATION_PICTURE, device=run.bridge.device)
-    path = run.folder / "evaluation.png"
-    samples = run.bridge.sample(test.y, 64 if problem.is_image else 1000, generator=generator).x.cpu()
-    exact = None
-    if problem.has_exact_posterior:
-        exact = torch.stack(
-            [
-                problem.posterior(y).sample(1000, seeded(seed, Stream.EVALUATION_PICTURE, i))
-                for i, y in enumerate(test.y)
-            ]
-        )
+    n, stream = 64 if problem.is_image else 1000, Stream.EVALUATION_PICTURE
     title = f"{problem.name}: test {'digits' if problem.is_digit else 'observations'}, T = {run.bridge.grid.T}"
     title += f", {run.iteration}" if run.iteration else ""
-    draw_samples(path, problem, test.x, test.y, samples, exact, title)
+    draw_bridge(run.folder / "evaluation.png", run.bridge, problem, held_out(problem, rows), n, seed, stream, title)

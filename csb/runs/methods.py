@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.files import checksum, model_file
 from csb.problems import Transform
@@ -94,11 +95,18 @@ def _of_run(run: Run, name: str, label: str) -> Method:
     except CSBError:  # these kernels take all steps or none
         steps = (T,)
 
-    def make(S: int) -> Sampler:
-        return BridgeSampler(run.bridge, sample_steps=S if S < T else None)
-
     about = {"method": "bridge", "source": checksum(model_file(run.folder, "bridge"))}
-    return Method(name, f"{label}, T = {T}", make, lambda S: S, about, steps)
+    return bridge_method(run.bridge, name, f"{label}, T = {T}", about, steps)
+
+
+def bridge_method(bridge: Bridge, name: str, label: str, about: Mapping[str, Any], steps: tuple[int, ...]) -> Method:
+    """A bridge, which takes any of some numbers of steps."""
+    T = bridge.grid.T
+
+    def make(S: int) -> Sampler:
+        return BridgeSampler(bridge, sample_steps=S if S < T else None)
+
+    return Method(name, label, make, lambda S: S, about, steps)
 
 
 def _amortized(of: Sources, name: str) -> list[Method]:

@@ -16,7 +16,7 @@ from csb.errors import CSBError
 from csb.evaluation.diagnose import FEWEST, Diagnosis, diagnose
 from csb.evaluation.pictures import observation_label, samples_figure
 from csb.evaluation.report import write_report
-from csb.evaluation.results import Drawn, against_exact, draw, held_out_row
+from csb.evaluation.results import Drawn, against_exact, draw, evenly, held_out_row
 from csb.evaluation.rows import Report, Row
 from csb.evaluation.scores import MetricsSettings, SamplerSettings, digit_classifier, held_out, pairs_at_once
 from csb.metrics.local import local_c2st, predictive_p
@@ -125,7 +125,7 @@ def compare(
         logger.info("%s: %d observations × %d samples", row.label, len(test.y), n)
         drawn = draw(sampler, row, test.y, n, seed, pairs_at_once(n))
         rows.append(_score(run, sampler, drawn, test, classifier, metrics, seed))
-        shown.append(_shown(drawn, metrics.picture_rows))
+        shown.append(torch.stack([evenly(drawn, i) for i in range(min(metrics.picture_rows, len(test.y)))]))
         if diagnosis is None and len(problem.x_shape) == 1 and len(test.x) >= FEWEST:  # of the run's own bridge
             generator = seeded(seed, Stream.HELD_OUT_DRAW, device=run.bridge.device)
             diagnosis = diagnose_run(run, test, drawn.x, generator, seed)
@@ -165,16 +165,6 @@ def _score(
     whole = draw(sampler, drawn.row, y, metrics.exact_samples, seed + 1, 1)
     distances, errors = against_exact(problem, whole, y, seed, metrics)
     return replace(row, metrics=row.metrics | distances, standard_errors=row.standard_errors | errors)
-
-
-def _shown(drawn: Drawn, rows: int) -> Tensor:
-    """Samples of the first observations for the pictures, resampled where they are weighted."""
-    x = drawn.x[:rows]
-    if drawn.log_weights is None:
-        return x
-    w = drawn.log_weights[:rows].exp()
-    chosen = torch.multinomial(w, x.shape[1], replacement=True, generator=torch.Generator().manual_seed(0))
-    return torch.stack([one[index] for one, index in zip(x, chosen)])
 
 
 def _pictures(run: Run, test: Pairs, rows: list[Row], shown: list[Tensor]) -> list[Figure]:

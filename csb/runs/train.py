@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from csb.bridge import Bridge, build_bridge, load
 from csb.bridge.check import MOST
 from csb.bridge.checkpoint import save_reference
 from csb.errors import CSBError
 from csb.evaluation.diagnose_figures import HalfStepLosses, loss
-from csb.evaluation.pictures import draw_samples
+from csb.evaluation.pictures import draw_bridge
 from csb.evaluation.plots import write_png
 from csb.evaluation.results import final_scores
 from csb.evaluation.scores import warn_of_failure
@@ -217,18 +216,10 @@ class RunObserver:
 
     def _picture(self, bridge: Bridge, half_step: HalfStep, step: int) -> None:
         run, problem, name = self.run, self.run.problem, f"{half_step.name}_{step:06d}"
-        x, y = (part[: run.metrics.picture_rows] for part in (self.val.x, self.val.y))
-        generator = seeded(run.seed, Stream.PICTURE, device=bridge.device)
-        samples = bridge.sample(y, 32 if problem.is_image else 1000, generator=generator).x.cpu()
+        pairs = Pairs(*(part[: run.metrics.picture_rows] for part in (self.val.x, self.val.y)))
         path = run.folder / "pictures" / f"{name}.png"
         title = f"{problem.name}: {half_step.direction} half-step of iteration {half_step.iteration}, step {step}"
-        if draw_samples(path, problem, x, y, samples, self._exact(y), title):
+        n = 32 if problem.is_image else 1000
+        if draw_bridge(path, bridge, problem, pairs, n, run.seed, Stream.PICTURE, title):
             before = sum(one.steps for one in plan(run.training)[: half_step.index])
             self.logs.picture("samples", path, before + step)
-
-    def _exact(self, y: Tensor) -> Tensor | None:
-        problem, seed = self.run.problem, self.run.seed
-        if not problem.has_exact_posterior:
-            return None
-        laws = [problem.posterior(one) for one in y]
-        return torch.stack([law.sample(1000, seeded(seed, Stream.PICTURE, i)) for i, law in enumerate(laws)])

@@ -42,7 +42,7 @@ FIT = {  # the same, from Python
 def _quick():
     """Without pictures, and with fewer validation states: both take longer than these trainings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("csb.runs.train.draw_samples", lambda *_: None)
+        patch.setattr("csb.runs.train.draw_bridge", lambda *_: False)
         patch.setattr("csb.runs.train.write_png", lambda *_: None)
         patch.setattr("csb.training.half_step._STATES", 512)
         yield

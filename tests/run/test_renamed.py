@@ -105,7 +105,7 @@ def test_an_older_result_is_read(tmp_path):
 
 
 def test_an_older_comparison_is_read(tmp_path):
-    row = {"metrics": {"crps": 0.1, "ratio_fair": 0.64}, "standard_errors": {"crps": 0.01, "ratio_fair": 0.032}}
+    row = {"metrics": {"crps": 0.1, "ratio_fair": 0.64}}
     sweeps = {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread/skill": 0.25}]}}
     entries = [{"key": {"kind": "row"}, "found": row}, {"key": {"kind": "sweep"}, "found": sweeps}]
     (tmp_path / "compare.json").write_text(json.dumps({"format": FORMAT, "entries": entries}))
@@ -113,5 +113,4 @@ def test_an_older_comparison_is_read(tmp_path):
     assert store.load({"kind": "sweep"}) == {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread_skill": 0.5}]}}
     assert store.load({"kind": "row"}) == {
         "metrics": {"crps": 0.1, "spread_skill_fair": pytest.approx(0.8)},
-        "standard_errors": {"crps": 0.01, "spread_skill_fair": pytest.approx(0.02)},
     }
