@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from csb.bridge import Bridge
 from csb.bridge.check import p_values, warned
-from csb.bridge.samples import as_floats, batched, packed
 from csb.errors import CSBError, in_one_line
 from csb.evaluation.scores import SamplerSettings
 from csb.files import write_atomically
-from csb.numbers import require_present
 from csb.process import seeded
 from csb.runs.load import load_any, load_ensemble, load_run, problem_of
 from csb.samplers import BridgeSampler, ConsistencySampler, Sampler
@@ -67,8 +64,7 @@ def prepare(given: Given) -> Callable[[], None]:
     else:
         bridge, sampler = _student(own.run, own.calls, own.sampler)
     if own.y is not None:
-        maps = bridge.transform
-        y = read_observations(own.y, maps.y_shape, maps.dtype_of("y"), maps.any_units, sampler.missing, maps.parts)
+        y = read_observations(own.y, bridge)
         return partial(_run, own, bridge, sampler, lambda: y)
     try:
         problem = problem_of(bridge, own.run)
@@ -92,36 +88,17 @@ def _run(own: SampleSettings, bridge: Bridge, sampler: Sampler, observed: Callab
     print(f"{own.out}: x {tuple(samples.x.shape)}, {calls} network calls a sample, {samples.info.seconds:.2f} s")
 
 
-def read_observations(
-    path: str | Path,
-    shape: tuple[int, ...],
-    dtype: torch.dtype = torch.float32,
-    any_units: bool = False,
-    missing: bool = False,
-    parts: Mapping[str, tuple[int, ...]] | None = None,
-) -> Tensor:
-    """The observations of a file, (B, *shape); a single one, of ``shape``, gives B = 1.
+def read_observations(path: str | Path, bridge: Bridge) -> Tensor:
+    """The observations of a file for a bridge, (B, *y_shape); a single one gives B = 1.
 
     Args:
-        path: a .npy file, or an .npz file with an array named y, or with one array of any name.
-        shape: of one observation.
-        dtype: float64 where float32 is too coarse for them.
-        any_units: of images, see :class:`csb.problems.transform.Transform`.
-        missing: whether values may be NaN, which are missing.
-        parts: of y of named parts, their shapes; an .npz file may then hold an array for each of these names.
+        path: a .npy file, or an .npz file with an array named y, or with one array of any name; of y of named parts
+            also with an array for each of these names. Pickled objects are never loaded.
 
     Raises:
-        CSBError: no such file or array, anything but numbers (pickled objects are never loaded), another shape, no
-            observation at all, values that are not finite in this dtype, or whole numbers for pixels in [0, 1].
+        CSBError: no such file or array; as :meth:`csb.bridge.Bridge.observations`.
     """
-    name, cpu = f"y={path}", torch.device("cpu")
-    y = as_floats(name, packed(_array(Path(path), parts or {}), parts), shape, cpu, dtype, any_units)
-    found = batched(y, shape)
-    if found is None or y.numel() == 0:
-        several = f"(B, {', '.join(map(str, shape))})"
-        raise CSBError(f"{name} has shape {tuple(y.shape)}; give one observation {shape} or several {several}")
-    require_present(name, found[0], "give finite observations", missing)
-    return found[0]
+    return bridge.observations(_array(Path(path), bridge.transform.parts or {}), None)[0].cpu()
 
 
 def _array(path: Path, parts: Mapping[str, Any]) -> Any:

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from csb.errors import CSBError
-
 MISSING = "–"
 Rows = Sequence[Mapping[str, Any]]  # each from column name to value
 
@@ -48,10 +46,6 @@ def _cells(rows: Rows, columns: Sequence[str] | None) -> tuple[list[str], list[l
     """The given columns, or every key in the order of first appearance; their cells row by row; which hold numbers."""
     known = dict.fromkeys(key for row in rows for key in row)
     names = list(known if columns is None else columns)
-    if not names:
-        raise CSBError(f"a table of {len(rows)} rows has no columns; give at least one row with a key, or columns=[…]")
-    if rows and (absent := [name for name in names if name not in known]):
-        raise CSBError(f"no row has the column {absent[0]!r}; the rows have {sorted(known)}")
     kinds = int | float | np.number | torch.Tensor
     values = [[row[name] for row in rows if row.get(name) is not None] for name in names]
     numeric = [bool(v) and all(isinstance(one, kinds) and not isinstance(one, bool) for one in v) for v in values]
@@ -61,8 +55,7 @@ def _cells(rows: Rows, columns: Sequence[str] | None) -> tuple[list[str], list[l
 def markdown_table(rows: Rows, columns: Sequence[str] | None = None) -> str:
     """A GitHub table, one line a row; a key that a row lacks gives a dash.
 
-    ``columns``: which, in which order; by default every key in the order of first appearance. CSBError for no columns,
-    or one that no row has.
+    ``columns``: which, in which order; by default every key in the order of first appearance.
     """
     names, cells, right = _cells(rows, columns)
     lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in (names, *cells)]
@@ -100,7 +93,7 @@ class Table:
 
 
 def print_table(rows: Rows, title: str, columns: Sequence[str] | None = None, console: Console | None = None) -> None:
-    """Print the rows as a table on the terminal, or on ``console``. Arguments and errors as in ``markdown_table``.
+    """Print the rows as a table on the terminal, or on ``console``. Arguments as of ``markdown_table``.
 
     No name and no number is broken over lines: a table that is wider than the terminal is turned on its side, in as
     many parts as it takes; where there is no terminal it is Markdown.

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from csb.bridge import Bridge
-from csb.errors import CSBError
 from csb.evaluation.gaussian import half_step_table, recursion_table
 from csb.evaluation.pictures import draw_bridge
 from csb.evaluation.results import bridge_row
@@ -89,13 +88,8 @@ def denoiser_of(run: Run, baselines: BaselineSettings, seed: int, bar: bool = Tr
     """The denoiser for a comparison: exact, stored, or trained now and stored. None where none is needed."""
     if not baselines.methods or not can_be_guided(run.problem):
         return None
-    found = stored_denoiser(run.problem, run.folder, run.bridge.device)
-    if found is not None:
+    if (found := stored_denoiser(run.problem, run.folder, run.bridge.device)) is not None:
         return found
-    if "denoiser" not in run.config:
-        raise CSBError(
-            f"{run.folder} was trained without settings for a denoiser; choose baselines=none or train again"
-        )
     logger.info("no denoiser is stored in %s: it is trained now, once", run.folder)
     return train_stage(run.problem, run.config, run.folder, seed, resume=True, bar=bar)
 

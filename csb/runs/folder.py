@@ -70,8 +70,6 @@ def stage_files(folder: Path, stage: str) -> tuple[Path, Path]:
 def check_folder(run: RunConfig) -> None:
     """Makes the folder. CSBError where it cannot be written, or holds a model of the stage that would be lost."""
     path, state = stage_files(run.folder, run.stage)
-    if run.folder.is_file():
-        raise CSBError(f"{run.folder} is a file; remove it or choose another name=…")
     if path.exists() and not state.exists() and run.resume:
         raise CSBError(f"{path} is there, and no {state.name} to resume from; choose overwrite=true or another name=…")
     if (path.exists() or state.exists()) and not (run.resume or run.overwrite):

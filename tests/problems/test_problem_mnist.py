@@ -365,7 +365,7 @@ class TestScoresInsideTheHole:
         for mask, message in (
             (uneven, "mask selects 1 to 2 coordinates"),
             (uneven[:1], r"expected torch\.bool of shape"),
-            (uneven & torch.tensor([[True], [False]]), "selects no coordinate"),
+            (uneven & torch.tensor([[True], [False]]), "mask selects 0 to 2"),
         ):
             with pytest.raises(CSBError, match=message):
                 spread_skill(samples, truth, mask)

@@ -219,13 +219,14 @@ class TestPython:
         assert cases["refused"] > 12
         assert cases["accepted"] >= 1
 
-    def test_observations_of_any_type_and_shape(self, tmp_path):
+    def test_observations_of_any_type_and_shape(self, tmp_path, exact_bridge):
+        bridge = exact_bridge().bridge
         kinds = ["<f2", ">f8", "i1", "u8", "?", "c8", "U3", "S2", "M8[D]", "O", "V4", "f4,i2"]
 
         def read(value):
             kind, shape = value
             np.save(tmp_path / "y.npy", np.zeros(shape, kind))
-            y = sample.read_observations(tmp_path / "y.npy", (2,))
+            y = sample.read_observations(tmp_path / "y.npy", bridge)
             assert y.dtype == torch.float32
             assert y.shape[1:] == (2,)
 

@@ -66,7 +66,7 @@ def test_one_line_before_any_folder_is_made(tmp_path, arguments, says):
 
 def test_folders_that_cannot_be_taken(tmp_path):
     (tmp_path / "name").write_text("mine")
-    assert "name is a file" in refused("train", f"out={tmp_path}", "name=name")
+    assert "name: File exists" in refused("train", f"out={tmp_path}", "name=name")
     assert refused("train", "out=/proc/x").startswith("cannot write to /proc/x/two_moons: ")
     assert (tmp_path / "name").read_text() == "mine"
     for file in ("state.safetensors", "bridge.safetensors"):

@@ -211,7 +211,7 @@ class TestAdmitted:
     [
         ("methods=[exact]", "no method is compared"),
         ("calls=[] seconds=[]", "leave nothing to compare at"),
-        ("run=nowhere", "run=nowhere is not a folder"),
+        ("run=nowhere", "nowhere holds none of bridge, score"),
         ("run=.", "holds none of bridge, score"),
         ("schedule={name:nope}", "schedule.name='nope' is unknown"),
         ("baselines.particles=[7]", "samples=40 is no multiple of 7"),

@@ -94,7 +94,7 @@ def test_a_run_is_kept_opened_and_exported(reference, tmp_path, monkeypatch):
     assert again.scores["crps"] > 0
     assert len(str(again).splitlines()) == 5
     assert str(tmp_path / "kept") in again._repr_html_()
-    assert "is there already" in one_line(lambda: reference.save(tmp_path / "kept"))
+    assert "File exists" in one_line(lambda: reference.save(tmp_path / "kept"))
     for name in ("ARRAYS", "DATASETS"):  # as in another process
         monkeypatch.setattr(sources, name, {})
     monkeypatch.setattr("csb.problems.pairs._HELD", {})
