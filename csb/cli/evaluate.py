@@ -45,17 +45,13 @@ def prepare(given: Given) -> Callable[[], None]:
 
 def _evaluate(read: EvaluateSettings, given: Given) -> None:
     with writing(Path(read.run)):  # the bridge is read, and its results written, while no other process trains it
-        _write(read, given)
-
-
-def _write(read: EvaluateSettings, given: Given) -> None:
-    run, others = load_run(read.run), [load_run(folder) for folder in read.others]
-    if read.tables:
-        evaluate(run, read.sampler, read.metrics, read.seed)
-    command = shlex.join(["csb", "evaluate", *sys.argv[1:]])
-    compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
-    where, precision = run.bridge.device, run.bridge.precision
-    write_provenance(run.folder, "evaluate", run.problem, where, precision, read.seed, given)
+        run, others = load_run(read.run), [load_run(folder) for folder in read.others]
+        if read.tables:
+            evaluate(run, read.sampler, read.metrics, read.seed)
+        command = shlex.join(["csb", "evaluate", *sys.argv[1:]])
+        compare_run(run, others, read.baselines, read.sampler, read.metrics, read.seed, command)
+        where, precision = run.bridge.device, run.bridge.precision
+        write_provenance(run.folder, "evaluate", run.problem, where, precision, read.seed, given)
 
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """Commands on a trained bridge: csb inspect, which says what it is, and csb export, which writes it to share."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,5 @@ class InspectSettings(Schema):
 def prepare_inspect(given: Given) -> Callable[[], None]:
     """The print of what is found. CSBError where a value is wrong, or nothing can be read there."""
     own = InspectSettings.read(given)
-    return partial(_print, inspect(own.run), own.as_json)
-
-
-def _print(found: Any, as_json: bool) -> None:
-    if as_json:
-        print(json_text(found))
-    else:
-        print_inspection(found)
+    found = inspect(own.run)
+    return lambda: print(json_text(found)) if own.as_json else print_inspection(found)

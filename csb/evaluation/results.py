@@ -180,7 +180,7 @@ def image_row(
         "spread_skill_fair", "std_error_pearson", *more,
     )  # fmt: skip
     metrics, errors = proper_scores(drawn, test.x, keys, mask=mask)
-    metrics |= ssim_scores(drawn.x, test.x, drawn.log_weights)._asdict()
+    metrics |= ssim_scores(drawn.x, test.x, drawn.log_weights)
     if classifier is not None and test.labels is not None:
         read, of_read = digits(drawn, test.labels, classifier)
         metrics, errors = metrics | read, errors | of_read

@@ -126,7 +126,7 @@ def nearness(problem: Problem, samples: Tensor, truth: Tensor, log_weights: Tens
         "psnr_mean": psnr(posterior_mean(x, log_weights), y),
         "psnr_sample": float(decibel(of_samples.mean())),
     }
-    return found | (ssim_scores(x, y, log_weights)._asdict() if min(y.shape[2:]) >= SMALLEST else {})
+    return found | (ssim_scores(x, y, log_weights) if min(y.shape[2:]) >= SMALLEST else {})
 
 
 def digit_classifier(root: str, seed: int = 0) -> tuple[nn.Module, float]:

@@ -1,20 +1,11 @@
 """How close an image is to the truth: PSNR and SSIM."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from csb.metrics.inputs import ensembles, posterior_mean
 
 SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
-
-
-class SSIMScores(NamedTuple):
-    """See :func:`ssim_scores`."""
-
-    ssim_mean: float
-    ssim_sample: float
 
 
 def psnr(estimate: Tensor, truth: Tensor) -> float:
@@ -45,12 +36,12 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     return torch.as_tensor(found).reshape(len(truth)).cpu()
 
 
-def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> SSIMScores:
-    """Average :func:`ssim` over observations, of the posterior mean and of single samples, under their weights.
+def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = None) -> dict[str, float]:
+    """Average :func:`ssim` over observations: "ssim_mean" of the posterior mean, "ssim_sample" of weighted samples.
 
     samples (B, n, C, H, W), truth (B, C, H, W) and log_weights as in :mod:`csb.metrics.ensemble`.
     """
     w = ensembles(samples, truth, None, log_weights)[3].cpu()
     of_mean = ssim(posterior_mean(samples, log_weights), truth).mean()
     of_samples = [v @ ssim(x, y.expand_as(x)) for v, x, y in zip(w, samples, truth)]
-    return SSIMScores(float(of_mean), float(torch.stack(of_samples).mean()))
+    return {"ssim_mean": float(of_mean), "ssim_sample": float(torch.stack(of_samples).mean())}

@@ -55,25 +55,21 @@ def iterations(run: Run) -> list[tuple[int, Bridge]]:
 def evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     """Scores every iteration on the frozen test observations, writes and prints the tables, draws the picture."""
     with writing(run.folder):
-        return _evaluate(run, sampler, metrics, seed)
-
-
-def _evaluate(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
-    problem = run.problem
-    problem.prepare()
-    tables = (_exact if problem.has_exact_posterior else _held_out)(run, sampler, metrics, seed)
-    if run.history:
-        rows = [{key: row[key] for key in HALF_STEPS if key in row} for row in run.history]
-        tables["half-steps, as trained"] = rows
-    write_json(run.folder / "evaluation.json", tables)
-    text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
-    write_text(run.folder / "evaluation.md", text)
-    for title, rows in tables.items():
-        print_table(rows, title=title)
-    _picture(run, metrics, seed)
-    figures = {**_chosen(run, next(iter(tables.values()))), **end_figures(run.history)}
-    warn_of_failure(run.folder, figures, problem, sampler, metrics)
-    return tables
+        problem = run.problem
+        problem.prepare()
+        tables = (_exact if problem.has_exact_posterior else _held_out)(run, sampler, metrics, seed)
+        if run.history:
+            rows = [{key: row[key] for key in HALF_STEPS if key in row} for row in run.history]
+            tables["half-steps, as trained"] = rows
+        write_json(run.folder / "evaluation.json", tables)
+        text = "".join(f"## {title}\n\n{markdown_table(rows)}\n\n" for title, rows in tables.items())
+        write_text(run.folder / "evaluation.md", text)
+        for title, rows in tables.items():
+            print_table(rows, title=title)
+        _picture(run, metrics, seed)
+        figures = {**_chosen(run, next(iter(tables.values()))), **end_figures(run.history)}
+        warn_of_failure(run.folder, figures, problem, sampler, metrics)
+        return tables
 
 
 def _chosen(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -57,6 +57,6 @@ def test_ssim_scores_of_the_mean_and_of_samples(log_w):
     found = ssim_scores(samples, truth, log_w)
     w = torch.full((3, 5), 0.2, dtype=torch.float64) if log_w is None else log_w.exp()
     mean = (w[:, :, None, None, None] * samples).sum(1)
-    assert found.ssim_mean == pytest.approx(float(ssim(mean, truth).mean()), rel=1e-12)
+    assert found["ssim_mean"] == pytest.approx(float(ssim(mean, truth).mean()), rel=1e-12)
     one = torch.stack([ssim(samples[:, i], truth) for i in range(5)], dim=1)
-    assert found.ssim_sample == pytest.approx(float((w * one).sum(1).mean()), rel=1e-12)
+    assert found["ssim_sample"] == pytest.approx(float((w * one).sum(1).mean()), rel=1e-12)
