@@ -34,12 +34,16 @@ class ReproduceSettings(Schema):
     progress: bool = Field(default=True, description="show the progress bar")
 
 
-def prepare(given: Given) -> Callable[[], None]:
-    """The second training. CSBError where a value is wrong, there is no such training, or the folder is taken."""
+def _read(given: Given) -> Reproduction:
     own = ReproduceSettings.read(given)
     flags = {"resume": own.resume, "overwrite": own.overwrite, "progress": own.progress}
     out = None if own.out is None else Path(own.out)
-    again = reproduction(Path(own.run), own.stage, out, own.tolerance, own.data, flags)
+    return reproduction(Path(own.run), own.stage, out, own.tolerance, own.data, flags)
+
+
+def prepare(given: Given) -> Callable[[], None]:
+    """The second training. CSBError where a value is wrong, there is no such training, or the folder is taken."""
+    again = _read(given)
     again.check()  # in all processes before they join: what is written later belongs to this training
     return partial(_run, again)
 
