@@ -118,12 +118,6 @@ class TestProcesses:
         with pytest.raises(CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 8 were start"):
             init(DeviceSettings("cpu", devices))
 
-    def test_torchrun_of_a_training_on_one_device(self, monkeypatch):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(CSBError, match=r"^torchrun started 2 processes; give trainer.devices="):
-            train.begin(DeviceSettings("cpu"), [])
-
     def test_several_machines_need_processes_that_have_joined(self):
         with pytest.raises(CSBError, match=r"^trainer.num_nodes=2 needs a process for each device of every machine"):
             train.begin(DeviceSettings("cpu", num_nodes=2), [])
