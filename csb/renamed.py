@@ -40,7 +40,7 @@ def scores_of_today(found: Any) -> Any:
     """Scores that a file holds, with spread/skill as the ratio of standard deviations that it is now.
 
     Older versions stored ratios of variances under other names, and the variance and the mean squared error as "spread"
-    and "skill" beside them: square roots are taken of all.
+    and "skill" beside them: square roots are taken of all. A standard error s of a score a becomes s/(2√a).
 
     Args:
         found: plain data of a file: a row of scores, a list of rows, or a comparison that holds them.
@@ -57,6 +57,8 @@ def scores_of_today(found: Any) -> Any:
     for key, value in found.items():
         if key in names:
             row[names[key]] = _root(value)
+        elif key == "standard_errors" and isinstance(value, Mapping):
+            row[key] = _root_errors(value, found.get("metrics"))
         else:
             row[key] = scores_of_today(value) if key in _HOLD else value
     return _like(found, row)
@@ -65,3 +67,12 @@ def scores_of_today(found: Any) -> Any:
 def _root(value: Any) -> Any:
     """The square root; what is no number ≥ 0 stays."""
     return math.sqrt(value) if is_number(value) and value >= 0 else value
+
+
+def _root_errors(errors: Mapping[str, Any], scores: Any) -> dict[str, Any]:
+    """Standard errors s/(2√a) of the square roots of scores a; None where a or s is unknown or 0."""
+    found = dict(errors)
+    for key in _ROOTS.keys() & errors.keys():
+        root, error = _root(scores.get(key)) if isinstance(scores, Mapping) else None, found.pop(key)
+        found[_ROOTS[key]] = error / (2 * root) if root and is_number(root) and is_number(error) else None
+    return found

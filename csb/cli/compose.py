@@ -29,6 +29,7 @@ from csb.errors import CSBError
 from csb.networks import NETWORKS
 from csb.networks.encoders import is_own
 from csb.problems import PROBLEMS
+from csb.renamed import key_of_today
 from csb.runs.presets import IMAGE_VALUES, IMAGES, PRESETS, SCHEMAS, preset
 from csb.schema import Given, Node, Schema, arguments_of, defaults, json_of, unknown_setting
 
@@ -192,6 +193,7 @@ def run(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     with ending(command.hint):
         typed, (arguments, own) = arguments, _imported(arguments)
+        note_renamed(arguments)
         if any(a in FLAGS for a in arguments):
             _run_hydra(name, as_typed(arguments, command), own)
             return
@@ -270,8 +272,20 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
+def _of_today(argument: str) -> str:
+    """The argument with the names that its key has now, as for the files of older runs."""
+    return re.sub(r"^([+~]*)([\w.]+)", lambda m: m[1] + key_of_today(m[2]), argument)
+
+
+def note_renamed(arguments: list[str]) -> None:
+    """Says once, on standard error, which names are older than the program, and what they are now."""
+    keys = [re.sub(r"^[+~]*([\w.]*).*", r"\1", one, flags=re.DOTALL) for one in arguments]
+    if renamed := {key: key_of_today(key) for key in keys if key_of_today(key) != key}:
+        print("note: " + ", ".join(f"{old} is {now} now" for old, now in renamed.items()), file=sys.stderr)
+
+
 def as_typed(arguments: list[str], command: Command) -> list[str]:
-    """The arguments, texts in quotes; in a sweep (-m) a comma still separates values."""
+    """The arguments: keys by their names of now, texts in quotes; in a sweep (-m) a comma still separates values."""
     of, sweep = texts(command), any(a in ("-m", "--multirun") for a in arguments)
 
     def one(argument: str) -> str:
@@ -279,4 +293,4 @@ def as_typed(arguments: list[str], command: Command) -> list[str]:
         is_text = key.lstrip("+") in of and value not in ("", "null", "???") and value[0] not in _READ
         return f"{key}={quoted(value)}" if equals and is_text and not (sweep and "," in value) else argument
 
-    return [argument if argument.startswith("-") else one(argument) for argument in arguments]
+    return [argument if argument.startswith("-") else one(_of_today(argument)) for argument in arguments]

@@ -181,6 +181,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
     ``problem`` is that of the group of this name, where it is made already.
     """
     plain = dict(given)
+    plain |= {key: str(plain[key]) for key in ("out", "name") if isinstance(plain.get(key), int | float)}  # of old runs
     top = TrainSettings.read({key: plain[key] for key in TrainSettings.model_fields if key in plain})
     for name in ("problem", *PRESETS):
         if not isinstance(plain.get(name), dict):

@@ -141,7 +141,7 @@ def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]
     if is_image:
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
-        batch = min(2 ** max(7, round(math.log2(count / 40))), *chosen["training"].values())
+        batch = min(2 ** max(7, round(math.log2(count / 50))), *chosen["training"].values())
         steps = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
         first = min(15000, 3 * steps) if math.prod(z_shape) <= _DENSE else steps
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}

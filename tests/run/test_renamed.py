@@ -1,4 +1,4 @@
-"""Groups of settings and scores under older names: in stored runs and in states of trainings."""
+"""Groups of settings and scores under older names: on the command line, in stored runs, and in states of trainings."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 import csb
 from csb.cli import sweep
-from csb.cli.compose import composed
+from csb.cli.compose import composed, note_renamed
 from csb.evaluation.results import FORMAT, Results
 from csb.files import load_state, save_state
 from csb.renamed import groups_of_today, key_of_today, scores_of_today
@@ -22,6 +22,7 @@ from tests.conftest import one_line
 from tests.run.test_fit import SMALL, assert_same, pairs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "files" / "run"
+OLD = ["process=power", "process.alpha_bar_end=0.2", "ipf.steps=7", "amortized.lr=0.01", "ipf=gaussian"]
 NEW = ["schedule=power", "schedule.alpha_bar_end=0.2", "training.steps=7", "conditional.lr=0.01", "training=gaussian"]
 
 
@@ -34,6 +35,15 @@ def test_keys():
         ("problem.process", "problem.process"),
     ):
         assert key_of_today(old) == key_of_today(new) == new
+
+
+def test_the_command_line_takes_both(capsys):
+    assert composed("train", OLD) == composed("train", NEW)
+    note_renamed(["L=2", *OLD[1:3]])
+    noted = "note: process.alpha_bar_end is schedule.alpha_bar_end now, ipf.steps is training.steps now\n"
+    assert capsys.readouterr().err == noted
+    note_renamed(NEW)
+    assert capsys.readouterr().err == ""
 
 
 def older(plain):
@@ -105,7 +115,7 @@ def test_an_older_result_is_read(tmp_path):
 
 
 def test_an_older_comparison_is_read(tmp_path):
-    row = {"metrics": {"crps": 0.1, "ratio_fair": 0.64}}
+    row = {"metrics": {"crps": 0.1, "ratio_fair": 0.64}, "standard_errors": {"crps": 0.01, "ratio_fair": 0.032}}
     sweeps = {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread/skill": 0.25}]}}
     entries = [{"key": {"kind": "row"}, "found": row}, {"key": {"kind": "sweep"}, "found": sweeps}]
     (tmp_path / "compare.json").write_text(json.dumps({"format": FORMAT, "entries": entries}))
@@ -113,4 +123,5 @@ def test_an_older_comparison_is_read(tmp_path):
     assert store.load({"kind": "sweep"}) == {"options": {}, "sweep": {"rows": [{"ζ": 0.1, "spread_skill": 0.5}]}}
     assert store.load({"kind": "row"}) == {
         "metrics": {"crps": 0.1, "spread_skill_fair": pytest.approx(0.8)},
+        "standard_errors": {"crps": 0.01, "spread_skill_fair": pytest.approx(0.02)},
     }
