@@ -54,7 +54,8 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     are pairs, and few pairs are learned, and then overfitted, in few steps. Null is the value of the bridge.
     """
     z_shape, found = problem.new_transform().z_shape, dict(plain)
-    chosen = _by_count(z_shape, ENDLESS if problem.is_endless else problem.sizes["train"])
+    is_long = any(len(shape) > 1 for shape in (problem.parts or {"y": problem.y_shape}).values())
+    chosen = _by_count(z_shape, is_long, ENDLESS if problem.is_endless else problem.sizes["train"])
     fixed = plain["objective"].get("name") == "mean_matching"  # which learns no covariance
     chosen["objective"] = {"covariance": "fixed" if fixed else automatic_covariance(z_shape)}
     chosen["optimizer"]["weight_decay"] = automatic_weight_decay(z_shape)
@@ -75,10 +76,9 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
         found[name] = _filled(found[name], chosen[name])
     one, group = {"trajectories": 1, "states_per_pair": 1}, found["training"]
     training = TrainingSettings.read({"L": top.L, **_filled(group, one)})
-    shapes = (problem.parts or {"y": problem.y_shape}).values()
-    is_long = any(len(shape) > 1 for shape in shapes)  # rows and images take more time to encode than states to fit
     states = training.batch_size * min(training.steps, training.refresh)
     found["training"] = _filled(group, {
+        # rows and images take more time to encode than states to fit
         "states_per_pair": math.gcd(4, training.batch_size) if is_long else 1,
         "trajectories": max(1, min(50_000, states // top.T)),  # each state is drawn about once in a round
     })  # fmt: skip
@@ -126,10 +126,11 @@ def _chosen(problem: Problem, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     return found
 
 
-def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]:
+def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, dict[str, Any]]:
     """Numbers that suit so many training pairs, by their groups; "options" are the network's.
 
-    Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these.
+    Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these. Of rows and
+    images (``is_long``) the encoder limits what is learned before.
     """
     is_image = len(z_shape) > 1
     chosen: dict[str, dict[str, Any]] = {
@@ -143,7 +144,7 @@ def _by_count(z_shape: tuple[int, ...], count: int) -> dict[str, dict[str, Any]]
     else:
         batch = min(2 ** max(7, round(math.log2(count / 50))), *chosen["training"].values())
         steps = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
-        first = min(15000, 3 * steps) if math.prod(z_shape) <= _DENSE else steps
+        first = min(15000, 3 * steps) if math.prod(z_shape) <= _DENSE and not is_long else steps
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen

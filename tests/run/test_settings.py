@@ -18,7 +18,7 @@ TINY = [
     "metrics.samples=8", "network.options={width: 8, depth: 1}", "logger=none", "trainer.accelerator=cpu",
     "progress=false",
 ]  # fmt: skip
-DENSE = {"two_moons": 12_498, "sbi_gaussian_mixture": 12_498, "sbi_gaussian_linear": 4166}  # optimiser steps
+STEPS = {"two_moons": 12_498, "sbi_gaussian_mixture": 12_498, "sbi_gaussian_linear": 4166, "sir": 4166}  # steps
 
 
 def config(*overrides):
@@ -91,9 +91,9 @@ def test_few_pairs_take_small_batches_few_steps_and_a_small_network(
     assert run.training.patience == 8
 
 
-def test_more_unknowns_take_fewer_steps_of_as_many_pairs():
-    steps = {name: config(f"experiment={name}", "problem.n_train=10000").training.first_steps for name in DENSE}
-    assert steps == DENSE
+def test_more_unknowns_and_rows_take_fewer_steps_of_as_many_pairs():
+    steps = {name: config(f"problem={name}", "problem.n_train=10000").training.first_steps for name in STEPS}
+    assert steps == STEPS
 
 
 def test_series_are_encoded_once_for_four_states():
