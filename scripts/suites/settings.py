@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+from csb.errors import CSBError
 from csb.schema import Given, Schema
 
 S = TypeVar("S", bound=Schema)
@@ -9,4 +10,8 @@ S = TypeVar("S", bound=Schema)
 
 def suite_settings(kind: type[S], given: Given) -> S:
     """What stands beside the group ``suite``. CSBError with one line for the first thing that is wrong."""
-    return kind.read({key: value for key, value in given.items() if key != "suite"})
+    plain = dict(given)
+    suite = plain.pop("suite")
+    if unknown := [key for key in suite if key != "name"]:
+        raise CSBError(f"suite.{unknown[0]} is unknown; settings of suite={suite['name']} stand at the top level")
+    return kind.read(plain)
