@@ -169,6 +169,8 @@ def register(cls: Any, name: str | None = None) -> Any:
 def load_any(source: str | Path, device: str | None = None) -> Bridge:
     """The bridge of a run's folder, a file, an exported folder, or a repository on the Hub; see :func:`csb.load`."""
     path, where = require_place("source", source), usable_device(device)
+    if path.name == CONFIG and path.is_file():  # of an older exported folder
+        path = path.parent
     if is_folder(path):
         path = path / WEIGHTS
     if path.exists() and not path.is_dir():
