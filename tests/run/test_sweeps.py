@@ -121,7 +121,7 @@ class TestHeatMap:
                 make(2, 5, psnr_mean_per_image=21.0, seconds=36000.0, calls=5)]  # fmt: skip
         accuracy, seconds, calls = figure_of(jobs).axes
         assert texts(accuracy) == {(1, 5): "20.0", (1, 10): "failed", (2, 5): "21.0"}
-        assert texts(seconds) == {(1, 5): "2.00", (1, 10): "failed", (2, 5): "10.0"}
+        assert texts(seconds) == {(1, 5): "7200", (1, 10): "failed", (2, 5): "36000"}
         assert texts(calls) == {(1, 5): "5", (1, 10): "failed", (2, 5): "5"}
         assert [panel.label for panel in quantities(main_score(jobs))][1] == "training time, s"
         found = squares(accuracy)
