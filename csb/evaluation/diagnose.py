@@ -39,7 +39,7 @@ from csb.evaluation.plots import UNIT, data_uri, png, write_png
 from csb.evaluation.table import html_table, markdown_table
 from csb.files import write_json, write_text
 from csb.metrics.calibration import LEVELS, central_coverage, rank_uniformity, sbc_ranks, tarp
-from csb.metrics.inputs import ensembles
+from csb.metrics.inputs import ensembles, finite
 from csb.process import Stream, seeded
 
 SHOWN = 8  # parameters in a figure
@@ -135,15 +135,13 @@ def diagnose(
         seed: of what splits ties, and of TARP's reference points.
 
     Raises:
-        CSBError: samples and truth that do not fit or are not finite, fewer than 10 observations, or names that are not
-            d different texts.
+        CSBError: shapes that do not fit, images, fewer than 10 observations, values that are not finite, a prior of one
+            value, or names that are not d different texts.
     """
-    samples, truth, prior = (part.detach().double().cpu() for part in (samples, truth, prior))
-    ensembles(samples, truth)
+    samples, truth = _checked_pairs(samples, truth)
     B, _, d = samples.shape
-    if B < FEWEST:
-        raise CSBError(f"B={B} observations are too few; calibration shows on many: give at least {FEWEST} pairs")
-    names, (one, one_truth) = _labels(names, d), observed or (samples[0], truth[0])
+    prior, names = _points("prior", prior, d), _labels(names, d)
+    one, one_truth = _observed(observed, d) if observed is not None else (samples[0], truth[0])
     history = [
         row if isinstance(row, HalfStepLosses) else HalfStepLosses.read(row, f"losses[{i}]")
         for i, row in enumerate(losses)
@@ -224,11 +222,56 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return found.masked_fill(constant, nan)
 
 
+def _require_tensors(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise CSBError(f"{name} is a {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
+
+
+def _checked_pairs(samples: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    _require_tensors(samples=samples, truth=truth)
+    if samples.ndim > 3:
+        raise CSBError(
+            f"samples have shape {tuple(samples.shape)}; diagnose takes vectors (B, n, d); of images draw "
+            "posterior_grid of csb.evaluation.pictures and compute sbc_ranks and tarp of csb.metrics.calibration"
+        )
+    ensembles(samples, truth)
+    if len(samples) < FEWEST:
+        raise CSBError(
+            f"samples hold B={len(samples)} observations; calibration shows on many: give at least {FEWEST} held-out "
+            "pairs, or draw a single posterior with corner of csb.evaluation.diagnose_figures"
+        )
+    return samples.detach().double().cpu(), truth.detach().double().cpu()
+
+
+def _points(name: str, x: Tensor, d: int) -> Tensor:
+    _require_tensors(**{name: x})
+    if x.ndim != 2 or len(x) < 2 or x.shape[1] != d:
+        raise CSBError(f"{name} has shape {tuple(x.shape)}; expected at least 2 draws of the {d} parameters, (n, {d})")
+    x = finite(name, x).double().cpu()
+    if name == "prior" and bool(_constant(x).any()):
+        raise CSBError("prior has draws of one value in some parameter; leave out parameters that are known")
+    return x
+
+
+def _observed(observed: tuple[Tensor, Tensor | None], d: int) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(observed, tuple) or len(observed) != 2:
+        raise CSBError("observed is no pair; give (samples (m, d), truth (d,)), or (samples, None)")
+    samples, truth = observed
+    if truth is not None:
+        _require_tensors(truth=truth)
+        if truth.shape != (d,):
+            raise CSBError(f"observed has a truth of shape {tuple(truth.shape)}; expected ({d},), or None")
+        truth = finite("truth of observed", truth).double().cpu()
+    return _points("observed", samples, d), truth
+
+
 def _labels(names: Sequence[str] | None, d: int) -> list[str]:
     if names is None:
         return [f"x{i + 1}" for i in range(d)]
-    labels = list(names)
-    if len(labels) != d or len(set(labels)) != d:
+    labels = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [names]
+    texts = {name for name in labels if isinstance(name, str) and name.strip()}
+    if len(labels) != d or len(texts) != d:
         raise CSBError(f"names={labels!r} do not name the parameters; give {d} different texts")
     for name in filter(cbook.is_math_text, labels):
         try:
