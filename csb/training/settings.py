@@ -51,7 +51,8 @@ class TrainingSettings(Schema):
     validate_every: Count = Field(default=250, description="optimiser steps between evaluations of the validation loss")
     patience: Whole = 8
     """A half-step stops after this many evaluations of the validation loss without a lower one, and ends with the
-    averaged weights of the lowest where those at its end are clearly worse; 0 switches both off."""
+    averaged weights of the lowest where those at its end are clearly worse; the training ends with a backward half-step
+    after which samples are no better than those of an earlier iteration (see ``select``). 0 switches all off."""
     checkpoint_every: Count = Field(default=500, description="optimiser steps between checkpoints")
     observe_every: Count = 2000
     """Optimiser steps between sample pictures; the first half-step has some after an eighth, a quarter and a half."""

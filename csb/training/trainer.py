@@ -1,5 +1,6 @@
 """The training of a bridge: half-steps one after the other, each a sequence of cache rounds."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from csb.training.settings import DTYPES, DeviceSettings, HalfStep, TrainingSett
 from csb.training.stage import Metrics, Setup, Stage
 from csb.training.state import EACH, Progress, chosen_iteration, take_weights, to_cpu
 
+logger = logging.getLogger(__name__)
 _VALIDATION = 4096  # trajectories of validation pairs
 _POINTS = 500  # of a curve of losses
 
@@ -113,8 +115,22 @@ class BridgeTrainer:
         save(self.bridge, folder / "bridge.safetensors", self.setup.about)
 
     def _half_steps(self) -> None:
-        while self.progress.half_step < len(self.plan):
+        while self.progress.half_step < len(self.plan) and not self._converged():
             self._half_step(self.plan[self.progress.half_step])
+
+    def _converged(self) -> bool:
+        """Whether the iteration that ended last samples no better than an earlier one, in all processes."""
+        done, found = self.plan[: self.progress.half_step], False
+        may = self.ranks.is_rank_zero and self.settings.patience > 0 and self.settings.select == "best"
+        if may and done and done[-1].direction == "backward":
+            best = chosen_iteration(self.progress.history)
+            if found := best < done[-1].iteration:
+                logger.info(
+                    "iteration %d samples no better than iteration %d on validation pairs: the training ends here "
+                    "(training.patience=0 goes on to the last)", done[-1].iteration, best,
+                )  # fmt: skip
+                self.stage.bar.shorten(sum(self.stage.parts) - self.stage.offset)
+        return self.ranks.broadcast(found)
 
     def _half_step(self, half_step: HalfStep) -> None:
         module = HalfStepModule(self.bridge, half_step, self.draw.objective, self.setup.optimizer)

@@ -20,7 +20,7 @@ GRID = Grid.from_schedule(Power(0.3, 2.0), 4)
 FINGERPRINT = {"seed": 0}
 MLP = KernelSpec({"name": "mlp", "width": 8, "depth": 1}, "v", "full")
 SMALL = {"L": 2, "first_steps": 10, "steps": 10, "batch_size": 32, "refresh": 5, "trajectories": 64,
-         "checkpoint_every": 4, "observe_every": 4}  # fmt: skip
+         "checkpoint_every": 4, "observe_every": 4, "patience": 0}  # fmt: skip
 PROBLEM = LinearGaussian(dx=2, dy=2, seed=1, n_train=200)
 STEP = "csb.training.half_step.HalfStepModule.training_step"
 

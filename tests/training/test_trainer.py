@@ -322,3 +322,17 @@ def test_the_best_iteration_goes_into_the_bridge(tmp_path, scores, options, name
     assert same(stored, weights(tmp_path / f"half_steps/{name}.safetensors"))
     assert not same(stored, weights(tmp_path / "half_steps" / "03_backward.safetensors"))
     assert same(stored, run.bridge.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "half_steps"),
+    [({"patience": 8}, 3), ({"patience": 8, "select": "last"}, 6), ({"patience": 0}, 6)],
+    ids=str,
+)
+def test_it_ends_with_an_iteration_that_gains_nothing(tmp_path, options, half_steps):
+    """Whether it is asked once more, or not, after the second iteration's samples are found to be worse."""
+    scores = iter(range(1, 4))
+    run = affine(tmp_path, calibrate=lambda bridge: {SCORE: float(next(scores))}, L=3, **options)
+    assert len(run.run(resume=False).history) == half_steps
+    again = affine(tmp_path, calibrate=None, L=3, **options)
+    assert again.run(resume=True).history == run.progress.history
