@@ -1,7 +1,10 @@
-"""What the pages say of sets, gaps, checks and products of observations: a table in Markdown for each.
+"""What the pages say of single runs, sets, gaps, checks and products of observations: a table in Markdown for each.
 
-Run from a checkout: python scripts/observations.py {sets,gaps,check} RUN, of the folder of a training, or … product.
+Run from a checkout: python scripts/observations.py {sets,gaps,check} RUN, of the folder of a training, … c2st RUN …, of
+several, or … product.
 
+- c2st: of runs of problems with exact posteriors: C2ST of 2,000 draws against as many exact ones, of ten observations
+  of the test split, or three of more than five unknowns, where each takes half a minute; wall seconds of the training.
 - sets: C2ST of a run of normal_set against the exact posterior, and the largest change of a sample, in standard
   deviations of the posterior, where the rows of a set are permuted.
 - gaps: errors of mean (in standard deviations of the posterior) and covariance (Frobenius norm, relative) of a run of
@@ -30,7 +33,7 @@ from csb.problems.base import Simulated
 from csb.problems.gaussian_ipf import AffineKernel, exact_ipf
 from csb.process import Grid, Power, seeded
 
-SAMPLES, MANY, PATTERNS = 2000, 10_000, 60
+SAMPLES, MANY, PATTERNS, FEW = 2000, 10_000, 60, 5
 Rows = list[dict[str, Any]]
 
 
@@ -39,6 +42,21 @@ def opened(folder: str, kind: type[Any]) -> Any:
     if isinstance((run := csb.Run.open(folder)).problem, kind):
         return run
     raise CSBError(f"{folder} is a run of {run.problem.name}; give one of a problem that is a {kind.__name__}")
+
+
+def c2st(run: list[str]) -> Rows:
+    rows = []
+    for of in map(csb.Run.open, run):
+        if not of.problem.has_exact_posterior:
+            raise CSBError(f"{of.folder} is a run of {of.problem.name}; give one of a problem with exact posteriors")
+        y = of.problem.pairs("test", 10 if math.prod(of.problem.x_shape) <= FEW else 3).y
+        x = of.bridge.sample(y, SAMPLES, seed=1).x
+        exact = (of.problem.posterior(one).sample(SAMPLES, seeded(5, i)) for i, one in enumerate(y))
+        scores = [csb.metrics.c2st(one, drawn) for one, drawn in zip(exact, x)]
+        row = {"run": str(of.folder), "pairs": of.problem.sizes["train"], "iteration": of.scores["iteration"]}
+        row |= {"steps": sum(half_step.get("steps", 0) for half_step in of.history), "seconds": of.scores["seconds"]}
+        rows.append(row | {"C2ST": with_error(scores), "worst": f"{max(scores):.3f}"})
+    return rows
 
 
 def sets(run: str) -> Rows:
@@ -135,10 +153,10 @@ def product() -> Rows:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parts = parser.add_subparsers(required=True)
-    for table in (sets, gaps, check, product):
+    for table in (c2st, sets, gaps, check, product):
         (part := parts.add_parser(table.__name__)).set_defaults(table=table)
         if table != product:
-            part.add_argument("run", help="the folder of a training")
+            part.add_argument("run", nargs="+" if table == c2st else None, help="the folder of a training")
     given = vars(parser.parse_args())
     try:
         print(markdown_table(given.pop("table")(**given)), end="")

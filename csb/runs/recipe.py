@@ -67,7 +67,7 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     options = plain["network"].get("options")
     if isinstance(options, dict):
         options = _filled(_filled(options, chosen.pop("options")), {"steps": top.T}, None)
-        if plain["network"]["name"] == "mlp" and (problem.parts or len(problem.y_shape) > 1):
+        if plain["network"]["name"] == "mlp" and (problem.parts or is_long):
             options = {"encoder": AUTO, **options}
         if "encoder" in options:
             options["encoder"] = _encoder(options["encoder"], problem)
@@ -143,8 +143,8 @@ def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, 
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
         batch = min(2 ** max(7, round(math.log2(count / 50))), *chosen["training"].values())
-        steps = min(15000, round(50 * math.sqrt(count)), 2500 + count // 6)
-        first = min(15000, 3 * steps) if math.prod(z_shape) <= _DENSE and not is_long else steps
+        steps = min(15000, round(50 * math.sqrt(count)), 1500 + count // 8)
+        first = min(15000, 4 * steps) if math.prod(z_shape) <= _DENSE and not is_long else steps
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen

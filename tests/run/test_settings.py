@@ -18,7 +18,7 @@ TINY = [
     "metrics.samples=8", "network.options={width: 8, depth: 1}", "logger=none", "trainer.accelerator=cpu",
     "progress=false",
 ]  # fmt: skip
-STEPS = {"two_moons": 12_498, "sbi_gaussian_mixture": 12_498, "sbi_gaussian_linear": 4166, "sir": 4166}  # steps
+STEPS = {"two_moons": 11_000, "sbi_gaussian_mixture": 11_000, "sbi_gaussian_linear": 2750, "sir": 2750}  # steps
 
 
 def config(*overrides):
@@ -66,10 +66,10 @@ def test_covariance_and_weight_decay_by_shape():
 @pytest.mark.parametrize(
     ("n", "batches", "val", "steps", "width", "trajectories"),
     [
-        (100, (65, 65, 65, 65), 25, (1209, 40), 128, 260),
-        (500, (128, 128, 400, 400), 50, (3000, 100), 128, 1280),
-        (12_500, (256, 256, 1024, 512), 1250, (12_498, 416), 128, 10649),
-        (50_000, (1024, 1024, 1024, 512), 5000, (15_000, 916), 256, 50_000),
+        (100, (65, 65, 65, 65), 25, (1612, 40), 128, 260),
+        (500, (128, 128, 400, 400), 50, (4000, 100), 128, 1280),
+        (12_500, (256, 256, 1024, 512), 1250, (11_000, 275), 128, 7040),
+        (50_000, (1024, 1024, 1024, 512), 5000, (15_000, 650), 256, 50_000),
         (-100, (65, 65, 64, 65), 25, (825, 232), None, 3072),
         (-1000, (128, 128, 64, 128), 100, (4400, 350), None, 3072),
     ],
