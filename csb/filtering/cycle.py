@@ -11,6 +11,7 @@ from csb.errors import CSBError, require_int
 from csb.filtering.filters import Filter
 from csb.filtering.models import StateSpace
 from csb.metrics.ensemble import crps_ensemble
+from csb.metrics.inputs import finite
 from csb.process import Stream, seeded
 
 BATCHES = 20
@@ -58,8 +59,9 @@ class Track:
     def summary(self, spin_up: int) -> dict[str, float]:
         """Means over the cycles from spin_up on; rmse_error is the standard error of rmse; seconds are per analysis.
 
-        CSBError where fewer than 20 cycles are left.
+        CSBError for spin_up < 0, or where fewer than 20 cycles are left.
         """
+        require_int("spin_up", spin_up, 0)
         rmse, error = batch_mean(self.rmse[spin_up:])
         return {
             "rmse": rmse,
@@ -87,16 +89,23 @@ def track(model: StateSpace, method: Filter, members: int, truth: Twin, seed: in
     Args:
         model: of the forecasts, and of the likelihood.
         members: M ≥ 2.
+        truth: as :func:`twin` draws it, or any pair of x (N, dx) and y (N, dy).
         seed: of the first members and of all that the filter draws: the same for every method.
 
     Raises:
         CSBError: M < 2, shapes that do not fit, or a filter that diverged (the message tells the cycle).
     """
     require_int("members", members, 2)
+    if not isinstance(truth, tuple) or len(truth) != 2:
+        raise CSBError(f"truth is {type(truth).__name__}; give what twin draws, or a pair (x, y)")
+    states, seen = (finite(name, part).double() for name, part in zip(("truth x", "truth y"), truth))
+    if states.ndim != 2 or states.shape[1] != model.dx or seen.shape != (len(states), model.dy):
+        shapes = f"truth has x {tuple(states.shape)} and y {tuple(seen.shape)}"
+        raise CSBError(f"{shapes}; {model.name} has (N, {model.dx}) and (N, {model.dy}), one N")
     dynamics, own = seeded(seed, Stream.FILTER_MEMBERS), seeded(seed, Stream.FILTER_ANALYSES)
     x, seconds = model.initial(members, dynamics), 0.0
     rows, reports = [], []
-    for n, (state, y) in enumerate(zip(truth.x, truth.y)):
+    for n, (state, y) in enumerate(zip(states, seen)):
         x = model.forecast(x, dynamics)
         start = time.process_time()
         try:

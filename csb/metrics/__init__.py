@@ -31,8 +31,8 @@ def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
         own: dict[str, Any] = {"seed": seed} if "seed" in signature.parameters and seed is not None else {}
         if needs and "generator" not in options:
             own = {"generator": seeded(seed or 0, Stream.SCORES)}
-        names = [name for name in signature.parameters if name not in own]
-        given = {**dict(zip(names, args)), **options, **own}
+        taken = signature.replace(parameters=[p for name, p in signature.parameters.items() if name not in own])
+        given = {**taken.bind(*args, **options).arguments, **own}
         for name in {*_ARRAYS} & {*given}:
             if given[name] is not None or signature.parameters[name].default is inspect.Parameter.empty:
                 given[name] = as_numbers(name, given[name]).float()

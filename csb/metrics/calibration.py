@@ -174,6 +174,6 @@ def _coverage(least: Tensor, levels: Sequence[float]) -> Coverage:
 
 
 def _checked_ranks(ranks: Tensor) -> Tensor:
-    if ranks.ndim != 2 or not bool(((ranks >= 0) & (ranks <= 1)).all()):
+    if ranks.ndim != 2 or not ranks.numel() or not bool(((ranks >= 0) & (ranks <= 1)).all()):
         raise CSBError(f"ranks {tuple(ranks.shape)} are no numbers (B, P) in 0..1; give what sbc_ranks gives")
     return ranks.double().cpu()

@@ -23,9 +23,10 @@ _BLOCK = 4_000_000  # distances held at once
 
 
 def _clouds(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = finite("a", a).double(), finite("b", b).double()
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise CSBError(f"a and b have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (N, d) and (M, d)")
-    return finite("a", a).double(), finite("b", b.to(a.device)).double()
+    return a, b.to(a.device)
 
 
 def sliced_wasserstein(
@@ -100,6 +101,7 @@ def c2st(
     from sklearn.model_selection import KFold, cross_val_score  # a second to import, for this function only
     from sklearn.neural_network import MLPClassifier
 
+    require_int("seed", seed, 0, 2**32 - 1)
     a, b = _clouds(a, b)
     if len(a) != len(b) or len(a) < _FOLDS:
         raise CSBError(f"a and b have {len(a)} and {len(b)} points; expected as many, at least {_FOLDS}; subsample")
@@ -200,9 +202,14 @@ def mode_weight_tv(
         samples: (n, d).
         weights, means, covs: of the mixture's K components: (K,), (K, d), (K or 1, d, d).
     """
-    x, m, exact = (values.double().cpu() for values in (samples, means, weights))
+    x, m, exact, spread = (
+        finite(name, values).double().cpu()
+        for name, values in (("samples", samples), ("means", means), ("weights", weights), ("covs", covs))
+    )
+    if x.ndim != 2 or m.ndim != 2 or x.shape[1] != m.shape[1]:
+        raise CSBError(f"samples and means have shapes {tuple(x.shape)} and {tuple(m.shape)}; expected (n, d), (K, d)")
     exact = exact / exact.sum()
-    belongs = Mixture(exact, m, covs.double().cpu()).responsibilities(x)
+    belongs = Mixture(exact, m, spread).responsibilities(x)
     w = cloud_weights("log_weights", log_weights, x)
     return 0.5 * float((w @ belongs - exact).abs().sum())
 
@@ -217,7 +224,7 @@ def frechet(a: Tensor, b: Tensor, weights: Tensor | None = None) -> float:
         a: (n, d), with ``weights`` (n,) of sum 1, or None for equal ones.
         b: (m, d).
     """
-    a, b = a.double(), b.double()
+    a, b = _clouds(a, b)
     w = a.new_full((len(a),), 1 / len(a)) if weights is None else weights.to(a)
     mean_a, mean_b = w @ a, b.mean(0)
     cov_a, cov_b = (a - mean_a).T @ (w[:, None] * (a - mean_a)), (b - mean_b).T @ (b - mean_b) / len(b)
@@ -243,6 +250,8 @@ def sample_moments(samples: Tensor, log_weights: Tensor | None = None) -> dict[s
     "kurtosis" (d,): Σw z³ and Σw z⁴ of z = (x − m)/√Σw(x − m)², 0 for a coordinate that is constant.
     """
     x = finite("samples", samples).double()
+    if x.ndim != 2 or len(x) < 2:
+        raise CSBError(f"samples have shape {tuple(x.shape)}; expected (n, d) with n ≥ 2")
     w = cloud_weights("log_weights", log_weights, x)
     mean = w @ x
     centred = x - mean
@@ -264,7 +273,11 @@ def moment_errors(samples: Tensor, reference: Mapping[str, Tensor], log_weights:
             of an exact posterior, or the :func:`sample_moments` of exact samples.
     """
     found = sample_moments(samples, log_weights)
-    exact = {key: reference[key].to(found[key]) for key in found if key in reference}
+    exact = {key: finite(key, reference[key]).to(found[key]) for key in found if key in reference}
+    shapes = {key: tuple(value.shape) for key, value in exact.items()}
+    wanted = {key: tuple(found[key].shape) for key in ("mean", "cov", *exact)}
+    if shapes != wanted:
+        raise CSBError(f"reference has moments of shapes {shapes}; expected {wanted}")
     errors = {key: float((found[key] - exact[key]).norm()) for key in exact}
     per_coordinate = {key: errors[key] / len(found["mean"]) ** 0.5 for key in ("skew", "kurtosis") if key in errors}
     scale = float(exact["cov"].trace().sqrt())

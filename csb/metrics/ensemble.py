@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csb.errors import CSBError, require_int
 from csb.metrics.fidelity import decibel
 from csb.metrics.inputs import concentration, ensembles, pairs_share, ratio
 
@@ -166,10 +167,11 @@ def std_error_correlation(
     All selected pixels of all observations are sorted by predicted std and cut into ``n_bins`` groups of equal size;
     each gives the root mean predicted variance and the RMSE of the ensemble mean. Calibrated: rmse = √(1 + 1/n_eff)·std
     in every bin, once n_eff (~100) keeps noise in the std from flattening the curve. ``pearson`` is between std and
-    |error|; NaN where one is constant.
+    |error|; NaN where one is constant. CSBError for fewer pixels than bins.
     """
     x, y, keep, w = ensembles(samples, truth, mask, log_weights)
     std, error = each(_std_error, x, y, keep, w).transpose(0, 1).flatten(1)
+    require_int("n_bins", n_bins, 1, len(std))
     order = std.argsort(stable=True)
     bins = [torch.stack([v[i].square().mean().sqrt() for v in (std, error)]) for i in order.tensor_split(n_bins)]
     pearson = correlation(*each(std_error_sums, x, y, keep, w).mean(0).tolist())
@@ -202,13 +204,18 @@ class EnsembleScores:
         everywhere = each(spread_skill_terms, x, y, torch.ones_like(keep), w, unit)
         self._rows.append(torch.cat([scores, everywhere], dim=1))
 
+    def _all(self) -> Tensor:
+        if not self._rows:
+            raise CSBError("no observation was added; call update(samples, truth) first")
+        return torch.cat(self._rows)
+
     def compute(self) -> dict[str, float]:
-        """Every score. Needs an update.
+        """Every score. CSBError before the first update, as of the two methods below.
 
         ``psnr_mean``/``psnr_sample``: of the ensemble mean and of single samples; ``spread``, ``skill``,
         ``spread_skill``, ``spread_skill_fair``: as in :func:`spread_skill`, the first two in the unit of x/scale.
         """
-        rows = torch.cat(self._rows)
+        rows = self._all()
         inside, (crps, energy, *sums) = rows[:, :3], rows[:, 3:10].mean(0).tolist()
         variance, mse_mean, of_mean = rows[:, 10:].unbind(1)
         mse_sample = mse_mean + variance - of_mean  # Σ w_i (x_i − y)² = (m − y)² + (1 − Σw²)·variance
@@ -224,7 +231,7 @@ class EnsembleScores:
 
     def energy_scores(self) -> list[float]:
         """The energy score of each observation, in the order in which they were added."""
-        return torch.cat(self._rows)[:, 4].tolist()
+        return self._all()[:, 4].tolist()
 
     def standard_errors(self) -> dict[str, float]:
         """Of the means over observations: crps, energy_score, psnr_mean_per_image, spread_skill, spread_skill_fair.
@@ -232,7 +239,7 @@ class EnsembleScores:
         Empty for one observation. The root r = √(a/b) of a ratio of two means by the delta method:
         (r/2)·std(a_i/a − b_i/b)/√B.
         """
-        rows = torch.cat(self._rows)
+        rows = self._all()
         if len(rows) < 2:
             return {}
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from csb.metrics.inputs import ensembles, posterior_mean
+from csb.errors import CSBError
+from csb.metrics.inputs import ensembles, finite, posterior_mean
 
 SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window needs
 
@@ -11,9 +12,19 @@ SMALLEST = 6  # pixels a side that the reflected border of the 11×11 window nee
 def psnr(estimate: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of pixels in [0, 1]; +∞ where the estimate is exact.
 
-    Of the mean squared error over all pixels and images of estimate and truth, (B, *shape) each.
+    Of the mean squared error over all pixels and images of estimate and truth, (B, *shape) each. CSBError where shapes
+    differ, or values are not finite.
     """
-    return float(decibel((estimate.double() - truth.double()).square().mean().cpu()))
+    estimate, truth = _pair(estimate, truth)
+    return float(decibel((estimate - truth).square().mean().cpu()))
+
+
+def _pair(estimate: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    estimate, truth = finite("estimate", estimate).double(), finite("truth", truth).double()
+    if estimate.shape != truth.shape or estimate.ndim < 2:
+        shapes = f"estimate has shape {tuple(estimate.shape)}, truth {tuple(truth.shape)}"
+        raise CSBError(f"{shapes}; expected one shape (B, *shape)")
+    return estimate, truth.to(estimate.device)
 
 
 def decibel(mse: Tensor) -> Tensor:
@@ -27,12 +38,14 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     Wang et al. 2004, eq. 13: the mean over pixels and channels of
     (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)), moments in an 11×11 Gaussian window of
     standard deviation 1.5, reflected at the border; c₁ = 0.01², c₂ = 0.03², for pixels in [0, 1].
-    Sides have :data:`SMALLEST` pixels or more.
+    CSBError where shapes differ, sides are below :data:`SMALLEST` pixels, or values are not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
 
-    pair = estimate.double(), truth.double().to(estimate.device)
-    found = structural_similarity_index_measure(*pair, data_range=1.0, reduction="none")
+    estimate, truth = _pair(estimate, truth)
+    if truth.ndim != 4 or min(truth.shape[2:]) < SMALLEST:
+        raise CSBError(f"images have shape {tuple(truth.shape)}; expected (B, C, H, W) with H, W ≥ {SMALLEST}")
+    found = structural_similarity_index_measure(estimate, truth, data_range=1.0, reduction="none")
     return torch.as_tensor(found).reshape(len(truth)).cpu()
 
 
@@ -41,6 +54,7 @@ def ssim_scores(samples: Tensor, truth: Tensor, log_weights: Tensor | None = Non
 
     samples (B, n, C, H, W), truth (B, C, H, W) and log_weights as in :mod:`csb.metrics.ensemble`.
     """
+    samples, truth = finite("samples", samples), finite("truth", truth)
     w = ensembles(samples, truth, None, log_weights)[3].cpu()
     of_mean = ssim(posterior_mean(samples, log_weights), truth).mean()
     of_samples = [v @ ssim(x, y.expand_as(x)) for v, x, y in zip(w, samples, truth)]

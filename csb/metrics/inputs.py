@@ -6,10 +6,12 @@ does not count, None gives all samples the same weight.
 
 import math
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from csb.errors import CSBError
+from csb.numbers import as_numbers
 from csb.process.resampling import invert
 
 ALONE = 1e-8  # 1 − Σw² below this: one sample has all the weight, and nothing is known about the spread
@@ -17,17 +19,25 @@ _SUM = 1e-4  # how far float32 log-weights may be from the sum 1
 
 
 def finite(name: str, x: Tensor) -> Tensor:
-    """x, detached. CSBError where it is empty or not finite."""
+    """x, detached. CSBError where it is no array of real numbers, empty or not finite."""
+    x = as_numbers(name, x)
     bad = x.numel() - int(torch.isfinite(x).sum())
     if bad or not x.numel():
         raise CSBError(f"{name} has {bad} NaN or infinite values of {x.numel()}; give finite ones; check its source")
-    return x.detach()
+    return x
 
 
 def selection(mask: Tensor | None, B: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """The mask, of ``shape`` for all observations or (B, *shape), as a boolean tensor (B, P); all True for None."""
+    """The mask, of ``shape`` for all observations or (B, *shape), as a boolean tensor (B, P); all True for None.
+
+    CSBError for other shapes or types, and where the observations have not as many coordinates each, at least one.
+    """
     if mask is None:
         return torch.ones(1, dtype=torch.bool, device=device).expand(B, math.prod(shape))
+    try:
+        mask = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    except (TypeError, ValueError) as error:
+        raise CSBError(f"mask is {type(mask).__name__}; give True and False in the shape {shape}") from error
     if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, (B, *shape)):
         raise CSBError(
             f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape {shape} or {(B, *shape)}"
@@ -43,14 +53,14 @@ def ensembles(
     samples: Tensor, truth: Tensor, mask: Tensor | None = None, log_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Checked samples (B, n, P) and truth (B, P), in their own dtype, mask (B, P) and weights (B, n), on one device."""
+    samples, truth = finite("samples", samples), finite("truth", truth)
     if samples.ndim < 3 or samples.shape[:1] + samples.shape[2:] != truth.shape:
         shapes = f"samples have shape {tuple(samples.shape)}, truth {tuple(truth.shape)}"
         raise CSBError(f"{shapes}; expected (B, n, *shape) and (B, *shape), the same B and shape")
     if samples.shape[1] < 2:
         raise CSBError(f"samples hold n={samples.shape[1]} draws an observation; the scores need at least 2")
-    samples, truth = finite("samples", samples), finite("truth", truth).to(samples.device)
     keep = selection(mask, len(truth), tuple(truth.shape[1:]), samples.device)
-    return samples.flatten(2), truth.flatten(1), keep, ensemble_weights(log_weights, samples)
+    return samples.flatten(2), truth.to(samples.device).flatten(1), keep, ensemble_weights(log_weights, samples)
 
 
 def ensemble_weights(log_weights: Tensor | None, samples: Tensor) -> Tensor:
@@ -71,9 +81,10 @@ def _weights(
     if log_weights is None:
         n = shapes[0][-1]
         return torch.full((n,), 1 / n, dtype=torch.float64, device=device)
+    log_weights = as_numbers(name, log_weights)
     if tuple(log_weights.shape) not in shapes:
         raise CSBError(f"{name} has shape {tuple(log_weights.shape)}; expected {' or '.join(map(str, shapes))}")
-    w = log_weights.detach().double().exp()
+    w = log_weights.double().exp()
     total = w.sum(-1, keepdim=True)
     if not bool(((total - 1).abs() <= _SUM).all()):
         worst = float(total.flatten()[(total - 1).abs().argmax()])

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csb.errors import CSBError, require_int
+from csb.errors import MOST_DRAWS, CSBError, require_int
+from csb.metrics.inputs import finite
+from csb.numbers import require_present
 
 _HIDDEN = 10  # nodes of each of two layers of the classifier, a number of (x, y)
 
@@ -36,6 +38,11 @@ def _features(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def _require_observed(**values: Tensor) -> None:
+    for name, y in values.items():
+        require_present(name, y, "give finite values, or NaN for missing ones", gaps=True)
+
+
 def local_c2st(
     drawn: Tensor, truth: Tensor, y: Tensor, at: Tensor, samples: Tensor, *, seed: int = 0, permutations: int = 19
 ) -> LocalTest:
@@ -51,17 +58,21 @@ def local_c2st(
         permutations: R ≥ 1; the least p is 1/(R + 1).
 
     Raises:
-        CSBError: shapes that do not fit, or fewer than 50 observations.
+        CSBError: shapes that do not fit, fewer than 50 observations, or values that are not finite.
     """
     from sklearn.neural_network import MLPClassifier  # a second to import, for this function only
 
-    require_int("permutations", permutations, 1)
-    B = len(truth)
-    if B < 50 or drawn.shape != truth.shape or len(y) != B or samples.shape[1:] != truth.shape[1:]:
+    require_int("permutations", permutations, 1, MOST_DRAWS)
+    require_int("seed", seed, 0, 2**32 - 1 - permutations)
+    drawn, truth, samples = finite("drawn", drawn), finite("truth", truth), finite("samples", samples)
+    B = len(truth) if truth.ndim > 1 else 0
+    fits = drawn.shape == truth.shape and samples.ndim == truth.ndim and samples.shape[1:] == truth.shape[1:]
+    if B < 50 or not fits or y.shape != (B, *at.shape):
         raise CSBError(
-            f"drawn {tuple(drawn.shape)}, truth {tuple(truth.shape)}, y {tuple(y.shape)} and samples "
-            f"{tuple(samples.shape)} do not fit; give (B, d), (B, d), (B, …) and (n, d), B ≥ 50"
+            f"drawn {tuple(drawn.shape)}, truth {tuple(truth.shape)}, y {tuple(y.shape)}, at {tuple(at.shape)} and "
+            f"samples {tuple(samples.shape)} do not fit; give (B, d), (B, d), (B, …), (…) and (n, d), B ≥ 50"
         )
+    _require_observed(y=y, at=at[None])
     ys = torch.cat([y, y, at[None].to(y).expand(len(samples), *at.shape)])
     both = _features(torch.cat([drawn, truth, samples]), ys)
     centre, scale = both[: 2 * B].mean(0), both[: 2 * B].std(0)
@@ -88,14 +99,17 @@ def predictive_p(simulated: Tensor, at: Tensor) -> float:
         at: (…), the observation.
 
     Raises:
-        CSBError: shapes that do not fit, or fewer than 20 simulated y.
+        CSBError: shapes that do not fit, fewer than 20 simulated y, infinite values, or none that both have.
     """
-    if len(simulated) < 20 or simulated.shape[1:] != at.shape:
+    if simulated.ndim == 0 or len(simulated) < 20 or simulated.shape[1:] != at.shape:
         raise CSBError(f"simulated {tuple(simulated.shape)} and at {tuple(at.shape)} do not fit; give (n ≥ 20, …), (…)")
+    _require_observed(simulated=simulated, at=at[None])
     y = simulated.flatten(1).double()
     mean = y.nanmean(0)
     std = (y - mean).square().nanmean(0).sqrt().clamp_min(1e-300)
     used = ~at.flatten().isnan() & mean.isfinite()
+    if not bool(used.any()):
+        raise CSBError("simulated and at have no coordinate with a value in both; check what is missing")
     own, others = (((v - mean) / std).square()[..., used] for v in (at.flatten().double(), y))
     # a simulated y that lacks values is judged by the average of those it has
     count = (~others.isnan()).sum(1).clamp_min(1)

@@ -10,6 +10,8 @@ that makes a series, but a p-value that is not small proves no set.
 import torch
 from torch import Tensor
 
+from csb.errors import CSBError
+
 PERMUTATIONS = 199
 _VALUES, _LONGEST, _WIDEST = 200_000, 200, 32  # numbers of all observations that count, rows of one, and columns
 
@@ -34,7 +36,12 @@ def order_p_value(y: Tensor, generator: torch.Generator) -> tuple[float, int]:
         y: observations (N, L, d), of which 200,000 numbers, the first 200 rows and the first 32 columns count; NaN is
             missing.
         generator: of the permutations.
+
+    Raises:
+        CSBError: y of another shape.
     """
+    if y.ndim != 3 or not y.numel():
+        raise CSBError(f"y has shape {tuple(y.shape)}; expected (N, L, d)")
     y = y[: most(tuple(y.shape[1:])), :_LONGEST, :_WIDEST].double()
     there = ~y.isnan().all(2)
     u = torch.stack([ranks(column).view(there.shape) for column in y.flatten(0, 1).unbind(1)], 2)

@@ -361,16 +361,6 @@ def test_distilled_and_compared():
     assert "<table>" in found._repr_html_()
 
 
-def test_metrics_take_arrays():
-    generator = np.random.default_rng(0)
-    a, b = generator.normal(size=(2, 100, 2))
-    assert csb.metrics.mmd(a, b) == csb.metrics.distances.mmd(*(torch.from_numpy(part).float() for part in (a, b)))
-    assert csb.metrics.sliced_wasserstein(a, (a + 1).tolist()) == pytest.approx(1.0, rel=0.1)
-    samples, truth = generator.normal(size=(50, 100, 2)), generator.normal(size=(50, 2))
-    assert csb.metrics.crps(samples, truth) == pytest.approx(1 / np.pi**0.5, rel=0.2)
-    assert csb.metrics.sbc_ranks(samples, truth).shape == (50, 2)
-
-
 def test_options_of_encoders():
     csb.register(Own)
     squared = csb.fit(*pairs(), encoder={"name": "Own", "power": 2}, **SMALL)
