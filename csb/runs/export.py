@@ -49,12 +49,13 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     picture = _picture(Path(source))
     text = _card(bridge, about, licence, picture is not None)  # before any file is written
     image = None if picture is None else picture.read_bytes()
-    for name in (PICTURE, CONTEXTS, CONFIG):  # of an earlier export
-        (out / name).unlink(missing_ok=True)
     save(bridge, out / WEIGHTS, about)
     if image is not None:
         write_atomically(out / PICTURE, lambda file: file.write(image))
     write_text(out / CARD, text)
+    kept = {PICTURE: image is not None, CONTEXTS: bridge.reference is not None, CONFIG: False}
+    for name in (name for name, is_new in kept.items() if not is_new):  # of an earlier export, which was whole so far
+        (out / name).unlink(missing_ok=True)
     return out
 
 

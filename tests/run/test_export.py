@@ -1,6 +1,7 @@
 """Exported folders: the same bridge, a card that says what it is, nothing of the machine, and the Hub."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -83,8 +84,27 @@ def test_a_taken_folder_is_left_alone(run, tmp_path):
     for licence in ("", "a b", "mit\ntags: x", "x" * 50):
         refused(lambda licence=licence: export(run, tmp_path / "new", licence=licence), "licence")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("last", ["model.safetensors", "samples.png", "README.md"])
+def test_an_export_that_is_cut_short_leaves_one_that_loads(run, tmp_path, monkeypatch, last):
     older = shutil.copytree(Path(__file__).parents[1] / "golden" / "files" / "exported", tmp_path / "older")
-    export(run, older, overwrite=True)  # which had its description beside the tensors
+    before = {path.name: path.read_bytes() for path in older.iterdir()}
+    replace = os.replace
+
+    def cut_short(source, target):
+        if Path(target).name == last:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            export(run, older, overwrite=True)
+    is_old = last == "model.safetensors"
+    assert ({path.name: path.read_bytes() for path in older.iterdir()} == before) == is_old
+    assert (csb.load(older, "cpu").about["problem"]["name"] == "two_moons") == is_old
+    export(run, older, overwrite=True)  # the older one had its description beside the tensors
     assert sorted(path.name for path in older.iterdir()) == sorted(FILES)
 
 
