@@ -1,6 +1,7 @@
 """What a job of csb train does, alone or in a sweep."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -59,7 +60,9 @@ def _train(run: RunConfig) -> dict[str, Any] | None:
 
 
 def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
-    """This process's place in the training; None where it has started the training's processes, and they are done.
+    """This process's place in the training; None where there is nothing to do here.
+
+    That is where it has started the training's processes, and they are done, or where it is one too many.
 
     Args:
         device: the settings.
@@ -69,7 +72,15 @@ def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
         CSBError: processes that do not fit the settings, too few GPUs, a process that was killed.
     """
     if device.world == 1:
-        return Ranks.of(device)
+        started = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+        if started == "1":
+            return Ranks.of(device)
+        if os.environ.get("RANK") != "0":  # process 0 says so; the others end without a word
+            return None
+        raise CSBError(
+            f"torchrun started {started} processes for trainer.devices=1; set trainer.devices to the processes of a "
+            f"machine (and trainer.num_nodes to the machines), or start csb train without torchrun"
+        )
     if environment() is not None:
         ranks = init(device)
         if not ranks.is_rank_zero:

@@ -118,6 +118,16 @@ class TestProcesses:
         with pytest.raises(CSBError, match=rf"trainer.devices={devices} .* takes {devices} processes and 8 were start"):
             init(DeviceSettings("cpu", devices))
 
+    def test_torchrun_for_one_device(self, monkeypatch):
+        for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "1")):
+            monkeypatch.setenv(name, value)
+        assert train.begin(DeviceSettings("cpu"), []) is None  # and process 0 says why, once
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(CSBError, match=r"^torchrun started 2 processes for trainer.devices=1; set trainer.devices"):
+            train.begin(DeviceSettings("cpu"), [])
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        assert train.begin(DeviceSettings("cpu"), []) is ALONE
+
     def test_several_machines_need_processes_that_have_joined(self):
         with pytest.raises(CSBError, match=r"^trainer.num_nodes=2 needs a process for each device of every machine"):
             train.begin(DeviceSettings("cpu", num_nodes=2), [])
