@@ -15,29 +15,21 @@ from tests.conftest import refused
 REFUSED = [  # arguments, and what the line says
     ("experiment=nope", "nope", "mnist_inpaint"),
     ("problem.name=nope", "problem 'nope' is unknown", "two_moons"),
-    ("network.name=nope", "network 'nope' is unknown", "unet"),
     ("training.stps=1", "training has no setting 'stps'", "(did you mean steps?)"),
     ("foo=1", "there is no setting 'foo'", "training"),
     ("+problem.foo=1", "problem has no setting 'foo'", "n_train"),
     ("+network.options.foo=1", "network.options has no setting 'foo'", "width"),
-    ("+baselines.sweeps.tds=[1]", "baselines.sweeps has no setting 'tds'", "dps"),
     ("+baselines.options.dps={zeta:1}", "baselines.options.dps has no setting 'zeta'", "batch_size,"),
     ("~baselines.sweeps.dps", "baselines.sweeps.dps is missing; give a list of values of step_size"),
     ("training.cache_bytes=10", "training.cache_bytes=10 cannot hold one trajectory"),
     ("sampler.sample_steps=50", "sampler.sample_steps=50 is not possible; give an integer in 1..10"),
     ("trainer.devices=3", "training.batch_size=1024, that of all devices together, is not divided evenly among 3"),
-    ("metrics.picture_rows=99", "metrics.picture_rows=99 is not possible"),
-    ("network=unet", "network=unet needs images"),
-    ("network.options.depth=0", "network.options.depth=0 is not possible"),
-    ("problem=null", "problem=null is not possible; give a name or a table"),
     ("T=[1", "T=[1 does not parse; close each bracket"),
     ("name=[a=b]", "name=[a=b] does not parse"),
     ("=3", "override must be a string or a list"),
     ("T=${nowhere}", "nowhere"),
     ("T=3,5", "Ambiguous value for argument 'T=3,5'"),
-    ("name=null", "name=None is not possible; give a path"),
     ("resume=true overwrite=true", "resume=true and overwrite=true contradict each other"),
-    ("training.batch_size=10 training.states_per_pair=4", "is not a multiple of training.states_per_pair=4"),
     ("objective=mean_matching objective.covariance=diagonal", "mean_matching"),
     ("experiment=mnist_inpaint network.options.patch=3", "patch=3 does not divide the 28×28 image"),
     ("experiment=mnist_inpaint network.options.channels=20", "channels=20 is not possible; give a multiple of 8"),
@@ -45,8 +37,6 @@ REFUSED = [  # arguments, and what the line says
     ("problem.n_train=100 training.batch_size=512", "100 training pairs are fewer than training.batch_size=512"),
     ("schedule=linear evaluate=true baselines.alpha_bar_end=0.99", "beta_min=0.1 is outside [0, 0.0101]"),
     ("schedule=linear stage=denoiser denoiser.alpha_bar_end=0.99", "beta_min=0.1 is outside [0, 0.0101]"),
-    ("-m T=3,5 L=1,x", "L='x' is not possible"),
-    ("--multirun problem=two_moons,nope", "nope"),
     ("-m T=range(0,3)", "T=0 is not possible; give an integer in 1..10000"),
     ("-m training.stps=1,2", "training has no setting 'stps'"),
     ("-m T=interval(0,1)", "T=interval(0,1) is not a supported kind of sweep; list the values, key=a,b"),
@@ -116,15 +106,12 @@ class TestCommandLine:
         assert os.listdir(tmp_path) == []
 
     def test_data_that_cannot_be_had(self, tmp_path, capfd, monkeypatch):
-        """No files, no network: pip and torchvision are pointed at a closed port."""
-        monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-        proxies = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
-        environment = {
-            "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1",
-            "PIP_RETRIES": "0", "no_proxy": "", "NO_PROXY": "", **dict.fromkeys(proxies, "http://127.0.0.1:9"),
-        }  # fmt: skip
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        """No files, and a network that is a closed port."""
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, "")
         with pytest.raises(SystemExit) as end:
             main(["train", "experiment=mnist_inpaint", f"problem.root={tmp_path}/data", f"out={tmp_path}/out"])
         out, err = capfd.readouterr()

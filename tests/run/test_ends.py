@@ -40,40 +40,36 @@ def ask(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
-class TestASignalThatIsSwallowed:
-    """What a library makes of what a handler raises is forgotten."""
+def test_a_signal_that_is_swallowed_is_not_lost():
+    """What a library makes of what a handler raises is forgotten, and it does not disturb what is cleaned up."""
+    done = []
 
-    def test_at_the_end(self):
-        with pytest.raises(Terminated), terminable(), contextlib.suppress(Terminated):
+    @terminable()
+    def forgotten():
+        with contextlib.suppress(Terminated):
             ask()
 
-    def test_what_a_library_makes_of_it_is_not_its_own(self):
-        @terminable()
-        def action():
-            try:
-                ask()
-            except BaseException:
-                raise ValueError("a mistake in the configuration") from None
+    @terminable()
+    def taken_for_a_mistake():
+        try:
+            ask()
+        except BaseException:
+            raise ValueError("a mistake in the configuration") from None
 
+    @terminable()
+    def cleaning_up():
+        try:
+            ask()
+        finally:
+            time.sleep(0.3)
+            done.append(True)
+
+    for action in (forgotten, taken_for_a_mistake, cleaning_up):
         with pytest.raises(Terminated) as ended:
             action()
         assert ended.value.number == signal.SIGTERM
-
-    def test_it_does_not_disturb_what_is_cleaned_up(self):
-        done = []
-
-        @terminable()
-        def action():
-            try:
-                ask()
-            finally:
-                time.sleep(0.3)
-                done.append(True)
-
-        with pytest.raises(Terminated):
-            action()
-        assert done == [True]
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert done == [True]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("hook", [Hook("csb.cli.compose.compose", raises="SIGTERM"),
