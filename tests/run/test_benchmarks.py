@@ -30,17 +30,12 @@ REFUSED = [  # what schemas and the groups of conf/ check, once each; tests/run/
         f"{SBI} suite.out=new suite.name=nope",
         "suite='nope' is unknown; choose one of overheads, mixture, filtering, memory, sbi, speed",
     ),
-    ("suite=mixture particles=[8,8]", "particles=[8, 8] repeats an entry"),
     ("suite=mixture schedule.name=auto", "give {name: linear|cosine|power, …}"),
     ("suite=mixture dy=9", "dy=9 is outside 1..dx=8"),
-    ("suite=mixture +suite.foo=1", "suite.foo is unknown"),
-    ("suite=memory kinds=[csv]", "kinds[0]='csv' is unknown; choose one of npy, npz"),
-    ("suite=filtering lorenz63.methods=[{filter:ekf}]", "give {filter: bridge|enkf|bootstrap|ensf"),
     ("suite=filtering lorenz63.methods=[{filter:enkf,width:3}]", "lorenz63.methods has no setting 'width'"),
     ("suite=filtering +lorenz63.model.speed=3", "lorenz63.model has no setting 'speed'"),
     ("suite=filtering lorenz63.members=[] lorenz96.members=[]", "no system has members"),
     ("suite=speed suite.out=/proc/x", "cannot write to /proc/x"),
-    ("suite=target target=nope", "target='nope' is unknown; choose one of two_moons, mnist_inpaint"),
     ("suite=target observations=1000000", "observations=1000000 are more than the"),
     ("suite=target train=['training.steps=0']", "training.steps=0 is not possible"),
     ("suite=target target=mnist_inpaint threshold=[]", "threshold="),  # without the data
@@ -49,7 +44,6 @@ REFUSED = [  # what schemas and the groups of conf/ check, once each; tests/run/
     (f"{SBI} suite.out=new suite.train=['training.batch_size=1024']", "600 training pairs are fewer than training.b"),
     (f"{SBI} suite.out=new suite.iterations=[4]", "iteration 4 of suite.iterations is not among 1..3 (suite.L)"),
     (f"{SBI} suite.out=new suite.train=['T=3']", "suite.train[0]='T=3' is set by the suite itself"),
-    (f"{SBI} suite.out=new suite.train=['training.steps=0']", "training.steps=0 is not possible"),
     (f"{SBI} suite.out=new -m", "cannot be swept over"),
 ]
 

@@ -147,13 +147,6 @@ def test_settings_are_checked_before_any_work(run_with_stages, tmp_path, argumen
     assert sorted(p.name for p in run_with_stages.iterdir()) == before
 
 
-def test_a_student_may_go_elsewhere(run_with_stages, tmp_path):
-    own = ["stage=distil", f"run={run_with_stages}", f"distil.out={tmp_path}/there", "distil.steps=2"]
-    stage_job(read(composed("train", [*STAGES, *own])))
-    assert [p.name for p in tmp_path.iterdir()] == ["there"]
-    assert load_stage(tmp_path / "there", "distil", "cpu").about["steps"] == 2
-
-
 def test_what_cannot_be_loaded(run_copy):
     for stage, name, of in (("flow", "flow", "not a FlowNetwork"), ("distil", "consistency", "not a Student")):
         path = run_copy / f"{name}.safetensors"
