@@ -48,13 +48,16 @@ def file(exact_bridge, tmp_path):
 
 class TestHelp:
     def test_overview_lists_every_command_with_an_example(self, capsys):
+        main(["--version"])
+        assert capsys.readouterr().out == f"csb {csb.__version__}\n"
         texts = []
         for arguments in ([], ["-h"], ["--help"]):
             main(arguments)
             texts.append(capsys.readouterr().out)
         assert texts[0] == texts[1] == texts[2]
-        assert all(one.summary in texts[0] for one in COMMANDS.values())
-        assert all(f"csb {name} {one.examples[0][0]}" in texts[0] for name, one in COMMANDS.items())
+        for name, one in COMMANDS.items():
+            assert one.summary in texts[0]
+            assert f"csb {name} {one.examples[0][0]}" in texts[0]
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_key_and_group_says_what_it_means(self, capsys, name):
@@ -83,10 +86,6 @@ class TestHelp:
             "import sys; from csb.cli.main import main; main(['-h']); main(['--version']); exit('torch' in sys.modules)"
         )
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
-
-    def test_version(self, capsys):
-        main(["--version"])
-        assert capsys.readouterr().out == f"csb {csb.__version__}\n"
 
     @pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(one) for one in EXAMPLES])
     def test_every_example_composes_and_is_valid(self, name, arguments, here):
@@ -172,7 +171,6 @@ class TestObservations:
         [
             ({"a": np.zeros(2), "b": np.zeros(2)}, "holds the arrays a, b; give a file with an array named y"),
             ({}, "holds no array"),
-            ({"y": np.zeros((2, 3))}, "has shape (2, 3)"),
             ({"y": np.array([{}, None], dtype=object)}, "Object arrays cannot be loaded when allow_pickle=False"),
         ],
     )
@@ -191,24 +189,21 @@ class TestInspect:
     def test_a_run(self, tiny_run, capsys, here):
         main(["inspect", f"run={tiny_run}", "json=true"])
         found = json.loads(capsys.readouterr().out)
-        bridge = load(tiny_run / "bridge.safetensors")
-        about = bridge.about
-        result = json.loads((tiny_run / "result.json").read_text())
+        bridge, result = load(tiny_run / "bridge.safetensors"), json.loads((tiny_run / "result.json").read_text())
         history = json.loads((tiny_run / "history.json").read_text())
-        best = best_iteration([row for row in history if SCORE in row])
-        assert (found["task"], found["x_shape"], found["y_shape"], found["T"]) == ("two_moons", [2], [2], 3)
-        assert found["alpha_bar_T"] == pytest.approx(float(bridge.grid.alpha_bar[3]))
-        assert found["first_step"] == pytest.approx(float(bridge.grid.beta[1]) ** 0.5)
-        assert (found["iterations"], found["held"]) == (2, best)
-        assert found["objective"] == about["config"]["objective"]["name"] == "bridge_matching"
-        assert found["kernels"]["backward"]["parametrisation"] == bridge.backward_kernel.parametrisation
-        assert found["kernels"]["forward"]["covariance"] == bridge.forward_kernel.covariance
-        assert found["kernels"]["backward"]["network"] == "MLP"
-        assert found["parameters"] == sum(p.numel() for p in bridge.parameters())
+        kernel = {"network": "MLP", "parametrisation": bridge.backward_kernel.parametrisation, "covariance": "mixture"}
+        expected = {
+            "task": "two_moons", "x_shape": [2], "y_shape": [2], "T": 3, "iterations": 2,
+            "alpha_bar_T": pytest.approx(float(bridge.grid.alpha_bar[3])),
+            "first_step": pytest.approx(float(bridge.grid.beta[1]) ** 0.5),
+            "held": best_iteration([row for row in history if SCORE in row]), "objective": "bridge_matching",
+            "parameters": sum(p.numel() for p in bridge.parameters()), "seconds": result["seconds"],
+            "half_steps": [{key: v for key, v in row.items() if key != EACH} for row in history],
+        }  # fmt: skip
+        assert {key: found[key] for key in expected} == expected
+        assert {key: found["kernels"]["backward"][key] for key in kernel} == kernel
         assert found["versions"]["csb"] == csb.__version__
-        assert found["seconds"] == result["seconds"]
         assert found["scores"]["sliced_w"] == result["sliced_w"]
-        assert found["half_steps"] == [{key: v for key, v in row.items() if key != EACH} for row in history]
         half_step = inspect(tiny_run / "half_steps" / "03_backward.safetensors")
         assert (half_step["held"], half_step["iterations"], half_step["scores"]) == (2, 2, None)
         assert half_step["seconds"] == history[2]["seconds"]
@@ -223,42 +218,29 @@ class TestInspect:
         assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
         assert list(here.iterdir()) == []
 
-    def test_a_file_alone(self, file):
+    def test_a_file_alone_and_no_codes_for_the_terminal(self, file, capsys):
         found = inspect(file)
         assert found["task"] is found["scores"] is found["held"] is found["half_steps"] is found["seconds"] is None
         assert (found["T"], found["versions"]) == (4, {"csb": "9.9"})
-        assert found["kernels"]["backward"]["covariance"] == "full"
         assert json.loads(json_text(found)) == found
-
-    def test_codes_for_the_terminal_are_not_passed_on(self, file, capsys):
-        found = inspect(file)
         print_inspection({**found, "task": "\x1b[2Jx", "problem": {"name": "x", "root": "\x1b]0;y\x07"}})
         out = capsys.readouterr().out
         assert "\x1b" not in out
         assert "�[2Jx" in out
 
 
-def test_export(file, tmp_path, capsys):
-    new = tmp_path / "new"
+def test_export_and_evaluate(tiny_run, here, file, tmp_path, capsys):
+    new, folder = tmp_path / "new", shutil.copytree(tiny_run, tmp_path / "run")
     main(["export", f"run={file}", f"out={new}", "licence=mit"])
     assert f"load it with csb.load('{new}')" in capsys.readouterr().out
     assert "license: mit" in (new / "README.md").read_text()
     assert "holds an exported bridge; choose overwrite=true" in refused("export", f"run={file}", f"out={new}")
-    main(["export", f"run={new}", f"out={tmp_path}/again"])
-    main(["inspect", f"run={tmp_path}/again", "json=true"])
-    out = capsys.readouterr().out
-    assert json.loads(out[out.index("{") :])["versions"] == {"csb": "9.9"}
-
-
-def test_evaluate(tiny_run, here, tmp_path):
-    folder = shutil.copytree(tiny_run, tmp_path / "run")
     line = [
         f"run={folder}", "baselines=none", "metrics.exact_samples=100", "metrics.exact_observations=2",
         "metrics.c2st_samples=0", "metrics.compare_observations=2", "metrics.compare_samples=4",
     ]  # fmt: skip
     main(["evaluate", *line])
-    report = json.loads((folder / "report.json").read_text())
-    assert report["command"] == shlex.join(["csb", "evaluate", *line])
+    assert json.loads((folder / "report.json").read_text())["command"] == shlex.join(["csb", "evaluate", *line])
     assert list(here.iterdir()) == []
 
 
