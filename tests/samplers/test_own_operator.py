@@ -6,7 +6,6 @@ import torch
 
 import csb
 from csb.errors import CSBError
-from csb.metrics.distances import moment_errors
 from csb.networks.diffusion import MixtureDenoiser
 from csb.problems import LinearGaussian, Matrix, Mixture
 from csb.process import Grid, LinearBeta, seeded
@@ -26,20 +25,11 @@ def squares(x):
     return x[:, :2] ** 2
 
 
-@pytest.mark.parametrize(("method", "K"), [(TDS, 1000), (BootstrapSMC, 4000)])
-def test_particle_filters_reach_the_posterior_from_a_matrix_alone(method, K):
-    sampler = method(DENOISER, csb.GaussianLikelihood(PROBLEM.A.numpy(), std=0.4), particles=K, batch_size=4096)
-    assert sampler.grid.T == 100
-    found = sampler.sample(Y[0], 4000, seeded(1))
-    law = PROBLEM.posterior(Y[0])
-    errors = moment_errors(found.x, {"mean": law.mean, "cov": law.cov}, found.log_weights)
-    assert errors.mean_scaled < 0.1
-    assert errors.cov_relative < 0.15
-
-
 @pytest.mark.parametrize("name", ["pigdm", "tmpd", "mmps"])
 def test_linear_methods_have_the_posterior_from_a_matrix_alone(name):
-    errors = law_errors(output_law(GUIDED[name](DENOISER, MATRIX), Y[0]), PROBLEM.posterior(Y[0]))
+    sampler = GUIDED[name](DENOISER, csb.GaussianLikelihood(PROBLEM.A.numpy(), std=0.4))
+    assert sampler.grid.T == 100
+    errors = law_errors(output_law(sampler, Y[0]), PROBLEM.posterior(Y[0]))
     assert errors.mean_scaled < 0.05
     assert errors.cov_relative < 0.1  # of order 1/T, for T = 100
 
@@ -117,9 +107,8 @@ class TestErrors:
         ],
     )
     def test_of_the_likelihood(self, A, given, message):
-        with pytest.raises(CSBError, match=message) as error:
+        with pytest.raises(CSBError, match=message):
             DPS(DENOISER, csb.GaussianLikelihood(A, **{"std": 0.1, **given}))
-        assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize("name", ["ddrm", "repaint"])
     def test_linear_methods_refuse_a_plain_function(self, name):

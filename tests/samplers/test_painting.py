@@ -12,7 +12,7 @@ import torch
 
 from csb.errors import CSBError
 from csb.problems import LinearGaussian, Mixture, MnistSuperres
-from csb.process import Cosine, Grid, LinearBeta, Power, seeded
+from csb.process import Grid, LinearBeta, Power, seeded
 from csb.samplers import ILVR, CoPaint, GaussianLikelihood, RePaint, Replacement
 from csb.samplers.diffusion import levels
 from tests.conftest import ROOT, Moved
@@ -86,25 +86,6 @@ class TestRePaint:
         assert_chain(sampler, chain)
         assert float((chain_of(sampler).repaint(1, 1).mean - chain.mean).abs().max()) > 0.05  # ten standard errors
 
-    @pytest.mark.parametrize(
-        ("schedule", "T", "U", "bound"),
-        [
-            (Power(1e-4, 2.0), 40, 20, 0.2),
-            *(
-                pytest.param(schedule, 100, 60, 0.06, marks=pytest.mark.nightly)
-                for schedule in (LinearBeta(1e-4), Cosine(1e-4), Power(1e-4, 2.0))
-            ),
-        ],
-        ids=repr,
-    )
-    def test_more_resamples_come_nearer_to_the_conditional(self, schedule, T, U, bound):
-        grid = Grid.from_schedule(schedule, T)
-        found = [unseen(two(grid).repaint(1, each)) for each in (1, 2, 5, 20, 60) if each <= U]
-        errors = [(abs(error), abs(ratio - 1)) for error, ratio in found]
-        assert all(more[i] < 0.8 * one[i] for one, more in pairwise(errors) for i in (0, 1))
-        assert errors[0][0] > 0.9  # without them, a posterior deviation off
-        assert max(errors[-1]) < bound
-
     def test_the_table_of_the_documentation(self):
         page = (ROOT / "docs/pages/methods/repaint.md").read_text()
         grid = Grid.from_schedule(LinearBeta(1e-4), 100)
@@ -124,18 +105,6 @@ class TestILVRAndReplacement:
     def test_replacement_follows_the_recursion(self, scale):
         sampler = correlated(Replacement, scale=scale)
         assert_chain(sampler, chain_of(sampler).replacement())
-
-    def test_ilvr_conditions_after_the_step_and_replacement_before_it(self):
-        """On one grid the two differ in z_T alone: by far on a short horizon, not at all on a long one."""
-        brief, long = Grid.from_schedule(Power(0.5, 2.0), 2), Grid.from_schedule(Power(1e-6, 2.0), 20)
-        short = correlated(ILVR, grid=brief)
-        here, there = chain_of(short).ilvr(0), chain_of(short).replacement()
-        assert float((here.mean - there.mean).abs().max()) > 0.05  # ten standard errors
-        assert_chain(short, here)
-        assert_chain(correlated(Replacement, grid=brief), there)
-        start = correlated(ILVR, grid=long)
-        here, there = chain_of(start).ilvr(0), chain_of(start).replacement()
-        torch.testing.assert_close((here.mean, here.cov), (there.mean, there.cov), rtol=0, atol=1e-3)
 
     def test_for_super_resolution_the_filter_is_the_mean_of_blocks(self):
         denoiser = Pixels(torch.full((1, 28, 28), 0.2), 0.5)
@@ -201,13 +170,6 @@ class TestCoPaint:
             errors.append([float(gap.abs().max()) for gap in gaps])
         assert max(errors[-1]) < 0.03
         assert all(b[0] < 0.7 * a[0] and b[1] < 0.7 * a[1] for a, b in pairwise(errors))
-
-    def test_it_reaches_the_posterior(self):
-        sampler, chain, exact = isotropic(100)
-        x = sampler.sample(NEAR, 4000, seeded(2)).x
-        assert_moments(x, chain.law(sampler))
-        gap = (x.double().mean(0) - exact.mean) / exact.cov.diagonal().sqrt()
-        assert float(gap.abs().max()) < 0.12  # its bias and 5/√n
 
 
 class TestTheOptimiserOfCoPaint:
