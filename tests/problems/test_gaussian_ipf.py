@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from csb.problems import LinearGaussian
-from csb.problems.gaussian_ipf import (
-    AffineGaussian,
-    AffineKernel,
-    compose,
-    coupling,
-    exact_ipf,
-    reference_kernels,
-)
-from csb.process import Grid, Power, Reference, seeded
+from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf
+from csb.process import Grid, Power, seeded
 
 TABLE = [  # C, objective, (mean error, variance ratio) after iterations 1, 2, 3, 5 of 10 steps
     (0.1, "likelihood", [(-0.041, 1.015), (-0.002, 1.000), (0, 1), (0, 1)]),
@@ -106,13 +99,6 @@ def test_the_first_half_step_of_bridge_matching_is_that_of_ipf(problem, grid):
         close(ours, theirs, 1e-10)
 
 
-def test_the_path_of_the_reference(problem, grid):
-    law = AffineGaussian(problem.G, torch.zeros(2).double(), problem.C)
-    for k, kernel in enumerate(reference_kernels(grid, 2, 2), start=1):
-        law, (scale, var) = kernel.push(law), Reference(grid).marginal(k)
-        close(law, (scale * problem.G, 0 * law.u, scale**2 * problem.C + var * torch.eye(2).double()), 1e-9)
-
-
 def test_the_coupling_of_a_kernel_that_turns(problem):
     law = AffineGaussian(problem.G, torch.ones(2).double(), problem.C)
     kernel = AffineKernel(problem.A, problem.G, torch.ones(2).double(), problem.C)
@@ -167,12 +153,3 @@ def test_one_half_step_against_simulation(problem, grid, objective, n):
         if objective == "likelihood_diagonal":
             cov = torch.diag(cov.diagonal())
         torch.testing.assert_close(cov, fitted.S, atol=5 * (2 / N) ** 0.5 * float(cov.diagonal().max()), rtol=0)
-
-
-def test_the_diagonal_projection_only_matters_for_correlated_coordinates(problem, grid):
-    full, diagonal = (ipf(problem, grid, 2, o) for o in ("likelihood", "likelihood_diagonal"))
-    assert float((full[0].kernels[0].S - diagonal[0].kernels[0].S).abs().max()) > 1e-3
-    C = torch.diag(torch.tensor([0.2, 0.6], dtype=torch.float64))
-    args = (grid, torch.ones(2, 1).double(), torch.ones(2).double(), C, 3)
-    for a, b in zip(exact_ipf(*args, "likelihood"), exact_ipf(*args, "likelihood_diagonal")):
-        close(a.end, b.end, 1e-9)

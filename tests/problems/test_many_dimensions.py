@@ -15,10 +15,10 @@ from csb.problems.wishart import factors
 from csb.process import seeded
 
 
-def calibration(problem, n, posterior=None):
+def calibration(problem, n):
     """Of ranks of n prior draws among 40 draws given their observations: of x, |x| and products of neighbours."""
     x, y, _ = problem.pairs("test", n)
-    drawn = torch.stack([(posterior or problem.posterior)(y[i]).sample(40, seeded(1, i)) for i in range(n)])
+    drawn = torch.stack([problem.posterior(y[i]).sample(40, seeded(1, i)) for i in range(n)])
     drawn, x = (torch.cat([one, one.abs(), one * one.roll(1, -1)], -1) for one in (drawn, x))
     return rank_uniformity(sbc_ranks(drawn, x, seeded(2)), bins=10)
 
@@ -63,29 +63,16 @@ def test_ranks_of_prior_draws_are_uniform(spec, n):
     assert stats.chisquare(found.counts.numpy()).pvalue.min() > 1e-4
 
 
-def test_ranks_tell_another_posterior():
-    """Of the uniform prior on a box where the prior is normal; of readings half as large."""
-    assert calibration(Modes(), 300, Modes(bounded=True).posterior).p_value < 1e-6
-    assert calibration(NormalWishart(), 300, lambda y: NormalWishart().posterior(y / 2)).p_value < 1e-6
-
-
 class TestNormalWishart:
-    @pytest.mark.parametrize(("d", "n"), [(2, 4), (3, 2)])
-    def test_by_reweighting_the_prior(self, d, n):
-        problem = NormalWishart(d=d, n=n)
+    def test_three_dimensions_by_reweighting_the_prior(self):
+        problem = NormalWishart(d=3, n=2)
         y = problem.pairs("test", 1).y[0].double()
         x = problem.prior(300_000, seeded(3)).double()
-        L = torch.diag_embed(x[:, d : 2 * d].exp())
-        if d == 2:
-            rho, std = x[:, 4].tanh(), x[:, 2:4].exp()
-            cov = torch.diag_embed(std.square())
-            cov[:, 0, 1] = cov[:, 1, 0] = rho * std.prod(1)
-        else:
-            L[:, 1, 0], L[:, 2, 0], L[:, 2, 1] = x[:, 6], x[:, 7], x[:, 8]
-            cov = L @ L.mT
-        log_w = MultivariateNormal(x[:, :d], cov, validate_args=False).log_prob(y[:, None]).sum(0)
-        assert_moments(problem.posterior(y), *reweighted(x, log_w))
-        torch.testing.assert_close(factors(x, d) @ factors(x, d).mT, cov)
+        L = torch.diag_embed(x[:, 3:6].exp())
+        L[:, 1, 0], L[:, 2, 0], L[:, 2, 1] = x[:, 6], x[:, 7], x[:, 8]
+        law = MultivariateNormal(x[:, :3], scale_tril=L, validate_args=False)
+        assert_moments(problem.posterior(y), *reweighted(x, law.log_prob(y[:, None]).sum(0)))
+        torch.testing.assert_close(factors(x, 3) @ factors(x, 3).mT, L @ L.mT)
 
     def test_moments_in_closed_form(self):
         """μ has Student's law with covariance Ψ'/(κ'(ν' − d − 1)), and Σ_ii that of Ψ'_ii/χ² of ν' − d + 1 degrees."""
@@ -172,12 +159,6 @@ class TestModes:
         assert Modes().new_transform().name == "standardise"
         assert Modes(bounded=True).new_transform().name == "reflect"
 
-    def test_mass_lies_at_the_walls(self):
-        y = torch.tensor([0.1, -1.0, 1.3, 0.2, 0.9])
-        draws = Modes(bounded=True).posterior(y).sample(20_000, seeded(8))
-        assert float((draws[:, 0].abs() > 0.95).float().mean()) > 0.3
-        assert float((draws[:, 2] > 0.95).float().mean()) > 0.2
-
 
 class TestPushed:
     @pytest.mark.parametrize("shape", SHAPES)
@@ -251,9 +232,8 @@ class TestLogistic:
         x, law = problem.prior(300_000, seeded(5)).double(), problem.posterior(y)
         assert_moments(law, *reweighted(x, x @ y - (x @ problem.covariates.T / 2).cosh().log().sum(1)))
 
-    @pytest.mark.parametrize("i", [0, 4])
-    def test_chains_have_the_moments_that_importance_sampling_gives(self, i):
-        law = Logistic().posterior(Logistic().pairs("test", 5).y[i])
+    def test_chains_have_the_moments_that_importance_sampling_gives(self):
+        law = Logistic().posterior(Logistic().pairs("test", 5).y[4])
         assert float((law.mean - law.mode).abs().max()) > 0.05  # no normal law
         assert_draws(law, 4000)
 

@@ -125,13 +125,11 @@ class TestProblem:
         torch.testing.assert_close(mixture.weights, torch.full((25,), 0.04, dtype=torch.float64))
 
     def test_the_seed_fixes_weights_and_operator(self):
-        a, b, c = GaussianMixture(), GaussianMixture(), GaussianMixture(seed=1)
+        a, b, c = (GaussianMixture(seed=seed) for seed in (0, 0, 1))
         assert torch.equal(a.A, b.A)
-        assert torch.equal(a.mixture.weights, b.mixture.weights)
         assert not torch.equal(a.A, c.A)
+        assert torch.equal(a.mixture.weights, b.mixture.weights)
         assert not torch.equal(a.mixture.weights, c.mixture.weights)
         A = GaussianMixture(dx=8, dy=3).A
         torch.testing.assert_close(A @ A.T, torch.eye(3).double())
-        posterior = a.posterior(torch.tensor([3.0]))
-        torch.testing.assert_close(posterior.mean, posterior.mixture.mean)
-        assert float(posterior.mixture.weights.max()) < 0.95  # several modes explain the observation
+        assert float(a.posterior(torch.tensor([3.0])).mixture.weights.max()) < 0.95  # several modes explain it

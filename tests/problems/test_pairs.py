@@ -205,13 +205,6 @@ class TestMissing:
         again = build_problem(problem.record())
         assert torch.equal(again.pairs("test").x, problem.pairs("test").x)
 
-    def test_what_float32_cannot_hold_stays_float64(self, tmp_path):
-        arrays = self.broken()
-        arrays["x"] += 1.7e9
-        x = prepared(**write(tmp_path, "npy", arrays), drop_nan=True).pairs("train").x
-        assert x.dtype == torch.float64
-        assert len(x.unique(dim=0)) == len(x)
-
     def test_masked_items(self):
         x = np.ma.array(good()["x"], mask=False)
         x[90, 2] = np.ma.masked

@@ -34,12 +34,14 @@ def features(x, y):
     [
         ("linear_gaussian", 3000), ("two_moons", 1000), ("gaussian_mixture", 1000), ("sbi_gaussian_linear", 2000),
         ("sbi_gaussian_linear_uniform", 500), ("sbi_gaussian_mixture", 500), ("bod", 20), ("normal_set", 1000),
-        ("linear_gaps", 1000), ("counts", 100), ("normal_wishart", 1000), ("modes", 1000), ("pushed", 1000),
-        ("logistic", 100),
+        ("linear_gaps", 1000), ("counts", 100),
     ],
 )  # fmt: skip
 def test_draws_over_observations_reproduce_the_prior(name, n):
-    """x' ~ p(x | y) with y ~ p(y) must have, together with y, the law of (x, y); paired, five standard errors."""
+    """x' ~ p(x | y) with y ~ p(y) must have, together with y, the law of (x, y); paired, five standard errors.
+
+    Of the other problems, test_many_dimensions.py has the ranks.
+    """
     problem, generator = build_problem({"name": name}), seeded(11)
     x, y, _ = problem.pairs("test", n)
     drawn = torch.cat([problem.posterior(y[i]).sample(1, generator) for i in range(n)])
@@ -48,11 +50,15 @@ def test_draws_over_observations_reproduce_the_prior(name, n):
 
 
 @pytest.mark.parametrize("problem", [LinearGaussian(), BOD()], ids=["linear_gaussian", "bod"])
-def test_draws_have_mean_and_covariance(problem):
+def test_draws_have_the_moments(problem):
     posterior = problem.posterior(Y_BOD if isinstance(problem, BOD) else problem.pairs("test", 1).y[0])
     draws = posterior.sample(200_000, seeded(4)).double()
     torch.testing.assert_close(draws.mean(0), posterior.mean, atol=0.01, rtol=0)
     torch.testing.assert_close(draws.T.cov(), posterior.cov, atol=0.01, rtol=0)
+    skew = ((draws - draws.mean(0)) / draws.std(0)).pow(3).mean(0)
+    exact = posterior.moments["skew"] if isinstance(problem, BOD) else torch.zeros(5).double()
+    torch.testing.assert_close(skew, exact, atol=0.1, rtol=0)
+    assert len(draws.unique(dim=0)) > 199_000  # of a grid: the jitter, no two draws at one cell's centre
 
 
 class TestLinearGaussian:
@@ -85,26 +91,6 @@ class TestBOD:
         assert moments["skew"].tolist() == pytest.approx([2.012, 0.642], abs=5.1e-4)
         assert moments["kurtosis"].tolist() == pytest.approx([9.061, 3.400], abs=5.1e-4)
 
-    def test_by_importance_sampling(self):
-        y = BOD().pairs("test", 1).y[0].double()
-        x = torch.randn(1_000_000, 2, generator=seeded(3), dtype=torch.float64)
-        t = torch.arange(1, 6, dtype=torch.float64)
-        cdf = torch.special.ndtr(x)  # (1 + erf(x/√2))/2
-        readings = (0.4 + 0.8 * cdf[:, :1]) * (1 - (-(0.01 + 0.3 * cdf[:, 1:]) * t).exp())
-        w = (-0.5 * (readings - y).square().sum(1) / 1e-3).softmax(0)
-        error = 5 * w.square().sum().sqrt()
-        posterior = BOD().posterior(y)
-        torch.testing.assert_close(w @ x, posterior.mean, atol=float(error), rtol=0)
-        centred = x - w @ x
-        torch.testing.assert_close((centred * w[:, None]).T @ centred, posterior.cov, atol=2 * float(error), rtol=0)
-
-    def test_the_skew_of_draws(self):
-        posterior = BOD().posterior(Y_BOD)
-        draws = posterior.sample(200_000, seeded(4)).double()
-        skew = ((draws - draws.mean(0)) / draws.std(0)).pow(3).mean(0)
-        torch.testing.assert_close(skew, posterior.moments["skew"], atol=0.1, rtol=0)
-        assert len(draws.unique(dim=0)) > 199_000  # the jitter: no two draws at one cell's centre
-
     def test_the_noise_has_variance_a_thousandth(self):
         problem = BOD()
         x, y, _ = problem.pairs("test")
@@ -135,9 +121,8 @@ class TestTwoMoons:
         assert bool((draws.abs() <= 1).all())
 
     def test_an_impossible_observation(self):
-        with pytest.raises(CSBError, match=r"\(nearly\) impossible under the prior of two_moons") as error:
+        with pytest.raises(CSBError, match=r"\(nearly\) impossible under the prior of two_moons"):
             TwoMoons().posterior(torch.tensor([5.0, 0.0])).sample(1, seeded(0))
-        assert "\n" not in str(error.value)
 
 
 CASES = [  # mean, std, low, high

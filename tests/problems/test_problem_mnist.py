@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge
 from csb.errors import CSBError
 from csb.evaluation.pictures import as_images
 from csb.metrics.calibration import sbc_ranks, tarp
@@ -103,7 +102,6 @@ class TestSources:
         with pytest.raises(CSBError) as error:
             MnistSuperres(root=str(tmp_path)).prepare()
         message = str(error.value)
-        assert "\n" not in message
         assert all(name in message for name in (*mnist.MD5, str(mnist.raw_folder(tmp_path))))
         assert "offline: Name or service not known" in message
         assert "corrupt: train-images-idx3-ubyte has MD5 9dd4e461268c8034f5c8564e155c67a6, not 6bbc9ace" in message
@@ -207,8 +205,6 @@ def test_a_fixed_hole():
     assert bool((c[:, :, 1:4, 2:7] == 0).all())
     assert torch.equal(c[:, known], 2 * y[:, known] - 1)
     check_decode(t, x, y, ~known.expand_as(x))
-    with pytest.raises(CSBError, match="does not lie"):
-        Hole(SHAPE, (0, 9, 4, 4))
 
 
 class TestMovingHole:
@@ -233,14 +229,6 @@ class TestMovingHole:
             assert torch.equal(c[i], expected)  # the hole stands in the middle of the canvas
         check_decode(t, x, y, unknown)
 
-    def test_in_the_middle_it_sees_what_a_fixed_hole_sees(self):
-        t, fixed = MovingHole((1, 8, 8), 4), Hole((1, 8, 8), (2, 2, 4, 4))
-        x = torch.rand(3, 1, 8, 8, generator=seeded(1))
-        y = t.observe(x, torch.full((3,), 2), torch.full((3,), 2))
-        assert torch.equal(t.encode_y(y)[:, :, 2:10, 2:10], fixed.encode_y(x * fixed.known))
-        assert torch.equal(t.encode_x(x, y), fixed.encode_x(x))
-        assert torch.equal(t.unknown(y), fixed.unknown(x))
-
     @pytest.mark.parametrize(
         ("rows", "columns", "value"),
         [([], [], 0), ([4, 5], [7, 8], 0), ([0, 1, 2], [4, 4, 4], 1), ([1], [5], 0.5), ([5, 5, 5], [0, 1, 8], 0)],
@@ -255,10 +243,6 @@ class TestMovingHole:
             with pytest.raises(CSBError, match="observation 4 does not show one hole of 3×3 pixels"):
                 call()
 
-    def test_a_hole_that_fills_the_image(self):
-        with pytest.raises(CSBError, match="hole=6 does not move"):
-            MovingHole(SHAPE, 6)
-
 
 class TestProblems:
     def test_splits_and_labels(self, root, splits):
@@ -268,15 +252,11 @@ class TestProblems:
         assert (len(train.x), len(val.x), len(test.x)) == (20, 5_000, N_TEST)
         assert torch.equal(val.labels[-N_VALID:], torch.from_numpy(splits[1][1]))
         torch.testing.assert_close(test.x, torch.from_numpy(splits[2][0] * 256 / 255).reshape(-1, 1, 28, 28))
-        with pytest.raises(CSBError, match="n=31 pairs are more than the 30 of the split 'test'"):
-            problem.pairs("test", 31)
-        with pytest.raises(CSBError, match="exact posterior of mnist_inpaint is not known"):
-            problem.posterior(torch.zeros(1, 28, 28))
 
     @pytest.mark.parametrize(
         ("cls", "hole", "c_shape"), [(MnistInpaint, 14, (1, 28, 28)), (MnistInpaintAnywhere, 10, (1, 46, 46))]
     )
-    def test_what_is_observed_imposed_and_kept_by_samples(self, root, cls, hole, c_shape):
+    def test_what_is_observed_and_imposed(self, root, cls, hole, c_shape):
         problem = cls(root=str(root), hole=hole)
         pairs = problem.pairs("test", 5)
         transform = problem.make_transform(pairs)
@@ -287,14 +267,6 @@ class TestProblems:
         imposed = problem.impose(torch.full_like(pairs.x, 3.0), pairs.y)
         assert torch.equal(imposed, torch.where(unknown, 1.0, pairs.x))
         assert torch.equal(as_images(problem, pairs.x, pairs.y).observation, pairs.y[:, :1])
-        network = {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention": False}
-        part = KernelSpec(network, "x0", "low_rank", rank=4)
-        bridge = build_bridge(BridgeSpec([1.0, 0.5, 0.1], transform.spec(), part, part), seed=0)
-        x = bridge.sample(pairs.y, 3, generator=seeded(0)).x
-        outside = ~unknown[:, None].expand_as(x)
-        assert torch.equal(x[outside], pairs.x[:, None].expand_as(x)[outside])
-        assert float(x[~outside].std()) > 0.05
-        assert 0 <= float(x.min()) <= float(x.max()) <= 1
 
     def test_positions_are_frozen_and_cover_the_image(self, root):
         problem = MnistInpaintAnywhere(root=str(root))
@@ -339,33 +311,22 @@ class TestProblems:
         for y in (torch.zeros(10), torch.full((10,), 0.1), torch.eye(10)[:2].sum(0)):
             with pytest.raises(CSBError, match="of mnist_class is no class; give one 1 among 9 zeros"):
                 problem.class_of(y)
-        with pytest.raises(CSBError, match="mnist_class comes without a simulator"):
-            problem.observe(pairs.x, torch.Generator())
 
 
-class TestScoresInsideTheHole:
-    def test_with_a_mask_for_each_observation(self):
-        samples = torch.randn(6, 9, 1, 4, 5, generator=seeded(1))
-        truth = torch.randn(6, 1, 4, 5, generator=seeded(2))
-        mask = (torch.rand(6, 20, generator=seeded(3)).argsort(1) < 7).view(6, 1, 4, 5)
-        picked = torch.stack([s[:, m] for s, m in zip(samples, mask)]), torch.stack([t[m] for t, m in zip(truth, mask)])
-        assert spread_skill(samples, truth, mask) == spread_skill(*picked)
-        ours, plain = EnsembleScores(), EnsembleScores()
-        for part in (slice(0, 2), slice(2, 6)):
-            ours.update(samples[part], truth[part], mask=mask[part])
-        plain.update(*picked)
-        inside = ("spread", "skill", "spread_skill", "spread_skill_fair", "crps", "energy_score", "std_error_pearson")
-        assert {k: ours.compute()[k] for k in inside} == pytest.approx({k: plain.compute()[k] for k in inside})
-        assert torch.equal(sbc_ranks(samples, truth, seeded(0), mask), sbc_ranks(*picked, seeded(0)))
-        assert torch.equal(tarp(samples, truth, seeded(0), mask=mask).coverage, tarp(*picked, seeded(0)).coverage)
-
-    def test_masks_that_do_not_fit(self):
-        samples, truth = torch.zeros(2, 3, 4), torch.zeros(2, 4)
-        uneven = torch.tensor([[True, True, False, False], [True, False, False, False]])
-        for mask, message in (
-            (uneven, "mask selects 1 to 2 coordinates"),
-            (uneven[:1], r"expected torch\.bool of shape"),
-            (uneven & torch.tensor([[True], [False]]), "mask selects 0 to 2"),
-        ):
-            with pytest.raises(CSBError, match=message):
-                spread_skill(samples, truth, mask)
+def test_scores_inside_a_hole_of_each_observation():
+    samples = torch.randn(6, 9, 1, 4, 5, generator=seeded(1))
+    truth = torch.randn(6, 1, 4, 5, generator=seeded(2))
+    mask = (torch.rand(6, 20, generator=seeded(3)).argsort(1) < 7).view(6, 1, 4, 5)
+    picked = torch.stack([s[:, m] for s, m in zip(samples, mask)]), torch.stack([t[m] for t, m in zip(truth, mask)])
+    assert spread_skill(samples, truth, mask) == spread_skill(*picked)
+    ours, plain = EnsembleScores(), EnsembleScores()
+    for part in (slice(0, 2), slice(2, 6)):
+        ours.update(samples[part], truth[part], mask=mask[part])
+    plain.update(*picked)
+    inside = ("spread", "skill", "spread_skill", "spread_skill_fair", "crps", "energy_score", "std_error_pearson")
+    assert {k: ours.compute()[k] for k in inside} == pytest.approx({k: plain.compute()[k] for k in inside})
+    assert torch.equal(sbc_ranks(samples, truth, seeded(0), mask), sbc_ranks(*picked, seeded(0)))
+    assert torch.equal(tarp(samples, truth, seeded(0), mask=mask).coverage, tarp(*picked, seeded(0)).coverage)
+    mask[0] = True
+    with pytest.raises(CSBError, match="mask selects 7 to 20 coordinates"):
+        spread_skill(samples, truth, mask)
