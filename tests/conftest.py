@@ -91,6 +91,13 @@ class ExactBridge(NamedTuple):
     steps: list[HalfStep]
 
 
+def full_spread(S: Tensor, unit: Tensor) -> Tensor:
+    """What an Affine network holds of a full covariance S (d, d), in units of a variance."""
+    factor = torch.linalg.cholesky(S)
+    rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
+    return rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / unit).log())
+
+
 def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]) -> None:
     """Writes affine kernels (k = 1..T) into a bridge of Affine networks, whatever their parametrisation."""
     kernel = bridge.kernel(direction)
@@ -101,9 +108,15 @@ def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]
             kernel.network.weight[k] = torch.cat([M - skip[k] * torch.eye(len(M)), N], dim=1) / gain[k]
             kernel.network.bias[k] = c / gain[k]
             if kernel.covariance == "full":
-                factor = torch.linalg.cholesky(S)
-                rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
-                kernel.network.spread[k] = rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / beta).log())
+                kernel.network.spread[k] = full_spread(S, beta)
+                continue
+            if kernel.covariance == "low_rank":  # S = small·I + low·lowᵀ
+                small = 0.05 * torch.linalg.eigvalsh(S)[0]
+                low = torch.linalg.cholesky(S - small * torch.eye(len(S)))
+                kernel.network.spread[k, 0], kernel.network.spread[k, 1:] = (
+                    (small / beta).log(),
+                    low.T / kernel.table[4, k],
+                )
                 continue
             assert float((S - torch.diag(S.diagonal())).abs().max()) < 1e-12
             if kernel.covariance == "diagonal":
@@ -113,6 +126,7 @@ def set_affine(bridge: Bridge, direction: str, kernels: tuple[AffineKernel, ...]
 KINDS = {  # covariance of the kernels, the recursion's objective
     "diagonal": ("diagonal", "likelihood_diagonal"),
     "full": ("full", "likelihood"),
+    "low_rank": ("low_rank", "likelihood"),
     "fixed": ("fixed", "mean_matching"),
 }
 
@@ -135,7 +149,7 @@ def make_exact_bridge(
         problem = LinearGaussian(dx=2, dy=2, seed=1)
         G, C = problem.G, problem.C
     steps = exact_ipf(grid, G, torch.tensor([0.3, -0.2]), C, iterations, objective)
-    part = KernelSpec({"name": "affine", "steps": T}, parametrisation, covariance, variance_floor=0.0)
+    part = KernelSpec({"name": "affine", "steps": T}, parametrisation, covariance, rank=2, variance_floor=0.0)
     transform = {"name": "identity", "x_shape": [2], "y_shape": [2]}
     spec = BridgeSpec(grid.alpha_bar.tolist(), transform, part, part)
     bridge = build_bridge(spec)

@@ -11,7 +11,7 @@ from csb.bridge.student import StudentSpec, automatic_law, build_student, warm_s
 from csb.errors import CSBError
 from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose
 from csb.process import Grid, Power, Reference, seeded
-from tests.conftest import make_exact_bridge, make_untrained_bridge, move_weights
+from tests.conftest import full_spread, make_exact_bridge, make_untrained_bridge, move_weights
 
 GRID = Grid.from_schedule(Power(0.1, 2.0), 4)
 MLP = {"name": "mlp", "width": 8, "depth": 1}
@@ -52,10 +52,7 @@ def exact_student(iterations=1, calls=(1, 2, 4), T=4):
             skip, gain = student.kernel.table[1:3, k].double()
             student.network.weight[k] = torch.cat([M - skip * torch.eye(2), N], dim=1) / gain
             student.network.bias[k] = c / gain
-            factor = torch.linalg.cholesky(S)
-            rows = torch.linalg.inv(factor) * factor.diagonal()[:, None]
-            width = 1 - exact.grid.alpha_bar[k]
-            student.network.spread[k] = rows.tril(-1) + torch.diag((factor.diagonal() ** 2 / width).log())
+            student.network.spread[k] = full_spread(S, 1 - exact.grid.alpha_bar[k])
     return ExactStudent(student, exact.bridge, AffineGaussian(whole.N, whole.c, whole.M @ whole.M.T + whole.S), jumps)
 
 

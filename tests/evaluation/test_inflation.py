@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load, save
+from csb.bridge import build_bridge, load, save
 from csb.evaluation import selection
 from csb.evaluation.selection import inflate
 from csb.metrics.ensemble import spread_skill
@@ -16,20 +16,13 @@ from tests.conftest import make_exact_bridge
 
 def shrunk(share, units=(1.0, 1.0)):
     """The exact bridge with its common variance times ``share`` at every step, and pairs of the problem, in units."""
-    exact = make_exact_bridge("full", iterations=8)
-    part = KernelSpec({"name": "affine", "steps": exact.grid.T}, "drift", "low_rank", rank=2, variance_floor=0.0)
+    exact = make_exact_bridge("low_rank", iterations=8)
     transform = {"name": "standardise", "x_shape": [2], "y_shape": [2]}
-    bridge = build_bridge(BridgeSpec(exact.grid.alpha_bar.tolist(), transform, part, part))
-    kernel, source = bridge.backward_kernel, exact.bridge.backward_kernel.network
+    bridge = build_bridge(exact.spec.replace(transform=transform))
+    bridge.set_kernel("backward", exact.bridge.backward_kernel)
     bridge.transform.x_std.copy_(torch.tensor(units))
     with torch.no_grad():
-        kernel.network.weight.copy_(source.weight)
-        kernel.network.bias.copy_(source.bias)
-        for k, (_, _, _, S) in enumerate(exact.steps[-2].kernels, start=1):
-            small = 0.05 * torch.linalg.eigvalsh(S)[0]
-            kernel.network.spread[k, 0] = (small / exact.grid.beta[k]).log()
-            low = torch.linalg.cholesky(share * (S - small * torch.eye(2).double()))
-            kernel.network.spread[k, 1:] = low.T / kernel.table[4, k]
+        bridge.backward_kernel.network.spread[:, 1:] *= share**0.5
     y = torch.randn(4000, 2, generator=seeded(1))
     noise = torch.randn(4000, 2, generator=seeded(2)).double() @ torch.linalg.cholesky(exact.C).T
     x = (y.double() @ exact.G.T + exact.g + noise) * torch.tensor(units)

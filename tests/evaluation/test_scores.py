@@ -9,14 +9,7 @@ import torch
 from suites.timing import sampling_overhead
 
 from csb.evaluation.results import bridge_row
-from csb.evaluation.scores import (
-    MetricsSettings,
-    SamplerSettings,
-    exact_scores,
-    failures,
-    held_out,
-    warn_of_failure,
-)
+from csb.evaluation.scores import MetricsSettings, SamplerSettings, exact_scores, failures, held_out, warn_of_failure
 from csb.evaluation.selection import end_distances
 from csb.metrics.calibration import central_coverage, sbc_ranks, tarp
 from csb.metrics.ensemble import EnsembleScores

@@ -124,6 +124,19 @@ def test_the_sampled_law_is_that_of_the_chain(method, log_twist, scale):
     assert float(x.var()) == pytest.approx(var, rel=0.03)
 
 
+def test_guidance_is_exact_with_the_exact_twist_and_biased_with_that_of_the_mean():
+    """Errors of order 1/T go to 0, and to the bias of the twist: too far out, and too narrow."""
+    laws = [law_of_the_chain(exact, grid_of(T), 1) for T in (20, 40, 80)]
+    errors = [M - mean for mean, _ in laws]
+    assert [errors[0] / errors[1], errors[1] / errors[2]] == pytest.approx([2, 2], rel=0.05)
+    limit_mean, limit_var = (2 * fine - coarse for coarse, fine in zip(*laws[1:]))  # Richardson
+    assert limit_mean == pytest.approx(M, rel=0.005)
+    assert limit_var == pytest.approx(S, rel=0.05)
+    (mean, var), (finer, wider) = (law_of_the_chain(at_the_mean, grid_of(T), 1) for T in (40, 80))
+    assert 2 * finer - mean > M + 0.05
+    assert 2 * wider - var < 0.9 * S
+
+
 @pytest.mark.parametrize("method", [ExactTDS, TDS, BootstrapSMC])
 def test_particles_draw_from_the_law_of_the_chain_given_the_class(method):
     """Which tends to the law of the class as T → ∞."""

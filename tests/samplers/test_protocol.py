@@ -188,7 +188,7 @@ def test_settings_of_a_method(name, setting, value, message):
 
 
 def passes(sampler, model):
-    """What is reported of a sampler, and of each pass of its model: states, level of noise, gradients back through it."""
+    """What a sampler reports, and the states and the level of each pass of its model, and the passes back."""
     sizes, levels, backward = [], [], []
 
     def hook(_, inputs, output):
