@@ -33,7 +33,7 @@ class Items(Dataset):
         return self.x[index], self.y[index]
 
 
-def write(folder, kind, arrays, **options):
+def write(folder, kind, arrays):
     """Arguments of FilePairs for the arrays, written as that kind."""
     folder.mkdir(exist_ok=True)
     if kind == "npz":
@@ -46,7 +46,7 @@ def write(folder, kind, arrays, **options):
     if kind == "hdf5":
         with h5py.File(folder / "p.h5", "w") as file:
             for name, array in arrays.items():
-                file.create_dataset(name, data=array, **options)
+                file[name] = array
         return {"path": str(folder / "p.h5")}
     return {"path": from_dataset(Items(arrays["x"], arrays["y"]), str(folder))}
 

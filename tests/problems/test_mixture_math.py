@@ -57,17 +57,6 @@ def test_score_is_the_gradient(mixture, points):
     torch.testing.assert_close(mixture.score(points), gradient)
 
 
-@pytest.mark.parametrize("alpha_bar", [0.9, 0.3, 1e-3])
-def test_denoiser_by_quadrature(mixture, points, alpha_bar):
-    x, _ = grid(500)
-    log_prior, x_k = reference(mixture).log_prob(x), points[:5]
-    denoised = mixture.denoise(x_k, alpha_bar)
-    for i in range(5):
-        misfit = (x_k[i] - alpha_bar**0.5 * x).square().sum(1)
-        w = (log_prior - 0.5 * misfit / (1 - alpha_bar)).softmax(0)
-        torch.testing.assert_close(denoised[i], w @ x, rtol=1e-6, atol=1e-6)
-
-
 def test_conditioning_is_bayes_rule_pointwise(mixture, points):
     y = torch.tensor([0.7, -1.0], dtype=torch.float64)
     H = torch.tensor([[1.0, 0.5], [-0.2, 2.0]], dtype=torch.float64)

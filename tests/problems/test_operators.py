@@ -78,33 +78,25 @@ def test_operators_do_what_they_say():
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-class TestSVD:
-    def test_it_is_that_of_the_dense_matrix(self, name):
-        A = OPERATORS[name]
-        svd, dense = A.svd, matrix(A)
-        exact = torch.linalg.svdvals(dense)
-        exact = exact[exact > 1e-13 * exact.max()]
-        torch.testing.assert_close(svd.values.sort(descending=True).values[: len(exact)], exact, rtol=1e-6, atol=1e-13)
-        assert svd.values.dtype == torch.float64
-        assert float(svd.values.min()) > 0
-        x = normal(4, *A.x_shape)
-        torch.testing.assert_close(svd.u(svd.values * svd.vt(x)), A(x), rtol=1e-10, atol=1e-12)
-        y = normal(4, *A.y_shape, seed=1)
-        torch.testing.assert_close(svd.v(svd.values * svd.ut(y)), A.adjoint(y), rtol=1e-10, atol=1e-12)
-        rest = A(x - svd.v(svd.vt(x)))
-        torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
-        c = svd.vt(x.float())
-        assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32
-
-    def test_u_and_v_have_orthonormal_columns_and_their_transposes_are_those(self, name):
-        A, svd = OPERATORS[name], OPERATORS[name].svd
-        eye = torch.eye(svd.rank, dtype=torch.float64)
-        for put, take, shape in ((svd.v, svd.vt, A.x_shape), (svd.u, svd.ut, A.y_shape)):
-            columns = put(eye)
-            assert columns.shape == (svd.rank, *shape)
-            torch.testing.assert_close(take(columns), eye, rtol=0, atol=1e-12)
-            x = normal(3, *shape, seed=2)
-            torch.testing.assert_close(take(x), x.flatten(1) @ columns.flatten(1).T, rtol=1e-10, atol=1e-12)
+def test_the_svd_is_that_of_the_dense_matrix(name):
+    A, svd = OPERATORS[name], OPERATORS[name].svd
+    exact = torch.linalg.svdvals(matrix(A))
+    exact = exact[exact > 1e-13 * exact.max()]
+    torch.testing.assert_close(svd.values.sort(descending=True).values[: len(exact)], exact, rtol=1e-6, atol=1e-13)
+    assert float(svd.values.min()) > 0
+    x, y = normal(4, *A.x_shape), normal(4, *A.y_shape, seed=1)
+    torch.testing.assert_close(svd.u(svd.values * svd.vt(x)), A(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(svd.v(svd.values * svd.ut(y)), A.adjoint(y), rtol=1e-10, atol=1e-12)
+    rest = A(x - svd.v(svd.vt(x)))
+    torch.testing.assert_close(rest, torch.zeros_like(rest), rtol=0, atol=1e-12)
+    c = svd.vt(x.float())
+    assert c.dtype == svd.v(c).dtype == svd.u(c).dtype == svd.ut(svd.u(c)).dtype == torch.float32
+    eye = torch.eye(svd.rank, dtype=torch.float64)
+    for put, take, of in ((svd.v, svd.vt, x), (svd.u, svd.ut, y)):  # orthonormal columns, and their transposes
+        columns = put(eye)
+        assert columns.shape == (svd.rank, *of.shape[1:])
+        torch.testing.assert_close(take(columns), eye, rtol=0, atol=1e-12)
+        torch.testing.assert_close(take(of), of.flatten(1) @ columns.flatten(1).T, rtol=1e-10, atol=1e-12)
 
 
 def test_rank():

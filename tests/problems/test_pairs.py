@@ -47,10 +47,6 @@ class TestSplits:
         assert torch.equal(problem.pairs("val", 3).x, problem.pairs("val").x[:3])
         with pytest.raises(CSBError, match="n=31 pairs are more than the 30 of the split 'val'; ask for fewer"):
             problem.pairs("val", 31)
-        with pytest.raises(CSBError, match="split='dev' is unknown"):
-            problem.rows("dev")
-
-    def test_nothing_left_to_learn_from(self, ordered):
         message = "val=0.5 and test=0.5 hold out 300 of the 300 pairs .*leave none to learn from; lower them"
         assert re.search(message, refusal(**ordered, val=0.5, test=0.5))
 
@@ -131,6 +127,7 @@ class TestBounds:
         ],
     )
     def test_choose_the_transform(self, bounded, arguments, kind):
+        assert FilePairs(**bounded, low=-10, high=10.0).support == ((-10.0,) * 3, (10.0,) * 3)  # one number for all
         problem = FilePairs(**bounded, **arguments)
         transform = problem.make_transform(problem.pairs("train"))
         assert type(transform) is kind
@@ -139,9 +136,6 @@ class TestBounds:
         if kind is not Standardise:
             assert bool(problem.support.contains(x).all())
             assert float(x[:, 2].min()) < -1  # which has no bound
-
-    def test_one_number_is_for_all_coordinates(self, bounded):
-        assert FilePairs(**bounded, low=-10, high=10.0).support == ((-10.0,) * 3, (10.0,) * 3)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset
 
 from csb.errors import CSBError
 from csb.problems import FilePairs, from_dataset
@@ -77,11 +77,6 @@ class TestTheSameWhereverTheyLie:
     def test_items_of_any_number_type(self, convert):
         x, y = numbers(N, 3), (numbers(N, 2) > 0).astype("f4")
         assert_same(*(prepared(path=from_dataset(Items(x, v), "items")) for v in (y, convert(y))))
-
-    @pytest.mark.parametrize("options", [{}, {"chunks": (7, 3)}, {"chunks": (7, 3), "compression": "gzip"}])
-    def test_kinds_of_hdf5(self, tmp_path, options):
-        arrays = {"x": numbers(N, 3), "y": numbers(N, 3, key=1)}
-        assert_same(prepared(**write(tmp_path, "npz", arrays)), prepared(**write(tmp_path, "hdf5", arrays, **options)))
 
     def test_names_and_an_unusual_suffix(self, tmp_path):
         arrays = good()
@@ -318,8 +313,3 @@ class TestDatasets:
         message = "the dataset 'elsewhere' is not here.*call csb.problems.from_dataset.dataset, 'elsewhere'. in this"
         with pytest.raises(CSBError, match=message):
             prepared(path="dataset:elsewhere")
-
-    def test_tensors(self):
-        x, y = torch.randn(N, 2, generator=seeded(0)).bfloat16(), torch.rand(N, 1, generator=seeded(1)) > 0.5
-        rows = prepared(path=from_dataset(TensorDataset(x, y), "kinds")).rows("train")
-        assert rows.read(torch.arange(4)).y.dtype == torch.float32
