@@ -100,9 +100,9 @@ class Chain:
         D = a.sqrt() * self.S @ inverse
         return D, self.m - a.sqrt() * D @ self.m, (1 - a) * self.S @ inverse
 
-    def law(self, sampler) -> Transition:
-        """In data units."""
-        shift, scale = sampler.denoiser.shift.double(), sampler.denoiser.scale
+    def law(self, of) -> Transition:
+        """In data units, those of the denoiser of a sampler or a task."""
+        shift, scale = of.denoiser.shift.double(), of.denoiser.scale
         return Transition(shift + scale * self.mean, scale**2 * self.cov)
 
     def descend(self, k, wide=False):
@@ -174,10 +174,6 @@ def of_task(task, y, grid):
     return Chain(grid, task.prior.mean, task.prior.cov), c
 
 
-def in_data_units(task, chain) -> Transition:
-    return Transition(task.shift + task.scale * chain.mean, task.scale**2 * chain.cov)
-
-
 def ddim_step(now, before, eta):
     """near, far, var of z_{k−1}, from the levels ᾱ_k and ᾱ_{k−1}, in the symbols of Song, Meng & Ermon 2021."""
     sigma2 = eta**2 * (1 - before) / (1 - now) * (1 - now / before)
@@ -218,7 +214,7 @@ def guided_law(kind, task, y, grid, eta=1.0, corrections=0, gamma=1.0, step=0.5)
             delta = step * (1 - level) * gamma / (1 + gamma)
             P = chain.eye + delta / (1 - level) * (level**0.5 * D - chain.eye)
             chain.push(P, delta * level**0.5 / (1 - level) * b, 2 * delta)
-    return in_data_units(task, chain)
+    return chain.law(task)
 
 
 def ddrm_law(task, y, grid, eta=0.85, eta_b=1.0):
@@ -248,4 +244,4 @@ def ddrm_law(task, y, grid, eta=0.85, eta_b=1.0):
         fresh = (eta * t) ** 2 * (poor @ poor.T + unseen)
         fresh = fresh + well @ torch.diag((t**2 - (eta_b * tau) ** 2).clamp_min(0)) @ well.T
         chain.cov = chain.cov + (fresh if k > 1 else 0)
-    return in_data_units(task, chain)
+    return chain.law(task)

@@ -31,7 +31,7 @@ def check_moments(x, law, slack=0.0):
 @pytest.mark.parametrize("calls", [1, 2, 4])
 def test_an_exact_student_draws_the_law_of_its_bridge(calls, iterations):
     """Also of one that is no Schrödinger bridge, whose own states between the ends have another law than Π's."""
-    student, bridge, law, _ = exact_student(iterations=iterations)
+    student, bridge, law = exact_student(iterations=iterations)
     found = ConsistencySampler(student, calls, batch_size=50_000).sample(Y, 100_000, seeded(calls))
     assert found.info.forward_evaluations == calls
     check_moments(found.x, law)

@@ -49,12 +49,6 @@ class TestParticleFilters:
         for i in range(2):
             assert_posterior(found.x[i], found.log_weights[i], at_the_end(task).posterior(Y[i]), 30)
 
-    @pytest.mark.parametrize("resampling", RESAMPLING)
-    def test_with_every_scheme(self, method, resampling):
-        sampler = TASK.build(method, COARSE, particles=1000, ess_threshold=1.0, resampling=resampling)
-        found = sampler.sample(Y[0], 30_000, seeded(2))
-        assert_posterior(found.x, found.log_weights, at_the_end(TASK).posterior(Y[0]), 30)
-
     @pytest.mark.parametrize("particles", [1000, pytest.param(2000, marks=pytest.mark.nightly)])
     def test_they_reach_the_posterior_on_a_fine_grid(self, method, particles):
         sampler = TASK.build(method, Grid.from_schedule(LinearBeta(1e-4), 200), particles=particles)
@@ -97,9 +91,11 @@ def filtered(n=12, y=Y, **options):
 
 
 class TestRuns:
-    def test_all_runs_weigh_the_same(self):
+    def test_all_are_whole_and_weigh_the_same(self):
         found = filtered(40, Y[0], particles=8)
         torch.testing.assert_close(found.log_weights.exp().view(5, 8).sum(1), torch.full((5,), 0.2).double())
+        with pytest.raises(CSBError, match="n=20 is no multiple of particles=8"):
+            filtered(20, particles=8)
 
     def test_they_are_resampled_each_by_itself(self):
         """Three runs: even, with one heavy particle, and far less likely than the others, which must not count."""
@@ -123,10 +119,6 @@ class TestRuns:
     def test_resampling_at_every_step_keeps_the_weights_even(self, resampling):
         even = filtered(32, ess_threshold=1.0, resampling=resampling).info.ess.min()
         assert even > filtered(32, ess_threshold=0.0).info.ess.min()
-
-    def test_n_must_be_whole_runs(self):
-        with pytest.raises(CSBError, match="n=20 is no multiple of particles=8"):
-            filtered(20, particles=8)
 
 
 @pytest.mark.parametrize("n", [3000, pytest.param(8000, marks=pytest.mark.nightly)])
