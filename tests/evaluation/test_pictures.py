@@ -8,15 +8,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from csb.evaluation import plots
-from csb.evaluation.pictures import (
-    as_images,
-    draw_samples,
-    observation_label,
-    posterior_grid,
-    posterior_scatter,
-    to_rgb,
-)
+from csb.evaluation import pictures, plots
+from csb.evaluation.pictures import as_images, draw_samples, posterior_grid, posterior_scatter, to_rgb
 from csb.problems import FilePairs, MnistSuperres
 from csb.process import seeded
 
@@ -95,7 +88,7 @@ def test_scatter(B: int, d: int, shift: float | None):
 
 def test_words_of_a_label_stay_whole():
     assert plots.wrap("Spread/skill, fair", 40) == "Spread/skill,\nfair"
-    label = plots.wrap(observation_label(np.array([-0.53, -0.25, -0.3, 0.83, -0.28])), 250)
+    label = plots.wrap(pictures.observation_label(np.array([-0.53, -0.25, -0.3, 0.83, -0.28])), 250)
     assert "\n" in label
     assert all(line.endswith(",") for line in label.splitlines()[:-1])
     assert max(map(len, plots.wrap("x" * 70, 40).splitlines())) == 20  # no label is as wide as the figure

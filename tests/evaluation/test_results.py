@@ -9,25 +9,14 @@ import torch
 import csb
 from csb.bridge import SampleInfo, Samples
 from csb.evaluation import results
-from csb.evaluation.results import (
-    Drawn,
-    Reference,
-    against_exact,
-    class_figures,
-    class_row,
-    digits,
-    draw,
-    image_row,
-    point_row,
-    scoring_transform,
-)
+from csb.evaluation.results import Drawn, against_exact, class_figures, class_row, digits, draw, image_row, point_row
 from csb.evaluation.rows import Row
 from csb.evaluation.scores import MetricsSettings
 from csb.metrics.digits import DigitClassifier
 from csb.metrics.distances import frechet
 from csb.problems import LinearGaussian, Pairs
 from csb.process import seeded
-from csb.samplers import ExactSampler, Sampler
+from csb.samplers import ExactSampler
 
 PROBLEM = LinearGaussian(dx=2, dy=2, n_train=100)
 Y = PROBLEM.pairs("test", 4).y
@@ -80,7 +69,7 @@ def real():
         torch.manual_seed(0)
         classifier = DigitClassifier().eval()
     labels = torch.arange(200) % 2
-    return classifier, Reference(*(Pairs(images(200, key), torch.eye(10)[labels], labels) for key in (0, 1)))
+    return classifier, results.Reference(*(Pairs(images(200, key), torch.eye(10)[labels], labels) for key in (0, 1)))
 
 
 def test_figures_of_a_class_are_at_the_floor_for_real_images_and_show_narrow_and_dark_ones(real):
@@ -133,16 +122,14 @@ def test_the_peak_memory_of_each_call_is_measured(monkeypatch):
     """By itself: the highest mark is set back before it (of marks themselves: tests/bridge/test_samples.py)."""
     events = []
 
-    class Told(Sampler):
-        name = "told"
-
+    class Told(ExactSampler):
         def sample(self, y, n, generators):
             events.append("call")
             peak = (None, 70, 30)[events.count("call") - 1]
             return Samples(torch.zeros(len(y), n, 2), SampleInfo(1, 0, 0.5, peak))
 
     monkeypatch.setattr(results, "reset_peak", lambda _: events.append("reset"))
-    found = draw(Told((2,), (2,)), Row("told", "told"), PROBLEM.pairs("test", 6).y, 3, 0, 2).row
+    found = draw(Told(PROBLEM), Row("told", "told"), PROBLEM.pairs("test", 6).y, 3, 0, 2).row
     assert events == ["reset", "call"] * 3
     assert (found.peak_memory, found.seconds) == (70, 1.5)
 
@@ -186,5 +173,5 @@ def test_standard_errors_of_points_and_images(drawn):
 
 def test_scores_of_vectors_without_an_exact_posterior_have_the_unit_of_the_training_pairs():
     wide = csb.problem(lambda n: 100 * torch.randn(n, 2), lambda x: x, n=2000)
-    assert torch.allclose(scoring_transform(wide).x_scale(), torch.full((2,), 100.0).double(), rtol=0.15)
-    assert float(scoring_transform(LinearGaussian(dx=2, dy=2)).x_scale()) == 1  # distances to exact samples have x's
+    assert torch.allclose(results.scoring_transform(wide).x_scale(), torch.full((2,), 100.0).double(), rtol=0.15)
+    assert float(results.scoring_transform(PROBLEM).x_scale()) == 1  # distances to exact samples have x's

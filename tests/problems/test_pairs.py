@@ -47,6 +47,8 @@ class TestSplits:
         assert torch.equal(problem.pairs("val", 3).x, problem.pairs("val").x[:3])
         with pytest.raises(CSBError, match="n=31 pairs are more than the 30 of the split 'val'; ask for fewer"):
             problem.pairs("val", 31)
+        with pytest.raises(CSBError, match="split='dev' is unknown"):
+            problem.rows("dev")
         message = "val=0.5 and test=0.5 hold out 300 of the 300 pairs .*leave none to learn from; lower them"
         assert re.search(message, refusal(**ordered, val=0.5, test=0.5))
 
