@@ -87,18 +87,21 @@ class UniformMap(nn.Module):
 class UNet(Network):
     """Space-to-depth patches, then a UNet (Ronneberger et al. 2015; Ho et al. 2020) with FiLM for time and observation.
 
-    State and observation share a canvas, the larger of the two sizes. The encoder sees the observation on the whole
-    canvas (a smaller one, of low resolution, is enlarged to it); the UNet runs over the state's *window* alone: the
-    patches of a centred hole and ``margin`` patches around it, or the whole canvas where the state fills it. The
-    context is the encoder's map over that window and a vector of the whole, flattened to (B, …).
+    State and observation share a canvas, the larger of the two sizes; zeros fill patches that its last rows and columns
+    do not. The encoder sees the observation on the whole canvas (a smaller one, of low resolution, is enlarged to it);
+    the UNet runs over the state's *window* alone: the patches of a centred hole and ``margin`` patches around it, or
+    the whole canvas where the state fills it. The context is the encoder's map over that window and a vector of the
+    whole, with ``skip`` also the observation's pixels where the state is, flattened to (B, …).
 
     Args:
         channels: width of the finest level.
         multipliers: width of each level over ``channels``; each level halves the previous one's map (rounded up).
         blocks: residual blocks a level on the way down (one more on the way up).
-        patch: side of a patch in pixels; must divide the canvas.
+        patch: side of a patch in pixels.
         margin: patches around a hole that the UNet also runs over.
         attention: self-attention at the coarsest level.
+        skip: add the state, and the observation where this is an image too, to the first head's output, times gains
+            that time and observation set: rough images need not pass the normalised maps.
     """
 
     def __init__(
@@ -110,15 +113,16 @@ class UNet(Network):
         patch: Width = 2,
         margin: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0,
         attention: bool = True,
+        skip: bool = False,
     ) -> None:
         super().__init__(*shapes)
         z_channels, c_shape = self.z_shape[0], self.c_shape
         self.patch, self.channels = patch, channels
-        self.canvas = self._canvas(patch)
+        self.canvas = self._canvas()
         (self.rows, *vertical), (self.columns, *horizontal) = (self._window(axis, margin) for axis in (1, 2))
         self.padding = (*horizontal, *vertical)
         embedding = 4 * channels
-        grid = (self.canvas[0] // patch, self.canvas[1] // patch)
+        grid = (-(-self.canvas[0] // patch), -(-self.canvas[1] // patch))
         if len(c_shape) == 1:
             self.encoder = UniformMap(c_shape[0], channels, embedding, grid)
         else:
@@ -127,6 +131,8 @@ class UNet(Network):
         self.entry = nn.Conv2d(z_channels * patch**2, channels, 3, padding=1)
         width = self._levels(channels, [channels * m for m in multipliers], blocks, embedding)
         self.attend = Attention(channels * multipliers[-1]) if attention else nn.Identity()
+        self.carried = z_channels + (c_shape[0] if len(c_shape) == 3 else 0) if skip else 0
+        self.gains = zero_init(nn.Linear(embedding, z_channels * self.carried)) if skip else None
         self.exit_norm = group_norm(width)
         self.exit = exit_init(nn.Conv2d(width, self.heads * z_channels * patch**2, 3, padding=1), self.heads)
 
@@ -151,43 +157,57 @@ class UNet(Network):
                 self.grow.append(nn.Conv2d(width, width, 3, padding=1))
         return width
 
-    def _canvas(self, patch: int) -> tuple[int, int]:
+    def _canvas(self) -> tuple[int, int]:
         if len(self.z_shape) != 3 or len(self.c_shape) not in (1, 3):
             raise CSBError(
                 f"network=unet needs images (channels, height, width), got states {self.z_shape} and observations "
                 f"{self.c_shape}; use network=mlp for vectors"
             )
         beside = self.c_shape[1:] if len(self.c_shape) == 3 else self.z_shape[1:]
-        height, width = (max(a, b) for a, b in zip(self.z_shape[1:], beside))
-        if height % patch or width % patch:
-            raise CSBError(f"patch={patch} does not divide the {height}×{width} image; choose a divisor of both sides")
-        return height, width
+        return max(self.z_shape[1], beside[0]), max(self.z_shape[2], beside[1])
 
     def _window(self, axis: int, margin: int) -> tuple[range, int, int]:
         """The patches along an axis that hold the centred state and the margin, and the pixels on its either side."""
         size, whole = self.z_shape[axis], self.canvas[axis - 1]
         start = (whole - size) // 2
         first, last = start // self.patch - margin, -(-(start + size) // self.patch) + margin
-        patches = range(max(0, first), min(whole // self.patch, last))
+        patches = range(max(0, first), min(-(-whole // self.patch), last))
         before = start - patches.start * self.patch
         return patches, before, len(patches) * self.patch - size - before
 
     def encode(self, c: Tensor) -> Tensor:
         if c.ndim == 4 and c.shape[2:] != self.canvas:
             c = nnf.interpolate(c, size=self.canvas, mode="nearest")
-        near, whole = self.encoder(nnf.pixel_unshuffle(c, self.patch) if c.ndim == 4 else c)
+        near, whole = self.encoder(self._patches(c) if c.ndim == 4 else c)
         near = near[:, :, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
-        return torch.cat([near.flatten(1), whole], dim=1)
+        parts = [near.flatten(1), whole]
+        if self.carried > self.z_shape[0]:  # the pixels of c where the state is
+            _, height, width = self.z_shape
+            top, left = (self.canvas[0] - height) // 2, (self.canvas[1] - width) // 2
+            parts.append(c[:, :, top : top + height, left : left + width].flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def _patches(self, image: Tensor) -> Tensor:
+        """The patches of an image; zeros fill those at its right and lower end."""
+        height, width = image.shape[2:]
+        return nnf.pixel_unshuffle(nnf.pad(image, (0, -width % self.patch, 0, -height % self.patch)), self.patch)
 
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         left, right, top, bottom = self.padding
         cells = self.channels * len(self.rows) * len(self.columns)
         near = context[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
         h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, self.padding), self.patch)) + near
-        embedding = nnf.silu(self.time(time) + context[:, cells:])
+        whole, pixels = context[:, cells : cells + 4 * self.channels], context[:, cells + 4 * self.channels :]
+        embedding = nnf.silu(self.time(time) + whole)
         out = nnf.pixel_shuffle(self.exit(nnf.silu(self.exit_norm(self._body(h, embedding)))), self.patch)
         out = out[:, :, top : out.shape[2] - bottom, left : out.shape[3] - right]
-        return out.unflatten(1, (self.heads, self.z_shape[0]))
+        out = out.unflatten(1, (self.heads, self.z_shape[0]))
+        if self.gains is None:
+            return out
+        carried = torch.cat([z, pixels.unflatten(1, (-1, *z.shape[2:]))], 1) if pixels.shape[1] else z
+        gains = self.gains(embedding).unflatten(1, (self.z_shape[0], self.carried))
+        added = torch.einsum("bzc,bchw->bzhw", gains, carried)
+        return torch.cat([out[:, :1] + added[:, None], out[:, 1:]], dim=1)
 
     def _body(self, h: Tensor, embedding: Tensor) -> Tensor:
         stack, down, up = [h], iter(self.down), iter(self.up)

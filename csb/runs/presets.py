@@ -30,7 +30,7 @@ SCHEMAS: dict[str, type[Schema]] = {
     "sampler": SamplerSettings, "metrics": MetricsSettings, "logger": LoggerSettings,
 }  # fmt: skip
 _COUNTED = {"first_steps": AUTO, "steps": AUTO, "batch_size": AUTO}
-_UNET = {"channels": 48, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True}
+_UNET = {"channels": 48, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True, "skip": True}
 _SWEEPS = {
     "dps": [0.03, 0.1, 0.3, 1, 3, 10],  # ζ
     "repaint": [1, 5, 10],  # j, levels a jump, at about the same cost

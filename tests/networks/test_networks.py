@@ -20,9 +20,14 @@ I8S = [
     pytest.param({**UNET, "margin": 2, "multipliers": [1, 2, 3]}, (1, 14, 14), (1, 28, 28), id="margin"),
     pytest.param({**UNET, "patch": 4, "blocks": 2}, (2, 8, 8), (3, 16, 16), id="patch-4"),
     pytest.param({**UNET, "patch": 1}, (1, 5, 7), (1, 5, 7), id="odd-patch-1"),
+    pytest.param({**UNET, "patch": 3, "skip": True}, (2, 8, 13), (1, 8, 13), id="odd-patch-3"),
+    pytest.param({**UNET, "patch": 4}, (1, 7, 9), (1, 15, 11), id="odd-hole"),
     pytest.param({**UNET, "patch": 4, "margin": 50}, (1, 6, 10), (1, 12, 20), id="hole-across-patches"),
     pytest.param({**UNET, "attention": False, "multipliers": [2]}, (1, 8, 8), (1, 8, 8), id="one-level"),
     pytest.param(UNET, (1, 8, 8), (3,), id="vector-observation"),
+    pytest.param({**UNET, "skip": True}, (1, 14, 14), (2, 28, 28), id="skip-hole"),
+    pytest.param({**UNET, "skip": True}, (2, 8, 8), (1, 4, 4), id="skip-low-resolution"),
+    pytest.param({**UNET, "skip": True}, (1, 8, 8), (3,), id="skip-vector-observation"),
 ]
 ALL = VECTORS + I8S
 
@@ -157,6 +162,20 @@ class TestUNetSees:
             assert int(change.argmax()) == nearest
 
 
+@torch.no_grad()
+def test_skip_adds_state_and_observation_to_the_mean():
+    shapes = (2, 6, 6), (1, 12, 12)
+    skip, plain = (randomise(build({**UNET, "skip": of}, *shapes)) for of in (True, False))
+    plain.load_state_dict({name: value for name, value in skip.state_dict().items() if not name.startswith("gains.")})
+    (z, c), time = inputs(*shapes), torch.tensor([0.5])
+    skip.gains.weight.zero_()
+    skip.gains.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))  # by channel: of z's first, z's second, c
+    hole, out = c[:, 0, 3:9, 3:9], plain(z, time, plain.encode(c))
+    out[:, 0, 0] += z[:, 0] + 2 * z[:, 1] + 3 * hole
+    out[:, 0, 1] += 4 * z[:, 0] + 5 * z[:, 1] + 6 * hole
+    torch.testing.assert_close(skip(z, time, skip.encode(c)), out)
+
+
 V, I8 = (2,), (1, 8, 8)
 
 
@@ -170,7 +189,6 @@ V, I8 = (2,), (1, 8, 8)
         ({"name": "affine"}, V, V, "network.options.steps is missing"),
         ({"name": "unet"}, V, V, "network=unet needs images"),
         ({"name": "unet"}, (1, 4, 4), (2, 2), "network=unet needs images"),
-        ({"name": "unet", "patch": 3}, I8, I8, "patch=3 does not divide the 8×8 image"),
         ({"name": "unet", "channels": 12}, I8, I8, "network.options.channels=12 is not possible; give a multiple of"),
         ({"name": "unet", "multipliers": []}, I8, I8, "network.options.multipliers=() is not possible"),
     ],

@@ -247,7 +247,7 @@ class TestPython:
     def test_networks(self, name):
         shape = (1, 8, 8) if name == "unet" else (3,)
         needed = {"steps": 4} if name == "affine" else {}
-        unet = ["channels", "multipliers", "blocks", "patch", "margin", "attention"]
+        unet = ["channels", "multipliers", "blocks", "patch", "margin", "attention", "skip"]
 
         def made(option, value):
             with torch.device("meta"):  # of a network that is possible but large, nothing is allocated

@@ -31,7 +31,6 @@ REFUSED = [  # arguments, and what the line says
     ("T=3,5", "Ambiguous value for argument 'T=3,5'"),
     ("resume=true overwrite=true", "resume=true and overwrite=true contradict each other"),
     ("objective=mean_matching objective.covariance=diagonal", "mean_matching"),
-    ("experiment=mnist_inpaint network.options.patch=3", "patch=3 does not divide the 28×28 image"),
     ("experiment=mnist_inpaint network.options.channels=20", "channels=20 is not possible; give a multiple of 8"),
     ("experiment=mnist_inpaint objective.covariance=full", "covariance=full"),
     ("network=unet", "network=unet needs images"),
