@@ -1,14 +1,18 @@
 """What a job of csb train does, alone or in a sweep."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from csb.cli.ends import PARENT
 from csb.cli.launch import start
 from csb.errors import CSBError
 from csb.evaluation.table import print_table
@@ -22,6 +26,8 @@ from csb.runs.train import train
 from csb.schema import Given
 from csb.training.ranks import Ranks, environment, init
 from csb.training.settings import DeviceSettings
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def validate(given: Given) -> Callable[[], None]:
@@ -82,6 +88,9 @@ def begin(device: DeviceSettings, command: list[str]) -> Ranks | None:
             f"machine (and trainer.num_nodes to the machines), or start csb train without torchrun"
         )
     if environment() is not None:
+        if PARENT in os.environ:  # nobody else would stop this process, were the one that started it killed
+            with contextlib.suppress(OSError, AttributeError):  # elsewhere than under Linux
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         ranks = init(device)
         if not ranks.is_rank_zero:
             logging.getLogger().setLevel(logging.WARNING)
