@@ -18,6 +18,7 @@ several, or … product.
 
 import argparse
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from csb.errors import CSBError, in_one_line
 from csb.evaluation.table import markdown_table
 from csb.metrics.distances import moment_errors
 from csb.problems import LinearGaps, NormalSet
-from csb.problems.base import Simulated
+from csb.problems.base import Posterior, Simulated
 from csb.problems.gaussian_ipf import AffineKernel, exact_ipf
 from csb.process import Grid, Power, seeded
 
@@ -44,6 +45,11 @@ def opened(folder: str, kind: type[Any]) -> Any:
     raise CSBError(f"{folder} is a run of {run.problem.name}; give one of a problem that is a {kind.__name__}")
 
 
+def c2sts(exact: Iterable[Posterior], x: Tensor) -> list[float]:
+    """C2ST of the draws x (B, SAMPLES, d) of B observations."""
+    return [csb.metrics.c2st(one.sample(SAMPLES, seeded(5, i)), x[i]) for i, one in enumerate(exact)]
+
+
 def c2st(run: list[str]) -> Rows:
     rows = []
     for of in map(csb.Run.open, run):
@@ -51,8 +57,7 @@ def c2st(run: list[str]) -> Rows:
             raise CSBError(f"{of.folder} is a run of {of.problem.name}; give one of a problem with exact posteriors")
         y = of.problem.pairs("test", 10 if math.prod(of.problem.x_shape) <= FEW else 3).y
         x = of.bridge.sample(y, SAMPLES, seed=1).x
-        exact = (of.problem.posterior(one).sample(SAMPLES, seeded(5, i)) for i, one in enumerate(y))
-        scores = [csb.metrics.c2st(one, drawn) for one, drawn in zip(exact, x)]
+        scores = c2sts(map(of.problem.posterior, y), x)
         row = {"run": str(of.folder), "pairs": of.problem.sizes["train"], "iteration": of.scores["iteration"]}
         row |= {"steps": sum(half_step.get("steps", 0) for half_step in of.history), "seconds": of.scores["seconds"]}
         rows.append(row | {"C2ST": with_error(scores), "worst": f"{max(scores):.3f}"})
@@ -66,7 +71,7 @@ def sets(run: str) -> Rows:
         moved = of.bridge.sample(y[:, order], SAMPLES, seed=1).x - x
         exact = [of.problem.posterior(one) for one in y]
         sd = torch.stack([one.cov.diagonal().sqrt() for one in exact])
-        scores = [csb.metrics.c2st(one.sample(SAMPLES, seeded(5, i)), x[i]) for i, one in enumerate(exact)]
+        scores = c2sts(exact, x)
         change = f"{(moved.abs().amax(1) / sd).max():.1g}"
         rows.append({"observed": name, "C2ST": with_error(scores), "change by permuting, sd": change})
     return rows

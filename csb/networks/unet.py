@@ -182,8 +182,8 @@ class UNet(Network):
         near = near[:, :, self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
         parts = [near.flatten(1), whole]
         if self.carried > self.z_shape[0]:  # the pixels of c where the state is
-            _, height, width = self.z_shape
-            top, left = (self.canvas[0] - height) // 2, (self.canvas[1] - width) // 2
+            (_, height, width), (before, _, above, _) = self.z_shape, self.padding
+            top, left = self.rows.start * self.patch + above, self.columns.start * self.patch + before
             parts.append(c[:, :, top : top + height, left : left + width].flatten(1))
         return torch.cat(parts, dim=1)
 
@@ -195,9 +195,9 @@ class UNet(Network):
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         left, right, top, bottom = self.padding
         cells = self.channels * len(self.rows) * len(self.columns)
-        near = context[:, :cells].unflatten(1, (self.channels, len(self.rows), len(self.columns)))
+        near, whole, pixels = context.tensor_split((cells, cells + 4 * self.channels), dim=1)
+        near = near.unflatten(1, (self.channels, len(self.rows), len(self.columns)))
         h = self.entry(nnf.pixel_unshuffle(nnf.pad(z, self.padding), self.patch)) + near
-        whole, pixels = context[:, cells : cells + 4 * self.channels], context[:, cells + 4 * self.channels :]
         embedding = nnf.silu(self.time(time) + whole)
         out = nnf.pixel_shuffle(self.exit(nnf.silu(self.exit_norm(self._body(h, embedding)))), self.patch)
         out = out[:, :, top : out.shape[2] - bottom, left : out.shape[3] - right]

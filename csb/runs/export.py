@@ -53,9 +53,9 @@ def export(source: str | Path, out: str | Path, overwrite: bool = False, licence
     if image is not None:
         write_atomically(out / PICTURE, lambda file: file.write(image))
     write_text(out / CARD, text)
-    kept = {PICTURE: image is not None, CONTEXTS: bridge.reference is not None, CONFIG: False}
-    for name in (name for name, is_new in kept.items() if not is_new):  # of an earlier export, which was whole so far
-        (out / name).unlink(missing_ok=True)
+    for name, is_new in ((PICTURE, image is not None), (CONTEXTS, bridge.reference is not None), (CONFIG, False)):
+        if not is_new:  # of an earlier export, which was whole so far
+            (out / name).unlink(missing_ok=True)
     return out
 
 
