@@ -47,19 +47,20 @@ def _offer_presets() -> None:
     store.store("images", {"defaults": overrides, **IMAGE_VALUES}, "recipe", "_global_")
 
 
-_offer_presets()
-
-
-def _offer_own() -> None:
-    """Make the user's own problems and networks choices of their groups."""
+def _offer_classes() -> None:
+    """Make the problems that have no file in conf/, and the user's own networks, choices of their groups."""
     store = ConfigStore.instance()
     for name, problem in PROBLEMS.items():
-        if is_own(problem):
+        if not (CONF / "problem" / f"{name}.yaml").exists():
             store.store(name, {"name": name, **defaults(problem)}, "problem")
     for name, network in NETWORKS.items():
         if is_own(network):
             options = defaults(arguments_of(network.__init__, keyword_only=True))
             store.store(name, {**preset("network", "mlp"), "name": name, "options": options}, "network")
+
+
+_offer_presets()
+_offer_classes()
 
 
 def _offer_keys(command: Command) -> None:
@@ -76,7 +77,7 @@ def _imported(arguments: list[str]) -> tuple[list[str], Imports]:
     own = Imports(os.getcwd(), [one.removeprefix("import=") for one in arguments if one.startswith("import=")])
     if own.modules:
         own.load()
-    _offer_own()
+        _offer_classes()
     return [one for one in arguments if not one.startswith("import=")], own
 
 

@@ -35,10 +35,12 @@ def groups(name: str) -> list[Group]:
 
 
 def choices(group: str) -> list[str]:
-    """The files or presets of a group."""
+    """The files, classes or presets of a group."""
+    from csb.problems import PROBLEMS
     from csb.runs.presets import PRESETS
 
-    return sorted(PRESETS.get(group, [path.stem for path in (CONF / group).glob("*.yaml")]))
+    named = {path.stem for path in (CONF / group).glob("*.yaml")} | set(PROBLEMS if group == "problem" else ())
+    return sorted(PRESETS.get(group, named))
 
 
 def shown(value: Any) -> str:

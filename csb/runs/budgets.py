@@ -108,7 +108,7 @@ def read(given: Given) -> Comparison:
     """The checked settings. CSBError with one line for the first thing that is wrong."""
     plain = dict(given)
     if not isinstance(plain["problem"], dict):
-        raise CSBError(f"problem={plain['problem']!r} is no problem; choose a file of conf/problem")
+        raise CSBError(f"problem={plain['problem']!r} is no problem; give the name of one")
     problem, group = build_problem(plain.pop("problem")), plain.pop("baselines")
     baselines = BaselineSettings.read(group | {"methods": list(GUIDED)} if isinstance(group, dict) else group)
     if isinstance(problem, ClassProblem) and problem.is_digit:
