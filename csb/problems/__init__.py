@@ -12,6 +12,7 @@ from csb.problems.base import (
 )
 from csb.problems.benchmarks import BOD, SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture, TwoMoons
 from csb.problems.bounded import Probit, Reflect, Support
+from csb.problems.fields import RandomField
 from csb.problems.gaps import LinearGaps, NormalSet
 from csb.problems.gaussian_ipf import exact_ipf
 from csb.problems.gaussians import GaussianMixture, GaussianPosterior, LinearGaussian, MixtureClass, MixturePosterior
@@ -34,7 +35,7 @@ from csb.problems.pushed import PushedGaussian
 from csb.problems.rows import Pairs, Rows, finest_scale
 from csb.problems.series import SIR, Counts, Oscillator
 from csb.problems.sources import from_dataset
-from csb.problems.standardise import Standardise
+from csb.problems.standardise import Adjoint, Standardise
 from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, MovingHole, PixelRange, Transform, build_transform
 from csb.problems.wishart import NormalWishart

@@ -11,7 +11,7 @@ from csb.process import seeded
 
 SIMULATED = [
     "bod", "counts", "gaussian_mixture", "linear_gaps", "linear_gaussian", "logistic", "mixture_class", "modes",
-    "normal_set", "normal_wishart", "oscillator", "pushed",
+    "normal_set", "normal_wishart", "oscillator", "pushed", "random_field",
     "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir", "two_moons",
 ]  # fmt: skip
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
@@ -26,7 +26,7 @@ def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
-    transforms = "clamp hole identity mixed moving_hole pixel_range probit reflect standardise"
+    transforms = "adjoint clamp hole identity mixed moving_hole pixel_range probit reflect standardise"
     assert sorted(TRANSFORMS) == transforms.split()
 
 
