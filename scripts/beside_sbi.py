@@ -1,4 +1,4 @@
-"""csb beside sbi's NPE or FMPE on the same pairs, in one run: seconds, and C2ST of both against the exact posterior.
+"""csb beside sbi's NPE and FMPE on the same pairs, in one run: seconds, and C2ST of both against the exact posterior.
 
 Run from a checkout: python scripts/beside_sbi.py [--task cube] [--pairs 20000] [--only csb]. Prints a table in
 Markdown, with a row for each method and group of observations.
@@ -9,6 +9,10 @@ Markdown, with a row for each method and group of observations.
   by its PermutationInvariantEmbedding.
 - linear_gaps: a linear-Gaussian problem with gaps (csb.problems.LinearGaps); sbi gets values, 0 where one is missing,
   and mask, for it has no other place for them.
+- modes, modes_box, modes_16, modes_16_box: 4 modes in five, or 16 in ten dimensions (csb.problems.Modes), the prior
+  normal or uniform on a box; wishart, wishart_9: mean and covariance of a normal law, five or nine numbers, from 4 or 8
+  draws (csb.problems.NormalWishart); shell, funnel, student: smooth maps of a normal law (csb.problems.PushedGaussian);
+  logistic: ten coefficients from sufficient statistics (csb.problems.Logistic). With NPE and FMPE.
 - repeated: 1, 5 or 20 observations of one unknown, of a linear-Gaussian problem in the plane, from single pairs: csb by
   combine="product", sbi by FMPE and its scores for iid observations, "auto_gauss"; also how far mean (in standard
   deviations of the posterior) and variance are off. csb draws five times as many, for weights, and resamples.
@@ -17,6 +21,7 @@ Markdown, with a row for each method and group of observations.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +30,7 @@ from torch import Tensor
 import csb
 from csb.evaluation.table import markdown_table
 from csb.metrics.distances import moment_errors
-from csb.problems import LinearGaps, LinearGaussian, NormalSet
+from csb.problems import LinearGaps, LinearGaussian, Logistic, Modes, NormalSet, NormalWishart, PushedGaussian
 from csb.problems.gaussians import GaussianPosterior
 from csb.process import seeded
 
@@ -46,6 +51,7 @@ class Task(NamedTuple):
     network: Callable[[Tensor], Any] = lambda x: torch.nn.Identity()  # what embeds x for sbi
     prepared: Callable[[Tensor], Tensor] = lambda x: x  # x as sbi gets it
     several: Callable[[Tensor], Any] | None = None  # the posterior, where an observation is several independent ones
+    methods: tuple[str, ...] = ("csb", "sbi NPE")
 
 
 def clean(theta: Tensor) -> Tensor:
@@ -127,6 +133,7 @@ def repeated(n: int) -> Task:
     return Task(
         theta, x, {f"{m} of one unknown": ys[:, :m] for m in (1, 5, 20)}, lambda y, g: posterior(y).sample(SAMPLES, g),
         options, lambda: torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)), several=posterior,
+        methods=("csb", "sbi FMPE"),
     )  # fmt: skip
 
 
@@ -139,7 +146,36 @@ def _wide(d: int) -> Any:
     return torch.distributions.MultivariateNormal(torch.zeros(d), 9 * torch.eye(d))
 
 
-TASKS = {task.__name__: task for task in (cube, normal_set, linear_gaps, repeated)}
+def exact_task(kind: type[Any], n: int, **settings: Any) -> Task:
+    """A problem whose posterior is drawn exactly. Rows of y are a set."""
+    from sbi.neural_nets.embedding_nets import FCEmbedding, PermutationInvariantEmbedding
+    from sbi.utils import BoxUniform
+
+    problem = kind(n_train=n, **settings)
+    theta, x, _ = problem.pairs("train")
+    d, support, rows = theta.shape[1], problem.support, x.ndim == 3
+
+    def network(x: Tensor) -> Any:
+        one = FCEmbedding(x.shape[2], output_dim=20) if rows else None
+        return torch.nn.Identity() if one is None else PermutationInvariantEmbedding(one, 20, output_dim=20)
+
+    def prior() -> Any:
+        return _wide(d) if support is None else BoxUniform(-torch.ones(d), torch.ones(d))
+
+    options = {"L": 1, **({"encoder": "set"} if rows else {}), **({} if support is None else {"bounds": (-1, 1)})}
+    observed = {"all": problem.pairs("test", OBSERVATIONS).y}
+    return Task(theta, x, observed, _posterior(problem), options, prior, network, methods=tuple(METHODS))
+
+
+TASKS: dict[str, Callable[[int], Task]] = {task.__name__: task for task in (cube, normal_set, linear_gaps, repeated)}
+TASKS |= {
+    "modes": partial(exact_task, Modes), "modes_box": partial(exact_task, Modes, bounded=True),
+    "modes_16": partial(exact_task, Modes, modes=16),
+    "modes_16_box": partial(exact_task, Modes, modes=16, bounded=True),
+    "wishart": partial(exact_task, NormalWishart), "wishart_9": partial(exact_task, NormalWishart, d=3),
+    "shell": partial(exact_task, PushedGaussian), "funnel": partial(exact_task, PushedGaussian, shape="funnel"),
+    "student": partial(exact_task, PushedGaussian, shape="student"), "logistic": partial(exact_task, Logistic),
+}  # fmt: skip
 
 
 def with_csb(task: Task) -> Draw:
@@ -180,11 +216,16 @@ def with_sbi(task: Task) -> Draw:
 
 
 def with_fmpe(task: Task) -> Draw:
-    """What a user of sbi writes for independent observations."""
+    """What a user of sbi writes."""
     from sbi.inference import FMPE
+    from sbi.neural_nets import posterior_flow_nn
 
-    inference = FMPE(task.prior(), show_progress_bars=False)
+    estimator = posterior_flow_nn("mlp", embedding_net=task.network(task.x))
+    inference = FMPE(task.prior(), vf_estimator=estimator, show_progress_bars=False)
     inference.append_simulations(task.theta, task.x).train()
+    if task.several is None:
+        posterior = inference.build_posterior()
+        return lambda y: posterior.sample((SAMPLES,), x=y[None], show_progress_bars=False)
     posterior = inference.build_posterior(sample_with="sde")
     return lambda ys: posterior.sample((SAMPLES,), x=ys, iid_method="auto_gauss", steps=STEPS, show_progress_bars=False)
 
@@ -228,8 +269,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(METHODS), help="one method alone")
     given = parser.parse_args()
     task = TASKS[given.task](given.pairs)
-    both = ["csb", "sbi NPE" if task.several is None else "sbi FMPE"]
-    chosen = both if given.only is None else [given.only]
+    chosen = task.methods if given.only is None else [given.only]
     print(markdown_table([row for name in chosen for row in rows(name, task)]), end="")
 
 
