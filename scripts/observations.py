@@ -4,7 +4,7 @@ Run from a checkout: python scripts/observations.py {sets,gaps,check} RUN, of th
 several, or … product.
 
 - c2st: of runs of problems with exact posteriors: C2ST of 2,000 draws against as many exact ones, of ten observations
-  of the test split, or three of more than five unknowns, where each takes half a minute; wall seconds of the training.
+  of the test split (in ten dimensions each takes half a minute); wall seconds of the training.
 - sets: C2ST of a run of normal_set against the exact posterior, and the largest change of a sample, in standard
   deviations of the posterior, where the rows of a set are permuted.
 - gaps: errors of mean (in standard deviations of the posterior) and covariance (Frobenius norm, relative) of a run of
@@ -34,7 +34,7 @@ from csb.problems.base import Posterior, Simulated
 from csb.problems.gaussian_ipf import AffineKernel, exact_ipf
 from csb.process import Grid, Power, seeded
 
-SAMPLES, MANY, PATTERNS, FEW = 2000, 10_000, 60, 5
+SAMPLES, MANY, OBSERVATIONS, PATTERNS = 2000, 10_000, 10, 60
 Rows = list[dict[str, Any]]
 
 
@@ -55,7 +55,7 @@ def c2st(run: list[str]) -> Rows:
     for of in map(csb.Run.open, run):
         if not of.problem.has_exact_posterior:
             raise CSBError(f"{of.folder} is a run of {of.problem.name}; give one of a problem with exact posteriors")
-        y = of.problem.pairs("test", 10 if math.prod(of.problem.x_shape) <= FEW else 3).y
+        y = of.problem.pairs("test", OBSERVATIONS).y
         x = of.bridge.sample(y, SAMPLES, seed=1).x
         scores = c2sts(map(of.problem.posterior, y), x)
         row = {"run": str(of.folder), "pairs": of.problem.sizes["train"], "iteration": of.scores["iteration"]}
