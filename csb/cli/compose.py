@@ -274,7 +274,8 @@ def quoted(text: str) -> str:
 
 
 def _of_today(argument: str) -> str:
-    """The argument with the names that its key has now, as for the files of older runs."""
+    """The argument with the names that its key has now, as for the files of older runs; +problem. added a key once."""
+    argument = re.sub(r"^\+(?=problem\.)", "++", argument)
     return re.sub(r"^([+~]*)([\w.]+)", lambda m: m[1] + key_of_today(m[2]), argument)
 
 

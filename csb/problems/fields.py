@@ -139,7 +139,7 @@ class RandomField(Simulated, LinearProblem):
         return self.stationary(eye.unflatten(1, self.x_shape)).flatten(1) - self.gain @ self._across.T
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.stationary(torch.randn(n, *self.x_shape, generator=generator), 0.5).float()
+        return self.stationary(torch.randn(n, *self.x_shape, dtype=torch.float64, generator=generator), 0.5).float()
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).unflatten(1, self.y_shape) if self.seen == "tomography" else super().forward(x)

@@ -76,7 +76,7 @@ def test_every_job_of_a_good_sweep_is_checked(tmp_path):
         seen.append((given["problem"]["name"], given["T"]))
         return lambda: None
 
-    cli.check_sweep("train", ["-m", "T=2,3", "problem=two_moons,bod", "+problem.n_val=7", f"out={tmp_path}/n"], note)
+    cli.check_sweep("train", ["-m", "T=2,3", "problem=two_moons,bod", "++problem.n_val=7", f"out={tmp_path}/n"], note)
     assert sorted(seen) == [(p, t) for p in ("bod", "two_moons") for t in (2, 3)]
 
 
