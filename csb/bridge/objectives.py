@@ -73,7 +73,7 @@ class Likelihood(Objective):
     caches = "states"
 
     def loss(self, law: Transition, target: Target, beta: Tensor) -> Tensor:
-        return law.loss(target.mean, target.var) - 0.5 * expand(beta, target.mean).log()
+        return law.nll(target.mean, target.var) - 0.5 * expand(beta, target.mean).log()
 
 
 class MeanMatching(Objective):

@@ -51,10 +51,6 @@ class Transition(ABC):
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         """−log N(target; law), in terms (B, *z_shape) to be summed; a variance of the target is integrated out."""
 
-    def loss(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        """The value of :meth:`nll`, with the gradient by which the law is fitted."""
-        return self.nll(target, target_var)
-
     @abstractmethod
     def covariance(self) -> Tensor:
         """(B, d, d), for states flattened to d."""
@@ -240,15 +236,6 @@ class LowRankGaussian(Transition):
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         error = (target - self.mean).flatten(1)
         return _shared(low_rank_nll(error, self.var.flatten(1), self.low, target_var), self.mean)
-
-    def loss(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
-        """The likelihood; its gradient by the mean is that of the error over the diagonal variance alone.
-
-        Along a direction of large variance the likelihood hardly sees an error of the mean, and learns neither well.
-        The optimum is the same (Stirn et al. 2023, Faithful Heteroscedastic Regression, § 3).
-        """
-        error, fixed = target - self.mean, LowRankGaussian(self.mean.detach(), self.var, self.low)
-        return fixed.nll(target, target_var) + 0.5 * (error**2 - error.detach() ** 2) / self.var.detach()
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.var.flatten(1)) + self.low @ self.low.mT

@@ -131,16 +131,6 @@ class TestLowRankLikelihood:
             assert mine.dtype == torch.float32
             torch.testing.assert_close(mine.double(), its, rtol=1e-4, atol=1e-6 * float(its.abs().max()))
 
-    def test_the_mean_is_fitted_by_its_error_over_the_diagonal_variance(self):
-        """A covariance of two coordinates: the loss is the likelihood, and so is its gradient but by the mean."""
-        mean, var, low = (part.clone().requires_grad_() for part in (MEAN, VAR, LOW))
-        target, law = MEAN + 0.5, LowRankGaussian(mean, var, low)
-        torch.testing.assert_close(law.loss(target, 0.1), law.nll(target, 0.1))
-        by_mean, *by_rest = torch.autograd.grad(law.loss(target, 0.1).sum(), (mean, var, low))
-        torch.testing.assert_close(by_mean, -0.5 / VAR)
-        for mine, its in zip(by_rest, torch.autograd.grad(law.nll(target, 0.1).sum(), (var, low))):
-            torch.testing.assert_close(mine, its)
-
     def test_what_cannot_be_factored_is_nan(self):
         error, var, low = (part.detach() for part in self.parts())
         low[1, 0, 0] = float("nan")
