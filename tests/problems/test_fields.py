@@ -76,4 +76,4 @@ def test_the_adjoint_is_an_image_of_unit_scale_and_comes_back_from_a_spec():
     again = build_transform(transform.spec())
     again.load_state_dict(transform.state_dict())
     assert torch.equal(again.encode_y(y), c)
-    assert torch.equal((c != c[:1]).flatten(1).any(0), problem.operator.A.any(0))
+    assert torch.equal((c != c[:1]).flatten(1).any(0), problem.seen_of.any(0))
