@@ -54,11 +54,9 @@ class FieldPosterior(Posterior):
         super().__init__(lambda: {"mean": problem.gain @ self._y, "cov": problem.posterior_cov})
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        problem, m = self._problem, len(self._y)
-        x = problem.stationary(torch.randn(n, *problem.x_shape, dtype=torch.float64, generator=generator), 0.5)
-        noise = problem.noise_std * torch.randn(n, m, dtype=torch.float64, generator=generator)
-        seen = x.flatten(1) @ problem.seen_of.T + noise
-        return (x + ((self._y - seen) @ problem.gain.T).view_as(x)).float()
+        x = self._problem.prior(n, generator).double()
+        seen = self._problem.observe(x, generator).flatten(1)
+        return (x + ((self._y - seen) @ self._problem.gain.T).view_as(x)).float()
 
 
 @PROBLEMS.register
