@@ -1,9 +1,10 @@
 """float32, in which layers are made and models stay; devices, where bfloat16 is fast, and what memory holds."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,21 @@ from csb.errors import CSBError, in_one_line
 from csb.schema import OneOf
 
 Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]  # of network calls: that of the weights, or bfloat16
+
+Method = TypeVar("Method", bound=Callable[..., Tensor])
+
+
+def exact(method: Method) -> Method:
+    """The method outside autocast: small matrix products are no place for bfloat16."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, at: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_autocast_enabled(at.device.type):  # a context costs as much as several small operations
+            return method(self, at, *args, **kwargs)
+        with torch.autocast(at.device.type, enabled=False):
+            return method(self, at, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
 
 
 @contextmanager

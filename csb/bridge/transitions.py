@@ -5,33 +5,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from csb.dtypes import exact
 from csb.process import repeated
 
 if TYPE_CHECKING:
     from csb.bridge.paths import Skip
 
-Method = TypeVar("Method", bound=Callable[..., Tensor])
 _LOG_2PI = math.log(2 * math.pi)
 _TINY = 4  # coordinates, to which a triangular system is solved one by one
-
-
-def _exact(method: Method) -> Method:
-    """The method outside autocast: small matrix products are no place for bfloat16."""
-
-    @functools.wraps(method)
-    def wrapped(self: "Transition", at: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not torch.is_autocast_enabled(at.device.type):  # a context costs as much as several small operations
-            return method(self, at, *args, **kwargs)
-        with torch.autocast(at.device.type, enabled=False):
-            return method(self, at, *args, **kwargs)
-
-    return wrapped  # type: ignore[return-value]
 
 
 class Transition(ABC):
@@ -109,19 +96,19 @@ class FullGaussian(Transition):
             x.append(rest)
         return torch.stack(x, dim=1)
 
-    @_exact
+    @exact
     def _triangular(self, innovations: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.unit(), innovations[..., None], upper=False)[..., 0]
 
     def draw(self, noise: Tensor) -> Tensor:
         return self.mean + self._solved(self.var.sqrt() * noise).view_as(self.mean)
 
-    @_exact
+    @exact
     def skip(self, x: Tensor, skip: "Skip", noise: Tensor) -> Tensor:
         spread = skip.factor(self.covariance()) @ noise[..., None]
         return skip.mean(x, self.mean) + spread.view_as(self.mean)
 
-    @_exact
+    @exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         unit, var = self.unit(), self.var.view_as(self.mean)
         square = (unit @ (target - self.mean).flatten(1)[..., None]).view_as(self.mean) ** 2
@@ -219,7 +206,7 @@ class LowRankGaussian(Transition):
     var: Tensor
     low: Tensor
 
-    @_exact
+    @exact
     def draw(self, noise: Tensor) -> Tensor:
         own, common = noise.split([noise.shape[1] - self.low.shape[2], self.low.shape[2]], dim=1)
         return self.mean + self.var.sqrt() * own.view_as(self.mean) + (self.low @ common[..., None]).view_as(self.mean)
@@ -232,7 +219,7 @@ class LowRankGaussian(Transition):
         var = skip.gain**2 * rest.clamp_min(0) + skip.added
         return LowRankGaussian(skip.mean(x, self.mean), var, skip.gain * kept[..., None] * self.low).draw(noise)
 
-    @_exact
+    @exact
     def nll(self, target: Tensor, target_var: Tensor | float = 0.0) -> Tensor:
         error = (target - self.mean).flatten(1)
         return _shared(low_rank_nll(error, self.var.flatten(1), self.low, target_var), self.mean)

@@ -33,7 +33,8 @@ def _ends(bridge: Bridge, val: Pairs, most: int, seed: int) -> tuple[Tensor, Ten
     """States that decode to the first pairs, of the law that the bridge is trained on, and their contexts."""
     x, y = val.x[:most].to(bridge.device), val.y[:most].to(bridge.device)
     generator = seeded(seed, Stream.DIAGNOSTICS, _PREIMAGE, device=x.device)
-    return bridge.transform.preimage(bridge.transform.encode_x(x, y), generator), bridge.transform.encode_y(y)
+    c = bridge.transform.encode_y(y)
+    return bridge.transform.preimage(bridge.transform.encode_x(x, y), generator, c), c
 
 
 def _noise(like: Tensor, generator: Generator) -> Tensor:

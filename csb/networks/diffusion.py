@@ -89,6 +89,28 @@ class MixtureDenoiser(Denoiser):
         return self.mixture.denoise(z, float(alpha_bar))
 
 
+class StationaryDenoiser(Denoiser):
+    """The exact denoiser of a stationary Gaussian field on a torus, at scale 1: Wiener's filter.
+
+    It multiplies each Fourier coefficient by √ᾱ S/(ᾱ S + 1 − ᾱ), in float64.
+
+    Args:
+        spectrum: S, (H, W), the variances of the coefficients in the order of torch.fft, with mean 1.
+        x_shape: (C, H, W).
+    """
+
+    spectrum: Tensor
+
+    def __init__(self, spectrum: Tensor, x_shape: tuple[int, ...]) -> None:
+        super().__init__(torch.zeros(x_shape, dtype=torch.float32), 1.0)
+        self.register_buffer("spectrum", spectrum.double(), persistent=False)
+
+    def forward(self, z: Tensor, alpha_bar: Tensor) -> Tensor:
+        a = expand(alpha_bar.double(), z) if alpha_bar.ndim else alpha_bar.double()
+        gain = a.sqrt() * self.spectrum / (a * self.spectrum + 1 - a)
+        return torch.fft.ifft2(gain * torch.fft.fft2(z.double())).real.to(z.dtype)
+
+
 class DenoiserSpec(Schema):
     """All that makes a trained denoiser but its weights and its shift; see :class:`Denoiser`."""
 

@@ -134,11 +134,14 @@ class Problem(Schema):
 
     def make_transform(self, train: Pairs | Rows) -> Transform:
         """The map between data and bridge states, fitted on training pairs."""
-        rows = Rows.of(train) if isinstance(train, Pairs) else train
+        return self.new_transform().fit(self.checked(Rows.of(train) if isinstance(train, Pairs) else train))
+
+    def checked(self, rows: Rows) -> Rows:
+        """Pairs, checked to have the problem's shapes."""
         for name, found, expected in (("x", rows.x_shape, self.x_shape), ("y", rows.y_shape, self.y_shape)):
             if found != expected:
                 raise CSBError(f"{name} of the pairs of {self.name} has shape {found}; expected {expected}")
-        return self.new_transform().fit(rows)
+        return rows
 
     def posterior(self, y: Tensor) -> Posterior:
         """The exact p(x | y) at ONE observation y of y_shape. CSBError where none is known, or for another shape."""

@@ -100,8 +100,8 @@ class Boxed(Standardise):
         low, high = self._sides(x)
         return (x < low) | (x > high)
 
-    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_scale = super().lift(x.clamp(*self._sides(x)), uniform)
+    def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_scale = super().lift(x.clamp(*self._sides(x)), uniform, y)
         return z, torch.where(self._outside(x).any(dim=1), -torch.inf, log_scale)
 
 
@@ -156,7 +156,7 @@ class Reflect(Boxed):
         """The other state that decodes to the same x, beyond this end of :meth:`_state_bounds`."""
         return 2 * bound - z
 
-    def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def preimage(self, z: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
         z = self.dequantised(z, generator)
         low, high = self._state_bounds()
         bound = torch.where(z - low < high - z, low, high)
@@ -170,13 +170,13 @@ class Reflect(Boxed):
     def _log_slope(self, x: Tensor) -> Tensor:
         return torch.where(self._outside(x), -torch.inf, super()._log_slope(x))
 
-    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z itself or its image beyond a bound, coordinate by coordinate, with the chances of :meth:`preimage`.
 
         No chance is below :data:`IMAGE`, so that mass beyond a bound is found that training did not put there. States
         farther outside than the box is wide, which fold twice, are left out.
         """
-        z, log_scale = super().lift(x, uniform)
+        z, log_scale = super().lift(x, uniform, y)
         low, high = self._state_bounds()
         soft = torch.where(self.softness > 0, self.softness, ((high - low) / 8).clamp(max=0.25))
         first, second = (

@@ -77,7 +77,7 @@ class RandomField(Simulated, LinearProblem):
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        return (1, _ANGLES, _STRIPS) if self.seen == "tomography" else self.operator.y_shape
+        return self.operator.y_shape
 
     @cached_property
     def spectrum(self) -> Tensor:
@@ -103,7 +103,7 @@ class RandomField(Simulated, LinearProblem):
             coarse = torch.randperm(_COARSE**2, generator=seeded(self.seed, Stream.PROBLEM))[:_POINTS]
             places = apart * (self.side * (coarse // _COARSE) + coarse % _COARSE)
             return Matrix(torch.eye(self.side**2, dtype=torch.float32)[places], self.x_shape)
-        return Matrix(strips(self.side), self.x_shape)
+        return Matrix(strips(self.side), self.x_shape, (1, _ANGLES, _STRIPS))
 
     @cached_property
     def seen_of(self) -> Tensor:
@@ -138,9 +138,6 @@ class RandomField(Simulated, LinearProblem):
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.stationary(torch.randn(n, *self.x_shape, dtype=torch.float64, generator=generator), 0.5).float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).unflatten(1, self.y_shape) if self.seen == "tomography" else super().forward(x)
 
     def new_transform(self) -> Standardise:
         if isinstance(self.operator, Matrix):

@@ -104,7 +104,7 @@ class Mixed(Reflect):
         fixed = Scale(self.lower + width / 2, width / math.sqrt(12), zero, zero)
         return Scale(*(torch.where(self.is_angle, one, other) for one, other in zip(fixed, found)))
 
-    def dequantised(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def dequantised(self, z: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
         scale = self.scale("x")
         v = scale.decode(z.double()).round() + self._noise(z, generator)
         return torch.where(self.is_whole, scale.encode(v).to(z.dtype), z)
@@ -121,7 +121,7 @@ class Mixed(Reflect):
         whole = folded.round().clamp(low + 0.5, high - 0.5) + 0.0  # no −0
         return torch.where(self.is_angle, turned, torch.where(self.is_whole, whole, folded))
 
-    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As that of Reflect, at a point of the cell of a whole number, which the leading bits of ``uniform`` choose.
 
         Of x that no state decodes to, as 1.5 for an integer, the second is −∞.

@@ -63,20 +63,22 @@ class Matrix(Operator):
 
     Args:
         A: the matrix.
-        x_shape: of dx numbers, which A takes flattened; None for vectors.
+        x_shape, y_shape: of dx numbers, which A takes flattened, and of dy; None for vectors.
     """
 
-    def __init__(self, A: Tensor, x_shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, A: Tensor, x_shape: tuple[int, ...] | None = None, y_shape: tuple[int, ...] | None = None
+    ) -> None:
         if A.ndim != 2:
             raise CSBError(f"A has shape {tuple(A.shape)}; expected a matrix (dy, dx)")
-        super().__init__(x_shape or (A.shape[1],), (A.shape[0],))
+        super().__init__(x_shape or (A.shape[1],), y_shape or (A.shape[0],))
         self.A = A
 
     def _apply(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.A.to(x).T
+        return (x.flatten(1) @ self.A.to(x).T).unflatten(1, self.y_shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.A.to(y)).unflatten(1, self.x_shape)
+        return (y.flatten(1) @ self.A.to(y)).unflatten(1, self.x_shape)
 
     def _svd(self) -> SVD:
         return dense(self.A, self.x_shape, self.y_shape)

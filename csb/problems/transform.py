@@ -32,7 +32,7 @@ class Transform(Float32Module, ABC):
     """
 
     name: ClassVar[str]
-    any_units: ClassVar[bool] = False
+    any_units: bool = False
     has_gaps: bool = False
     parts: dict[str, tuple[int, ...]] | None = None
     works_in = (torch.float32, torch.float64)
@@ -83,14 +83,19 @@ class Transform(Float32Module, ABC):
         c = self.encode_y(y)
         return ((c < low - margin) | (c > high + margin)).flatten(1).any(1)
 
-    def preimage(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def left_out(self) -> Self:
+        """A copy that encodes the pairs it was fitted to as others would be: they may be too well known to it."""
+        return self
+
+    def preimage(self, z: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
         """States to train on, (B, *z_shape), drawn among those that decode to the same x as z. By default z itself.
 
-        So the bridge may have a smoother law to learn. The generator lives on z's device.
+        So the bridge may have a smoother law to learn. The generator lives on z's device; c (B, *c_shape) where the
+        state depends on it.
         """
         return z
 
-    def dequantised(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def dequantised(self, z: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
         """z (B, *z_shape) with uniform noise where x takes whole numbers only; elsewhere, and by default, z itself."""
         return z
 
@@ -104,15 +109,15 @@ class Transform(Float32Module, ABC):
             f"pixels to [0, 1]; compare samples instead"
         )
 
-    def lift(self, x: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A state z that decodes to x (B, *x_shape), and (B,), float64, log |det dz/dx| − log q(z).
 
         q is the chance with which z is drawn among several such states, by the uniform numbers (B, *z_shape); 1 where
-        there is one. For any density p of z, E[p(z) |det dz/dx|/q(z)] is that of x. NotImplementedError as
-        :meth:`log_jacobian`.
+        there is one. For any density p of z, E[p(z) |det dz/dx|/q(z)] is that of x. y as for
+        :meth:`encode_x`. NotImplementedError as :meth:`log_jacobian`.
         """
         scale = self.log_jacobian(x)
-        return self.encode_x(x), scale
+        return self.encode_x(x, y), scale
 
     @property
     def has_rows(self) -> bool:

@@ -16,8 +16,10 @@ from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
 from csb.problems import FilePairs, Problem, build_problem
-from csb.problems.rows import finest_scale, pool
+from csb.problems.residual import with_start
+from csb.problems.rows import Rows, finest_scale, pool
 from csb.problems.sources import absolute
+from csb.problems.start import STARTS
 from csb.problems.transform import Transform
 from csb.process import SCHEDULES, SHORT, Grid, Power, Schedule, Stream, automatic_horizon, seeded
 from csb.process.schedule import LEAST_SCALE
@@ -75,12 +77,21 @@ class RunConfig:
     stage: str
     evaluate: bool
     folder: Path  # of the stage's files
+    start: str  # one of csb.problems.residual.STARTS
     teacher: Path | None  # of stage=distil: the folder of the finished run
     seed: int
     resume: bool
     overwrite: bool
     progress: bool
     plain: dict[str, Any]
+
+    def new_transform(self) -> Transform:
+        """The map between data and the bridge's states, still to be fitted."""
+        return with_start(self.problem.new_transform(), self.start)
+
+    def make_transform(self, rows: Rows) -> Transform:
+        """The map between data and the bridge's states, fitted to training pairs."""
+        return self.new_transform().fit(self.problem.checked(rows))
 
     def bridge_spec(self, transform: Transform) -> BridgeSpec:
         """The description of the bridge, once the data have set the transform."""
@@ -112,7 +123,7 @@ class RunConfig:
         if scale is None:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             if pairs.transform is not None:
-                z = pairs.transform.dequantised(z, seeded(self.seed, Stream.DEQUANTISED))
+                z = pairs.transform.dequantised(z, seeded(self.seed, Stream.DEQUANTISED), c)
             finest = finest_scale(z, c, seeded(self.seed, Stream.SCALE), self.problem.parts)
             scale = min(max(0.5 * finest, _FINEST), 0.5)
         end = group["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
@@ -145,7 +156,9 @@ class RunConfig:
         reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         if isinstance(self.problem, FilePairs):  # as before there were these
             reported = {k: v for k, v in reported.items() if v or k not in ("problem.drop_nan", "problem.kinds")}
-        if not self.training.missing:  # likewise
+        if self.start == STARTS[0]:  # likewise
+            reported.pop("start", None)
+        if not self.training.missing:
             reported.pop("training.missing", None)
         return {key: value for key, value in reported.items() if key not in FREE}
 
@@ -206,7 +219,10 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         teacher=teacher,
         plain=plain,
         **groups,
-        **{name: getattr(top, name) for name in ("stage", "evaluate", "seed", "resume", "overwrite", "progress")},
+        **{
+            name: getattr(top, name)
+            for name in ("stage", "evaluate", "start", "seed", "resume", "overwrite", "progress")
+        },
     )
     run.device.check(run.training, run.stage)
     for check in (_check_pairs, _check_bridge, _check_data):
@@ -243,10 +259,9 @@ def _check_bridge(run: RunConfig) -> None:
         for direction, spec in kernels.items():
             if direction == "backward" or run.sampler.refine:
                 check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
-    transform = run.problem.new_transform()
-    build_bridge(run.bridge_spec(transform))
+    build_bridge(run.bridge_spec(run.new_transform()))
     if run.stage in CONDITIONAL:
-        build_conditional(run.conditional_spec(run.stage, transform))
+        build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))
     if run.stage == "denoiser" or run.evaluate:
         schedule.replace(alpha_bar_end=run.denoiser.alpha_bar_end)
     if run.evaluate and run.baselines.alpha_bar_end is not None:
@@ -255,7 +270,7 @@ def _check_bridge(run: RunConfig) -> None:
 
 def _check_data(run: RunConfig) -> None:
     """CSBError for a cache that holds no trajectory, or a split with fewer pairs than are asked of it."""
-    maps, sizes, training = run.problem.new_transform(), run.problem.sizes, run.training
+    maps, sizes, training = run.new_transform(), run.problem.sizes, run.training
     each = bytes_per_trajectory(maps, run.grid.T, run.objective, training.missing, DTYPES[training.cache_dtype])
     capacity(each, training.trajectories, training.cache_bytes)
     require_pairs(sizes["train"], run.training)

@@ -46,6 +46,7 @@ def fit(
     network: str | Mapping[str, Any] | type[Network] | None = None,
     encoder: str | Mapping[str, Any] | type[Encoder] | None = None,
     schedule: str | Mapping[str, Any] | None = None,
+    start: str | None = None,
     objective: str | Mapping[str, Any] | None = None,
     bounds: Bounds | Mapping[Any, Bounds] | None = None,
     kinds: Mapping[Any, str] | Sequence[str] | None = None,
@@ -84,6 +85,9 @@ def fit(
             these for each, {name: …}. "auto" goes by y's shape, and takes rows for a series, but for a set where many
             of them show no order (:mod:`csb.metrics.order`).
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
+        start: what sampling starts from: "gaussian", N(0, I), by default; "residual", "residual_full" or "spectral",
+            N(m(y), S) of a regression of x on y with a diagonal, full or (of images) stationary S; see
+            :mod:`csb.problems.start`.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where
             there is none; samples stay inside, e.g. (0, 1) for images. Or {coordinate: (low, high)}, by name or number.
@@ -114,10 +118,10 @@ def fit(
             that holds another run; a loss that diverges.
     """
     given = Options(
-        problem=problem, T=T, L=L, network=network, encoder=encoder, schedule=schedule, objective=objective,
-        bounds=bounds, kinds=kinds, names=names, training=training, seed=seed, out=out, resume=resume,
-        overwrite=overwrite, devices=devices, precision=precision, accelerator=accelerator, logger=logger,
-        progress=progress, drop_nan=drop_nan,
+        problem=problem, T=T, L=L, network=network, encoder=encoder, schedule=schedule, start=start,
+        objective=objective, bounds=bounds, kinds=kinds, names=names, training=training, seed=seed, out=out,
+        resume=resume, overwrite=overwrite, devices=devices, precision=precision, accelerator=accelerator,
+        logger=logger, progress=progress, drop_nan=drop_nan,
     )  # fmt: skip
     if ensemble is not None:
         return _fit_ensemble(x, y, given, require_int("ensemble", ensemble, 2, MOST_MEMBERS))

@@ -18,6 +18,7 @@ from csb.networks.diffusion import CONDITIONAL
 from csb.networks.encoders import automatic_encoder
 from csb.problems import FilePairs, Problem
 from csb.problems.parts import views
+from csb.problems.start import STARTS
 from csb.process import Stream, seeded
 from csb.process.schedule import MOST_STEPS, Horizon, Steps
 from csb.samplers import GUIDED, RESAMPLING
@@ -170,6 +171,9 @@ class TrainSettings(Schema):
     L: int = Field(
         default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
     )
+    start: Annotated[str, OneOf(STARTS)] = "gaussian"
+    """What sampling starts from: "gaussian", N(0, I), or N(m(y), S) of a regression of x on y, with S diagonal
+    ("residual") or full ("residual_full"), or stationary, of images ("spectral"); see csb.problems.start."""
     seed: Whole = Field(default=0, description="of weights, batches and noise")
     stage: Annotated[str, OneOf(STAGES)] = "bridge"
     """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge

@@ -36,6 +36,7 @@ from csb.networks.diffusion import (
     MixtureDenoiser,
     NetworkDenoiser,
     ScoreNetwork,
+    StationaryDenoiser,
     build_conditional,
     build_denoiser,
 )
@@ -47,6 +48,7 @@ from csb.problems import (
     Mixture,
     MixtureClass,
     Problem,
+    RandomField,
     SbiGaussianLinear,
 )
 from csb.problems.rows import Rows, pool
@@ -83,6 +85,8 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
         return MixtureDenoiser(problem.mixture)
     if isinstance(problem, LinearGaussian):
         return MixtureDenoiser(Mixture.isotropic(problem.dx, 1.0))
+    if isinstance(problem, RandomField):
+        return StationaryDenoiser(problem.spectrum, problem.x_shape)
     return None
 
 

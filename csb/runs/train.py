@@ -104,9 +104,9 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
     problem.prepare()
     rows = problem.rows("train")
     require_pairs(len(rows), run.training)
-    transform = problem.make_transform(rows)
+    transform = run.make_transform(rows)
     gaps = run.training.missing
-    pairs, val = encoded(transform, rows, gaps), problem.first("val", _WATCHED)
+    pairs, val = encoded(transform, rows, gaps, fitted_to=True), problem.first("val", _WATCHED)
     fingerprint, run = run.fingerprint(), run.resolved(pairs)
     bridge = build_bridge(run.bridge_spec(transform), run.seed)
     bridge.transform.load_state_dict(transform.state_dict())

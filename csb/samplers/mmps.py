@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from csb.process import expand
 from csb.samplers.base import Rounds
 from csb.samplers.diffusion import MomentSampler, Spread
 
@@ -32,11 +33,12 @@ class MMPS(MomentSampler):
         for _ in range(self.iterations):
             spread_p = spread(p)
             image = self.operator(spread_p) + var * p
-            length = _ratio(square, _inner(p, image), p)
-            total = length * spread_p if total is None else total + length * spread_p
-            r = r - length * image
+            length = _ratio(square, _inner(p, image))
+            part = expand(length, spread_p) * spread_p  # of x, which may be an image where y is a vector
+            total = part if total is None else total + part
+            r = r - expand(length, image) * image
             square, before = _inner(r, r), square
-            p = torch.where(length > 0, r + _ratio(square, before, p) * p, 0)
+            p = torch.where(expand(length, r) > 0, r + expand(_ratio(square, before), p) * p, 0)
         assert total is not None
         return total
 
@@ -46,7 +48,6 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() * b.double()).flatten(1).sum(1)
 
 
-def _ratio(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """a/b (N,), ready to multiply ``like`` (N, …); 0 where b is not above 0, NaN where it is NaN."""
-    found = torch.where(b <= 0, 0, a / torch.where(b <= 0, 1, b))
-    return found.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a/b (N,); 0 where b is not above 0, NaN where it is NaN."""
+    return torch.where(b <= 0, 0, a / torch.where(b <= 0, 1, b))

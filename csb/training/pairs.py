@@ -86,7 +86,7 @@ class EncodedPairs:
         The generator, where z lies, draws where there is a choice.
         """
         z, c = self.plain(indices)
-        z = z if self.transform is None else self.transform.preimage(z, generator)
+        z = z if self.transform is None else self.transform.preimage(z, generator, c)
         return z, hidden(c, self.missing, generator)
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +94,12 @@ class EncodedPairs:
         return self.plain(slice(0, min(n, len(self))))
 
 
-def encoded(transform: Transform, source: Rows, missing: float = 0.0) -> EncodedPairs:
-    """Encode the pairs of a source by a copy of a fitted transform, which may move to another device."""
-    own = copy.deepcopy(transform).cpu().requires_grad_(False)
+def encoded(transform: Transform, source: Rows, missing: float = 0.0, fitted_to: bool = False) -> EncodedPairs:
+    """Encode the pairs of a source by a copy of a fitted transform, which may move to another device.
+
+    ``fitted_to``: whether these are the pairs that it was fitted to.
+    """
+    own = copy.deepcopy(transform.left_out() if fitted_to else transform).cpu().requires_grad_(False)
     return EncodedPairs(source, own.z_shape, own.encode_x, own.encode_y, own, missing)
 
 

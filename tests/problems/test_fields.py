@@ -8,6 +8,8 @@ import torch
 from csb.problems import Adjoint, RandomField, build_transform
 from csb.problems.fields import SEEN, strips
 from csb.process import seeded
+from csb.runs.stages import exact_denoiser
+from csb.samplers import GUIDED, GaussianLikelihood
 
 EYE = torch.eye(256, dtype=torch.float64)
 
@@ -57,6 +59,18 @@ def test_fields_have_their_spectrum():
     torch.testing.assert_close(power / problem.spectrum, torch.ones(16, 16).double(), rtol=0, atol=0.15)
 
 
+def test_the_denoiser_is_the_regression_of_a_field_on_a_noisy_one():
+    """(ᾱ C + (1 − ᾱ) I)⁻¹ √ᾱ C z, at one noise level and at one for each field."""
+    problem = RandomField(side=16)
+    denoiser = exact_denoiser(problem)
+    z, level = torch.randn(2, 1, 16, 16, generator=seeded(1)), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    C = problem.stationary(EYE.unflatten(1, problem.x_shape)).flatten(1)
+    for i, a in enumerate(level):
+        exact = a.sqrt() * C @ torch.linalg.solve(a * C + (1 - a) * EYE, z[i].double().flatten())
+        for found in (denoiser(z, level)[i], denoiser(z[i : i + 1], a)[0]):
+            torch.testing.assert_close(found.flatten().double(), exact, rtol=0, atol=1e-5)
+
+
 def test_strips_share_each_point():
     """Along each direction the weights of a point within reach sum to 1, at any number of points a side."""
     for side in (16, 32):
@@ -77,3 +91,23 @@ def test_the_adjoint_is_an_image_of_unit_scale_and_comes_back_from_a_spec():
     again.load_state_dict(transform.state_dict())
     assert torch.equal(again.encode_y(y), c)
     assert torch.equal((c != c[:1]).flatten(1).any(0), problem.seen_of.any(0))
+
+
+@pytest.mark.parametrize("seen", ["points", "tomography"])
+@pytest.mark.parametrize("name", ["dps", "pigdm", "ddrm", "tmpd", "mmps", "tds", "copaint", "sda"])
+def test_guided_samplers_take_images_that_are_seen_as_something_else(name, seen):
+    problem = RandomField(seen=seen, side=16, n_train=300)
+    likelihood = GaussianLikelihood.of(problem, denoiser := exact_denoiser(problem), problem.pairs("train"))
+    drawn = GUIDED[name](denoiser, likelihood, T=4).sample(problem.pairs("test", 2).y, 3, seed=1)
+    assert drawn.x.shape == (2, 3, 1, 16, 16)
+    assert bool(drawn.x.isfinite().all())
+
+
+def test_moment_matching_with_the_exact_denoiser_has_the_exact_mean():
+    problem = RandomField(seen="points", side=16, n_train=300)
+    likelihood = GaussianLikelihood.of(problem, denoiser := exact_denoiser(problem), problem.pairs("train"))
+    y = problem.pairs("test", 1).y[0]
+    drawn = GUIDED["mmps"](denoiser, likelihood, T=100, iterations=40).sample(y, 200, seed=1).x.flatten(1).double()
+    posterior = problem.posterior(y)
+    error = (drawn.mean(0) - posterior.mean).square().mean() / posterior.cov.diagonal().mean()
+    assert float(error) < 4 / 200

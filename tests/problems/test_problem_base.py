@@ -26,7 +26,9 @@ def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
-    transforms = "adjoint clamp hole identity mixed moving_hole pixel_range probit reflect standardise"
+    transforms = (
+        "adjoint clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"
+    )
     assert sorted(TRANSFORMS) == transforms.split()
 
 

@@ -1,0 +1,173 @@
+r"""A start that is a linear regression: m(c) = b + W φ(c) by ridge regression, S diagonal or full.
+
+It is in closed form and takes two passes over the pairs: φ(c) is c itself, and for vectors c also max(c_j − κ, 0) at
+knots κ along each coordinate, a sum of functions of one coordinate each. The strength of the ridge is that of the least
+generalised cross-validation error (Golub, Heath & Wahba 1979). A regression fits its own pairs better than new ones,
+and a bridge that learns from such residuals would be too narrow: pairs to train on have those of the regression without
+them, r_i / (1 − h_i), with the leverage h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
+"""
+
+import copy
+import math
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from csb.errors import CSBError
+from csb.problems.rows import Rows, pool
+from csb.problems.scale import quantiles
+from csb.problems.spectral import Spectral
+from csb.problems.start import FLOOR, STARTS, Start
+from csb.problems.transform import TRANSFORMS, Transform
+from csb.process import expand
+from csb.schema import Described, checked
+
+MOST = 4096  # numbers of a state with a full covariance, and of a condition
+_MANY, _KNOTS = 64, 8  # coordinates of a condition up to which each has knots; how many
+_EDGES = (0.02, 0.98)  # quantiles between which they lie
+_RIDGES = (0.0, *(10.0**e for e in range(-7, 1)))  # λ per pair, in units of a feature's variance
+_MOST_LEVERAGE = 0.9
+
+
+def with_start(inner: Transform, start: str) -> Transform:
+    """The transform with a start of :data:`STARTS`, still to be fitted; itself for "gaussian"."""
+    if start == STARTS[0]:
+        return inner
+    is_short = len(inner.c_shape) == 1 and inner.c_shape[0] <= _MANY
+    knots = _KNOTS if is_short else 0
+    found = Spectral(inner.spec()) if start == "spectral" else Residual(inner.spec(), start != "residual", knots)
+    found.inner.load_state_dict(inner.state_dict())  # of an operator it may hold the matrix
+    return found
+
+
+@TRANSFORMS.register
+class Residual(Start):
+    """See the module's docstring.
+
+    Args:
+        of: spec of the transform of u and c.
+        full: whether S is full; else it is one variance a coordinate of a vector, or channel of an image.
+        knots: along each coordinate of c.
+    """
+
+    name = "residual"
+    bias: Tensor
+    weight: Tensor  # (features, coordinates of u)
+    places: Tensor  # κ, (knots, coordinates of c)
+    root: Tensor  # S^{1/2}, or the standard deviations
+    leverage: Tensor
+    centre: Tensor
+
+    @checked
+    def __init__(self, of: Described, full: bool, knots: Annotated[int, Field(ge=0, le=_KNOTS)] = 0) -> None:
+        super().__init__(of)
+        self.full, self.knots, inner = full, knots, self.inner
+        d, m = math.prod(self.z_shape), math.prod(self.c_shape)
+        if max(d if full else 0, m) > MOST or inner.has_rows or inner.parts:
+            raise CSBError(
+                f"start=residual needs y of one vector or image, start=residual_full also states, of at most {MOST} "
+                f"numbers, not x {inner.x_shape} and y {inner.parts or inner.y_shape}; choose start=gaussian"
+            )
+        root = torch.eye(d, dtype=torch.float32) if full else torch.ones(d, dtype=torch.float32)
+        shapes = {"bias": (d,), "weight": (m * (1 + knots), d), "places": (knots, m)}
+        for key, value in {**{k: torch.zeros(v, dtype=torch.float32) for k, v in shapes.items()}, "root": root}.items():
+            self.register_buffer(key, value)
+        self.register_buffer("leverage", None, persistent=False)  # L, with h = 1/n + |L (φ − their mean)|²
+        self.register_buffer("centre", None, persistent=False)
+        self.count = 0  # n, of the regression's pairs
+        self.is_left_out = False  # whether pairs to encode are those
+
+    def fit(self, rows: Rows) -> Self:
+        """In two passes over the rows' blocks. CSBError for observations with gaps, and for too few pairs."""
+        self._fit_inner(rows)
+        d = len(self.bias)
+        if self.full and len(rows) < 2 * d:
+            raise CSBError(
+                f"start=residual_full needs two pairs for each of {d} numbers of a state, not {len(rows)} in all; give "
+                f"more pairs, or choose start=residual"
+            )
+        if self.knots:
+            c = self.encode_y(rows.head(pool(rows.x_shape, rows.y_shape)).y).double()
+            levels = tuple(torch.linspace(*_EDGES, self.knots, dtype=torch.float64).tolist())
+            self.places.copy_(torch.stack([quantiles(column, levels) for column in c.T], 1))
+        self._regress(rows)
+        left_out, square = self.left_out(), torch.zeros(d, d if self.full else 1, dtype=torch.float64)
+        for x, y, _ in rows.blocks():
+            r = left_out._residual(self.inner.encode_x(x, y), self.encode_y(y)).flatten(1)
+            square += (r.T @ r).double() if self.full else r.double().square().sum(0)[:, None]
+        self.root.copy_(self._root(square / len(rows)))
+        return self
+
+    def _regress(self, rows: Rows) -> None:
+        """Set m by the ridge of least generalised cross-validation error, over all coordinates of u together."""
+        p, d, n = len(self.weight), len(self.bias), len(rows)
+        sums, gram = torch.zeros(p + d, dtype=torch.float64), torch.zeros(p, p, dtype=torch.float64)
+        cross, power = torch.zeros(p, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+        for x, y, _ in rows.blocks():
+            f, u = self._features(self.encode_y(y)), self.inner.encode_x(x, y).flatten(1)
+            sums += torch.cat([f, u], 1).double().sum(0)
+            gram += (f.T @ f).double()
+            cross += (f.T @ u).double()
+            power += u.double().square().sum(0)
+        centre, mean = (sums / n).split([p, d])
+        gram, cross = gram / n - torch.outer(centre, centre), cross / n - torch.outer(centre, mean)
+        scale = gram.diagonal().clamp_min(FLOOR).sqrt()
+        e, V = torch.linalg.eigh(gram / scale / scale[:, None])
+        e, along = e.clamp_min(FLOOR * 1e-3), V.T @ (cross / scale[:, None])
+
+        def error(ridge: float) -> float:
+            used = 1 + float((e / (e + ridge)).sum())
+            left = power / n - mean**2 - ((e + 2 * ridge) / (e + ridge) ** 2 @ along**2)
+            return float(left.sum()) / (1 - used / n) ** 2 if used < n else math.inf
+
+        ridge = min(_RIDGES, key=error)
+        weight = V @ (along / (e + ridge)[:, None]) / scale[:, None]
+        self.weight.copy_(weight)
+        self.bias.copy_(mean - centre @ weight)
+        self.leverage = (V / (scale[:, None] * (n * (e + ridge)).sqrt())).T.float()
+        self.centre, self.count = centre.float(), n
+
+    def _root(self, cov: Tensor) -> Tensor:
+        """S^{1/2} of S (d, d), or standard deviations of variances (d, 1): of an image the mean of each channel's."""
+        if self.full:
+            e, V = torch.linalg.eigh(cov)
+            return (V * e.clamp_min(FLOOR * e.mean()).sqrt()) @ V.T
+        var = cov.flatten().unflatten(0, self.z_shape)
+        if len(self.z_shape) == 3:
+            var = var.mean((1, 2), keepdim=True).expand(self.z_shape)
+        return var.clamp_min(FLOOR * var.mean()).sqrt().flatten()
+
+    def left_out(self) -> Self:
+        own = copy.copy(self)
+        own.is_left_out = True
+        return own
+
+    def _features(self, c: Tensor) -> Tensor:
+        """φ(c), (B, features)."""
+        c = c.flatten(1)
+        return torch.cat([c, (c[:, None] - self.places).clamp_min(0).flatten(1)], 1) if self.knots else c
+
+    def _mean(self, c: Tensor) -> Tensor:
+        return (self.bias + self._features(c) @ self.weight).unflatten(1, self.z_shape)
+
+    def _residual(self, u: Tensor, c: Tensor) -> Tensor:
+        """u − m(c); of the regression's own pairs as if it had been fitted without them."""
+        r = super()._residual(u, c)
+        if not self.is_left_out:
+            return r
+        h = 1 / self.count + ((self._features(c) - self.centre) @ self.leverage.T).square().sum(1)
+        return r / expand(1 - h.clamp(max=_MOST_LEVERAGE), r)
+
+    def _coloured(self, z: Tensor) -> Tensor:
+        flat = z.flatten(1)
+        return (flat @ self.root if self.full else flat * self.root).view_as(z)
+
+    def _white(self, r: Tensor) -> Tensor:
+        flat = r.flatten(1)
+        return (torch.linalg.solve(self.root, flat.T).T if self.full else flat / self.root).reshape(r.shape)
+
+    def _log_det(self) -> Tensor:
+        root = self.root.double()
+        return torch.linalg.slogdet(root)[1] if self.full else root.log().sum()

@@ -1,0 +1,94 @@
+r"""A start for images whose law is about the same at each place: m is one filter, S a stationary covariance.
+
+With û and ĉ the Fourier coefficients, at a frequency f with one number for each channel,
+
+    m̂ = b̂ + G(f) ĉ,    G = P_uc (P_cc + λ I)^{−1},    S(f) = P_uu − G P_cu,
+
+from the cross-spectra P of the training pairs: Wiener's filter and the spectrum of what it leaves, on a torus. There
+are as many regressions as frequencies, of as many unknowns as y has channels, so that few pairs do, and the
+regression's own pairs need no care. Scores do not change as the grid becomes finer: what is added has gains of its own.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, fft
+
+from csb.errors import CSBError
+from csb.problems.rows import Rows
+from csb.problems.start import FLOOR, Start
+from csb.problems.transform import TRANSFORMS
+from csb.schema import Described, checked
+
+_RIDGE = 1e-9  # λ, in units of the mean of P_cc
+
+
+@TRANSFORMS.register
+class Spectral(Start):
+    """See the module's docstring. ``of`` is the spec of the transform of u and c, images of one size."""
+
+    name = "spectral"
+    bias: Tensor  # of each pixel of u
+    gain: Tensor  # G by its real and imaginary part, (H, W/2 + 1, channels of u, of c, 2)
+    root: Tensor  # S^{1/2}, (H, W/2 + 1, channels of u, of u, 2)
+
+    @checked
+    def __init__(self, of: Described) -> None:
+        super().__init__(of)
+        z, c = self.z_shape, self.c_shape
+        if len(z) != 3 or len(c) != 3 or z[1:] != c[1:]:
+            raise CSBError(
+                f"start=spectral is for x and y that are images of one size, not states {z} and conditions {c}; choose "
+                f"start=residual or start=gaussian"
+            )
+        size = (z[1], z[2] // 2 + 1)
+        eye = torch.stack([torch.eye(z[0]), torch.zeros(z[0], z[0])], -1).expand(*size, -1, -1, -1)
+        self.register_buffer("bias", torch.zeros(z, dtype=torch.float32))
+        self.register_buffer("gain", torch.zeros(*size, z[0], c[0], 2, dtype=torch.float32))
+        self.register_buffer("root", eye.clone().float())
+
+    def fit(self, rows: Rows) -> Self:
+        """In two passes over the rows' blocks. CSBError for observations with gaps."""
+        self._fit_inner(rows)
+        n, channels = len(rows), self.z_shape[0]
+        centre = torch.zeros(channels + self.c_shape[0], *self.z_shape[1:], dtype=torch.float64)
+        for x, y, _ in rows.blocks():
+            centre += self._both(x, y).double().sum(0) / n
+        P = torch.zeros(*self.gain.shape[:2], len(centre), len(centre), dtype=torch.complex128)
+        for x, y, _ in rows.blocks():
+            f = fft.rfft2(self._both(x, y) - centre.float(), norm="ortho").movedim(1, 3)
+            P += torch.einsum("nhwa,nhwb->hwab", f, f.conj()) / n
+        uu, uc, cc = P[..., :channels, :channels], P[..., :channels, channels:], P[..., channels:, channels:]
+        ridge = _RIDGE * cc.diagonal(dim1=2, dim2=3).real.mean() * torch.eye(cc.shape[-1])
+        gain = torch.linalg.solve(cc + ridge, uc.mH).mH
+        e, V = torch.linalg.eigh(uu - gain @ uc.mH)
+        e = e.clamp_min(FLOOR * e.mean())
+        self.gain.copy_(torch.view_as_real(gain.resolve_conj()))
+        self.root.copy_(torch.view_as_real((V * e.sqrt()[..., None, :]) @ V.mH))
+        self.bias.copy_(centre[:channels] - self._filtered(self.gain, centre[None, channels:].float())[0])
+        return self
+
+    def _both(self, x: Tensor, y: Tensor) -> Tensor:
+        """u and c, one upon the other."""
+        return torch.cat([self.inner.encode_x(x, y), self.encode_y(y)], 1)
+
+    def _filtered(self, factor: Tensor, image: Tensor) -> Tensor:
+        f = torch.einsum("hwab,nbhw->nahw", torch.view_as_complex(factor), fft.rfft2(image.float()))
+        return fft.irfft2(f, s=image.shape[2:])
+
+    def _mean(self, c: Tensor) -> Tensor:
+        return self.bias + self._filtered(self.gain, c)
+
+    def _coloured(self, z: Tensor) -> Tensor:
+        return self._filtered(self.root, z)
+
+    def _white(self, r: Tensor) -> Tensor:
+        inverse = torch.linalg.inv(torch.view_as_complex(self.root))
+        return self._filtered(torch.view_as_real(inverse), r)
+
+    def _log_det(self) -> Tensor:
+        each = torch.linalg.slogdet(torch.view_as_complex(self.root.double()))[1]
+        width = self.z_shape[2]
+        twice = torch.ones(width // 2 + 1, dtype=torch.float64, device=each.device)  # of half of the frequencies
+        twice[1 : (width + 1) // 2] = 2
+        return (each * twice).sum()
