@@ -12,6 +12,7 @@ from csb.problems.base import (
 )
 from csb.problems.benchmarks import BOD, SbiGaussianLinear, SbiGaussianLinearUniform, SbiGaussianMixture, TwoMoons
 from csb.problems.bounded import Probit, Reflect, Support
+from csb.problems.darcy import Darcy
 from csb.problems.fields import RandomField
 from csb.problems.gaps import LinearGaps, NormalSet
 from csb.problems.gaussian_ipf import exact_ipf
@@ -32,9 +33,11 @@ from csb.problems.modes import Modes
 from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
 from csb.problems.pushed import PushedGaussian
+from csb.problems.residual import Residual, with_start
 from csb.problems.rows import Pairs, Rows, finest_scale
 from csb.problems.series import SIR, Counts, Oscillator
 from csb.problems.sources import from_dataset
+from csb.problems.spectral import Spectral
 from csb.problems.standardise import Adjoint, Standardise
 from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, MovingHole, PixelRange, Transform, build_transform

@@ -4,8 +4,8 @@ With the state u and the condition c of another transform, the state here is
 
     z = S^{−1/2} (u − m(c)),
 
-so that its far end N(0, I) is N(m(y), S) for u: the conditional terminal law of cdsb (Shi, De Bortoli, Deligiannidis &
-Doucet 2022, section 4.2) by a map of the state. IPF in z is IPF in u with the reference process
+so that its far end N(0, I) is N(m(y), S) for u: the conditional end law of cdsb, the code of Shi, De Bortoli,
+Deligiannidis & Doucet 2022, by a map of the state. IPF in z is IPF in u with the reference process
 d(u − m) = −½β(u − m) dt + √β S^{1/2} dW: the bridge's theory is unchanged, and the density is that of z times
 |S|^{−1/2}. The gain is in what the first iteration leaves open. Its paths end at z_T with mean √ᾱ_T E[z_0 | y] and
 covariance I + ᾱ_T (Cov(z_0 | y) − I), where sampling starts from N(0, I); the two are

@@ -15,8 +15,7 @@ from csb.bridge.paths import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
-from csb.problems import FilePairs, Problem, build_problem
-from csb.problems.residual import with_start
+from csb.problems import FilePairs, Problem, build_problem, with_start
 from csb.problems.rows import Rows, finest_scale, pool
 from csb.problems.sources import absolute
 from csb.problems.start import STARTS
