@@ -258,6 +258,11 @@ def _check_bridge(run: RunConfig) -> None:
         for direction, spec in kernels.items():
             if direction == "backward" or run.sampler.refine:
                 check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
+    if run.start != STARTS[0] and run.training.missing > 0:
+        raise CSBError(
+            f"start={run.start} with training.missing={run.training.missing:g} is not possible: it needs all of y; "
+            f"choose start=gaussian, or training.missing=0"
+        )
     build_bridge(run.bridge_spec(run.new_transform()))
     if run.stage in CONDITIONAL:
         build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))

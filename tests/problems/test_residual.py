@@ -127,5 +127,7 @@ def test_gaps_and_series_are_refused() -> None:
         _fitted(Pairs(pairs.x, y))
     with pytest.raises(CSBError, match="needs y of one vector or image"):
         with_start(Standardise((3,), (5, 2)), "residual")  # type: ignore[arg-type]
+    with pytest.raises(CSBError, match=r"start=residual with training.missing=0.5 is not possible"):
+        csb.fit(pairs.x, pairs.y, start="residual", training={"missing": 0.5}, progress=False)
     with pytest.raises(CSBError, match="two pairs for each of 3 numbers"):
         _fitted(Pairs(*(part[:5] for part in pairs[:2])))
