@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fields import LEVELS, Start, masses, moments
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,11 +34,12 @@ from csb.evaluation.plots import drawing, new_figure, write_png
 from csb.evaluation.table import markdown_table
 from csb.problems import Darcy
 from csb.process import seeded
+from csb.samplers import BridgeSampler
 
 FILE = Path(__file__).resolve().parents[1] / "docs/results/darcy_reference.npz"
 OBSERVATIONS, CHAINS, MOVES, STEP = 4, 4, 5000, 0.5
 SAMPLES, TRUTHS, TRUTH_SAMPLES = 500, 500, 100
-LEVELS, _TILE = (0.5, 0.8, 0.95), 100
+_TILE = 100
 Forward = Callable[[Tensor], Tensor]  # u (d,) → G(u) (m,), float64
 
 
@@ -89,15 +91,9 @@ def chain(
     return states, accepted / moves
 
 
-def prior(problem: Darcy) -> Tensor:
-    """C, (d, d)."""
-    eye = torch.eye(math.prod(problem.x_shape), dtype=torch.float64)
-    return problem.field.stationary(eye.unflatten(1, problem.x_shape)).flatten(1)
-
-
 def reference() -> None:
     problem = Darcy()
-    y, C, found = problem.pairs("test", OBSERVATIONS).y.double().flatten(1), prior(problem), []
+    y, C, found = problem.pairs("test", OBSERVATIONS).y.double().flatten(1), problem.field.cov, []
     root = torch.linalg.cholesky(C + 1e-12 * torch.eye(len(C), dtype=torch.float64))
 
     def forward(u: Tensor) -> Tensor:
@@ -120,16 +116,7 @@ def reference() -> None:
 
 def row(x: Tensor, mean: Tensor, std: Tensor) -> dict[str, Any]:
     """Of samples x (B, n, d) against the chains' moments (B, d)."""
-    n, var = x.shape[1], x.var(1)
-    of_mean = (x.mean(1) - mean).square().mean() - var.mean() / n
-    of_std = (var.sqrt() / std - 1).square().mean() - 1 / (2 * n)
-    found = {"mean": of_mean / std.square().mean(), "std": of_std}
-    row: dict[str, Any] = {key: f"{100 * math.sqrt(max(float(value), 0)):.1f} %" for key, value in found.items()}
-    row["std, ratio"] = f"{float((var.sqrt() / std).mean()):.3f}"
-    for level in LEVELS:
-        low, high = (torch.special.ndtr((x.quantile(q, 1) - mean) / std) for q in ((1 - level) / 2, (1 + level) / 2))
-        row[f"{level:.0%}"] = f"{100 * float((high - low).mean()):.1f}"
-    return row
+    return moments(x, mean, std) | {"std, ratio": f"{float((x.std(1) / std).mean()):.3f}"} | masses(x, mean, std)
 
 
 def truths(x: Tensor, truth: Tensor) -> dict[str, str]:
@@ -172,17 +159,10 @@ def score(folder: str, picture: Path | None = None) -> list[dict[str, Any]]:
     if picture:
         write_png(picture, figure(run, mean, std))
     test, bridge, rows = run.problem.pairs("test", OBSERVATIONS + TRUTHS), run.bridge, []
-
-    def start(y: Tensor, n: int) -> Tensor:
-        z = torch.randn(len(y) * n, *bridge.transform.z_shape, generator=seeded(2))
-        return bridge.transform.decode(z, y.repeat_interleave(n, 0)).unflatten(0, (len(y), n))
-
-    draws: dict[str, Callable[[Tensor, int], Tensor]] = {
-        f"bridge, {bridge.grid.T} calls": lambda y, n: bridge.sample(y, n, seed=1).x, "its start alone": start,
-    }  # fmt: skip
-    for name, draw in draws.items():
-        x = draw(test.y[:OBSERVATIONS], SAMPLES).flatten(2).double()
-        others = draw(test.y[OBSERVATIONS:], TRUTH_SAMPLES).flatten(2).double()
+    made = {f"bridge, {bridge.grid.T} calls": BridgeSampler(bridge), "its start alone": Start(bridge)}
+    for name, sampler in made.items():
+        x = sampler.sample(test.y[:OBSERVATIONS], SAMPLES, seed=1).x.flatten(2).double()
+        others = sampler.sample(test.y[OBSERVATIONS:], TRUTH_SAMPLES, seed=1).x.flatten(2).double()
         rows.append({"sampler": name} | row(x, mean, std) | truths(others, test.x[OBSERVATIONS:].flatten(1).double()))
     return rows
 

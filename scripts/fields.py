@@ -81,7 +81,9 @@ def samplers(run: csb.Run, calls: list[int]) -> Iterator[tuple[str, int, Sampler
             yield GUIDED[name].label, T, GUIDED[name](denoiser, likelihood, T=T)
 
 
-def percent(share: float) -> str:
+def percent(square: Tensor) -> str:
+    """The root of a square, () and 0 where it is below."""
+    share = math.sqrt(max(float(square), 0))
     return "> 1000 %" if share > 10 else f"{100 * share:.1f} %"
 
 
@@ -90,27 +92,31 @@ def off(found: Tensor, exact: Tensor, error: float) -> Tensor:
     return (found / exact - 1).square() - error
 
 
+def moments(x: Tensor, mean: Tensor, s: Tensor) -> dict[str, str]:
+    """Errors of mean and standard deviation of samples x (B, n, d), against (B, d) and (d,) or (B, d)."""
+    n, var = x.shape[1], x.var(1)
+    of_mean = ((x.mean(1) - mean).square().mean() - var.mean() / n) / s.square().mean()
+    return {"mean": percent(of_mean), "std": percent(off(var.sqrt(), s, 1 / (2 * n)).mean())}
+
+
+def masses(x: Tensor, mean: Tensor, s: Tensor) -> dict[str, str]:
+    """The mass of normal laws of these moments in central intervals of samples, as :func:`moments` takes them."""
+    found = {}
+    for level in LEVELS:
+        low, high = (torch.special.ndtr((x.quantile(q, 1) - mean) / s) for q in ((1 - level) / 2, (1 + level) / 2))
+        found[f"{level:.0%}"] = f"{100 * float((high - low).mean()):.1f}"
+    return found
+
+
 def figures(problem: RandomField, x: Tensor, y: Tensor) -> dict[str, str]:
-    """Of samples x (B, n, *x_shape) for observations y (B, *y_shape)."""
-    n, x = x.shape[1], x.flatten(2).double()
-    mean = y.flatten(1).double() @ problem.gain.T
-    cov, root = problem.posterior_cov, math.sqrt
+    """Of samples x (B, n, d), float64, for observations y (B, *y_shape)."""
+    mean, cov, grid = y.flatten(1).double() @ problem.gain.T, problem.posterior_cov, problem.x_shape[1:]
     s = cov.diagonal().sqrt()
-    var = x.var(1)
-    of_mean = (x.mean(1) - mean).square().mean() - var.mean() / n
-    of_std = off(var.sqrt(), s, 1 / (2 * n)).mean()
-    grid = problem.x_shape[1:]
     power = fft.fft2((x - mean[:, None]).unflatten(2, grid)).abs().square().mean((0, 1))
     forward = fft.fft2(cov.unflatten(0, grid).to(torch.complex128), dim=(0, 1))
     exact = fft.ifft2(forward.unflatten(2, grid), dim=(2, 3), norm="forward").flatten(2).flatten(0, 1)
-    of_power = off(power.sqrt(), exact.diagonal().real.unflatten(0, grid).sqrt(), 1 / (4 * n * len(y))).mean()
-    values = {"mean": of_mean / s.square().mean(), "std": of_std, "spectrum": of_power}
-    row = {key: percent(root(max(float(value), 0))) for key, value in values.items()}
-    for level in LEVELS:
-        low, high = (x.quantile(q, dim=1) for q in ((1 - level) / 2, (1 + level) / 2))
-        inside = torch.special.ndtr((high - mean) / s) - torch.special.ndtr((low - mean) / s)
-        row[f"{level:.0%}"] = f"{100 * float(inside.mean()):.1f}"
-    return row
+    of_power = off(power.sqrt(), exact.diagonal().real.unflatten(0, grid).sqrt(), 1 / (4 * x.shape[1] * len(y))).mean()
+    return moments(x, mean, s) | {"spectrum": percent(of_power)} | masses(x, mean, s)
 
 
 def c2st(problem: RandomField, x: Tensor, y: Tensor) -> str:
@@ -140,10 +146,9 @@ def table(run: csb.Run, calls: list[int]) -> Rows:
         if drawn.log_weights is not None:
             chosen = systematic(drawn.log_weights, torch.full_like(drawn.log_weights, 0.5))
             x = torch.stack([one[rows] for one, rows in zip(x, chosen)])
-        row |= figures(problem, x, y) | {"C2ST": None, "seconds": f"{drawn.info.seconds / len(y):.1f}"}
-        rows.append(
-            row | ({} if isinstance(sampler, DiffusionSampler) else {"C2ST": c2st(problem, x.flatten(2).double(), y)})
-        )
+        x, seconds = x.flatten(2).double(), f"{drawn.info.seconds / len(y):.1f}"
+        found = None if isinstance(sampler, DiffusionSampler) else c2st(problem, x, y)
+        rows.append(row | figures(problem, x, y) | {"C2ST": found, "seconds": seconds})
         print(", ".join(map(str, rows[-1].values())), file=sys.stderr, flush=True)
     return rows
 

@@ -197,8 +197,7 @@ def estimate(
     """Estimate log-densities of points x (B, m, *x_shape), their ESS and errors, all (B, m); and the proposal."""
     B, m = x.shape[:2]
     copies = x.flatten(0, 1).repeat_interleave(n, 0)
-    given = y.repeat_interleave(m * n, 0)
-    z, log_scale = bridge.transform.lift(copies, noise.uniform(m * n, *bridge.transform.z_shape), given)
+    z, log_scale = bridge.transform.lift(copies, noise.uniform(m * n, *bridge.transform.z_shape), y)
     log_w, proposal = _log_weights(bridge, z, bridge.transform.encode_y(y), m * n, noise, batch)
     log_w = (log_w + log_scale).view(B, m, n)
     value = log_w.logsumexp(2) - math.log(n)

@@ -131,10 +131,15 @@ class RandomField(Simulated, LinearProblem):
         return torch.cholesky_solve(self._across.T, torch.linalg.cholesky(own)).T
 
     @cached_property
+    def cov(self) -> Tensor:
+        """C, (side², side²), float64."""
+        eye = torch.eye(self.side**2, dtype=torch.float64)
+        return self.stationary(eye.unflatten(1, self.x_shape)).flatten(1)
+
+    @cached_property
     def posterior_cov(self) -> Tensor:
         """The covariance of x given any y, (side², side²), float64."""
-        eye = torch.eye(self.side**2, dtype=torch.float64)
-        return self.stationary(eye.unflatten(1, self.x_shape)).flatten(1) - self.gain @ self._across.T
+        return self.cov - self.gain @ self._across.T
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.stationary(torch.randn(n, *self.x_shape, dtype=torch.float64, generator=generator), 0.5).float()

@@ -30,6 +30,7 @@ from csb.dtypes import exact
 from csb.errors import CSBError
 from csb.problems.rows import Rows
 from csb.problems.transform import Transform, build_transform
+from csb.process import repeated
 
 STARTS = ("gaussian", "residual", "residual_full", "spectral")
 FLOOR = 1e-6  # of a variance, in units of their mean
@@ -121,4 +122,4 @@ class Start(Transform):
     def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert y is not None, "the state depends on y"
         u, log_scale = self.inner.lift(x, uniform, y)
-        return self._inward(u, self.encode_y(y)), log_scale - self._log_det()
+        return self._inward(u, repeated(self.encode_y(y), len(x) // len(y))), log_scale - self._log_det()

@@ -113,11 +113,11 @@ class Transform(Float32Module, ABC):
         """A state z that decodes to x (B, *x_shape), and (B,), float64, log |det dz/dx| − log q(z).
 
         q is the chance with which z is drawn among several such states, by the uniform numbers (B, *z_shape); 1 where
-        there is one. For any density p of z, E[p(z) |det dz/dx|/q(z)] is that of x. y as for
-        :meth:`encode_x`. NotImplementedError as :meth:`log_jacobian`.
+        there is one. For any density p of z, E[p(z) |det dz/dx|/q(z)] is that of x. y (B', *y_shape), one for
+        B/B' x that follow each other, where the state depends on it. NotImplementedError as :meth:`log_jacobian`.
         """
         scale = self.log_jacobian(x)
-        return self.encode_x(x, y), scale
+        return self.encode_x(x), scale
 
     @property
     def has_rows(self) -> bool:
