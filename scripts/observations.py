@@ -4,7 +4,7 @@ Run from a checkout: python scripts/observations.py {sets,gaps,check} RUN, of th
 several, or … product.
 
 - c2st: of runs of problems with exact posteriors: C2ST of 2,000 draws against as many exact ones, of ten observations
-  of the test split (in ten dimensions each takes half a minute); wall seconds of the training.
+  of the test split; wall seconds of the training.
 - sets: C2ST of a run of normal_set against the exact posterior, and the largest change of a sample, in standard
   deviations of the posterior, where the rows of a set are permuted.
 - gaps: errors of mean (in standard deviations of the posterior) and covariance (Frobenius norm, relative) of a run of

@@ -1,10 +1,10 @@
 r"""A start that is a linear regression: m(c) = b + W φ(c) by ridge regression, S diagonal or full.
 
-It is in closed form and takes two passes over the pairs: φ(c) is c itself, and for vectors c also max(c_j − κ, 0) at
-knots κ along each coordinate, a sum of functions of one coordinate each. The strength of the ridge is that of the least
-generalised cross-validation error (Golub, Heath & Wahba 1979). A regression fits its own pairs better than new ones,
-and a bridge that learns from such residuals would be too narrow: pairs to train on have those of the regression without
-them, r_i / (1 − h_i), with the leverage h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
+It is in closed form and takes two passes over the pairs: φ(c) is c itself, and where c has 64 numbers at most also
+max(c_j − κ, 0) at knots κ along each coordinate, a sum of functions of one coordinate each. The strength of the ridge
+is that of the least generalised cross-validation error (Golub, Heath & Wahba 1979). A regression fits its own pairs
+better than new ones, and a bridge that learns from such residuals would be too narrow: pairs to train on have those of
+the regression without them, r_i / (1 − h_i), with the leverage h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
 """
 
 import copy
@@ -25,7 +25,7 @@ from csb.process import expand
 from csb.schema import Described, checked
 
 MOST = 4096  # numbers of a state with a full covariance, and of a condition
-_MANY, _KNOTS = 64, 8  # coordinates of a condition up to which each has knots; how many
+_MANY, _KNOTS = 64, 8  # numbers of a condition up to which each has knots; how many
 _EDGES = (0.02, 0.98)  # quantiles between which they lie
 _RIDGES = (0.0, *(10.0**e for e in range(-7, 1)))  # λ per pair, in units of a feature's variance
 _MOST_LEVERAGE = 0.9
@@ -35,8 +35,7 @@ def with_start(inner: Transform, start: str) -> Transform:
     """The transform with a start of :data:`STARTS`, still to be fitted; itself for "gaussian"."""
     if start == STARTS[0]:
         return inner
-    is_short = len(inner.c_shape) == 1 and inner.c_shape[0] <= _MANY
-    knots = _KNOTS if is_short else 0
+    knots = _KNOTS if math.prod(inner.c_shape) <= _MANY else 0
     found = Spectral(inner.spec()) if start == "spectral" else Residual(inner.spec(), start != "residual", knots)
     found.inner.load_state_dict(inner.state_dict())  # of an operator it may hold the matrix
     return found
@@ -89,7 +88,7 @@ class Residual(Start):
                 f"more pairs, or choose start=residual"
             )
         if self.knots:
-            c = self.encode_y(rows.head(pool(rows.x_shape, rows.y_shape)).y).double()
+            c = self.encode_y(rows.head(pool(rows.x_shape, rows.y_shape)).y).flatten(1).double()
             levels = tuple(torch.linspace(*_EDGES, self.knots, dtype=torch.float64).tolist())
             self.places.copy_(torch.stack([quantiles(column, levels) for column in c.T], 1))
         self._regress(rows)
