@@ -141,7 +141,7 @@ def figure(run: csb.Run, mean: Tensor, std: Tensor) -> Figure:
         for j, (one, image, title) in enumerate(zip(row, shown, tiles)):
             limits: Any = {} if j == 1 else {"vmin": -top, "vmax": top}
             limits = {"vmin": 0, "vmax": float(std[i].max()), "cmap": "magma"} if j in (4, 5) else limits
-            one.imshow(image.reshape(y.shape[2:] if j == 1 else x.shape[2:]), **limits)
+            one.imshow(image.reshape(2 * [math.isqrt(image.numel())]), **limits)
             one.set(xticks=[], yticks=[])
             if i == 0:
                 one.set_title(title)

@@ -149,12 +149,25 @@ class MLP(Network):
     of state and observation need not be made of sums; the context is then (B, width·(1 + depth)), the code and these
     gains, which are linear in SiLU(code). The first and last layers stay in float32 under autocast: near the data a
     step is finer than bfloat16 resolves a state.
+
+    Args:
+        informed: how many numbers of a state, which come first, the network reads and gives outputs for; the outputs of
+            the others are 0. None: all.
     """
 
-    def __init__(self, *shapes: Any, width: Width = 256, depth: Annotated[int, Field(ge=1, le=1000)] = 4,
-                 encoder: str | dict[str, Any] = "vector", film: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *shapes: Any,
+        width: Width = 256,
+        depth: Annotated[int, Field(ge=1, le=1000)] = 4,
+        encoder: str | dict[str, Any] = "vector",
+        film: bool = False,
+        informed: Width | None = None,
+    ) -> None:
         super().__init__(*shapes)
-        z_dim, heads = math.prod(self.z_shape), self.heads
+        whole, heads = math.prod(self.z_shape), self.heads
+        z_dim = min(informed or whole, whole)
+        self.padding = whole - z_dim
         self.encoder = build_encoder(encoder, self.c_shape, width)
         self.entry = nn.Linear(z_dim, width)
         self.time = TimeEmbedding(width)
@@ -170,7 +183,7 @@ class MLP(Network):
     def forward(self, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
         code, *gains = context.split(self.entry.out_features, dim=1)
         with torch.autocast(z.device.type, enabled=False):
-            h = self.entry(z.flatten(1)) + code
+            h = self.entry(z.flatten(1)[:, : self.entry.in_features]) + code
         rows = None
         if len(time) > 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
             time, rows = torch.unique(time, return_inverse=True)
@@ -178,7 +191,8 @@ class MLP(Network):
         for block, gain in zip_longest(self.blocks, gains):
             h = block(h, embedding, rows, gain)
         with torch.autocast(z.device.type, enabled=False):
-            return self.exit(h).unflatten(1, (self.heads, *self.z_shape))
+            out = nn.functional.pad(self.exit(h).unflatten(1, (self.heads, -1)), (0, self.padding))
+            return out.unflatten(2, self.z_shape)
 
 
 class Affine(Network):

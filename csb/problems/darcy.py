@@ -96,7 +96,7 @@ def pressure(u: Tensor) -> Tensor:
 
 @PROBLEMS.register
 class Darcy(Simulated, AdditiveNoise):
-    """x (1, 32, 32), y (1, 8, 8), as the module's docstring says."""
+    """x (1, 32, 32), y (64,), as the module's docstring says."""
 
     smoothness: Annotated[Positive, Field(description="ν of the field")] = 1.5
     length: Annotated[Positive, Field(description="ℓ of the field, of a torus of side 1")] = 0.2
@@ -104,7 +104,7 @@ class Darcy(Simulated, AdditiveNoise):
 
     name = "darcy"
     x_shape = (1, _SIDE, _SIDE)
-    y_shape = (1, _SIDE // _APART, _SIDE // _APART)
+    y_shape = ((_SIDE // _APART) ** 2,)
 
     @cached_property
     def field(self) -> RandomField:
@@ -120,4 +120,4 @@ class Darcy(Simulated, AdditiveNoise):
         return self.field.prior(n, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return pressure(x[:, 0])[:, None, _APART // 2 :: _APART, _APART // 2 :: _APART]
+        return pressure(x[:, 0])[:, _APART // 2 :: _APART, _APART // 2 :: _APART].flatten(1)

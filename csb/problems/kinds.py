@@ -96,8 +96,8 @@ class Mixed(Reflect):
         drawn = torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
         return (drawn - 0.5) * self.is_whole
 
-    def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor) -> Scale:
-        found = super()._fitted(key, values, mean, std)
+    def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor, is_vector: bool) -> Scale:
+        found = super()._fitted(key, values, mean, std, is_vector)
         if key == "y":
             return found
         zero, width = torch.zeros_like(mean), self.upper - self.lower

@@ -5,6 +5,13 @@ max(c_j − κ, 0) at knots κ along each coordinate, a sum of functions of one 
 is that of the least generalised cross-validation error (Golub, Heath & Wahba 1979). A regression fits its own pairs
 better than new ones, and a bridge that learns from such residuals would be too narrow: pairs to train on have those of
 the regression without them, r_i / (1 − h_i), with the leverage h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
+
+Few observed numbers tell of few directions of a large state (the likelihood-informed subspace of Cui et al. 2014,
+"Likelihood-informed dimension reduction for nonlinear inverse problems"). The start "informed" turns the states so that
+these come first: z = Vᵀ S^{−1/2} (u − m(c)), a vector, V the eigenvectors of S^{−1/2} Cov(m(c)) S^{−1/2}, the largest
+eigenvalue first. *Informed* are those whose eigenvalue is above ((√p + √d)/√n)², the largest that a regression of noise
+alone would show, with p features, d coordinates and n pairs (Marchenko & Pastur 1967). Along the others z stays white
+noise, which the reference process keeps, and :class:`csb.networks.base.MLP` leaves them alone.
 """
 
 import copy
@@ -36,7 +43,11 @@ def with_start(inner: Transform, start: str) -> Transform:
     if start == STARTS[0]:
         return inner
     knots = _KNOTS if math.prod(inner.c_shape) <= _MANY else 0
-    found = Spectral(inner.spec()) if start == "spectral" else Residual(inner.spec(), start != "residual", knots)
+    found = (
+        Spectral(inner.spec())
+        if start == "spectral"
+        else Residual(inner.spec(), start != "residual", knots, turned=start == "informed")
+    )
     found.inner.load_state_dict(inner.state_dict())  # of an operator it may hold the matrix
     return found
 
@@ -49,20 +60,24 @@ class Residual(Start):
         of: spec of the transform of u and c.
         full: whether S is full; else it is one variance a coordinate of a vector, or channel of an image.
         knots: along each coordinate of c.
+        turned: whether the informed coordinates come first, in vectors; for S full.
     """
 
     name = "residual"
     bias: Tensor
     weight: Tensor  # (features, coordinates of u)
     places: Tensor  # κ, (knots, coordinates of c)
-    root: Tensor  # S^{1/2}, or the standard deviations
+    root: Tensor  # S^{1/2} V, or the standard deviations
     leverage: Tensor
     centre: Tensor
+    fitted: Tensor
 
     @checked
-    def __init__(self, of: Described, full: bool, knots: Annotated[int, Field(ge=0, le=_KNOTS)] = 0) -> None:
+    def __init__(
+        self, of: Described, full: bool, knots: Annotated[int, Field(ge=0, le=_KNOTS)] = 0, turned: bool = False
+    ) -> None:
         super().__init__(of)
-        self.full, self.knots, inner = full, knots, self.inner
+        self.full, self.knots, self.turned, inner = full, knots, turned, self.inner
         d, m = math.prod(self.z_shape), math.prod(self.c_shape)
         if max(d if full else 0, m) > MOST or inner.has_rows or inner.parts:
             raise CSBError(
@@ -75,6 +90,9 @@ class Residual(Start):
             self.register_buffer(key, value)
         self.register_buffer("leverage", None, persistent=False)  # L, with h = 1/n + |L (φ − their mean)|²
         self.register_buffer("centre", None, persistent=False)
+        self.register_buffer("fitted", None, persistent=False)  # Cov(m(c))
+        if turned:
+            self.z_shape = (d,)
         self.count = 0  # n, of the regression's pairs
         self.is_left_out = False  # whether pairs to encode are those
 
@@ -96,7 +114,13 @@ class Residual(Start):
         for x, y, _ in rows.blocks():
             r = left_out._residual(self.inner.encode_x(x, y), self.encode_y(y)).flatten(1)
             square += (r.T @ r).double() if self.full else r.double().square().sum(0)[:, None]
-        self.root.copy_(self._root(square / len(rows)))
+        root = self._root(square / len(rows))
+        if self.turned:
+            noise = (math.sqrt(len(self.weight)) + math.sqrt(d)) ** 2 / len(rows)
+            told = torch.linalg.solve(root, torch.linalg.solve(root, self.fitted).T)
+            e, V = torch.linalg.eigh(told)
+            root, self.informed = root @ V.flip(1), max(1, int((e > noise).sum()))
+        self.root.copy_(root)
         return self
 
     def _regress(self, rows: Rows) -> None:
@@ -125,6 +149,7 @@ class Residual(Start):
         weight = V @ (along / (e + ridge)[:, None]) / scale[:, None]
         self.weight.copy_(weight)
         self.bias.copy_(mean - centre @ weight)
+        self.fitted = weight.T @ gram @ weight
         self.leverage = (V / (scale[:, None] * (n * (e + ridge)).sqrt())).T.float()
         self.centre, self.count = centre.float(), n
 
@@ -149,7 +174,7 @@ class Residual(Start):
         return torch.cat([c, (c[:, None] - self.places).clamp_min(0).flatten(1)], 1) if self.knots else c
 
     def _mean(self, c: Tensor) -> Tensor:
-        return (self.bias + self._features(c) @ self.weight).unflatten(1, self.z_shape)
+        return (self.bias + self._features(c) @ self.weight).unflatten(1, self.inner.z_shape)
 
     def _residual(self, u: Tensor, c: Tensor) -> Tensor:
         """u − m(c); of the regression's own pairs as if it had been fitted without them."""
@@ -161,11 +186,11 @@ class Residual(Start):
 
     def _coloured(self, z: Tensor) -> Tensor:
         flat = z.flatten(1)
-        return (flat @ self.root if self.full else flat * self.root).view_as(z)
+        return (flat @ self.root.T if self.full else flat * self.root).unflatten(1, self.inner.z_shape)
 
     def _white(self, r: Tensor) -> Tensor:
         flat = r.flatten(1)
-        return (torch.linalg.solve(self.root, flat.T).T if self.full else flat / self.root).reshape(r.shape)
+        return (torch.linalg.solve(self.root, flat.T).T if self.full else flat / self.root).unflatten(1, self.z_shape)
 
     def _log_det(self) -> Tensor:
         root = self.root.double()

@@ -31,6 +31,7 @@ _NORMAL_RANGE = 3.29  # of N(0, 1) from its quantile .05 to .95
 COARSE = 1e3  # |location|/spread from which float32 is too coarse: its spacing is seen in narrow posteriors
 FEWEST = 50  # pairs that show a finest scale
 _PROBES, _POOL, _POOL_BYTES = 256, 100_000, 256 * 2**20
+_LEAST_PROBES, _PROBED = 16, 2**24  # probes in many dimensions; numbers of neighbours held at once
 _SHARE = 0.1  # of probes whose structure is at least this fine
 
 
@@ -270,12 +271,14 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator, parts: Mappin
     d, m = z.shape[1], c.shape[1]
     count = min(len(z), max(8 * d, 2 * (d + m)) + m + 1)
     both = torch.cat([z, c], 1).float()
-    probes = both[torch.randint(len(both), (_PROBES,), generator=generator)]
-    near = torch.cat([torch.cdist(part, both).topk(count, largest=False).indices for part in probes.split(32)])
-    constant = torch.ones(*near.shape, 1, dtype=torch.float64)
-    inputs = torch.cat([constant, c[near]], 2)
-    if count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
-        inputs, m = constant, 0
-    left = z[near] - inputs @ torch.linalg.lstsq(inputs, z[near]).solution
-    widths = torch.linalg.svdvals(left)[:, -1] / (count - m - 1) ** 0.5
-    return float(widths.quantile(_SHARE))
+    if is_short := count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
+        m = 0
+    widths, number = [], min(_PROBES, max(_LEAST_PROBES, _PROBED // (count * d)))
+    probes = both[torch.randint(len(both), (number,), generator=generator)]
+    for some in probes.split(min(32, max(1, _PROBED // (count * d)))):
+        near = torch.cdist(some, both).topk(count, largest=False).indices
+        constant = torch.ones(*near.shape, 1, dtype=torch.float64)
+        inputs = constant if is_short else torch.cat([constant, c[near]], 2)
+        left = z[near] - inputs @ torch.linalg.lstsq(inputs, z[near]).solution
+        widths.append(torch.linalg.svdvals(left)[:, -1] / (count - m - 1) ** 0.5)
+    return float(torch.cat(widths).quantile(_SHARE))

@@ -10,7 +10,9 @@ coordinate becomes
 with the median m and the widest of the ranges between the quantiles p and 1 − p, p = .25, .1, .05, each over that of
 N(0, 1), as s. h with ε at the lower end of |v| is a logarithm with a sign; g gives logarithmic tails. Both are
 increasing, with continuous slopes, so that y loses nothing, and x has a density with their Jacobian. Which h: the one
-whose seven quantiles from .05 to .95 are nearest to those of N(0, 1), (v − mean)/std among the candidates.
+whose seven quantiles from .05 to .95 are nearest to those of N(0, 1), (v − mean)/std among the candidates. Of y, which
+a network only reads, skewed coordinates take part too: those where that brings the quantiles at least three times
+nearer (mean square, of more than .03).
 """
 
 import math
@@ -24,6 +26,7 @@ TAIL = 4.0  # a, in units of s
 _LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _RARE = (0.02, 0.01, 0.005, 0.002, 0.001)  # p of coordinates whose bulk is a single value
 _SMALL = (0.5, 0.1, 0.01)  # quantiles of |v| ≠ 0 at which a logarithm may begin
+_SKEWED, _NEARER = 0.03, 3.0  # distance of quantiles from those of N(0, 1), and how many times nearer h brings them
 _FAR = 20.0  # s, from which a value that repeats is taken for a code
 
 
@@ -110,9 +113,12 @@ class Scale(NamedTuple):
         return torch.where(self.tail > 0, (u.abs() - self.tail).clamp_min(0), 0.0)
 
     @classmethod
-    def fit(cls, values: Tensor, mean: Tensor, std: Tensor) -> Self:
-        """Of each column of values (n, d), a sample of the rows, from mean and std (d,) of all rows; float64."""
-        found = [_column(present(v), float(m), float(s)) for v, m, s in zip(values.unbind(1), mean, std)]
+    def fit(cls, values: Tensor, mean: Tensor, std: Tensor, skewed: bool = False) -> Self:
+        """Of each column of values (n, d), a sample of the rows, from mean and std (d,) of all rows; float64.
+
+        ``skewed``: whether a skewed column whose moments fit its bulk may have another map too.
+        """
+        found = [_column(present(v), float(m), float(s), skewed) for v, m, s in zip(values.unbind(1), mean, std)]
         return cls(*torch.tensor(found, dtype=torch.float64).unbind(1))
 
 
@@ -135,13 +141,15 @@ def _bulk(values: Tensor, mean: float, std: float) -> tuple[float, float]:
     return centre, _spread(values, q)
 
 
-def _column(values: Tensor, mean: float, std: float) -> tuple[float, float, float, float]:
+def _column(values: Tensor, mean: float, std: float, skewed: bool) -> tuple[float, float, float, float]:
     """(mean, std, log, tail) of one coordinate."""
+    plain = (mean, std, 0.0, 0.0)
     centre, wide = _bulk(values, mean, std)
-    if (centre, wide) == (mean, std):
-        return mean, std, 0.0, 0.0
+    fits = (centre, wide) == (mean, std)
+    if fits and not skewed:
+        return plain
     q = quantiles(values, _LEVELS)
-    candidates = [(mean, std, 0.0, 0.0), (centre, wide, 0.0, TAIL)]
+    candidates = [plain, (centre, wide, 0.0, TAIL)]
     for epsilon in quantiles(values[values != 0].abs(), _SMALL).tolist():
         logged = torch.asinh(q / epsilon)
         if (log_wide := _spread(torch.asinh(values / epsilon), logged)) > 0:
@@ -152,7 +160,10 @@ def _column(values: Tensor, mean: float, std: float) -> tuple[float, float, floa
         scale = Scale(*torch.tensor(candidate, dtype=torch.float64))
         return float((scale.encode(q) - normal).square().mean())
 
-    return min(candidates, key=distance)
+    best = min(candidates, key=distance)
+    if fits and (distance(plain) < _SKEWED or distance(plain) < _NEARER * distance(best)):
+        return plain
+    return best
 
 
 def present(values: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Standardise(Transform):
                     f"deviation {float(std[column]):g}); remove it or fix the data"
                 )
             sample = columns(values)
-            scales.append(scale := self._fitted(label[-1], sample, mean, std))
+            scales.append(scale := self._fitted(label[-1], sample, mean, std, values.ndim == 2))
             for column, value in codes(sample, scale):
                 of_column = (self._values(block)[i][:, column] for block in rows.blocks())
                 count = sum(int((v.double() == value).reshape(len(v), -1).any(1).sum()) for v in of_column)
@@ -129,9 +129,9 @@ class Standardise(Transform):
             self._set(f"y_{side}", [torch.cat(part) for part in ends])
         return self
 
-    def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor) -> Scale:
+    def _fitted(self, key: str, values: Tensor, mean: Tensor, std: Tensor, is_vector: bool) -> Scale:
         """The scale of "x" or "y", by a sample of its columns (n, d), and the mean and standard deviation of all."""
-        return Scale.fit(values, mean, std)
+        return Scale.fit(values, mean, std, skewed=key == "y" and is_vector)
 
     def y_range(self) -> tuple[Tensor, Tensor] | None:
         return (self.y_low, self.y_high) if bool((self.y_low < self.y_high).any()) else None

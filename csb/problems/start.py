@@ -15,7 +15,8 @@ covariance I + ᾱ_T (Cov(z_0 | y) − I), where sampling starts from N(0, I); t
 nats apart, to leading order. A good m takes away the first term, S = Cov(u − m) the mean of the second; where the
 posterior is N(m(y), S), nothing is left to learn, and one step is exact. For m and S there are
 
-- a regression on c, S diagonal or full (:mod:`csb.problems.residual`);
+- a regression on c, S diagonal or full, or full with the coordinates first that y tells of
+  (:mod:`csb.problems.residual`);
 - one filter for images, S stationary (:mod:`csb.problems.spectral`).
 """
 
@@ -32,7 +33,7 @@ from csb.problems.rows import Rows
 from csb.problems.transform import Transform, build_transform
 from csb.process import repeated
 
-STARTS = ("gaussian", "residual", "residual_full", "spectral")
+STARTS = ("gaussian", "residual", "residual_full", "informed", "spectral")
 FLOOR = 1e-6  # of a variance, in units of their mean
 
 
@@ -121,5 +122,5 @@ class Start(Transform):
 
     def lift(self, x: Tensor, uniform: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         assert y is not None, "the state depends on y"
-        u, log_scale = self.inner.lift(x, uniform, y)
+        u, log_scale = self.inner.lift(x, uniform.reshape(-1, *self.inner.z_shape), y)
         return self._inward(u, repeated(self.encode_y(y), len(x) // len(y))), log_scale - self._log_det()

@@ -28,12 +28,15 @@ class Transform(Float32Module, ABC):
         z_shape, c_shape: shapes of one bridge state and one condition.
         has_gaps: whether, once it is fitted, values of the training's observations are missing, which are NaN.
         parts: of a y of named parts, their shapes by name (:mod:`csb.problems.parts`); None for other y.
+        informed: once it is fitted, how many numbers of a state, which come first, y tells of; the others are white
+            noise. None: all.
         any_units: whether pixels may have any unit, that of the training pairs; else they lie in [0, 1].
     """
 
     name: ClassVar[str]
     any_units: bool = False
     has_gaps: bool = False
+    informed: int | None = None
     parts: dict[str, tuple[int, ...]] | None = None
     works_in = (torch.float32, torch.float64)
 

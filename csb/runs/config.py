@@ -103,12 +103,20 @@ class RunConfig:
         )  # fmt: skip
 
     def _network(self, spec: dict[str, Any], transform: Transform) -> dict[str, Any]:
-        """The network's description, for observations with gaps where the training shows any; rows may be padded."""
-        gaps = self.training.missing > 0 or transform.has_gaps or transform.has_rows
-        return {**spec, "missing": True} if gaps else spec
+        """The network's description, with what the transform has found.
 
-    def resolved(self, pairs: EncodedPairs) -> "RunConfig":
+        Observations have gaps where the training shows any; rows may be padded.
+        """
+        gaps = self.training.missing > 0 or transform.has_gaps or transform.has_rows
+        found = {"missing": True} if gaps else {}
+        if spec["name"] == "mlp" and transform.informed is not None:
+            found |= {"informed": transform.informed}
+        return {**spec, **found}
+
+    def resolved(self, pairs: EncodedPairs, informed: int | None = None) -> "RunConfig":
         """With the schedule "auto" replaced by the power schedule that resolves the encoded pairs.
+
+        Of states whose first numbers alone are ``informed``, it is that of these.
 
         The scale is read off plain states: at bounds, mirrored ones look coarser than the data are.
 
@@ -123,9 +131,10 @@ class RunConfig:
             z, c = pairs.head(pool(pairs.z_shape, self.problem.y_shape))
             if pairs.transform is not None:
                 z = pairs.transform.dequantised(z, seeded(self.seed, Stream.DEQUANTISED), c)
+            z = z if informed is None else z[:, :informed]
             finest = finest_scale(z, c, seeded(self.seed, Stream.SCALE), self.problem.parts)
             scale = min(max(0.5 * finest, _FINEST), 0.5)
-        end = group["alpha_bar_end"] or automatic_horizon(math.prod(pairs.z_shape))
+        end = group["alpha_bar_end"] or automatic_horizon(informed or math.prod(pairs.z_shape))
         schedule = Power.resolving(end, self.grid.T, scale)
         plain = {**self.plain, "schedule": {"name": "power", **vars(schedule)}}
         logger.info("ᾱ_T = %.3g; the first step resolves %.3g: power %.3g", end, scale, schedule.power)
@@ -238,7 +247,7 @@ def _check_pairs(run: RunConfig) -> None:
         raise CSBError(
             f"test={problem.test} holds out {held} pair; calibration needs 2 or more, better hundreds; raise it"
         )
-    if problem.is_image != (network == "unet"):
+    if (len(run.new_transform().z_shape) == 3) != (network == "unet"):
         kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
         raise CSBError(
             f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use "

@@ -86,7 +86,8 @@ def fit(
             of them show no order (:mod:`csb.metrics.order`).
         schedule: "auto", "linear", "cosine" or "power"; or {"name": …, **options}.
         start: what sampling starts from: "gaussian", N(0, I), by default; "residual", "residual_full" or "spectral",
-            N(m(y), S) of a regression of x on y with a diagonal, full or (of images) stationary S; see
+            N(m(y), S) of a regression of x on y with a diagonal, full or (of images) stationary S; "informed", as
+            "residual_full", where few observed numbers tell of few directions of a large x; see
             :mod:`csb.problems.start`.
         objective: a preset's name, e.g. "bridge_matching" or "likelihood_full"; or {"name": …, **options}.
         bounds: (low, high) of x: numbers, or one for each coordinate of a vector or channel of an image, None where

@@ -37,7 +37,7 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
     held, problem = _problem(x, y, o, names or [])
     changes = {key: getattr(o, key) for key in ("seed", "progress", "resume", "overwrite")} | {"stage": stage}
     changes |= {key: value for key, value in (("T", o.T), ("L", o.L), ("start", o.start)) if value is not None}
-    plain = merged(own_pairs(problem.is_image), changes)
+    plain = merged(own_pairs(problem.is_image and o.start != "informed"), changes)  # whose states are vectors
     encoder = _encoder(o.encoder, problem.parts)
     plain["problem"], plain["network"] = problem.spec(), _network(plain["network"], o.network, encoder)
     plain["schedule"] = _group("schedule", plain["schedule"], o.schedule)

@@ -18,6 +18,7 @@ from csb.networks.diffusion import CONDITIONAL
 from csb.networks.encoders import automatic_encoder
 from csb.problems import FilePairs, Problem
 from csb.problems.parts import views
+from csb.problems.residual import with_start
 from csb.problems.start import STARTS
 from csb.process import Stream, seeded
 from csb.process.schedule import MOST_STEPS, Horizon, Steps
@@ -54,7 +55,7 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     What suits the device, the shape of a state and the number of training pairs: a batch has no more states than there
     are pairs, and few pairs are learned, and then overfitted, in few steps. Null is the value of the bridge.
     """
-    z_shape, found = problem.new_transform().z_shape, dict(plain)
+    z_shape, found = with_start(problem.new_transform(), top.start).z_shape, dict(plain)
     is_long = any(len(shape) > 1 for shape in (problem.parts or {"y": problem.y_shape}).values())
     chosen = _by_count(z_shape, is_long, ENDLESS if problem.is_endless else problem.sizes["train"])
     fixed = plain["objective"].get("name") == "mean_matching"  # which learns no covariance
@@ -173,7 +174,8 @@ class TrainSettings(Schema):
     )
     start: Annotated[str, OneOf(STARTS)] = "gaussian"
     """What sampling starts from: "gaussian", N(0, I), or N(m(y), S) of a regression of x on y, with S diagonal
-    ("residual") or full ("residual_full"), or stationary, of images ("spectral"); see csb.problems.start."""
+    ("residual") or full ("residual_full", or "informed" for states of many numbers, vectors whose first numbers y tells
+    of), or stationary, of images ("spectral"); see csb.problems.start."""
     seed: Whole = Field(default=0, description="of weights, batches and noise")
     stage: Annotated[str, OneOf(STAGES)] = "bridge"
     """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge

@@ -107,7 +107,7 @@ def _train(run: RunConfig, observer: Observer | None, draws: bool, ranks: Ranks,
     transform = run.make_transform(rows)
     gaps = run.training.missing
     pairs, val = encoded(transform, rows, gaps, fitted_to=True), problem.first("val", _WATCHED)
-    fingerprint, run = run.fingerprint(), run.resolved(pairs)
+    fingerprint, run = run.fingerprint(), run.resolved(pairs, transform.informed)
     bridge = build_bridge(run.bridge_spec(transform), run.seed)
     bridge.transform.load_state_dict(transform.state_dict())
 

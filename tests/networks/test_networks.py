@@ -125,6 +125,18 @@ def test_film_scales_the_features_of_each_block_by_the_observation():
     torch.testing.assert_close(film(z, time, film.encode(c)), plain(z, time, code))
 
 
+@torch.no_grad()
+def test_only_informed_numbers_are_read_and_get_outputs():
+    network = randomise(build({**VECTORS[0][0], "informed": 2}, (5,), (3,)))
+    (z, c), time = inputs((5,), (3,)), torch.tensor([0.5])
+    out = network(z, time, network.encode(c))
+    assert out.shape == (4, 2, 5)
+    assert torch.equal(out[..., 2:], torch.zeros(4, 2, 3))
+    assert bool((out[..., :2] != 0).all())
+    z[:, 2:] += 1
+    assert torch.equal(network(z, time, network.encode(c)), out)
+
+
 class TestUNetSees:
     """Random weights, a hole of 14×14 in 28×28: which pixels of the observation matter?"""
 

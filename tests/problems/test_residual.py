@@ -7,7 +7,7 @@ import torch
 
 import csb
 from csb.errors import CSBError
-from csb.problems import LinearGaussian, Pairs, TwoMoons
+from csb.problems import LinearGaussian, Pairs, RandomField, TwoMoons
 from csb.problems.residual import Residual, with_start
 from csb.problems.rows import Rows
 from csb.problems.standardise import Standardise
@@ -131,3 +131,46 @@ def test_gaps_and_series_are_refused() -> None:
         csb.fit(pairs.x, pairs.y, start="residual", training={"missing": 0.5}, progress=False)
     with pytest.raises(CSBError, match="two pairs for each of 3 numbers"):
         _fitted(Pairs(*(part[:5] for part in pairs[:2])))
+
+
+def _seen_by_three(n: int, d: int = 24) -> Pairs:
+    """x ~ N(0, C) of d coordinates, y three linear functions of it with noise, bent."""
+    generator = seeded(8)
+    mix, A = torch.randn(d, d, generator=generator), torch.randn(3, d, generator=generator) / math.sqrt(d)
+    x = torch.randn(n, d, generator=generator) @ mix.T
+    seen = x @ A.T
+    return Pairs(x, torch.sinh(0.2 * (seen + 0.5 * torch.randn(n, 3, generator=generator))))
+
+
+def test_informed_coordinates_come_first_and_the_others_are_noise_that_y_does_not_tell_of() -> None:
+    pairs, new = _seen_by_three(6000), _seen_by_three(12_000)
+    found = _fitted(pairs, "informed")
+    assert found.informed == 3
+    z, y = found.encode_x(new.x[6000:], new.y[6000:]), new.y[6000:]
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(24), rtol=0, atol=0.1)
+    v = torch.asinh(y)
+    across = torch.corrcoef(torch.cat([z, v, v.square(), z[:, :3].square()], 1).T)[3:24, 24:]
+    assert float(across.abs().max()) < 6 / math.sqrt(6000)
+    torch.testing.assert_close(found.decode(z, y), new.x[6000:], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.log_jacobian(y.new_zeros(1, 24)), _fitted(pairs).log_jacobian(y.new_zeros(1, 24)))
+
+
+def test_a_regression_of_noise_informs_of_one_coordinate_at_most() -> None:
+    x, y = torch.randn(3000, 30, generator=seeded(1)), torch.randn(3000, 30, generator=seeded(2))
+    assert _fitted(Pairs(x, y), "informed").informed == 1
+
+
+def test_a_bridge_of_informed_coordinates_samples_the_posterior_of_a_field() -> None:
+    problem = RandomField(side=16, seen="points", n_train=5000, n_val=50, n_test=50)
+    training = {"last_forward": False, "first_steps": 30}
+    run = csb.fit(problem=problem, T=4, L=1, start="informed", training=training, progress=False)
+    network = run.bridge.spec.backward.network
+    assert network["name"] == "mlp"
+    assert 1 < network["informed"] <= 64
+    y = problem.pairs("test", 8).y
+    x = run.bridge.sample(y, 2000, seed=1).x.flatten(2).double()
+    exact = [problem.posterior(one) for one in y]
+    std = exact[0].cov.diagonal().sqrt()
+    mean = torch.stack([one.mean.flatten() for one in exact])
+    assert float(((x.mean(1) - mean) / std).square().mean().sqrt()) < 0.2
+    assert float((x.std(1) / std - 1).square().mean().sqrt()) < 0.08

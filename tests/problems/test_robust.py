@@ -75,6 +75,16 @@ def test_the_bulk_has_unit_scale_and_the_slope_is_the_derivative(name):
     torch.testing.assert_close(back.log(), -slope.log(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in CLEAN if name != "far"])
+def test_of_y_alone_skewed_coordinates_become_nearly_normal(name):
+    v = CLEAN[name].float()[:, None]
+    x, y = (standardised(key, v, normal(key=3).float()[:, None]).scale(key) for key in ("x", "y"))
+    assert bool(x.plain.all())
+    assert bool(y.plain.all()) == (name != "exponential")
+    z = y.encode(v).double()
+    assert abs(float((z**3).mean())) < 0.7  # 2 of an exponential law in linear units
+
+
 @pytest.mark.parametrize("name", TAILS)
 def test_the_map_is_increasing_on_the_whole_line_and_has_an_inverse(name):
     scale = fitted(TAILS[name])
