@@ -233,7 +233,7 @@ def read(given: Mapping[str, Any], problem: Problem | None = None) -> RunConfig:
         },
     )
     run.device.check(run.training, run.stage)
-    for check in (_check_pairs, _check_bridge, _check_data):
+    for check in (_check_pairs, _check_start, _check_bridge, _check_data):
         check(run)
     return run
 
@@ -255,6 +255,21 @@ def _check_pairs(run: RunConfig) -> None:
         )
 
 
+def _check_start(run: RunConfig) -> None:
+    """CSBError where the start does not go with gaps, or with how the mean is read."""
+    if run.start != STARTS[0] and run.training.missing > 0:
+        raise CSBError(
+            f"start={run.start} with training.missing={run.training.missing:g} is not possible: it needs all of y; "
+            f"choose start=gaussian, or training.missing=0"
+        )
+    for direction, spec in (("backward", run.backward), ("forward", run.forward)):
+        if run.start == "informed" and spec.parametrisation != "v":  # with output 0 it alone is the reference process
+            raise CSBError(
+                f"network.parametrisation.{direction}={spec.parametrisation} is not for start=informed, whose network "
+                f"leaves coordinates out; choose v"
+            )
+
+
 def _check_bridge(run: RunConfig) -> None:
     """Builds the bridge once, and the model of the stage, so that wrong options show at once; likewise horizons.
 
@@ -267,11 +282,6 @@ def _check_bridge(run: RunConfig) -> None:
         for direction, spec in kernels.items():
             if direction == "backward" or run.sampler.refine:
                 check_skips(direction, spec.parametrisation, spec.covariance, steps, T)
-    if run.start != STARTS[0] and run.training.missing > 0:
-        raise CSBError(
-            f"start={run.start} with training.missing={run.training.missing:g} is not possible: it needs all of y; "
-            f"choose start=gaussian, or training.missing=0"
-        )
     build_bridge(run.bridge_spec(run.new_transform()))
     if run.stage in CONDITIONAL:
         build_conditional(run.conditional_spec(run.stage, run.problem.new_transform()))

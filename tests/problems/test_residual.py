@@ -131,6 +131,9 @@ def test_gaps_and_series_are_refused() -> None:
         csb.fit(pairs.x, pairs.y, start="residual", training={"missing": 0.5}, progress=False)
     with pytest.raises(CSBError, match="two pairs for each of 3 numbers"):
         _fitted(Pairs(*(part[:5] for part in pairs[:2])))
+    network = {"name": "mlp", "parametrisation": {"backward": "x0", "forward": "v"}}
+    with pytest.raises(CSBError, match=r"network.parametrisation.backward=x0 is not for start=informed"):
+        csb.fit(pairs.x, pairs.y, start="informed", network=network)
 
 
 def _seen_by_three(n: int, d: int = 24) -> Pairs:
