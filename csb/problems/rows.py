@@ -32,6 +32,7 @@ COARSE = 1e3  # |location|/spread from which float32 is too coarse: its spacing 
 FEWEST = 50  # pairs that show a finest scale
 _PROBES, _POOL, _POOL_BYTES = 256, 100_000, 256 * 2**20
 _LEAST_PROBES, _PROBED = 16, 2**24  # probes in many dimensions; numbers of neighbours held at once
+_LONG = 512  # numbers of c beyond which nothing is regressed on it: that would take gigabytes, and minutes
 _SHARE = 0.1  # of probes whose structure is at least this fine
 
 
@@ -254,10 +255,11 @@ def _summary(c: Tensor) -> Tensor:
 def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator, parts: Mapping[str, Any] | None = None) -> float:
     """The standard deviation of z given c in its narrowest direction, at the finest tenth of places.
 
-    Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c, where they suffice; the
-    narrowest principal direction of what is left has the standard deviation that the last steps of a bridge must
-    resolve: the width of a crescent, of the narrow part of a mixture, or of observation noise. Of sparse data, whose
-    neighbours lie far apart, the number says how finely they themselves are known. CSBError for fewer than 50 pairs.
+    Around a probe, its nearest neighbours among all pairs (z, c) are regressed linearly on c, where they suffice and c
+    has 512 numbers at most; the narrowest principal direction of what is left has the standard deviation that the last
+    steps of a bridge must resolve: the width of a crescent, of the narrow part of a mixture, or of observation noise.
+    Of sparse data, whose neighbours lie far apart, the number says how finely they themselves are known. CSBError for
+    fewer than 50 pairs.
 
     Args:
         z, c: (N, …) each, of about unit scale; of a c in rows (N, L, d), the mean and spread of each column count.
@@ -269,16 +271,16 @@ def finest_scale(z: Tensor, c: Tensor, generator: torch.Generator, parts: Mappin
     if len(z) < FEWEST:
         raise CSBError(f"{len(z)} pairs are too few to see the data's finest scale; give schedule.power or more pairs")
     d, m = z.shape[1], c.shape[1]
+    m = m if m <= _LONG else 0
     count = min(len(z), max(8 * d, 2 * (d + m)) + m + 1)
     both = torch.cat([z, c], 1).float()
-    if is_short := count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
+    if count <= m + 1 + 2 * d:  # too few pairs for a regression on a c this long
         m = 0
     widths, number = [], min(_PROBES, max(_LEAST_PROBES, _PROBED // (count * d)))
     probes = both[torch.randint(len(both), (number,), generator=generator)]
-    for some in probes.split(min(32, max(1, _PROBED // (count * d)))):
+    for some in probes.split(min(32, max(1, _PROBED // (count * (d + m))))):
         near = torch.cdist(some, both).topk(count, largest=False).indices
-        constant = torch.ones(*near.shape, 1, dtype=torch.float64)
-        inputs = constant if is_short else torch.cat([constant, c[near]], 2)
+        inputs = torch.cat([torch.ones(*near.shape, 1, dtype=torch.float64), c[:, :m][near]], 2)
         left = z[near] - inputs @ torch.linalg.lstsq(inputs, z[near]).solution
         widths.append(torch.linalg.svdvals(left)[:, -1] / (count - m - 1) ** 0.5)
     return float(torch.cat(widths).quantile(_SHARE))

@@ -237,5 +237,8 @@ class TestTheFinestScale:
         z, c = noisy(0.1)
         assert finest_scale(z.view(-1, 1, 2), c.view(-1, 2, 1, 1), seeded(0)) == finest_scale(z, c, seeded(0))
         assert 0 < finest_scale(z[:60], c[:60].repeat(1, 40), seeded(0)) < 1  # more numbers in c than pairs
+        assert 0 < finest_scale(z[:3000], c[:3000].repeat(1, 2000), seeded(0)) < 1  # a regression would take gigabytes
+        many = normal((3000, 300))
+        assert 0.3 < finest_scale(many, c[:3000], seeded(0)) < 1  # as would 256 probes
         with pytest.raises(CSBError, match="40 pairs are too few"):
             finest_scale(z[:40], c[:40], seeded(0))
