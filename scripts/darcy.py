@@ -10,10 +10,10 @@ Gauss–Newton mode m with Jacobian J there, S⁻¹ = C⁻¹ + JᵀJ/σ², a sta
 
     log w(u) = −|y − G(u)|²/2σ² + |J(u − m)|²/2σ² − uᵀC⁻¹m,
 
-the posterior's density relative to N(m, S). Each of 4 test observations has 4 chains of 20,000 moves, of which the first
-tenth is left out. Scores, over points and observations: the root mean square of the error of the mean, over that of the
-chains' standard deviations; that of the relative error of the standard deviation; the share of the chains' mass in
-central intervals, by normal laws; how often those hold the truth, of 500 other test pairs.
+the posterior's density relative to N(m, S). Each of 4 test observations has 4 chains of 20,000 moves, of which the
+first tenth is left out. Scores, over points and observations: the root mean square of the error of the mean, over that
+of the chains' standard deviations; that of the relative error of the standard deviation; the share of the chains' mass
+in central intervals, by normal laws; how often those hold the truth, of 500 other test pairs.
 """
 
 import argparse
