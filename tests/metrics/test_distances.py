@@ -73,7 +73,7 @@ def test_mmd_takes_the_median_distance_and_bears_point_masses():
     a, b = normal(40, 2), normal(40, 2, key=1) + 3
     assert mmd(a, b) == mmd(a, b, float(torch.nn.functional.pdist(torch.cat([a, b])).median()))
     k = math.exp(-float((a[2] - b[2]).square().sum()) / (2 * 1.5**2))
-    both = {"log_weights_a": point_mass(60), "log_weights_b": point_mass(60)}
+    both = {"log_weights_a": point_mass(40), "log_weights_b": point_mass(40)}
     assert mmd(a, b, 1.5, **both) == pytest.approx(2 - 2 * k, rel=1e-12)
 
 
