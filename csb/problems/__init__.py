@@ -38,7 +38,7 @@ from csb.problems.rows import Pairs, Rows, finest_scale
 from csb.problems.series import SIR, Counts, Oscillator
 from csb.problems.sources import from_dataset
 from csb.problems.spectral import Spectral
-from csb.problems.standardise import Adjoint, Standardise
+from csb.problems.standardise import Standardise
 from csb.problems.svd import SVD
 from csb.problems.transform import TRANSFORMS, Hole, Identity, MovingHole, PixelRange, Transform, build_transform
 from csb.problems.wishart import NormalWishart

@@ -28,7 +28,6 @@ from torch import Tensor, fft
 
 from csb.problems.base import PROBLEMS, LinearProblem, Posterior, Simulated
 from csb.problems.operators import AveragePool, Blur, Matrix, Operator
-from csb.problems.standardise import Adjoint, Standardise
 from csb.process import Stream, seeded
 from csb.schema import OneOf, Positive, Spread
 
@@ -143,11 +142,6 @@ class RandomField(Simulated, LinearProblem):
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.stationary(torch.randn(n, *self.x_shape, dtype=torch.float64, generator=generator), 0.5).float()
-
-    def new_transform(self) -> Standardise:
-        if isinstance(self.operator, Matrix):
-            return Adjoint.of(self.operator.A, self.x_shape, self.y_shape)
-        return Standardise(self.x_shape, self.y_shape)  # type: ignore[arg-type]
 
     def posterior(self, y: Tensor) -> FieldPosterior:
         return FieldPosterior(self, self.check_observation(y))

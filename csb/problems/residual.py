@@ -1,17 +1,19 @@
 r"""A start that is a linear regression: m(c) = b + W φ(c) by ridge regression, S diagonal or full.
 
-It is in closed form and takes two passes over the pairs: φ(c) is c itself, and where c has 64 numbers at most also
-max(c_j − κ, 0) at knots κ along each coordinate, a sum of functions of one coordinate each. The strength of the ridge
-is that of the least generalised cross-validation error (Golub, Heath & Wahba 1979). A regression fits its own pairs
-better than new ones, and a bridge that learns from such residuals would be too narrow: pairs to train on have those of
-the regression without them, r_i / (1 − h_i), with the leverage h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
+It is in closed form and takes two passes over the pairs: φ(c) is c itself, or, where c has 64 numbers at most, also
+max(c_j − κ, 0) at knots κ along each coordinate, a sum of functions of one coordinate each. Whether with knots, and the
+strength of the ridge, is what has the least generalised cross-validation error (Golub, Heath & Wahba 1979). A
+regression fits its own pairs better than new ones, and a bridge that learns from such residuals would be too narrow:
+pairs to train on have those of the regression without them, r_i / (1 − h_i), with the leverage
+h_i = φ_iᵀ (Φᵀ Φ + λI)^{−1} φ_i, in closed form too.
 
 Few observed numbers tell of few directions of a large state (the likelihood-informed subspace of Cui et al. 2014,
 "Likelihood-informed dimension reduction for nonlinear inverse problems"). The start "informed" turns the states so that
-these come first: z = Vᵀ S^{−1/2} (u − m(c)), a vector, V the eigenvectors of S^{−1/2} Cov(m(c)) S^{−1/2}, the largest
-eigenvalue first. *Informed* are those whose eigenvalue is above ((√p + √d)/√n)², the largest that a regression of noise
-alone would show, with p features, d coordinates and n pairs (Marchenko & Pastur 1967). Along the others z stays white
-noise, which the reference process keeps, and :class:`csb.networks.base.MLP` leaves them alone.
+these come first: z = Vᵀ S^{−1/2} (u − m(c)), a vector, with the Cholesky factor of S as its root and V the left
+singular vectors of S^{−1/2} Cov(m(c))^{1/2}, the largest singular value first. *Informed* are those whose singular
+value is above (√p + √d)/√n, the largest that a regression of noise alone would show, with p features, d coordinates and
+n pairs (Marchenko & Pastur 1967). Along the others z stays white noise, which the reference process keeps, and
+:class:`csb.networks.base.MLP` leaves them alone.
 """
 
 import copy
@@ -67,10 +69,11 @@ class Residual(Start):
     bias: Tensor
     weight: Tensor  # (features, coordinates of u)
     places: Tensor  # κ, (knots, coordinates of c)
-    root: Tensor  # S^{1/2} V, or the standard deviations
+    root: Tensor  # S^{1/2}, turned by V; or the standard deviations
+    inverse: Tensor | None  # of the root, where it is full and was needed
     leverage: Tensor
     centre: Tensor
-    fitted: Tensor
+    fitted: Tensor  # a root of Cov(m(c)), (coordinates of u, features)
 
     @checked
     def __init__(
@@ -88,9 +91,11 @@ class Residual(Start):
         shapes = {"bias": (d,), "weight": (m * (1 + knots), d), "places": (knots, m)}
         for key, value in {**{k: torch.zeros(v, dtype=torch.float32) for k, v in shapes.items()}, "root": root}.items():
             self.register_buffer(key, value)
+        self.register_buffer("inverse", None, persistent=False)
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "inverse", None))
         self.register_buffer("leverage", None, persistent=False)  # L, with h = 1/n + |L (φ − their mean)|²
         self.register_buffer("centre", None, persistent=False)
-        self.register_buffer("fitted", None, persistent=False)  # Cov(m(c))
+        self.register_buffer("fitted", None, persistent=False)
         if turned:
             self.z_shape = (d,)
         self.count = 0  # n, of the regression's pairs
@@ -114,14 +119,22 @@ class Residual(Start):
         for x, y, _ in rows.blocks():
             r = left_out._residual(self.inner.encode_x(x, y), self.encode_y(y)).flatten(1)
             square += (r.T @ r).double() if self.full else r.double().square().sum(0)[:, None]
-        root = self._root(square / len(rows))
-        if self.turned:
-            noise = (math.sqrt(len(self.weight)) + math.sqrt(d)) ** 2 / len(rows)
-            told = torch.linalg.solve(root, torch.linalg.solve(root, self.fitted).T)
-            e, V = torch.linalg.eigh(told)
-            root, self.informed = root @ V.flip(1), max(1, int((e > noise).sum()))
-        self.root.copy_(root)
+        self.root.copy_(self._turned(square / len(rows), len(rows)) if self.turned else self._root(square / len(rows)))
+        self.inverse = None
         return self
+
+    def _turned(self, cov: Tensor, n: int) -> Tensor:
+        """A root of S that turns the states; sets how many of their coordinates are informed, by n pairs.
+
+        Of S = L Lᵀ it is L V: V the left singular vectors of L⁻¹ Cov(m(c))^{1/2}.
+        """
+        d, told = self.fitted.shape
+        L = torch.linalg.cholesky(cov + FLOOR * cov.diagonal().mean() * torch.eye(d, dtype=cov.dtype))
+        told_of = torch.linalg.solve_triangular(L, self.fitted, upper=False)
+        V, size, _ = torch.linalg.svd(told_of if told <= d else torch.linalg.qr(told_of.T)[1].T)
+        noise = (math.sqrt(told) + math.sqrt(d)) / math.sqrt(n)
+        self.informed = max(1, int((size > noise).sum()))
+        return L @ V
 
     def _regress(self, rows: Rows) -> None:
         """Set m by the ridge of least generalised cross-validation error, over all coordinates of u together."""
@@ -136,22 +149,38 @@ class Residual(Start):
             power += u.double().square().sum(0)
         centre, mean = (sums / n).split([p, d])
         gram, cross = gram / n - torch.outer(centre, centre), cross / n - torch.outer(centre, mean)
+        left = float((power / n - mean**2).sum())
+        sizes = {p // (1 + self.knots), p}  # without knots, and with them
+        fits = [self._ridge(gram[:m, :m], cross[:m], left, n) for m in sizes]
+        _, weight, root = min(fits, key=lambda fit: fit[0])
+        self.weight.zero_()[: len(weight)] = weight
+        self.bias.copy_(mean - centre[: len(weight)] @ weight)
+        e, V = torch.linalg.eigh(gram[: len(weight), : len(weight)])
+        self.fitted = weight.T @ (V * e.clamp_min(0).sqrt())
+        self.leverage, self.centre, self.count = root.float(), centre[: len(weight)].float(), n
+
+    @staticmethod
+    def _ridge(gram: Tensor, cross: Tensor, left: float, n: int) -> tuple[float, Tensor, Tensor]:
+        """The least generalised cross-validation error, the weight with it, and L of the leverage.
+
+        Args:
+            gram, cross: covariances of the features (m, m), and with the coordinates of u (m, d), float64.
+            left: the sum of the variances of u.
+            n: pairs that they are taken of.
+        """
         scale = gram.diagonal().clamp_min(FLOOR).sqrt()
         e, V = torch.linalg.eigh(gram / scale / scale[:, None])
         e, along = e.clamp_min(FLOOR * 1e-3), V.T @ (cross / scale[:, None])
+        square = along.square().sum(1)
 
         def error(ridge: float) -> float:
             used = 1 + float((e / (e + ridge)).sum())
-            left = power / n - mean**2 - ((e + 2 * ridge) / (e + ridge) ** 2 @ along**2)
-            return float(left.sum()) / (1 - used / n) ** 2 if used < n else math.inf
+            rest = left - float((e + 2 * ridge) / (e + ridge) ** 2 @ square)
+            return rest / (1 - used / n) ** 2 if used < n else math.inf
 
         ridge = min(_RIDGES, key=error)
         weight = V @ (along / (e + ridge)[:, None]) / scale[:, None]
-        self.weight.copy_(weight)
-        self.bias.copy_(mean - centre @ weight)
-        self.fitted = weight.T @ gram @ weight
-        self.leverage = (V / (scale[:, None] * (n * (e + ridge)).sqrt())).T.float()
-        self.centre, self.count = centre.float(), n
+        return error(ridge), weight, (V / (scale[:, None] * (n * (e + ridge)).sqrt())).T
 
     def _root(self, cov: Tensor) -> Tensor:
         """S^{1/2} of S (d, d), or standard deviations of variances (d, 1): of an image the mean of each channel's."""
@@ -181,7 +210,8 @@ class Residual(Start):
         r = super()._residual(u, c)
         if not self.is_left_out:
             return r
-        h = 1 / self.count + ((self._features(c) - self.centre) @ self.leverage.T).square().sum(1)
+        away = self._features(c)[:, : len(self.centre)] - self.centre
+        h = 1 / self.count + (away @ self.leverage.T).square().sum(1)
         return r / expand(1 - h.clamp(max=_MOST_LEVERAGE), r)
 
     def _coloured(self, z: Tensor) -> Tensor:
@@ -190,7 +220,11 @@ class Residual(Start):
 
     def _white(self, r: Tensor) -> Tensor:
         flat = r.flatten(1)
-        return (torch.linalg.solve(self.root, flat.T).T if self.full else flat / self.root).unflatten(1, self.z_shape)
+        if not self.full:
+            return (flat / self.root).unflatten(1, self.z_shape)
+        if (inverse := self.inverse) is None:  # of thousands of numbers it takes seconds
+            self.inverse = inverse = torch.linalg.inv(self.root.double()).to(self.root)
+        return (flat @ inverse.T).unflatten(1, self.z_shape)
 
     def _log_det(self) -> Tensor:
         root = self.root.double()

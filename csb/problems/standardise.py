@@ -1,7 +1,6 @@
 """The transform of unit scale, fitted to the training pairs (:mod:`csb.problems.scale`)."""
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from csb.errors import CSBError
-from csb.problems.operators import Image, Shape
+from csb.problems.operators import Image
 from csb.problems.parts import views
 from csb.problems.rows import COARSE, NAMES, Pairs, Rows, pool
 from csb.problems.scale import ROWS, Moments, Scale, codes, columns, present, quantiles
@@ -161,37 +160,3 @@ class Standardise(Transform):
     def _log_slope(self, x: Tensor) -> Tensor:
         """log |d free/dx| of each coordinate, broadcastable to x, float64; −∞ where :meth:`_back` never leads."""
         return torch.zeros((), dtype=torch.float64, device=x.device)
-
-
-@TRANSFORMS.register
-class Adjoint(Standardise):
-    """Observations y = A x + white noise of images x, of whatever shape, as the image A* y, scaled like any other.
-
-    A network of images sees there what lies where. Nothing is lost: log p(y | x) depends on y through ⟨A* y, x⟩ alone.
-    """
-
-    name = "adjoint"
-    matrix: Tensor  # A of x flattened, (numbers of y, numbers of x)
-
-    @checked
-    def __init__(self, x_shape: Image, y_shape: Shape) -> None:
-        super().__init__(x_shape, x_shape)
-        self.y_shape = y_shape
-        size = (math.prod(y_shape), math.prod(x_shape))
-        self.register_buffer("matrix", torch.zeros(size, dtype=torch.float32))
-
-    @classmethod
-    def of(cls, matrix: Tensor, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> Self:
-        """The transform of A, (numbers of y, numbers of x)."""
-        made = cls(x_shape, y_shape)  # type: ignore[arg-type]
-        made.matrix.copy_(matrix)
-        return made
-
-    def _seen(self, y: Tensor) -> Tensor:
-        return (y.flatten(1).to(self.matrix) @ self.matrix).unflatten(1, self.x_shape)
-
-    def _values(self, pairs: Pairs) -> list[Tensor]:
-        return super()._values(Pairs(pairs.x, self._seen(pairs.y)))
-
-    def encode_y(self, y: Tensor) -> Tensor:
-        return super().encode_y(self._seen(y))
