@@ -27,7 +27,7 @@ def test_registries_hold_every_class():
     assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
     transforms = (
-        "adjoint clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"
+        "clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"
     )
     assert sorted(TRANSFORMS) == transforms.split()
 
@@ -114,7 +114,7 @@ def test_bad_requests():
         (build_problem, {"name": "gaussian_mixture", "dy": 3}, "dy=3 is outside"),
         (build_problem, {"name": "mnist_inpaint", "hole": 13}, "hole=13"),
         (build_problem, {"name": "mnist_superres", "factor": 3}, "factor=3"),
-        (build_transform, {"name": "os.system"}, "transform 'os.system' is unknown; choose one of adjoint, clamp, "),
+        (build_transform, {"name": "os.system"}, "transform 'os.system' is unknown; choose one of clamp, "),
         (build_transform, {"name": "identity", "x_shape": [2]}, "transform.y_shape is missing; give transform.y_shape"),
         (build_transform, {"name": "identity", "x_shape": [2.5], "y_shape": [2]}, r"x_shape\[0\]=2.5"),
         (build_transform, {"name": "hole", "x_shape": [1, 8, 8], "box": [0, 0, 4]}, "box="),
