@@ -31,7 +31,7 @@ KINDS = {  # how many faults; exit codes that they end with; 0 where the fault c
     "MemoryError": (8, {OUT_OF_MEMORY, ONE_LINE, 0}),
     "OSError": (8, {ONE_LINE, 0}),
 }
-MANY = int(os.environ.get("CSB_FAULTS", "400"))
+MANY = int(os.environ.get("CSB_FAULTS", "120"))
 
 
 @dataclass(frozen=True)
