@@ -6,8 +6,8 @@ its start alone (the law from which the bridge's steps begin, decoded at once), 
 holds them, and samplers of the exact denoiser (Wiener's filter, :class:`csb.networks.diffusion.StationaryDenoiser`) on
 the linear schedule, with so many calls of it.
 
-Of 500 samples for each of 20 observations of the test split (samplers with 1,000 calls: of 4), with m and s the exact
-mean and pointwise standard deviation:
+Of 500 samples for each of 20 observations of the test split (of samplers with 1,000 calls 100 for each of 4), with m
+and s the exact mean and pointwise standard deviation:
 
 - mean: root mean square of the error of the samples' mean, over that of s;
 - std: root mean square of the relative error of the samples' pointwise standard deviation; of mean and std the share of
@@ -49,8 +49,9 @@ from csb.samplers import (
     score_sampler,
 )
 
-SAMPLES, OBSERVATIONS, FEWER, MANY = 500, 20, 4, 1000
-LEVELS, AXES, _TILE = (0.5, 0.8, 0.95), 4, 96
+SAMPLES, OBSERVATIONS = (500, 100), (20, 4)  # with fewer calls than MANY, and others
+MANY = 1000
+LEVELS, AXES, COMPARED, _TILE = (0.5, 0.8, 0.95), 4, 4, 96
 METHODS = ("dps", "pigdm", "ddrm", "mmps", "tds")
 Rows = list[dict[str, Any]]
 
@@ -123,7 +124,7 @@ def c2st(problem: RandomField, x: Tensor, y: Tensor) -> str:
     axes = torch.linalg.eigh(problem.posterior_cov)[1][:, -AXES:]
     found = [
         csb.metrics.c2st(problem.posterior(one).sample(x.shape[1], seeded(5, i)).flatten(1).double() @ axes, at @ axes)
-        for i, (one, at) in enumerate(zip(y[:FEWER], x))
+        for i, (one, at) in enumerate(zip(y[:COMPARED], x))
     ]
     return f"{sum(found) / len(found):.3f}"
 
@@ -133,10 +134,11 @@ def table(run: csb.Run, calls: list[int]) -> Rows:
     if not isinstance(problem, RandomField):
         raise CSBError(f"{run.folder} is a run of {problem.name}; give one of a random_field")
     for name, T, sampler in samplers(run, calls):
-        y = problem.pairs("test", FEWER if T >= MANY else OBSERVATIONS).y
+        observations, samples = (both[T >= MANY] for both in (OBSERVATIONS, SAMPLES))
+        y = problem.pairs("test", observations).y
         row = {"seen": problem.seen, "side": problem.side, "sampler": name, "calls": T}
         try:
-            drawn = sampler.sample(y, SAMPLES, seed=1)
+            drawn = sampler.sample(y, samples, seed=1)
         except CSBError as error:
             if "diverged" not in str(error):
                 raise
