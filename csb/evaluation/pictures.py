@@ -30,11 +30,11 @@ class Shown(NamedTuple):
 def as_images(problem: Problem, x: Tensor, y: Tensor) -> Shown:
     """Pairs x (B, C, H, W) and y (B, C', h, w) or (B, d) for a picture; a vector y is drawn as a row of cells.
 
-    Digits and their observations are drawn from 0 to 1, other images from their least to their largest value in x, to
+    Pixels and their observations are drawn from 0 to 1, other images from their least to their largest value in x, to
     which range y is brought.
     """
     truth, seen = drawn_channels(x), y[:, None, None] if y.ndim == 2 else drawn_channels(y)
-    if problem.is_digit:
+    if problem.is_pixels:
         return Shown(truth, seen, (0.0, 1.0))
     low, high = float(truth.min()), float(truth.max())
     if not low < high:

@@ -283,7 +283,7 @@ def held_out_row(
             return class_row(drawn, test, classifier, Reference.of(problem))
         metrics, errors = proper_scores(drawn, test.x, ("crps", "energy_score", *more))
         return replace(drawn.row, metrics=metrics, standard_errors=errors)
-    if problem.is_digit:
+    if problem.is_pixels:
         return image_row(drawn, test, classifier, transform.unknown(test.y), seed, more)
     row = point_row(drawn, test, seed, transform.x_scale(), more)
     if not problem.is_image:
@@ -310,7 +310,7 @@ def bridge_row(
     more = ("spread", "skill", "spread_skill")
     row = held_out_row(problem, bridge.transform, drawn, test, seed, classifier, more)
     found = {} if row.curves.tarp is None else {"deviation_floor": deviation_floor(LEVELS, len(test.y))}
-    if problem.is_digit and (mask := bridge.transform.unknown(test.y)) is not None:
+    if problem.is_pixels and (mask := bridge.transform.unknown(test.y)) is not None:
         found["known_error"] = float(((drawn.x - test.x[:, None]) * ~mask[:, None]).abs().max())
     return replace(row, metrics=row.metrics | found)
 

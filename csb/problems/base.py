@@ -60,6 +60,7 @@ class Problem(Schema):
         last: of the fields, those that stand last in calls and specs.
         x_shape, y_shape: of one x and of one y.
         is_digit: whether x is a labelled digit of MNIST, which a classifier can read.
+        is_pixels: whether x is an image of pixels in [0, 1].
         support: the box outside which the prior of vectors x has no mass; None where it has no bounds.
         parts: of a y of named parts, their shapes by name (:mod:`csb.problems.parts`); None for other y.
         may_miss: whether values of y may be missing, which are NaN.
@@ -73,6 +74,7 @@ class Problem(Schema):
     x_shape: ClassVar[tuple[int, ...]]
     y_shape: ClassVar[tuple[int, ...]]
     is_digit: ClassVar[bool] = False
+    is_pixels: ClassVar[bool] = False
     support: ClassVar[Support | None] = None
     shared_prior: ClassVar[str] = ""
     parts: ClassVar[dict[str, tuple[int, ...]] | None] = None

@@ -7,22 +7,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from csb.problems.base import BLOCK, PROBLEMS, ClassProblem, LinearProblem, Pairs, Problem, in_blocks, requested
-from csb.problems.mnist import load_mnist, prepare_mnist
+from csb.problems.base import BLOCK, PROBLEMS, ClassProblem, LinearProblem, Pairs, in_blocks, requested
+from csb.problems.downloads import Files
+from csb.problems.mnist import files_of, load_mnist
 from csb.problems.operators import AveragePool, Blur, Box, InpaintBox
-from csb.problems.transform import Hole, MovingHole, PixelRange, Transform
+from csb.problems.pixels import PixelProblem
+from csb.problems.transform import Hole, MovingHole
 from csb.schema import Noise, OneOf, Spread, Whole
 
 _VAL = 5_000
 
 
-class MnistProblem(Problem):
+class MnistProblem(PixelProblem):
     """x (1, 28, 28) in [0, 1] (value/255), digits as labels, read from MNIST/raw in ``root``, or fetched into it.
 
     Splits: train = the first 55,000 of MNIST's training set, val = its last 5,000, test = MNIST's 10,000.
     """
-
-    root: str = "data"
 
     is_digit = True
     shared_prior = "mnist"
@@ -37,8 +37,9 @@ class MnistProblem(Problem):
         (images, labels), test = load_mnist(self.root).values()
         return {"train": (images[:-_VAL], labels[:-_VAL]), "val": (images[-_VAL:], labels[-_VAL:]), "test": test}
 
-    def prepare(self) -> None:
-        prepare_mnist(self.root)
+    @classmethod
+    def files(cls, root: str) -> Files:
+        return files_of(root)
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
         """As in :class:`Problem`. CSBError where n exceeds the split."""
@@ -60,18 +61,6 @@ class MnistProblem(Problem):
     def _observed(self, x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """y of images x (B, *x_shape) with labels (B,)."""
         return self.observe(x, generator)
-
-    @cached_property
-    def _maps(self) -> Transform:
-        return self.new_transform()
-
-    def impose(self, x: Tensor, y: Tensor) -> Tensor:
-        """The known pixels are y's, the others clamped to [0, 1]."""
-        unknown, x = self._maps.unknown(y), x.clamp(0, 1)
-        return x if unknown is None else torch.where(unknown, x, y[:, :1])
-
-    def new_transform(self) -> Transform:
-        return PixelRange(self.x_shape, self.y_shape)
 
 
 @PROBLEMS.register

@@ -94,7 +94,7 @@ class Comparison:
     def __init__(self, problem: Problem, settings: CompareSettings, baselines: BaselineSettings) -> None:
         self.problem, self.settings, self.baselines = problem, settings, baselines
         self.schedule: Schedule | None = None if settings.schedule is None else schedule_of(settings.schedule)
-        self.kind = "exact" if problem.has_exact_posterior else "images" if problem.is_digit else "vectors"
+        self.kind = "exact" if problem.has_exact_posterior else "images" if problem.is_pixels else "vectors"
         observations, samples = _SIZES[problem.is_image]
         self.observations, self.samples = settings.observations or observations, settings.samples or samples
         self.methods = list(METHODS) if settings.methods is None else settings.methods

@@ -25,8 +25,8 @@ from filelock import FileLock, Timeout
 import csb
 from csb.errors import CSBError, in_one_line
 from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers, write_json
-from csb.problems import FilePairs, Problem, mnist
-from csb.problems.mnist_problem import MnistProblem
+from csb.problems import FilePairs, Problem
+from csb.problems.pixels import PixelProblem
 from csb.runs.config import RunConfig
 from csb.runs.logs import Logs
 from csb.runs.recipe import DISTIL, STAGES
@@ -168,7 +168,7 @@ def data_of(problem: Problem) -> dict[str, Any]:
     Returns:
         "pairs" and "sha256": how many training pairs come first, and the SHA-256 of their x and y as float32;
         "first": up to 32 numbers of the first of them; "files": of data from files their checksums by name, SHA-256
-        of a file of pairs and MD5 of those of MNIST, which are compared when they are loaded.
+        of a file of pairs and MD5 of those of images, which are compared when they are loaded.
     """
     found = problem.first("train", PAIRS)
     parts = [part.detach().cpu().float().contiguous() for part in (found.x, found.y)]
@@ -180,8 +180,8 @@ def data_of(problem: Problem) -> dict[str, Any]:
     if isinstance(problem, FilePairs):
         paths = [Path(name) for name in ((problem.path,) if problem.path else (problem.x, problem.y)) if name]
         reported["files"] = {path.name: checksum(path) for path in paths if path.is_file()}  # a torch Dataset has none
-    if isinstance(problem, MnistProblem):
-        reported["files"] = dict(mnist.MD5)
+    if isinstance(problem, PixelProblem):
+        reported["files"] = dict(problem.files(problem.root).md5)
     return reported
 
 

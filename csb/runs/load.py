@@ -18,7 +18,6 @@ from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.networks.encoders import is_own
 from csb.problems import PROBLEMS, Problem, build_problem
-from csb.problems.mnist import has_mnist
 from csb.renamed import groups_of_today, scores_of_today
 from csb.training.state import chosen_iteration
 
@@ -110,8 +109,8 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise CSBError(f"{where} does not say which problem it is for")
-    root = spec.get("root")
-    is_filled = isinstance(root, str) and "\0" not in root and has_mnist(root)
+    files, root = getattr(PROBLEMS.get(spec["name"]), "files", None), spec.get("root")
+    is_filled = files and isinstance(root, str) and "\0" not in root and not files(root).fault()
     return dict(spec) if is_filled else {key: value for key, value in spec.items() if key != "root"}
 
 

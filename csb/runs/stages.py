@@ -93,10 +93,10 @@ def exact_denoiser(problem: Problem) -> Denoiser | None:
 def new_denoiser(
     problem: Problem, network: dict[str, Any], data: Rows, alpha_bar_end: float, seed: int
 ) -> NetworkDenoiser:
-    """An untrained denoiser for the x of data: digits from [0, 1] to [−1, 1], of all else the bulk to unit scale."""
+    """An untrained denoiser for the x of data: pixels from [0, 1] to [−1, 1], of all else the bulk to unit scale."""
     if kinds := getattr(problem, "kinds", None):
         raise CSBError(f"kinds={list(kinds)} are not known to denoisers, whose x are real numbers; leave kinds out")
-    shift, scale = (torch.full(problem.x_shape, 0.5), 0.5) if problem.is_digit else _shift_and_scale(data)
+    shift, scale = (torch.full(problem.x_shape, 0.5), 0.5) if problem.is_pixels else _shift_and_scale(data)
     denoiser = build_denoiser(
         DenoiserSpec(network=network, x_shape=problem.x_shape, scale=scale, alpha_bar_end=alpha_bar_end), seed
     )

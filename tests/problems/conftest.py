@@ -1,10 +1,12 @@
 """Pairs, written as each of the kinds of source that own pairs may come from; small files in place of MNIST's."""
 
 import hashlib
+import io
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from torch.utils.data import Dataset
 
 from csb.problems import FilePairs, from_dataset, mnist
@@ -66,6 +68,22 @@ def refusal(**arguments):
     return message
 
 
+MAP_SHAPE = (180, 1080)  # bands of 60 columns
+
+
+def made_up_map():
+    """A JPEG of red and grey land in blocks of 20 pixels, and of blue sea, in place of the Blue Marble."""
+    rng, blocks = np.random.default_rng(0), (MAP_SHAPE[0] // 20, MAP_SHAPE[1] // 20, 1)
+    land = rng.integers(60, 220, blocks) * np.array([1.0, 0.8, 0.6])
+    sea = np.array([10, 40, 120]) + rng.integers(0, 90, blocks)
+    is_sea = rng.random(blocks) < 0.3
+    is_sea[: blocks[0] // 2] |= rng.random(blocks[1:]) < 0.5  # whole columns in the north
+    pixels = np.where(is_sea, sea, land).repeat(20, 0).repeat(20, 1) + rng.normal(0, 5, (*MAP_SHAPE, 1))
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
 N_TRAIN, N_VALID, N_TEST = 5_000, 20, 30
 
 
@@ -84,7 +102,7 @@ def splits():
 def data(splits, tmp_path_factory):
     """A data folder that holds the small files, and their MD5s."""
     folder = tmp_path_factory.mktemp("data")
-    raw = mnist.raw_folder(folder)
+    raw = mnist.files_of(folder).folder
     raw.mkdir(parents=True)
     mnist.write_idx(raw, splits)
     return folder, {n: hashlib.md5((raw / n).read_bytes()).hexdigest() for n in mnist.MD5}

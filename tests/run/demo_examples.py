@@ -32,7 +32,7 @@ def write_digits(root: Path) -> dict[str, str]:
             image[4:24, start : start + 4] = 0.9
         return pixels.reshape(n, -1), rng.integers(0, 10, n)
 
-    raw = mnist.raw_folder(root)
+    raw = mnist.files_of(root).folder
     raw.mkdir(parents=True)
     mnist.write_idx(raw, (split(5000), split(20), split(TEST)))
     return {name: hashlib.md5((raw / name).read_bytes()).hexdigest() for name in mnist.MD5}

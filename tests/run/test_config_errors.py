@@ -117,6 +117,6 @@ class TestCommandLine:
             main(["train", "experiment=mnist_inpaint", f"problem.root={tmp_path}/data", f"out={tmp_path}/out"])
         out, err = capfd.readouterr()
         assert end.value.code == 2
-        assert err.strip().splitlines()[-1].startswith("error: MNIST is not available: put the four")
+        assert err.strip().splitlines()[-1].startswith("error: MNIST is not available: put train-images")
         assert "Traceback" not in err + out
         assert list((tmp_path / "out").rglob("*.safetensors")) == []
