@@ -31,11 +31,12 @@ import csb
 from csb.cli import compose as cli
 from csb.cli.commands import COMMANDS
 from csb.networks import NETWORKS
-from csb.problems import PROBLEMS, TRANSFORMS, mnist
+from csb.problems import PROBLEMS, TRANSFORMS, mnist, photographs
 from csb.runs.config import read
 from csb.runs.stages import stage_job
 from csb.runs.train import train
 from tests.conftest import ROOT, checked
+from tests.problems.conftest import made_up_map
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```" in path.read_text()]
@@ -218,7 +219,7 @@ def experiment_of(name):
 
 @pytest.fixture(scope="module", autouse=True)
 def _digits(tmp_path_factory):
-    """A data folder of made-up digits, which count as MNIST's."""
+    """A data folder of made-up digits, which count as MNIST's, and of a made-up map as the Blue Marble."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     sizes = (5_100, 20, 100)
     splits = tuple((rng.integers(0, 256, (n, 784)).astype(np.float32) / 256, rng.integers(0, 10, n)) for n in sizes)
@@ -228,6 +229,10 @@ def _digits(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "MD5", {name: hashlib.md5((raw / name).read_bytes()).hexdigest() for name in mnist.MD5})
         patch.setattr(mnist, "SOURCES", ())
+        picture = photographs.files_of(folder).folder / "bmng.jpg"
+        picture.parent.mkdir()
+        picture.write_bytes(made_up_map())
+        patch.setattr(photographs, "MD5", {picture.name: hashlib.md5(picture.read_bytes()).hexdigest()})
         yield folder
 
 
@@ -241,10 +246,11 @@ def trained(_digits, tmp_path_factory):
 
     def settings(name, *more):
         experiment = experiment_of(name)
-        kind = {"pairs": VECTORS}.get(experiment, IMAGES if experiment.startswith("mnist") else SIMULATED)
+        kind = {"pairs": VECTORS}.get(experiment, IMAGES if experiment.startswith(("mnist", "photo")) else SIMULATED)
         given = [f"data.path={home}/pairs.npz"] if experiment == "pairs" else []
         if kind is IMAGES:
             given.append(f"problem.root={_digits}")
+            given += ["problem.side=32"] if experiment.startswith("photo") else []
         elif experiment != "linear_gaussian":
             given.append(MLP)
         own = [f"experiment={experiment}", f"name={name}", f"out={home}"]

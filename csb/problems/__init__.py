@@ -30,8 +30,9 @@ from csb.problems.mnist_problem import (
     MnistSuperres,
 )
 from csb.problems.modes import Modes
-from csb.problems.operators import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems.operators import AveragePool, Blur, ChannelMix, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.pairs import FilePairs
+from csb.problems.photographs import PhotoColour, PhotoDeblur, PhotoInpaint, PhotoSuperres
 from csb.problems.pushed import PushedGaussian
 from csb.problems.residual import Residual, with_start
 from csb.problems.rows import Pairs, Rows, finest_scale

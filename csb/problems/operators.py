@@ -164,6 +164,34 @@ class AveragePool(Operator):
         )
 
 
+class ChannelMix(Operator):
+    """One weighted sum of the channels of x (C, H, W) at each pixel, weights w ≠ 0: y (1, H, W); A A* = |w|² I."""
+
+    @checked
+    def __init__(self, x_shape: Image, weights: tuple[float, ...]) -> None:
+        if len(weights) != x_shape[0] or not any(weights):
+            raise CSBError(f"weights={weights} do not mix {x_shape[0]} channels; give one for each, and not only 0")
+        super().__init__(x_shape, (1, *x_shape[1:]))
+        self.weights = torch.tensor(weights, dtype=torch.float64)[:, None, None]
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return (x * self.weights.to(x)).sum(1, keepdim=True)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return y * self.weights.to(y)
+
+    def _svd(self) -> SVD:
+        """s = |w| for each pixel; V gives a pixel the colour w/|w|, and U is the identity."""
+        norm = self.weights.norm()
+        return SVD(
+            norm.expand(self.x_shape[1] * self.x_shape[2]),
+            v=lambda c: self._adjoint(c.unflatten(1, self.y_shape)) / norm.to(c),
+            vt=lambda x: self._apply(x).flatten(1) / norm.to(x),
+            u=lambda c: c.unflatten(1, self.y_shape),
+            ut=lambda y: y.flatten(1),
+        )
+
+
 def gaussian_matrix(n: int, std: float, edge: str = "zero") -> Tensor:
     """K (n, n), float64; std in pixels, edge one of :data:`EDGES`."""
     reach = n + math.ceil(_REACH * std)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csb.errors import CSBError
-from csb.problems import AveragePool, Blur, InpaintBox, Matrix, Operator, RandomProjection
+from csb.problems import AveragePool, Blur, ChannelMix, InpaintBox, Matrix, Operator, RandomProjection
 from csb.problems.operators import gaussian_matrix
 from csb.process import seeded
 
@@ -29,6 +29,7 @@ class EvenRows(Operator):
 OPERATORS = {
     "inpaint": InpaintBox(SHAPE, (1, 2, 3, 5)),
     "pool": AveragePool(SHAPE, 4),
+    "channels": ChannelMix(SHAPE, (0.75, -0.5)),
     "matrix": Matrix(torch.randn(3, 5, generator=seeded(0), dtype=torch.float64)),
     "tall matrix of low rank": Matrix(torch.outer(torch.arange(4).double(), torch.ones(3).double())),
     "blur": Blur(SHAPE, 1.2),
@@ -75,6 +76,10 @@ def test_operators_do_what_they_say():
     pool = OPERATORS["pool"]
     v = normal(1, *pool.y_shape)
     torch.testing.assert_close(pool(pool.adjoint(v)), v / 16)
+    mix = OPERATORS["channels"]
+    torch.testing.assert_close(mix(x)[:, 0], 0.75 * x[:, 0] - 0.5 * x[:, 1])
+    v = normal(1, *mix.y_shape)
+    torch.testing.assert_close(mix(mix.adjoint(v)), (0.75**2 + 0.5**2) * v)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -100,7 +105,7 @@ def test_the_svd_is_that_of_the_dense_matrix(name):
 
 
 def test_rank():
-    ranks = {"inpaint": 2 * (96 - 15), "pool": 12, "tall matrix of low rank": 1, "rows": 96}
+    ranks = {"inpaint": 2 * (96 - 15), "pool": 12, "channels": 96, "tall matrix of low rank": 1, "rows": 96}
     assert {name: OPERATORS[name].svd.rank for name in ranks} == ranks
     with pytest.raises(CSBError, match="from 6400 to 3200 numbers is too large for a dense singular value"):
         EvenRows((1, 80, 80)).svd  # noqa: B018
@@ -149,6 +154,8 @@ def test_random_projections():
         (lambda: Blur((28, 28), 1.0), "give a list of 3, each an integer"),
         (lambda: InpaintBox(SHAPE, (5, 0, 4, 4)), "does not lie"),
         (lambda: AveragePool(SHAPE, 3), "factor=3 does not divide"),
+        (lambda: ChannelMix(SHAPE, (1.0,)), r"weights=\(1.0,\) do not mix 2 channels; give one for each"),
+        (lambda: ChannelMix(SHAPE, (0.0, 0.0)), "and not only 0"),
         (lambda: Matrix(torch.zeros(3)), "expected a matrix"),
         (lambda: Blur(SHAPE, 0.0), "std=0.0 is not possible; give a number in"),
         (lambda: Blur(SHAPE, 1.0, "mirror"), "edge='mirror' is unknown; choose one of zero, periodic"),

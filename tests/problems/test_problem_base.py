@@ -24,7 +24,8 @@ def filled(y):
 
 def test_registries_hold_every_class():
     digits = {f"mnist_{task}" for task in ("class", "deblur", "inpaint", "inpaint_anywhere", "superres")}
-    assert set(PROBLEMS) == {*SIMULATED, *digits, "pairs"}
+    photographs = {f"photo_{task}" for task in ("colour", "deblur", "inpaint", "superres")}
+    assert set(PROBLEMS) == {*SIMULATED, *digits, *photographs, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
     transforms = (
         "clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"

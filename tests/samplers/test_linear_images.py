@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres
+from csb.problems import MnistDeblur, MnistInpaint, MnistSuperres, PhotoColour
 from csb.process import Grid, Power, expand, seeded
 from csb.samplers import DDRM, MMPS, SDA, TMPD, GaussianLikelihood, PiGDM
 from tests.samplers.laws import output_mean
@@ -13,21 +13,26 @@ GRID, LONG = (Grid.from_schedule(Power(1e-4, 3.0), T) for T in (20, 100))
 MIDDLE, WIDTH = 0.5, 0.1  # of every pixel
 PRIOR = torch.full((1, 28, 28), MIDDLE), WIDTH
 DEBLUR, SUPERRES, INPAINT = MnistDeblur(noise=0.02), MnistSuperres(noise=0.02), MnistInpaint()
+COLOUR = PhotoColour(side=32)
+
+
+def basis_of(problem, dtype=torch.float32):
+    return torch.eye(torch.Size(problem.x_shape).numel(), dtype=dtype).unflatten(1, problem.x_shape)
 
 
 def build(method, problem, grid=GRID, **options):
-    basis = torch.eye(784).unflatten(1, problem.x_shape)
+    basis = basis_of(problem)
     spread = WIDTH**2 * problem.forward(basis).square().sum(0)  # the diagonal of A A*
     likelihood = GaussianLikelihood(problem.operator, problem.noise_std, impose=problem.impose).with_scales(spread)
-    return method(Pixels(*PRIOR), likelihood, grid, **options)
+    return method(Pixels(torch.full(problem.x_shape, MIDDLE), WIDTH), likelihood, grid, **options)
 
 
 def observation(problem):
     """y, and the posterior's mean MIDDLE + V s/(s² + σ²/WIDTH²) U*(y − A MIDDLE), by the dense matrix."""
-    y = problem.observe(MIDDLE + WIDTH * torch.randn(1, 1, 28, 28, generator=seeded(1)), seeded(2))[0]
-    A = problem.operator(torch.eye(784, dtype=torch.float64).unflatten(1, problem.x_shape)).flatten(1).T
+    y = problem.observe(MIDDLE + WIDTH * torch.randn(1, *problem.x_shape, generator=seeded(1)), seeded(2))[0]
+    A = problem.operator(basis_of(problem, torch.float64)).flatten(1).T
     system = A @ A.T + (problem.noise_std / WIDTH) ** 2 * torch.eye(len(A), dtype=torch.float64)
-    gap = y.flatten().double() - A @ torch.full((784,), MIDDLE, dtype=torch.float64)
+    gap = y.flatten().double() - A @ torch.full(A.shape[1:], MIDDLE, dtype=torch.float64)
     return y, MIDDLE + A.T @ (torch.linalg.pinv(system, hermitian=True) @ gap)
 
 
@@ -43,6 +48,8 @@ def observation(problem):
         (DDRM, {}, MnistSuperres(noise=0.0)),
         (PiGDM, {}, MnistSuperres(noise=0.0)),
         *((method, {}, INPAINT) for method in (PiGDM, DDRM, MMPS, TMPD)),
+        *((method, {}, COLOUR) for method in (PiGDM, TMPD)),
+        (DDRM, {}, PhotoColour(side=32, noise=0.0)),
     ],
     ids=str,
 )
