@@ -322,7 +322,8 @@ def test_the_gallery_shows_every_problem():
     shown = (ROOT / "docs/pages/gallery.md").read_text()
     known = {"mixture", *PROBLEMS} - {"pairs"}  # of the user
     absent = {name for name in known if not re.search(rf"(experiment|problem)={name}\b", shown)}
-    assert absent <= {"logistic", "modes", "normal_wishart", "pushed", "random_field"}
+    photographs = {"photo_colour", "photo_deblur", "photo_inpaint"}
+    assert absent <= {"logistic", "modes", "normal_wishart", "pushed", "random_field", *photographs}
 
 
 def test_a_block_is_found_with_its_language_its_line_and_its_comment():

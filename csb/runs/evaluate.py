@@ -134,6 +134,8 @@ def _exact(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: i
 
 def _held_out(run: Run, sampler: SamplerSettings, metrics: MetricsSettings, seed: int) -> Tables:
     problem, classifier, title, units = run.problem, None, "held-out pairs", f", {UNITS}"
+    if problem.is_pixels:
+        title, units = "test images", ""
     if isinstance(problem, MnistProblem):
         classifier, accuracy = digit_classifier(problem.root, seed)
         title, units = "test digits", f" (classifier: {accuracy:.2%} on the test set)"
