@@ -7,6 +7,9 @@ With û and ĉ the Fourier coefficients, at a frequency f with one number for ea
 from the cross-spectra P of the training pairs: Wiener's filter and the spectrum of what it leaves, on a torus. There
 are as many regressions as frequencies, of as many unknowns as y has channels, so that few pairs do, and the
 regression's own pairs need no care. Scores do not change as the grid becomes finer: what is added has gains of its own.
+
+A y of lower resolution, averages of blocks, stands at a corner of each block, among zeros: interpolations of it by one
+rule for all blocks are filters of this image.
 """
 
 from typing import Self
@@ -25,7 +28,7 @@ _RIDGE = 1e-9  # λ, in units of the mean of P_cc
 
 @TRANSFORMS.register
 class Spectral(Start):
-    """See the module's docstring. ``of`` is the spec of the transform of u and c, images of one size."""
+    """See the module's docstring. ``of`` is the spec of the transform of u and c, images of one size or c of blocks."""
 
     name = "spectral"
     bias: Tensor  # of each pixel of u
@@ -36,11 +39,12 @@ class Spectral(Start):
     def __init__(self, of: Described) -> None:
         super().__init__(of)
         z, c = self.z_shape, self.c_shape
-        if len(z) != 3 or len(c) != 3 or z[1:] != c[1:]:
+        if len(z) != 3 or len(c) != 3 or z[1] % c[1] or z[2] % c[2]:
             raise CSBError(
-                f"start=spectral is for x and y that are images of one size, not states {z} and conditions {c}; choose "
-                f"start=residual or start=gaussian"
+                f"start=spectral is for x and y that are images of one size, or y of whole blocks of x, not states {z} "
+                f"and conditions {c}; choose start=residual or start=gaussian"
             )
+        self.block = z[1] // c[1], z[2] // c[2]
         size = (z[1], z[2] // 2 + 1)
         eye = torch.stack([torch.eye(z[0]), torch.zeros(z[0], z[0])], -1).expand(*size, -1, -1, -1)
         self.register_buffer("bias", torch.zeros(z, dtype=torch.float32))
@@ -70,14 +74,22 @@ class Spectral(Start):
 
     def _both(self, x: Tensor, y: Tensor) -> Tensor:
         """u and c, one upon the other."""
-        return torch.cat([self.inner.encode_x(x, y), self.encode_y(y)], 1)
+        return torch.cat([self.inner.encode_x(x, y), self._spread(self.encode_y(y))], 1)
+
+    def _spread(self, c: Tensor) -> Tensor:
+        """c on the grid of u."""
+        if self.block == (1, 1):
+            return c
+        found = c.new_zeros(*c.shape[:2], *self.z_shape[1:])
+        found[:, :, :: self.block[0], :: self.block[1]] = c
+        return found
 
     def _filtered(self, factor: Tensor, image: Tensor) -> Tensor:
         f = torch.einsum("hwab,nbhw->nahw", torch.view_as_complex(factor), fft.rfft2(image.float()))
         return fft.irfft2(f, s=image.shape[2:])
 
     def _mean(self, c: Tensor) -> Tensor:
-        return self.bias + self._filtered(self.gain, c)
+        return self.bias + self._filtered(self.gain, self._spread(c))
 
     def _coloured(self, z: Tensor) -> Tensor:
         return self._filtered(self.root, z)

@@ -27,9 +27,7 @@ def test_registries_hold_every_class():
     photographs = {f"photo_{task}" for task in ("colour", "deblur", "inpaint", "superres")}
     assert set(PROBLEMS) == {*SIMULATED, *digits, *photographs, "pairs"}
     assert all(cls.name == name for name, cls in PROBLEMS.items())
-    transforms = (
-        "clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"
-    )
+    transforms = "clamp hole identity mixed moving_hole pixel_range probit reflect residual spectral standardise"
     assert sorted(TRANSFORMS) == transforms.split()
 
 
