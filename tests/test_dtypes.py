@@ -31,6 +31,7 @@ NETWORKS = {
     "mlp": ({"name": "mlp", "width": 8, "depth": 1}, (2,), (1,)),
     "affine": ({"name": "affine", "steps": 2}, (2,), (1,)),
     "unet": ({"name": "unet", "channels": 8, "multipliers": [1, 2], "blocks": 1}, (1, 8, 8), (1, 8, 8)),
+    "dit": ({"name": "dit", "width": 32, "depth": 1, "attention_heads": 1}, (1, 8, 8), (1, 8, 8)),
 }
 BOUNDS = {"low": [0.1, None], "high": [1.7, None]}
 TRANSFORMS = {"identity": PLAIN, "standardise": PLAIN, "reflect": PLAIN | BOUNDS, "probit": PLAIN | BOUNDS}

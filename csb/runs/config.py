@@ -14,7 +14,9 @@ from csb.bridge.objectives import OBJECTIVES, Objective
 from csb.bridge.paths import check_skips
 from csb.errors import CSBError, is_one_of, require_int
 from csb.evaluation.scores import MetricsSettings, SamplerSettings
+from csb.networks import NETWORKS, ImageNetwork
 from csb.networks.diffusion import CONDITIONAL, ConditionalSpec, build_conditional
+from csb.networks.encoders import is_own
 from csb.problems import FilePairs, Problem, build_problem, with_start
 from csb.problems.rows import Rows, finest_scale, pool
 from csb.problems.sources import absolute
@@ -247,7 +249,8 @@ def _check_pairs(run: RunConfig) -> None:
         raise CSBError(
             f"test={problem.test} holds out {held} pair; calibration needs 2 or more, better hundreds; raise it"
         )
-    if (len(run.new_transform().z_shape) == 3) != (network == "unet"):
+    of, is_image = NETWORKS.get(network), len(run.new_transform().z_shape) == 3
+    if of is not None and not is_own(of) and is_image != issubclass(of, ImageNetwork):
         kind, experiment = ("images", "pairs_images") if problem.is_image else ("vectors", "pairs")
         raise CSBError(
             f"network={network} is not for x of shape {problem.x_shape} in {problem.path}; use "

@@ -30,7 +30,8 @@ SCHEMAS: dict[str, type[Schema]] = {
     "sampler": SamplerSettings, "metrics": MetricsSettings, "logger": LoggerSettings,
 }  # fmt: skip
 _COUNTED = {"first_steps": AUTO, "steps": AUTO, "batch_size": AUTO}
-_UNET = {"channels": 48, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True, "skip": True}
+_DIT = {"width": 192, "depth": 6, "attention_heads": 3, "patch": AUTO, "skip": True}
+_UNET = {"channels": 64, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True, "skip": True}
 _SWEEPS = {
     "dps": [0.03, 0.1, 0.3, 1, 3, 10],  # ζ
     "repaint": [1, 5, 10],  # j, levels a jump, at about the same cost
@@ -57,6 +58,7 @@ PRESETS: dict[str, dict[str, Plain]] = {
             "parametrisation": {"backward": "v", "forward": "v"},
         },
         "unet": {"name": "unet", "options": _UNET, "parametrisation": {"backward": "x0", "forward": "v"}},
+        "dit": {"name": "dit", "options": _DIT, "parametrisation": {"backward": "x0", "forward": "v"}},
     },
     "objective": {
         "bridge_matching": {"name": "bridge_matching", "covariance": AUTO, "components": 4},
@@ -122,7 +124,6 @@ IMAGE_VALUES: Plain = {
     "L": 2, "T": 10,
     "schedule": {"alpha_bar_end": 0.005, "power": 2.7},
     "objective": {"variance_floor": 4e-4, "rank": 32},
-    "network": {"options": {"channels": 64}},
     "optimizer": {"lr": 2e-3, "later_lr": 5e-5, "ema": 0.999, "weight_decay": 0.0, "balance": 0.5},
 }  # fmt: skip
 

@@ -45,6 +45,7 @@ ENDLESS = 100_000  # pairs that a problem counts for which simulates others all 
 _ENOUGH, _UNLIKELY = 2000, 0.05  # pairs of rows that show whether these are a set, and the p-value of a series
 _DENSE = 2  # coordinates
 _MANY = 30_000  # vectors from which on a wide network pays
+_TOKENS = 256  # patches of a transformer, at most
 # the most states a step of the bridge and the stages beside it, of vectors and of images
 _BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
 
@@ -142,6 +143,7 @@ def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, 
     chosen["optimizer"] = {"lr": 2e-3 if is_small else 1e-3}
     chosen["options"] = {"width": 128 if is_small else 256, "depth": 4}
     if is_image:
+        chosen["options"]["patch"] = _patch(z_shape[1:])
         chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
     else:
         batch = min(2 ** max(7, round(math.log2(count / 50))), *chosen["training"].values())
@@ -150,6 +152,14 @@ def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, 
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen
+
+
+def _patch(size: tuple[int, ...]) -> int:
+    """The least power of two, from 2 on, as the side of patches of which a transformer can compare each with each."""
+    patch = 2
+    while math.prod(-(-side // patch) for side in size) > _TOKENS:
+        patch *= 2
+    return patch
 
 
 def _filled(group: dict[str, Any], chosen: Mapping[str, Any], empty: str | None = AUTO) -> dict[str, Any]:

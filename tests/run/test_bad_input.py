@@ -245,7 +245,7 @@ class TestPython:
 
     @pytest.mark.parametrize("name", NETWORKS)
     def test_networks(self, name):
-        shape = (1, 8, 8) if name == "unet" else (3,)
+        shape = (1, 8, 8) if name in ("unet", "dit") else (3,)
         needed = {"steps": 4} if name == "affine" else {}
         unet = ["channels", "multipliers", "blocks", "patch", "margin", "attention", "skip"]
 
@@ -253,7 +253,8 @@ class TestPython:
             with torch.device("meta"):  # of a network that is possible but large, nothing is allocated
                 build_network({"name": name, **needed, option: value}, shape, shape, 2)
 
-        calls = each_of({"mlp": ["width", "depth"], "affine": ["steps"]}.get(name, unet), made)
+        dit = ["width", "depth", "attention_heads", "patch", "margin", "skip"]
+        calls = each_of({"mlp": ["width", "depth"], "affine": ["steps"], "dit": dit}.get(name, unet), made)
         calls["name of network"] = lambda v: build_network({"name": v}, shape, shape, 2)
         assert try_values(calls, 12)["refused"] > 12
 
