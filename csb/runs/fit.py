@@ -79,7 +79,8 @@ def fit(
         problem: in place of x and y: a problem of :mod:`csb.problems`, or what :func:`csb.problem` returned.
         T: steps of the bridge: network calls of a sample. 10 by default.
         L: iterations, each a backward and a forward half-step. 3 by default, of images 2.
-        network: "mlp", "unet", "dit" or "affine"; {"name": …, **options}; or a subclass of :class:`csb.networks.Network`.
+        network: "mlp" or "affine", of images "unet" or "dit"; {"name": …, **options}; or a subclass of
+            :class:`csb.networks.Network`.
         encoder: of y, for the network "mlp": "vector", "image", "series" or "set"; {"name": …, **options}; or a
             subclass of :class:`csb.networks.Encoder`, which is trained with the network; of a y of named parts one of
             these for each, {name: …}. "auto" goes by y's shape, and takes rows for a series, but for a set where many

@@ -26,6 +26,7 @@ from csb.runs.config import RunConfig, require_pairs
 from csb.runs.folder import check_folder, clean, record, setup_of, writing
 from csb.runs.load import finished
 from csb.runs.logs import Logs
+from csb.schema import shown
 from csb.training.fit import with_gradients
 from csb.training.pairs import EncodedPairs, encoded
 from csb.training.ranks import Ranks, destroy
@@ -173,11 +174,16 @@ def _chosen(run: RunConfig, bridge: Bridge, count: int) -> str:
     encoder = kernel.network.get("encoder")
     encoder = encoder.get("encoders", encoder) if isinstance(encoder, dict) else encoder
     network = " ".join(str(part) for part in (kernel.network["name"], encoder) if part)
+    patch = kernel.network.get("patch")
+    network += f" on patches of {patch}×{patch}" if patch else ""
+    bounds = tuple(maps.spec().get(side) for side in ("low", "high"))
+    within = "" if bounds == (None, None) else f" from {shown(bounds[0])} to {shown(bounds[1])}"
     first, later, half_steps = run.training.first_steps, run.training.steps, len(plan(run.training))
     return (
-        f"{count} training pairs, x {maps.x_shape}, y {maps.parts or maps.y_shape}: {network}, {kernel.covariance} "
-        f"covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; {half_steps} half-steps, of at most "
-        f"{first} and then {later} optimiser steps on batches of {run.training.batch_size}"
+        f"{count} training pairs, x {maps.x_shape}{within}, y {maps.parts or maps.y_shape}: {network}, "
+        f"{kernel.covariance} covariance, T = {grid.T} steps to ᾱ_T = {float(grid.alpha_bar[-1]):.2g}; "
+        f"{half_steps} half-steps, of at most {first} and then {later} optimiser steps on batches "
+        f"of {run.training.batch_size}"
     )
 
 

@@ -95,6 +95,35 @@ def test_any_dimensions(tmp_path, x_shape, y_shape, options):
         assert not list(tmp_path.rglob("classifier.*"))
 
 
+DIT = ["network=dit", "network.options.width=32", "network.options.depth=1", "network.options.attention_heads=1"]
+SIZES = {  # of x and y
+    "another-size": ((3, 13, 18), (1, 7, 9)), "larger-y": ((3, 13, 18), (1, 20, 31)), "vector": ((3, 13, 18), (6,)),
+    "mask-channel": ((3, 13, 18), (4, 13, 18)), "one-row": ((1, 1, 40), (5,)), "five-channels": ((5, 9, 6), (2, 30, 4)),
+    "one-column": ((2, 33, 1), (3, 5, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("network", [["network.options.channels=8"], DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize(("x_shape", "y_shape"), SIZES.values(), ids=SIZES)
+def test_images_of_any_size_are_trained_evaluated_and_drawn(tmp_path, caplog, network, x_shape, y_shape):
+    generator = np.random.default_rng(1)
+    x, y = (generator.normal(size=(200, *shape)) for shape in (x_shape, y_shape))
+    given = [save(tmp_path / "pairs.npz", x.clip(-1, 3), y), "data.low=-1", "data.high=3", *IMAGES[:-3], *network]
+    given += ["objective.rank=2", "metrics.observations=10", f"out={tmp_path}"]
+    with caplog.at_level("INFO", "csb.runs.train"):
+        checked("train", "experiment=pairs_images", *given)()
+    channels = x_shape[0]
+    assert f"x {x_shape} from {[-1.0] * channels} to {[3.0] * channels}, y {y_shape}: " in caplog.text
+    assert " on patches of 2×2, low_rank covariance" in caplog.text
+    checked("evaluate", f"run={tmp_path}/pairs", "metrics.samples=4")()
+    assert (tmp_path / "pairs" / "evaluation.png").stat().st_size > 5000
+    checked("sample", f"run={tmp_path}/pairs", "observations=2", "n=3", f"out={tmp_path}/s.npz")()
+    drawn = np.load(tmp_path / "s.npz")["x"]
+    assert drawn.shape == (2, 3, *x_shape)
+    assert -1 <= drawn.min() < drawn.max() <= 3
+
+
 VECTOR, IMAGE = (1000, 4), (1000, 1, 9, 9)
 
 
@@ -102,6 +131,7 @@ VECTOR, IMAGE = (1000, 4), (1000, 1, 9, 9)
     ("experiment", "x", "y", "more", "message"),
     [
         ("pairs", IMAGE, VECTOR, [], "network=mlp is not for x of shape (1, 9, 9)"),
+        ("pairs_images", VECTOR, IMAGE, ["network=dit"], "network=dit is not for x of shape (4,)"),
         ("pairs_images", VECTOR, IMAGE, [], "network=unet is not for x of shape (4,)"),
         ("pairs", (1000, 65), VECTOR, ["objective.covariance=mixture"], "mixture is meant for at most 64 coordinates"),
         ("pairs", (200, 2), (200, 2), ["data.test=1"], "test=1 holds out 1 pair; calibration needs 2 or more"),

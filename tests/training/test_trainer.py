@@ -9,7 +9,7 @@ import torch
 from csb.bridge import BridgeSpec, KernelSpec, build_bridge, load
 from csb.bridge.objectives import OBJECTIVES
 from csb.errors import CSBError
-from csb.problems import Hole, LinearGaussian
+from csb.problems import Hole, LinearGaussian, RandomField
 from csb.problems.gaussian_ipf import AffineGaussian, AffineKernel, compose, coupling, exact_ipf, reference_kernels
 from csb.process import Reference, seeded
 from csb.training import stage as stage_module
@@ -241,6 +241,26 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="power cut"):
             train("run", False)
     assert same(train("run", True), whole)
+
+
+def test_a_dit_learns_the_posterior_of_a_blurred_field(tmp_path):
+    """Its mean is K y. Untrained, the bridge draws the reference process, whatever y is."""
+    problem = RandomField(seen="blur", side=16, n_train=2000)
+    network = {"name": "dit", "width": 64, "depth": 2, "attention_heads": 2, "patch": 4, "skip": True}
+    part, shape = KernelSpec(network, "x0"), list(problem.x_shape)
+    bridge = build_bridge(BridgeSpec([1, 0.95, 0.7, 0.1], {"name": "identity", "x_shape": shape, "y_shape": shape},
+                                     part, part))  # fmt: skip
+    y = problem.pairs("test", 50).y
+    exact = (y.double().flatten(1) @ problem.gain.T).view_as(y)
+
+    def error():
+        return float((bridge.sample(y, 16, seed=1).x.mean(1) - exact).square().mean())
+
+    start = error()
+    settings = TrainingSettings(L=1, first_steps=80, steps=1, batch_size=64, last_forward=False)
+    setup = Setup(tmp_path, OptimizerSettings(lr=2e-3, ema=0.9), DeviceSettings("cpu"), 0, bar=False)
+    BridgeTrainer(bridge, OBJECTIVES["likelihood"](), encoded(problem), settings, setup).run(False)
+    assert error() < 0.15 * start
 
 
 def validated(folder, patience, **options):
