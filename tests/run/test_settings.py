@@ -96,6 +96,20 @@ def test_more_unknowns_and_rows_take_fewer_steps_of_as_many_pairs():
     assert steps == STEPS
 
 
+SIDES = {(28, 28): 4, (64, 64): 4, (65, 64): 8, (130, 200): 16, (1, 40): 2}
+
+
+@pytest.mark.parametrize(("size", "patch"), SIDES.items())
+def test_a_transformer_compares_at_most_256_patches(tmp_path, size, patch):
+    x = np.random.default_rng(0).normal(size=(150, 1, *size)).astype(np.float32)
+    np.savez(tmp_path / "pairs.npz", x=x, y=x[:, 0, 0, :2])
+    small = ["network.options.width=32", "network.options.depth=1", "network.options.attention_heads=1"]
+    run = config(
+        "experiment=pairs_images", "network=dit", *small, "objective.rank=1", f"data.path={tmp_path}/pairs.npz"
+    )
+    assert run.plain["network"]["options"]["patch"] == run.backward.network["patch"] == patch
+
+
 def test_series_are_encoded_once_for_four_states():
     shared = {name: config(f"problem={name}").training.states_per_pair for name in ("sir", "normal_set", "two_moons")}
     assert shared == {"sir": 4, "normal_set": 4, "two_moons": 1}
