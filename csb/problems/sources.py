@@ -93,12 +93,8 @@ def _fault(name: str, header: Header) -> str:
     if len(shape) not in ((2, 4) if name == "x" else (2, 3, 4)):
         rows = "" if name == "x" else ", series or sets (N, L, d)"
         return f"shape {shape}; expected vectors (N, d){rows} or images (N, C, H, W); reshape it"
-    if (
-        len(shape) == 4
-        and shape[3] in _CHANNELS
-        and shape[3] < min(sides := shape[1:3])
-        and max(sides) < 4 * min(sides)
-    ):
+    last = len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS and shape[3] < min(shape[1:3])
+    if last and max(shape[1:3]) < 4 * min(shape[1:3]):  # else (N, C, H, W) of an image that is one pixel wide, say
         return f"shape {shape}, which looks like (N, H, W, C); images are (N, C, H, W): give numpy.moveaxis(…, -1, 1)"
     return f"shape {shape}, which holds no numbers; give at least one for each pair" if 0 in shape[1:] else ""
 

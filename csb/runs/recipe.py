@@ -155,9 +155,9 @@ def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, 
 
 
 def _patch(size: tuple[int, ...]) -> int:
-    """The side of a transformer's patches: 4, at which a step takes the time of the UNet's, or what the size asks for.
+    """The side of a transformer's patches: 4, finer for narrow images, coarser for large ones.
 
-    Narrow images have finer ones, and large ones coarser ones: the cost grows with the square of their number.
+    The cost of attention grows with the square of their number.
     """
     patch = 2 if min(size) < 8 else 4
     while math.prod(-(-side // patch) for side in size) > _TOKENS:
