@@ -237,6 +237,7 @@ def run_with_stages(tmp_path_factory) -> Path:
     It must not be changed.
     """
     from csb.cli.compose import composed
+    from csb.networks.diffusion import CONDITIONAL
     from csb.runs.config import read
     from csb.runs.stages import stage_job
     from csb.runs.train import train
@@ -245,7 +246,8 @@ def run_with_stages(tmp_path_factory) -> Path:
     first, threads = read(composed("train", own)), torch.get_num_threads()
     torch.set_num_threads(1)
     train(first)
-    for stage in (["stage=denoiser"], ["stage=score"], ["stage=flow"], ["stage=distil", f"run={first.folder}"]):
+    baselines = [[f"stage={kind}"] for kind in CONDITIONAL]
+    for stage in (["stage=denoiser"], *baselines, ["stage=distil", f"run={first.folder}"]):
         stage_job(read(composed("train", [*own, *stage])))
     torch.set_num_threads(threads)
     return first.folder

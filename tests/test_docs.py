@@ -59,7 +59,7 @@ QUICK = ["metrics.samples=8", "metrics.exact_samples=100", "metrics.exact_observ
          "metrics.compare_observations=10", "metrics.compare_samples=8", "metrics.picture_rows=2"]  # fmt: skip
 SMALL = {  # commands that are run, and how
     "train experiment=pairs data.path=pairs.npz": [*VECTORS, MLP],
-    "train experiment=two_moons stage=flow": [*SIMULATED, MLP],
+    **{f"train experiment=two_moons stage={one}": [*SIMULATED, MLP] for one in ("flow", "meanflow", "consistency")},
     "train experiment=two_moons stage=distil run=outputs/two_moons": SIMULATED,
     "sample run=outputs/pairs y=y.npy n=1000 out=samples.npz": ["n=10"],
     "evaluate run=outputs/pairs": [*QUICK, "metrics.observations=100"],

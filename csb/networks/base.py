@@ -58,10 +58,13 @@ class Network(Float32Module, ABC):
 NETWORKS: dict[str, type[Network]] = {}  # by their names, which csb.networks enters; nothing else is built from files
 
 
-def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int) -> Network:
+def build_network(
+    spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple[int, ...], heads: int, times: int = 1
+) -> Network:
     """Make a float32 network from plain data: {"name": one of NETWORKS, **options}; lists stand for tuples.
 
-    With {"missing": true} among them, it takes observations of which values are missing.
+    With {"missing": true} among them, it takes observations of which values are missing. With several ``times`` its
+    time is (B, times) or (1, times), which a network with a :class:`TimeEmbedding` as its ``time`` can take.
 
     CSBError for an unknown name, or options that are unknown, missing or out of the range that the network declares.
     """
@@ -71,6 +74,13 @@ def build_network(spec: dict[str, Any], z_shape: tuple[int, ...], c_shape: tuple
     shape = masked_shape(tuple(c_shape)) if missing else c_shape
     with float32_layers():
         network = build_named("network", NETWORKS, options, "network.options", z_shape, shape, heads)
+        if times > 1:
+            if not isinstance(embedding := getattr(network, "time", None), TimeEmbedding):
+                raise CSBError(
+                    f"network={spec['name']} does not embed its time, and {times} times are asked of it; choose mlp "
+                    f"or unet"
+                )
+            network.time = TimeEmbedding(embedding.dim, times)
     network.missing = missing
     return network
 
@@ -100,22 +110,26 @@ def exit_init(layer: Layer, heads: int) -> Layer:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of 1000·k/T (Vaswani et al. 2017; Ho et al. 2020), then a two-layer MLP: (B,) to (B, dim)."""
+    """Sinusoidal features of 1000·k/T (Vaswani et al. 2017; Ho et al. 2020), then a two-layer MLP: (B,) to (B, dim).
+
+    Of several times, (B, times) to (B, dim), features of 10 times each: these are for networks whose derivative in time
+    is fitted, which high frequencies swamp (Song & Dhariwal 2023).
+    """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, times: int = 1) -> None:
         super().__init__()
-        half = 32
+        self.dim, half = dim, 32
         with off_meta():
             longest = torch.log(torch.tensor(1e4, dtype=torch.float32))
             frequencies = torch.exp(-torch.arange(half, dtype=torch.float64) * (longest / half))
-        self.register_buffer("frequencies", (1000 * frequencies).float(), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.register_buffer("frequencies", ((1000 if times == 1 else 10) * frequencies).float(), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * half * times, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, time: Tensor) -> Tensor:
-        phase = time[:, None] * self.frequencies
-        return self.mlp(torch.cat([phase.sin(), phase.cos()], dim=1))
+        phase = time[..., None] * self.frequencies
+        return self.mlp(torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(1))
 
 
 class ResidualBlock(nn.Module):
@@ -185,7 +199,7 @@ class MLP(Network):
         with torch.autocast(z.device.type, enabled=False):
             h = self.entry(z.flatten(1)[:, : self.entry.in_features]) + code
         rows = None
-        if len(time) > 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
+        if len(time) > 1 and time.ndim == 1 and not time.is_cuda:  # at most T differ; a GPU would wait to know how many
             time, rows = torch.unique(time, return_inverse=True)
         embedding = nn.functional.silu(self.time(time))
         for block, gain in zip_longest(self.blocks, gains):

@@ -1,13 +1,18 @@
-r"""Networks of a noise level: the denoiser of the prior; the conditional score and flow; a classifier of the denoised.
+r"""Networks of a noise level: the denoiser of the prior; conditional score, flow and one-call models; a classifier.
 
-The first three are one drift network, asked for a *velocity* at a state z_k and a level, with or without the context of
-an observation:
+All but the last are one drift network, asked for a *velocity* at a state z_k and a level, with or without the context
+of an observation:
 
 - diffusion: with z_k = √ᾱ_k z_0 + √(1−ᾱ_k) ε, the network fits v = √ᾱ ε − √(1−ᾱ) z_0 (Salimans & Ho 2022), so that
   E[z_0 | z_k] = √ᾱ z_k − √(1−ᾱ) v, and ∇log p_k(z_k) = (√ᾱ E[z_0 | z_k] − z_k)/(1−ᾱ) (Tweedie). Its time is the angle
   arccos(√ᾱ)·2/π in [0, 1]. The level is ᾱ itself and not a step's number: one network serves every grid and horizon.
 - flow: with z_t = (1−t) ε + t z_0, the network fits E[z_0 − ε | z_t, y], the velocity that carries N(0, I) at t = 0 to
   p(z_0 | y) at t = 1 (Lipman et al. 2023, eq. 23 with σ_min = 0; Liu et al. 2023). Its time is t.
+- mean flow: along the flow's path, the network fits the *mean velocity* u(z_t, t, s, y) = 1/(s−t) ∫_t^s v dτ over
+  [t, s], which carries z_t to z_s in one call, z_s = z_t + (s−t) u; u(z, t, t) = v (Geng et al. 2025, eq. 3; there time
+  runs from data to noise). Its times are t and s − t.
+- consistency: the end of that path, f(z_t, t, y) = z_1 (Song et al. 2023), is z_t + (1−t) u(z_t, t, 1), with the
+  boundary condition f(z, 1) = z. One network serves both.
 
 A :class:`Denoiser` knows the *unconditional* law. Its states are z = (x − shift)/scale, with one scale for all
 coordinates, so that an operator's A A* stays what it is. A :class:`ConditionalModel` lives in the bridge's own state
@@ -40,7 +45,7 @@ def _angle(alpha_bar: Tensor) -> Tensor:
 
 
 def _velocity(network: Network, z: Tensor, time: Tensor, context: Tensor) -> Tensor:
-    return network(z, time.to(z).reshape(-1), context).to(z.dtype)[:, 0]
+    return network(z, time.to(z).reshape(-1, *time.shape[1:]), context).to(z.dtype)[:, 0]
 
 
 def _denoised(z: Tensor, alpha_bar: Tensor, velocity: Tensor) -> Tensor:
@@ -148,8 +153,9 @@ class ConditionalModel(Float32Module, ABC):
     """A function of (state z, noise level, context of the observation) that amortized samplers call.
 
     forward(z, level, context) is of the shape of z (B, *z_shape), at a level of shape () or (B,): by ``kind``
-    E[z_0 | z_k = z, y] at ᾱ_k in (0, 1) for a "score", E[z_0 − ε | z_t = z, y] at t in [0, 1] for a "flow"; for a
-    "student" see :mod:`csb.bridge.student`.
+    E[z_0 | z_k = z, y] at ᾱ_k in (0, 1) for a "score", E[z_0 − ε | z_t = z, y] at t in [0, 1] for a "flow", the mean
+    velocity at levels (1, 2) or (B, 2), t ≤ s in [0, 1], for a "meanflow", the end of the path at t for a
+    "consistency"; for a "student" see :mod:`csb.bridge.student`.
 
     Args:
         transform: the map between data (x, y) and (z, c).
@@ -180,21 +186,24 @@ class ConditionalSpec(Schema):
     The tables are {"name": one of csb.networks.NETWORKS, csb.problems.TRANSFORMS, csb.process.SCHEDULES, **options}.
     """
 
-    kind: Annotated[str, OneOf(("score", "flow"))]
+    kind: Annotated[str, OneOf(("score", "flow", "meanflow", "consistency"))]
     network: dict[str, Any]
     transform: Described
     schedule: dict[str, Any] | None = None
-    """That a score was trained on; None for a flow."""
+    """That a score was trained on; None for the others."""
     precision: Precision = "32-true"
 
 
 class NetworkModel(ConditionalModel):
-    """A trained conditional model."""
+    """A trained conditional model, in a file of the name ``file``, whose network takes ``times`` times."""
+
+    file: ClassVar[str]
+    times: ClassVar[int] = 1
 
     def __init__(self, spec: ConditionalSpec) -> None:
         super().__init__(build_transform(spec.transform), spec.precision)
         self.spec = spec
-        self.network = build_network(spec.network, self.transform.z_shape, self.transform.c_shape, 1)
+        self.network = build_network(spec.network, self.transform.z_shape, self.transform.c_shape, 1, self.times)
         self.missing = self.network.missing
         if isinstance(self.network, Affine) and self.network.steps < LEAST_STEPS:
             raise CSBError(
@@ -213,7 +222,7 @@ class NetworkModel(ConditionalModel):
 class ScoreNetwork(NetworkModel):
     """A trained conditional denoiser; a grid for sampling should share the horizon of its ``schedule``."""
 
-    kind = "score"
+    kind = file = "score"
 
     def __init__(self, spec: ConditionalSpec) -> None:
         super().__init__(spec)
@@ -229,14 +238,39 @@ class ScoreNetwork(NetworkModel):
 class FlowNetwork(NetworkModel):
     """A trained velocity."""
 
-    kind = "flow"
+    kind = file = "flow"
     forward = NetworkModel.velocity
 
 
-CONDITIONAL: dict[str, type[ScoreNetwork] | type[FlowNetwork]] = {"score": ScoreNetwork, "flow": FlowNetwork}
+class MeanFlowNetwork(NetworkModel):
+    """A trained mean velocity."""
+
+    kind = file = "meanflow"
+    times = 2
+
+    def velocity(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        t, s = level.unbind(-1)
+        return super().velocity(z, torch.stack([t, s - t], dim=-1), context)
+
+    forward = velocity
 
 
-def build_conditional(spec: ConditionalSpec, seed: int = 0) -> ScoreNetwork | FlowNetwork:
+class ConsistencyNetwork(MeanFlowNetwork):
+    """A trained consistency function; its file stands beside that of a distilled sampler."""
+
+    kind, file = "consistency", "consistency_training"
+
+    def forward(self, z: Tensor, level: Tensor, context: Tensor) -> Tensor:
+        t = level.reshape(-1)
+        return z + expand(1 - t, z) * self.velocity(z, torch.stack([t, torch.ones_like(t)], dim=-1), context)
+
+
+CONDITIONAL: dict[str, type[NetworkModel]] = {
+    model.kind: model for model in (ScoreNetwork, FlowNetwork, MeanFlowNetwork, ConsistencyNetwork)
+}
+
+
+def build_conditional(spec: ConditionalSpec, seed: int = 0) -> NetworkModel:
     """Make a model, its initial weights a function of the seed."""
     with initialised(seed):
         return CONDITIONAL[spec.kind](spec)

@@ -143,7 +143,7 @@ class RunConfig:
         return replace(self, schedule=schedule, grid=Grid.from_schedule(schedule, self.grid.T), plain=plain)
 
     def conditional_spec(self, kind: str, transform: Transform) -> ConditionalSpec:
-        """The description of the amortized score or flow of the bridge's network, once the data have set the transform.
+        """The description of an amortized baseline of the bridge's network, once the data have set the transform.
 
         The score's schedule is the bridge's with the horizon of the group ``conditional``.
         """

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 import csb
 from csb.errors import CSBError, in_one_line
 from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, checksum, model_file, read_json, remove_leftovers, write_json
+from csb.networks.diffusion import CONDITIONAL
 from csb.problems import FilePairs, Problem
 from csb.problems.pixels import PixelProblem
 from csb.runs.config import RunConfig
@@ -63,7 +64,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 def stage_files(folder: Path, stage: str) -> tuple[Path, Path]:
     """The file of a stage's model, and that of the state of its training."""
-    name = NAME if stage == DISTIL else stage
+    name = CONDITIONAL[stage].file if stage in CONDITIONAL else NAME if stage == DISTIL else stage
     return model_file(folder, name), model_file(folder, "state" if stage == "bridge" else f"{name}_state")
 
 

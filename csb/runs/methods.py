@@ -13,6 +13,7 @@ from typing import Any
 from csb.bridge import Bridge
 from csb.errors import CSBError
 from csb.files import checksum, model_file
+from csb.networks.diffusion import CONDITIONAL
 from csb.problems import Transform
 from csb.runs.guided import Chosen, Guide, particle_counts, sweep
 from csb.runs.load import Run
@@ -24,6 +25,8 @@ from csb.samplers import (
     SCORE,
     BridgeSampler,
     ExactSampler,
+    MeanFlowSampler,
+    MultistepConsistency,
     ParticleSampler,
     Sampler,
     flow_sampler,
@@ -31,7 +34,11 @@ from csb.samplers import (
 )
 
 _SPACED = {"heun": "karras", "dpmpp": "karras"}  # grids of the samplers of higher order; the others: the schedule's
-_WORDS = {"ddpm": "DDPM", "sde": "reverse SDE", "ddim": "DDIM", "heun": "Heun", "dpmpp": "DPM-Solver++"}
+_WORDS = {
+    "ddpm": "DDPM", "sde": "reverse SDE", "ddim": "DDIM", "heun": "Heun", "dpmpp": "DPM-Solver++",
+    "meanflow": "mean flow", "consistency_training": "consistency training",
+}  # fmt: skip
+_IN_ONE_CALL = {method.name: method for method in (MeanFlowSampler, MultistepConsistency)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +117,20 @@ def bridge_method(bridge: Bridge, name: str, label: str, about: Mapping[str, Any
 
 
 def _amortized(of: Sources, name: str) -> list[Method]:
-    """A sampler of the conditional scores or flows of the runs."""
-    kind, rule = name.split("_", 1)
+    """A sampler of the conditional models of a kind of the runs."""
+    kind, _, rule = name.partition("_")
     found = of.models(kind)
     if not found:
         raise CSBError(f"no run= or others= has a {kind} (csb train … stage={kind})")
-    labels = _named(name, f"{kind}, {_WORDS.get(rule, rule.capitalize())}", [path.parent for path, _ in found])
+    label = _WORDS.get(name) or f"{kind}, {_WORDS.get(rule, rule.capitalize())}"
+    labels = _named(name, label, [path.parent for path, _ in found])
     methods = []
     for (path, model), (own, label) in zip(found, labels):
         if kind == "score":
             spacing = _SPACED.get(rule, "schedule")
             make: Any = partial(score_sampler, model, rule, spacing=spacing)
         else:
-            make = partial(flow_sampler, model, rule)
+            make = partial(flow_sampler, model, rule) if kind == "flow" else partial(_IN_ONE_CALL[name], model)
         nfe = cache(lambda T, make=make: make(T).evaluations)
         methods.append(Method(own, label, make, nfe, {"method": name, "source": checksum(path)}))
     return methods
@@ -205,6 +213,7 @@ METHODS: dict[str, Callable[[Sources, str], list[Method]]] = {
     "bridge": _bridge,
     **{f"score_{rule}": _amortized for rule in SCORE},
     **{f"flow_{rule}": _amortized for rule in FLOW},
+    **dict.fromkeys(_IN_ONE_CALL, _amortized),
     "consistency": _consistency,
     **dict.fromkeys(GUIDED, _guided),
     "exact": _exact,
@@ -216,7 +225,7 @@ def methods_of(of: Sources, names: list[str]) -> tuple[list[Method], dict[str, s
 
     CSBError where no method is left, or a folder holds a model of another problem.
     """
-    for kind in ("score", "flow"):
+    for kind in CONDITIONAL:
         of.models(kind)
     _ = of.runs
     found, reasons = [], {}

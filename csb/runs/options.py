@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from csb.errors import CSBError, is_int
 from csb.networks import NETWORKS, Encoder, Network
+from csb.networks.diffusion import CONDITIONAL
 from csb.numbers import as_numbers
 from csb.problems import FilePairs, Problem, from_dataset
 from csb.problems.rows import Source
@@ -44,7 +45,7 @@ def configured(x: Any, y: Any, o: Any, stage: str = "bridge") -> tuple[RunConfig
     plain["objective"] = _group("objective", plain["objective"], o.objective)
     default = "none" if o.out is None else "csv"
     plain["logger"] = _group("logger", preset("logger", default), default if o.logger is None else o.logger)
-    group = {"denoiser": "denoiser", "score": "conditional", "flow": "conditional"}.get(stage)
+    group = {"denoiser": "denoiser", **dict.fromkeys(CONDITIONAL, "conditional")}.get(stage)
     device = {"devices": o.devices, "precision": o.precision, "accelerator": o.accelerator}
     plain = _trained(plain, {**device, **(o.training or {})}, group)
     scratch = TemporaryDirectory(prefix="csb-") if o.out is None else None

@@ -191,8 +191,8 @@ class TrainSettings(Schema):
     of), or stationary, of images ("spectral"); see csb.problems.start."""
     seed: Whole = Field(default=0, description="of weights, batches and noise")
     stage: Annotated[str, OneOf(STAGES)] = "bridge"
-    """What is trained: the bridge; the denoiser, which guided samplers need; a score or a flow, to compare the bridge
-    with; distil, a sampler of few network calls."""
+    """What is trained: the bridge; the denoiser, which guided samplers need; a score, a flow, a mean flow or a
+    consistency model, to compare the bridge with; distil, a sampler of few network calls."""
     run: Place | None = Field(default=None, description="of stage=distil: the folder of the finished run to distil")
     out: Place = Field(default="outputs", description="the folder of all runs")
     name: Place = Field(default="${problem.name}", description="of the run's folder in it")

@@ -10,18 +10,19 @@ from csb.dtypes import default_device
 from csb.errors import CSBError
 from csb.evaluation.results import scoring_transform
 from csb.files import checksum, model_file
-from csb.networks.diffusion import NetworkDenoiser
+from csb.networks.diffusion import CONDITIONAL, NetworkDenoiser
 from csb.problems import Problem, Transform, build_problem
 from csb.problems.sources import PLACES, same_problem
 from csb.process import Grid, LinearBeta, Schedule
 from csb.runs.config import schedule_of
+from csb.runs.folder import stage_files
 from csb.runs.guided import Guide, can_be_guided, guide_of
 from csb.runs.load import Run, load_run, stored_spec
 from csb.runs.recipe import BaselineSettings
 from csb.runs.stages import exact_denoiser, load_stage, stored_denoiser
 from csb.samplers.diffusion import LONG
 
-MODELS = ("bridge", "score", "flow", "denoiser", "consistency")  # names of files
+MODELS = ("bridge", *(model.file for model in CONDITIONAL.values()), "denoiser", "consistency")  # names of files
 
 
 def without_places(spec: dict[str, Any]) -> dict[str, Any]:
@@ -76,10 +77,10 @@ class Sources:
         return found
 
     def models(self, kind: str) -> list[tuple[Path, Any]]:
-        """The scores or flows, each with its file. CSBError for one on another problem."""
+        """The conditional models of a kind, each with its file. CSBError for one on another problem."""
         found = []
         for folder in self.folders:
-            if (path := model_file(folder, kind)).is_file():
+            if (path := stage_files(folder, kind)[0]).is_file():
                 model = load_stage(folder, kind, self.device)
                 self._require_same(model.about["problem"], path)
                 found.append((path, model))

@@ -1,17 +1,19 @@
-"""The stages of a training that are not the bridge, kept beside it: denoiser, score, flow and the distilled sampler.
+"""The stages of a training that are not the bridge, kept beside it: denoiser, baselines and the distilled sampler.
 
-``csb train experiment=… stage=score`` (or ``flow``) trains an amortized baseline of the bridge's network and pairs, in
-as many optimiser steps, into ``score.safetensors`` of the run's folder, which may hold a bridge or not. ``csb train
-experiment=… stage=distil run=…`` fits a sampler of few network calls to a finished bridge, into
-``consistency.safetensors``. To use them:
+``csb train experiment=… stage=score`` (or ``flow``, ``meanflow``, ``consistency``) trains an amortized baseline of the
+bridge's network and pairs, in as many optimiser steps, into ``score.safetensors`` (of ``consistency``:
+``consistency_training.safetensors``) of the run's folder, which may hold a bridge or not. ``csb train experiment=…
+stage=distil run=…`` fits a sampler of few network calls to a finished bridge, into ``consistency.safetensors``. To use
+them:
 
     score = csb.load("outputs/mnist_inpaint/score.safetensors")
     samples = csb.samplers.score_sampler(score, "dpmpp", T=10).sample(y, 64)
     student = csb.load("outputs/two_moons/consistency.safetensors")
     samples = csb.samplers.ConsistencySampler(student, calls=1).sample(y, 1000)
 
-and likewise with "flow" and :func:`csb.samplers.flow_sampler`. ``csb evaluate run=…`` compares the distilled sampler
-with its bridge.
+and likewise with "flow" and :func:`csb.samplers.flow_sampler`, "meanflow" and :class:`csb.samplers.MeanFlowSampler`,
+"consistency_training" and :class:`csb.samplers.MultistepConsistency`. ``csb evaluate run=…`` compares the distilled
+sampler with its bridge.
 """
 
 import logging
@@ -220,7 +222,7 @@ def _recorded(run: RunConfig, spec: ConditionalSpec | StudentSpec, own: dict[str
 
 
 def _amortize(run: RunConfig) -> None:
-    """stage=score or stage=flow."""
+    """The stage of a conditional model."""
     rows = run.problem.rows("train")
     transform = run.problem.make_transform(rows)
     spec = run.conditional_spec(run.stage, transform)
@@ -280,7 +282,7 @@ def _distil(run: RunConfig) -> None:
 
 
 def load_stage(folder: str | Path, stage: str, device: str | torch.device | None = None) -> Any:
-    """The model of a stage in a folder: "denoiser", "score", "flow" or "distil".
+    """The model of a stage in a folder: "denoiser", "score", "flow", "meanflow", "consistency" or "distil".
 
     Its ``about`` holds plain data: "problem", "config", "versions", the training's "seconds" and optimiser "steps", of
     a student "bridge", the checksum of the bridge's file.

@@ -1,8 +1,17 @@
-"""Samplers behind one protocol: bridges, their students, exact posteriors, scores, flows, guided denoisers."""
+"""Samplers behind one protocol: bridges, their students, exact posteriors, conditional models, guided denoisers."""
 
 from csb.process.resampling import RESAMPLING, effective_sample_size
 from csb.samplers.base import AmortizedSampler, BridgeSampler, ConsistencySampler, ExactSampler, Sampler
-from csb.samplers.conditional import FLOW, SCORE, FlowSampler, ScoreSampler, flow_sampler, score_sampler
+from csb.samplers.conditional import (
+    FLOW,
+    SCORE,
+    FlowSampler,
+    MeanFlowSampler,
+    MultistepConsistency,
+    ScoreSampler,
+    flow_sampler,
+    score_sampler,
+)
 from csb.samplers.copaint import CoPaint
 from csb.samplers.ddrm import DDRM
 from csb.samplers.diffusion import DiffusionSampler, horizon, horizon_bias

@@ -1,11 +1,12 @@
-"""Samplers of a conditional score, on any grid, and of a conditional flow (:mod:`csb.networks.diffusion`).
+"""Samplers of conditional models (:mod:`csb.networks.diffusion`): scores, on any grid, flows, models of one call.
 
 A score gives the conditional denoiser x̂_0 = E[z_0 | z_k, y]; the steps are derived in :mod:`csb.process.reference`.
 Orders in 1/T, for the law at the end: ancestral, reverse SDE and DDIM one; Heun and DPM-Solver++(2M) two. All start
 from N(0, I), so that the grid's ᾱ_T must be small, and all end with z_0 = x̂_0(z_1): an error of order σ_1², so that the
 order shows where the grid's first step falls like 1/T or faster in σ.
 
-A flow gives the velocity of dz/dt = v(z, t, y), from N(0, I) at t = 0, exactly, to p(z_0 | y) at t = 1.
+A flow gives the velocity of dz/dt = v(z, t, y), from N(0, I) at t = 0, exactly, to p(z_0 | y) at t = 1. Mean velocity
+and consistency function are of the same path, and leap over parts of it without an error of discretisation.
 """
 
 import math
@@ -31,7 +32,7 @@ class ConditionalSampler(AmortizedSampler):
     levels: Tensor
 
     def predict(self, z: Tensor, k: int, contexts: Tensor) -> Tensor:
-        """x̂_0 of a score and v of a flow, at the k-th level."""
+        """What the model gives at the k-th level: x̂_0 of a score, v of a flow, and so on."""
         level = self.levels[k].to(self.device)
         return self.call(lambda z, c: self.model(z, level, c), contexts, z)
 
@@ -174,6 +175,35 @@ class FlowHeun(FlowSampler):
             there = self.predict(z + here / self.N, i + 1, contexts)
             z = z + (here + there) / (2 * self.N)
             yield z
+
+
+class MeanFlowSampler(FlowEuler):
+    """z_s = z_t + (s−t) u(z_t, t, s) over N intervals of [0, 1] (Geng et al. 2025, eq. 12): N network calls.
+
+    With the exact mean velocity every N draws from p(z_0 | y), N = 1 too.
+    """
+
+    name = kind = "meanflow"
+
+    def __init__(self, model: ConditionalModel, N: int, **settings: Any) -> None:
+        super().__init__(model, N, **settings)
+        self.levels = torch.stack([self.levels[:-1], self.levels[1:]], dim=1)[:, None]
+
+
+class MultistepConsistency(FlowSampler):
+    """z_1 = f(z_t, t) from t = 0, noised to the next level and mapped to its end again (Song et al. 2023, algorithm 1).
+
+    The N levels t = 0, 1/N, … are even in t. N network calls; with the exact f every N draws from p(z_0 | y).
+    """
+
+    name, kind = "consistency_training", "consistency"
+    calls = 1
+
+    def walk(self, z: Tensor, contexts: Tensor, noise: Noise) -> Iterator[Tensor]:
+        for i, t in enumerate(self.levels[:-1].tolist()):
+            if i:
+                z = t * z + (1 - t) * noise.normal(len(z) // len(contexts), *z.shape[1:], dtype=z.dtype)
+            yield (z := self.predict(z, i, contexts))
 
 
 SCORE: dict[str, type[ScoreSampler]] = {

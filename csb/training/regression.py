@@ -7,6 +7,18 @@ predict at a point of it: a target with the conditional mean that a sampler need
   2022), which weighs an error of x̂_0 by 1/(1−ᾱ);
 - flow: t uniform in [0, 1]; z = (1−t) ε + t z_0, target z_0 − ε (Lipman et al. 2023, eq. 23 with σ_min = 0).
 
+Mean flow and consistency training take the points and targets v of the flow's path, and look at two times t ≤ s of it:
+
+- mean flow (Geng et al. 2025, eq. 6–11): differentiating (s−t) u(z_t, t, s) = ∫_t^s v dτ in t along the path gives
+
+      u = v + (s−t) (v·∂_z u + ∂_t u),
+
+  the sign being that of a time that runs from noise to data. The right-hand side, with the network's own derivatives
+  and without gradient, is linear in v, so that its mean over pairs is that of the marginal velocity. For t = s, which a
+  quarter of a batch has, it is v: the flow.
+- consistency (Song et al. 2023; Song & Dhariwal 2023): f(z_t, t) is to be f(z_s, s) of the next, less noisy level s of
+  a grid, z_s = z_t + (s−t) v on the straight path of the pair, without gradient and by the same weights.
+
 The classifier that guides samplers to a digit is fitted by cross-entropy to what it will see: x̂_0(z_k) of digits noised
 to levels ᾱ_k, angles arccos √ᾱ uniform up to the denoiser's horizon, and clean digits for half of each batch. The best
 classifier of x̂_0 and ᾱ is p(y | x̂_0, ᾱ) = E[p(y | z_k) | x̂_0], which far from the data is nearly the prior's share
@@ -16,23 +28,37 @@ the best on validation digits. A sampler is judged by another network than guide
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, rand, randint, randn
+from torch.autograd import forward_ad
 from torch.nn import functional as nnf
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from csb.bridge.checkpoint import save
 from csb.files import SUFFIX
-from csb.networks.diffusion import Denoiser, DigitGuide, FlowNetwork, NetworkDenoiser, ScoreNetwork
+from csb.networks.diffusion import (
+    ConsistencyNetwork,
+    Denoiser,
+    DigitGuide,
+    MeanFlowNetwork,
+    NetworkDenoiser,
+    NetworkModel,
+)
 from csb.process import Schedule, Stream, expand, initialised, seeded
 from csb.training.fit import FitModule, NetworkModule
 from csb.training.pairs import EncodedPairs
 from csb.training.settings import FitSettings, RegressionSettings
 from csb.training.stage import Bar, Setup, Stage
 
-# Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow), what is to be predicted there
+# Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow; of a mean flow (t, s), (B, 2)), and
+# what is to be predicted there
 Interpolation = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
+WEIGHT_FLOOR, WEIGHT_POWER = 1e-3, 0.75  # c and p of a mean flow, as of CIFAR-10 there (Geng et al. 2025)
+FEWEST, DOUBLINGS, LARGEST, WARP = 10, 7, 160.0, 7.0  # of the grids of consistency training
+HUBER = 1.08e-3  # its c over √d: twice that of Song & Dhariwal (2023), whose data have scale ½
 GUIDE_BATCH, GUIDE_RATE = 128, 2e-3
 LEVELS = (1.0, 0.9, 0.5, 0.1, 0.01)  # ᾱ at which accuracy and log-loss of the classifier are reported
 TEMPERATURES = torch.logspace(-1, 1, 41, base=2, dtype=torch.float32)  # ½ to 2
@@ -59,6 +85,35 @@ def flow_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, 
     return (1 - share) * noise + share * z_0, t, z_0 - noise
 
 
+def _times(z_0: Tensor, generator: torch.Generator, *more: int) -> Tensor:
+    """Times (B, *more) with logit t ~ N(0.4, 2²), so that both ends are seen.
+
+    log σ, σ = (1−t)/t, is then normal as in Song & Dhariwal (2023), for data of unit scale in place of ½.
+    """
+    return (0.4 + 2 * randn((len(z_0), *more), dtype=z_0.dtype, generator=generator)).sigmoid()
+
+
+def _at(t: Tensor, z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """States at t (B,) of the straight paths from noise to data, and their velocities."""
+    noise, share = randn(z_0.shape, dtype=z_0.dtype, generator=generator), expand(t, z_0)
+    return (1 - share) * noise + share * z_0, z_0 - noise
+
+
+def mean_flow_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Make the points of a flow with two times: of every fourth one t = s, of the others t < s."""
+    t, s = _times(z_0, generator, 2).sort(dim=1).values.unbind(1)
+    s = torch.where(torch.arange(len(t)) % 4 == 3, t, s)
+    z, v = _at(t, z_0, generator)
+    return z, torch.stack([t, s], dim=1), v
+
+
+def consistency_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Make the points of a flow at log-normal σ."""
+    t = _times(z_0, generator)
+    z, v = _at(t, z_0, generator)
+    return z, t, v
+
+
 class Examples(NamedTuple):
     """One optimiser step: points of a path, with the encoded observations c (B, *c_shape), (B, 0) without any."""
 
@@ -77,6 +132,59 @@ def example_batches(
         generator = seeded(seed, step, Stream.EXAMPLES)
         z, c = pairs.to_train_on(randint(len(pairs), (size,), generator=generator), generator)
         yield Examples(*path(z, generator), c, step)
+
+
+def squared_error(model: NetworkDenoiser | NetworkModel, batch: Examples) -> Tensor:
+    """Return the mean squared error of the network's output at the points of a path, ()."""
+    context = () if isinstance(model, NetworkDenoiser) else (model.encode(batch.c),)
+    return (model.velocity(batch.z, batch.level, *context) - batch.target).square().mean()
+
+
+@torch.no_grad()
+def mean_velocity_target(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, level: Tensor, v: Tensor, context: Tensor
+) -> Tensor:
+    """Return v + (s−t) (v·∂_z u + ∂_t u), (B, *z_shape), of a mean velocity u(z, (t, s), context) at levels (B, 2)."""
+    moved = level[:, 1] > level[:, 0]
+    (t, s), along = level[moved].unbind(1), v[moved]
+    # neither autocast's copies of weights nor fused attention have a forward derivative
+    with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        near, time = forward_ad.make_dual(z[moved], along), forward_ad.make_dual(t, torch.ones_like(t))
+        u = model(near, torch.stack([time, s], dim=1), context[moved].to(z.dtype))
+        slope = forward_ad.unpack_dual(u).tangent
+    return v.index_put((moved,), along + expand(s - t, along) * slope)
+
+
+def mean_flow_loss(model: NetworkModel, batch: Examples) -> Tensor:
+    """Return the mean squared error of the mean velocity, with the weights of Geng et al. (2025, eq. 22), ()."""
+    context = model.encode(batch.c)
+    target = mean_velocity_target(model, batch.z, batch.level, batch.target, context)
+    error = (model(batch.z, batch.level, context) - target).flatten(1).square().sum(1)
+    return (error / (error.detach() + WEIGHT_FLOOR) ** WEIGHT_POWER).mean()
+
+
+def next_level(t: Tensor, step: int, steps: int) -> Tensor:
+    """Return the less noisy level after t (B,) on the grid of a step, in [t, 1].
+
+    The grid is even in σ^(1/7), σ = (1−t)/t (Karras et al. 2022), and its number of intervals up to σ = 160 doubles
+    from 10 to 1,280 in equal parts of the training (Song & Dhariwal 2023, eq. 12, for data of unit scale). Its offset
+    is that of t: levels are continuous.
+    """
+    count = FEWEST * 2 ** (step * (DOUBLINGS + 1) // steps)
+    width = LARGEST ** (1 / WARP) / count
+    sigma = (((1 - t) / t) ** (1 / WARP) - width).clamp_min(0) ** WARP
+    return 1 / (1 + sigma)
+
+
+def consistency_loss(model: NetworkModel, batch: Examples, steps: int) -> Tensor:
+    """Return the pseudo-Huber distance of the ends from neighbouring levels, weighted by 1/(σ_t − σ_s), ()."""
+    z, t, v, c, step = batch
+    context, s = model.encode(c), next_level(t, step, steps)
+    with torch.no_grad():
+        target = model(z + expand(s - t, z) * v, s, context)
+    error = (model(z, t, context) - target).flatten(1).square().sum(1)
+    near = HUBER * target[0].numel() ** 0.5
+    return (((error + near**2).sqrt() - near) / (1 / t - 1 / s)).mean()
 
 
 def train_network(
@@ -121,29 +229,29 @@ def train_network(
 
 
 def train_by_regression(
-    model: NetworkDenoiser | ScoreNetwork | FlowNetwork,
+    model: NetworkDenoiser | NetworkModel,
     pairs: EncodedPairs,
     schedule: Schedule | None,
     settings: RegressionSettings,
     setup: Setup,
     resume: bool = False,
 ) -> None:
-    """Fit a model by squared error to the targets of its path.
+    """Fit a model to the targets of its path.
 
-    A denoiser of the prior p(x) looks at no observations; a conditional score and a flow are amortized baselines.
+    A denoiser of the prior p(x) looks at no observations; conditional models are amortized baselines.
 
     Args:
         model: with initial weights; changed in place.
         pairs: encoded training pairs.
-        schedule: of a diffusion, with a horizon long enough to start from N(0, I); None for a flow.
+        schedule: of a diffusion, with a horizon long enough to start from N(0, I); None for what follows a flow.
         settings, setup, resume: as for :func:`train_network`.
     """
-    name = "denoiser" if isinstance(model, NetworkDenoiser) else model.kind
-    path = flow_path if schedule is None else diffusion_path(schedule)
-
-    def loss(batch: Examples) -> Tensor:
-        context = () if isinstance(model, NetworkDenoiser) else (model.encode(batch.c),)
-        return (model.velocity(batch.z, batch.level, *context) - batch.target).square().mean()
+    name = "denoiser" if isinstance(model, NetworkDenoiser) else model.file
+    path, loss = (flow_path if schedule is None else diffusion_path(schedule)), partial(squared_error, model)
+    if isinstance(model, ConsistencyNetwork):
+        path, loss = consistency_path, partial(consistency_loss, model, steps=settings.steps)
+    elif isinstance(model, MeanFlowNetwork):
+        path, loss = mean_flow_path, partial(mean_flow_loss, model)
 
     def batches(start: int, bar: Bar) -> Iterator[Examples]:
         bar.describe(name)

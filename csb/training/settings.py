@@ -143,7 +143,7 @@ class DenoiserSettings(RegressionSettings):
 
 
 class ConditionalSettings(RegressionSettings):
-    """How a score or a flow is trained; ``alpha_bar_end`` is the score's."""
+    """How a score, a flow, a mean flow or a consistency model is trained; ``alpha_bar_end`` is the score's."""
 
     group = "conditional"
 

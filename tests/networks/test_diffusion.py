@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -127,6 +128,30 @@ def test_the_time_of_a_level(kind, time):
     assert model.velocity(torch.zeros(1, 3), torch.tensor(0.25), *context).flatten().tolist() == [time] * 3
 
 
+@pytest.mark.parametrize(("network", "transform"), [(MLP, VECTORS), (UNET, HOLE)], ids=["vectors", "images"])
+@torch.no_grad()
+def test_a_mean_flow_of_two_times_and_a_consistency_function(network, transform):
+    """One pair of times or one a state, and both matter; f(z, t) = z + (1−t) u(z, t, 1), so that f(z, 1) = z."""
+    flow, ends = (
+        move_weights(build_conditional(conditional(kind, network=network, transform=transform), 1)).eval()
+        for kind in ("meanflow", "consistency")
+    )
+    shapes = flow.transform.z_shape, flow.transform.c_shape
+    z, c = (torch.randn(4, *shape, generator=seeded(k)) for k, shape in enumerate(shapes))
+    levels, context = torch.tensor([[0.1, 0.1], [0.1, 0.9], [0.5, 0.9], [0.0, 1.0]]), flow.encode(c)
+    many = flow(z, levels, context)
+    for i in range(4):
+        alone = flow(z[i : i + 1], levels[i : i + 1].double(), context[i : i + 1])
+        torch.testing.assert_close(many[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+    at = [flow(z, level[None], context) for level in levels[:3]]
+    assert all(float((one - two).abs().max()) > 1e-3 for one, two in pairwise(at))
+    t = torch.tensor([0.0, 0.3, 0.8, 1.0])
+    expected = z + (1 - t).view(-1, *[1] * (z.ndim - 1)) * flow(z, torch.stack([t, torch.ones(4)], 1), context)
+    torch.testing.assert_close(ends(z, t, context), expected)
+    assert torch.equal(ends(z, torch.tensor(1.0), context), z)
+    assert not torch.equal(ends(z, torch.tensor(0.9), context), z)
+
+
 def test_a_state_depends_on_itself_alone(case):
     z = case.z.requires_grad_()
     (gradient,) = torch.autograd.grad(case(torch.tensor(0.3))[2].sum(), z)
@@ -171,6 +196,7 @@ def test_specs_there_and_back():
         ({"schedule": None}, "schedule None is unknown; choose one of"),
         ({"network": {**MLP, "more": 1}}, "network.options has no setting 'more'"),
         ({"network": {"name": "affine", "steps": 10}}, "network=affine has maps for 10 steps and stage=score needs"),
+        ({"kind": "meanflow", "network": {"name": "affine", "steps": 100}}, "network=affine does not embed its time"),
         ({"more": 1}, "there is no setting 'more'"),
     ],
     ids=str,

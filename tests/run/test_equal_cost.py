@@ -14,6 +14,7 @@ from csb.evaluation.plots import curves_figure, draw_curves
 from csb.evaluation.results import Results, against_exact, draw
 from csb.evaluation.rows import Row
 from csb.files import checksum
+from csb.networks.diffusion import CONDITIONAL
 from csb.problems import GaussianMixture
 from csb.runs.budgets import KEYS, Budget, Fit, budget_table, cost_panels, ranked, read
 from csb.runs.compare import Pace, Work
@@ -35,11 +36,11 @@ ABOUT = {"problem": PROBLEM.spec(), "config": {"schedule": SCHEDULE}, "versions"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with an untrained bridge of T = 3, score, flow and student of one and two calls."""
+    """A folder with an untrained bridge of T = 3, all baselines and a student of one and two calls."""
     folder = tmp_path_factory.mktemp("run")
     save(make_untrained_bridge(2, 1), folder / "bridge.safetensors", ABOUT)
-    for kind in ("score", "flow"):
-        save(untrained(kind, 2, 1), folder / f"{kind}.safetensors", ABOUT)
+    for kind, model in CONDITIONAL.items():
+        save(untrained(kind, 2, 1), folder / f"{model.file}.safetensors", ABOUT)
     part = KernelSpec({"name": "mlp", "width": 16, "depth": 1}, "v", "diagonal", rank=1, components=3)
     spec = BridgeSpec([1.0, 0.8, 0.4, 0.1], {"name": "standardise", "x_shape": [2], "y_shape": [1]}, part, part)
     student = build_student(StudentSpec(spec.alpha_bar, spec.transform, part.network, "v", "full", [1, 2]))

@@ -35,7 +35,7 @@ def again(folder, *overrides, out):
 class TestProvenance:
     def test_every_stage_tells_what_it_was_made_with(self, run_with_stages):
         entries = read_provenance(run_with_stages)
-        assert set(entries) == {"bridge", "denoiser", "score", "flow", "distil"}
+        assert set(entries) == {"bridge", "denoiser", "score", "flow", "meanflow", "consistency", "distil"}
         for stage, entry in entries.items():
             assert {"csb", "python", "torch", "lightning", "numpy"} <= set(entry["versions"])
             assert entry["device"]["threads"] == 1

@@ -74,7 +74,8 @@ def test_what_tells_of_the_old_bridge_goes_and_nothing_else(tmp_path):
     old = (
         "result.json", "state.safetensors", "config.json", "history.json", "provenance.json", "reproduced.json",
         "evaluation.json", "evaluation.md", "evaluation.png", "report.html", "report.json", "report.md", "report.png",
-        *(f"{name}{end}" for name in ("bridge", "score", "flow", "denoiser", "consistency", "half_steps/01_backward")
+        *(f"{name}{end}" for name in ("bridge", "score", "flow", "denoiser", "consistency", "meanflow",
+                                      "consistency_training", "half_steps/01_backward")
           for end in (".safetensors", ".pt")), "score_state.pt",
         "score_state.safetensors", "pictures/1.png",
     )  # fmt: skip

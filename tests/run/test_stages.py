@@ -1,4 +1,4 @@
-"""The stages score, flow and distil: files, what they hold, resuming after a kill, the comparison, refusals."""
+"""The stages of baselines and distil: files, what they hold, resuming after a kill, the comparison, refusals."""
 
 import json
 import re
@@ -13,13 +13,13 @@ from csb.bridge.checkpoint import load
 from csb.bridge.student import TransitionStudent
 from csb.cli.compose import composed
 from csb.errors import CSBError
-from csb.networks.diffusion import FlowNetwork, ScoreNetwork
+from csb.networks.diffusion import ConsistencyNetwork, FlowNetwork, MeanFlowNetwork, ScoreNetwork
 from csb.process import Power, seeded
 from csb.runs.config import read
 from csb.runs.folder import stage_files
 from csb.runs.load import load_run, problem_of
 from csb.runs.stages import load_stage, stage_job, students_of
-from csb.samplers import ConsistencySampler, flow_sampler, score_sampler
+from csb.samplers import ConsistencySampler, MeanFlowSampler, MultistepConsistency, flow_sampler, score_sampler
 from tests.commands import Hook
 from tests.conftest import STAGES, checked, one_line, refused
 
@@ -31,6 +31,8 @@ Y = torch.tensor([[0.1, 0.2], [0.0, -0.3]])
     [
         ("score", ScoreNetwork, 42, lambda score: score_sampler(score, "dpmpp", 4), 4),
         ("flow", FlowNetwork, 42, lambda flow: flow_sampler(flow, "heun", 2), 4),
+        ("meanflow", MeanFlowNetwork, 42, lambda model: MeanFlowSampler(model, 2), 2),
+        ("consistency", ConsistencyNetwork, 42, lambda model: MultistepConsistency(model, 2), 2),
         ("distil", TransitionStudent, 22, lambda student: ConsistencySampler(student, 2), 2),
     ],
 )
@@ -99,8 +101,10 @@ def test_it_is_compared_beside_its_bridge_unless_it_is_of_another(run_copy):
         ("score", Hook("csb.training.fit.NetworkModule.training_step", 17), "conditional.lr=0.002"),
         ("flow", Hook("csb.training.stage.save_progress", 3), "conditional.lr=0.002"),
         ("distil", Hook("csb.training.regression.save", 1), "distil.lr=0.001"),
+        ("meanflow", Hook("csb.training.fit.NetworkModule.training_step", 25), "conditional.lr=0.002"),
+        ("consistency", Hook("csb.training.fit.NetworkModule.training_step", 25), "conditional.lr=0.002"),
     ],
-    ids=["in a step", "before a state", "before the file"],
+    ids=["in a step", "before a state", "before the file", "of a mean flow", "of consistency training"],
 )
 def test_a_killed_training_goes_on_bit_for_bit(command, run_with_stages, run_copy, stage, hook, message):
     path, state = stage_files(run_copy, stage)
@@ -124,6 +128,7 @@ def test_a_killed_training_goes_on_bit_for_bit(command, run_with_stages, run_cop
     [
         (["stage=nope"], "stage='nope' is unknown; choose one of bridge, denoiser, score, flow"),
         (["experiment=linear_gaussian", "stage=score"], "network=affine has maps for 10 steps and stage=score"),
+        (["experiment=linear_gaussian", "stage=meanflow"], "network=affine does not embed its time, and 2 times are"),
         (["stage=score", "RUN"], "score.safetensors is there already, or begun; continue it with resume=true, or"),
         (["stage=denoiser", "RUN"], "denoiser.safetensors is there already"),
         (["stage=score", "RUN", "resume=true"], "is there, and no score_state.safetensors to resume from; "),

@@ -6,7 +6,7 @@ from csb.networks.diffusion import ConditionalModel, ConditionalSpec, Denoiser, 
 from csb.problems import LinearGaussian, Mixture
 from csb.problems.transform import Identity
 from csb.process import Grid
-from csb.samplers import FLOW, SCORE, GaussianLikelihood
+from csb.samplers import FLOW, SCORE, GaussianLikelihood, MeanFlowSampler, MultistepConsistency
 from tests.conftest import Moved, move_weights
 from tests.samplers.laws import Transition
 
@@ -109,6 +109,32 @@ class ExactVelocity(ExactConditional):
         return t * mean + z.double() @ matrix_power(t**2 * self.C + (1 - t) ** 2 * self.eye, 0.5)
 
 
+class ExactMeanVelocity(ExactVelocity):
+    """(z_s − z_t)/(s−t) along the exact flow, z_s = s m + (S_s S_t⁻¹)^½ (z_t − t m); levels (1, 2) or (B, 2), t < s."""
+
+    kind = "meanflow"
+
+    def end(self, z, t, s, code):
+        """The state at s (B, 1) of the flow that is at z at t (B, 1)."""
+        values, vectors = torch.linalg.eigh(self.C)
+        at_t, at_s = (u**2 * values + (1 - u) ** 2 for u in (t, s))
+        return s * code + ((z.double() - t * code) @ vectors * (at_s / at_t).sqrt()) @ vectors.T
+
+    def forward(self, z, level, code):
+        t, s = level.double().unsqueeze(-1).unbind(1)
+        return ((self.end(z, t, s, code) - z) / (s - t)).to(z.dtype)
+
+
+class ExactConsistency(ExactMeanVelocity):
+    """The end at t = 1 of the exact flow, at levels () or (B,)."""
+
+    kind = "consistency"
+
+    def forward(self, z, level, code):
+        t = level.double().reshape(-1, 1)
+        return self.end(z, t, torch.ones_like(t), code).to(z.dtype)
+
+
 SCHEDULE = {"name": "linear", "alpha_bar_end": 1e-4, "beta_min": 0.1}
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 
@@ -122,10 +148,11 @@ def untrained(kind, dx, dy, network=MLP, precision="32-true"):
 
 AMORTIZED = {f"score_{name}": method for name, method in SCORE.items()}
 AMORTIZED |= {f"flow_{name}": method for name, method in FLOW.items()}
+AMORTIZED |= {method.name: method for method in (MeanFlowSampler, MultistepConsistency)}
+EXACT = {model.kind: model for model in (ExactDenoiser, ExactVelocity, ExactMeanVelocity, ExactConsistency)}
 
 
-def make_amortized(name, score, flow, grid, **options):
-    """A sampler of AMORTIZED on a score and the grid, or on a flow and as many steps."""
-    if name.startswith("flow"):
-        return AMORTIZED[name](flow, grid.T, **options)
-    return AMORTIZED[name](score, grid, **options)
+def make_amortized(name, models, grid, **options):
+    """A sampler of AMORTIZED on its kind among the models, and on the grid or, but for a score, as many steps."""
+    method = AMORTIZED[name]
+    return method(models[method.kind], grid if method.kind == "score" else grid.T, **options)

@@ -1,4 +1,4 @@
-"""Samplers of scores and flows with the exact model of a Gaussian: marginals along the path, orders, the posterior.
+"""Samplers of conditional models with the exact one of a Gaussian: marginals along the path, orders, the posterior.
 
 For x | y ~ N(m, C) the exact model is affine. Each deterministic sampler is compared, state by state, with the exact
 flow from the same start; the moments of a stochastic one follow a linear recursion.
@@ -12,11 +12,12 @@ import torch
 
 from csb.errors import CSBError
 from csb.process import Grid, LinearBeta, Noise, Power, seeded
-from csb.samplers import FLOW, SCORE, flow_sampler, score_sampler
+from csb.samplers import FLOW, SCORE, MeanFlowSampler, MultistepConsistency, flow_sampler, score_sampler
 from tests.samplers.laws import Transition, assert_moments
-from tests.samplers.models import AMORTIZED, PROBLEM, ExactDenoiser, ExactVelocity, make_amortized, untrained
+from tests.samplers.models import AMORTIZED, EXACT, PROBLEM, make_amortized, untrained
 
-DENOISER, VELOCITY = ExactDenoiser(), ExactVelocity()
+MODELS = {kind: model() for kind, model in EXACT.items()}
+DENOISER, VELOCITY = MODELS["score"], MODELS["flow"]
 Y = torch.tensor([[0.8, -1.2], [-0.5, 0.3]])
 MEAN = (PROBLEM.G @ Y[0].double())[None]
 Z = torch.randn(100, 2, generator=seeded(1), dtype=torch.float64)
@@ -99,14 +100,25 @@ class TestStochastic:
 
 @pytest.mark.parametrize("name", AMORTIZED)
 def test_the_posterior_is_reached(name):
-    """On a fine grid with a long horizon; a flow needs no horizon."""
-    n = 20_000
-    sampler = make_amortized(name, DENOISER, VELOCITY, Grid.from_schedule(CUBIC, 200), batch_size=2 * n)
+    """On a fine grid with a long horizon; a flow needs no horizon, and models of one call no fine grid."""
+    n, T = 20_000, 3 if name in ("meanflow", "consistency_training") else 200
+    sampler = make_amortized(name, MODELS, Grid.from_schedule(CUBIC, T), batch_size=2 * n)
     x = sampler.sample(Y, n, seeded(3)).x.double()
     var, bias = PROBLEM.C.diagonal(), 0.03 if name in ("score_ddpm", "score_sde") else 0.01
     for found, law in zip(x, map(PROBLEM.posterior, Y)):
         assert bool(((found.mean(0) - law.mean).abs() < 4 * (var / n).sqrt() + bias).all())
         assert bool(((found.T.cov() - law.cov).abs() < 4 * (2 / n) ** 0.5 * var.max() + bias).all())
+
+
+@pytest.mark.parametrize("N", [1, 2, 4])
+def test_a_mean_flow_follows_the_exact_path_in_any_number_of_calls(N):
+    path = states(MeanFlowSampler(MODELS["meanflow"], N))
+    torch.testing.assert_close(path, [VELOCITY.flow(Z, MEAN, i / N) for i in range(1, N + 1)], rtol=1e-9, atol=1e-9)
+
+
+def test_one_call_of_a_consistency_model_is_the_end_of_the_path():
+    (end,) = states(MultistepConsistency(MODELS["consistency"], 1))
+    torch.testing.assert_close(end, VELOCITY.flow(Z, MEAN), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["ddim", "heun", "dpmpp"])

@@ -8,6 +8,7 @@ import torch
 from csb.bridge.student import StudentSpec, build_student
 from csb.errors import CSBError
 from csb.networks.diffusion import (
+    CONDITIONAL,
     ConditionalSpec,
     Denoiser,
     DenoiserSpec,
@@ -50,7 +51,7 @@ CALM = Grid(torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64))
 Y = PROBLEM.pairs("test", 3).y
 BRIDGE, DENOISER = make_untrained_bridge(4, 2), MixtureDenoiser(PROBLEM.mixture)
 LIKELIHOOD = GaussianLikelihood.of(PROBLEM, DENOISER, PROBLEM.pairs("train", 500))
-NETWORKS = untrained("score", 4, 2), untrained("flow", 4, 2)
+NETWORKS = {kind: untrained(kind, 4, 2) for kind in CONDITIONAL}
 STANDARDISE = {"name": "standardise", "x_shape": [4], "y_shape": [2]}
 STUDENT = move_weights(build_student(StudentSpec([1.0, 0.8, 0.4, 0.1], STANDARDISE, models.MLP, "v", "full", [2]), 3))
 
@@ -63,7 +64,7 @@ def make(name, grid=GRID, denoiser=DENOISER, likelihood=LIKELIHOOD, networks=NET
     if name == "consistency":
         return ConsistencySampler(STUDENT, 2, **options)
     if name in AMORTIZED:
-        return make_amortized(name, *networks, grid, **options)
+        return make_amortized(name, networks, grid, **options)
     return GUIDED[name](denoiser, likelihood, grid, **options)
 
 
@@ -231,10 +232,10 @@ def test_networks_in_both_precisions(name):
     for precision in ("32-true", "bf16-mixed"):
         denoiser = move_weights(build_denoiser(DenoiserSpec(models.MLP, (4,), 11.0)).train())
         likelihood = GaussianLikelihood.of(PROBLEM, denoiser, PROBLEM.pairs("train", 500))
-        networks = [untrained(kind, 4, 2, precision=precision) for kind in ("score", "flow")]
+        networks = {kind: untrained(kind, 4, 2, precision=precision) for kind in CONDITIONAL}
         options = {"precision": precision} if name in GUIDED else {}
         found.append(make(name, GRID, denoiser, likelihood, networks, **options).sample(Y, 8, seeded(1)).x)
-        model = denoiser if name in GUIDED else networks[name.startswith("flow")]
+        model = denoiser if name in GUIDED else networks[AMORTIZED[name].kind]
         assert not any([model.training, *(p.requires_grad for p in model.parameters())])
     full, half = found
     assert bool(torch.isfinite(full).all())
@@ -255,10 +256,10 @@ def test_what_is_known_for_sure_is_imposed(name):
     y = problem.operator(torch.rand(2, 1, 28, 28, generator=seeded(1)))
     likelihood = GaussianLikelihood(problem.operator, 0.0, impose=problem.impose).with_scales(torch.ones(1, 28, 28))
     network, transform = {"name": "unet", "channels": 8, "patch": 2}, problem.new_transform().spec()
-    networks = name in AMORTIZED and [
-        build_conditional(ConditionalSpec(kind, network, transform, schedule))
-        for kind, schedule in (("score", models.SCHEDULE), ("flow", None))
-    ]
+    networks = name in AMORTIZED and {
+        kind: build_conditional(ConditionalSpec(kind, network, transform, models.SCHEDULE if kind == "score" else None))
+        for kind in CONDITIONAL
+    }
     x = make(name, CALM, Broken(torch.zeros(1, 28, 28), 1.0), likelihood, networks).sample(y, 3, seeded(2)).x
     assert torch.equal(problem.operator(x.flatten(0, 1)), y.repeat_interleave(3, 0))
     assert 0 <= float(x.min()) < float(x.max()) <= 1
@@ -266,9 +267,9 @@ def test_what_is_known_for_sure_is_imposed(name):
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_a_diverging_chain_is_one_clear_line(name):
-    networks = models.ExactDenoiser(), models.ExactVelocity()
-    for model in networks:
-        model.C = model.C * torch.nan
+    networks = {kind: model() for kind, model in models.EXACT.items()}
+    for model in networks.values():
+        model.G = model.G * torch.nan
     sampler = make(name, denoiser=Broken(torch.zeros(4), 1.0), networks=networks)
     with pytest.raises(CSBError, match=r"diverged|all weights of a group of particles"):
         sampler.sample(torch.zeros(3, 2), 4, seeded(1))
@@ -276,8 +277,9 @@ def test_a_diverging_chain_is_one_clear_line(name):
 
 @pytest.mark.parametrize("name", AMORTIZED)
 def test_a_model_of_another_kind(name):
-    with pytest.raises(CSBError, match=r"takes a (score|flow), not a (Flow|Score)Network"):
-        make(name, networks=NETWORKS[::-1])
+    kind, other = AMORTIZED[name].kind, dict(zip(CONDITIONAL, [*reversed(CONDITIONAL)]))
+    with pytest.raises(CSBError, match=rf"takes a {kind}, not a {type(NETWORKS[other[kind]]).__name__}; load"):
+        make(name, networks={kind: NETWORKS[other[kind]]})
 
 
 @pytest.mark.parametrize("options", [{}, {"mean_only": True}, {"refine": 2}, {"batch_size": 5}], ids=str)
