@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, rand, randint, randn
-from torch.autograd import forward_ad
 from torch.nn import functional as nnf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -147,11 +146,14 @@ def mean_velocity_target(
     """Return v + (s−t) (v·∂_z u + ∂_t u), (B, *z_shape), of a mean velocity u(z, (t, s), context) at levels (B, 2)."""
     moved = level[:, 1] > level[:, 0]
     (t, s), along = level[moved].unbind(1), v[moved]
+    own = context[moved].to(z.dtype)
+
+    def mean_velocity(z: Tensor, t: Tensor) -> Tensor:
+        return model(z, torch.stack([t, s], dim=1), own)
+
     # neither autocast's copies of weights nor fused attention have a forward derivative
-    with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-        near, time = forward_ad.make_dual(z[moved], along), forward_ad.make_dual(t, torch.ones_like(t))
-        u = model(near, torch.stack([time, s], dim=1), context[moved].to(z.dtype))
-        slope = forward_ad.unpack_dual(u).tangent
+    with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        slope = torch.func.jvp(mean_velocity, (z[moved], t), (along, torch.ones_like(t)))[1]
     return v.index_put((moved,), along + expand(s - t, along) * slope)
 
 

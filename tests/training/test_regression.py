@@ -233,7 +233,7 @@ def test_a_short_training_reaches_the_posterior(kind, tmp_path, steps, bound):
 
     Models of one call, whose targets are made of themselves, take longer than a flow.
     """
-    bound *= {"meanflow": 3, "consistency": 2}.get(kind, 1)
+    bound = {"meanflow": 0.24, "consistency": 0.16}.get(kind, bound)
     trained, pairs = model(kind, {"name": "mlp", "width": 32, "depth": 2}), PROBLEM.pairs("train")
     settings = ConditionalSettings(steps=steps, batch_size=256, alpha_bar_end=1e-4, lr=6e-3, checkpoint_every=5000)
     setup = Setup(tmp_path, OptimizerSettings(ema=0.99), DeviceSettings("cpu"), 1, bar=False)
