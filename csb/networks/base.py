@@ -66,7 +66,8 @@ def build_network(
     With {"missing": true} among them, it takes observations of which values are missing. With several ``times`` its
     time is (B, times) or (1, times), which a network with a :class:`TimeEmbedding` as its ``time`` can take.
 
-    CSBError for an unknown name, or options that are unknown, missing or out of the range that the network declares.
+    CSBError for an unknown name, options that are unknown, missing or out of the range that the network declares, or
+    several times where it embeds none.
     """
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
     if not isinstance(missing := options.pop("missing", False), bool):

@@ -9,8 +9,8 @@ of an observation:
 - flow: with z_t = (1−t) ε + t z_0, the network fits E[z_0 − ε | z_t, y], the velocity that carries N(0, I) at t = 0 to
   p(z_0 | y) at t = 1 (Lipman et al. 2023, eq. 23 with σ_min = 0; Liu et al. 2023). Its time is t.
 - mean flow: along the flow's path, the network fits the *mean velocity* u(z_t, t, s, y) = 1/(s−t) ∫_t^s v dτ over
-  [t, s], which carries z_t to z_s in one call, z_s = z_t + (s−t) u; u(z, t, t) = v (Geng et al. 2025, eq. 3; there time
-  runs from data to noise). Its times are t and s − t.
+  [t, s], which carries z_t to z_s in one call, z_s = z_t + (s−t) u; u(z, t, t) = v (Geng et al. 2025; there time runs
+  from data to noise). Its times are t and s − t.
 - consistency: the end of that path, f(z_t, t, y) = z_1 (Song et al. 2023), is z_t + (1−t) u(z_t, t, 1), with the
   boundary condition f(z, 1) = z. One network serves both.
 

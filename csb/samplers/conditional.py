@@ -178,7 +178,7 @@ class FlowHeun(FlowSampler):
 
 
 class MeanFlowSampler(FlowEuler):
-    """z_s = z_t + (s−t) u(z_t, t, s) over N intervals of [0, 1] (Geng et al. 2025, eq. 12): N network calls.
+    """z_s = z_t + (s−t) u(z_t, t, s) over N intervals of [0, 1] (Geng et al. 2025): N network calls.
 
     With the exact mean velocity every N draws from p(z_0 | y), N = 1 too.
     """

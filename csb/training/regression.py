@@ -55,7 +55,7 @@ from csb.training.stage import Bar, Setup, Stage
 # Of data z_0 (B, *z_shape): states z (B, *z_shape), levels (B,) (ᾱ, or t of a flow; of a mean flow (t, s), (B, 2)), and
 # what is to be predicted there
 Interpolation = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor]]
-WEIGHT_FLOOR, WEIGHT_POWER = 1e-3, 0.75  # c and p of a mean flow, as of CIFAR-10 there (Geng et al. 2025)
+WEIGHT_FLOOR, WEIGHT_POWER = 1e-3, 0.5  # c and p of a mean flow (Geng et al. 2025)
 FEWEST, DOUBLINGS, LARGEST, WARP = 10, 7, 160.0, 7.0  # of the grids of consistency training
 HUBER = 1.08e-3  # its c over √d: twice that of Song & Dhariwal (2023), whose data have scale ½
 GUIDE_BATCH, GUIDE_RATE = 128, 2e-3
@@ -80,8 +80,12 @@ def flow_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, 
     """Make the points of the straight paths from noise to data."""
     noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
     t = rand(len(z_0), dtype=z_0.dtype, generator=generator)
+    return _between(noise, z_0, t), t, z_0 - noise
+
+
+def _between(noise: Tensor, z_0: Tensor, t: Tensor) -> Tensor:
     share = expand(t, z_0)
-    return (1 - share) * noise + share * z_0, t, z_0 - noise
+    return (1 - share) * noise + share * z_0
 
 
 def _times(z_0: Tensor, generator: torch.Generator, *more: int) -> Tensor:
@@ -92,25 +96,18 @@ def _times(z_0: Tensor, generator: torch.Generator, *more: int) -> Tensor:
     return (0.4 + 2 * randn((len(z_0), *more), dtype=z_0.dtype, generator=generator)).sigmoid()
 
 
-def _at(t: Tensor, z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """States at t (B,) of the straight paths from noise to data, and their velocities."""
-    noise, share = randn(z_0.shape, dtype=z_0.dtype, generator=generator), expand(t, z_0)
-    return (1 - share) * noise + share * z_0, z_0 - noise
-
-
 def mean_flow_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Make the points of a flow with two times: of every fourth one t = s, of the others t < s."""
+    noise = randn(z_0.shape, dtype=z_0.dtype, generator=generator)
     t, s = _times(z_0, generator, 2).sort(dim=1).values.unbind(1)
     s = torch.where(torch.arange(len(t)) % 4 == 3, t, s)
-    z, v = _at(t, z_0, generator)
-    return z, torch.stack([t, s], dim=1), v
+    return _between(noise, z_0, t), torch.stack([t, s], dim=1), z_0 - noise
 
 
 def consistency_path(z_0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Make the points of a flow at log-normal σ."""
-    t = _times(z_0, generator)
-    z, v = _at(t, z_0, generator)
-    return z, t, v
+    noise, t = randn(z_0.shape, dtype=z_0.dtype, generator=generator), _times(z_0, generator)
+    return _between(noise, z_0, t), t, z_0 - noise
 
 
 class Examples(NamedTuple):
@@ -158,7 +155,11 @@ def mean_velocity_target(
 
 
 def mean_flow_loss(model: NetworkModel, batch: Examples) -> Tensor:
-    """Return the mean squared error of the mean velocity, with the weights of Geng et al. (2025, eq. 22), ()."""
+    """Return the mean squared error of the mean velocity, weighted by 1/(error + c)^p (Geng et al. 2025), ().
+
+    For p = 0 the best prediction is the mean of the targets. For p > 0 it is so where they lie symmetrically about it;
+    elsewhere it follows outliers less. p = ½ is much like a pseudo-Huber loss.
+    """
     context = model.encode(batch.c)
     target = mean_velocity_target(model, batch.z, batch.level, batch.target, context)
     error = (model(batch.z, batch.level, context) - target).flatten(1).square().sum(1)
@@ -169,8 +170,8 @@ def next_level(t: Tensor, step: int, steps: int) -> Tensor:
     """Return the less noisy level after t (B,) on the grid of a step, in [t, 1].
 
     The grid is even in σ^(1/7), σ = (1−t)/t (Karras et al. 2022), and its number of intervals up to σ = 160 doubles
-    from 10 to 1,280 in equal parts of the training (Song & Dhariwal 2023, eq. 12, for data of unit scale). Its offset
-    is that of t: levels are continuous.
+    from 10 to 1,280 in equal parts of the training (Song & Dhariwal 2023, for data of unit scale). Its offset is that
+    of t: levels are continuous.
     """
     count = FEWEST * 2 ** (step * (DOUBLINGS + 1) // steps)
     width = LARGEST ** (1 / WARP) / count
