@@ -78,8 +78,8 @@ def build_network(
         if times > 1:
             if not isinstance(embedding := getattr(network, "time", None), TimeEmbedding):
                 raise CSBError(
-                    f"network={spec['name']} does not embed its time, and {times} times are asked of it; choose mlp "
-                    f"or unet"
+                    f"network={spec['name']} does not embed its time, and {times} times are asked of it; choose mlp, "
+                    f"unet or dit"
                 )
             network.time = TimeEmbedding(embedding.dim, times)
     network.missing = missing
