@@ -1,4 +1,4 @@
-r"""A start that is a linear regression: m(c) = b + W φ(c) by ridge regression, S diagonal or full.
+r"""A start that is a linear regression: m(c) = b + W φ(c) by ridge regression, S diagonal, stationary or full.
 
 It is in closed form and takes two passes over the pairs: φ(c) is c itself, or, where c has 64 numbers at most, also
 max(c_j − κ, 0) at knots κ along each coordinate, a sum of functions of one coordinate each. Whether with knots, and the
@@ -27,7 +27,7 @@ from torch import Tensor
 from csb.errors import CSBError
 from csb.problems.rows import Rows, pool
 from csb.problems.scale import quantiles
-from csb.problems.spectral import Spectral
+from csb.problems.spectral import Spectral, cross_spectrum, filtered, log_det_of, root_of, unit_root, whitened
 from csb.problems.start import FLOOR, STARTS, Start
 from csb.problems.transform import TRANSFORMS, Transform
 from csb.process import expand
@@ -60,7 +60,7 @@ class Residual(Start):
 
     Args:
         of: spec of the transform of u and c.
-        full: whether S is full; else it is one variance a coordinate of a vector, or channel of an image.
+        full: whether S is full; else it is one variance a coordinate of a vector, and stationary of an image.
         knots: along each coordinate of c.
         turned: whether the informed coordinates come first, in vectors; for S full.
     """
@@ -69,7 +69,7 @@ class Residual(Start):
     bias: Tensor
     weight: Tensor  # (features, coordinates of u)
     places: Tensor  # κ, (knots, coordinates of c)
-    root: Tensor  # S^{1/2}, turned by V; or the standard deviations
+    root: Tensor  # S^{1/2}, turned by V; or the standard deviations; or of an image as :func:`root_of` gives it
     inverse: Tensor | None  # of the root, where it is full and was needed
     leverage: Tensor
     centre: Tensor
@@ -87,10 +87,11 @@ class Residual(Start):
                 f"start=residual needs y of one vector or image, start=residual_full also states, of at most {MOST} "
                 f"numbers, not x {inner.x_shape} and y {inner.parts or inner.y_shape}; choose start=gaussian"
             )
-        root = torch.eye(d, dtype=torch.float32) if full else torch.ones(d, dtype=torch.float32)
+        self.is_image = not full and len(self.z_shape) == 3
+        root = torch.eye(d) if full else unit_root(self.z_shape) if self.is_image else torch.ones(d)
         shapes = {"bias": (d,), "weight": (m * (1 + knots), d), "places": (knots, m)}
-        for key, value in {**{k: torch.zeros(v, dtype=torch.float32) for k, v in shapes.items()}, "root": root}.items():
-            self.register_buffer(key, value)
+        for key, value in {**{k: torch.zeros(v) for k, v in shapes.items()}, "root": root}.items():
+            self.register_buffer(key, value.float())
         self.register_buffer("inverse", None, persistent=False)
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "inverse", None))
         self.register_buffer("leverage", None, persistent=False)  # L, with h = 1/n + |L (φ − their mean)|²
@@ -115,10 +116,14 @@ class Residual(Start):
             levels = tuple(torch.linspace(*_EDGES, self.knots, dtype=torch.float64).tolist())
             self.places.copy_(torch.stack([quantiles(column, levels) for column in c.T], 1))
         self._regress(rows)
-        left_out, square = self.left_out(), torch.zeros(d, d if self.full else 1, dtype=torch.float64)
+        left_out, square = self.left_out(), torch.zeros((), dtype=torch.float64)
         for x, y, _ in rows.blocks():
-            r = left_out._residual(self.inner.encode_x(x, y), self.encode_y(y)).flatten(1)
-            square += (r.T @ r).double() if self.full else r.double().square().sum(0)[:, None]
+            r = left_out._residual(self.inner.encode_x(x, y), self.encode_y(y))
+            if self.is_image:
+                square = square + cross_spectrum(r)
+                continue
+            r = r.flatten(1)
+            square = square + ((r.T @ r).double() if self.full else r.double().square().sum(0))
         self.root.copy_(self._turned(square / len(rows), len(rows)) if self.turned else self._root(square / len(rows)))
         self.inverse = None
         return self
@@ -183,14 +188,13 @@ class Residual(Start):
         return error(ridge), weight, (V / (scale[:, None] * (n * (e + ridge)).sqrt())).T
 
     def _root(self, cov: Tensor) -> Tensor:
-        """S^{1/2} of S (d, d), or standard deviations of variances (d, 1): of an image the mean of each channel's."""
-        if self.full:
-            e, V = torch.linalg.eigh(cov)
-            return (V * e.clamp_min(FLOOR * e.mean()).sqrt()) @ V.T
-        var = cov.flatten().unflatten(0, self.z_shape)
-        if len(self.z_shape) == 3:
-            var = var.mean((1, 2), keepdim=True).expand(self.z_shape)
-        return var.clamp_min(FLOOR * var.mean()).sqrt().flatten()
+        """S^{1/2} of S (d, d); of an image's spectrum; or standard deviations of variances (d,)."""
+        if self.is_image:
+            return root_of(cov)
+        if not self.full:
+            return cov.clamp_min(FLOOR * cov.mean()).sqrt()
+        e, V = torch.linalg.eigh(cov)
+        return (V * e.clamp_min(FLOOR * e.mean()).sqrt()) @ V.T
 
     def left_out(self) -> Self:
         own = copy.copy(self)
@@ -215,10 +219,14 @@ class Residual(Start):
         return r / expand(1 - h.clamp(max=_MOST_LEVERAGE), r)
 
     def _coloured(self, z: Tensor) -> Tensor:
+        if self.is_image:
+            return filtered(self.root, z)
         flat = z.flatten(1)
         return (flat @ self.root.T if self.full else flat * self.root).unflatten(1, self.inner.z_shape)
 
     def _white(self, r: Tensor) -> Tensor:
+        if self.is_image:
+            return whitened(self.root, r)
         flat = r.flatten(1)
         if not self.full:
             return (flat / self.root).unflatten(1, self.z_shape)
@@ -227,5 +235,7 @@ class Residual(Start):
         return (flat @ inverse.T).unflatten(1, self.z_shape)
 
     def _log_det(self) -> Tensor:
+        if self.is_image:
+            return log_det_of(self.root, self.inner.z_shape[-1])
         root = self.root.double()
         return torch.linalg.slogdet(root)[1] if self.full else root.log().sum()

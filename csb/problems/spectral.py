@@ -26,6 +26,44 @@ from csb.schema import Described, checked
 _RIDGE = 1e-9  # λ, in units of the mean of P_cc
 
 
+def cross_spectrum(images: Tensor) -> Tensor:
+    """The sums over images (n, C, H, W) of f fᴴ, of their coefficients at each frequency, (H, W/2 + 1, C, C)."""
+    f = fft.rfft2(images, norm="ortho").movedim(1, 3)
+    return torch.einsum("nhwa,nhwb->hwab", f, f.conj()).to(torch.complex128)
+
+
+def root_of(S: Tensor) -> Tensor:
+    """S^{1/2} of a stationary covariance (H, W/2 + 1, C, C), by its real and imaginary part, (…, 2)."""
+    e, V = torch.linalg.eigh(S)
+    return torch.view_as_real((V * e.clamp_min(FLOOR * e.mean()).sqrt()[..., None, :]) @ V.mH)
+
+
+def unit_root(shape: tuple[int, ...]) -> Tensor:
+    """:func:`root_of` of white noise (C, H, W), float32."""
+    channels, height, width = shape
+    eye = torch.stack([torch.eye(channels), torch.zeros(channels, channels)], -1)
+    return eye.expand(height, width // 2 + 1, -1, -1, -1).clone().float()
+
+
+def filtered(factor: Tensor, image: Tensor) -> Tensor:
+    """Images (n, C, H, W) with each coefficient multiplied by the factor (H, W/2 + 1, C', C, 2) of its frequency."""
+    f = torch.einsum("hwab,nbhw->nahw", torch.view_as_complex(factor), fft.rfft2(image.float()))
+    return fft.irfft2(f, s=image.shape[2:])
+
+
+def whitened(root: Tensor, image: Tensor) -> Tensor:
+    """S^{−1/2} of images, by the root of S."""
+    return filtered(torch.view_as_real(torch.linalg.inv(torch.view_as_complex(root))), image)
+
+
+def log_det_of(root: Tensor, width: int) -> Tensor:
+    """log |S^{1/2}| of images of a width, (), float64."""
+    each = torch.linalg.slogdet(torch.view_as_complex(root.double()))[1]
+    twice = torch.ones(width // 2 + 1, dtype=torch.float64, device=each.device)  # of half of the frequencies
+    twice[1 : (width + 1) // 2] = 2
+    return (each * twice).sum()
+
+
 @TRANSFORMS.register
 class Spectral(Start):
     """See the module's docstring. ``of`` is the spec of the transform of u and c, images of one size or c of blocks."""
@@ -46,10 +84,9 @@ class Spectral(Start):
             )
         self.block = z[1] // c[1], z[2] // c[2]
         size = (z[1], z[2] // 2 + 1)
-        eye = torch.stack([torch.eye(z[0]), torch.zeros(z[0], z[0])], -1).expand(*size, -1, -1, -1)
         self.register_buffer("bias", torch.zeros(z, dtype=torch.float32))
         self.register_buffer("gain", torch.zeros(*size, z[0], c[0], 2, dtype=torch.float32))
-        self.register_buffer("root", eye.clone().float())
+        self.register_buffer("root", unit_root(z))
 
     def fit(self, rows: Rows) -> Self:
         """In two passes over the rows' blocks. CSBError for observations with gaps."""
@@ -60,16 +97,13 @@ class Spectral(Start):
             centre += self._both(x, y).double().sum(0) / n
         P = torch.zeros(*self.gain.shape[:2], len(centre), len(centre), dtype=torch.complex128)
         for x, y, _ in rows.blocks():
-            f = fft.rfft2(self._both(x, y) - centre.float(), norm="ortho").movedim(1, 3)
-            P += torch.einsum("nhwa,nhwb->hwab", f, f.conj()) / n
+            P += cross_spectrum(self._both(x, y) - centre.float()) / n
         uu, uc, cc = P[..., :channels, :channels], P[..., :channels, channels:], P[..., channels:, channels:]
         ridge = _RIDGE * cc.diagonal(dim1=2, dim2=3).real.mean() * torch.eye(cc.shape[-1])
         gain = torch.linalg.solve(cc + ridge, uc.mH).mH
-        e, V = torch.linalg.eigh(uu - gain @ uc.mH)
-        e = e.clamp_min(FLOOR * e.mean())
         self.gain.copy_(torch.view_as_real(gain.resolve_conj()))
-        self.root.copy_(torch.view_as_real((V * e.sqrt()[..., None, :]) @ V.mH))
-        self.bias.copy_(centre[:channels] - self._filtered(self.gain, centre[None, channels:].float())[0])
+        self.root.copy_(root_of(uu - gain @ uc.mH))
+        self.bias.copy_(centre[:channels] - filtered(self.gain, centre[None, channels:].float())[0])
         return self
 
     def _both(self, x: Tensor, y: Tensor) -> Tensor:
@@ -84,23 +118,14 @@ class Spectral(Start):
         found[:, :, :: self.block[0], :: self.block[1]] = c
         return found
 
-    def _filtered(self, factor: Tensor, image: Tensor) -> Tensor:
-        f = torch.einsum("hwab,nbhw->nahw", torch.view_as_complex(factor), fft.rfft2(image.float()))
-        return fft.irfft2(f, s=image.shape[2:])
-
     def _mean(self, c: Tensor) -> Tensor:
-        return self.bias + self._filtered(self.gain, self._spread(c))
+        return self.bias + filtered(self.gain, self._spread(c))
 
     def _coloured(self, z: Tensor) -> Tensor:
-        return self._filtered(self.root, z)
+        return filtered(self.root, z)
 
     def _white(self, r: Tensor) -> Tensor:
-        inverse = torch.linalg.inv(torch.view_as_complex(self.root))
-        return self._filtered(torch.view_as_real(inverse), r)
+        return whitened(self.root, r)
 
     def _log_det(self) -> Tensor:
-        each = torch.linalg.slogdet(torch.view_as_complex(self.root.double()))[1]
-        width = self.z_shape[2]
-        twice = torch.ones(width // 2 + 1, dtype=torch.float64, device=each.device)  # of half of the frequencies
-        twice[1 : (width + 1) // 2] = 2
-        return (each * twice).sum()
+        return log_det_of(self.root, self.z_shape[2])

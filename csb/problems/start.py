@@ -15,7 +15,7 @@ covariance I + ᾱ_T (Cov(z_0 | y) − I), where sampling starts from N(0, I); t
 nats apart, to leading order. A good m takes away the first term, S = Cov(u − m) the mean of the second; where the
 posterior is N(m(y), S), nothing is left to learn, and one step is exact. For m and S there are
 
-- a regression on c, S diagonal or full, or full with the coordinates first that y tells of
+- a regression on c, S diagonal, of images stationary, or full, or full with the coordinates first that y tells of
   (:mod:`csb.problems.residual`);
 - one filter for images, S stationary (:mod:`csb.problems.spectral`).
 """

@@ -186,9 +186,9 @@ class TrainSettings(Schema):
         default=3, ge=1, le=MOST_ITERATIONS, description="iterations, each a backward and a forward half-step"
     )
     start: Annotated[str, OneOf(STARTS)] = "gaussian"
-    """What sampling starts from: "gaussian", N(0, I), or N(m(y), S) of a regression of x on y, with S diagonal
-    ("residual") or full ("residual_full", or "informed" for states of many numbers, vectors whose first numbers y tells
-    of), or stationary, of images ("spectral"); see csb.problems.start."""
+    """What sampling starts from: "gaussian", N(0, I), or N(m(y), S) of a regression of x on y, with S diagonal,
+    of images stationary ("residual"), or full ("residual_full", or "informed" for states of many numbers, vectors whose
+    first numbers y tells of), or of one filter of images, S stationary ("spectral"); see csb.problems.start."""
     seed: Whole = Field(default=0, description="of weights, batches and noise")
     stage: Annotated[str, OneOf(STAGES)] = "bridge"
     """What is trained: the bridge; the denoiser, which guided samplers need; a score, a flow, a mean flow or a

@@ -47,10 +47,11 @@ def _colours(n: int, height: int = 5, width: int = 6) -> Pairs:
     return Pairs(torch.cat([y + 0.5 * e[:, :1], e.sum(1, keepdim=True) - y.roll(1, 3)], 1), y)
 
 
+@pytest.mark.parametrize("kind", ["spectral", "residual"])
 @pytest.mark.parametrize("width", [6, 7])
-def test_states_of_several_channels_are_white_and_come_back(width: int) -> None:
+def test_states_of_several_channels_are_white_and_come_back(width: int, kind: str) -> None:
     pairs = _colours(4000, width=width)
-    start = Spectral(Standardise((2, 5, width), (1, 5, width)).spec()).fit(Rows.of(pairs))
+    start = with_start(Standardise((2, 5, width), (1, 5, width)), kind).fit(Rows.of(pairs))
     z = start.encode_x(pairs.x, pairs.y)
     torch.testing.assert_close(start.decode(z, pairs.y), pairs.x, rtol=1e-4, atol=1e-4)
     joint = torch.cov(torch.cat([z.flatten(1), pairs.y.flatten(1)], 1).T)
@@ -59,10 +60,11 @@ def test_states_of_several_channels_are_white_and_come_back(width: int) -> None:
     assert float(joint[:d, d:].abs().max()) < 0.12
 
 
+@pytest.mark.parametrize("kind", ["spectral", "residual"])
 @pytest.mark.parametrize("width", [4, 5])
-def test_density_follows_the_map(width: int) -> None:
+def test_density_follows_the_map(width: int, kind: str) -> None:
     pairs = _colours(500, 3, width)
-    start = Spectral(Standardise((2, 3, width), (1, 3, width)).spec()).fit(Rows.of(pairs))
+    start = with_start(Standardise((2, 3, width), (1, 3, width)), kind).fit(Rows.of(pairs))
     y = pairs.y[:1]
     slope = torch.autograd.functional.jacobian(lambda v: start.encode_x(v[None], y)[0], pairs.x[0])
     expected = torch.linalg.slogdet(slope.reshape(6 * width, 6 * width).double())[1]  # type: ignore[union-attr]
