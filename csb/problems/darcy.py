@@ -9,8 +9,6 @@ by finite volumes: between two cells flows T (p_i − p_j), T the harmonic mean 
 across a face of the boundary 2κ_i p_i. What is seen is p at 8 × 8 cells, with noise σ = .05 of the spread there of 256
 draws of the prior. The matrix A(u) of the cells' balance is banded and positive definite. Its solution has the gradient
 ∂(λᵀ p)/∂u = −∂(aᵀ A(u) p)/∂u with a = A⁻¹ λ, one more solution.
-
-A solution takes milliseconds and its noise none: each round of a training sees the same fields with other noise.
 """
 
 from functools import cached_property
@@ -23,7 +21,6 @@ from torch import Tensor
 
 from csb.problems.base import BLOCK, PROBLEMS, AdditiveNoise, Pairs, Request, Simulated, in_blocks
 from csb.problems.fields import RandomField
-from csb.problems.rows import Rows
 from csb.process import Stream, noise_like, seeded
 from csb.schema import Positive, Spread
 
@@ -106,7 +103,6 @@ class Darcy(Simulated, AdditiveNoise):
     noise: Annotated[Spread, Field(description="share of the spread of what is seen")] = 0.05
 
     name = "darcy"
-    is_endless = True
     x_shape = (1, _SIDE, _SIDE)
     y_shape = ((_SIDE // _APART) ** 2,)
 
@@ -127,8 +123,8 @@ class Darcy(Simulated, AdditiveNoise):
         return pressure(x[:, 0])[:, _APART // 2 :: _APART, _APART // 2 :: _APART].flatten(1)
 
     @cached_property
-    def _solved(self) -> dict[str, Pairs]:
-        """By split, as many fields as were asked for so far, and what is seen of them without noise."""
+    def _solved(self) -> dict[str, Tensor]:
+        """By split, what is seen without noise of as many fields as were asked for so far."""
         return {}
 
     def pairs(self, split: str, n: int | None = None) -> Pairs:
@@ -140,15 +136,7 @@ class Darcy(Simulated, AdditiveNoise):
             return Pairs(x, noise_like(x.new_empty(BLOCK, *self.y_shape), generator))
 
         x, noise, _ = in_blocks(self.seed, split, n, block)
-        seen = self._solved[split].y[:n] if split in self._solved else noise[:0]
+        seen = self._solved.get(split, noise[:0])[:n]
         if len(seen) < n:
-            seen = torch.cat([seen, self.forward(x[len(seen) :])])
-            self._solved[split] = Pairs(x, seen)
+            self._solved[split] = seen = torch.cat([seen, self.forward(x[len(seen) :])])
         return Pairs(x, seen + self.noise_std * noise)
-
-    def fresh(self, half_step: int, number: int) -> Rows:
-        if "train" not in self._solved or len(self._solved["train"].x) < self.n_train:
-            self.pairs("train")
-        x, seen = (part[: self.n_train] for part in self._solved["train"][:2])
-        noise = noise_like(seen, seeded(self.seed, Stream.PROBLEM, half_step, number))
-        return Rows.of(Pairs(x, seen + self.noise_std * noise))

@@ -55,16 +55,14 @@ def test_sensors_see_the_pressure_with_noise() -> None:
     assert 0.03 < float(noise.std() / y.std(0).mean()) < 0.07
 
 
-def test_each_round_sees_the_same_fields_with_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_field_is_solved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, solved = Darcy(n_train=30, n_val=10, n_test=10), []
     assert problem.noise_std > 0
     forward = Darcy.forward
     monkeypatch.setattr(Darcy, "forward", lambda self, x: solved.append(len(x)) or forward(self, x))
-    few, pairs = problem.pairs("train", 10), problem.pairs("train")
-    rounds = [problem.fresh(0, number).read(slice(0, 30)) for number in (0, 1, 1)]
+    few, pairs, again = problem.pairs("train", 10), problem.pairs("train"), problem.pairs("train", 20)
     assert solved == [10, 20]
-    assert torch.equal(few.y, pairs.y[:10])
-    assert all(torch.equal(one.x, pairs.x) for one in rounds)
-    assert torch.equal(rounds[1].y, rounds[2].y)
-    noise = torch.stack([y - forward(problem, pairs.x) for y in (pairs.y, rounds[0].y, rounds[1].y)]).flatten(1)
-    torch.testing.assert_close(torch.cov(noise) / problem.noise_std**2, torch.eye(3), rtol=0, atol=0.15)
+    for some in (few, again):
+        assert torch.equal(some.x, pairs.x[: len(some.x)])
+        assert torch.equal(some.y, pairs.y[: len(some.x)])
+    assert Darcy(n_train=30).pairs("train", 5).y.allclose(pairs.y[:5])
