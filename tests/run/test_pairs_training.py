@@ -103,11 +103,16 @@ SIZES = {  # of x and y
 }  # fmt: skip
 
 
+UNET = ["network.options.channels=8"]
+CASES = [*((UNET, size) for size in SIZES), *((DIT, size) for size in ("another-size", "one-column"))]
+
+
 @pytest.mark.nightly
-@pytest.mark.parametrize("network", [["network.options.channels=8"], DIT], ids=["unet", "dit"])
-@pytest.mark.parametrize(("x_shape", "y_shape"), SIZES.values(), ids=SIZES)
-def test_images_of_any_size_are_trained_evaluated_and_drawn(tmp_path, caplog, network, x_shape, y_shape):
-    generator = np.random.default_rng(1)
+@pytest.mark.parametrize(
+    ("network", "size"), CASES, ids=[f"{size}-{'dit' if network is DIT else 'unet'}" for network, size in CASES]
+)
+def test_images_of_any_size_are_trained_evaluated_and_drawn(tmp_path, caplog, network, size):
+    (x_shape, y_shape), generator = SIZES[size], np.random.default_rng(1)
     x, y = (generator.normal(size=(200, *shape)) for shape in (x_shape, y_shape))
     given = [save(tmp_path / "pairs.npz", x.clip(-1, 3), y), "data.low=-1", "data.high=3", *IMAGES[:-3], *network]
     given += ["objective.rank=2", "metrics.observations=10", f"out={tmp_path}"]
