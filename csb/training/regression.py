@@ -26,9 +26,10 @@ of y, where a classifier of clean digits would be sure. What is left of overconf
 the best on validation digits. A sampler is judged by another network than guided it (:mod:`csb.metrics.digits`).
 """
 
+import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -148,10 +149,20 @@ def mean_velocity_target(
     def mean_velocity(z: Tensor, t: Tensor) -> Tensor:
         return model(z, torch.stack([t, s], dim=1), own)
 
+    _load_derivatives()
     # neither autocast's copies of weights nor fused attention have a forward derivative
     with torch.autocast(z.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         slope = torch.func.jvp(mean_velocity, (z[moved], t), (along, torch.ones_like(t)))[1]
     return v.index_put((moved,), along + expand(s - t, along) * slope)
+
+
+@functools.cache
+def _load_derivatives() -> None:
+    """Make torch load its forward derivatives, at which it warns of a deprecated function of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        at = torch.ones(1, 2, dtype=torch.float32)
+        torch.func.jvp(lambda x: nnf.layer_norm(x, (2,)), (at,), (at,))
 
 
 def mean_flow_loss(model: NetworkModel, batch: Examples) -> Tensor:
@@ -250,11 +261,11 @@ def train_by_regression(
         settings, setup, resume: as for :func:`train_network`.
     """
     name = "denoiser" if isinstance(model, NetworkDenoiser) else model.file
-    path, loss = (flow_path if schedule is None else diffusion_path(schedule)), partial(squared_error, model)
+    path, loss = (flow_path if schedule is None else diffusion_path(schedule)), functools.partial(squared_error, model)
     if isinstance(model, ConsistencyNetwork):
-        path, loss = consistency_path, partial(consistency_loss, model, steps=settings.steps)
+        path, loss = consistency_path, functools.partial(consistency_loss, model, steps=settings.steps)
     elif isinstance(model, MeanFlowNetwork):
-        path, loss = mean_flow_path, partial(mean_flow_loss, model)
+        path, loss = mean_flow_path, functools.partial(mean_flow_loss, model)
 
     def batches(start: int, bar: Bar) -> Iterator[Examples]:
         bar.describe(name)
