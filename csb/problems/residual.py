@@ -18,7 +18,7 @@ n pairs (Marchenko & Pastur 1967). Along the others z stays white noise, which t
 
 import copy
 import math
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field
@@ -52,6 +52,11 @@ def with_start(inner: Transform, start: str) -> Transform:
     )
     found.inner.load_state_dict(inner.state_dict())  # of an operator it may hold the matrix
     return found
+
+
+def _forget_inverse(of: "Residual", _: Any) -> None:
+    """After another root was loaded."""
+    of.inverse = None
 
 
 @TRANSFORMS.register
@@ -93,7 +98,7 @@ class Residual(Start):
         for key, value in {**{k: torch.zeros(v) for k, v in shapes.items()}, "root": root}.items():
             self.register_buffer(key, value.float())
         self.register_buffer("inverse", None, persistent=False)
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "inverse", None))
+        self.register_load_state_dict_post_hook(_forget_inverse)
         self.register_buffer("leverage", None, persistent=False)  # L, with h = 1/n + |L (φ − their mean)|²
         self.register_buffer("centre", None, persistent=False)
         self.register_buffer("fitted", None, persistent=False)

@@ -1,6 +1,7 @@
 """A start that knows y: the regression against closed forms, and bridges whose posterior is that of the start."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -85,8 +86,11 @@ def test_a_file_holds_the_start() -> None:
     pairs = _pairs()
     found = _fitted(pairs)
     again = build_transform(found.spec())
+    before = again.encode_x(pairs.x, pairs.y)
     again.load_state_dict(found.state_dict())
+    assert not torch.equal(again.encode_x(pairs.x, pairs.y), before)
     torch.testing.assert_close(again.encode_x(pairs.x, pairs.y), found.encode_x(pairs.x, pairs.y))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(found)).encode_y(pairs.y), found.encode_y(pairs.y))
 
 
 def test_one_step_is_exact_where_the_start_is_the_posterior() -> None:
