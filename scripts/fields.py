@@ -20,7 +20,7 @@ and s the exact mean and pointwise standard deviation:
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +182,37 @@ def figure(runs: list[csb.Run]) -> Figure:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a script that scores the folders of trainings."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("run", nargs="+", help="the folder of a training")
-    parser.add_argument("--calls", nargs="*", type=int, default=[10, 100, 1000], help="of the exact denoiser")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
-    parser.add_argument("--figure", type=Path, help="also draw one observation of each run, as PNG")
-    given = parser.parse_args()
+    parser.add_argument("--figure", type=Path, help="also draw observations, as PNG")
+    return parser
+
+
+def report(
+    parser: argparse.ArgumentParser, table: Callable[..., Rows], figure: Callable[[list[csb.Run]], Figure | None]
+) -> None:
+    """Print the rows of each run, ``table(run, **what else the command line gives)``, and write what it asks for."""
+    given = vars(parser.parse_args())
+    folders, out, picture = (given.pop(key) for key in ("run", "out", "figure"))
     try:
-        runs = [csb.Run.open(run) for run in given.run]
-        if given.figure:
-            write_png(given.figure, figure(runs))
-        rows = [row for run in runs for row in table(run, given.calls)]
-        if given.out:
-            write_json(given.out, {"command": "python scripts/fields.py " + " ".join(given.run), "rows": rows})
+        runs = [csb.Run.open(folder) for folder in folders]
+        if picture:
+            write_png(picture, figure(runs))
+        rows = [row for run in runs for row in table(run, **given)]
+        if out:
+            write_json(out, {"command": f"python scripts/{Path(sys.argv[0]).name} {' '.join(folders)}", "rows": rows})
         print(markdown_table(rows), end="")
     except CSBError as error:
         parser.exit(2, f"error: {in_one_line(error, 500)}\n")
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--calls", nargs="*", type=int, default=[10, 100, 1000], help="of the exact denoiser")
+    report(parser, table, figure)
 
 
 if __name__ == "__main__":

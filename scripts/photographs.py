@@ -9,29 +9,23 @@ training crops, to tell by how many quarters a crop was turned (Gidaris et al. 2
 network, and comparable only within this table.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
-from fields import Rows, Start
+from fields import Rows, Start, parser_of, report
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
 import csb
 from csb.bridge import load
-from csb.errors import CSBError, in_one_line
+from csb.errors import CSBError
 from csb.evaluation.pictures import samples_figure
-from csb.evaluation.plots import write_png
 from csb.evaluation.results import draw, held_out_row
 from csb.evaluation.rows import Row
-from csb.evaluation.table import markdown_table
-from csb.files import write_json
 from csb.metrics.distances import frechet
 from csb.networks.diffusion import FlowNetwork, ScoreNetwork
 from csb.problems.photographs import PhotoProblem
@@ -105,30 +99,13 @@ def table(run: csb.Run) -> Rows:
     return rows
 
 
-def figure(run: csb.Run) -> Figure | None:
-    """Crops, what is seen of them, and the bridge's samples."""
-    found = run.problem.first("test", max(_SHOWN) + 1)
+def figure(runs: list[csb.Run]) -> Figure | None:
+    """Crops, what is seen of them, and the bridge's samples, of the first run."""
+    problem, bridge = runs[0].problem, runs[0].bridge
+    found = problem.first("test", max(_SHOWN) + 1)
     x, y = found.x[list(_SHOWN)], found.y[list(_SHOWN)]
-    return samples_figure(run.problem, x, y, run.bridge.sample(y, 16, seed=1).x, None, "")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", nargs="+", help="the folder of a training")
-    parser.add_argument("--out", type=Path, help="also write the rows as JSON")
-    parser.add_argument("--figure", type=Path, help="also draw samples of the first run, as PNG")
-    given = parser.parse_args()
-    try:
-        runs = [csb.Run.open(run) for run in given.run]
-        if given.figure:
-            write_png(given.figure, figure(runs[0]))
-        rows: list[dict[str, Any]] = [row for run in runs for row in table(run)]
-        if given.out:
-            write_json(given.out, {"command": "python scripts/photographs.py " + " ".join(given.run), "rows": rows})
-        print(markdown_table(rows), end="")
-    except CSBError as error:
-        parser.exit(2, f"error: {in_one_line(error, 500)}\n")
+    return samples_figure(problem, x, y, bridge.sample(y, 16, seed=1).x, None, "")
 
 
 if __name__ == "__main__":
-    main()
+    report(parser_of(__doc__), table, figure)

@@ -134,14 +134,22 @@ class PhotoProblem(PixelProblem, LinearProblem):
 
     @cached_property
     def _corners(self) -> dict[str, Tensor]:
-        return {
-            split: draw_corners(self._picture, self.side, split, self.sizes[split], seeded(self.seed, i))
-            for i, split in enumerate(SPLITS)
-        }
+        return {}
+
+    def corners(self, split: str) -> Tensor:
+        """Upper left corners of the crops of a split, (n, 2), drawn when first asked for."""
+        if split not in self._corners:
+            generator = seeded(self.seed, SPLITS.index(split))
+            self._corners[split] = draw_corners(self._picture, self.side, split, self.sizes[split], generator)
+        return self._corners[split]
+
+    def images(self, split: str, numbers: Tensor) -> Tensor:
+        """The x of :meth:`take`."""
+        return crops(self._picture, self.corners(split)[numbers], self.side).float() / 255
 
     def take(self, split: str, numbers: Tensor) -> Pairs:
         """The pairs of these numbers (B,), int64, of a split; the noise of each is of its own."""
-        x = crops(self._picture, self._corners[split][numbers], self.side).float() / 255
+        x = self.images(split, numbers)
         key = SPLITS.index(split)
         y = [self.observe(one[None], seeded(self.seed, key, n)) for one, n in zip(x, numbers.tolist())]
         return Pairs(x, torch.cat(y))
@@ -166,7 +174,9 @@ class _Crops:
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         numbers = torch.from_numpy(np.arange(self.shape[0])[rows])
-        return getattr(self.problem.take(self.split, numbers), self.name).numpy()
+        if self.name == "x":
+            return self.problem.images(self.split, numbers).numpy()
+        return self.problem.take(self.split, numbers).y.numpy()
 
 
 @PROBLEMS.register

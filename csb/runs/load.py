@@ -18,6 +18,7 @@ from csb.files import CONTEXTS, OLD_SUFFIX, SUFFIX, model_file, read_json
 from csb.networks import ENCODERS, NETWORKS, Encoder, Network
 from csb.networks.encoders import is_own
 from csb.problems import PROBLEMS, Problem, build_problem
+from csb.problems.pixels import PixelProblem
 from csb.renamed import groups_of_today, scores_of_today
 from csb.training.state import chosen_iteration
 
@@ -109,8 +110,9 @@ def stored_spec(spec: Any, where: str | Path) -> dict[str, Any]:
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise CSBError(f"{where} does not say which problem it is for")
-    files, root = getattr(PROBLEMS.get(spec["name"]), "files", None), spec.get("root")
-    is_filled = files and isinstance(root, str) and "\0" not in root and not files(root).fault()
+    of, root, is_filled = PROBLEMS.get(spec["name"]), spec.get("root"), False
+    if of is not None and issubclass(of, PixelProblem) and isinstance(root, str) and "\0" not in root:
+        is_filled = not of.files(root).fault()
     return dict(spec) if is_filled else {key: value for key, value in spec.items() if key != "root"}
 
 

@@ -69,7 +69,7 @@ def test_splits_share_no_pixel(root):
     """Every pixel of every crop is marked: bands of one split alone, with unmarked pixels between two bands."""
     problem = problem_of(root, n_train=2000, n_val=500, n_test=500)
     marked = torch.zeros(3, H, W, dtype=torch.bool)
-    for split, corners in zip(marked, problem._corners.values()):
+    for split, corners in zip(marked, map(problem.corners, ("train", "val", "test")), strict=True):
         for i, j in corners.tolist():
             split[i : i + 32, j : j + 32] = True
     columns = marked.any(1)
