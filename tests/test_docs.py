@@ -195,7 +195,7 @@ class Page:
         if name == "train" and "resume=true" not in arguments:  # a page may show a training that is there already
             self.fresh += 1
             arguments = [*arguments, f"out=fresh/{self.fresh}"]
-        if name == "benchmark":  # its trainings are not composed: tests/run/test_suite.py does
+        if name == "benchmark":  # the runs are not there: tests/run/test_suite.py has some
             config = cli.composed(name, arguments)
             SUITES[config["suite"]["name"]][0](config)
         else:

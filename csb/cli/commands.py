@@ -147,13 +147,12 @@ _ALL = (
     ),
     Command(
         "benchmark",
-        "measure overheads of a run, or train and score a suite of methods",
+        "measure overheads of a run, or score the runs of sweeps",
         "csb.cli.scripts:benchmark",
         "",
         (
             ("run=outputs/mnist_inpaint", "what sampling costs beyond its network calls"),
-            ("suite=sbi", "bridges and baselines on tasks of sbibm: one table"),
-            ("suite=sbi 'suite.problems=[two_moons]' 'suite.T=[5,10]' suite.jobs=2", "a part of it"),
+            ("suite=sbi 'suite.runs=[outputs/sweeps/two_moons]'", "bridges, score and flow against exact posteriors"),
             ("suite=mixture", "guided samplers with the exact denoiser"),
             ("suite=filtering", "bridges, ensemble and particle filters on chaotic systems"),
             ("suite=memory", "the memory that a training on a million pairs takes"),
@@ -161,7 +160,7 @@ _ALL = (
             ("suite=target target=two_moons", "training time until C2ST is .55; target=mnist_inpaint: until 19.5 dB"),
         ),
         "the same command goes on where a suite was stopped",
-        no_sweep="give lists, e.g. suite.T=[5,10]",
+        no_sweep="give one suite at a time",
     ),
 )
 

@@ -6,15 +6,14 @@ from typing import Any
 
 from csb.errors import CSBError, is_one_of
 from csb.schema import Given
-from suites import filtering, memory, mixture, overheads, speed, target
-from suites import sbi as suite
+from suites import filtering, memory, mixture, overheads, sbi, speed, target
 
 SUITES: dict[str, tuple[Callable[[Given], Any], Callable[[Given], None]]] = {
     "overheads": (overheads.check, overheads.overheads),
     "mixture": (mixture.read, mixture.mixture),
     "filtering": (filtering.read, filtering.filtering),
     "memory": (memory.read, memory.memory),
-    "sbi": (suite.check, suite.suite),
+    "sbi": (sbi.check, sbi.suite),
     "speed": (speed.check, speed.speed),
     "target": (target.check, target.target),
 }

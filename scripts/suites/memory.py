@@ -23,8 +23,7 @@ from csb.evaluation.table import print_table
 from csb.runs.folder import check_writable
 from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
-from suites.sbi.plan import training_config
-from suites.settings import suite_settings
+from suites.settings import suite_settings, training_config
 
 _CHUNK, _FEWEST = 10_000, 2_000
 _KINDS = ("npy", "npz")

@@ -27,8 +27,7 @@ from csb.runs.train import train
 from csb.schema import Count, Given, OneOf, Place, Schema
 from csb.training.settings import HalfStep
 from suites.machine import machine
-from suites.sbi.plan import training_config
-from suites.settings import suite_settings
+from suites.settings import suite_settings, training_config
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from csb.training.settings import HalfStep
 from tests.conftest import checked, refused
 
 SCRIPT, CPU = "scripts/benchmark.py", torch.device("cpu")
-SBI = "suite=sbi suite.problems=[two_moons] suite.T=[2] suite.pairs=[600]"
+SBI = "suite=sbi suite.runs=[nowhere]"
 REFUSED = [  # what schemas and the groups of conf/ check, once each; tests/run/test_bad_input.py tries every key
     ("", "run is missing; give run="),
     ("run=nowhere", "nowhere is not a folder"),
@@ -39,11 +39,9 @@ REFUSED = [  # what schemas and the groups of conf/ check, once each; tests/run/
     ("suite=target observations=1000000", "observations=1000000 are more than the"),
     ("suite=target train=['training.steps=0']", "training.steps=0 is not possible"),
     ("suite=target target=mnist_inpaint threshold=[]", "threshold="),  # without the data
-    (f"{SBI} suite.out=/proc/x", "cannot write to /proc/x"),
-    (f"{SBI} suite.out=new suite.problems=[mnist_inpaint]", "mnist_inpaint has no exact posterior to score against"),
-    (f"{SBI} suite.out=new suite.train=['training.batch_size=1024']", "600 training pairs are fewer than training.b"),
-    (f"{SBI} suite.out=new suite.iterations=[4]", "iteration 4 of suite.iterations is not among 1..3 (suite.L)"),
-    (f"{SBI} suite.out=new suite.train=['T=3']", "suite.train[0]='T=3' is set by the suite itself"),
+    (f"{SBI} suite.runs=[]", "suite.runs=[]"),
+    (f"{SBI} suite.methods=[npe]", "npe"),
+    (f"{SBI} suite.out=new", "suite.runs holds nowhere, where no run is finished"),
     (f"{SBI} suite.out=new -m", "cannot be swept over"),
 ]
 

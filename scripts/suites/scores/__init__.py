@@ -2,5 +2,5 @@
 
 from suites.scores.figure import suite_panels
 from suites.scores.published import PUBLISHED, REFERENCE_Y, Published
-from suites.scores.score import Scores, ScoreSettings, score_sampler
+from suites.scores.score import Scores, ScoreSettings, scores_of
 from suites.scores.tables import suite_tables

@@ -5,12 +5,9 @@ one that asks for more observations scores the new ones only.
 """
 
 import statistics
-from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple, Self
 
-import numpy as np
 import torch
-from joblib import Parallel, delayed
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -73,9 +70,7 @@ class Scores(NamedTuple):
         self.store.save({"sampler": self.sampler, "settings": settings}, scores)
 
 
-def score_sampler(
-    sampler: Sampler, problem: Problem, settings: ScoreSettings, store: Scores, processes: int = 1
-) -> dict[str, Any]:
+def scores_of(sampler: Sampler, problem: Problem, settings: ScoreSettings, store: Scores) -> dict[str, Any]:
     """All scores of a sampler as plain data.
 
     For each of c2st, sliced_w (sliced W_1), mean_error, cov_error, skew_error and kurtosis_error (see
@@ -86,36 +81,17 @@ def score_sampler(
     Args:
         sampler: of the problem, which must have an exact posterior.
         store: where scores are kept and looked for.
-        processes: how many C2ST runs side by side.
     """
-    y = problem.pairs("test", settings.observations).y
-    found = {i: unit for i in range(len(y)) if (unit := store.load(settings.of_observation(i))) is not None}
-    for i, unit in _score(sampler, problem, y, [i for i in range(len(y)) if i not in found], settings, processes):
-        store.save(settings.of_observation(i), unit)
-        found[i] = unit
-    return _summary([found[i] for i in range(len(y))]) | _reference(sampler, problem, settings, store)
+    units = []
+    for i, y in enumerate(problem.pairs("test", settings.observations).y):
+        if (unit := store.load(key := settings.of_observation(i))) is None:
+            store.save(key, unit := _compare(sampler, problem.posterior(y), y, i, settings))
+        units.append(unit)
+    return _summary(units) | _reference(sampler, problem, settings, store)
 
 
-def _score(
-    sampler: Sampler, problem: Problem, y: Tensor, which: list[int], settings: ScoreSettings, processes: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(i, scores) of the observations ``which``: everything but C2ST at once, then C2ST, the slow one, in turn."""
-    units = [(i, *_compare(sampler, problem.posterior(y[i]), y[i], i, settings)) for i in which]
-    sizes = [settings.of_observation(i)["c2st_samples"] for i in which]
-    clouds = [(exact[:n].numpy(), x[:n].numpy()) for (_, _, exact, x), n in zip(units, sizes) if n]
-    found = iter(Parallel(processes, return_as="generator")(delayed(_c2st)(*pair) for pair in clouds))
-    for (i, unit, _, _), n in zip(units, sizes):
-        yield i, {**unit, "c2st": next(found)} if n else unit
-
-
-def _c2st(exact: np.ndarray, x: np.ndarray) -> float:
-    return c2st(torch.from_numpy(exact), torch.from_numpy(x))
-
-
-def _compare(
-    sampler: Sampler, law: Posterior, y: Tensor, i: int, settings: ScoreSettings
-) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """The scores of observation i but C2ST; exact samples (n, d) and those of the sampler (n, d), equally weighted."""
+def _compare(sampler: Sampler, law: Posterior, y: Tensor, i: int, settings: ScoreSettings) -> dict[str, Any]:
+    """The scores of observation i."""
     n, seed = settings.samples, settings.seed
     found = sampler.sample(y, n, seeded(seed, Stream.SUITE_DRAW, i, device=sampler.device))
     x, w = found.x.cpu().flatten(1), None if found.log_weights is None else found.log_weights.cpu()
@@ -134,7 +110,9 @@ def _compare(
         "backward_calls": found.info.backward_evaluations,
         "seconds": found.info.seconds * PER / n,
     }  # fmt: skip
-    return unit, exact, x if w is None else _evenly(x, w, seed, i)
+    if m := settings.of_observation(i)["c2st_samples"]:
+        unit["c2st"] = c2st(exact[:m], (x if w is None else _evenly(x, w, seed, i))[:m])
+    return unit
 
 
 def _evenly(x: Tensor, log_weights: Tensor, seed: int, i: int) -> Tensor:
@@ -144,7 +122,7 @@ def _evenly(x: Tensor, log_weights: Tensor, seed: int, i: int) -> Tensor:
 
 
 def _summary(units: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over observations; see :func:`score_sampler`."""
+    """Means over observations; see :func:`scores_of`."""
     row: dict[str, Any] = {key: units[0][key] for key in ("calls", "backward_calls")}
     row["seconds"] = statistics.median(unit["seconds"] for unit in units)
     for key in MEANS:

@@ -1,6 +1,6 @@
 """The tables of a suite: a row a method, T and L; columns for each number of training pairs.
 
-A row of results is what :func:`suites.scores.score.score_sampler` gives, with "problem", "label" (of the
+A row of results is what :func:`suites.scores.score.scores_of` gives, with "problem", "label" (of the
 method), "pairs" (None: it was not trained), "T" and "L" (None where they have no meaning), "seed" and "train_seconds".
 """
 

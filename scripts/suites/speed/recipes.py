@@ -13,7 +13,7 @@ from csb.problems.transform import Hole, Transform
 from csb.process import Grid, Stream, seeded
 from csb.runs.config import RunConfig
 from csb.training.pairs import EncodedPairs
-from suites.sbi.plan import training_config
+from suites.settings import training_config
 
 
 @dataclass(frozen=True)
