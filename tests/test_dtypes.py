@@ -118,6 +118,7 @@ def pairs_of(cls):
 SIMULATED = {
     name: cls for name, cls in PROBLEMS.items() if issubclass(cls, Simulated) and "mnist" not in cls.__name__.lower()
 }
+SLOW = ("pairs of darcy", "pairs of random_field")  # a thousand numbers a draw
 COMPUTED = {
     **{f"weights of {name}": partial(weights, make) for name, make in MODELS.items()},
     "weights of classifier": partial(weights, lambda: classifier(1)),
@@ -132,7 +133,9 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly) if name in SLOW else name for name in COMPUTED]
+)
 def test_under_another_default_it_is_what_it_is_under_float32(name, dtype, tmp_path):
     """What is made, drawn and computed, to the last bit."""
     compute, found = COMPUTED[name], []

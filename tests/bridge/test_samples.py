@@ -282,6 +282,7 @@ def memory_of_calls():
     assert 60 * MIB < cost(64) < 80 * MIB
 
 
+@pytest.mark.nightly
 def test_peak_memory(fork_server):
     """In a fresh process: what others have left of the heap of this one decides what goes back to the system."""
     process = fork_server.Process(target=memory_of_calls)

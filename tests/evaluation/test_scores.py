@@ -57,6 +57,7 @@ def test_an_exact_bridge_is_at_the_floor_and_calibrated(exact):
     assert found["deviation_floor"] == pytest.approx(0.016, abs=0.003)
 
 
+@pytest.mark.nightly
 def test_a_biased_or_narrow_bridge_is_not(exact):
     found = exact_scores(PLAIN, exact.bridge, SamplerSettings(), METRICS, seed=0)
     assert found["sliced_w"] > 4 * found["sliced_w_floor"]

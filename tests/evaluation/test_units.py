@@ -40,6 +40,7 @@ def pairs_in(units):
     return problem
 
 
+@pytest.mark.nightly
 def test_the_iteration_to_keep_does_not_depend_on_units():
     def rows(units):
         # the first is off in the coordinate of interest, the second right, the third off in the nuisance
@@ -87,6 +88,7 @@ def test_the_scale_of_x_is_in_its_own_units():
     assert float(fitted.x_scale()[2]) == pytest.approx(7, rel=0.02)
 
 
+@pytest.mark.nightly
 def test_offsets_leave_in_float64():
     offset, near = 1e9, {"rel": 1e-5, "abs": 1e-6}
     a = torch.randn(300, 2, generator=seeded(0), dtype=torch.float64)

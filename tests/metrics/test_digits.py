@@ -51,6 +51,7 @@ def test_training_repeats_and_leaves_the_global_random_state_alone():
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.nightly
 def test_the_file_is_used_and_a_bad_one_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path, data = tmp_path / "cache" / "digits.safetensors", (*bars(1500, 0), *bars(300, 1))
 

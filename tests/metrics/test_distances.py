@@ -90,7 +90,7 @@ def test_c2st_of_one_law_and_of_two():
     assert c2st(a, b + 20) == 1
 
 
-@pytest.mark.parametrize(("d", "n", "shift"), [(2, 500, 0.7), (8, 150, 1.0)])
+@pytest.mark.parametrize(("d", "n", "shift"), [(2, 500, 0.7), pytest.param(8, 150, 1.0, marks=pytest.mark.nightly)])
 def test_c2st_is_that_of_sbibm(d, n, shift):
     """Within the standard error of both; in eight dimensions the network learns its points by heart."""
     a, b = normal(n, d).float(), normal(n, d, key=1).float()

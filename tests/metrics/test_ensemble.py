@@ -158,6 +158,7 @@ def test_chunks_give_the_numbers_of_the_functions(log_w):
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.nightly
 def test_standard_errors_against_repetition():
     """The standard deviation over 100 repetitions of 60 observations, whose sizes differ so that the scores vary."""
 

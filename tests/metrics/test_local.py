@@ -67,6 +67,7 @@ def test_what_cannot_be_judged():
         predictive_p(y[:5], at)
 
 
+@pytest.mark.nightly
 def test_diagnose_at_an_observation(tmp_path):
     x = torch.randn(1000, 2, generator=seeded(1))
     small = {"first_steps": 20, "steps": 10, "batch_size": 64}

@@ -55,6 +55,7 @@ def test_sensors_see_the_pressure_with_noise() -> None:
     assert 0.03 < float(noise.std() / y.std(0).mean()) < 0.07
 
 
+@pytest.mark.nightly
 def test_no_field_is_solved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, solved = Darcy(n_train=30, n_val=10, n_test=10), []
     assert problem.noise_std > 0

@@ -89,6 +89,7 @@ def test_guided_samplers_take_images_that_are_seen_as_something_else(name, seen)
     assert bool(drawn.x.isfinite().all())
 
 
+@pytest.mark.nightly
 def test_moment_matching_with_the_exact_denoiser_has_the_exact_mean():
     problem = RandomField(seen="points", side=16, n_train=300)
     likelihood = GaussianLikelihood.of(problem, denoiser := exact_denoiser(problem), problem.pairs("train"))

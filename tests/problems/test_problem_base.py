@@ -14,6 +14,8 @@ SIMULATED = [
     "modes", "normal_set", "normal_wishart", "oscillator", "pushed", "random_field",
     "sbi_gaussian_linear", "sbi_gaussian_linear_uniform", "sbi_gaussian_mixture", "sir", "two_moons",
 ]  # fmt: skip
+FIELDS = ("darcy", "random_field")  # a thousand numbers a draw: tested like the others, but nightly
+EACH = [pytest.param(name, marks=pytest.mark.nightly) if name in FIELDS else name for name in SIMULATED]
 SMALL = {"n_train": 300, "n_val": 20, "n_test": 10}
 
 
@@ -31,7 +33,7 @@ def test_registries_hold_every_class():
     assert sorted(TRANSFORMS) == transforms.split()
 
 
-@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize("name", EACH)
 class TestSimulated:
     def test_pairs_are_a_function_of_seed_and_split(self, name):
         before = torch.get_rng_state()

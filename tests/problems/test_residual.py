@@ -168,6 +168,7 @@ def test_a_regression_of_noise_informs_of_one_coordinate_at_most() -> None:
     assert _fitted(Pairs(x, y), "informed").informed == 1
 
 
+@pytest.mark.nightly
 def test_a_bridge_of_informed_coordinates_samples_the_posterior_of_a_field() -> None:
     problem = RandomField(side=16, seen="points", n_train=5000, n_val=50, n_test=50)
     training = {"last_forward": False, "first_steps": 30}

@@ -19,7 +19,7 @@ def _fitted(problem: RandomField) -> Spectral:
     return found
 
 
-@pytest.mark.parametrize("side", [16, 32])
+@pytest.mark.parametrize("side", [16, pytest.param(32, marks=pytest.mark.nightly)])
 def test_the_start_is_the_posterior_of_a_blurred_field_at_every_size(side: int) -> None:
     problem = RandomField(seen="blur", side=side, n_train=3000)
     start, y = _fitted(problem), problem.pairs("test", 3).y

@@ -106,6 +106,7 @@ class TestCommandLine:
         assert "steps: 7" in out
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.nightly
     def test_data_that_cannot_be_had(self, tmp_path, capfd, monkeypatch):
         """No files, and a network that is a closed port."""
         monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -257,6 +257,7 @@ class TestCommand:
         ):
             assert refused("demo", f"run={run}", argument).startswith(message)
 
+    @pytest.mark.nightly
     @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
     def test_serves_until_stopped(self, run, sent):
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PIP_NO_INDEX": "1", "https_proxy": "http://127.0.0.1:9"}

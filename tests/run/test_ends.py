@@ -86,6 +86,7 @@ def help_of(*arguments, **options):
     return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+@pytest.mark.nightly
 def test_help_into_a_pipe_that_is_closed():
     process = help_of("train", "--help")
     process.stdout.close()
@@ -96,6 +97,7 @@ def test_help_into_a_pipe_that_is_closed():
     assert "BrokenPipeError" not in said
 
 
+@pytest.mark.nightly
 def test_an_output_that_is_not_utf8():
     out, err = help_of("train", "--help", env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
     assert out.isascii()

@@ -154,6 +154,7 @@ class Wrong(Own):
         return c
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "cls", "known"), [("network", Plain, NETWORKS), ("encoder", Own, ENCODERS)])
 def test_own_classes_need_no_registration(tmp_path, kind, cls, known):
     run = csb.fit(*pairs(), out=tmp_path / "run", **{**SMALL, kind: cls})
@@ -221,6 +222,7 @@ def test_what_cannot_be_imported_or_registered(tmp_path):
         assert message in one_line(lambda cls=cls: csb.register(cls))
 
 
+@pytest.mark.nightly
 def test_kinds_and_bounds_by_name_or_number(tmp_path):
     y, names = pairs()[1], ["rate", "phase", "count", "group"]
     x = torch.stack([y[:, 0].exp(), (3 * y[:, 1]).sin(), y[:, 2].exp().floor(), (y[:, :2] > 0).sum(1)], 1)
@@ -275,6 +277,7 @@ def test_a_problem_of_distributions_keeps_their_box_and_the_random_state():
     assert torch.allclose(y[:, 1], 2 * x[:, 1])
 
 
+@pytest.mark.nightly
 def test_a_problem_with_kinds():
     """Fresh pairs hold whole numbers of a prior that has no density."""
     prior, bounds = [Uniform(torch.zeros(1), torch.ones(1)), Poisson(3 * torch.ones(1))], ([0, 0], [1, 40])
@@ -349,6 +352,7 @@ def test_the_other_models(tmp_path):
     assert torch.equal(csb.load(tmp_path / "prior" / "denoiser.safetensors").shift, denoiser.shift)
 
 
+@pytest.mark.nightly
 def test_distilled_and_compared():
     problem = TwoMoons(n_train=500, n_val=100, n_test=100)
     run = csb.fit(problem=problem, **SMALL)

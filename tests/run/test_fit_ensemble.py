@@ -21,6 +21,7 @@ def kept(tmp_path_factory):
     del run
 
 
+@pytest.mark.nightly
 def test_members_are_runs_of_their_seeds_on_one_split(kept, tmp_path):
     members = [csb.Run.open(kept / f"member_{i}", "cpu") for i in range(2)]
     assert [member.config["seed"] for member in members] == [3, 4]
@@ -63,6 +64,7 @@ def test_the_reference_of_a_training_is_the_test_split(kept, tmp_path):
     assert csb.load(tmp_path / "shared", "cpu").reference is None
 
 
+@pytest.mark.nightly
 def test_members_share_bounds_and_kinds():
     x = torch.stack([X[:, 0], X[:, 1].round()], 1)
     run = csb.fit(x, Y, ensemble=2, kinds={1: "integer"}, bounds={0: (-9, None)}, **SMALL)

@@ -98,6 +98,7 @@ def test_diagnose_at_named_parts(run):
     assert "give one observation" in one_line(lambda: run.diagnose(60, 20, y=pairs(2)[1]))
 
 
+@pytest.mark.nightly
 def test_auto_and_an_encoder_of_ones_own(tmp_path):
     x, y = pairs(300)
     run = csb.fit(x, y, encoder={"readings": Halves, "k": "auto"}, out=tmp_path / "own", **TINY)

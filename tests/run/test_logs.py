@@ -55,6 +55,7 @@ def test_losses_on_the_axis_of_all_steps_and_a_log_of_its_own_after_a_fault(tiny
     assert (config["objective"]["name"], config["objective"]["covariance"]) == ("mean_matching", "fixed")
 
 
+@pytest.mark.nightly
 def test_tensorboard_and_pictures_after_each_half_step_and_within(tiny, tmp_path):
     pytest.importorskip("tensorboard")
     main(changed(tiny, logger="tensorboard", **{"training.observe_every": 5}, out=tmp_path, name="run"))
@@ -73,6 +74,7 @@ def test_tensorboard_and_pictures_after_each_half_step_and_within(tiny, tmp_path
         assert path.stat().st_size > 5000
 
 
+@pytest.mark.nightly
 def test_wandb_offline_without_a_key(command, tiny, tmp_path):
     line = changed(tiny, logger="wandb", L=1, out=tmp_path, name="run")
     done = command(*line[1:], env={**OFFLINE, "HOME": str(tmp_path)}, cwd=tmp_path)

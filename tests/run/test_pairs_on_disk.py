@@ -122,6 +122,7 @@ def test_the_same_training(whole, folder, tmp_path, kind, inside):
     assert not list(run.folder.rglob("*.tmp"))
 
 
+@pytest.mark.nightly
 def test_pairs_that_are_left_out(folder, tmp_path):
     """A training goes on, and is evaluated, on the pairs that are kept; a state of before the option is resumed."""
     x, y = arrays()
@@ -148,6 +149,7 @@ def test_half_precision_is_near_and_half(whole, folder, tmp_path):
     assert load_run(run.folder).history[-1]["cache_mib"] * 2**20 == 64 * (8 + 8)
 
 
+@pytest.mark.nightly
 def test_stages_train_on_rows(whole, folder, tmp_path):
     """The score's twin, the flow, a denoiser and a student of a bridge: .npz, .npy in inference mode, another dtype."""
     few = ["conditional.steps=4", "denoiser.steps=4", "distil.steps=2", "distil.batch_size=8", "distil.trajectories=8",

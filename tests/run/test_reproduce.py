@@ -135,6 +135,7 @@ class TestReproduce:
         assert "provenance.json does not say how bridge.safetensors was made" in refused("reproduce", run)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["npz", "npy"])
 def test_pairs_that_were_moved(tmp_path, kind):
     """The files are elsewhere; others in the same place are refused."""

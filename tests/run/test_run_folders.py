@@ -49,6 +49,7 @@ def run(tmp_path, monkeypatch):
     return Path(shutil.copytree(GOLDEN, tmp_path / "run"))
 
 
+@pytest.mark.nightly
 def test_a_second_process_is_refused_until_the_first_is_killed(run_copy):
     """Whatever writes into a folder: training, stages, evaluation and comparison."""
     own = [*STAGES, f"out={run_copy.parent}", "name=run", "overwrite=true"]
@@ -153,6 +154,7 @@ class TestProvenance:
     def changed(self, run, entry):
         (run / PROVENANCE).write_text(json.dumps({"bridge": entry}))
 
+    @pytest.mark.nightly
     def test_every_key_that_is_missing_or_of_another_type(self, run, whole):
         """One line, or a part that nothing needs."""
         self.changed(run, whole)

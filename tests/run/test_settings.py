@@ -91,6 +91,7 @@ def test_few_pairs_take_small_batches_few_steps_and_a_small_network(
     assert run.training.patience == 8
 
 
+@pytest.mark.nightly
 def test_more_unknowns_and_rows_take_fewer_steps_of_as_many_pairs():
     steps = {name: config(f"problem={name}", "problem.n_train=10000").training.first_steps for name in STEPS}
     assert steps == STEPS
@@ -110,6 +111,7 @@ def test_a_transformer_compares_at_most_256_patches(tmp_path, size, patch):
     assert run.plain["network"]["options"]["patch"] == run.backward.network["patch"] == patch
 
 
+@pytest.mark.nightly
 def test_series_are_encoded_once_for_four_states():
     shared = {name: config(f"problem={name}").training.states_per_pair for name in ("sir", "normal_set", "two_moons")}
     assert shared == {"sir": 4, "normal_set": 4, "two_moons": 1}

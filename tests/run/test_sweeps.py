@@ -204,6 +204,7 @@ class TestInThisProcess:
         assert {p: p.read_bytes() for p in before} == before
         assert capsys.readouterr().out.count("2 jobs in") == 1
 
+    @pytest.mark.nightly
     def test_a_job_that_fails_leaves_the_others_and_is_told_in_its_row(self, swept, line, capsys, monkeypatch):
         """One is there already and refused, which its result does not notice; a new one fails before its first step."""
 

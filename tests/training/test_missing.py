@@ -76,6 +76,7 @@ def test_later_half_steps_see_the_gaps_of_their_trajectories(objective, bridge):
         assert sum(tensor.nbytes for tensor in cache.tensors) == 200 * each
 
 
+@pytest.mark.nightly
 def test_gaps_of_the_data_make_a_bridge_that_takes_them(tmp_path):
     x, y = pairs()
     y[:100, 1] = nan

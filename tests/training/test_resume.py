@@ -202,6 +202,7 @@ class TestFinished:
     def test_what_the_training_does_not_depend_on_may_change(self, run, finished):
         assert run("resume=true", "metrics.picture_rows=2", "logger=csv").code == 0
 
+    @pytest.mark.nightly
     def test_overwrite_replaces_it(self, run, finished, whole):
         (finished / "half_steps" / "09_backward.safetensors").write_text("of a longer run")
         (finished / "state.pt").write_text("of an older version")

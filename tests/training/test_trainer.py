@@ -243,6 +243,7 @@ def test_a_unet_resumes_bit_for_bit(tmp_path, monkeypatch):
     assert same(train("run", True), whole)
 
 
+@pytest.mark.nightly
 def test_a_dit_learns_the_posterior_of_a_blurred_field(tmp_path):
     """Its mean is K y. Untrained, the bridge draws the reference process, whatever y is."""
     problem = RandomField(seen="blur", side=16, n_train=2000)

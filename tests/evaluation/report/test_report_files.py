@@ -20,6 +20,8 @@ from csb.evaluation.diagnose_figures import HalfStepLosses
 from csb.evaluation.report import write_report
 from csb.evaluation.rows import Curves, LevelCurve, RankHistogram, Report, Row, StdError, Sweep
 
+pytestmark = pytest.mark.nightly
+
 
 class Page(HTMLParser):
     """Collects what the tests ask about: start tags with attributes, and text outside style."""
