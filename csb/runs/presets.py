@@ -79,7 +79,9 @@ PRESETS: dict[str, dict[str, Plain]] = {
             "patience": 0,
         },
     },
-    "optimizer": {"adamw": {"lr": AUTO, "weight_decay": AUTO}},
+    "optimizer": {
+        "adamw": {"lr": AUTO, "weight_decay": AUTO}, "muon": {"name": "muon", "lr": AUTO, "weight_decay": AUTO},
+    },
     "trainer": {"auto": {"precision": AUTO}, "default": {}, "bf16": {"precision": "bf16-mixed"}},
     "denoiser": {
         "vectors": {"steps": 6000, "batch_size": AUTO, "lr": 1e-3, "checkpoint_every": 500},

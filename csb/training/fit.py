@@ -17,9 +17,11 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from csb.errors import ENDING, CSBError, ended_by
+from csb.training.muon import Muon
 from csb.training.ranks import ALONE, Ranks, environment
 from csb.training.settings import DeviceSettings, OptimizerSettings
 from csb.training.state import REMEDY, Diverged, first_bad, take_weights
@@ -75,9 +77,9 @@ class FitModule(pl.LightningModule):
         self.weights: list[Tensor] = list(model.parameters())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.weights, self.settings.lr, (0.9, 0.99), weight_decay=self.settings.weight_decay, fused=True
-        )
+        own = self.settings
+        options: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": own.weight_decay, "fused": True}
+        return Muon(self.model, own.lr, **options) if own.name == "muon" else AdamW(self.weights, own.lr, **options)
 
     def learning_rate(self, step: int) -> float:
         return self.rate_factor * learning_rate(step, self.steps, self.peak, self.settings.warmup)
@@ -181,7 +183,8 @@ class Fit:
         alone = self.ranks.size == 1
         for batch in batches:
             rate = module.learning_rate(batch.step)
-            optimizer.param_groups[0]["lr"] = rate
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             with fabric.autocast():
                 loss = cast(Tensor, module.training_step(fabric.to_device(batch)))
             optimizer.zero_grad()

@@ -105,10 +105,12 @@ def automatic_weight_decay(z_shape: tuple[int, ...]) -> float:
 
 
 class OptimizerSettings(Schema):
-    """AdamW with linear warm-up and cosine decay over each half-step."""
+    """AdamW, or Muon, with linear warm-up and cosine decay over each half-step."""
 
     group = "optimizer"
 
+    name: Annotated[str, OneOf(("adamw", "muon"))] = "adamw"
+    """"muon" moves the matrices inside a network by orthogonal steps (see csb.training.muon): images need fewer."""
     lr: float = Field(default=1e-3, ge=1e-12, le=10, description="peak learning rate of either direction's first fit")
     later_lr: float = Field(default=1e-4, ge=1e-12, le=10, description="that of later ones, which go on from there")
     weight_decay: float = Field(default=0.0, ge=0, le=10, description="AdamW's")
