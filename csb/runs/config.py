@@ -166,10 +166,6 @@ class RunConfig:
         reported |= {f"problem.{k}": v for k, v in self.problem.record().items() if k in ("length", "digest")}
         if isinstance(self.problem, FilePairs):  # as before there were these
             reported = {k: v for k, v in reported.items() if v or k not in ("problem.drop_nan", "problem.kinds")}
-        if self.start == STARTS[0]:  # likewise
-            reported.pop("start", None)
-        if not self.training.missing:
-            reported.pop("training.missing", None)
         return {key: value for key, value in reported.items() if key not in FREE}
 
 

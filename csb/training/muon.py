@@ -26,7 +26,8 @@ class Muon(torch.optim.AdamW):
 
     The kernel of a convolution is the matrix (out, in·height·width). A matrix (a, b) moves by the orthogonalised
     momentum of its gradient times 10 · max(1, a/b)^½ · the learning rate. First and last layers, and those that make
-    scales and shifts of time and observation, are AdamW's, as are vectors.
+    scales and shifts of time and observation, which are known by their names, are AdamW's, as is what is no weight of a
+    linear layer or a convolution.
 
     torch.optim.Muon takes no convolutions, and computes in bfloat16, which takes fifteen times as long on a processor
     that multiplies bfloat16 in software.
@@ -38,12 +39,14 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(self, model: nn.Module, lr: float, **options: Any) -> None:
-        named = dict(model.named_parameters())
-        inner = {name for name, p in named.items() if p.ndim > 1 and not set(name.split(".")) & set(_ENDS)}
-        rest = [p for name, p in named.items() if name not in inner]
-        super().__init__(rest, lr, **options)
-        self.matrices = {"params": [named[name] for name in named if name in inner]}
-        self.add_param_group(self.matrices)
+        layers = [
+            layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d) and not set(name.split(".")) & set(_ENDS)
+        ]
+        inner = {id(layer.weight) for layer in layers}
+        rest = [p for p in model.parameters() if id(p) not in inner]
+        super().__init__([{"params": rest}, {"params": [layer.weight for layer in layers]}], lr, **options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

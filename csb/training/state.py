@@ -104,7 +104,7 @@ def _difference(stored: dict[str, Any], now: dict[str, Any]) -> str:
     Where own pairs lie counts only for an older state, which has no digest of them, and a path as it was given.
     """
     where = now.get("problem.path")
-    older = {"optimizer.name": "adamw"}  # which older states do not name
+    older = {"optimizer.name": "adamw", "start": "gaussian", "training.missing": 0.0}  # which older states do not name
     stored, now = (
         json.loads(json.dumps(older | {key_of_today(k): v for k, v in one.items()})) for one in (stored, now)
     )

@@ -6,8 +6,8 @@ score and a flow are trained, once, into the folder of the first of the runs.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,7 +21,6 @@ from csb.evaluation.results import Results
 from csb.evaluation.table import markdown_table, print_table
 from csb.files import checksum, model_file, write_json, write_text
 from csb.runs.config import read
-from csb.runs.evaluate import iterations
 from csb.runs.folder import check_writable, writing
 from csb.runs.load import Run, finished, load_run
 from csb.runs.stages import load_stage, stage_files, stage_job
@@ -51,18 +50,27 @@ class SuiteSettings(Schema):
     """What is scored: exact, for the floors of all distances; bridge; score, flow."""
     score: ScoreSettings = Field(description="how much a score takes")
 
-    def opened(self) -> list[Run]:
-        """The finished runs in all folders. CSBError for a folder without one, or one without an exact posterior."""
-        found = []
-        for folder in map(Path, self.runs):
-            inside = [folder] if finished(folder) else [path for path in sorted(folder.glob("*/")) if finished(path)]
-            if not inside:
-                raise CSBError(f"suite.runs holds {folder}, where no run is finished; give folders that csb train made")
-            found += map(load_run, inside)
-        for run in found:
-            if not run.problem.has_exact_posterior:
-                raise CSBError(f"{run.folder} is of {run.problem.name}, which has no exact posterior; leave it out")
-        return found
+
+@cache
+def opened(folders: tuple[str, ...]) -> list[Run]:
+    """The finished runs in all folders; those of a sweep that are not finished are named, and left out.
+
+    CSBError for a folder without one, and for one without an exact posterior. Kept: what is checked is then scored.
+    """
+    found: list[Run] = []
+    for folder in map(Path, folders):
+        parts = [folder] if finished(folder) else sorted(folder.glob("*/"))
+        if not any(map(finished, parts)):
+            raise CSBError(f"suite.runs holds {folder}, where no run is finished; give folders that csb train made")
+        for part in parts:
+            if finished(part):
+                found.append(load_run(part))
+            else:
+                logger.warning("%s is not finished, and left out", part)
+    for run in found:
+        if not run.problem.has_exact_posterior:
+            raise CSBError(f"{run.folder} is of {run.problem.name}, which has no exact posterior; leave it out")
+    return found
 
 
 class Candidate(NamedTuple):
@@ -89,8 +97,8 @@ class Candidate(NamedTuple):
 def _bridges(run: Run, which: list[int] | None) -> Iterator[Candidate]:
     """The bridge after each iteration of a training, whose time is that until the end of the iteration."""
     seconds = {row["half_step"]: row.get("seconds") for row in run.history}
-    names = [name for name, _ in run.half_steps if re.fullmatch(r"\d+_backward", name)]
-    for name, (L, bridge) in zip(names, iterations(run)):
+    backward = [(name, bridge) for name, bridge in run.half_steps if name.endswith("backward")]
+    for L, (name, bridge) in enumerate(backward, start=1):
         if which is None or L in which:
             source = model_file(run.folder, f"half_steps/{name}")
             yield Candidate("bridge", "bridge", bridge.grid.T, L, BridgeSampler(bridge), source, seconds.get(name))
@@ -140,9 +148,9 @@ def _rows(run: Run, first: set[str], settings: SuiteSettings, store: Results) ->
         scores = scores_of(one.sampler, problem, settings.score, Scores(store, sampler))
         trained = {"pairs": problem.sizes["train"], "seed": seed} if one.source else {"pairs": None, "seed": None}
         head = {"problem": problem.name, "method": one.method, **trained}
-        yield {**head, **about, "train_seconds": one.train_seconds, **scores}
         logger.info("%s: %s, T = %s, L = %s: sliced W %.4g, C2ST %s", run.folder, one.label, one.T, one.L,
                     scores["sliced_w"], scores.get("c2st"))  # fmt: skip
+        yield {**head, **about, "train_seconds": one.train_seconds, **scores}
 
 
 def check(given: Given) -> Callable[[], None]:
@@ -150,7 +158,11 @@ def check(given: Given) -> Callable[[], None]:
     settings = SuiteSettings.read(given["suite"])
 
     def later() -> None:
-        settings.opened()
+        most = max(run.config["L"] for run in opened(tuple(settings.runs)))
+        if beyond := [i for i in settings.iterations or [] if i > most]:
+            raise CSBError(
+                f"iteration {beyond[0]} of suite.iterations is not among 1..{most} of the runs; leave it out"
+            )
         check_writable(Path(settings.out))
 
     return later
@@ -159,10 +171,10 @@ def check(given: Given) -> Callable[[], None]:
 def suite(given: Given) -> None:
     """Scores what is not scored yet, and writes ``suite.json``, ``suite.md`` and ``suite.png`` after each run."""
     settings = SuiteSettings.read(given["suite"])
-    out, rows, seen = Path(settings.out), list[dict[str, Any]](), set[Any]()
+    out, rows, seen = Path(settings.out), list[dict[str, Any]](), set[str]()
     with writing(out):
         store = Results(out / "scores.json")
-        for run in settings.opened():
+        for run in opened(tuple(settings.runs)):
             spec = {key: value for key, value in run.problem.spec().items() if key != "n_train"}
             keys = {"problem": str(spec), "pairs": f"{spec}, {run.problem.sizes['train']}, {run.config['seed']}"}
             first = {name for name, key in keys.items() if key not in seen}
@@ -181,9 +193,8 @@ def _write(rows: list[dict[str, Any]], settings: SuiteSettings, out: Path) -> di
     own = [one._asdict() for one in PUBLISHED if one.problem in problems]
     about = {"settings": settings, "machine": machine(torch.device("cpu")), "rows": rows, "published": own}
     write_json(out / "suite.json", about)
-    score, text = settings.score, ""
-    for title, table in tables.items():
-        text += f"## {title}\n\n{markdown_table(table)}\n"
+    score = settings.score
+    text = "".join(f"## {title}\n\n{markdown_table(table)}\n" for title, table in tables.items())
     head = (
         f"# Suite {settings.name}\n\n"
         f"Against the exact posterior, on {score.observations} test observations × {score.samples} samples. C2ST: mean "

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,7 +150,9 @@ class TestCommands:
 
     @pytest.mark.parametrize("line", ALONE)
     def test_every_key_of_those_without_a_run(self, here, line, monkeypatch):
-        monkeypatch.setattr("suites.sbi.SuiteSettings.opened", lambda _: [])  # the runs: tests/run/test_suite.py
+        monkeypatch.setattr(
+            "suites.sbi.opened", lambda _: [SimpleNamespace(config={"L": 3})]
+        )  # tests/run/test_suite.py
         monkeypatch.setattr("suites.sbi.check_writable", lambda _: None)
         assert try_keys(base(*line.split()), ALONE[line], here)["refused"] > 10
 

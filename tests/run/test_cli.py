@@ -275,3 +275,9 @@ def test_a_built_copy_holds_everything_and_runs_anywhere(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == (f"{built / 'csb' / 'conf'}\n", 0), done.stderr
     assert list(here.iterdir()) == []
+
+
+def test_any_folder_reaches_the_training():
+    for text in ("a b", "it's", "a,b=c", "back\\slash", "\\'", "end\\", "{x}", ""):
+        (override,) = cli.OverridesParser.create().parse_overrides([f"out={cli.quoted(text)}"])
+        assert override.value() == text

@@ -1,11 +1,13 @@
 """The scores of a sweep's runs against exact posteriors, scripts/benchmark.py suite=sbi."""
 
 import json
+import shutil
 
 import pytest
 
+from csb import load
 from csb.files import write_json
-from csb.runs.load import load_run
+from csb.problems import TwoMoons
 from tests.conftest import refused
 
 SCRIPT = "scripts/benchmark.py"
@@ -64,8 +66,8 @@ def test_a_row_for_each_sampler_and_number_of_calls(sweep, scored):
     assert "| bridge" in text
     assert "C2ST, 500" in text
     assert (out / "suite.png").read_bytes().startswith(b"\x89PNG")
-    steps = {load_run(path).config["conditional"]["steps"] for path in sweep.glob("T=*")}
-    assert steps == {60}  # of a bridge's three half-steps of 20
+    steps = [load(path).about["steps"] for name in ("score", "flow") for path in sweep.glob(f"*/{name}.safetensors")]
+    assert steps == [60, 60]  # of a bridge's three half-steps of 20, beside one of the two runs
 
 
 def test_other_settings_are_not_mixed_in(command, sweep, scored):
@@ -81,7 +83,27 @@ def test_other_settings_are_not_mixed_in(command, sweep, scored):
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/*.safetensors")} == before
 
 
-def test_a_job_that_failed_is_left_out(tmp_path):
-    (tmp_path / "T=2").mkdir()
-    write_json(tmp_path / "T=2" / "result.json", {"L": 1, "T": 2, "error": "killed"})
+def test_a_job_that_failed_is_named_and_left_out(command, sweep, scored, tmp_path):
+    (tmp_path / "failed").mkdir()
+    write_json(tmp_path / "failed" / "result.json", {"L": 1, "T": 2, "error": "killed"})
     assert "where no run is finished" in refused("benchmark", "suite=sbi", f"suite.runs=[{tmp_path}]")
+    shutil.copytree(next(sweep.glob("*T=2*")), tmp_path / "whole")
+    done = command(*line(tmp_path, tmp_path / "out", "suite.methods=[exact]"), script=SCRIPT, timeout=900)
+    assert done.code == 0, done.err
+    assert f"{tmp_path / 'failed'} is not finished, and left out" in done.out + done.err
+
+
+def test_what_cannot_be_scored_is_refused(sweep, tmp_path, monkeypatch):
+    assert "cannot write to /proc/x" in refused("benchmark", *line(sweep, "/proc/x"))
+    message = "iteration 4 of suite.iterations is not among 1..2 of the runs"
+    assert message in refused("benchmark", *line(sweep, tmp_path / "new", "suite.iterations=[4]"))
+    monkeypatch.setattr(TwoMoons, "has_exact_posterior", False)
+    assert "two_moons, which has no exact posterior" in refused("benchmark", *line(sweep, tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overheads_of_a_job_as_of_any_run(sweep, command):
+    done = command(f"run={next(sweep.glob('*T=2*'))}", "samples=4", "repeats=1", script=SCRIPT)
+    assert done.code == 0, done.err
+    assert "Bridge.sample against" in done.out
+    assert "01_backward" in done.out

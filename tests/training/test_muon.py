@@ -50,27 +50,41 @@ def test_kernels_inside_a_network_take_orthogonal_steps_and_all_else_those_of_ad
 
 
 def test_its_state_is_kept():
-    def steps(optimizer, layers, count):
-        for i in range(count):
+    def steps(optimizer, layers, numbers):
+        for i in numbers:
             optimizer.zero_grad()
             layers(torch.randn(4, 3, generator=seeded(i))).square().sum().backward()
             optimizer.step()
 
     found = []
-    for at in (None, 2):  # stopped after so many steps, and gone on with
+    for stops in ((4,), (2, 4)):  # before these steps it is stopped, and gone on with
         with initialised(1):
             layers = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
-        optimizer = Muon(layers, 1e-3)
-        if at is not None:
-            steps(optimizer, layers, at)
-            state = optimizer.state_dict()["state"]
+        state, begin = {}, 0
+        for stop in stops:
             optimizer = Muon(layers, 1e-3)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            for i in range(at, 4):
-                optimizer.zero_grad()
-                layers(torch.randn(4, 3, generator=seeded(i))).square().sum().backward()
-                optimizer.step()
-        else:
-            steps(optimizer, layers, 4)
+            steps(optimizer, layers, range(begin, stop))
+            state, begin = optimizer.state_dict()["state"], stop
         found.append([p.detach().clone() for p in layers.parameters()])
     assert all(map(torch.equal, *found))
+
+
+def test_without_a_layer_inside_it_is_adamw():
+    with initialised(0):
+        networks = [build_network({"name": "affine", "steps": 2}, (2,), (1,), 2) for _ in range(2)]
+    optimizers = Muon(networks[0], 1e-3), torch.optim.AdamW(networks[1].parameters(), 1e-3)
+    for network, optimizer in zip(networks, optimizers):
+        for p in network.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
+
+
+def test_without_any_other_weights_it_is_muon():
+    with initialised(0):
+        layer = nn.Linear(3, 3, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.eye(3)
+    Muon(layer, 1e-3, fused=True).step()
+    assert not torch.equal(layer.weight, before)
