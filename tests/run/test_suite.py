@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from suites.sbi import opened
 
 from csb import load
 from csb.files import write_json
@@ -98,12 +99,13 @@ def test_what_cannot_be_scored_is_refused(sweep, tmp_path, monkeypatch):
     message = "iteration 4 of suite.iterations is not among 1..2 of the runs"
     assert message in refused("benchmark", *line(sweep, tmp_path / "new", "suite.iterations=[4]"))
     monkeypatch.setattr(TwoMoons, "has_exact_posterior", False)
+    opened.cache_clear()
     assert "two_moons, which has no exact posterior" in refused("benchmark", *line(sweep, tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_overheads_of_a_job_as_of_any_run(sweep, command):
-    done = command(f"run={next(sweep.glob('*T=2*'))}", "samples=4", "repeats=1", script=SCRIPT)
+    done = command(f"run='{next(sweep.glob('*T=2*'))}'", "samples=4", "repeats=1", script=SCRIPT)
     assert done.code == 0, done.err
     assert "Bridge.sample against" in done.out
     assert "01_backward" in done.out
