@@ -260,6 +260,18 @@ class TestModule:
         assert seen == [(5, pytest.approx(1e-2 * 5 / 10)), (6, pytest.approx(1e-2 * 6 / 10))]
         assert seen[-1][1] == found.optimizer.param_groups[0]["lr"]
 
+    @pytest.mark.parametrize("scale", [1e-3, 1e3])
+    def test_gradients_are_clipped_to_norm_one_and_small_ones_kept(self, bridge, scale):
+        fitted, b = module(bridge, objective=MeanMatching()), batch()
+        b = b._replace(target=Target(scale * b.target.mean + fitted.kernel(b.x, b.k, b.c).mean.detach()))
+        weights = list(fitted.kernel.parameters())
+        own = torch.autograd.grad(fitted.training_step(b), weights)
+        norm = float(torch.nn.utils.get_total_norm(own))
+        assert (norm > 1) == (scale > 1)
+        fit(fitted, [b])
+        for found, before in zip(weights, own, strict=True):
+            torch.testing.assert_close(found.grad, before / max(norm, 1.0))
+
     def test_two_rounds_are_one(self, bridge, exact_bridge):
         """A second fit with the optimiser's state goes on exactly where the first ended."""
         steps, whole, parts = [batch(i) for i in range(6)], module(bridge), module(exact_bridge("full", 1).bridge)
