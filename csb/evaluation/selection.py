@@ -23,18 +23,23 @@ from csb.training.state import EACH, SCALED, SCORE
 
 OBSERVATIONS, SAMPLES = 1000, 32  # of the score
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
-INFLATED, INFLATED_SAMPLES = 500, 8  # of the inflation
+INFLATED, INFLATED_SAMPLES = 400, 4  # of the inflation
 LIMIT = 4.0  # λ stays in [1, 4]: CRPS and energy score of digits are lowest at 3 to 4, and rise above
-_STATES = 1000  # held-out pairs, of which the ends and the drift are measured
+_STATES, _IMAGE_STATES = 1000, 400  # held-out pairs, of which the ends and the drift are measured
 _PREIMAGE = 3  # key of a stream
 
 
-def _ends(bridge: Bridge, val: Pairs, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """States that decode to the first pairs, of the law that the bridge is trained on, and their contexts."""
+def _ends(bridge: Bridge, val: Pairs, sets: int, seed: int) -> tuple[Tensor, Tensor]:
+    """States that decode to the pairs of so many sets, of the law that the bridge is trained on, and their contexts."""
+    most = sets * (_IMAGE_STATES if _is_image(bridge) else _STATES)
     x, y = val.x[:most].to(bridge.device), val.y[:most].to(bridge.device)
     generator = seeded(seed, Stream.DIAGNOSTICS, _PREIMAGE, device=x.device)
     c = bridge.transform.encode_y(y)
     return bridge.transform.preimage(bridge.transform.encode_x(x, y), generator, c), c
+
+
+def _is_image(bridge: Bridge) -> bool:
+    return len(bridge.transform.x_shape) == 3
 
 
 def _noise(like: Tensor, generator: Generator) -> Tensor:
@@ -48,7 +53,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
     x0_distance: B run from N(0, I) for the pairs' observations, against the pairs' states. xT_distance: F run from the
     pairs' states, against N(0, I). The floors are the same distances between two independent sets of the right law.
     """
-    z, c = _ends(bridge, val, 2 * _STATES, seed)
+    z, c = _ends(bridge, val, 2, seed)
     half = len(z) // 2
     generator = seeded(seed, Stream.DIAGNOSTICS, device=bridge.device)
 
@@ -72,7 +77,7 @@ def end_distances(bridge: Bridge, val: Pairs, seed: int) -> dict[str, float]:
 @torch.no_grad()
 def drift_norm(bridge: Bridge, direction: Direction, val: Pairs, seed: int) -> dict[str, float]:
     """The root mean square of a direction's drift (mean − x)/β_k along its own trajectories."""
-    z, c = _ends(bridge, val, _STATES, seed)
+    z, c = _ends(bridge, val, 1, seed)
     generator, T = seeded(seed, Stream.DIAGNOSTICS, 2, device=bridge.device), bridge.grid.T
     state, order = (z, range(1, T + 1)) if direction == "forward" else (_noise(z, generator), range(T, 0, -1))
     draws, laws, total = Noise(generator, len(c), state.device), [], 0.0
@@ -104,8 +109,7 @@ def validation_score(bridge: Bridge, val: Pairs, seed: int) -> dict[str, Any]:
         val: held-out pairs, of which at most :data:`OBSERVATIONS` (images: :data:`IMAGES`) are used.
         seed: of the samples.
     """
-    image = len(bridge.transform.x_shape) == 3
-    count, n = (IMAGES, IMAGE_SAMPLES) if image else (OBSERVATIONS, SAMPLES)
+    count, n = (IMAGES, IMAGE_SAMPLES) if _is_image(bridge) else (OBSERVATIONS, SAMPLES)
     scores = _scores(bridge, val, count, n, seed, Stream.SELECTION)
     found, each = scores.compute(), scores.energy_scores()
     return {SCORE: found["energy_score"], EACH: each, SCALED: 1, "val_spread_skill": found["spread_skill_fair"]}

@@ -31,7 +31,7 @@ SCHEMAS: dict[str, type[Schema]] = {
 }  # fmt: skip
 _COUNTED = {"first_steps": AUTO, "steps": AUTO, "batch_size": AUTO}
 _DIT = {"width": 192, "depth": 6, "attention_heads": 3, "patch": AUTO, "skip": True}
-_UNET = {"channels": 64, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True, "skip": True}
+_UNET = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "patch": 2, "attention": True, "skip": True}
 _SWEEPS = {
     "dps": [0.03, 0.1, 0.3, 1, 3, 10],  # ζ
     "repaint": [1, 5, 10],  # j, levels a jump, at about the same cost
@@ -71,8 +71,8 @@ PRESETS: dict[str, dict[str, Plain]] = {
     "training": {
         "vectors": {**_COUNTED, "states_per_pair": AUTO, "trajectories": AUTO},
         "images": {
-            **_COUNTED, "refresh": 350, "trajectories": 3072, "last_forward": False, "inflate": True, "patience": 0,
-            "checkpoint_every": 100, "observe_every": 400,
+            **_COUNTED, "states_per_pair": AUTO, "trajectories": AUTO, "refresh": 350, "last_forward": False,
+            "inflate": True, "patience": 0, "checkpoint_every": 100, "observe_every": 400,
         },
         "gaussian": {
             "first_steps": 2000, "steps": 2000, "batch_size": 2048, "refresh": 1000, "trajectories": 196608,
@@ -120,7 +120,7 @@ CHOSEN: dict[str, str] = {
 # what trainings on images have in common: other presets, and other values in them
 IMAGES: dict[str, str] = {
     "schedule": "power", "objective": "likelihood_low_rank", "network": "unet", "training": "images",
-    "denoiser": "images", "distil": "images",
+    "optimizer": "muon", "denoiser": "images", "distil": "images",
 }  # fmt: skip
 IMAGE_VALUES: Plain = {
     "L": 2, "T": 10,

@@ -47,7 +47,7 @@ _DENSE = 2  # coordinates
 _MANY = 30_000  # vectors from which on a wide network pays
 _TOKENS = 256  # patches of a transformer, at most
 # the most states a step of the bridge and the stages beside it, of vectors and of images
-_BATCHES = {"training": (1024, 128), "conditional": (1024, 128), "denoiser": (512, 128), "distil": (1024, 64)}
+_BATCHES = {"training": (1024, 64), "conditional": (1024, 64), "denoiser": (512, 128), "distil": (1024, 64)}
 
 
 def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -> dict[str, Any]:
@@ -81,8 +81,8 @@ def resolved(plain: Mapping[str, Any], problem: Problem, top: "TrainSettings") -
     training = TrainingSettings.read({"L": top.L, **_filled(group, one)})
     states = training.batch_size * min(training.steps, training.refresh)
     found["training"] = _filled(group, {
-        # rows and images take more time to encode than states to fit
-        "states_per_pair": math.gcd(4, training.batch_size) if is_long else 1,
+        # rows take more time to encode than states to fit, images about as much
+        "states_per_pair": math.gcd(2 if len(z_shape) > 1 else 4, training.batch_size) if is_long else 1,
         "trajectories": max(1, min(50_000, states // top.T)),  # each state is drawn about once in a round
     })  # fmt: skip
     bridge = {
@@ -132,23 +132,24 @@ def _chosen(problem: Problem, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
 def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, dict[str, Any]]:
     """Numbers that suit so many training pairs, by their groups; "options" are the network's.
 
-    Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these. Of rows and
-    images (``is_long``) the encoder limits what is learned before.
+    Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these, of a small
+    network on half the states, which learns as much in a third of the time. Of rows and images (``is_long``) the
+    encoder limits what is learned before.
     """
-    is_image = len(z_shape) > 1
+    is_image, is_dense = len(z_shape) > 1, math.prod(z_shape) <= _DENSE and not is_long
     chosen: dict[str, dict[str, Any]] = {
         name: {"batch_size": min(of[is_image], count)} for name, of in _BATCHES.items()
     }
-    is_small = not is_image and count < _MANY  # a network, for which a higher learning rate is better
+    is_small = not is_image and (is_dense or count < _MANY)  # a network, for which a higher learning rate is better
     chosen["optimizer"] = {"lr": 2e-3 if is_small else 1e-3}
     chosen["options"] = {"width": 128 if is_small else 256, "depth": 4}
     if is_image:
         chosen["options"]["patch"] = _patch(z_shape[1:])
-        chosen["training"] |= {"first_steps": min(4400, 500 + 5 * count), "steps": min(350, 200 + count // 2)}
+        chosen["training"] |= {"first_steps": min(3000, 500 + 5 * count), "steps": min(150, 100 + count // 2)}
     else:
-        batch = min(2 ** max(7, round(math.log2(count / 50))), *chosen["training"].values())
+        batch = min(2 ** max(7, round(math.log2(count / 50))), count, 512 if is_dense else 1024)
         steps = min(15000, round(50 * math.sqrt(count)), 1500 + count // 8)
-        first = min(15000, 4 * steps) if math.prod(z_shape) <= _DENSE and not is_long else steps
+        first = min(15000, 4 * steps) if is_dense else steps
         chosen["training"] = {"first_steps": first, "steps": steps // 10, "batch_size": batch}
         chosen["conditional"]["batch_size"] = batch
     return chosen

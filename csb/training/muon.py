@@ -11,14 +11,19 @@ _ENDS = ("entry", "exit", "time", "gains", "film", "modulation", "whole")  # lay
 
 
 def orthogonal(u: Tensor) -> Tensor:
-    """A matrix (a, b) with the singular vectors of u and singular values of about 1, by Newton–Schulz iterations."""
+    """A matrix (a, b) with the singular vectors of u and singular values of about 1, by Newton–Schulz iterations.
+
+    Iteration X ← P X with P = aI + bXXᵀ + c(XXᵀ)² needs XXᵀ alone, which becomes P XXᵀ P: X is multiplied once, by the
+    product of all P. Of kernels, which are several times as wide as high, that takes a third of the time.
+    """
     wide = u if u.shape[0] <= u.shape[1] else u.mT
     x = wide / (wide.norm() + 1e-7)
+    (a, b, c), square, identity = COEFFICIENTS, x @ x.mT, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    product = identity
     for _ in range(ITERATIONS):
-        a, b, c = COEFFICIENTS
-        square = x @ x.mT
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x if wide is u else x.mT
+        factor = torch.addmm(square, square, square, beta=b, alpha=c).add_(identity, alpha=a)
+        square, product = factor @ square @ factor, factor @ product
+    return product @ x if wide is u else (product @ x).mT
 
 
 class Muon(torch.optim.AdamW):

@@ -69,8 +69,9 @@ class Target(NamedTuple):
 
 
 _SHORT = ("L=1", "T=10", "training.last_forward=false")
+_QUICK = ("training.first_steps=1800", "training.batch_size=256", "optimizer.lr=4e-3")  # what ships is longer: for .50
 TARGETS = {
-    "two_moons": Target(("experiment=two_moons", *_SHORT), "C2ST", c2st_score, 0.55, False, 1000, 5, 2000),
+    "two_moons": Target(("experiment=two_moons", *_SHORT, *_QUICK), "C2ST", c2st_score, 0.55, False, 600, 5, 2000),
     "mnist_inpaint": Target(
         ("experiment=mnist_inpaint", *_SHORT), "PSNR of means, dB", psnr_score, 19.5, True, 400, 200, 64
     ),

@@ -23,7 +23,7 @@ REFUSED = [  # arguments, and what the line says
     ("~baselines.sweeps.dps", "baselines.sweeps.dps is missing; give a list of values of step_size"),
     ("training.cache_bytes=10", "training.cache_bytes=10 cannot hold one trajectory"),
     ("sampler.sample_steps=50", "sampler.sample_steps=50 is not possible; give an integer in 1..10"),
-    ("trainer.devices=3", "training.batch_size=1024, that of all devices together, is not divided evenly among 3"),
+    ("trainer.devices=3", "training.batch_size=512, that of all devices together, is not divided evenly among 3"),
     ("T=[1", "T=[1 does not parse; close each bracket"),
     ("name=[a=b]", "name=[a=b] does not parse"),
     ("=3", "override must be a string or a list"),

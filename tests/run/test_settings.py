@@ -69,9 +69,9 @@ def test_covariance_and_weight_decay_by_shape():
         (100, (65, 65, 65, 65), 25, (1612, 40), 128, 260),
         (500, (128, 128, 400, 400), 50, (4000, 100), 128, 1280),
         (12_500, (256, 256, 1024, 512), 1250, (11_000, 275), 128, 7040),
-        (50_000, (1024, 1024, 1024, 512), 5000, (15_000, 650), 256, 50_000),
-        (-100, (65, 65, 64, 65), 25, (825, 232), None, 3072),
-        (-1000, (128, 128, 64, 128), 100, (4400, 350), None, 3072),
+        (50_000, (512, 512, 1024, 512), 5000, (15_000, 650), 128, 33_280),
+        (-100, (64, 64, 64, 65), 25, (825, 132), None, 844),
+        (-1000, (64, 64, 64, 128), 100, (3000, 150), None, 960),
     ],
 )
 def test_few_pairs_take_small_batches_few_steps_and_a_small_network(
@@ -95,6 +95,14 @@ def test_few_pairs_take_small_batches_few_steps_and_a_small_network(
 def test_more_unknowns_and_rows_take_fewer_steps_of_as_many_pairs():
     steps = {name: config(f"problem={name}", "problem.n_train=10000").training.first_steps for name in STEPS}
     assert steps == STEPS
+
+
+def test_one_or_two_unknowns_take_a_small_network_and_half_the_states():
+    for name, size, width, rate in (("two_moons", 512, 128, 2e-3), ("sbi_gaussian_linear", 1024, 256, 1e-3)):
+        run = config(f"problem={name}", "problem.n_train=100000")
+        assert run.training.batch_size == run.conditional.batch_size == size
+        assert run.backward.network["width"] == width
+        assert run.optimizer.lr == rate
 
 
 SIDES = {(28, 28): 4, (64, 64): 4, (65, 64): 8, (130, 200): 16, (1, 40): 2}
