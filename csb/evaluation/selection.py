@@ -23,7 +23,7 @@ from csb.training.state import EACH, SCALED, SCORE
 
 OBSERVATIONS, SAMPLES = 1000, 32  # of the score
 IMAGES, IMAGE_SAMPLES = 200, 8  # of images, whose network calls cost more
-INFLATED, INFLATED_SAMPLES = 400, 4  # of the inflation
+INFLATED, INFLATED_SAMPLES = 300, 8  # of the inflation
 LIMIT = 4.0  # λ stays in [1, 4]: CRPS and energy score of digits are lowest at 3 to 4, and rise above
 _STATES, _IMAGE_STATES = 1000, 400  # held-out pairs, of which the ends and the drift are measured
 _PREIMAGE = 3  # key of a stream
