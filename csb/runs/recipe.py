@@ -133,7 +133,7 @@ def _by_count(z_shape: tuple[int, ...], is_long: bool, count: int) -> dict[str, 
     """Numbers that suit so many training pairs, by their groups; "options" are the network's.
 
     Pairs of one or two unknowns lie dense: more steps do not overfit them, and sharp modes need these, of a small
-    network on half the states, which learns as much in a third of the time. Of rows and images (``is_long``) the
+    network on half the states, which learns as much in under half the time. Of rows and images (``is_long``) the
     encoder limits what is learned before.
     """
     is_image, is_dense = len(z_shape) > 1, math.prod(z_shape) <= _DENSE and not is_long
